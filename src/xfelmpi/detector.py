@@ -1,0 +1,26 @@
+"""The AGIPD-1M: shape, names, limits and mask bits.
+
+Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel number* is
+``(module * 512 + ss) * 128 + fs``, the numbering that Dragonfly's EMC files use.
+"""
+
+N_MODULES = 16
+MODULE_SHAPE = (512, 128)
+FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
+MODULE_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
+FRAME_PIXELS = N_MODULES * MODULE_PIXELS
+MAX_CELLS = 352
+"""Analogue memory cells of every pixel; a cellId is 0 … 351."""
+
+ALL_MODULES = (1 << N_MODULES) - 1
+"""The value of the ``modules`` bit field of a frame that every module has."""
+
+PIXEL_SIZE = 200e-6
+"""Edge of a pixel in m."""
+
+MAX_COUNT = 65535
+"""More photons than this in one pixel of one frame cannot be a signal: the pixel is bad there."""
+
+CXI_BAD = 0x80
+CXI_MISSING = 0x200
+"""Mask bits of the CXI format 1.6 (Maia 2012): pixel is bad; no data from this pixel."""

@@ -1,0 +1,31 @@
+"""What can go wrong, one class per cause, each with the exit status it ends in.
+
+Messages say what was found, what was expected, and in which file.
+"""
+
+EXIT_COMPLETE = 0
+EXIT_BUG = 1
+EXIT_UNUSABLE = 2
+EXIT_PARTIAL = 3
+
+
+class XfelmpiError(Exception):
+    """Base of every error with a message for the user (no traceback is shown)."""
+
+    exit_status = EXIT_UNUSABLE
+
+
+class UsageError(XfelmpiError):
+    """An option, a configuration file or the way of starting is wrong."""
+
+
+class InputError(XfelmpiError):
+    """A run, a mask, constants or a geometry cannot be used at all."""
+
+
+class OutputError(XfelmpiError):
+    """An output file cannot be written."""
+
+
+class PeerError(XfelmpiError):
+    """Another rank failed; its message is the one to read."""

@@ -1,0 +1,81 @@
+"""The experiment folder: where each input and output file lies."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Paths of one run in an experiment folder.
+
+    Parameters
+    ----------
+    prefix : Path
+        The experiment folder, with ``raw/`` and ``proc/`` in it.
+    output : Path
+        The folder for all outputs, and for user-made masks in ``det/``.
+    run : int
+        Run number.
+    """
+
+    prefix: Path
+    output: Path
+    run: int
+
+    @property
+    def name(self) -> str:
+        """The run's name in file and folder names, e.g. ``r0050``."""
+        return f"r{self.run:04d}"
+
+    @property
+    def proposal(self) -> str:
+        """The proposal from the folder's name, e.g. ``p007927``; ``p000000`` if it has none."""
+        for part in reversed(self.prefix.absolute().parts):
+            if re.fullmatch(r"p\d{6}", part):
+                return part
+        return "p000000"
+
+    def run_folder(self, kind: str) -> Path:
+        """Return the folder of the run's files; `kind` is ``raw`` or ``proc``."""
+        return self.prefix / kind / self.name
+
+    @property
+    def events(self) -> Path:
+        """The events table."""
+        return self.output / "events" / f"{self.name}_events.h5"
+
+    @property
+    def powder(self) -> Path:
+        """The powder patterns."""
+        return self.output / "powder" / f"{self.name}_powder.h5"
+
+    @property
+    def cxi(self) -> Path:
+        """The hits as CXI."""
+        return self.output / "saved_hits" / f"{self.name}_hits.cxi"
+
+    @property
+    def emc(self) -> Path:
+        """The hits as a sparse EMC file for Dragonfly."""
+        return self.output / "emc" / f"{self.name}.emc"
+
+    @property
+    def det(self) -> Path:
+        """The folder of masks, geometry and constants that users make."""
+        return self.output / "det"
+
+    @property
+    def cell_mask(self) -> Path:
+        """The usual place of a per-cell mask of this run."""
+        return self.det / f"{self.name}_mask.h5"
+
+    @property
+    def global_mask(self) -> Path:
+        """The usual place of a mask for all runs and cells."""
+        return self.det / "mask.h5"
+
+    @property
+    def hit_mask(self) -> Path:
+        """The usual place of the hit-finding region."""
+        return self.det / "hit_finding_mask.h5"
