@@ -61,6 +61,11 @@ class Experiment:
         return self.output / "emc" / f"{self.name}.emc"
 
     @property
+    def geometry(self) -> Path:
+        """The usual place of the CrystFEL geometry."""
+        return self.det / "agipd.geom"
+
+    @property
     def det(self) -> Path:
         """The folder of masks, geometry and constants that users make."""
         return self.output / "det"

@@ -53,3 +53,51 @@ class MachineData:
     wavelength: np.ndarray
     sample: str = ""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EventColumns:
+    """The columns of the events file, for some frames in ascending (trainId, cellId) order.
+
+    Parameters
+    ----------
+    trainId, pulseId : ndarray, uint64 (frame,)
+    cellId : ndarray, uint16 (frame,)
+    litpixels : ndarray, uint32 (frame,)
+        Good pixels with at least one photon.
+    photons : ndarray, uint64 (frame,)
+        Sum of photons over good pixels.
+    hitscore : ndarray, float32 (frame,)
+        The number the hit decision used.
+    is_hit, is_miss : ndarray, bool (frame,)
+    hit_median, hit_std, hit_threshold, hit_sigma : ndarray, float32 (frame,)
+        Statistics of the decision, NaN where undecidable.
+    pulse_energy, wavelength : ndarray, float64 (frame,)
+        In J and m, NaN where unknown.
+    modules : ndarray, uint16 (frame,)
+        Bit m set: module m has this frame.
+    """
+
+    trainId: np.ndarray  # noqa: N815, names as in the file
+    pulseId: np.ndarray  # noqa: N815
+    cellId: np.ndarray  # noqa: N815
+    litpixels: np.ndarray
+    photons: np.ndarray
+    hitscore: np.ndarray
+    is_hit: np.ndarray
+    is_miss: np.ndarray
+    hit_median: np.ndarray
+    hit_std: np.ndarray
+    hit_threshold: np.ndarray
+    hit_sigma: np.ndarray
+    pulse_energy: np.ndarray
+    wavelength: np.ndarray
+    modules: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "EventColumns":
+        """Return some of the rows."""
+        return EventColumns(*(column[rows] for _, column in self.columns()))
+
+    def columns(self) -> list[tuple[str, np.ndarray]]:
+        """Return (name, values) of every column, in the order of the file."""
+        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]

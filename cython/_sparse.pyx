@@ -1,0 +1,281 @@
+"""Chunk bytes of one module's frames → sparse lists (pixel, count), sums and powder.
+
+Loops only: `xfelmpi.photons` checks every argument, allocates every output and documents them.
+Each frame goes through read → inflate → unshuffle → scan while its 64 KiB (u1) stay in the
+nearest caches; nothing dense outlives the scan.
+"""
+
+from libc.math cimport floorf
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <unistd.h>
+
+    static inline int first_set_bit(unsigned long long word) { return __builtin_ctzll(word); }
+
+    /* Read exactly `size` bytes at `offset`: 0, or 1 when the file ends before or cannot be read. */
+    static int pread_fully(int fd, unsigned char *to, size_t size, long long offset)
+    {
+        while (size > 0) {
+            ssize_t n = pread(fd, to, size, (off_t)offset);
+            if (n < 0 && errno == EINTR) continue;
+            if (n <= 0) return 1;
+            to += n; size -= (size_t)n; offset += n;
+        }
+        return 0;
+    }
+
+    /* 1 if any of n float32 is not an ordinary number below `cut`: a photon, NaN or ±inf. */
+    static inline int any_above(const float *v, int n, float cut)
+    {
+        int any = 0;
+        for (int i = 0; i < n; i++) any |= !(v[i] < cut) | !(v[i] >= -3.402823466e+38f);
+        return any;
+    }
+
+    /* The shuffle filter of HDF5 stores byte 0 of all items, then byte 1, …: put them together. */
+    static void unshuffle(const unsigned char *from, unsigned char *to, size_t n, int itemsize)
+    {
+        if (itemsize == 2) {
+            for (size_t i = 0; i < n; i++) { to[2*i] = from[i]; to[2*i + 1] = from[n + i]; }
+        } else {
+            for (size_t i = 0; i < n; i++) {
+                to[4*i] = from[i]; to[4*i + 1] = from[n + i];
+                to[4*i + 2] = from[2*n + i]; to[4*i + 3] = from[3*n + i];
+            }
+        }
+    }
+    """
+    int first_set_bit(uint64_t word) nogil
+    int pread_fully(int fd, uint8_t *to, size_t size, long long offset) nogil
+    int any_above(const float *v, int n, float cut) nogil
+    void unshuffle(const uint8_t *source, uint8_t *target, size_t n, int itemsize) nogil
+
+cdef extern from "libdeflate.h":
+    struct libdeflate_decompressor:
+        pass
+    libdeflate_decompressor *libdeflate_alloc_decompressor() nogil
+    void libdeflate_free_decompressor(libdeflate_decompressor *d) nogil
+    int libdeflate_zlib_decompress(
+        libdeflate_decompressor *d, const void *source, size_t n_source,
+        void *target, size_t n_target, size_t *n_out) nogil
+
+DEF PIXELS = 65536
+
+# what `status` says of a frame; the same numbers stand in xfelmpi.photons
+cdef enum:
+    OK = 0
+    READ_FAILED = 1
+    INFLATE_FAILED = 2
+    NOT_ALLOCATED = 3
+    IMPOSSIBLE_SIZE = 4
+
+# bits of `filters`
+cdef enum:
+    DEFLATE = 1
+    SHUFFLE = 2
+
+
+cdef struct Scan:
+    # one frame being scanned: where its entries go, and what has been summed
+    const uint8_t *good
+    const uint8_t *region
+    uint64_t *powder
+    uint32_t *invalid
+    uint32_t *out_pixel
+    uint16_t *out_count
+    int64_t n
+    int64_t room
+    uint32_t base
+    uint64_t photons
+    uint64_t region_photons
+    uint32_t lit
+    uint32_t region_lit
+    uint32_t ones
+    uint32_t peak
+
+
+cdef inline void add(Scan *s, uint32_t p, uint32_t count) noexcept nogil:
+    """One pixel with photons; count 0 stands for a pixel that is bad in this frame only."""
+    if not (s.good[p >> 3] >> (p & 7)) & 1:
+        return
+    if s.n < s.room:
+        s.out_pixel[s.n] = s.base + p
+        s.out_count[s.n] = <uint16_t>count
+    s.n += 1
+    if count == 0:
+        s.invalid[p] += 1
+        return
+    s.powder[p] += count
+    s.lit += 1
+    s.photons += count
+    s.ones += count == 1
+    if count > s.peak:
+        s.peak = count
+    if (s.region[p >> 3] >> (p & 7)) & 1:
+        s.region_lit += 1
+        s.region_photons += count
+
+
+cdef void scan_u1(Scan *s, const uint8_t *v) noexcept nogil:
+    cdef uint64_t word[8]
+    cdef uint64_t w
+    cdef uint32_t i, j, p
+    for i in range(0, PIXELS, 64):
+        memcpy(word, v + i, 64)
+        # most blocks of a sparse frame are empty: one test for 64 pixels
+        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]) == 0:
+            continue
+        for j in range(8):
+            w = word[j]
+            while w:
+                p = first_set_bit(w) >> 3
+                add(s, i + 8 * j + p, v[i + 8 * j + p])
+                w &= ~(<uint64_t>0xFF << (8 * p))
+
+
+cdef void scan_u2(Scan *s, const uint16_t *v) noexcept nogil:
+    cdef uint64_t word[8]
+    cdef uint64_t w
+    cdef uint32_t i, j, p
+    for i in range(0, PIXELS, 32):
+        memcpy(word, v + i, 64)
+        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]) == 0:
+            continue
+        for j in range(8):
+            w = word[j]
+            while w:
+                p = first_set_bit(w) >> 4
+                add(s, i + 4 * j + p, v[i + 4 * j + p])
+                w &= ~(<uint64_t>0xFFFF << (16 * p))
+
+
+cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float shift) noexcept nogil:
+    cdef uint32_t i, p
+    cdef float photons
+    for i in range(0, PIXELS, 32):
+        if not any_above(v + i, 32, cut):
+            continue
+        for p in range(i, i + 32):
+            if v[p] < cut and v[p] >= -3.402823466e+38:
+                continue
+            photons = floorf(v[p] / adu + shift)
+            if 1 <= photons <= 65535:
+                add(s, p, <uint32_t>photons)
+            else:
+                add(s, p, 0)
+
+
+cdef class Inflater:
+    """Owns one libdeflate decompressor."""
+    cdef libdeflate_decompressor *d
+
+    def __cinit__(self):
+        self.d = libdeflate_alloc_decompressor()
+        if self.d == NULL:
+            raise MemoryError("libdeflate_alloc_decompressor")
+
+    def __dealloc__(self):
+        if self.d != NULL:
+            libdeflate_free_decompressor(self.d)
+
+
+cdef int decode_chunk(
+        libdeflate_decompressor *d, int fd, const uint8_t *memory, int64_t offset, int64_t size,
+        int filters, int itemsize, size_t n_bytes,
+        uint8_t *packed, int64_t packed_size, uint8_t *spare, uint8_t *dense) noexcept nogil:
+    """Bring one chunk, unfiltered, into `dense`; returns its status."""
+    cdef uint8_t *inflated = spare if filters & SHUFFLE else dense
+    if offset < 0:
+        return NOT_ALLOCATED
+    if size > packed_size or (not filters & DEFLATE and <size_t>size != n_bytes):
+        return IMPOSSIBLE_SIZE
+    if memory != NULL:
+        memcpy(dense, memory + offset, n_bytes)
+        return OK
+    if not filters & DEFLATE:
+        if pread_fully(fd, inflated, n_bytes, offset):
+            return READ_FAILED
+    else:
+        if pread_fully(fd, packed, size, offset):
+            return READ_FAILED
+        # a NULL for the size found demands exactly n_bytes
+        if libdeflate_zlib_decompress(d, packed, size, inflated, n_bytes, NULL) != 0:
+            return INFLATE_FAILED
+    if filters & SHUFFLE:
+        unshuffle(inflated, dense, n_bytes // itemsize, itemsize)
+    return OK
+
+
+def sparsify(
+        Inflater inflater, int fd, const uint8_t[::1] memory,
+        const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
+        const int32_t[::1] within, int itemsize, bint is_float,
+        int64_t chunk_frames, float cut, float adu, float shift,
+        const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
+        uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
+        int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,
+        uint64_t[::1] powder, uint32_t[::1] invalid,
+        int64_t[::1] start, int64_t[::1] stop, uint8_t[::1] status,
+        uint32_t[::1] lit, uint64_t[::1] photons, uint32_t[::1] region_lit,
+        uint64_t[::1] region_photons, uint32_t[::1] ones, uint16_t[::1] peak,
+        uint32_t[::1] entries):
+    """Work off the frames of one module in one file; returns how much of the list is used."""
+    cdef Py_ssize_t f, n_frames = offset.shape[0]
+    cdef size_t frame_bytes = PIXELS * <size_t>itemsize
+    cdef size_t chunk_bytes = frame_bytes * <size_t>chunk_frames
+    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
+    cdef const uint8_t *frame
+    cdef int64_t decoded = -1
+    cdef int state = OK
+    cdef Scan s
+
+    if n_frames == 0:
+        return used
+    s.region = &region[0]
+    s.powder = &powder[0]
+    s.invalid = &invalid[0]
+    s.out_pixel = &out_pixel[0]
+    s.out_count = &out_count[0]
+    s.room = out_pixel.shape[0]
+    s.base = base
+    with nogil:
+        for f in range(n_frames):
+            if offset[f] != decoded or offset[f] < 0:
+                state = decode_chunk(
+                    inflater.d, fd, in_memory, offset[f], size[f], filters[f], itemsize,
+                    chunk_bytes, &packed[0], packed.shape[0], &spare[0], &dense[0])
+                decoded = offset[f]
+            status[f] = state
+            start[f] = used
+            stop[f] = used
+            if state != OK:
+                continue
+            frame = &dense[0] + within[f] * frame_bytes
+            s.good = &good[mask_row[f], 0]
+            s.n = used
+            s.photons = s.region_photons = 0
+            s.lit = s.region_lit = s.ones = s.peak = 0
+            if is_float:
+                scan_f4(&s, <const float *>frame, cut, adu, shift)
+            elif itemsize == 1:
+                scan_u1(&s, frame)
+            else:
+                scan_u2(&s, <const uint16_t *>frame)
+            lit[f] = s.lit
+            photons[f] = s.photons
+            region_lit[f] = s.region_lit
+            region_photons[f] = s.region_photons
+            ones[f] = s.ones
+            peak[f] = <uint16_t>s.peak
+            entries[f] = <uint32_t>(s.n - used)
+            if s.n <= s.room:
+                used = s.n
+                stop[f] = used
+            else:
+                # no room: the sums stand, the list of this frame is left out
+                start[f] = -1
+    return used

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=xfelmpi
+#SBATCH --partition=upex
+#SBATCH --nodes=1
+#SBATCH --exclusive
+#SBATCH --time=02:00:00
+#SBATCH --signal=TERM@60
+#
+# Processes one run: under Slurm with srun, elsewhere with mpirun. From any folder:
+#
+#   sbatch jobs/process_run.sh RUN [options of xfelmpi]
+#   sbatch --array=50-60 jobs/process_run.sh [options]      one run per array task
+#   bash jobs/process_run.sh RUN [options]
+#
+# EXP_PREFIX names the experiment folder (or --prefix). The log is OUTPUT/log/r0050_<job>.log; what
+# goes wrong before that folder is known stands where Slurm puts output, slurm-<job>.out in the folder
+# of the sbatch, which is removed when it stayed empty. A --output given to sbatch is left alone.
+# RANKS is the number of ranks (default: the job's --ntasks, else one per core); XFELMPI_ROOT names
+# the project if it cannot be found. The exit status is the program's: 0 complete, 3 complete but
+# some input was excluded, 2 wrong use or unusable input, 1 a bug.
+set -euo pipefail
+
+# Slurm runs a copy of this script from a folder of its own.
+find_root() {
+    local command='' folder
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        command=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null |
+            sed -n 's|^ *Command=\(/.*\)/jobs/process_run\.sh.*|\1|p' | head -n 1) || true
+    fi
+    for folder in "${XFELMPI_ROOT:-}" "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." \
+        "$command" "${SLURM_SUBMIT_DIR:-}" "${SLURM_SUBMIT_DIR:-}/.."; do
+        if [[ -n $folder && -r $folder/jobs/common.sh ]]; then
+            printf '%s\n' "$folder" && return
+        fi
+    done
+    printf 'process_run.sh: the project was not found; name its folder with XFELMPI_ROOT\n' >&2
+    return 2
+}
+
+root=$(find_root)
+# shellcheck source=jobs/common.sh
+source "$root/jobs/common.sh"
+
+usage() {
+    die "$*
+usage: process_run.sh RUN [options of xfelmpi]
+       sbatch --array=FIRST-LAST process_run.sh [options of xfelmpi]"
+}
+
+if [[ ${1:-} =~ ^[0-9]+$ ]]; then
+    run=$((10#$1))
+    shift
+    # All tasks of the array would write the same files.
+    [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || usage "found run $run in an array job, which has a run per task"
+elif [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    run=$SLURM_ARRAY_TASK_ID
+else
+    usage "found '${1:-nothing}', expected a run number"
+fi
+
+load_site
+use_venv
+limit_threads
+
+# The program's own answer to where the outputs go; it explains itself later if there is none.
+output_folder() {
+    python - "$run" "$@" 2>/dev/null <<'PYTHON'
+import argparse
+import sys
+
+from xfelmpi import config
+
+parser = argparse.ArgumentParser(add_help=False)
+parser.add_argument("run", type=int)
+config.add_arguments(parser)
+found = config.from_arguments(parser.parse_args())
+if found.prefix.is_dir():
+    sys.stdout.write(str(found.output.absolute()))
+PYTHON
+}
+
+# move_log FOLDER: from here on into FOLDER/log, if the output still goes where Slurm puts it.
+move_log() {
+    local first
+    first=$(readlink -f "/proc/$$/fd/1") || return 0
+    [[ -n $1 && ${first##*/} == slurm-*.out ]] || return 0
+    mkdir -p -- "$1/log" && chmod a+rx -- "$1/log" 2>/dev/null
+    log=$1/log/$(printf 'r%04d_%s.log' "$run" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}")
+    if : >>"$log"; then
+        exec >>"$log" 2>&1
+        [[ -s $first ]] || rm -f -- "$first"
+    fi
+}
+
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    ranks=${RANKS:-$(cpus)}
+    prepare_mpi "$ranks"
+    exec mpirun -n "$ranks" python -m xfelmpi "$run" "$@"
+fi
+
+move_log "$(output_folder "$@" || true)"
+
+# One rank per core of the nodes, unless the job says how many.
+per_core=$(LC_ALL=C lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
+per_node=$((${SLURM_CPUS_ON_NODE:-1} / ${per_core:-1} / ${SLURM_CPUS_PER_TASK:-1}))
+per_node=${SLURM_NTASKS_PER_NODE:-$((per_node > 0 ? per_node : 1))}
+ranks=${RANKS:-${SLURM_NTASKS:-$((per_node * ${SLURM_JOB_NUM_NODES:-1}))}}
+prepare_mpi "$((ranks / ${SLURM_JOB_NUM_NODES:-1}))"
+say "$(date '+%F %T') job $SLURM_JOB_ID, run $run, $ranks ranks on ${SLURM_JOB_NODELIST:-$(hostname)}"
+# exec: srun's status and signals are the job's.
+exec srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    python -m xfelmpi "$run" "$@"

@@ -1,0 +1,113 @@
+"""Picks the command, and makes sure that a failure anywhere ends the whole job.
+
+Under mpirun, srun or alone: ``xfelmpi RUN …`` is ``xfelmpi process RUN …``.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+
+from xfelmpi import __version__
+from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
+
+COMMANDS = {
+    "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
+    "simulate": "write a run with a known answer",
+}
+
+_TOP_HELP = """\
+usage: xfelmpi RUN [options]
+       xfelmpi COMMAND [arguments]
+
+{about}
+
+commands:
+{commands}
+
+Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 64 xfelmpi 50
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(_help())
+        return EXIT_COMPLETE if argv else EXIT_UNUSABLE
+    if argv[0] == "--version":
+        sys.stdout.write(f"xfelmpi {__version__}\n")
+        return EXIT_COMPLETE
+    command = "process" if argv[0].isdigit() or argv[0].startswith("-") else argv[0]
+    if command == argv[0]:
+        argv = argv[1:]
+    if command not in COMMANDS:
+        sys.stderr.write(f"xfelmpi: no command {command!r}\n\n{_help()}")
+        return EXIT_UNUSABLE
+    if {"-h", "--help"} & set(argv):
+        # no need to start MPI for a help text
+        return _load(command).main(argv, None)
+    return _run(command, argv)
+
+
+def _help() -> str:
+    import xfelmpi
+
+    commands = "\n".join(f"  {name:10} {line}" for name, line in COMMANDS.items())
+    return _TOP_HELP.format(about=xfelmpi.__doc__, commands=commands)
+
+
+def _load(command: str):
+    return importlib.import_module(f"xfelmpi.commands.{command}")
+
+
+def _run(command: str, argv: list[str]) -> int:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
+        os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    # ranks that wait must not take the core from ranks that work
+    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD
+    try:
+        _check_launch(comm.size)
+        return _load(command).main(argv, comm)
+    except SystemExit as stop:  # argparse
+        return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
+    except BaseException as error:
+        return _fail(comm, error)
+
+
+def _check_launch(size: int) -> None:
+    """Stop if srun started single processes that know nothing of each other."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")
+    if size == 1 and "SLURM_PROCID" in os.environ and tasks.isdigit() and int(tasks) > 1:
+        raise UsageError(
+            f"Slurm started {tasks} tasks, but MPI sees 1 rank: each would write the same files. "
+            "Start with srun --mpi=pmix"
+        )
+
+
+def _fail(comm, error: BaseException) -> int:
+    """Say what happened, once, and end the job on all ranks."""
+    status = getattr(error, "exit_status", EXIT_BUG)
+    if not getattr(error, "told_elsewhere", False):
+        where = f" (rank {comm.rank})" if comm.size > 1 else ""
+        if isinstance(error, XfelmpiError):
+            sys.stderr.write(f"xfelmpi: error{where}: {error}\n")
+        else:
+            sys.stderr.write(f"xfelmpi: failed{where}:\n{traceback.format_exc()}")
+        sys.stderr.flush()
+    return status if getattr(error, "agreed", False) else _leave(comm, status)
+
+
+def _leave(comm, status: int) -> int:
+    """End all ranks at once; they may be waiting for this one."""
+    sys.stdout.flush()
+    if comm.size > 1 and status:
+        comm.Abort(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

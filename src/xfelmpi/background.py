@@ -1,0 +1,60 @@
+"""The background of the hits, from the frames that are none. Pure."""
+
+import numpy as np
+
+
+def mean_background(all_photons, all_good, hit_photons, hit_good) -> np.ndarray:
+    """Return the mean photons per good frame over all non-hits, float32, NaN where none was good.
+
+    All arguments are sums over frames with the same shape: photons and good frames, of all frames
+    and of the hits.
+    """
+    good = all_good.astype(np.int64) - hit_good
+    with np.errstate(invalid="ignore"):
+        mean = (all_photons - hit_photons) / np.where(good > 0, good, np.nan)
+    return mean.astype(np.float32)
+
+
+def background_weighting(
+    pulse_energy: np.ndarray, mean_energy: float, train_mean: np.ndarray, run_mean: float
+) -> np.ndarray:
+    """Return what scales the mean background to each hit.
+
+    (pulse energy / mean pulse energy) × (mean photons of the non-hits of that train / mean over
+    the run); a factor that is unknown (NaN) or meaningless (division by 0) is 1.
+
+    Parameters
+    ----------
+    pulse_energy : ndarray, float64 (hit,)
+    mean_energy : float
+        Mean over the non-hits of the run, whose mean the background is.
+    train_mean : ndarray, float64 (hit,)
+        Mean photons of the complete non-hits of each hit's train.
+    run_mean : float
+        The same over the run.
+    """
+    return _ratio(pulse_energy, mean_energy) * _ratio(train_mean, run_mean)
+
+
+def _ratio(values: np.ndarray, reference: float) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.asarray(values, np.float64) / reference
+    return np.where(np.isfinite(ratio), ratio, 1.0)
+
+
+def mean_by_train(train_id: np.ndarray, photons: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the mean photons of the frames that count, of every frame's train, float64 (frame,).
+
+    Parameters
+    ----------
+    train_id : ndarray, uint64 (frame,)
+    photons : ndarray, uint64 (frame,)
+    counts : ndarray, bool (frame,)
+        Frames that count; NaN for a train that has none.
+    """
+    _, train = np.unique(train_id, return_inverse=True)
+    n_trains = int(train.max()) + 1 if len(train) else 0
+    number = np.bincount(train, counts, n_trains)
+    total = np.bincount(train, np.where(counts, photons, 0), n_trains)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (total / number)[train]

@@ -1,0 +1,279 @@
+"""Everything the ranks do together. Every rank enters every call, empty-handed or not.
+
+Buffers only, no pickled arrays; counts and offsets are int64. Helpers take the communicator, and
+nothing here creates one as a side effect of an import.
+"""
+
+import os
+from contextlib import contextmanager
+from time import monotonic, sleep
+
+import numpy as np
+from mpi4py import MPI
+
+from xfelmpi.errors import PeerError
+
+CHUNK = 1 << 28
+"""Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
+
+_PROGRESS_TAG = 4711
+
+
+def agree(comm, error: Exception | None) -> None:
+    """Fail together: raise on every rank if any rank failed.
+
+    Raises
+    ------
+    Exception
+        The own error on a rank that has one; elsewhere `PeerError` with the message and the exit
+        status of the first failing rank. ``agreed`` is True on it: all ranks raise, so that the
+        job can end in order; ``told_elsewhere`` is True where another rank shows the message.
+    """
+    failed = comm.allgather(error is not None)
+    if not any(failed):
+        return
+    first = failed.index(True)
+    told = (str(error), getattr(error, "exit_status", 1)) if comm.rank == first else None
+    message, status = comm.bcast(told, root=first)
+    if error is None:
+        error = PeerError(f"rank {first}: {message}")
+        error.exit_status = status
+    error.agreed = True
+    error.told_elsewhere = comm.rank != first
+    raise error
+
+
+@contextmanager
+def together(comm):
+    """Run a block of purely local work; at its end all ranks fail if one did.
+
+    The block must not contain a collective call: a rank that failed before it would leave the
+    others waiting inside.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    agree(comm, error)
+
+
+def on_root(comm, work):
+    """Return ``work()`` of rank 0 on rank 0, None elsewhere; its error is raised on all ranks."""
+    result = None
+    with together(comm):
+        if comm.rank == 0:
+            result = work()
+    return result
+
+
+def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
+    """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere)."""
+    array = np.ascontiguousarray(array)
+    total = np.empty_like(array) if comm.rank == 0 else None
+    flat = array.reshape(-1)
+    flat_total = total.reshape(-1) if total is not None else None
+    for a in range(0, flat.size, CHUNK):
+        part = flat_total[a : a + CHUNK] if flat_total is not None else None
+        comm.Reduce(flat[a : a + CHUNK], part, op=MPI.SUM, root=0)
+    return total
+
+
+def sum_all(comm, array: np.ndarray) -> np.ndarray:
+    """Sum a small array over the ranks, element by element, onto every rank."""
+    array = np.ascontiguousarray(array)
+    total = np.empty_like(array)
+    comm.Allreduce(array, total, op=MPI.SUM)
+    return total
+
+
+def max_all(comm, value: int) -> int:
+    """Return the largest value of all ranks."""
+    return comm.allreduce(int(value), op=MPI.MAX)
+
+
+def before_and_total(comm, value: int) -> tuple[int, int]:
+    """Return the sum of `value` over the ranks before this one, and over all ranks."""
+    values = np.empty(comm.size, np.int64)
+    comm.Allgather(np.array([value], np.int64), values)
+    return int(values[: comm.rank].sum()), int(values.sum())
+
+
+def concat_all(comm, array: np.ndarray) -> np.ndarray:
+    """Return the arrays of all ranks, joined in rank order along the first axis, on every rank."""
+    array = np.ascontiguousarray(array)
+    counts = np.empty(comm.size, np.int64)
+    comm.Allgather(np.array([array.size], np.int64), counts)
+    joined = np.empty(
+        (int(counts.sum()) // max(int(np.prod(array.shape[1:])), 1), *array.shape[1:]), array.dtype
+    )
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    kind = MPI._typedict[array.dtype.char]
+    comm.Allgatherv([array, array.size, kind], [joined, counts, starts, kind])
+    return joined
+
+
+def scatter_rows(comm, array: np.ndarray | None, bounds: np.ndarray) -> np.ndarray:
+    """Give rank r the rows ``bounds[r]:bounds[r + 1]`` of the array that rank 0 holds."""
+    about = comm.bcast((array.dtype.str, array.shape[1:]) if comm.rank == 0 else None)
+    dtype, inner = np.dtype(about[0]), about[1]
+    width = int(np.prod(inner)) * dtype.itemsize
+    mine = np.empty((int(bounds[comm.rank + 1] - bounds[comm.rank]), *inner), dtype)
+    if comm.rank:
+        _receive(comm, mine.reshape(-1).view(np.uint8))
+        return mine
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for rank in range(1, comm.size):
+        _send(comm, flat[bounds[rank] * width : bounds[rank + 1] * width], rank)
+    mine.reshape(-1).view(np.uint8)[:] = flat[bounds[0] * width : bounds[1] * width]
+    return mine
+
+
+def _send(comm, data: np.ndarray, to: int) -> None:
+    for a in range(0, data.size, CHUNK):
+        comm.Send(data[a : a + CHUNK], dest=to)
+
+
+def _receive(comm, data: np.ndarray) -> None:
+    for a in range(0, data.size, CHUNK):
+        comm.Recv(data[a : a + CHUNK], source=0)
+
+
+def gather_objects(comm, items: list) -> list:
+    """Return the small Python objects of all ranks, in rank order, on rank 0 (empty elsewhere)."""
+    parts = comm.gather(items, root=0)
+    return [item for part in parts for item in part] if comm.rank == 0 else []
+
+
+class NodeShared:
+    """An array that the ranks of one node hold once, in shared memory.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        All ranks.
+    shape, dtype
+        Of the array, the same on every rank.
+
+    Attributes
+    ----------
+    array : ndarray
+        The shared array; fill it on ranks where `is_filler`, then call `ready`.
+    """
+
+    def __init__(self, comm, shape: tuple[int, ...], dtype):
+        self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        dtype = np.dtype(dtype)
+        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        own = n_bytes if self._node.rank == 0 else 0
+        self._window = MPI.Win.Allocate_shared(own, 1, comm=self._node)
+        buffer, _ = self._window.Shared_query(0)
+        self.array = np.frombuffer(buffer, np.uint8, n_bytes).view(dtype).reshape(shape)
+
+    @property
+    def is_filler(self) -> bool:
+        """Whether this rank is the one of its node that fills the array."""
+        return self._node.rank == 0
+
+    def ready(self) -> np.ndarray:
+        """Wait until the array is filled, and return it."""
+        self._window.Fence()
+        return self.array
+
+    def free(self) -> None:
+        """Release the memory; every rank calls it, and nobody uses the array afterwards."""
+        self.array = None
+        self._window.Free()
+        self._node.Free()
+
+
+class SharedBytes:
+    """One file written by all ranks at byte offsets, through MPI-IO."""
+
+    def __init__(self, comm, path: str):
+        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
+        # a longer file of an earlier, killed job must not leave its tail behind
+        self._file.Set_size(0)
+
+    def write_at(self, offset: int, data: np.ndarray) -> None:
+        """Write the rank's own contiguous piece; collective, may be empty."""
+        self._file.Write_at_all(int(offset), np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+
+    def close(self) -> None:
+        """Close the file; collective."""
+        self._file.Close()
+
+
+class ProgressBoard:
+    """Rank 0 learns now and then how far the others are; nobody waits for anybody.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        All ranks.
+    show : callable
+        Called on rank 0 with the sums over all ranks, int64 (value,).
+    n_values : int
+        How many numbers every rank reports.
+    interval : float
+        Seconds between two messages of a rank.
+    """
+
+    def __init__(self, comm, show, n_values: int = 2, interval: float = 0.5):
+        self._comm = comm
+        self._show = show
+        self._interval = interval
+        self._state = np.zeros((comm.size if comm.rank == 0 else 1, n_values), np.int64)
+        self._pending = []
+        self._received = 0
+        self._sent = 0
+        self._last = monotonic()
+
+    def update(self, *values: int) -> None:
+        """Report this rank's numbers so far."""
+        self._state[0] = values
+        now = monotonic()
+        if now - self._last < self._interval:
+            return
+        self._last = now
+        if self._comm.rank:
+            message = self._state[0].copy()
+            self._pending = [(r, m) for r, m in self._pending if not r.Test()]
+            self._pending.append((self._comm.Isend(message, 0, _PROGRESS_TAG), message))
+            self._sent += 1
+        else:
+            self._drain()
+            self._show(self._state.sum(axis=0))
+
+    def _drain(self) -> None:
+        status = MPI.Status()
+        while self._comm.Iprobe(MPI.ANY_SOURCE, _PROGRESS_TAG, status):
+            self._comm.Recv(self._state[status.source], status.source, _PROGRESS_TAG)
+            self._received += 1
+
+    def finish(self) -> None:
+        """Wait until all ranks are done, showing their progress meanwhile."""
+        request = self._comm.Ibarrier()
+        pause = 0.001
+        while not request.Test():
+            if self._comm.rank == 0:
+                self._drain()
+                if monotonic() - self._last >= self._interval:
+                    self._last = monotonic()
+                    self._show(self._state.sum(axis=0))
+            # an oversubscribed node needs the core for the ranks that still work
+            sleep(pause)
+            pause = min(pause * 1.5, 0.05)
+        expected = sum(self._comm.allgather(self._sent))
+        while self._comm.rank == 0 and self._received < expected:
+            self._drain()
+        for message_request, _ in self._pending:
+            message_request.Wait()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the MPI library's name and mpi4py's version, for the log and provenance."""
+    return {
+        "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
+        "mpi_io": os.environ.get("OMPI_MCA_io", "default"),
+    }

@@ -1,0 +1,369 @@
+"""Command line and TOML file → one frozen, validated `Config`.
+
+Every option of the main job is one field of `Config`; its metadata gives the help text, the group
+in ``--help``, the unit and the form of its values. The same names stand in the TOML file.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xfelmpi.detector import N_MODULES
+from xfelmpi.errors import UsageError
+
+GROUPS = {
+    "run": "which run, and where",
+    "masks": "masks (default: found in OUTPUT/det/)",
+    "photons": "photons",
+    "decision": "hit decision",
+    "geometry": "geometry",
+    "resources": "resources",
+}
+
+
+def _option(group, default, parse, text, *, metavar=None, choices=None, many=False):
+    return field(
+        default=default,
+        metadata={
+            "group": group,
+            "parse": parse,
+            "help": text,
+            "metavar": metavar,
+            "choices": choices,
+            "many": many,
+        },
+    )
+
+
+def parse_size(text) -> int:
+    """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
+
+    Raises
+    ------
+    ValueError
+        If it is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def parse_trains(text) -> tuple[int | None, int | None]:
+    """Return (A, B) from ``A:B``, a slice of the run's trains by position; either may be left out.
+
+    Raises
+    ------
+    ValueError
+        If it is no such slice.
+    """
+    if isinstance(text, (tuple, list)) and len(text) == 2:
+        return tuple(text)
+    match = re.fullmatch(r"(\d*):(\d*)", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
+    return tuple(int(part) if part else None for part in match.groups())
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the main job, validated. Field metadata says what each means."""
+
+    run: int = 0
+    prefix: Path | None = _option(
+        "run",
+        None,
+        Path,
+        "experiment folder with raw/ and proc/ (default: $EXP_PREFIX)",
+        metavar="DIR",
+    )
+    output: Path | None = _option(
+        "run", None, Path, "folder for the outputs (default: PREFIX/scratch)", metavar="DIR"
+    )
+    data: str = _option(
+        "run",
+        "auto",
+        str,
+        "which data of the run; auto takes proc",
+        choices=("auto", "proc", "raw"),
+    )
+    detector: str | None = _option(
+        "run",
+        None,
+        str,
+        "detector, e.g. SPB_DET_AGIPD1M-1 (default: the one AGIPD in the run)",
+        metavar="NAME",
+    )
+    trains: tuple[int | None, int | None] = _option(
+        "run",
+        (None, None),
+        parse_trains,
+        "only these trains, by position in the run, end excluded (default: all)",
+        metavar="A:B",
+    )
+    sample: str | None = _option(
+        "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"
+    )
+    cell_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "good pixels per memory cell (default: det/rRRRR_mask.h5 if there)",
+        metavar="FILE",
+    )
+    global_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "good pixels for all cells (default: det/mask.h5 if there)",
+        metavar="FILE",
+    )
+    hit_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "hit-finding region (default: det/hit_finding_mask.h5 if there)",
+        metavar="FILE",
+    )
+    hit_modules: tuple[int, ...] | None = _option(
+        "masks",
+        None,
+        int,
+        "modules of the hit-finding region, if no hit mask (default: all)",
+        metavar="M",
+        many=True,
+    )
+    adu_per_photon: float = _option(
+        "photons",
+        1.0,
+        float,
+        "signal of one photon in float data, in the data's own unit, ADU or keV; integer data are"
+        " photons",
+        metavar="X",
+    )
+    photon_threshold: float = _option(
+        "photons",
+        0.7,
+        float,
+        "photons = floor(signal / adu_per_photon + 1 - threshold), for float data",
+        metavar="X",
+    )
+    score: str = _option(
+        "decision",
+        "litpixels",
+        str,
+        "what is counted in the hit-finding region",
+        choices=("litpixels", "photons"),
+    )
+    decide: str = _option(
+        "decision",
+        "train",
+        str,
+        "frames whose median and width give the threshold; fixed takes --fixed-threshold",
+        choices=("train", "run", "fixed"),
+    )
+    sigma: float = _option(
+        "decision", 4.0, float, "hit if score > median + sigma x width", metavar="S"
+    )
+    fixed_threshold: float | None = _option(
+        "decision", None, float, "hit if score > threshold, with --decide fixed", metavar="X"
+    )
+    miss_fraction: float = _option(
+        "decision", 1.0, float, "misses drawn at random, as a multiple of the hits", metavar="X"
+    )
+    geometry: Path | None = _option(
+        "geometry",
+        None,
+        Path,
+        "CrystFEL geometry (default: det/agipd.geom if there, else nominal quadrants)",
+        metavar="FILE.geom",
+    )
+    distance: float | None = _option(
+        "geometry",
+        None,
+        float,
+        "sample to detector, in m (default: clen of the geometry file)",
+        metavar="M",
+    )
+    memory_per_rank: int = _option(
+        "resources",
+        400 << 20,
+        parse_size,
+        "memory of one rank, bytes or e.g. 400M; hits beyond it are read again",
+        metavar="SIZE",
+    )
+
+    def __post_init__(self):
+        _validate(self)
+
+    def to_json(self) -> str:
+        """Return the full configuration as JSON, for the root attribute of every output."""
+        return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
+
+
+def _validate(config: Config) -> None:
+    def need(ok, name, found, expected):
+        if not ok:
+            raise UsageError(f"--{name}: found {found}, expected {expected}")
+
+    need(0 <= config.run <= 9999, "run", config.run, "a run number 0 … 9999")
+    for name, low in (("adu_per_photon", 0), ("sigma", None), ("photon_threshold", None)):
+        value = getattr(config, name)
+        need(
+            math.isfinite(value) and (low is None or value > low),
+            name.replace("_", "-"),
+            value,
+            "a finite number" + (" above 0" if low == 0 else ""),
+        )
+    need(
+        0 < config.photon_threshold <= 1,
+        "photon-threshold",
+        config.photon_threshold,
+        "a number above 0, at most 1",
+    )
+    need(config.miss_fraction >= 0, "miss-fraction", config.miss_fraction, "0 or more")
+    need(
+        config.decide != "fixed" or config.fixed_threshold is not None,
+        "decide fixed",
+        "no --fixed-threshold",
+        "one",
+    )
+    need(
+        config.fixed_threshold is None or config.decide == "fixed",
+        "fixed-threshold",
+        f"--decide {config.decide}",
+        "--decide fixed with it",
+    )
+    modules = config.hit_modules or ()
+    need(all(0 <= m < N_MODULES for m in modules), "hit-modules", modules, "numbers 0 … 15")
+    need(
+        config.distance is None or 0 < config.distance < 100,
+        "distance",
+        config.distance,
+        "metres, above 0 and below 100",
+    )
+    need(
+        config.memory_per_rank >= 256 << 20,
+        "memory-per-rank",
+        config.memory_per_rank,
+        "at least 256M",
+    )
+    first, end = config.trains
+    need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
+
+
+def options() -> list[dataclasses.Field]:
+    """Return the fields of `Config` that are options (all but the run number)."""
+    return [f for f in dataclasses.fields(Config) if f.metadata]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add every option of the main job to a parser, in groups by stage."""
+    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
+    for f in options():
+        about = f.metadata
+        text = about["help"]
+        if f.default is not None and "default" not in text:
+            shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
+            text += f" (default: {shown})"
+        extra = {"nargs": "+"} if about["many"] else {}
+        groups[about["group"]].add_argument(
+            "--" + f.name.replace("_", "-"),
+            dest=f.name,
+            type=_checked(about["parse"]),
+            choices=about["choices"],
+            metavar=None if about["choices"] else about["metavar"],
+            default=None,
+            help=text,
+            **extra,
+        )
+    groups["resources"].add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="file with any of these options; the command line wins",
+    )
+
+
+def _checked(parse):
+    def convert(text):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    convert.__name__ = getattr(parse, "__name__", "value")
+    return convert
+
+
+def read_toml(path: Path) -> dict:
+    """Return the options of a TOML file, parsed; names may have dashes or underscores.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, has an unknown name, or a value of the wrong form.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from None
+    known = {f.name: f for f in options()}
+    found = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{path}: unknown option {key}{hint}")
+        found[name] = _from_toml(path, known[name], value)
+    return found
+
+
+def _from_toml(path: Path, f: dataclasses.Field, value):
+    about = f.metadata
+    try:
+        if about["many"]:
+            if not isinstance(value, list):
+                raise ValueError("expected a list")
+            return tuple(about["parse"](v) for v in value)
+        if isinstance(value, (dict, bool)) or (isinstance(value, list) and f.name != "trains"):
+            raise ValueError(f"{value!r} has the wrong form")
+        value = about["parse"](value)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: {f.name}: {error}") from None
+    if about["choices"] and value not in about["choices"]:
+        raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")
+    return value
+
+
+def from_arguments(arguments: argparse.Namespace) -> Config:
+    """Return the configuration from parsed arguments, the TOML file and the environment.
+
+    Raises
+    ------
+    UsageError
+        If no experiment folder is named or a value is impossible.
+    """
+    values = read_toml(arguments.config) if arguments.config else {}
+    for f in options():
+        given = getattr(arguments, f.name)
+        if given is not None:
+            values[f.name] = tuple(given) if f.metadata["many"] else given
+    if "prefix" not in values:
+        if not os.environ.get("EXP_PREFIX"):
+            raise UsageError(
+                "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
+                "/gpfs/exfel/exp/SPB/202405/p007927"
+            )
+        values["prefix"] = Path(os.environ["EXP_PREFIX"])
+    values.setdefault("output", values["prefix"] / "scratch")
+    return Config(run=arguments.run, **values)

@@ -1,0 +1,143 @@
+"""Where the pixels are: from a CrystFEL geometry, or extra-geom's nominal quadrants.
+
+Coordinates are those of CrystFEL, CXI and extra-geom alike: right-handed, origin where the beam
+meets the sample, z along the beam, y up; x and y are therefore used as extra-geom gives them.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.errors import InputError
+
+_CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
+_LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
+
+
+@dataclass(frozen=True)
+class DetectorGeometry:
+    """Positions of all pixels.
+
+    z is ``distance`` + the panel's own offset along the beam (``coffset``), as CrystFEL defines
+    it; with an unknown distance, every z is NaN while x and y stay.
+
+    Parameters
+    ----------
+    xyz : ndarray, float64 (3, 16, 512, 128)
+        Centres of the pixels in m; axes (coordinate, module, ss, fs).
+    corner_position : ndarray, float64 (16, 3)
+        Corner of each module's first pixel in m (CXI 1.6, "orientation of pixel detectors").
+    basis_vectors : ndarray, float64 (16, 2, 3)
+        Step in m from the first pixel of each module to the next one in ss (row 0) and in fs
+        (row 1), as CXI 1.6 orders them: first row for the first dimension of the data. Exact
+        within the first ASIC; the gaps between the ASICs are only in `xyz`.
+    distance : float
+        Sample to detector in m (CrystFEL's ``clen``), NaN if unknown.
+    description : str
+        Where this comes from, for the log.
+    """
+
+    xyz: np.ndarray
+    corner_position: np.ndarray
+    basis_vectors: np.ndarray
+    distance: float
+    description: str
+
+
+def load_geometry(
+    path: Path | None, distance: float | None = None
+) -> tuple[DetectorGeometry, tuple[str, ...]]:
+    """Load the geometry of the AGIPD-1M.
+
+    Parameters
+    ----------
+    path : Path or None
+        A CrystFEL geometry file; None for extra-geom's nominal quadrant positions.
+    distance : float, optional
+        Sample to detector in m; default: ``clen`` of the file.
+
+    Returns
+    -------
+    geometry : DetectorGeometry
+    warnings : tuple of str
+        What the user should know: nominal positions, unknown distance.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is not a geometry of an AGIPD-1M.
+    """
+    # Slow to import, and needed on one rank only.
+    from extra_geom import AGIPD_1MGeometry
+
+    warnings = []
+    if path is None:
+        geometry = AGIPD_1MGeometry.example()
+        origin = "extra-geom's nominal quadrant positions"
+        warnings.append(
+            "no geometry given: pixel positions are nominal, wrong by many pixels; "
+            "give the experiment's .geom file"
+        )
+    else:
+        geometry = _from_crystfel(AGIPD_1MGeometry, path)
+        origin = str(path)
+    if distance is None and path is not None:
+        distance, complaint = _camera_length(path)
+        warnings += [complaint] if complaint else []
+    elif distance is None:
+        warnings.append("detector distance unknown: no geometry file and none given")
+    distance = float("nan") if distance is None else float(distance)
+    return _arrays(geometry, distance, origin), tuple(warnings)
+
+
+def _from_crystfel(agipd: type, path: Path):
+    """Read a CrystFEL geometry with extra-geom."""
+    try:
+        return agipd.from_crystfel_geom(str(path))
+    except KeyError as error:
+        # extra-geom looks panels up by (module, first ss, first fs).
+        raise InputError(
+            f"{path}: not a geometry of an AGIPD-1M (16 modules of 8 panels): no {error}"
+        ) from error
+    # The parser raises many classes on what it cannot read, and its message is the useful part.
+    except Exception as error:
+        reason = " ".join(str(part) for part in error.args) or type(error).__name__
+        raise InputError(f"{path}: not a CrystFEL geometry of an AGIPD-1M: {reason}") from error
+
+
+def _camera_length(path: Path) -> tuple[float, str]:
+    """Return ``clen`` of a geometry file in m, or NaN and why it is unknown."""
+    # Read here: the parser reduces anything but a plain number to -1.
+    found = {value.strip() for value in _CLEN.findall(path.read_text(errors="replace"))}
+    unknown = f"detector distance unknown: {path} "
+    if not found:
+        return float("nan"), unknown + "has no clen"
+    if len(found) > 1:
+        return float("nan"), unknown + f"has {len(found)} different values of clen"
+    (value,) = found
+    match = _LENGTH.fullmatch(value)
+    try:
+        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
+    except ValueError:
+        length = 0.0
+    if not 0 < length < float("inf"):
+        return float("nan"), unknown + f"has clen = {value}, expected a length in m"
+    return length, ""
+
+
+def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
+    """Turn an extra-geom geometry into arrays."""
+    xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
+    nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
+    xyz[2] += distance
+    first_asics = [module[0] for module in geometry.modules]
+    corner = np.array([asic.corner_pos for asic in first_asics], np.float64)
+    corner[:, 2] += distance
+    basis = np.array([(asic.ss_vec, asic.fs_vec) for asic in first_asics], np.float64)
+    where = "unknown" if np.isnan(distance) else f"{distance:g} m"
+    description = f"{origin}, distance {where}"
+    if nearest or farthest:
+        description += f", panels {nearest:+.3f} to {farthest:+.3f} mm along the beam from there"
+    return DetectorGeometry(xyz, corner, basis, distance, description)

@@ -1,0 +1,213 @@
+"""Reading the files of a run that hold machine data: one row per train, whatever is damaged.
+
+Nothing here raises on damage: machine data are welcome, not necessary. A file that cannot be read
+is named in `Damage`, and its values are unknown.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+_NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
+_PREFIXES = {"": 1.0, "none": 1.0, "kilo": 1e3, "k": 1e3, "milli": 1e-3, "m": 1e-3}
+_PREFIXES |= {"micro": 1e-6, "u": 1e-6, "\u03bc": 1e-6, "\u00b5": 1e-6, "nano": 1e-9, "n": 1e-9}
+_PREFIXES |= {"pico": 1e-12, "p": 1e-12, "femto": 1e-15, "f": 1e-15}
+_UNITS = {"joule": "joule", "j": "joule", "meter": "meter", "metre": "meter", "m": "meter"}
+
+Damage = dict[str, str]
+"""What could not be read: file name → first line of the first error."""
+
+
+@dataclass(frozen=True)
+class TrainTable:
+    """One dataset of a source, over all files of a folder.
+
+    Parameters
+    ----------
+    trains : ndarray, uint64 (train,)
+        Ascending, without repetition.
+    values : ndarray (train, ...)
+        As stored.
+    attributes : dict
+        The dataset's own attributes, with those of its group.
+    """
+
+    trains: np.ndarray
+    values: np.ndarray
+    attributes: dict
+
+    def rows(self, train_id: np.ndarray) -> np.ndarray:
+        """Return the row of every frame's train, int64 (frame,), -1 where there is none.
+
+        Parameters
+        ----------
+        train_id : ndarray, uint64 (frame,)
+            Train IDs in any order.
+        """
+        if not self.trains.size:
+            return np.full(len(train_id), -1)
+        row = np.minimum(np.searchsorted(self.trains, train_id), self.trains.size - 1)
+        return np.where(self.trains[row] == train_id, row, -1)
+
+    def scale(self, unit: str) -> float | None:
+        """Return the factor to SI from the file's own unit, None if that is of no use.
+
+        Parameters
+        ----------
+        unit : str
+            The SI unit expected, ``joule`` or ``meter``. Karabo stores it as ``unitName`` or
+            ``unitSymbol`` with ``metricPrefixName`` or ``metricPrefixSymbol``.
+        """
+        known = self.attributes
+        name = text(known.get("unitName", known.get("unitSymbol", ""))).lower()
+        prefix = text(known.get("metricPrefixName", known.get("metricPrefixSymbol", "")))
+        return _PREFIXES.get(prefix) if _UNITS.get(name) == unit else None
+
+
+@contextmanager
+def opened(folder: Path, damage: Damage) -> Iterator[list]:
+    """Open the files of a run folder that can hold machine data.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+    damage : dict
+        Gets the files that cannot be opened.
+
+    Yields
+    ------
+    list of extra_data.FileAccess
+        All but the files of the detector's modules, in the order of their names.
+    """
+    from extra_data.file_access import FileAccess
+
+    paths: list[Path] = []
+    if folder.is_dir():
+        with tolerated(str(folder), damage):
+            paths = sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+    files = []
+    for path in paths:
+        # EXtra-data warns of format 1.1, whose train flags we do not use: frames decide.
+        with tolerated(path.name, damage), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            files.append(FileAccess(str(path)))
+    try:
+        yield files
+    finally:
+        for file in files:
+            file.close()
+
+
+@contextmanager
+def tolerated(name: str, damage: Damage) -> Iterator[None]:
+    """Note whatever a damaged file raises instead of raising it.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    damage : dict
+        Gets the first error of every file.
+    """
+    try:
+        yield
+    # HDF5 and EXtra-data raise almost any class on damaged files.
+    except Exception as error:
+        damage.setdefault(name, str(error).split("\n")[0].strip() or type(error).__name__)
+
+
+def read_table(
+    files: list,
+    index: str,
+    path: str,
+    damage: Damage,
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> TrainTable | None:
+    """Collect one dataset of a source over all files of a folder.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+        Where to look; a file without the dataset is passed over.
+    index : str
+        The source's group below ``INDEX/``.
+    path : str
+        The dataset.
+    damage : dict
+        Gets the files whose values cannot be read.
+    convert : callable
+        What to do with the values of a file before they are put together with the others'.
+
+    Returns
+    -------
+    TrainTable or None
+        None if no file has values. A train that several rows claim with different values is
+        not in it.
+    """
+    trains, values, attributes = [], [], {}
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            if path not in file.file:
+                continue
+            dataset = file.file[path]
+            if dataset.dtype.kind not in "fiu":
+                raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
+            new_trains, new_values = _first_samples(file.file, index, dataset)
+            new_values = convert(new_values)
+            if values and new_values.shape[1:] != values[0].shape[1:]:
+                raise ValueError(f"{path} has another shape than in the files before")
+            trains.append(new_trains)
+            values.append(new_values)
+            # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
+            attributes = attributes or {**dataset.attrs, **dataset.parent.attrs}
+    if not trains:
+        return None
+    return TrainTable(*_unique(np.concatenate(trains), np.concatenate(values)), attributes)
+
+
+def _first_samples(
+    file: h5py.File, index: str, dataset: h5py.Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the train IDs (without zeros) and the first sample of each train.
+
+    ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
+    because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
+    ``count``: every later train would get its neighbour's values.
+    """
+    trains = file["INDEX/trainId"][:].astype(np.uint64)
+    first = file[f"INDEX/{index}/first"][: trains.size].astype(np.int64)
+    count = file[f"INDEX/{index}/count"][: trains.size].astype(np.int64)
+    n = min(first.size, count.size)
+    trains, first, count = trains[:n], first[:n], count[:n]
+    use = (trains != 0) & (count > 0) & (first >= 0) & (first < len(dataset))
+    return trains[use], dataset[:][first[use]]
+
+
+def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by train; drop repeated rows, and trains whose repetitions contradict."""
+    if (trains[1:] > trains[:-1]).all():
+        return trains, values
+    order = np.argsort(trains, kind="stable")
+    trains, values = trains[order], values[order]
+    first = np.ones(trains.size, bool)
+    first[1:] = trains[1:] != trains[:-1]
+    repeated = np.flatnonzero(~first)
+    here, before = values[repeated], values[repeated - 1]
+    # NaN is the one number that differs from itself.
+    same = (here == before) | ((here != here) & (before != before))
+    contradicted = trains[repeated[~same.all(axis=tuple(range(1, same.ndim)))]]
+    keep = first & ~np.isin(trains, contradicted)
+    return trains[keep], values[keep]
+
+
+def text(value: object) -> str:
+    """Return an HDF5 string, scalar or first of an array, without blanks around it."""
+    first = np.ravel(value)[0] if np.size(value) else ""
+    return (first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)).strip()

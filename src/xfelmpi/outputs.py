@@ -1,0 +1,228 @@
+"""The write stage: hits and misses streamed into all output files, which appear together."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi import __version__, background, collective
+from xfelmpi.config import Config
+from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
+from xfelmpi.errors import OutputError
+from xfelmpi.experiment import Experiment
+from xfelmpi.geometry import DetectorGeometry, load_geometry
+from xfelmpi.kept import HitReader
+from xfelmpi.masks import Masks, unpack
+from xfelmpi.photons import FrameSums
+from xfelmpi.powder import PowderSum, mask_good_frames
+from xfelmpi.records import EventColumns, Problem
+from xfelmpi.share import Share
+from xfelmpi.write._h5 import part_name, publish
+from xfelmpi.write.cxi import CxiHeader, CxiWriter
+from xfelmpi.write.emc import EmcWriter
+from xfelmpi.write.events import write_events
+from xfelmpi.write.powder import write_powder
+
+
+@dataclass(frozen=True)
+class Processed:
+    """Everything known when the files are written.
+
+    Parameters
+    ----------
+    share : Share
+    masks : Masks
+    sums : FrameSums
+    events : EventColumns
+    powder : PowderSum
+        Of this rank's frames.
+    reader : HitReader
+        Gives hits and misses as sparse frames.
+    geometry : DetectorGeometry or None
+        On rank 0.
+    problems : list of Problem
+        Of the run, on rank 0.
+    """
+
+    share: Share
+    masks: Masks
+    sums: FrameSums
+    events: EventColumns
+    powder: PowderSum
+    reader: HitReader
+    geometry: DetectorGeometry | None
+    problems: list[Problem]
+
+
+def prepare_folders(experiment: Experiment) -> None:
+    """Make the output folders and check that they can be written; one rank.
+
+    Raises
+    ------
+    OutputError
+        If they cannot.
+    """
+    for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part_name(path).touch()
+            part_name(path).unlink()
+        except OSError as error:
+            raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
+
+
+def write_outputs(
+    comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
+) -> list[Path]:
+    """Write all files and give them their names at the end; collective. Returns their names."""
+    attributes = comm.bcast(_provenance(experiment, config, done.share, argv))
+    hits = np.flatnonzero(done.events.is_hit)
+    misses = np.flatnonzero(done.events.is_miss)
+    n_hits = collective.before_and_total(comm, len(hits))[1]
+    cxi = _open_cxi(comm, experiment, done, hits, attributes)
+    emc = _open_emc(comm, experiment, done, hits) if n_hits else None
+    powder_hits, powder_misses = done.powder.empty_like(), done.powder.empty_like()
+    blocks = done.reader.stream(hits, powder_hits)
+    # all ranks write as often as the one with most blocks
+    while collective.max_all(comm, (block := next(blocks, None)) is not None):
+        frames, sparse = block or done.reader.nothing()
+        cxi.write(sparse, done.share.frames.cell_id[frames])
+        if emc:
+            emc.write(sparse)
+    if emc:
+        emc.close()
+    for _ in done.reader.stream(misses, powder_misses):
+        pass
+    sums = {
+        suffix: _to_root(comm, done.masks, powder)
+        for suffix, powder in (
+            ("", done.powder),
+            ("_hits", powder_hits),
+            ("_misses", powder_misses),
+        )
+    }
+    write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
+    cxi.close(_cxi_header(experiment, done, sums) if comm.rank == 0 else None)
+    write_events(
+        comm,
+        experiment.events,
+        attributes,
+        done.events,
+        done.share.first_frame,
+        done.share.facts.n_frames,
+        done.problems,
+    )
+    files = [experiment.events, experiment.powder, experiment.cxi]
+    files += [experiment.emc] if emc else []
+    collective.on_root(comm, lambda: _publish(experiment, files))
+    return files
+
+
+def _publish(experiment: Experiment, files: list[Path]) -> None:
+    try:
+        for path in files:
+            publish(path)
+        if experiment.emc not in files:
+            # Dragonfly reads out of bounds on a file without frames: an old one must not stay
+            experiment.emc.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+
+
+def _provenance(experiment: Experiment, config: Config, share: Share, argv: list[str]) -> dict:
+    """Return the root attributes of every file."""
+    return {
+        "run": config.run,
+        "proposal": experiment.proposal,
+        "program": "xfelmpi",
+        "program_version": __version__,
+        "command_line": " ".join(["xfelmpi", *argv]),
+        "configuration": config.to_json(),
+        "input_files": json.dumps([file.path for file in share.facts.files]),
+        "creation_date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "h5py_version": h5py.version.version,
+        "hdf5_version": h5py.version.hdf5_version,
+        **collective.library_versions(),
+    }
+
+
+def _open_cxi(comm, experiment, done: Processed, hits: np.ndarray, attributes: dict) -> CxiWriter:
+    peak = collective.max_all(comm, done.sums.peak[hits].max(initial=0))
+    return CxiWriter(
+        comm,
+        experiment.cxi,
+        attributes,
+        f"{experiment.proposal}_{experiment.name}",
+        done.events.take(hits),
+        (hits + done.share.first_frame).astype(np.uint64),
+        _weighting(comm, done)[hits],
+        done.masks,
+        done.share.facts.modules_in_run,
+        np.dtype(np.uint16 if peak > 255 else np.uint8),
+    )
+
+
+def _open_emc(comm, experiment, done: Processed, hits: np.ndarray) -> EmcWriter:
+    ones = done.sums.ones[hits].astype(np.int64)
+    return EmcWriter(comm, experiment.emc, ones, done.sums.lit[hits] - ones)
+
+
+def _weighting(comm, done: Processed) -> np.ndarray:
+    """Return the background weighting of every frame of this rank, float64 (frame,)."""
+    events = done.events
+    complete = events.modules == done.share.facts.modules_in_run
+    counts = complete & ~events.is_hit
+    number, photons = collective.sum_all(
+        comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
+    )
+    # joined in frame order first, so that the sum is the same for any number of ranks
+    energy = collective.concat_all(comm, events.pulse_energy[~events.is_hit])
+    energy = energy[np.isfinite(energy)]
+    return background.background_weighting(
+        events.pulse_energy,
+        energy.mean() if len(energy) else np.nan,
+        background.mean_by_train(events.trainId, events.photons, counts),
+        photons / number if number else np.nan,
+    )
+
+
+def _to_root(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return photons and good frames of the run, (16, 65536) each, on rank 0."""
+    frames = collective.sum_all(comm, powder.frames)
+    good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
+    for module in range(comm.rank, N_MODULES, comm.size):
+        good[module] = mask_good_frames(masks.good[module], frames[module])
+    photons = collective.sum_to_root(comm, powder.photons)
+    good = collective.sum_to_root(comm, good)
+    invalid = collective.sum_to_root(comm, powder.invalid)
+    return (photons, good - invalid) if comm.rank == 0 else None
+
+
+def _cxi_header(experiment: Experiment, done: Processed, sums: dict) -> CxiHeader:
+    (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
+    ever_good = unpack(np.bitwise_or.reduce(done.masks.good, axis=1)).astype(bool)
+    facts = done.share.facts
+    ever_good &= (facts.modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)[:, None]
+    mean = background.mean_background(photons, good, hit_photons, hit_good)
+    return CxiHeader(
+        f"{experiment.proposal} {experiment.name}",
+        f"Single-particle hits of {experiment.proposal} run {experiment.run}",
+        facts.start_time,
+        facts.sample,
+        facts.detector.split("_")[0],
+        done.geometry,
+        ever_good.reshape(FRAME_SHAPE),
+        photons.reshape(FRAME_SHAPE),
+        mean.reshape(FRAME_SHAPE),
+    )
+
+
+def load_run_geometry(experiment: Experiment, config: Config) -> tuple[DetectorGeometry, tuple]:
+    """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
+    path = config.geometry
+    if path is None and experiment.geometry.exists():
+        path = experiment.geometry
+    return load_geometry(path, config.distance)

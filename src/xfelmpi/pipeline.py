@@ -1,0 +1,204 @@
+"""The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
+
+import resource
+
+import numpy as np
+
+from xfelmpi import collective, select
+from xfelmpi.config import Config
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.experiment import Experiment
+from xfelmpi.kept import HitReader, KeptFrames
+from xfelmpi.masks import Masks, load_masks
+from xfelmpi.outputs import Processed, load_run_geometry, prepare_folders, write_outputs
+from xfelmpi.photons import FrameSums, Sparsifier
+from xfelmpi.powder import PowderSum
+from xfelmpi.read import FilePool
+from xfelmpi.records import EventColumns
+from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.share import Share, share_run
+
+MISS_CANDIDATES = 0.1
+"""Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
+drawn as misses; more misses than that are read again."""
+
+BASE_MEMORY = 200 << 20
+"""Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
+
+_BYTES_PER_ENTRY = 6
+
+
+def process(config: Config, comm, argv: list[str]) -> int:
+    """Run the main job on all ranks and return its exit status.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    stages = Stages()
+    with stages.timed("index"):
+        collective.on_root(comm, lambda: prepare_folders(experiment))
+        share = share_run(comm, experiment, config)
+        masks = load_masks(comm, experiment, config, share.frames.cell_id)
+        found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
+        geometry, warnings = found or (None, ())
+    _log_start(comm, share, masks, geometry, warnings)
+    kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
+    files = FilePool(share.facts.files)
+    sparsifier = Sparsifier(
+        files,
+        masks,
+        config.adu_per_photon,
+        config.photon_threshold,
+        _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
+    )
+    powder = PowderSum.zeros(masks.good.shape[1])
+    with stages.timed("photons"):
+        sums = read_photons(comm, config, share, sparsifier, powder, kept)
+    with stages.timed("decide"):
+        events = decide(comm, config, share, sums)
+    with stages.timed("write"):
+        own = [*share.problems, *(masks.problems if comm.rank == 0 else ()), *sparsifier.problems]
+        problems = sorted(set(collective.gather_objects(comm, own)))
+        reader = HitReader(kept, share.frames, sums, sparsifier, masks)
+        done = Processed(share, masks, sums, events, powder, reader, geometry, problems)
+        written = write_outputs(comm, experiment, config, done, argv)
+        files.close()
+    return _finish(comm, done, stages, sparsifier.bytes_read, written)
+
+
+def _spare_memory(config: Config) -> int:
+    return config.memory_per_rank - BASE_MEMORY
+
+
+def _log_start(comm, share: Share, masks: Masks, geometry, warnings) -> None:
+    if comm.rank:
+        return
+    log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    for line in (*share.facts.notes, *masks.notes, geometry.description):
+        log.info(line)
+    for line in warnings:
+        log.warning(line)
+
+
+def read_photons(
+    comm,
+    config: Config,
+    share: Share,
+    sparsifier: Sparsifier,
+    powder: PowderSum,
+    kept: KeptFrames,
+) -> FrameSums:
+    """Read all frames of this rank once, train by train, and return their sums.
+
+    Frames that will probably be needed again (hits by the train's own statistics, and candidates
+    for misses) go to `kept`; what is guessed wrong is read again later, with the same result.
+    """
+    frames = share.frames
+    sums = FrameSums.zeros(len(frames))
+    progress = Progress(share.facts.n_frames)
+    board = collective.ProgressBoard(comm, progress.show)
+    candidates = np.uint64(int(MISS_CANDIDATES * 2**64))
+    edges = np.flatnonzero(np.diff(frames.train_id)) + 1
+    hits = 0
+    for a, b in zip([0, *edges], [*edges, len(frames)], strict=True):
+        block = sparsifier.frames(frames[a:b], powder)
+        sums.put(a, block.sums)
+        likely = _decide_here(config, share, block.sums, slice(a, b)).is_hit
+        lottery = select.lottery_number(frames.train_id[a:b], frames.cell_id[a:b])
+        kept.keep(a, block, likely)
+        kept.keep(a, block, ~likely & (lottery < candidates))
+        hits += int(likely.sum())
+        board.update(b, hits)
+    board.finish()
+    progress.close()
+    return sums
+
+
+def _score(config: Config, sums: FrameSums) -> np.ndarray:
+    values = sums.region_lit if config.score == "litpixels" else sums.region_photons
+    return values.astype(np.float32)
+
+
+def _decide_here(config: Config, share: Share, sums: FrameSums, rows) -> select.Decision:
+    """Decide frames from what this rank knows of them."""
+    score = _score(config, sums)
+    complete = sums.modules == share.facts.modules_in_run
+    if config.decide == "fixed":
+        return select.decide_fixed(score, complete, config.fixed_threshold)
+    return select.decide_by_train(score, complete, share.frames.train_id[rows], config.sigma)
+
+
+def decide(comm, config: Config, share: Share, sums: FrameSums) -> EventColumns:
+    """Decide hits and draw misses; collective. Returns the rows of the events file."""
+    frames = share.frames
+    score = _score(config, sums)
+    if config.decide == "run":
+        complete = sums.modules == share.facts.modules_in_run
+        run_scores = collective.concat_all(comm, score[complete])
+        decision = select.decide_by_run(score, complete, run_scores, config.sigma)
+    else:
+        decision = _decide_here(config, share, sums, slice(None))
+    lottery = select.lottery_number(frames.train_id, frames.cell_id)
+    takes_part = decision.decidable & ~decision.is_hit
+    n_hits = int(collective.sum_all(comm, np.array([decision.is_hit.sum()]))[0])
+    limit = select.draw_limit(
+        collective.concat_all(comm, lottery[takes_part]), round(n_hits * config.miss_fraction)
+    )
+    return EventColumns(
+        frames.train_id,
+        frames.pulse_id,
+        frames.cell_id,
+        sums.lit,
+        sums.photons,
+        score,
+        decision.is_hit,
+        select.winners(lottery, takes_part, limit),
+        decision.median,
+        decision.std,
+        decision.threshold,
+        decision.sigma,
+        share.pulse_energy,
+        share.wavelength,
+        sums.modules,
+    )
+
+
+def _finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> int:
+    """Show the summary and return the exit status; collective."""
+    events = done.events
+    complete = events.modules == done.share.facts.modules_in_run
+    counts = collective.sum_all(
+        comm,
+        np.array(
+            [
+                complete.sum(),
+                len(np.unique(events.trainId)),
+                events.is_hit.sum(),
+                events.is_miss.sum(),
+                bytes_read,
+                len(done.problems),
+            ]
+        ),
+    )
+    peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    n_complete, n_trains, n_hits, n_misses, total_bytes, n_problems = counts.tolist()
+    if comm.rank == 0:
+        summary = Summary(
+            done.share.facts.n_frames,
+            n_complete,
+            n_trains,
+            n_hits,
+            n_misses,
+            total_bytes,
+            peak,
+            comm.size,
+            stages.seconds,
+            done.problems,
+            [str(path) for path in written],
+        )
+        for line in summary.lines():
+            log.info(line)
+    return EXIT_PARTIAL if n_problems else EXIT_COMPLETE

@@ -1,0 +1,78 @@
+"""Sums over frames, per pixel; pure, and merged by addition."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.detector import MODULE_PIXELS, N_MODULES
+from xfelmpi.masks import unpack
+
+
+@dataclass(frozen=True)
+class PowderSum:
+    """Photons and good frames of every pixel, over a set of frames.
+
+    How often a pixel was good is not counted pixel by pixel: it is the number of frames of every
+    mask row, times that row's mask, less the frames in which the pixel itself was bad.
+
+    Parameters
+    ----------
+    photons : ndarray, uint64 (16, 65536)
+        Photons on good pixels.
+    invalid : ndarray, uint32 (16, 65536)
+        Frames in which a pixel that the masks call good was bad.
+    frames : ndarray, int64 (16, row)
+        Frames of each module by row of the mask.
+    """
+
+    photons: np.ndarray
+    invalid: np.ndarray
+    frames: np.ndarray
+
+    @classmethod
+    def zeros(cls, n_mask_rows: int) -> "PowderSum":
+        """Return the sum over no frames."""
+        return cls(
+            np.zeros((N_MODULES, MODULE_PIXELS), np.uint64),
+            np.zeros((N_MODULES, MODULE_PIXELS), np.uint32),
+            np.zeros((N_MODULES, n_mask_rows), np.int64),
+        )
+
+    def empty_like(self) -> "PowderSum":
+        """Return the sum over no frames, for the same masks."""
+        return PowderSum.zeros(self.frames.shape[1])
+
+    def add_frames(self, module: int, mask_row: np.ndarray) -> None:
+        """Count frames of a module, given the mask row of each, int (frame,)."""
+        self.frames[module] += np.bincount(mask_row, minlength=self.frames.shape[1])
+
+    def add_sparse(self, sparse, modules: np.ndarray, mask_row: np.ndarray) -> None:
+        """Add frames that are already sparse.
+
+        Parameters
+        ----------
+        sparse : SparseFrames
+        modules : ndarray, uint16 (frame,)
+            Bit field of the modules that have each frame.
+        mask_row : ndarray, int (frame,)
+        """
+        np.add.at(self.photons.reshape(-1), sparse.pixel, sparse.count)
+        np.add.at(self.invalid.reshape(-1), sparse.pixel[sparse.count == 0], 1)
+        for module in range(N_MODULES):
+            self.add_frames(module, mask_row[modules >> module & 1 == 1])
+
+
+def mask_good_frames(module_bits: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Return in how many frames the masks call every pixel of one module good, uint32 (65536,).
+
+    Parameters
+    ----------
+    module_bits : ndarray, uint8 (row, 8192)
+        Bits of the good pixels of this module.
+    frames : ndarray, int64 (row,)
+        Frames of every mask row.
+    """
+    total = np.zeros(MODULE_PIXELS, np.uint32)
+    for row in np.flatnonzero(frames):
+        total += np.uint32(frames[row]) * unpack(module_bits[row])
+    return total

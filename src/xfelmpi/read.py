@@ -1,0 +1,221 @@
+"""Where the bytes of a module's frames are, and how they are packed.
+
+HDF5 is asked once for the place of every chunk; the bytes are then read by `pread` and inflated by
+libdeflate in the kernel, several times faster than through HDF5's own filters. Layouts that this
+cannot read (other filters, other dtypes) go through h5py, slower but right.
+"""
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.runindex import ModuleFile
+
+DEFLATE, SHUFFLE = 1, 2
+"""Bits of a chunk's `filters`, as the kernel knows them."""
+
+NOT_ALLOCATED = -1
+"""`offset` of a chunk that was never written."""
+
+_H5Z_DEFLATE, _H5Z_SHUFFLE = 1, 2
+_DIRECT = ("|u1", "<u2", "<f4")
+_LARGEST_CHUNK = 64 << 20
+
+
+@dataclass(frozen=True)
+class FrameBytes:
+    """Frames of one module in one file, ready for the kernel.
+
+    Parameters
+    ----------
+    fd : int
+        Open file, or -1 if the bytes are in `memory`.
+    memory : ndarray, uint8 (byte,)
+        Bytes already read, or empty.
+    offset, size : ndarray, int64 (frame,)
+        Place of the frame's chunk in the file or in `memory`; offset -1: never written.
+    filters : ndarray, uint8 (frame,)
+        How the chunk is packed: bits `DEFLATE`, `SHUFFLE`.
+    within : ndarray, int32 (frame,)
+        Position of the frame in its chunk.
+    chunk_frames : int
+        Frames in a chunk.
+    dtype : numpy.dtype
+        u1, u2 or f4.
+    from_integers : bool
+        The values are photons as they stand, even if `dtype` is f4.
+    """
+
+    fd: int
+    memory: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    filters: np.ndarray
+    within: np.ndarray
+    chunk_frames: int
+    dtype: np.dtype
+    from_integers: bool
+
+
+class OpenModuleFile:
+    """One file with frames of a module, opened once; finds chunks on first use.
+
+    Raises
+    ------
+    OSError, KeyError
+        If the file or its dataset cannot be opened.
+    """
+
+    def __init__(self, about: ModuleFile):
+        self.about = about
+        self._file = h5py.File(about.path, "r")
+        try:
+            self._fd = os.open(about.path, os.O_RDONLY)
+        except OSError:
+            self._file.close()
+            raise
+        self._data = self._file[about.dataset]
+        self._filters = _known_filters(self._data)
+        self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
+        self._direct = (
+            self._filters is not None
+            and self._per_chunk * MODULE_PIXELS * self._data.dtype.itemsize <= _LARGEST_CHUNK
+            and self._data.dtype.str in _DIRECT
+            and not self._data.is_virtual
+            and self._data.external is None
+        )
+        plain = not self._data.is_virtual and self._data.external is None
+        self._blank = plain and self._data.id.get_storage_size() == 0
+        self._chunks: dict[int, tuple[int, int, int]] = {}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        os.close(self._fd)
+
+    @property
+    def direct(self) -> bool:
+        """Whether the frames' bytes are read as they are, without a dense copy in memory."""
+        return self._direct or self._blank
+
+    def frames(self, rows: np.ndarray) -> FrameBytes:
+        """Locate frames by their rows in the dataset, int (frame,)."""
+        if self._blank:
+            return self._all_fill_value(len(rows))
+        if not self._direct:
+            return self._through_h5py(rows)
+        table = np.array([self._place(int(row)) for row in rows], np.int64).reshape(-1, 4)
+        return FrameBytes(
+            self._fd,
+            np.empty(0, np.uint8),
+            table[:, 0].copy(),
+            table[:, 1].copy(),
+            table[:, 2].astype(np.uint8),
+            table[:, 3].astype(np.int32),
+            self._per_chunk,
+            self._data.dtype,
+            self._data.dtype.kind != "f",
+        )
+
+    def _place(self, row: int) -> tuple[int, int, int, int]:
+        """Return (offset, size, filters, within) of a frame."""
+        if self._data.chunks is None:
+            n_bytes = MODULE_PIXELS * self._data.dtype.itemsize
+            return self._data.id.get_offset() + row * n_bytes, n_bytes, 0, 0
+        number, within = divmod(row, self._per_chunk)
+        return *self._chunk(number), within
+
+    def _chunk(self, number: int) -> tuple[int, int, int]:
+        """Return (offset, size, filters) of a chunk."""
+        place = self._chunks.get(number)
+        if place is None:
+            row = number * self._data.chunks[0]
+            info = self._data.id.get_chunk_info_by_coord((row,) + (0,) * (self._data.ndim - 1))
+            filters = 0
+            for i, bit in enumerate(self._filters):
+                # a set bit in the chunk's own mask says that this filter was left out
+                filters |= 0 if info.filter_mask >> i & 1 else bit
+            offset = NOT_ALLOCATED if info.byte_offset is None else info.byte_offset
+            place = self._chunks[number] = (offset, info.size, filters)
+        return place
+
+    def _all_fill_value(self, n: int) -> FrameBytes:
+        """Return a dataset that was never written as every HDF5 reader does: its fill value."""
+        frame = np.full(MODULE_PIXELS, self._data.fillvalue, self._data.dtype)
+        return _in_memory(frame, np.zeros(n, np.int64), self._data.dtype.kind != "f")
+
+    def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
+        values = np.empty((len(rows), *MODULE_SHAPE), np.float32)
+        offset = np.arange(len(rows), dtype=np.int64) * MODULE_PIXELS * 4
+        for i, row in enumerate(rows):
+            try:
+                frame = self._data[int(row)]
+            except OSError:
+                offset[i] = NOT_ALLOCATED
+                continue
+            if frame.dtype.kind in "iu":
+                # what is out of range for a count becomes a bad pixel
+                frame = np.where(frame > MAX_COUNT, np.float32("nan"), np.maximum(frame, 0))
+            values[i] = frame
+        return _in_memory(values, offset, self._data.dtype.kind != "f")
+
+
+def _in_memory(values: np.ndarray, offset: np.ndarray, from_integers: bool) -> FrameBytes:
+    n = len(offset)
+    size = np.full(n, MODULE_PIXELS * values.dtype.itemsize, np.int64)
+    return FrameBytes(
+        -1,
+        values.reshape(-1).view(np.uint8),
+        offset,
+        size,
+        np.zeros(n, np.uint8),
+        np.zeros(n, np.int32),
+        1,
+        values.dtype,
+        from_integers,
+    )
+
+
+def _known_filters(data: h5py.Dataset) -> list[int] | None:
+    """Return the kernel's bits of the dataset's filter pipeline, None if it has an unknown one."""
+    plist = data.id.get_create_plist()
+    codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    # shuffling single bytes changes nothing
+    shuffle = SHUFFLE if data.dtype.itemsize > 1 else 0
+    bits = {_H5Z_DEFLATE: DEFLATE, _H5Z_SHUFFLE: shuffle}
+    in_order = tuple(codes) in ((), (_H5Z_DEFLATE,), (_H5Z_SHUFFLE,), (_H5Z_SHUFFLE, _H5Z_DEFLATE))
+    if not in_order or (data.chunks is not None and data.chunks[1:] != data.shape[1:]):
+        return None
+    return [bits[code] for code in codes]
+
+
+class FilePool:
+    """The files of a rank, the least recently used closed beyond `limit`."""
+
+    def __init__(self, files: tuple[ModuleFile, ...], limit: int = 40):
+        self._files = files
+        self._limit = limit
+        self._open: OrderedDict[int, OpenModuleFile] = OrderedDict()
+
+    def get(self, number: int) -> OpenModuleFile:
+        """Return a file by its number in the run index, opened if need be."""
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            if len(self._open) >= self._limit:
+                self._open.popitem(last=False)[1].close()
+            self._open[number] = OpenModuleFile(self._files[number])
+        return self._open[number]
+
+    def path(self, number: int) -> str:
+        """Return the path of a file."""
+        return self._files[number].path
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()

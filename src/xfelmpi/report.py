@@ -1,0 +1,170 @@
+"""What a person sees: messages, progress and the summary, all from rank 0."""
+
+import logging
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from xfelmpi.records import Problem
+
+log = logging.getLogger("xfelmpi")
+
+PROBLEMS_SHOWN = 20
+LINE_EVERY = 15.0
+"""Seconds between two progress lines in a batch log."""
+
+
+def start_logging(rank: int) -> None:
+    """Send the messages of rank 0 to standard output, and errors of all ranks to standard error."""
+    log.handlers.clear()
+    log.propagate = False
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    out = logging.StreamHandler(sys.stdout)
+    out.setFormatter(logging.Formatter("%(message)s"))
+    out.addFilter(lambda record: record.levelno < logging.WARNING)
+    err = logging.StreamHandler(sys.stderr)
+    err.setLevel(logging.WARNING)
+    err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.addHandler(out)
+    log.addHandler(err)
+
+
+@dataclass
+class Stages:
+    """Seconds of every stage, in the order they ran."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str):
+        """Time a block as a stage."""
+        start = monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + monotonic() - start
+
+
+class Progress:
+    """Shows how far the pass is: a bar on a terminal, a line now and then in a batch log.
+
+    Parameters
+    ----------
+    total : int
+        Frames of the run.
+    stream : file, optional
+        Default: standard error.
+    """
+
+    def __init__(self, total: int, stream=None):
+        self._stream = stream or sys.stderr
+        self._bar = self._stream.isatty()
+        self._total = total
+        self._start = monotonic()
+        self._last = self._start
+
+    def show(self, values) -> None:
+        """Show (frames done, frames above the threshold so far), summed over the ranks."""
+        now = monotonic()
+        if not self._bar and now - self._last < LINE_EVERY:
+            return
+        self._last = now
+        done, hits = int(values[0]), int(values[1])
+        rate = done / max(now - self._start, 1e-9)
+        left = (self._total - done) / rate if rate else float("nan")
+        text = (
+            f"{done:,} of {self._total:,} frames, {rate:,.0f} frames/s, {hits:,} hits so far, "
+            f"{_duration(left)} left"
+        )
+        if self._bar:
+            width = 30
+            full = width * done // max(self._total, 1)
+            text = f"\r[{'#' * full}{'.' * (width - full)}] {text}\x1b[K"
+        self._stream.write(text + ("" if self._bar else "\n"))
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:
+        return "unknown time"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The numbers of a finished job, on rank 0.
+
+    Parameters
+    ----------
+    frames, complete, trains, hits, misses : int
+    bytes_read : int
+        Bytes of detector frames, as stored.
+    peak_memory : int
+        Bytes, of the rank with most.
+    ranks : int
+    seconds : dict of str to float
+        Of every stage.
+    problems : list of Problem
+    files : list of str
+        What was written.
+    """
+
+    frames: int
+    complete: int
+    trains: int
+    hits: int
+    misses: int
+    bytes_read: int
+    peak_memory: int
+    ranks: int
+    seconds: dict[str, float]
+    problems: list[Problem]
+    files: list[str]
+
+    def lines(self) -> list[str]:
+        """Return the summary as lines of text."""
+        rate = 100 * self.hits / self.complete if self.complete else 0.0
+        reading = self.seconds.get("photons", 0.0)
+        total = sum(self.seconds.values())
+        lines = [
+            "",
+            f"frames     {self.frames:12,}   in {self.trains:,} trains",
+            f"complete   {self.complete:12,}   in every module of the run",
+            f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames",
+            f"misses     {self.misses:12,}   drawn for comparison",
+            f"read       {self.bytes_read / 1e9:12.3f} GB "
+            f"{self.bytes_read / 1e9 / max(reading, 1e-9):.2f} GB/s, "
+            f"{self.frames / max(reading, 1e-9):,.0f} frames/s",
+            f"memory     {self.peak_memory / 2**20:12,.0f} MiB at most per rank, {self.ranks} ranks",
+            f"time       {total:12.2f} s   "
+            + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
+        ]
+        lines += self._excluded()
+        return lines + ["files written:"] + [f"  {name}" for name in self.files]
+
+    def _excluded(self) -> list[str]:
+        if not self.problems:
+            return ["excluded            none"]
+        lines = [f"excluded   {len(self.problems):12,}   problems:"]
+        for p in self.problems[:PROBLEMS_SHOWN]:
+            where = " ".join(
+                part
+                for part in (
+                    p.file,
+                    f"module {p.module}" if p.module >= 0 else "",
+                    f"train {p.train}" if p.train else "",
+                )
+                if part
+            )
+            lines.append(f"  {where}{': ' if where else ''}{p.what}; {p.action}")
+        if len(self.problems) > PROBLEMS_SHOWN:
+            more = len(self.problems) - PROBLEMS_SHOWN
+            lines.append(f"  … and {more:,} more, all in the events file (problems)")
+        return lines

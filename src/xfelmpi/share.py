@@ -1,0 +1,136 @@
+"""The run, indexed on rank 0 and dealt out: every rank gets its frames and the facts all need."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi import collective, partition
+from xfelmpi.config import Config
+from xfelmpi.errors import InputError
+from xfelmpi.experiment import Experiment
+from xfelmpi.machine import read_machine_data
+from xfelmpi.records import MachineData, Problem
+from xfelmpi.runindex import FrameTable, ModuleFile, RunIndex, index_run
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every rank knows of the run.
+
+    Parameters
+    ----------
+    kind : str
+        ``proc`` or ``raw``.
+    detector : str
+    files : tuple of ModuleFile
+    modules_in_run : int
+        Bit m set: module m has at least one frame.
+    n_frames : int
+        Frames of the run.
+    start_time : str
+        ISO 8601, or empty.
+    sample : str
+    notes : tuple of str
+        For the log.
+    """
+
+    kind: str
+    detector: str
+    files: tuple[ModuleFile, ...]
+    modules_in_run: int
+    n_frames: int
+    start_time: str
+    sample: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the run that one rank works on.
+
+    Parameters
+    ----------
+    facts : RunFacts
+    frames : FrameTable
+        Whole trains.
+    first_frame : int
+        Row of the first of these frames in the run.
+    pulse_energy, wavelength : ndarray, float64 (frame,)
+        J and m, NaN where unknown.
+    problems : tuple of Problem
+        Those of the index, on rank 0.
+    """
+
+    facts: RunFacts
+    frames: FrameTable
+    first_frame: int
+    pulse_energy: np.ndarray
+    wavelength: np.ndarray
+    problems: tuple[Problem, ...]
+
+
+def share_run(comm, experiment: Experiment, config: Config) -> Share:
+    """Index the run on rank 0 and give every rank its share; collective.
+
+    Raises
+    ------
+    InputError
+        On all ranks, if the run cannot be used.
+    """
+    found = collective.on_root(comm, lambda: _find(experiment, config))
+    index, machine = found if comm.rank == 0 else (None, None)
+    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine))
+
+    def deal(column):
+        return collective.scatter_rows(comm, column, bounds)
+
+    table = index.frames if index else None
+    columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
+    energy = deal(machine.pulse_energy if machine else None)
+    wavelength = deal(machine.wavelength if machine else None)
+    return Share(
+        facts,
+        FrameTable(*columns),
+        int(bounds[comm.rank]),
+        energy,
+        wavelength,
+        index.problems if index else (),
+    )
+
+
+def _find(experiment: Experiment, config: Config) -> tuple[RunIndex, MachineData]:
+    kind = _choose_data(experiment, config.data)
+    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    return index, read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+
+
+def _choose_data(experiment: Experiment, wanted: str) -> str:
+    folder = experiment.run_folder("proc")
+    if wanted != "raw" and folder.is_dir():
+        return "proc"
+    if wanted == "raw" or (wanted == "auto" and experiment.run_folder("raw").is_dir()):
+        raise InputError(
+            f"{experiment.run_folder('raw')}: raw data cannot be processed yet; expected "
+            f"corrected data in {folder}"
+        )
+    raise InputError(f"{folder}: no such run; expected the folder of run {experiment.run}")
+
+
+def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None):
+    if index is None:
+        return None
+    _, per_train = np.unique(index.frames.train_id, return_counts=True)
+    trains = partition.split_trains(per_train, comm.size)
+    bounds = np.concatenate([[0], np.cumsum(per_train)])[trains]
+    sources = f"{index.kind} data of {index.detector}, source {index.source}"
+    facts = RunFacts(
+        index.kind,
+        index.detector,
+        index.files,
+        index.modules_in_run,
+        len(index.frames),
+        index.start_time,
+        config.sample or machine.sample,
+        (sources, *index.notes, *machine.notes),
+    )
+    return facts, bounds

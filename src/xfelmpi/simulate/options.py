@@ -1,0 +1,232 @@
+"""What a simulated run shall be: one frozen, validated set of options."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from xfelmpi.detector import MAX_CELLS, N_MODULES
+from xfelmpi.errors import UsageError
+
+BUNCH_SLOTS = 2700
+"""Electron bunches that one train of the machine has room for."""
+
+CHOICES = {
+    "layout": ("modern", "legacy"),
+    "dtype": ("u1", "u2", "f4"),
+    "compression": ("gzip", "none"),
+    "missing_style": ("empty", "gone"),
+    "truth": ("hits", "full"),
+}
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """What to simulate; `simulate` turns it into files.
+
+    Parameters
+    ----------
+    prefix : Path
+        The experiment folder to write into; made if it does not exist.
+    run : int
+        Run number.
+    trains : int
+        Number of trains.
+    cells : tuple of int
+        Memory cells in use, ascending.
+    pulse_step : int
+        Bunch slots from one memory cell to the next: ``pulseId = cellId * pulse_step``.
+    veto : float
+        Chance of every frame not to be recorded (in any module), 0 … 1.
+    reorder_cells : bool
+        Whether every train stores its cells in another, random order.
+    sequence_length : int
+        Trains in one file.
+    ragged_sequences : bool
+        Whether the files of different modules break at different trains.
+    first_train : int
+        Train ID of the first train.
+    missing : tuple of (int, int)
+        (module, train position) pairs without data.
+    missing_style : str
+        ``empty``: the module's file lists a missing train, with no frames; ``gone``: it does
+        not list it.
+    absent_modules : tuple of int
+        Modules without any file.
+    hit_rate : float
+        Chance of a particle in a frame, 0 … 1.
+    size_nm : tuple of float
+        Smallest and largest diameter of the spheres in nm.
+    hit_photons : tuple of float
+        Smallest and largest mean number of photons from a particle on the whole detector;
+        log-uniform in between.
+    background : float
+        Mean background in photons per module and frame.
+    pulse_energy_mj, pulse_jitter : float
+        Mean pulse energy in mJ, and its relative standard deviation.
+    photon_energy_kev : float
+        Photon energy in keV.
+    distance : float
+        Sample to detector in m.
+    dtype : str
+        ``u1`` (counts are cut at 255), ``u2`` or ``f4`` (signal with noise).
+    compression : str
+        ``gzip`` (shuffle and gzip level 1) or ``none``.
+    chunk_frames : int
+        Frames in one chunk; 0 for contiguous data (only without compression).
+    layout : str
+        ``modern`` (``CORR/…:output`` and a link from the old name) or ``legacy``
+        (``DET/…:xtdf`` only).
+    adu_per_photon : float
+        Signal of one photon in ``f4`` data.
+    noise : float
+        Standard deviation of the noise of ``f4`` data in photons.
+    with_mask : bool
+        Whether to write ``image/mask`` (u4, all good).
+    sample : str
+        Name of the sample in the files' metadata.
+    truth : str
+        Which frames' pixels the truth file has: ``hits`` or ``full``.
+    seed : int
+        Seed of all random numbers.
+
+    Raises
+    ------
+    UsageError
+        If a value is out of its range, or values do not fit each other.
+    """
+
+    prefix: Path
+    run: int = 50
+    trains: int = 16
+    cells: tuple[int, ...] = tuple(range(MAX_CELLS))
+    pulse_step: int = 1
+    veto: float = 0.0
+    reorder_cells: bool = False
+    sequence_length: int = 64
+    ragged_sequences: bool = False
+    first_train: int = 1_500_000_000
+    missing: tuple[tuple[int, int], ...] = ()
+    missing_style: str = "empty"
+    absent_modules: tuple[int, ...] = ()
+    hit_rate: float = 0.05
+    size_nm: tuple[float, float] = (40.0, 80.0)
+    hit_photons: tuple[float, float] = (5e3, 5e4)
+    background: float = 300.0
+    pulse_energy_mj: float = 2.0
+    pulse_jitter: float = 0.05
+    photon_energy_kev: float = 6.0
+    distance: float = 0.7
+    dtype: str = "u1"
+    compression: str = "gzip"
+    chunk_frames: int = 1
+    layout: str = "modern"
+    adu_per_photon: float = 1.0
+    noise: float = 0.08
+    with_mask: bool = False
+    sample: str = "Simulated spheres"
+    truth: str = "hits"
+    seed: int = 1
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UsageError(f"{name} is {value}, expected {low} … {high}")
+        self._check_cells()
+        self._check_modules()
+        for name in ("size_nm", "hit_photons"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UsageError(f"{name} is {low} … {high}, expected 0 < smallest <= largest")
+        if self.compression == "gzip" and self.chunk_frames == 0:
+            raise UsageError("contiguous data (chunk_frames 0) cannot be compressed")
+
+    def _check_cells(self):
+        cells = self.cells
+        if not cells or list(cells) != sorted(set(cells)):
+            raise UsageError(f"cells are {cells}, expected at least one, ascending, each once")
+        if not 0 <= cells[0] <= cells[-1] < MAX_CELLS:
+            raise UsageError(f"cells {cells[0]} … {cells[-1]}, expected 0 … {MAX_CELLS - 1}")
+        if cells[-1] * self.pulse_step >= BUNCH_SLOTS:
+            raise UsageError(
+                f"cell {cells[-1]} with a pulse step of {self.pulse_step} is bunch slot "
+                f"{cells[-1] * self.pulse_step}, expected below {BUNCH_SLOTS}"
+            )
+
+    def _check_modules(self):
+        for module in (*self.absent_modules, *(module for module, _ in self.missing)):
+            if not 0 <= module < N_MODULES:
+                raise UsageError(f"module {module}, expected 0 … {N_MODULES - 1}")
+        for _, position in self.missing:
+            if not 0 <= position < self.trains:
+                raise UsageError(f"missing train {position}, expected 0 … {self.trains - 1}")
+        if len(set(self.absent_modules)) == N_MODULES:
+            raise UsageError("all modules are absent, expected at least one to be there")
+
+    @property
+    def modules(self) -> tuple[int, ...]:
+        """The modules that have files."""
+        return tuple(m for m in range(N_MODULES) if m not in self.absent_modules)
+
+    @property
+    def max_count(self) -> int:
+        """The largest photon count that a pixel of the data can hold."""
+        return 255 if self.dtype == "u1" else 65535
+
+    def to_json(self) -> str:
+        """Return all options as JSON; the same whatever folder is written to."""
+        values = dataclasses.asdict(self)
+        del values["prefix"]
+        return json.dumps(values, sort_keys=True)
+
+
+_RANGES = (
+    ("run", 0, 9999),
+    ("trains", 1, 10**7),
+    ("pulse_step", 1, BUNCH_SLOTS),
+    ("veto", 0, 1),
+    ("sequence_length", 1, 10**7),
+    ("first_train", 1, 2**62),
+    ("hit_rate", 0, 1),
+    ("background", 0, 1e6),
+    ("pulse_energy_mj", 1e-9, 1e3),
+    ("pulse_jitter", 0, 0.2),
+    ("photon_energy_kev", 0.1, 100),
+    ("distance", 1e-3, 100),
+    ("chunk_frames", 0, 4096),
+    ("adu_per_photon", 1e-6, 1e6),
+    ("noise", 0, 1),
+    ("seed", 0, 2**32 - 1),
+)
+
+
+def parse_cells(text: str) -> tuple[int, ...]:
+    """Return the memory cells that a text names.
+
+    Parameters
+    ----------
+    text : str
+        A number of cells (``352``), a range (``0:352:2``), or a list (``1,5,9``; one cell is
+        ``5,``).
+
+    Raises
+    ------
+    UsageError
+        If the text is none of these.
+    """
+    try:
+        if ":" in text:
+            cells = range(*(int(part) for part in text.split(":")))
+        elif "," in text:
+            cells = sorted({int(part) for part in text.split(",") if part.strip()})
+        else:
+            cells = range(int(text))
+    except (ValueError, TypeError):
+        raise UsageError(
+            f"cells are {text!r}, expected a number, START:STOP[:STEP] or A,B,C"
+        ) from None
+    return tuple(cells)

@@ -1,0 +1,126 @@
+"""What happens in every train, and which trains are in which file: decided before any photon.
+
+Pure functions of the options, so that every rank can work them out for itself.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from xfelmpi.simulate.options import SimulationOptions
+
+_PURPOSE = 0
+"""First number after the seed of the generators of this module; `model` uses others."""
+
+LOWEST_PULSE_ENERGY = 0.2
+"""Of the mean: a machine that delivers less is off."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """One train; frames in ascending order of their cells.
+
+    Parameters
+    ----------
+    position : int
+        Number of the train in the run, from 0.
+    train_id : int
+        Train ID.
+    cells : ndarray, uint16 (frame,)
+        Memory cells, ascending.
+    order : ndarray, int64 (frame,)
+        Frame ``order[i]`` is the i-th of this train in the files.
+    pulse_ids : ndarray, uint64 (frame,)
+        Bunch slots of the frames.
+    pulse_slots : ndarray, int64 (pulse,)
+        Bunch slots of all pulses of the machine, recorded or not.
+    pulse_energy_uj : ndarray, float32 (pulse,)
+        Energies of all pulses in µJ, as the gas monitor gives them.
+    frame_pulse : ndarray, int64 (frame,)
+        Which of the pulses made the frame.
+    is_particle : ndarray, bool (frame,)
+        Whether a particle was in the beam.
+    diameter : ndarray, float64 (frame,)
+        Diameter of the particle in m.
+    particle_photons : ndarray, float64 (frame,)
+        Mean number of photons from the particle on the whole detector.
+    background : ndarray, float64 (frame,)
+        Mean background in photons per module.
+    """
+
+    position: int
+    train_id: int
+    cells: np.ndarray
+    order: np.ndarray
+    pulse_ids: np.ndarray
+    pulse_slots: np.ndarray
+    pulse_energy_uj: np.ndarray
+    frame_pulse: np.ndarray
+    is_particle: np.ndarray
+    diameter: np.ndarray
+    particle_photons: np.ndarray
+    background: np.ndarray
+
+    def __len__(self):
+        return len(self.cells)
+
+    def without_frames(self) -> "TrainPlan":
+        """Return the same train with no frame recorded."""
+        per_frame = ("cells", "order", "pulse_ids", "frame_pulse", "is_particle")
+        per_frame += ("diameter", "particle_photons", "background")
+        return replace(self, **{name: getattr(self, name)[:0] for name in per_frame})
+
+
+def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
+    """Decide what happens in one train."""
+    rng = np.random.default_rng([options.seed, _PURPOSE, position])
+    # one pulse per memory cell up to the last one in use; drawn for all of them first, so that
+    # which cells are recorded changes nothing in the others
+    n_pulses = options.cells[-1] + 1
+    relative = 1 + options.pulse_jitter * rng.standard_normal(n_pulses)
+    relative = np.maximum(relative, LOWEST_PULSE_ENERGY)
+    is_particle = rng.random(n_pulses) < options.hit_rate
+    diameter = rng.uniform(*options.size_nm, n_pulses) * 1e-9
+    photons = np.exp(rng.uniform(*np.log(options.hit_photons), n_pulses))
+    vetoed = rng.random(n_pulses) < options.veto
+    level = options.background * _drift(position) * (1 + 0.01 * rng.standard_normal())
+
+    cells = np.array(options.cells)
+    cells = cells[~vetoed[cells]]
+    order = rng.permutation(len(cells)) if options.reorder_cells else np.arange(len(cells))
+    return TrainPlan(
+        position=position,
+        train_id=options.first_train + position,
+        cells=cells.astype(np.uint16),
+        order=order,
+        pulse_ids=(cells * options.pulse_step).astype(np.uint64),
+        pulse_slots=np.arange(n_pulses) * options.pulse_step,
+        pulse_energy_uj=(options.pulse_energy_mj * 1e3 * relative).astype(np.float32),
+        frame_pulse=cells,
+        is_particle=is_particle[cells],
+        diameter=diameter[cells],
+        particle_photons=photons[cells],
+        background=level * relative[cells],
+    )
+
+
+def _drift(position: int) -> float:
+    """Return the relative background of a train: it comes and goes over 20 s."""
+    return 1 + 0.1 * np.sin(2 * np.pi * position / 200)
+
+
+def has_data(options: SimulationOptions, module: int, position: int) -> bool:
+    """Whether a module recorded a train."""
+    return module not in options.absent_modules and (module, position) not in options.missing
+
+
+def sequences(options: SimulationOptions, module: int = 0) -> list[range]:
+    """Return the positions of the trains of each file of a module, or of the machine data.
+
+    With ragged sequences the first file of module m is m % 8 trains shorter (but never empty).
+    """
+    length = options.sequence_length
+    first = length - module % 8 % length if options.ragged_sequences else length
+    starts = [0, *range(first, options.trains, length)]
+    stops = [*starts[1:], options.trains]
+    return [range(a, b) for a, b in zip(starts, stops, strict=True)]

@@ -1,0 +1,227 @@
+"""Simulating a run: who writes which file, in parallel."""
+
+import logging
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from extra_geom import AGIPD_1MGeometry
+
+from xfelmpi.errors import UsageError
+from xfelmpi.experiment import Experiment
+from xfelmpi.simulate import exdf, model, truth
+from xfelmpi.simulate.model import ModuleModel, Scene
+from xfelmpi.simulate.modulefile import module_file
+from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
+
+log = logging.getLogger("xfelmpi")
+
+QUADRANTS = [(-525, 625), (-550, -10), (520, -160), (542.5, 475)]
+"""Nominal positions of the quadrants' first pixels, in pixels (x, y)."""
+
+MACHINE = -1
+"""Stands for a module number where a file has machine data."""
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """Where everything is.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Paths of the run.
+    proc, raw : Path
+        Folders of the corrected data and of the machine data.
+    geometry, truth : Path
+        The CrystFEL geometry, and the known answer.
+    frames, particles : int
+        Number of frames, and of those with a particle in the beam.
+    """
+
+    experiment: Experiment
+    proc: Path
+    raw: Path
+    geometry: Path
+    truth: Path
+    frames: int
+    particles: int
+
+
+def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
+    """Write a run, its geometry and its known answer.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        What to simulate.
+    comm : Intracomm or None
+        The ranks to share the work; the files do not depend on their number.
+
+    Returns
+    -------
+    SimulationResult
+        On every rank.
+
+    Raises
+    ------
+    UsageError
+        If the run's folder holds data that the simulator did not write.
+    """
+    rank, size = (comm.rank, comm.size) if comm else (0, 1)
+    paths = _Paths.of(options)
+    scene = None
+    with _together(comm):
+        if rank == 0:
+            _prepare(paths, options)
+            scene = _write_geometry(paths.geometry, options)
+    if comm:
+        scene = comm.bcast(scene, root=0)
+    with _together(comm):
+        for module, sequence in share(options, rank, size):
+            if module == MACHINE:
+                _write_machine(paths, options, sequence)
+            else:
+                _write_module(paths, options, scene, module, sequence)
+    counts = None
+    with _together(comm):
+        if rank == 0:
+            log.info("joining the truth")
+            counts = truth.join_pieces(paths.pieces, paths.truth, options)
+            shutil.rmtree(paths.pieces)
+    frames, particles = comm.bcast(counts, root=0) if comm else counts
+    return SimulationResult(
+        paths.experiment, paths.proc, paths.raw, paths.geometry, paths.truth, frames, particles
+    )
+
+
+def share(options: SimulationOptions, rank: int, size: int) -> list[tuple[int, int]]:
+    """Return the (module, sequence) of every file that a rank writes, `MACHINE` for machine data.
+
+    Files are dealt out one by one, long ones first.
+    """
+    files = [
+        (-len(trains), module, sequence)
+        for module in options.modules
+        for sequence, trains in enumerate(sequences(options, module))
+    ]
+    machine = [(MACHINE, sequence) for sequence in range(len(sequences(options)))]
+    return ([file[1:] for file in sorted(files)] + machine)[rank::size]
+
+
+@dataclass(frozen=True)
+class _Paths:
+    experiment: Experiment
+    proc: Path
+    raw: Path
+    geometry: Path
+    truth: Path
+    pieces: Path
+
+    @classmethod
+    def of(cls, options: SimulationOptions):
+        prefix = Path(options.prefix)
+        experiment = Experiment(prefix, prefix / "scratch", options.run)
+        folder = experiment.output / "truth"
+        return cls(
+            experiment=experiment,
+            proc=experiment.run_folder("proc"),
+            raw=experiment.run_folder("raw"),
+            geometry=experiment.det / "agipd.geom",
+            truth=folder / f"{experiment.name}_truth.h5",
+            pieces=folder / f"{experiment.name}_pieces",
+        )
+
+    @property
+    def proposal(self) -> int:
+        return int(self.experiment.proposal[1:])
+
+
+def _prepare(paths: _Paths, options: SimulationOptions) -> None:
+    """Make the folders, empty: an earlier simulation may have had other files."""
+    old = [
+        path
+        for folder in (paths.proc, paths.raw)
+        if folder.exists()
+        for path in folder.iterdir()
+        if path.is_file()
+    ]
+    ours = paths.truth.exists() or paths.pieces.exists()
+    if old and not ours:
+        raise UsageError(
+            f"{old[0].parent} holds a run that was not simulated (there is no {paths.truth}); "
+            "choose another folder or run number"
+        )
+    # pieces first: if this is interrupted, they show the next attempt that the run is simulated
+    paths.pieces.mkdir(parents=True, exist_ok=True)
+    for path in [*old, *paths.pieces.iterdir()]:
+        path.unlink()
+    paths.truth.unlink(missing_ok=True)
+    for folder in (paths.proc, paths.raw, paths.geometry.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    log.info(
+        "simulating run %d: %d trains, %d cells, into %s",
+        options.run,
+        options.trains,
+        len(options.cells),
+        paths.experiment.prefix,
+    )
+
+
+def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
+    """Write the nominal geometry as CrystFEL file and return what the model needs of it."""
+    geometry = AGIPD_1MGeometry.from_quad_positions(QUADRANTS)
+    part = path.with_name(path.name + ".part")
+    geometry.write_crystfel_geom(
+        str(part), clen=options.distance, photon_energy=options.photon_energy_kev * 1e3
+    )
+    part.replace(path)
+    return model.make_scene(geometry.get_pixel_positions(), options)
+
+
+def _write_machine(paths: _Paths, options: SimulationOptions, sequence: int) -> None:
+    trains = sequences(options)[sequence]
+    exdf.write_machine_file(
+        paths.raw / f"RAW-R{options.run:04d}-DA01-S{sequence:05d}.h5",
+        [plan_train(options, position) for position in trains],
+        options=options,
+        proposal=paths.proposal,
+        sequence=sequence,
+    )
+
+
+def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: int) -> None:
+    """Write one file of a module, and the piece of the truth that belongs to it."""
+    trains = sequences(options, module)[sequence]
+    plans = [_module_plan(options, module, position) for position in trains]
+    photon_model = ModuleModel(scene, options, module)
+    piece = truth.Piece(options)
+    path = paths.proc / f"CORR-R{options.run:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
+    log.debug("writing %s", path)
+    with module_file(
+        path, plans, module=module, sequence=sequence, proposal=paths.proposal, options=options
+    ) as images:
+        for plan in plans:
+            if len(plan):
+                photons = photon_model.draw(plan)
+                images.append(plan, photons, photon_model.noise(plan))
+                piece.append(plan, photons)
+    piece.write(truth.piece_path(paths.pieces, module, sequence))
+
+
+def _module_plan(options: SimulationOptions, module: int, position: int) -> TrainPlan:
+    """Return the plan of a train as one module sees it: without frames if it lost the train."""
+    plan = plan_train(options, position)
+    return plan if has_data(options, module, position) else plan.without_frames()
+
+
+def _together(comm):
+    """Let all ranks fail if one does; without MPI there is nobody else."""
+    if comm is None:
+        return nullcontext()
+    # loads MPI, which a single process must not need
+    from xfelmpi.collective import together
+
+    return together(comm)

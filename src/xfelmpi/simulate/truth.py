@@ -1,0 +1,246 @@
+"""The known answer of a simulated run, in one plain HDF5 file.
+
+Whoever writes a module's file also writes a *piece*: the answer for these frames of this module.
+Rank 0 then joins the pieces train by train, so that no rank ever holds more than one train of
+the whole detector.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.simulate import model
+from xfelmpi.simulate.exdf import published
+from xfelmpi.simulate.model import ModulePhotons
+from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
+
+
+def kept_frames(options: SimulationOptions, plan: TrainPlan) -> np.ndarray:
+    """Return the frames of a train whose pixels the truth file has, int64 (kept frame,)."""
+    if options.truth == "full":
+        return np.arange(len(plan))
+    return np.flatnonzero(plan.is_particle)
+
+
+def piece_path(folder: Path, module: int, sequence: int) -> Path:
+    """Return where the piece of a module's file lies."""
+    return folder / f"m{module:02d}_s{sequence:05d}.h5"
+
+
+@dataclass
+class Piece:
+    """The answer for the frames of one module in one file, filled train by train."""
+
+    options: SimulationOptions
+    powder: np.ndarray = field(default_factory=lambda: np.zeros(MODULE_PIXELS, np.uint64))
+    _columns: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {name: [] for name in _PIECE_COLUMNS}
+    )
+
+    def append(self, plan: TrainPlan, photons: ModulePhotons) -> None:
+        """Take the photons of the next train that the module has."""
+        lit = np.diff(photons.indptr)
+        # the sum of nothing does not exist for reduceat: differences of a running sum instead
+        running = np.concatenate([[0], np.cumsum(photons.count, dtype=np.uint64)])
+        kept = kept_frames(self.options, plan)
+        entries = np.repeat(np.isin(np.arange(len(plan)), kept), lit)
+        pixel, count = photons.pixel, photons.count
+        self.powder += np.bincount(pixel, count, MODULE_PIXELS).astype(np.uint64)
+        for name, values in {
+            "litpixels": lit,
+            "photons": np.diff(running[photons.indptr]),
+            "entries": lit[kept],
+            "pixel": pixel[entries],
+            "count": count[entries],
+        }.items():
+            self._columns[name].append(values.astype(_PIECE_COLUMNS[name]))
+
+    def write(self, path: Path) -> None:
+        """Write the piece into a file of its own."""
+        with h5py.File(path, "w") as file:
+            file["powder"] = self.powder.reshape(MODULE_SHAPE)
+            for name, dtype in _PIECE_COLUMNS.items():
+                file[name] = np.concatenate([np.empty(0, dtype), *self._columns[name]])
+
+
+_PIECE_COLUMNS = {"litpixels": "u4", "photons": "u8", "entries": "i8", "pixel": "u2", "count": "u2"}
+
+
+class _ModulePieces:
+    """Reads the pieces of one module one train after the other."""
+
+    def __init__(self, folder: Path, module: int, options: SimulationOptions):
+        self.module = module
+        self._options = options
+        self._files = [
+            (trains, piece_path(folder, module, sequence))
+            for sequence, trains in enumerate(sequences(options, module))
+        ]
+        self._file = None
+
+    def read(self, plan: TrainPlan):
+        """Return litpixels, photons, entries, pixel and count of the module's next train."""
+        if self._file is None or plan.position >= self._stop:
+            self._open(plan.position)
+        rows = self._take("litpixels", len(plan)), self._take("photons", len(plan))
+        entries = self._take("entries", len(kept_frames(self._options, plan)))
+        total = int(entries.sum())
+        return *rows, entries, self._take("pixel", total), self._take("count", total)
+
+    def _open(self, position):
+        self.close()
+        self._stop, path = next(
+            (trains.stop, path) for trains, path in self._files if position in trains
+        )
+        self._file = h5py.File(path, "r")
+        self._at = dict.fromkeys(_PIECE_COLUMNS, 0)
+
+    def _take(self, name, n):
+        start = self._at[name]
+        self._at[name] += n
+        return self._file[name][start : start + n]
+
+    def powder(self) -> np.ndarray:
+        """Return the sum over all frames of the module, uint64 (ss, fs)."""
+        total = np.zeros(MODULE_SHAPE, np.uint64)
+        for _, path in self._files:
+            if path.exists():
+                with h5py.File(path, "r") as file:
+                    total += file["powder"][:]
+        return total
+
+    def total_entries(self) -> int:
+        """Return the number of (pixel, count) entries in all pieces of the module."""
+        total = 0
+        for _, path in self._files:
+            if path.exists():
+                with h5py.File(path, "r") as file:
+                    total += file["pixel"].size
+        return total
+
+    def close(self):
+        if self._file is not None:
+            self._file.close()
+
+
+def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[int, int]:
+    """Write the truth file from all pieces.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the pieces are.
+    path : Path
+        The truth file.
+    options : SimulationOptions
+        The options of the run.
+
+    Returns
+    -------
+    tuple of int
+        Number of frames, and of those with a particle.
+    """
+    modules = [_ModulePieces(folder, module, options) for module in options.modules]
+    columns = {name: [np.empty(0, dtype)] for name, dtype in _COLUMNS.items()}
+    lengths = [np.zeros(1, np.int64)]
+    n_rows = n_entries = 0
+    with published(path) as file:
+        total = sum(module.total_entries() for module in modules)
+        pixel = file.create_dataset("pixel", (total,), np.int32)
+        count = file.create_dataset("count", (total,), np.uint16)
+        for position in range(options.trains):
+            plan = plan_train(options, position)
+            present = [m for m in modules if has_data(options, m.module, position)]
+            if not present:
+                continue
+            train = _join_train(present, plan, options)
+            for name, values in train.columns.items():
+                columns[name].append(values.astype(_COLUMNS[name]))
+            columns["frames"].append(n_rows + kept_frames(options, plan))
+            lengths.append(train.entries)
+            part = slice(n_entries, n_entries + len(train.pixel))
+            pixel[part], count[part] = train.pixel, train.count
+            n_rows += len(plan)
+            n_entries += len(train.pixel)
+        for name, values in columns.items():
+            file[name] = np.concatenate(values)
+        file["indptr"] = np.cumsum(np.concatenate(lengths))
+        _write_powder(file, modules)
+        file["pulse_energy"].attrs["units"] = "J"
+        file["wavelength"].attrs["units"] = "m"
+        file.attrs["run"] = options.run
+        file.attrs["options"] = options.to_json()
+    return n_rows, int(np.concatenate(columns["is_particle"]).sum())
+
+
+def _write_powder(file: h5py.File, modules: list[_ModulePieces]) -> None:
+    """Write the sums over all frames; the pieces have no further use."""
+    powder = np.zeros((N_MODULES, *MODULE_SHAPE), np.uint64)
+    for module in modules:
+        powder[module.module] = module.powder()
+        module.close()
+    file["powder"] = powder
+
+
+_COLUMNS = {
+    "trainId": "u8",
+    "cellId": "u2",
+    "pulseId": "u8",
+    "modules": "u2",
+    "litpixels": "u4",
+    "photons": "u8",
+    "is_particle": "?",
+    "pulse_energy": "f8",
+    "wavelength": "f8",
+    "frames": "i8",
+}
+
+
+@dataclass(frozen=True)
+class _Train:
+    """One train of the whole detector: columns by frame, entries by kept frame, and these."""
+
+    columns: dict[str, np.ndarray]
+    entries: np.ndarray
+    pixel: np.ndarray
+    count: np.ndarray
+
+
+def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Train:
+    """Put the modules of a train together, entries in ascending order of frame and pixel."""
+    litpixels = np.zeros(len(plan), np.uint32)
+    photons = np.zeros(len(plan), np.uint64)
+    parts = []
+    for module in present:
+        lit, total, *part = module.read(plan)
+        litpixels += lit
+        photons += total
+        parts.append(part)
+    entries = np.array([part[0] for part in parts])
+    pixel = np.empty(int(entries.sum()), np.int32)
+    count = np.empty(len(pixel), np.uint16)
+    # frame after frame, and in each module after module
+    ends = np.cumsum(entries.T).reshape(entries.T.shape).T
+    for module, part, starts in zip(present, parts, ends - entries, strict=True):
+        n, local, counts = part
+        target = np.repeat(starts - (np.cumsum(n) - n), n) + np.arange(len(local))
+        pixel[target] = module.module * MODULE_PIXELS + local.astype(np.int32)
+        count[target] = counts
+    bits = sum(1 << module.module for module in present)
+    columns = {
+        "trainId": np.full(len(plan), plan.train_id),
+        "cellId": plan.cells,
+        "pulseId": plan.pulse_ids,
+        "modules": np.full(len(plan), bits),
+        "litpixels": litpixels,
+        "photons": photons,
+        "is_particle": plan.is_particle,
+        # from the float32 numbers of the gas monitor's file, so that readers get the same
+        "pulse_energy": plan.pulse_energy_uj[plan.frame_pulse].astype(np.float64) * 1e-6,
+        "wavelength": np.full(len(plan), float(model.wavelength_nm(options)) * 1e-9),
+    }
+    return _Train(columns, entries.sum(axis=0), pixel, count)

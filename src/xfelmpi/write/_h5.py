@@ -1,0 +1,158 @@
+"""One parallel HDF5 file: created, written in slabs by all ranks, published when complete.
+
+All methods are collective. A rank without rows writes with an empty selection: h5py's own slicing
+skips the collective call then and the job hangs (h5py#965), hence the low-level writes here.
+"""
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5p, h5s
+
+ROUND_BYTES = 128 << 20
+"""Bytes at most that a rank passes to one write."""
+
+
+class ParallelFile:
+    """An HDF5 file that all ranks write together under ``NAME.part``.
+
+    Use `close` then `publish`. There is no ``with``: leaving the block on an exception of one rank
+    would close collectively and hang; an error inside an open parallel file ends the job instead.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        All ranks.
+    path : Path
+        Final name.
+    attributes : dict
+        Attributes of the root group: what every file carries.
+    """
+
+    def __init__(self, comm, path: Path, attributes: dict):
+        self.comm = comm
+        self.path = path
+        self.part = part_name(path)
+        self._file = h5py.File(
+            self.part, "w", driver="mpio", comm=comm, libver=("earliest", "v110")
+        )
+        for name, value in attributes.items():
+            self._file.attrs[name] = value
+
+    def group(self, name: str, **attributes) -> h5py.Group:
+        """Create a group, and its parents, with attributes."""
+        group = self._file.require_group(name)
+        group.attrs.update(attributes)
+        return group
+
+    def link(self, name: str, target: str) -> None:
+        """Make a soft link."""
+        self._file[name] = h5py.SoftLink(target)
+
+    def create(
+        self, name: str, shape: tuple[int, ...], dtype, *, chunk_rows: int = 0, **attributes
+    ) -> h5py.Dataset:
+        """Create a dataset, of which every element will be written.
+
+        Parameters
+        ----------
+        name : str
+            Path in the file; groups above it are made.
+        shape, dtype
+            Of the dataset.
+        chunk_rows : int
+            Rows in a chunk, compressed with shuffle + gzip 1; 0 for contiguous and plain.
+        **attributes
+            Attributes of the dataset.
+        """
+        layout = {}
+        if chunk_rows:
+            rows = max(1, min(chunk_rows, shape[0]))
+            layout = {
+                "chunks": (rows, *shape[1:]),
+                "maxshape": (None, *shape[1:]),
+                "compression": "gzip",
+                "compression_opts": 1,
+                "shuffle": np.dtype(dtype).itemsize > 1,
+            }
+        # every element is written: filling first would double the traffic
+        dataset = self._file.create_dataset(name, shape, dtype, fill_time="never", **layout)
+        dataset.attrs.update(attributes)
+        return dataset
+
+    def write(self, dataset: h5py.Dataset, start: int, rows: np.ndarray | None) -> None:
+        """Write this rank's rows from row `start` on; None or no rows joins with nothing.
+
+        The rows must have the dataset's dtype: a conversion would break up the collective write.
+        """
+        if rows is None:
+            rows = np.empty((0, *dataset.shape[1:]), dataset.dtype)
+        rows = np.ascontiguousarray(rows)
+        if rows.dtype != dataset.dtype:
+            raise TypeError(f"{dataset.name}: {rows.dtype} rows for a {dataset.dtype} dataset")
+        row_bytes = max(1, int(np.prod(rows.shape[1:])) * rows.dtype.itemsize)
+        per_round = max(1, ROUND_BYTES // row_bytes)
+        n_rounds = max(self.comm.allgather(-(-len(rows) // per_round)))
+        for i in range(n_rounds):
+            self._write_slab(
+                dataset,
+                start + i * per_round,
+                rows[i * per_round : (i + 1) * per_round],
+            )
+
+    def _write_slab(self, dataset: h5py.Dataset, start: int, rows: np.ndarray) -> None:
+        in_file = dataset.id.get_space()
+        if len(rows):
+            in_memory = h5s.create_simple(rows.shape)
+            in_file.select_hyperslab((start,) + (0,) * (rows.ndim - 1), rows.shape)
+        else:
+            # a selection of nothing still needs a buffer that is not NULL
+            rows = np.empty((1,) * rows.ndim, rows.dtype)
+            in_memory = h5s.create_simple(rows.shape)
+            in_memory.select_none()
+            in_file.select_none()
+        _write_collectively(dataset, in_memory, in_file, rows)
+
+    def put(self, name: str, value, **attributes) -> None:
+        """Write a whole small array, string or number that rank 0 has; every rank calls it."""
+        array = np.asarray(value)
+        if array.dtype.kind == "U":
+            array = np.char.encode(array, "utf-8")
+        shape, dtype = self.comm.bcast((array.shape, array.dtype))
+        dataset = self._file.create_dataset(name, shape, dtype, fill_time="never")
+        dataset.attrs.update(attributes)
+        if 0 in shape:
+            return
+        in_file = dataset.id.get_space()
+        in_memory = h5s.create_simple(shape) if shape else h5s.create(h5s.SCALAR)
+        if self.comm.rank:
+            array = np.empty(shape, dtype)
+            in_file.select_none()
+            in_memory.select_none()
+        _write_collectively(dataset, in_memory, in_file, array)
+
+    def close(self) -> None:
+        """Close the file, complete but still under its temporary name."""
+        self._file.close()
+
+
+def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:
+    transfer = h5p.create(h5p.DATASET_XFER)
+    transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+    dataset.id.write(in_memory, in_file, np.ascontiguousarray(array), dxpl=transfer)
+
+
+def part_name(path: Path) -> Path:
+    """Return the name of a file while it is being written."""
+    return path.with_name(path.name + ".part")
+
+
+def publish(path: Path) -> None:
+    """Give a complete file its final name and make it readable for group and world; one rank."""
+    part = part_name(path)
+    os.chmod(part, 0o664)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)

@@ -1,0 +1,61 @@
+"""``events/rRRRR_events.h5``: one row per frame, and the problems found."""
+
+import numpy as np
+
+from xfelmpi.records import EventColumns, Problem
+from xfelmpi.write._h5 import ParallelFile
+
+UNITS = {"pulse_energy": "J", "wavelength": "m"}
+
+PROBLEM_TYPE = np.dtype(
+    [("what", "S200"), ("file", "S80"), ("module", "i2"), ("train", "u8"), ("action", "S80")]
+)
+
+
+def write_events(
+    comm,
+    path,
+    attributes: dict,
+    events: EventColumns,
+    start: int,
+    n_frames: int,
+    problems: list[Problem],
+) -> None:
+    """Write the events file; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name; the file is complete, but under its temporary name afterwards.
+    attributes : dict
+        Root attributes.
+    events : EventColumns
+        The rows of this rank.
+    start, n_frames : int
+        First row of this rank, and rows of the run.
+    problems : list of Problem
+        Those of the run, on rank 0.
+    """
+    file = ParallelFile(comm, path, attributes)
+    for name, column in events.columns():
+        units = {"units": UNITS[name]} if name in UNITS else {}
+        dataset = file.create(name, (n_frames,), column.dtype, **units)
+        file.write(dataset, start, column)
+    file.put(
+        "problems",
+        np.array(
+            [
+                (
+                    p.what.encode()[:200],
+                    p.file.encode()[:80],
+                    p.module,
+                    p.train,
+                    p.action.encode()[:80],
+                )
+                for p in problems
+            ],
+            PROBLEM_TYPE,
+        ),
+    )
+    file.close()

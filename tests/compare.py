@@ -1,0 +1,95 @@
+"""Whether two runs of the program gave the same files, read with h5py and numpy only."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+FOLDERS = ("events", "powder", "saved_hits", "emc")
+
+UNSTABLE = {"date", "created", "creation_date", "command", "ranks", "end_time"}
+"""Attributes and datasets about how and when a file was made; `configuration` holds paths."""
+
+UNSTABLE_ATTRIBUTES = UNSTABLE | {"configuration", "config"}
+
+
+def assert_same_outputs(folder_a: Path, folder_b: Path) -> None:
+    """Assert that two output folders hold the same files.
+
+    HDF5 files must have the same groups, links, datasets, types, shapes, values (NaN equals NaN)
+    and attributes, except those that say how and when they were made; others the same bytes.
+
+    Parameters
+    ----------
+    folder_a, folder_b : Path
+        Output folders with ``events/``, ``powder/``, ``saved_hits/`` and ``emc/``.
+    """
+    files_a, files_b = (_files(Path(folder)) for folder in (folder_a, folder_b))
+    assert files_a, f"no outputs in {folder_a}"
+    assert files_a == files_b, f"files differ: {files_a} and {files_b}"
+    for name in files_a:
+        a, b = Path(folder_a) / name, Path(folder_b) / name
+        if h5py.is_hdf5(a):
+            assert_same_hdf5(a, b)
+        else:
+            assert a.read_bytes() == b.read_bytes(), f"{name} differs"
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder))
+        for name in FOLDERS
+        for path in (folder / name).rglob("*")
+        if path.is_file()
+    )
+
+
+def assert_same_hdf5(path_a: Path, path_b: Path) -> None:
+    """Assert that two HDF5 files hold the same things; see `assert_same_outputs`."""
+    with h5py.File(path_a) as a, h5py.File(path_b) as b:
+        _same_attributes(a, b, path_a.name)
+        _same_group(a, b, path_a.name)
+
+
+def _same_group(a: h5py.Group, b: h5py.Group, where: str) -> None:
+    assert sorted(a) == sorted(b), f"{where}: {sorted(a)} and {sorted(b)}"
+    for name in a:
+        inside = f"{where}/{name}"
+        links = [group.get(name, getlink=True) for group in (a, b)]
+        assert type(links[0]) is type(links[1]), f"{inside}: other kinds of links"
+        if isinstance(links[0], h5py.SoftLink):
+            assert links[0].path == links[1].path, f"{inside}: links to other places"
+            continue
+        _same_attributes(a[name], b[name], inside)
+        if isinstance(a[name], h5py.Group):
+            assert isinstance(b[name], h5py.Group), f"{inside}: a group and a dataset"
+            _same_group(a[name], b[name], inside)
+        elif name not in UNSTABLE:
+            _same_dataset(a[name], b[name], inside)
+
+
+def _same_dataset(a: h5py.Dataset, b: h5py.Dataset, where: str) -> None:
+    assert isinstance(b, h5py.Dataset), f"{where}: a dataset and a group"
+    assert a.dtype == b.dtype, f"{where}: {a.dtype} and {b.dtype}"
+    assert a.shape == b.shape, f"{where}: {a.shape} and {b.shape}"
+    assert a.chunks == b.chunks, f"{where}: chunks {a.chunks} and {b.chunks}"
+    # Frame by frame: the stacks of hits are large.
+    rows = range(len(a)) if a.ndim > 2 else [()]
+    for row in rows:
+        assert _same(a[row], b[row]), f"{where}: values differ in {row}"
+
+
+def _same_attributes(a, b, where: str) -> None:
+    names = [sorted(set(node.attrs) - UNSTABLE_ATTRIBUTES) for node in (a, b)]
+    assert names[0] == names[1], f"{where}: attributes {names[0]} and {names[1]}"
+    for name in names[0]:
+        values = a.attrs[name], b.attrs[name]
+        assert type(values[0]) is type(values[1]), f"{where}, {name}: {values[0]!r}, {values[1]!r}"
+        assert _same(*values), f"{where}, {name}: {values[0]!r} and {values[1]!r}"
+
+
+def _same(a, b) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype != b.dtype and not {a.dtype.kind, b.dtype.kind} <= {"U", "S", "O"}:
+        return False
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")

@@ -1,0 +1,147 @@
+"""The batch script and many ranks, in a Slurm of our own (see private_slurm.py)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compare import assert_same_outputs
+from mockrun import tiny_run
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "jobs" / "process_run.sh"
+OUTPUTS = (
+    "events/r0050_events.h5",
+    "powder/r0050_powder.h5",
+    "saved_hits/r0050_hits.cxi",
+    "emc/r0050.emc",
+)
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """An experiment folder with the small runs 50 and 51."""
+    folder = tmp_path_factory.mktemp("experiment")
+    for run in (50, 51):
+        tiny_run(folder, run=run)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank(prefix, tmp_path_factory):
+    """The outputs of run 50, processed by one process without MPI's launcher."""
+    output = tmp_path_factory.mktemp("one_rank")
+    command = [sys.executable, "-m", "xfelmpi", "50", "--prefix", prefix, "--output", output]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return output
+
+
+@pytest.fixture
+def submit_folder(tmp_path):
+    """Where sbatch is called, neither the project nor the experiment folder."""
+    folder = tmp_path / "submitted here"
+    folder.mkdir()
+    return folder
+
+
+def submit(slurm, folder, prefix, *arguments, ranks=2):
+    return slurm.submit(
+        *arguments, cwd=folder, env={"EXP_PREFIX": str(prefix), "RANKS": str(ranks)}
+    )
+
+
+def all_text(*folders):
+    paths = [p for f in folders for p in (*f.glob("*.log"), *f.glob("*.out"))]
+    return "\n".join(f"--- {p}\n{p.read_text()}" for p in paths)
+
+
+def test_batch_job_leaves_outputs_and_its_log(slurm, prefix, one_rank, submit_folder):
+    job = submit(slurm, submit_folder, prefix, "-p", "upex", SCRIPT, "50")
+    log_folder = prefix / "scratch" / "log"
+    state = slurm.wait(job)
+    assert state == ("COMPLETED", "0:0"), all_text(submit_folder, log_folder)
+    log = log_folder / f"r0050_{job}.log"
+    assert f"job {job}, run 50, 2 ranks" in log.read_text()
+    assert not list(submit_folder.iterdir()), "Slurm's own output file should be gone"
+    for name in OUTPUTS:
+        assert (prefix / "scratch" / name).stat().st_size > 0
+    assert_same_outputs(prefix / "scratch", one_rank)
+
+
+def test_64_ranks_give_the_files_of_one(slurm, prefix, one_rank, tmp_path):
+    done = slurm.run(
+        "srun", "--mpi=pmix", "-n", "64", "--kill-on-bad-exit=1", sys.executable, "-m", "xfelmpi",
+        "50", "--prefix", prefix, "--output", tmp_path, check=False,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "EXTRA_NUM_THREADS": "1",
+             **open_mpi_here()},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_outputs(tmp_path, one_rank)
+
+
+def open_mpi_here():
+    """What jobs/common.sh sets for more ranks than processors."""
+    command = f'source "{ROOT}/jobs/common.sh"; SLURM_JOB_ID=1; prepare_mpi 64; env | grep ^OMPI_'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def test_array_job_has_a_run_per_task(slurm, prefix, submit_folder, tmp_path):
+    output = tmp_path / "out"
+    job = submit(slurm, submit_folder, prefix, "--array=50-51", SCRIPT, "--output", output)
+    for run in (50, 51):
+        state = slurm.wait(f"{job}_{run}")
+        assert state == ("COMPLETED", "0:0"), all_text(submit_folder, output / "log")
+        assert (output / "log" / f"r{run:04d}_{job}_{run}.log").stat().st_size > 0
+        assert (output / "events" / f"r{run:04d}_events.h5").exists()
+
+
+def test_run_number_in_an_array_job_is_refused(slurm, prefix, submit_folder):
+    job = submit(slurm, submit_folder, prefix, "--array=50-50", SCRIPT, "51")
+    assert slurm.wait(f"{job}_50") == ("FAILED", "2:0")
+    assert "found run 51 in an array job" in all_text(submit_folder)
+
+
+def test_srun_without_pmix_is_explained(slurm, prefix, tmp_path):
+    done = slurm.run(
+        "srun", "--mpi=none", "-n", "2", sys.executable, "-m", "xfelmpi", "50", "--prefix", prefix,
+        "--output", tmp_path / "out", check=False, env=open_mpi_here(),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "srun --mpi=pmix" in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_status_of_the_program_is_that_of_the_job(slurm, prefix, submit_folder):
+    job = submit(slurm, submit_folder, prefix, SCRIPT, "77")
+    assert slurm.wait(job) == ("FAILED", "2:0")
+    log = prefix / "scratch" / "log" / f"r0077_{job}.log"
+    assert "77" in log.read_text().split("\n", 1)[1]
+
+
+def test_wrong_use_stays_where_slurm_puts_output(slurm, submit_folder, tmp_path):
+    job = submit(slurm, submit_folder, tmp_path / "nowhere", SCRIPT, "50")
+    assert slurm.wait(job) == ("FAILED", "2:0")
+    assert "nowhere" in (submit_folder / f"slurm-{job}.out").read_text()
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_output_named_by_the_user_is_left_alone(slurm, prefix, submit_folder):
+    job = submit(slurm, submit_folder, prefix, "--output=mine.txt", SCRIPT, "77")
+    assert slurm.wait(job) == ("FAILED", "2:0")
+    assert f"job {job}, run 77" in (submit_folder / "mine.txt").read_text()
+
+
+def test_outside_slurm_mpirun_is_used(prefix, one_rank, tmp_path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI"))}
+    environment |= {"EXP_PREFIX": str(prefix), "RANKS": "2"}
+    command = ["bash", SCRIPT, "50", "--output", tmp_path]
+    done = subprocess.run(
+        command, cwd="/", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_outputs(tmp_path, one_rank)

@@ -1,0 +1,531 @@
+"""Machine data: a valid small run first, then one thing broken at a time."""
+
+import h5py
+import numpy as np
+import pytest
+from extra_data.tests.mockdata import write_file
+from extra_data.tests.mockdata.base import DeviceBase
+from extra_data.tests.mockdata.xgm import XGM
+
+from xfelmpi.experiment import Experiment
+from xfelmpi.machine import read_machine_data
+from xfelmpi.pulses import LINE, OWN, decode_pattern, match_pattern, match_slots, written_slots
+
+FIRST, TRAINS, PULSES, STEP = 10000, 8, 12, 2
+NAME = "SPB_XTD9_XGM/DOOCS/MAIN"
+TUNNEL = "SA1_XTD2_XGM/DOOCS/MAIN"
+TO_SASE1, TO_SASE3 = 4 << 18, 4 << 18 | 1 << 27
+
+
+class XGMTwo(XGM):
+    """A gas monitor that serves two undulators."""
+
+    instrument_keys = (*XGM.instrument_keys, ("intensitySa1TD", "f4", (1000,)))
+
+
+class TimeServer(DeviceBase):
+    """The source of bunch patterns."""
+
+    output_channels = ("outputBunchPattern/data",)
+    instrument_keys = (("bunchPatternTable", "u4", (2700,)),)
+
+
+TIMESERVER = "SPB_RR_UTC/TSYS/TIMESERVER"
+TABLE = f"INSTRUMENT/{TIMESERVER}:outputBunchPattern/data/bunchPatternTable"
+
+
+def values_of(first=FIRST, trains=TRAINS, pulses=PULSES):
+    """Energies in µJ that tell train and pulse: 1000 + 100 x train + pulse."""
+    train = first - FIRST + np.arange(trains)
+    return (1000 + 100 * train[:, None] + np.arange(pulses)).astype(np.float32)
+
+
+def packed(values):
+    full = np.ones((len(values), 1000), np.float32)
+    full[:, : values.shape[1]] = values
+    return full
+
+
+def intensity(name=NAME, key="intensityTD"):
+    return f"INSTRUMENT/{name}:output/data/{key}"
+
+
+def write_run(path, devices=(NAME,), first=FIRST, trains=TRAINS, version="1.2"):
+    """Write a file whose gas monitors have unfilled slots only; `fill` fills them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    devices = [XGM(device) if isinstance(device, str) else device for device in devices]
+    write_file(str(path), devices, trains, first, chunksize=trains, format_version=version)
+    with h5py.File(path, "r+") as file:
+        for device in devices:
+            for key, _, _ in device.instrument_keys if isinstance(device, XGM) else ():
+                if key.startswith("intensity") and key.endswith("TD"):
+                    file[intensity(device.device_id, key)][:] = 1
+    return path
+
+
+def fill(path, values, name=NAME, key="intensityTD", wavelength=0.2):
+    with h5py.File(path, "r+") as file:
+        file[intensity(name, key)][:] = values
+        file[f"CONTROL/{name}/pulseEnergy/wavelengthUsed/value"][:] = wavelength
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return Experiment(tmp_path, tmp_path / "scratch", 50)
+
+
+@pytest.fixture
+def path(experiment):
+    """A good file: 8 trains of 12 pulses, packed."""
+    path = experiment.run_folder("raw") / "RAW-R0050-DA01-S00000.h5"
+    write_run(path)
+    fill(path, packed(values_of()))
+    return path
+
+
+def frames(step=STEP, pulses=PULSES, trains=TRAINS, first=FIRST):
+    train = np.repeat(np.arange(first, first + trains, dtype=np.uint64), pulses)
+    return train, np.tile(np.arange(pulses, dtype=np.uint64) * step, trains)
+
+
+def expected(train_id, pulse_id, step=STEP):
+    return (1000 + 100 * (train_id - FIRST).astype(float) + pulse_id // step) * 1e-6
+
+
+def check(data, good=slice(None), step=STEP, ids=None):
+    """Energies are right at `good` and NaN elsewhere."""
+    train_id, pulse_id = ids or frames(step)
+    right = np.full(len(train_id), np.nan)
+    right[good] = expected(train_id, pulse_id, step)[good]
+    np.testing.assert_allclose(data.pulse_energy, right, rtol=1e-7)
+    assert data.pulse_energy.dtype == np.float64
+
+
+def said(data, text):
+    return sum(text in note for note in data.notes)
+
+
+def test_packed(experiment, path):
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    np.testing.assert_allclose(data.wavelength, 0.2e-9, rtol=1e-6)
+    assert data.wavelength.dtype == np.float64
+    assert data.sample == ""
+    assert said(data, NAME) == 2
+    assert not said(data, "unknown")
+    assert not said(data, "assumed")
+
+
+def test_frames_in_any_order(experiment, path):
+    train_id, pulse_id = frames()
+    order = np.random.default_rng(1).permutation(train_id.size)[:40]
+    ids = train_id[order], pulse_id[order]
+    check(read_machine_data(experiment, *ids), ids=ids)
+
+
+def test_no_frames(experiment, path):
+    data = read_machine_data(experiment, np.zeros(0, np.uint64), np.zeros(0, np.uint64))
+    assert data.pulse_energy.shape == data.wavelength.shape == (0,)
+
+
+def test_vetoed_frames(experiment, path):
+    train_id, pulse_id = frames()
+    # two of three frames lost, others in every train
+    kept = (train_id + pulse_id // STEP) % 3 == 0
+    ids = train_id[kept], pulse_id[kept]
+    check(read_machine_data(experiment, *ids), ids=ids)
+
+
+def test_slots_by_pulse_number(experiment, path):
+    values = np.ones((TRAINS, 1000), np.float32)
+    values[:, : PULSES * STEP : STEP] = values_of()
+    fill(path, values)
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_old_format(experiment, path):
+    write_run(path, version="0.5")
+    fill(path, packed(values_of()))
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_nothing_there(experiment):
+    data = read_machine_data(experiment, *frames())
+    check(data, good=[])
+    assert np.isnan(data.wavelength).all()
+    assert data.sample == ""
+    assert len(data.notes) == 2
+
+
+def test_files_without_xgm(experiment):
+    write_run(experiment.run_folder("raw") / "RAW-R0050-DA01-S00000.h5", [TimeServer(TIMESERVER)])
+    check(read_machine_data(experiment, *frames()), good=[])
+
+
+def test_xgm_without_values(experiment, path):
+    fill(path, 0, wavelength=0)
+    data = read_machine_data(experiment, *frames())
+    check(data, good=[])
+    assert np.isnan(data.wavelength).all()
+
+
+def test_instrument_before_tunnel(experiment, path):
+    write_run(path, [TUNNEL, NAME])
+    fill(path, packed(2 * values_of()), TUNNEL)
+    data = read_machine_data(experiment, *frames())
+    np.testing.assert_allclose(data.pulse_energy, 2 * expected(*frames()))
+    assert said(data, TUNNEL)
+    fill(path, packed(values_of()))
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_own_undulator_before_both(experiment, path):
+    write_run(path, [XGMTwo(NAME)])
+    fill(path, packed(values_of()))
+    check(read_machine_data(experiment, *frames()))
+    fill(path, packed(values_of()), key="intensitySa1TD")
+    fill(path, packed(3 * values_of(pulses=2 * PULSES)))
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    assert said(data, "intensitySa1TD")
+
+
+def test_proc_before_raw(experiment, path):
+    fill(path, packed(2 * values_of()), wavelength=0.5)
+    other = write_run(experiment.run_folder("proc") / "CORR-R0050-DA01-S00000.h5")
+    fill(other, packed(values_of()), wavelength=0)
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    np.testing.assert_allclose(data.wavelength, 0.5e-9)
+
+
+def test_module_files_stay_closed(experiment, path):
+    for name in ("RAW-R0050-AGIPD03-S00000.h5", "RAW-R0050-AGIPD15-S00001.h5"):
+        path.with_name(name).write_bytes(b"no HDF5")
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    assert not said(data, "AGIPD")
+
+
+def test_sequences(experiment, path):
+    other = write_run(path.with_name("RAW-R0050-DA01-S00001.h5"), first=FIRST + TRAINS)
+    fill(other, packed(values_of(FIRST + TRAINS)))
+    ids = frames(trains=2 * TRAINS)
+    check(read_machine_data(experiment, *ids), ids=ids)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
+def test_damaged_file(experiment, path, damage):
+    other = write_run(path.with_name("RAW-R0050-DA01-S00001.h5"), first=FIRST + TRAINS)
+    fill(other, packed(values_of(FIRST + TRAINS)))
+    content = other.read_bytes()
+    new = {"truncated": content[: len(content) // 2], "empty": b"", "garbage": b"x" * 5000}
+    other.write_bytes(new[damage])
+    ids = frames(trains=2 * TRAINS)
+    data = read_machine_data(experiment, *ids)
+    check(data, ids[0] < FIRST + TRAINS, ids=ids)
+    assert said(data, other.name) == 1
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        f"INDEX/{NAME}:output/data/count",
+        f"INDEX/{NAME}:output/data",
+        f"INSTRUMENT/{NAME}:output/data",
+        "INDEX/trainId",
+        "METADATA/dataSources",
+    ],
+)
+def test_missing_group(experiment, path, missing):
+    with h5py.File(path, "r+") as file:
+        del file[missing]
+    check(read_machine_data(experiment, *frames()), good=[])
+
+
+def test_text_for_numbers(experiment, path):
+    with h5py.File(path, "r+") as file:
+        for name in (intensity(), f"CONTROL/{NAME}/pulseEnergy/wavelengthUsed/value"):
+            del file[name]
+            file[name] = [b"1 mJ"] * TRAINS
+    data = read_machine_data(experiment, *frames())
+    check(data, good=[])
+    assert np.isnan(data.wavelength).all()
+
+
+def test_index_beyond_data(experiment, path):
+    with h5py.File(path, "r+") as file:
+        file[intensity()].resize(5, axis=0)
+    check(read_machine_data(experiment, *frames()), frames()[0] < FIRST + 5)
+
+
+def test_no_sample_of_one_train(experiment, path):
+    with h5py.File(path, "r+") as file:
+        file[f"INDEX/{NAME}:output/data/count"][2] = 0
+        file[f"INDEX/{NAME}:output/data/first"][3:] -= 1
+        values = file[intensity()][:]
+        file[intensity()][2:-1] = values[3:]
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[0] != FIRST + 2)
+    assert said(data, f"{PULSES} of {TRAINS * PULSES}") == 1
+
+
+def test_shifted_trains(experiment, path):
+    write_run(path, first=FIRST + 3)
+    fill(path, packed(values_of(FIRST + 3)))
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[0] >= FIRST + 3)
+    assert np.isnan(data.wavelength[: 3 * PULSES]).all()
+    assert np.isfinite(data.wavelength[3 * PULSES :]).all()
+
+
+def test_zero_train(experiment, path):
+    with h5py.File(path, "r+") as file:
+        file["INDEX/trainId"][3] = 0
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[0] != FIRST + 3)
+    assert np.isnan(data.wavelength).sum() == PULSES
+
+
+def test_suspect_train(experiment, path):
+    with h5py.File(path, "r+") as file:
+        file["INDEX/flag"][4] = 0
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_unsorted_trains(experiment, path):
+    order = np.random.default_rng(2).permutation(TRAINS)
+    with h5py.File(path, "r+") as file:
+        file["INDEX/trainId"][:] = FIRST + order
+    fill(path, packed(values_of())[order])
+    check(read_machine_data(experiment, *frames()))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_repeated_train(experiment, path, same):
+    values = values_of()
+    values[5] = values[4] if same else 7
+    with h5py.File(path, "r+") as file:
+        file["INDEX/trainId"][5] = FIRST + 4
+    fill(path, packed(values))
+    lost = {FIRST + 5} if same else {FIRST + 4, FIRST + 5}
+    check(read_machine_data(experiment, *frames()), ~np.isin(frames()[0], list(lost)))
+
+
+def test_fewer_pulses_than_frames(experiment, path):
+    fill(path, packed(values_of(pulses=7)))
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[1] < 7 * STEP)
+    assert said(data, "assumed") == 1
+
+
+def test_fewer_pulses_in_one_train(experiment, path):
+    values = values_of()
+    values[2, 5:] = 1
+    fill(path, packed(values))
+    train_id, pulse_id = frames()
+    good = (train_id != FIRST + 2) | (pulse_id < 5 * STEP)
+    check(read_machine_data(experiment, train_id, pulse_id), good)
+
+
+def test_more_pulses_than_frames(experiment, path):
+    fill(path, packed(values_of(pulses=30)))
+    ids = frames(step=1)
+    check(read_machine_data(experiment, *ids), step=1, ids=ids)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0, 1])
+@pytest.mark.parametrize("where", [3, slice(None)])
+def test_bad_slot_moves_no_other(experiment, path, bad, where):
+    values = values_of()
+    values[where, 6] = bad
+    fill(path, packed(values))
+    train_id, pulse_id = frames()
+    lost = (pulse_id == 6 * STEP) & ((train_id == FIRST + 3) | (where != 3))
+    check(read_machine_data(experiment, train_id, pulse_id), ~lost)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "factor", "assumed"),
+    [
+        ({"metricPrefixName": b"milli", "metricPrefixSymbol": b"m"}, 1e3, False),
+        ({"metricPrefixName": b""}, 1e6, False),
+        ({"metricPrefixName": "micro", "unitName": "joule"}, 1, False),
+        ({"unitName": b"watt"}, 1, True),
+        ({"metricPrefixName": b"dozen"}, 1, True),
+    ],
+)
+def test_units(experiment, path, attributes, factor, assumed):
+    with h5py.File(path, "r+") as file:
+        file[intensity()].attrs.update(attributes)
+    data = read_machine_data(experiment, *frames())
+    np.testing.assert_allclose(data.pulse_energy, factor * expected(*frames()), rtol=1e-7)
+    assert said(data, "microjoule assumed") == assumed
+
+
+def test_no_units(experiment, path):
+    with h5py.File(path, "r+") as file:
+        for name in list(file[intensity()].attrs):
+            del file[intensity()].attrs[name]
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    assert said(data, "microjoule assumed") == 1
+
+
+def test_wavelength_unit_and_gaps(experiment, path):
+    key = f"CONTROL/{NAME}/pulseEnergy/wavelengthUsed"
+    with h5py.File(path, "r+") as file:
+        file[key].attrs["unitName"] = b"meter"
+        file[key].attrs["metricPrefixName"] = b"pico"
+        file[f"{key}/value"][:] = [200, np.nan, 0, -1, np.inf, 200, 200, 300]
+    wavelength = read_machine_data(experiment, *frames()).wavelength[::PULSES]
+    nan = np.nan
+    np.testing.assert_allclose(
+        wavelength, np.array([200, nan, nan, nan, nan, 200, 200, 300]) / 1e12
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "sample"),
+    [(b"lysozyme", "lysozyme"), (b"No Sample", ""), (b" none ", ""), (b"", "")],
+)
+def test_sample(experiment, path, stored, sample):
+    with h5py.File(path, "r+") as file:
+        del file["METADATA/sample"]
+        file["METADATA/sample"] = [stored]
+    assert read_machine_data(experiment, *frames()).sample == sample
+
+
+@pytest.fixture
+def bunches(path):
+    """The good file with a time server; returns what sets its table."""
+    write_run(path, [NAME, TimeServer(TIMESERVER)])
+    fill(path, packed(values_of()))
+
+    def set_table(table):
+        with h5py.File(path, "r+") as file:
+            file[TABLE][:] = table
+
+    return set_table
+
+
+def table_of(pulses=range(0, PULSES * STEP, STEP)):
+    table = np.zeros((TRAINS, 2700), np.uint32)
+    table[:, list(pulses)] = TO_SASE1
+    return table
+
+
+def test_bunch_pattern(experiment, bunches):
+    bunches(table_of())
+    train_id, pulse_id = frames()
+    # only a few cells recorded: pulse numbers alone could not tell
+    kept = np.isin(pulse_id, [6, 14])
+    ids = train_id[kept], pulse_id[kept]
+    data = read_machine_data(experiment, *ids)
+    check(data, ids=ids)
+    assert said(data, "bunch pattern") == 1
+    assert not said(data, "assumed")
+
+
+def test_bunch_pattern_changes(experiment, bunches):
+    table = table_of()
+    table[3] = 0
+    table[3, [4, 20]] = TO_SASE1
+    bunches(table)
+    train_id, pulse_id = frames()
+    energy = read_machine_data(experiment, train_id, pulse_id).pulse_energy
+    other = train_id != FIRST + 3
+    np.testing.assert_allclose(energy[other], expected(train_id, pulse_id)[other])
+    right = np.full(PULSES, np.nan)
+    right[[2, 10]] = [1300e-6, 1301e-6]
+    np.testing.assert_allclose(energy[~other], right)
+
+
+def test_bunch_pattern_of_two_undulators(experiment, bunches, path):
+    table = table_of()
+    table[:, 1 : PULSES * STEP : STEP] = TO_SASE3
+    bunches(table)
+    values = np.full((TRAINS, 2 * PULSES), 9, np.float32)
+    values[:, ::2] = values_of()
+    fill(path, packed(values))
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_bunch_pattern_from_another_zero(experiment, bunches):
+    bunches(table_of(np.arange(PULSES) * STEP + 1001))
+    data = read_machine_data(experiment, *frames())
+    check(data)
+    assert said(data, "assumed") == 1
+
+
+def test_bunch_pattern_lacks_a_train(experiment, bunches, path):
+    bunches(table_of())
+    with h5py.File(path, "r+") as file:
+        file[f"INDEX/{TIMESERVER}:outputBunchPattern/data/count"][2] = 0
+    check(read_machine_data(experiment, *frames()))
+
+
+@pytest.mark.parametrize("table", [0, table_of(np.arange(3))])
+def test_useless_bunch_pattern(experiment, bunches, table):
+    bunches(table)
+    check(read_machine_data(experiment, *frames()))
+
+
+def test_written_slots():
+    values, slots = written_slots(np.array([[5, 1, np.nan, -2, 1, np.inf], [1, 1, 1, 0, 1, 1]]))
+    nan = np.nan
+    np.testing.assert_array_equal(values[0], [5, nan, nan, -2, nan, nan])
+    assert slots.tolist() == [0, 2, 3]
+    assert written_slots(np.ones((3, 4)))[1].size == 0
+    assert written_slots(np.ones((0, 4)))[1].size == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "slots", "right"),
+    [
+        # 1: by number
+        ([0, 1, 2], [0, 1, 2], [0, 1, 2]),
+        ([0, 4, 8], [0, 4, 8], [0, 4, 8]),
+        ([0, 1, 2, 3], [0, 1], [0, 1, -1, -1]),
+        # 2: packed
+        ([0, 4, 8], [0, 1, 2], [0, 1, 2]),
+        ([5, 6, 7], [0, 1, 2], [0, 1, 2]),
+        ([0, 3, 11], [0, 1, 2], [0, 1, 2]),
+        # 3: by number, with gaps
+        ([0, 2, 8], [0, 4, 8], [0, -1, 8]),
+        # 4: the XGM saw more
+        ([0, 2, 4], [0, 1, 2, 3, 4, 5], [0, 2, 4]),
+        # 5: assumed regular
+        ([4, 8, 12, 20], [0, 1, 2], [0, 1, 2, -1]),
+        ([4, 8, 12, 20], [0, 1, 2, 3, 4, 5], [1, 2, 3, 5]),
+        ([40], [0, 1], [1]),
+    ],
+)
+def test_match_slots(numbers, slots, right):
+    slot, rule = match_slots(np.array(numbers, np.uint64), np.array(slots))
+    assert slot.tolist() == right
+    assert rule
+
+
+def test_flipped_bits_in_a_pulse_number():
+    pulse_id = np.tile(np.arange(0, 24, 2, dtype=np.uint64), 200)
+    pulse_id[[5, 100]] = [7, 2**40]
+    slot, _ = match_slots(pulse_id, np.arange(12))
+    right = np.tile(np.arange(12), 200)
+    right[[5, 100]] = -1
+    np.testing.assert_array_equal(slot, right)
+
+
+def test_decode_pattern():
+    table = np.array([[TO_SASE1 | 9, TO_SASE3, 2 << 18, 0]], np.uint32)
+    assert decode_pattern(table, 1)[0, :4].tolist() == [LINE | OWN, LINE, 0, 0]
+    assert decode_pattern(table, 3)[0, :4].tolist() == [LINE, LINE | OWN, 0, 0]
+    assert decode_pattern(table, 2)[0, :4].tolist() == [0, 0, LINE | OWN, 0]
+    assert decode_pattern(table, 1).shape == (1, 2700)
+
+
+def test_match_pattern_beyond_the_table():
+    codes = decode_pattern(table_of()[:1], 1)
+    pulse_id = np.array([0, 2, 3, 2**50], np.uint64)
+    slot, _ = match_pattern(pulse_id, np.zeros(4, np.int64), codes, LINE)
+    assert slot.tolist() == [0, 1, -1, -1]
