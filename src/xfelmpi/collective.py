@@ -275,5 +275,5 @@ def library_versions() -> dict[str, str]:
     """Return the MPI library's name and mpi4py's version, for the log and provenance."""
     return {
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
-        "mpi_io": os.environ.get("OMPI_MCA_io", "default"),
+        "mpi_io": os.environ.get("OMPI_MCA_io", "default"),  # noqa: SIM112, Open MPI's spelling
     }

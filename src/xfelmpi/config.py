@@ -1,17 +1,13 @@
-"""Command line and TOML file → one frozen, validated `Config`.
+"""All settings of the main job in one frozen, validated `Config`.
 
 Every option of the main job is one field of `Config`; its metadata gives the help text, the group
 in ``--help``, the unit and the form of its values. The same names stand in the TOML file.
 """
 
-import argparse
 import dataclasses
-import difflib
 import json
 import math
-import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -257,113 +253,3 @@ def _validate(config: Config) -> None:
     )
     first, end = config.trains
     need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
-
-
-def options() -> list[dataclasses.Field]:
-    """Return the fields of `Config` that are options (all but the run number)."""
-    return [f for f in dataclasses.fields(Config) if f.metadata]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add every option of the main job to a parser, in groups by stage."""
-    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for f in options():
-        about = f.metadata
-        text = about["help"]
-        if f.default is not None and "default" not in text:
-            shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
-            text += f" (default: {shown})"
-        extra = {"nargs": "+"} if about["many"] else {}
-        groups[about["group"]].add_argument(
-            "--" + f.name.replace("_", "-"),
-            dest=f.name,
-            type=_checked(about["parse"]),
-            choices=about["choices"],
-            metavar=None if about["choices"] else about["metavar"],
-            default=None,
-            help=text,
-            **extra,
-        )
-    groups["resources"].add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE.toml",
-        help="file with any of these options; the command line wins",
-    )
-
-
-def _checked(parse):
-    def convert(text):
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    convert.__name__ = getattr(parse, "__name__", "value")
-    return convert
-
-
-def read_toml(path: Path) -> dict:
-    """Return the options of a TOML file, parsed; names may have dashes or underscores.
-
-    Raises
-    ------
-    UsageError
-        If it cannot be read, has an unknown name, or a value of the wrong form.
-    """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: {error}") from None
-    known = {f.name: f for f in options()}
-    found = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{path}: unknown option {key}{hint}")
-        found[name] = _from_toml(path, known[name], value)
-    return found
-
-
-def _from_toml(path: Path, f: dataclasses.Field, value):
-    about = f.metadata
-    try:
-        if about["many"]:
-            if not isinstance(value, list):
-                raise ValueError("expected a list")
-            return tuple(about["parse"](v) for v in value)
-        if isinstance(value, (dict, bool)) or (isinstance(value, list) and f.name != "trains"):
-            raise ValueError(f"{value!r} has the wrong form")
-        value = about["parse"](value)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{path}: {f.name}: {error}") from None
-    if about["choices"] and value not in about["choices"]:
-        raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")
-    return value
-
-
-def from_arguments(arguments: argparse.Namespace) -> Config:
-    """Return the configuration from parsed arguments, the TOML file and the environment.
-
-    Raises
-    ------
-    UsageError
-        If no experiment folder is named or a value is impossible.
-    """
-    values = read_toml(arguments.config) if arguments.config else {}
-    for f in options():
-        given = getattr(arguments, f.name)
-        if given is not None:
-            values[f.name] = tuple(given) if f.metadata["many"] else given
-    if "prefix" not in values:
-        if not os.environ.get("EXP_PREFIX"):
-            raise UsageError(
-                "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
-                "/gpfs/exfel/exp/SPB/202405/p007927"
-            )
-        values["prefix"] = Path(os.environ["EXP_PREFIX"])
-    values.setdefault("output", values["prefix"] / "scratch")
-    return Config(run=arguments.run, **values)

@@ -90,7 +90,6 @@ class OpenModuleFile:
         )
         plain = not self._data.is_virtual and self._data.external is None
         self._blank = plain and self._data.id.get_storage_size() == 0
-        self._chunks: dict[int, tuple[int, int, int]] = {}
 
     def close(self) -> None:
         """Close the file."""
@@ -108,40 +107,42 @@ class OpenModuleFile:
             return self._all_fill_value(len(rows))
         if not self._direct:
             return self._through_h5py(rows)
-        table = np.array([self._place(int(row)) for row in rows], np.int64).reshape(-1, 4)
+        if self._data.chunks is None:
+            n_bytes = MODULE_PIXELS * self._data.dtype.itemsize
+            place = self._data.id.get_offset() + rows.astype(np.int64) * n_bytes
+            table = np.stack([place, np.full_like(place, n_bytes), np.zeros_like(place)], axis=1)
+        else:
+            table = self._chunk_table(rows // self._per_chunk)
         return FrameBytes(
             self._fd,
             np.empty(0, np.uint8),
             table[:, 0].copy(),
             table[:, 1].copy(),
             table[:, 2].astype(np.uint8),
-            table[:, 3].astype(np.int32),
+            (rows % self._per_chunk).astype(np.int32),
             self._per_chunk,
             self._data.dtype,
             self._data.dtype.kind != "f",
         )
 
-    def _place(self, row: int) -> tuple[int, int, int, int]:
-        """Return (offset, size, filters, within) of a frame."""
-        if self._data.chunks is None:
-            n_bytes = MODULE_PIXELS * self._data.dtype.itemsize
-            return self._data.id.get_offset() + row * n_bytes, n_bytes, 0, 0
-        number, within = divmod(row, self._per_chunk)
-        return *self._chunk(number), within
-
-    def _chunk(self, number: int) -> tuple[int, int, int]:
-        """Return (offset, size, filters) of a chunk."""
-        place = self._chunks.get(number)
-        if place is None:
-            row = number * self._data.chunks[0]
-            info = self._data.id.get_chunk_info_by_coord((row,) + (0,) * (self._data.ndim - 1))
-            filters = 0
-            for i, bit in enumerate(self._filters):
-                # a set bit in the chunk's own mask says that this filter was left out
-                filters |= 0 if info.filter_mask >> i & 1 else bit
-            offset = NOT_ALLOCATED if info.byte_offset is None else info.byte_offset
-            place = self._chunks[number] = (offset, info.size, filters)
-        return place
+    def _chunk_table(self, numbers: np.ndarray) -> np.ndarray:
+        """Return (offset, size, filters) of chunks, int64 (chunk, 3)."""
+        find, per_chunk = self._data.id.get_chunk_info_by_coord, self._per_chunk
+        # a set bit in the chunk's own mask says that this filter was left out
+        bits = [
+            sum(bit for i, bit in enumerate(self._filters) if not mask >> i & 1)
+            for mask in range(1 << len(self._filters))
+        ]
+        every_filter = len(bits) - 1
+        table = np.empty((len(numbers), 3), np.int64)
+        for i, number in enumerate(numbers.tolist()):
+            _, skipped, offset, size = find((number * per_chunk, 0, 0))
+            table[i] = (
+                NOT_ALLOCATED if offset is None else offset,
+                size,
+                bits[skipped & every_filter],
+            )
+        return table
 
     def _all_fill_value(self, n: int) -> FrameBytes:
         """Return a dataset that was never written as every HDF5 reader does: its fill value."""

@@ -142,7 +142,7 @@ class Summary:
             f"read       {self.bytes_read / 1e9:12.3f} GB "
             f"{self.bytes_read / 1e9 / max(reading, 1e-9):.2f} GB/s, "
             f"{self.frames / max(reading, 1e-9):,.0f} frames/s",
-            f"memory     {self.peak_memory / 2**20:12,.0f} MiB at most per rank, {self.ranks} ranks",
+            f"memory     {self.peak_memory / 2**20:12,.0f} MiB at most per rank ({self.ranks})",
             f"time       {total:12.2f} s   "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]

@@ -176,6 +176,10 @@ class PrivateSlurm:
         self._wait_for(
             lambda: not self.run("squeue", "--noheader").stdout.strip(), "jobs did not end", 15
         )
+        # The keeper of a step outlives it a little; it has a socket here until it ends.
+        self._wait_for(
+            lambda: not any(self.folder.glob("spool/localhost_*.*")), "steps did not end", 15
+        )
 
     def stop(self):
         """Cancel what still runs, stop the daemons by their process ids, wait for their end."""

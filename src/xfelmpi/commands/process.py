@@ -2,7 +2,7 @@
 
 import argparse
 
-from xfelmpi import config
+from xfelmpi import arguments
 
 SUMMARY = "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)"
 
@@ -17,13 +17,13 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("run", type=int, help="run number")
-    config.add_arguments(parser)
+    arguments.add_arguments(parser)
     return parser
 
 
 def main(argv: list[str], comm) -> int:
     """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
-    settings = config.from_arguments(parser().parse_args(argv))
+    settings = arguments.from_arguments(parser().parse_args(argv))
     from xfelmpi.pipeline import process
     from xfelmpi.report import start_logging
 

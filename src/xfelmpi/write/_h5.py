@@ -152,7 +152,7 @@ def part_name(path: Path) -> Path:
 def publish(path: Path) -> None:
     """Give a complete file its final name and make it readable for group and world; one rank."""
     part = part_name(path)
-    os.chmod(part, 0o664)
+    part.chmod(0o664)
     with open(part, "rb") as file:
         os.fsync(file.fileno())
-    os.replace(part, path)
+    part.replace(path)
