@@ -62,20 +62,25 @@ load_site
 use_venv
 limit_threads
 
-# The program's own answer to where the outputs go; it explains itself later if there is none.
+# Where the outputs go, by the program's rules: the command line, then --config, then EXP_PREFIX.
+# Nothing if the experiment folder does not exist: the program explains that itself.
 output_folder() {
-    python - "$run" "$@" 2>/dev/null <<'PYTHON'
+    python - "$@" 2>/dev/null <<'PYTHON'
 import argparse
+import os
 import sys
+import tomllib
+from pathlib import Path
 
-from xfelmpi import config
-
-parser = argparse.ArgumentParser(add_help=False)
-parser.add_argument("run", type=int)
-config.add_arguments(parser)
-found = config.from_arguments(parser.parse_args())
-if found.prefix.is_dir():
-    sys.stdout.write(str(found.output.absolute()))
+parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+for option in ("--prefix", "--output", "--config"):
+    parser.add_argument(option)
+given = parser.parse_known_args()[0]
+config = tomllib.loads(Path(given.config).read_text()) if given.config else {}
+prefix = Path(given.prefix or config.get("prefix") or os.environ["EXP_PREFIX"])
+if prefix.is_dir():
+    output = Path(given.output or config.get("output") or prefix / "scratch")
+    sys.stdout.write(str(output.absolute()))
 PYTHON
 }
 

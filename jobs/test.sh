@@ -45,7 +45,8 @@ count() {
     # 5: no tests were selected, which is no failure for somebody who asked for a subset.
     if ((status != 0 && bad == 0)) && ! ((status == 5 && ${#arguments[@]})); then
         failed=$((failed + 1))
-        failures+=("$label: status $status$( ((status == 124)) && printf ', took too long')")
+        ((status == 124)) && status="124, took too long"
+        failures+=("$label: status $status")
     fi
 }
 

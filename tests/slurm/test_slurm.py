@@ -30,11 +30,16 @@ def prefix(tmp_path_factory):
     return folder
 
 
+def into(prefix, output):
+    """Options for outputs elsewhere; the batch job takes its geometry from the usual place."""
+    return "--output", output, "--geometry", prefix / "scratch" / "det" / "agipd.geom"
+
+
 @pytest.fixture(scope="module")
 def one_rank(prefix, tmp_path_factory):
     """The outputs of run 50, processed by one process without MPI's launcher."""
     output = tmp_path_factory.mktemp("one_rank")
-    command = [sys.executable, "-m", "xfelmpi", "50", "--prefix", prefix, "--output", output]
+    command = [sys.executable, "-m", "xfelmpi", "50", "--prefix", prefix, *into(prefix, output)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return output
@@ -75,7 +80,7 @@ def test_batch_job_leaves_outputs_and_its_log(slurm, prefix, one_rank, submit_fo
 def test_64_ranks_give_the_files_of_one(slurm, prefix, one_rank, tmp_path):
     done = slurm.run(
         "srun", "--mpi=pmix", "-n", "64", "--kill-on-bad-exit=1", sys.executable, "-m", "xfelmpi",
-        "50", "--prefix", prefix, "--output", tmp_path, check=False,
+        "50", "--prefix", prefix, *into(prefix, tmp_path), check=False,
         env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "EXTRA_NUM_THREADS": "1",
              **open_mpi_here()},
     )  # fmt: skip
@@ -139,7 +144,7 @@ def test_output_named_by_the_user_is_left_alone(slurm, prefix, submit_folder):
 def test_outside_slurm_mpirun_is_used(prefix, one_rank, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "OMPI"))}
     environment |= {"EXP_PREFIX": str(prefix), "RANKS": "2"}
-    command = ["bash", SCRIPT, "50", "--output", tmp_path]
+    command = ["bash", SCRIPT, "50", *into(prefix, tmp_path)]
     done = subprocess.run(
         command, cwd="/", env=environment, capture_output=True, text=True, check=False
     )

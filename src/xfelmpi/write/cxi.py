@@ -153,7 +153,11 @@ class CxiWriter:
         self._file.group(
             f"{_ENTRY}/data_1", NX_class="NXdata", signal="data", axes=[".", ".", ".", "."]
         )
-        self._file.link(f"{_ENTRY}/data_1/data", f"/{_DETECTOR}/data")
+        for name in ("data", "module_identifier"):
+            self._file.link(f"{_ENTRY}/data_1/{name}", f"/{_DETECTOR}/{name}")
+        # CXI wants every dataset that `axes` names in the same group
+        for group in (f"{_ENTRY}/data_1", _DETECTOR, f"{_INSTRUMENT}/source_1"):
+            self._file.link(f"{group}/{_AXES}", f"/{_ENTRY}/{_AXES}")
         self._file.close()
 
 
@@ -207,7 +211,15 @@ def _single_values(header: CxiHeader | None):
         (f"{_DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
         (f"{_DETECTOR}/distance", of(g, "distance"), metre),
         (f"{_DETECTOR}/xyz_map", of(g, "xyz"), metre),
-        (f"{_DETECTOR}/corner_position", of(g, "corner_position"), metre),
-        (f"{_DETECTOR}/basis_vectors", of(g, "basis_vectors"), metre),
+        (
+            f"{_DETECTOR}/corner_position",
+            of(g, "corner_position"),
+            {"axes": "module_identifier:coordinate", **metre},
+        ),
+        (
+            f"{_DETECTOR}/basis_vectors",
+            of(g, "basis_vectors"),
+            {"axes": "module_identifier:dimension:coordinate", **metre},
+        ),
         (f"{_DETECTOR}/module_identifier", module_names, {}),
     ]
