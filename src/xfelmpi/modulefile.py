@@ -135,9 +135,11 @@ def read_module_file(path, source, module, number, problems, notes) -> ModuleRow
     except Exception as error:
         problem(f"file cannot be indexed: {_one_line(error)}", action="file left out")
         return None
-    if shape[1:] != MODULE_SHAPE or dtype.kind not in "uif":
+    expected = (2, *MODULE_SHAPE) if path.name.startswith("RAW") else MODULE_SHAPE
+    if shape[1:] != expected or dtype.kind not in "uif":
         problem(
-            f"frames are {dtype} {shape}, expected numbers (N, 512, 128)", action="file left out"
+            f"frames are {dtype} {shape}, expected numbers (N, {str(expected)[1:]}",
+            action="file left out",
         )
         return None
     usable = min(shape[0], *(len(v) for v in ids.values()))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from private_slurm import PrivateSlurm, why_unavailable
 
 
 @pytest.fixture(scope="session")
 def slurm():
     """A running private Slurm; in a short path of its own because of munge's socket."""
+    from private_slurm import PrivateSlurm, why_unavailable
+
     reason = why_unavailable()
     if reason and os.environ.get("XFELMPI_TEST_SLURM") == "1":
         pytest.fail(f"no private Slurm: {reason}")
