@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 cdef extern from *:
     """
     #include <errno.h>
+    #include <float.h>
     #include <unistd.h>
 
     static inline int first_set_bit(unsigned long long word) { return __builtin_ctzll(word); }
@@ -32,7 +33,7 @@ cdef extern from *:
     static inline int any_above(const float *v, int n, float cut)
     {
         int any = 0;
-        for (int i = 0; i < n; i++) any |= !(v[i] < cut) | !(v[i] >= -3.402823466e+38f);
+        for (int i = 0; i < n; i++) any |= !(v[i] < cut) | !(v[i] >= -FLT_MAX);
         return any;
     }
 
@@ -51,6 +52,7 @@ cdef extern from *:
     """
     int first_set_bit(uint64_t word) nogil
     int pread_fully(int fd, uint8_t *to, size_t size, long long offset) nogil
+    const float FLT_MAX
     int any_above(const float *v, int n, float cut) nogil
     void unshuffle(const uint8_t *source, uint8_t *target, size_t n, int itemsize) nogil
 
@@ -160,7 +162,7 @@ cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float shift) no
         if not any_above(v + i, 32, cut):
             continue
         for p in range(i, i + 32):
-            if v[p] < cut and v[p] >= -3.402823466e+38:
+            if v[p] < cut and v[p] >= -FLT_MAX:
                 continue
             photons = floorf(v[p] / adu + shift)
             if 1 <= photons <= 65535:
