@@ -30,6 +30,8 @@ class Expected:
         As the options of the main job.
     rows : (int, int or None)
         First and end of the frames that are processed, for ``--trains``.
+    bad : dict of int to ndarray
+        By frame, pixels without a number of photons there, bool (16, 512, 128).
     """
 
     mock: MockRun
@@ -41,6 +43,7 @@ class Expected:
     fixed_threshold: float | None = None
     miss_fraction: float = 1.0
     rows: tuple[int, int | None] = (0, None)
+    bad: dict[int, np.ndarray] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
     _all_good: np.ndarray = field(default_factory=lambda: np.ones(FRAME_SHAPE, bool))
 
@@ -51,9 +54,13 @@ class Expected:
     def __len__(self):
         return len(self.column("trainId"))
 
-    def good_of(self, row: int) -> np.ndarray:
-        """Return the good pixels of a frame by the masks, bool (16, 512, 128)."""
+    def mask_of(self, row: int) -> np.ndarray:
+        """Return the good pixels of a frame's cell by the masks, bool (16, 512, 128)."""
         return self._all_good if self.good is None else self.good[int(self.column("cellId")[row])]
+
+    def good_of(self, row: int) -> np.ndarray:
+        """Return the good pixels of a frame, bool (16, 512, 128)."""
+        return self.mask_of(row) & ~self.bad[row] if row in self.bad else self.mask_of(row)
 
     def present(self, row: int) -> np.ndarray:
         """Return which modules have a frame, bool (16,)."""
@@ -154,7 +161,7 @@ class Expected:
         """Good in at least one cell of the run, in a module that the run has."""
         good = np.zeros(FRAME_SHAPE, bool)
         for row in range(len(self)):
-            good |= self.good_of(row) & self.present(row)[:, None, None]
+            good |= self.mask_of(row) & self.present(row)[:, None, None]
         return good
 
     @property

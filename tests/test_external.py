@@ -20,7 +20,7 @@ from readers import (
 
 DATA = {
     "u1": {},
-    "u2, an absent module": {"dtype": "u2", "hit_photons": (2e6, 4e6), "absent_modules": (4,)},
+    "u2, an absent module": {"dtype": "u2", "hit_photons": (2e6, 4e6), "absent_modules": (15,)},
 }
 """What is simulated; the second one has counts above 255."""
 

@@ -90,9 +90,9 @@ CASES = {
         named=("module 0 train 1500000001: module lacks 1 trains: 1500000001",),
     ),
     "absent module": Case(
-        {"absent_modules": (5,)},
+        {"absent_modules": (15,), "dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3},
         status=3,
-        named=("module 5: module has no frames in the whole run",),
+        named=("module 15: module has no frames in the whole run",),
     ),
     "score photons": Case({}, ("--score", "photons"), {"score": "photons"}),
     "statistics of the run": Case(
@@ -266,6 +266,43 @@ def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
         path.with_name(path.name + ".part").write_bytes(bytes(8 << 20))
     process(mock, tmp_path / "out", ranks=2)
     check_outputs(tmp_path / "out", Expected(mock))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_values_that_are_no_photons(tmp_path, compression):
+    """NaN, infinities and numbers too large are bad pixels of their frame; below 0 is no photon."""
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2, dtype="f4", compression=compression, seed=12)
+    rng = np.random.default_rng(8)
+    good = dict.fromkeys(range(6), rng.random(FRAME_SHAPE, np.float32) < 0.8)
+    values = np.array([np.nan, np.inf, -np.inf, 65536.0, 3e38, -3e38, -7.0], np.float32)
+    bad = {}
+    for module in (0, 9, 15):
+        (path,) = mock.paths.proc.glob(f"*AGIPD{module:02d}*")
+        with h5py.File(path, "r+") as file:
+            images = file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image/data"]
+            for row in range(0, len(mock), 2):
+                image = images[row]
+                where = rng.integers(0, 4, image.shape) == 0
+                chosen = rng.choice(values, image.shape)
+                mock.truth["count"][pixels_of(mock, row, module, where & (chosen < 0))] = 0
+                images[row] = np.where(where, chosen, image)
+                bad.setdefault(row, np.zeros(FRAME_SHAPE, bool))[module] = where & ~(
+                    (chosen < 0) & (chosen > -np.inf)
+                )
+    mask = write_mask(tmp_path / "m.h5", good[0])
+    process(mock, tmp_path / "out", "--global-mask", mask, ranks=2)
+    check_outputs(tmp_path / "out", Expected(mock, good=good, bad=bad))
+
+
+def pixels_of(mock, row, module, where):
+    """Return which entries of the truth are pixels of one module's frame, bool (entry,)."""
+    kept = int(np.flatnonzero(mock.truth["frames"] == row)[0])
+    start, stop = mock.truth["indptr"][kept : kept + 2]
+    pixel = mock.truth["pixel"]
+    entries = np.zeros(pixel.size, bool)
+    entries[start:stop] = pixel[start:stop] // 65536 == module
+    entries[entries] = where.reshape(-1)[pixel[entries] % 65536]
+    return entries
 
 
 def test_usual_places(tmp_path):

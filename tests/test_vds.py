@@ -12,8 +12,10 @@ import pytest
 from extra_data.tests.make_examples import make_modern_spb_proc_run, make_spb_run
 from launch import all_files, run_xfelmpi
 from mockrun import tiny_run
+from mpi4py import MPI
 
 from xfelmpi import arguments
+from xfelmpi.commands import vds as command
 from xfelmpi.config import Config
 from xfelmpi.errors import OutputError, UsageError
 from xfelmpi.experiment import Experiment
@@ -435,6 +437,22 @@ def test_too_many_mappings_are_a_problem(tmp_path):
     assert all_files(tmp_path) == ["out/vds/r0050_vds_proc.h5.part"]
     with h5py.File(path.with_name(path.name + ".part")) as file:
         assert len(json.loads(file.attrs["input_files"])) == 48
+
+
+def test_frames_that_nobody_could_open(tmp_path, monkeypatch):
+    mock = tiny_run(tmp_path, trains=2, reorder_cells=True)
+    index = index_run(mock.paths.proc, "proc")
+    needed = len(plan_virtual(index)[0].mappings)
+    assert needed > 48
+    monkeypatch.setattr("xfelmpi.virtual.MAX_MAPPINGS", needed)
+    assert plan_virtual(index)[1] == []
+    monkeypatch.setattr("xfelmpi.virtual.MAX_MAPPINGS", needed - 1)
+    layout, problems = plan_virtual(index)
+    assert layout is None
+    assert f"more than {needed - 1} mappings" in problems[0].what
+    with pytest.raises(OutputError, match="more than"):
+        command.main(["50", "--prefix", str(tmp_path)], MPI.COMM_SELF)
+    assert not (tmp_path / "scratch" / "vds").exists()
 
 
 def test_folder_that_cannot_be_written(tmp_path):

@@ -18,7 +18,7 @@ from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.share import Share
-from xfelmpi.virtual import BYTES_PER_MAPPING, MAX_MAPPINGS
+from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiHeader, CxiWriter
 from xfelmpi.write.emc import EmcWriter
@@ -96,11 +96,10 @@ def begin_vds(
     """
     if share.virtual is None:
         return None, ()
-    n, limit = len(share.virtual.mappings), min(memory // BYTES_PER_MAPPING, MAX_MAPPINGS)
+    n, limit = len(share.virtual.mappings), memory // BYTES_PER_MAPPING
     if n > limit:
-        what = f"virtual dataset needs {n:,} mappings, more than {limit:,}"
-        action = "not written; the command vds may write it"
-        return None, (Problem(what, action=action),)
+        what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
+        return None, (Problem(what, action="not written; the command vds does it in any case"),)
     prepare(experiment.vds(share.facts.kind))
     attributes = provenance(experiment, config, share.facts.files, argv)
     return write_vds(experiment, attributes, share.virtual), ()

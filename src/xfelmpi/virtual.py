@@ -83,8 +83,16 @@ class VirtualLayout:
     cell_id: np.ndarray
 
 
-def plan_virtual(index: RunIndex) -> tuple[VirtualLayout, list[Problem]]:
-    """Lay out the virtual dataset of a run; a file whose frames have another type is a problem."""
+def plan_virtual(index: RunIndex) -> tuple[VirtualLayout | None, list[Problem]]:
+    """Lay out the virtual dataset of a run.
+
+    Returns
+    -------
+    layout : VirtualLayout or None
+        None if it would take more than `MAX_MAPPINGS`.
+    problems : list of Problem
+        That, and files left out because their frames have another type than most.
+    """
     # the run index may name files none of whose frames are used
     used = np.unique(index.frames.file)
     used = used[used >= 0]
@@ -100,12 +108,16 @@ def plan_virtual(index: RunIndex) -> tuple[VirtualLayout, list[Problem]]:
             name = file.path.rpartition("/")[2]
             problems.append(Problem(what, name, file.module, 0, "left out of the virtual dataset"))
     frames = index.frames
+    mappings = find_mappings(frames, fits)
+    if mappings is None:
+        what = f"cells in ever new order: virtual dataset needs more than {MAX_MAPPINGS:,} mappings"
+        return None, [*problems, Problem(what, action="virtual dataset not written")]
     layout = VirtualLayout(
         index.kind,
         index.detector,
         dtype,
         index.files,
-        find_mappings(frames, fits),
+        mappings,
         frames.train_id,
         frames.pulse_id,
         frames.cell_id,
@@ -113,8 +125,8 @@ def plan_virtual(index: RunIndex) -> tuple[VirtualLayout, list[Problem]]:
     return layout, problems
 
 
-def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings:
-    """Join the frames of every module into mappings.
+def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings | None:
+    """Join the frames of every module into mappings, or return None for more than `MAX_MAPPINGS`.
 
     Parameters
     ----------
@@ -126,12 +138,13 @@ def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings:
     train_start = np.zeros(len(frames), np.int64)
     train_start[new_train] = new_train
     train_start = np.maximum.accumulate(train_start)
-    parts = [
-        _join_repeats(
-            module, *_find_runs(frames.file[:, module], frames.row[:, module], fits), train_start
-        )
-        for module in range(N_MODULES)
-    ]
+    parts, total = [], 0
+    for module in range(N_MODULES):
+        runs = _find_runs(frames.file[:, module], frames.row[:, module], fits)
+        parts.append(_join_repeats(module, *runs, train_start))
+        total += len(parts[-1][0])
+        if total > MAX_MAPPINGS:
+            return None
     return Mappings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 

@@ -11,9 +11,9 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="xfelmpi",
-        description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI and "
-        "hits as a sparse EMC file. Exit status: 0 complete, 3 complete but some input was "
-        "excluded, 2 wrong use or unusable input, 1 a bug.",
+        description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
+        "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
+        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=int, help="run number")

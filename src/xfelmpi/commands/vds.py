@@ -42,7 +42,7 @@ def _write(config: Config, argv: list[str]) -> int:
     from xfelmpi.provenance import provenance
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
-    from xfelmpi.virtual import MAX_MAPPINGS, plan_virtual
+    from xfelmpi.virtual import plan_virtual
     from xfelmpi.write._h5 import prepare, publish
     from xfelmpi.write.vds import write_vds
 
@@ -53,20 +53,16 @@ def _write(config: Config, argv: list[str]) -> int:
     for line in (f"{kind} data of {index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)
-    n, path = len(layout.mappings), experiment.vds(kind)
-    if n > MAX_MAPPINGS:
-        raise OutputError(
-            f"{path}: not written, since nobody could open it: it needs {n:,} mappings, expected "
-            f"at most {MAX_MAPPINGS:,}. The cells are stored in another order in every train; "
-            "select fewer trains with --trains"
-        )
+    path = experiment.vds(kind)
+    if layout is None:
+        raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     prepare(path)
     write_vds(experiment, provenance(experiment, config, index.files, argv), layout)
     publish(path)
     problems = sorted({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
         log.info(line)
-    seconds = monotonic() - start
+    n, seconds = len(layout.mappings), monotonic() - start
     log.info(f"{len(index.frames):,} frames in {n:,} mappings, {seconds:.2f} s: {path}")
     return EXIT_PARTIAL if problems else EXIT_COMPLETE
 
