@@ -72,7 +72,10 @@ has_compiler() { command -v "${CC:-cc}" || command -v gcc; }
 
 has_pkg_config() { command -v pkg-config; }
 
-find_mpi() { MPICC=$(command -v "${MPICC:-mpicc}") && command -v mpirun; }
+find_mpi() {
+    local found
+    found=$(command -v "${MPICC:-mpicc}") && command -v mpirun && MPICC=$found
+}
 
 # parallel_hdf5 FLAGS...: sets HDF5_VERSION if these headers are those of a parallel HDF5.
 parallel_hdf5() {
@@ -279,8 +282,8 @@ wheels=${XFELMPI_WHEELS:-$VENV/wheels}/$(sha256sum <<<"$base" | cut -c 1-16)
 if [[ $(probe_h5py) != "$HDF5_VERSION" ]] || { [[ -r $STAMPS/base ]] && ! is_current base "$base"; }; then
     rm -f -- "$STAMPS"/{base,package,tests}
     step "installing build tools" build_tools
-    step "building mpi4py with $MPICC (1 minute)" build_mpi4py
-    step "building h5py with HDF5 $HDF5_VERSION ${HDF5_DIR:-($HDF5_PKGCONFIG_NAME)} (3 to 5 minutes)" build_h5py
+    step "building mpi4py with $MPICC (up to 3 minutes)" build_mpi4py
+    step "building h5py with HDF5 $HDF5_VERSION ${HDF5_DIR:-($HDF5_PKGCONFIG_NAME)} (1 to 4 minutes)" build_h5py
     [[ $(probe_h5py) == "$HDF5_VERSION" ]] ||
         die "h5py was built, but not with MPI and HDF5 $HDF5_VERSION (the whole output: $LOG)"
 fi

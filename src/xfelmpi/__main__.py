@@ -62,15 +62,22 @@ def _load(command: str):
 
 
 def _run(command: str, argv: list[str]) -> int:
+    try:
+        _check_launch()
+    except UsageError as error:
+        sys.stderr.write(f"xfelmpi: error: {error}\n")
+        return error.exit_status
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
         os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     # ranks that wait must not take the core from ranks that work
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
+    from xfelmpi.report import start_logging
+
     comm = MPI.COMM_WORLD
+    start_logging(comm.rank)
     try:
-        _check_launch(comm.size)
         return _load(command).main(argv, comm)
     except SystemExit as stop:  # argparse
         return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
@@ -78,14 +85,20 @@ def _run(command: str, argv: list[str]) -> int:
         return _fail(comm, error)
 
 
-def _check_launch(size: int) -> None:
-    """Stop if srun started single processes that know nothing of each other."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")
-    if size == 1 and "SLURM_PROCID" in os.environ and tasks.isdigit() and int(tasks) > 1:
-        raise UsageError(
-            f"Slurm started {tasks} tasks, but MPI sees 1 rank: each would write the same files. "
-            "Start with srun --mpi=pmix"
-        )
+def _check_launch() -> None:
+    """Stop if srun started processes that know nothing of each other, before MPI is loaded.
+
+    Open MPI would abort on its own then, or start as many jobs of one rank, which write the same
+    files.
+    """
+    started_by_mpi = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_")
+    if "SLURM_STEP_NUM_TASKS" in os.environ and "SLURM_PROCID" in os.environ:
+        tasks = os.environ["SLURM_STEP_NUM_TASKS"]
+        if tasks != "1" and not any(name.startswith(started_by_mpi) for name in os.environ):
+            raise UsageError(
+                f"Slurm started {tasks} tasks without MPI: each would write the same files. "
+                "Start with srun --mpi=pmix"
+            )
 
 
 def _fail(comm, error: BaseException) -> int:

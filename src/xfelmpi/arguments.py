@@ -84,9 +84,9 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
     about = f.metadata
     try:
         if about["many"]:
-            if not isinstance(value, list):
-                raise ValueError("expected a list")
-            return tuple(about["parse"](v) for v in value)
+            if not isinstance(value, list) or any(type(v) is not about["parse"] for v in value):
+                raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
+            return tuple(value)
         if isinstance(value, (dict, bool)) or (isinstance(value, list) and f.name != "trains"):
             raise ValueError(f"{value!r} has the wrong form")
         value = about["parse"](value)

@@ -60,7 +60,9 @@ def parse_trains(text) -> tuple[int | None, int | None]:
     ValueError
         If it is no such slice.
     """
-    if isinstance(text, (tuple, list)) and len(text) == 2:
+    if isinstance(text, (tuple, list)):
+        if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
+            raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
         return tuple(text)
     match = re.fullmatch(r"(\d*):(\d*)", str(text))
     if not match:
@@ -218,13 +220,25 @@ def _validate(config: Config) -> None:
             value,
             "a finite number" + (" above 0" if low == 0 else ""),
         )
+    # beyond these, float32 cannot tell no photon from one
     need(
-        0 < config.photon_threshold <= 1,
+        1e-30 < config.adu_per_photon < 1e30,
+        "adu-per-photon",
+        config.adu_per_photon,
+        "a number between 1e-30 and 1e30",
+    )
+    need(
+        1e-6 <= config.photon_threshold <= 1,
         "photon-threshold",
         config.photon_threshold,
-        "a number above 0, at most 1",
+        "a number from 1e-6 to 1",
     )
-    need(config.miss_fraction >= 0, "miss-fraction", config.miss_fraction, "0 or more")
+    need(
+        0 <= config.miss_fraction < math.inf,
+        "miss-fraction",
+        config.miss_fraction,
+        "a finite number, 0 or more",
+    )
     need(
         config.decide != "fixed" or config.fixed_threshold is not None,
         "decide fixed",
@@ -232,12 +246,20 @@ def _validate(config: Config) -> None:
         "one",
     )
     need(
+        config.fixed_threshold is None or math.isfinite(config.fixed_threshold),
+        "fixed-threshold",
+        config.fixed_threshold,
+        "a finite number",
+    )
+    need(
         config.fixed_threshold is None or config.decide == "fixed",
         "fixed-threshold",
         f"--decide {config.decide}",
         "--decide fixed with it",
     )
-    modules = config.hit_modules or ()
+    modules = config.hit_modules
+    need(modules != (), "hit-modules", "none", "at least one")
+    modules = modules or ()
     need(all(0 <= m < N_MODULES for m in modules), "hit-modules", modules, "numbers 0 … 15")
     need(
         config.distance is None or 0 < config.distance < 100,

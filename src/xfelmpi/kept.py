@@ -45,9 +45,10 @@ class KeptFrames:
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Return kept frames, ascending, int (frame,)."""
         parts = self._part[frames]
-        return SparseFrames.join(
+        by_part = SparseFrames.join(
             [self._parts[p].take(self._index[frames[parts == p]]) for p in np.unique(parts)]
         )
+        return by_part.take(np.argsort(np.argsort(parts, kind="stable")))
 
 
 class HitReader:

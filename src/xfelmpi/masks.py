@@ -139,6 +139,8 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
         good = file["entry_1/good_pixels"]
     except KeyError:
         raise InputError(f"{path}: no entry_1/good_pixels in this mask file") from None
+    if not isinstance(good, h5py.Dataset):
+        raise InputError(f"{path}: entry_1/good_pixels is no dataset")
     if good.dtype.kind not in "bui":
         raise InputError(f"{path}: good_pixels is {good.dtype}, expected 0/1 integers or bool")
     return good
@@ -161,13 +163,16 @@ def _check(path: Path, *, per_cell: bool) -> np.ndarray:
                     f"{path}: good_pixels has shape {good.shape}, expected {FRAME_SHAPE}"
                 )
             return np.empty(0, int)
-        if good.ndim != 5 or good.shape[1:] != FRAME_SHAPE:
+        if good.shape[1:] != FRAME_SHAPE:
             raise InputError(
                 f"{path}: good_pixels has shape {good.shape}, expected (cells, 16, 512, 128)"
             )
         if "entry_1/cellIds" not in file:
             raise InputError(f"{path}: a per-cell mask needs entry_1/cellIds ({good.shape[0]},)")
-        cells = file["entry_1/cellIds"][:].astype(int).reshape(-1)
+        cells = file["entry_1/cellIds"]
+        if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
+            raise InputError(f"{path}: entry_1/cellIds are no integers")
+        cells = cells[()].astype(int).reshape(-1)
         n_masks = good.shape[0]
     in_range = ((cells >= 0) & (cells < MAX_CELLS)).all()
     if len(cells) != n_masks or len(np.unique(cells)) != len(cells) or not in_range:

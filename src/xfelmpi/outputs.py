@@ -105,7 +105,8 @@ def write_outputs(
         )
     }
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
-    cxi.close(_cxi_header(experiment, done, sums) if comm.rank == 0 else None)
+    ever_good = _ever_good(comm, done)
+    cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
     write_events(
         comm,
         experiment.events,
@@ -201,11 +202,21 @@ def _to_root(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndar
     return (photons, good - invalid) if comm.rank == 0 else None
 
 
-def _cxi_header(experiment: Experiment, done: Processed, sums: dict) -> CxiHeader:
+def _ever_good(comm, done: Processed) -> np.ndarray:
+    """Return which pixels are good in at least one cell of the run, bool (16, 65536)."""
+    used = np.zeros(done.masks.good.shape[1], np.int64)
+    used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
+    rows = collective.sum_all(comm, used) > 0
+    good = unpack(np.bitwise_or.reduce(done.masks.good[:, rows], axis=1)).astype(bool)
+    in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
+    return good & in_run.astype(bool)[:, None]
+
+
+def _cxi_header(
+    experiment: Experiment, done: Processed, sums: dict, ever_good: np.ndarray
+) -> CxiHeader:
     (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
-    ever_good = unpack(np.bitwise_or.reduce(done.masks.good, axis=1)).astype(bool)
     facts = done.share.facts
-    ever_good &= (facts.modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)[:, None]
     mean = background.mean_background(photons, good, hit_photons, hit_good)
     return CxiHeader(
         f"{experiment.proposal} {experiment.name}",

@@ -79,12 +79,13 @@ class SparseFrames:
 
 def _gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
-    length = (stop - start).reshape(-1)
+    segments = stop - start
+    length = segments.reshape(-1)
     ends = np.cumsum(length)
     where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
         start.reshape(-1) - (ends - length), length
     )
-    per_frame = length.reshape(len(start), -1).sum(axis=1)
+    per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
     indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
     return SparseFrames(indptr, pixel[where], count[where])
 
@@ -172,16 +173,17 @@ def photon_cut(adu_per_photon: float, threshold: float) -> float:
     """
     adu, shift = np.float32(adu_per_photon), np.float32(1 - threshold)
 
-    def is_photon(signal):
-        return np.floor(signal / adu + shift) >= 1
-
+    # the bits of floats from 0 on, read as integers, are in the order of the floats
+    low, high = 0, int(np.finfo(np.float32).max.view(np.uint32))
     with np.errstate(over="ignore"):
-        cut = np.float32(threshold * adu_per_photon)
-        while is_photon(cut) and cut > 0:
-            cut = np.nextafter(cut, np.float32(-np.inf))
-        while not is_photon(cut):
-            cut = np.nextafter(cut, np.float32(np.inf))
-    return float(cut)
+        while low < high:
+            middle = (low + high) // 2
+            signal = np.uint32(middle).view(np.float32)
+            if np.floor(signal / adu + shift) >= 1:
+                high = middle
+            else:
+                low = middle + 1
+    return float(np.uint32(low).view(np.float32))
 
 
 class Sparsifier:
@@ -307,7 +309,9 @@ class Sparsifier:
             sums.peak,
             sums.entries,
         )
-        self.bytes_read += int(source.size[status == 0].sum())
+        # frames of one chunk share its bytes
+        _, chunks = np.unique(source.offset[status == 0], return_index=True)
+        self.bytes_read += int(source.size[status == 0][chunks].sum())
         block.start[part, module], block.stop[part, module] = start, stop
         for name in ("lit", "photons", "region_lit", "region_photons", "ones", "entries"):
             getattr(block.sums, name)[part] += getattr(sums, name)

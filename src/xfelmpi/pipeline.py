@@ -39,11 +39,11 @@ def process(config: Config, comm, argv: list[str]) -> int:
     experiment = Experiment(config.prefix, config.output, config.run)
     stages = Stages()
     with stages.timed("index"):
-        collective.on_root(comm, lambda: prepare_folders(experiment))
         share = share_run(comm, experiment, config)
         masks = load_masks(comm, experiment, config, share.frames.cell_id)
         found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
         geometry, warnings = found or (None, ())
+        collective.on_root(comm, lambda: prepare_folders(experiment))
     _log_start(comm, share, masks, geometry, warnings)
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     files = FilePool(share.facts.files)

@@ -74,11 +74,11 @@ class OpenModuleFile:
         self.about = about
         self._file = h5py.File(about.path, "r")
         try:
+            self._data = self._file[about.dataset]
             self._fd = os.open(about.path, os.O_RDONLY)
-        except OSError:
+        except (OSError, KeyError):
             self._file.close()
             raise
-        self._data = self._file[about.dataset]
         self._filters = _known_filters(self._data)
         self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
         self._direct = (
@@ -87,6 +87,8 @@ class OpenModuleFile:
             and self._data.dtype.str in _DIRECT
             and not self._data.is_virtual
             and self._data.external is None
+            # HDF5 versions differ in whether a chunk's address counts from the user block
+            and self._file.userblock_size == 0
         )
         plain = not self._data.is_virtual and self._data.external is None
         self._blank = plain and self._data.id.get_storage_size() == 0
@@ -147,6 +149,8 @@ class OpenModuleFile:
     def _all_fill_value(self, n: int) -> FrameBytes:
         """Return a dataset that was never written as every HDF5 reader does: its fill value."""
         frame = np.full(MODULE_PIXELS, self._data.fillvalue, self._data.dtype)
+        if self._data.dtype.str not in _DIRECT:
+            frame = _as_float32(frame)
         return _in_memory(frame, np.zeros(n, np.int64), self._data.dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
@@ -158,11 +162,16 @@ class OpenModuleFile:
             except OSError:
                 offset[i] = NOT_ALLOCATED
                 continue
-            if frame.dtype.kind in "iu":
-                # what is out of range for a count becomes a bad pixel
-                frame = np.where(frame > MAX_COUNT, np.float32("nan"), np.maximum(frame, 0))
-            values[i] = frame
+            values[i] = _as_float32(frame)
         return _in_memory(values, offset, self._data.dtype.kind != "f")
+
+
+def _as_float32(frame: np.ndarray) -> np.ndarray:
+    """Return values of any dtype as float32; what is out of range becomes a bad pixel."""
+    if frame.dtype.kind in "iu":
+        frame = np.where(frame > MAX_COUNT, np.float32("nan"), np.maximum(frame, 0))
+    with np.errstate(over="ignore"):
+        return frame.astype(np.float32)
 
 
 def _in_memory(values: np.ndarray, offset: np.ndarray, from_integers: bool) -> FrameBytes:

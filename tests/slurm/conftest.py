@@ -9,7 +9,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm():
     """A running private Slurm; in a short path of its own because of munge's socket."""
     from private_slurm import PrivateSlurm, why_unavailable

@@ -25,7 +25,5 @@ def main(argv: list[str], comm) -> int:
     """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
     settings = arguments.from_arguments(parser().parse_args(argv))
     from xfelmpi.pipeline import process
-    from xfelmpi.report import start_logging
 
-    start_logging(comm.rank)
     return process(settings, comm, argv)

@@ -1,0 +1,239 @@
+"""Whether all output files hold what they must: every dataset, type, unit and value.
+
+Reads with h5py and numpy only; `Expected` says what must be there.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+from expected import FRAME_SHAPE, LIGHT_SPEED, PLANCK, Expected
+from extra_geom import AGIPD_1MGeometry
+from readers import read_emc
+
+EVENTS = {
+    **{"trainId": "u8", "pulseId": "u8", "cellId": "u2", "litpixels": "u4", "photons": "u8"},
+    **{"hitscore": "f4", "is_hit": "?", "is_miss": "?", "hit_median": "f4", "hit_std": "f4"},
+    **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
+    "modules": "u2",
+}
+ENTRY, INSTRUMENT = "entry_1", "entry_1/instrument_1"
+SOURCE, DETECTOR = f"{INSTRUMENT}/source_1", f"{INSTRUMENT}/detector_1"
+ROOT_ATTRIBUTES = {
+    *("run", "proposal", "program_version", "configuration", "input_files", "creation_date"),
+}
+
+
+def check_outputs(output: Path, expected: Expected, run: int = 50) -> None:
+    """Assert that everything in an output folder is there and right."""
+    name = f"r{run:04d}"
+    events = check_events(output / "events" / f"{name}_events.h5", expected)
+    check_powder(output / "powder" / f"{name}_powder.h5", expected, events["is_miss"])
+    cxi = output / "saved_hits" / f"{name}_hits.cxi"
+    check_cxi(cxi, expected)
+    emc = output / "emc" / f"{name}.emc"
+    if expected.is_hit.any():
+        check_emc(emc, expected)
+    else:
+        assert not emc.exists(), "Dragonfly crashes on an EMC file without frames"
+    left = [p.name for p in output.rglob("*.part")]
+    assert not left, left
+
+
+def check_provenance(file: h5py.File) -> None:
+    """Assert that a file says where it comes from."""
+    assert set(file.attrs) >= ROOT_ATTRIBUTES, set(file.attrs)
+    assert file.attrs["run"] == 50
+    assert file.attrs["proposal"] == "p007927"
+    assert json.loads(file.attrs["configuration"])["run"] == 50
+    paths = json.loads(file.attrs["input_files"])
+    assert paths
+    assert all(Path(path).is_file() for path in paths)
+    created = datetime.fromisoformat(file.attrs["creation_date"])
+    assert created.tzinfo is not None
+
+
+def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
+    """Assert that the events file is right and return its columns."""
+    with h5py.File(path) as file:
+        check_provenance(file)
+        assert set(file) == {*EVENTS, "problems"}
+        for name, dtype in EVENTS.items():
+            assert file[name].dtype == np.dtype(dtype), name
+            assert file[name].shape == (len(expected),), name
+        assert file["pulse_energy"].attrs["units"] == "J"
+        assert file["wavelength"].attrs["units"] == "m"
+        found = {name: file[name][:] for name in EVENTS}
+    for name in ("trainId", "cellId", "pulseId", "modules", "pulse_energy", "wavelength"):
+        np.testing.assert_array_equal(found[name], expected.column(name), name)
+    np.testing.assert_array_equal(found["litpixels"], expected.sums["lit"])
+    np.testing.assert_array_equal(found["photons"], expected.sums["photons"])
+    np.testing.assert_array_equal(found["hitscore"], expected.sums["score"])
+    np.testing.assert_array_equal(found["is_hit"], expected.is_hit)
+    for name in ("hit_median", "hit_std", "hit_threshold", "hit_sigma"):
+        right = expected.statistics[name].astype(np.float32)
+        np.testing.assert_array_equal(found[name], np.where(expected.complete, right, np.nan), name)
+    assert found["is_miss"].sum() == expected.n_misses
+    assert not (found["is_miss"] & (found["is_hit"] | ~expected.complete)).any()
+    return found
+
+
+def check_powder(path: Path, expected: Expected, is_miss: np.ndarray) -> None:
+    """Assert that the powder file is right."""
+    groups = {"": np.ones(len(expected), bool), "_hits": expected.is_hit, "_misses": is_miss}
+    with h5py.File(path) as file:
+        check_provenance(file)
+        assert set(file) == {f"{n}{s}" for n in ("powder", "good_frames") for s in groups}
+        for suffix, frames in groups.items():
+            photons, good = expected.powder(frames)
+            for name, right in ((f"powder{suffix}", photons), (f"good_frames{suffix}", good)):
+                assert file[name].dtype == right.dtype, name
+                assert isinstance(file[name].attrs["units"], str)
+                np.testing.assert_array_equal(file[name][:], right, name)
+
+
+def check_cxi(path: Path, expected: Expected) -> None:
+    """Assert that the CXI file is right."""
+    rows = np.flatnonzero(expected.is_hit)
+    with h5py.File(path) as file:
+        check_provenance(file)
+        _check_singles(file)
+        _check_hit_columns(file, expected, rows)
+        _check_frames(file, expected, rows)
+        _check_detector(file, expected)
+        _check_groups(file)
+
+
+def _text(dataset) -> str:
+    assert dataset.shape == ()
+    assert dataset.dtype.kind == "S", "fixed-length strings only"
+    return dataset[()].decode()
+
+
+def _check_singles(file) -> None:
+    assert file["cxi_version"][()] == 160
+    assert _text(file[f"{ENTRY}/name"])
+    assert _text(file[f"{ENTRY}/title"])
+    assert datetime.fromisoformat(_text(file[f"{ENTRY}/start_time"])).tzinfo is not None
+    assert _text(file[f"{ENTRY}/sample_1/name"]) == "Simulated spheres"
+    assert _text(file[f"{INSTRUMENT}/name"]) == "SPB"
+
+
+def _check_hit_columns(file, expected, rows) -> None:
+    wavelength = expected.column("wavelength")[rows]
+    right = {
+        f"{ENTRY}/trainId": (expected.column("trainId")[rows], "u8", None),
+        f"{ENTRY}/cellId": (expected.column("cellId")[rows], "u2", None),
+        f"{ENTRY}/pulseId": (expected.column("pulseId")[rows], "u8", None),
+        f"{ENTRY}/vds_index": (rows, "u8", None),
+        f"{SOURCE}/photon_wavelength": (wavelength, "f8", "m"),
+        f"{SOURCE}/photon_energy": (PLANCK * LIGHT_SPEED / wavelength, "f8", "J"),
+        f"{SOURCE}/pulse_energy": (expected.column("pulse_energy")[rows], "f8", "J"),
+        f"{DETECTOR}/background_weighting": (expected.weighting, "f8", None),
+        f"{DETECTOR}/lit_pixels": (expected.sums["lit"][rows], "u4", None),
+        f"{DETECTOR}/photon_counts": (expected.sums["photons"][rows], "u8", "photons"),
+        f"{DETECTOR}/hit_score": (expected.sums["score"][rows], "f4", None),
+        f"{DETECTOR}/hit_sigma": (expected.statistics["hit_sigma"][rows], "f4", None),
+    }
+    for name, (values, dtype, units) in right.items():
+        dataset = file[name]
+        assert dataset.dtype == np.dtype(dtype), name
+        assert dataset.attrs["axes"] == "experiment_identifier", name
+        assert dataset.attrs.get("units") == units, name
+        found = dataset[:]
+        if dtype in ("f8", "f4"):
+            np.testing.assert_allclose(found, values, rtol=1e-6 if dtype == "f4" else 1e-12)
+        else:
+            np.testing.assert_array_equal(found, values, name)
+    identifier = file[f"{ENTRY}/experiment_identifier"]
+    assert identifier.dtype.kind == "S"
+    trains, cells = expected.column("trainId")[rows], expected.column("cellId")[rows]
+    assert identifier[:].astype(str).tolist() == [
+        f"p007927_r0050_t{t}_c{c}" for t, c in zip(trains, cells, strict=True)
+    ]
+
+
+def _check_frames(file, expected, rows) -> None:
+    data, mask = file[f"{DETECTOR}/data"], file[f"{DETECTOR}/mask"]
+    peak = max((expected.frame(row).max() for row in rows), default=0)
+    assert data.dtype == (np.uint16 if peak > 255 else np.uint8)
+    assert mask.dtype == np.uint32
+    for dataset in (data, mask):
+        assert dataset.shape == (len(rows), *FRAME_SHAPE)
+        assert dataset.attrs["axes"] == "experiment_identifier:module_identifier:y:x"
+        assert dataset.chunks[1:] == FRAME_SHAPE, "a chunk must hold whole frames"
+        assert dataset.compression == "gzip"
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(data[i], expected.frame(row))
+        right = np.where(expected.good_of(row), 0, 0x80)
+        right[expected.absent] |= 0x200
+        np.testing.assert_array_equal(mask[i], right)
+
+
+def _check_detector(file, expected) -> None:
+    detector = file[DETECTOR]
+    good = detector["good_pixels"]
+    assert good.dtype == bool
+    np.testing.assert_array_equal(good[:], expected.ever_good)
+    photons, _ = expected.powder(np.ones(len(expected), bool))
+    np.testing.assert_array_equal(detector["powder"][:], photons)
+    np.testing.assert_allclose(detector["background"][:], expected.background, rtol=1e-6)
+    for name, value, units in (
+        ("x_pixel_size", 200e-6, "m"),
+        ("y_pixel_size", 200e-6, "m"),
+        ("pixel_area", 4e-8, "m2"),
+        ("distance", expected.mock.options.distance, "m"),
+    ):
+        assert detector[name].shape == ()
+        assert detector[name][()] == value or abs(detector[name][()] / value - 1) < 1e-12, name
+        assert detector[name].attrs["units"] == units, name
+    geometry = AGIPD_1MGeometry.from_crystfel_geom(str(expected.mock.paths.geometry))
+    positions = np.moveaxis(geometry.get_pixel_positions(), -1, 0).copy()
+    positions[2] += expected.mock.options.distance
+    np.testing.assert_allclose(detector["xyz_map"][:], positions, rtol=0, atol=1e-9)
+    assert detector["corner_position"].shape == (16, 3)
+    assert detector["basis_vectors"].shape == (16, 2, 3)
+    assert detector["module_identifier"].shape == (16,)
+    for name in ("xyz_map", "corner_position", "basis_vectors"):
+        assert detector[name].attrs["units"] == "m", name
+
+
+def _check_groups(file) -> None:
+    link = file.get(f"{ENTRY}/data_1/data", getlink=True)
+    assert isinstance(link, h5py.SoftLink)
+    assert link.path == f"/{DETECTOR}/data"
+    assert file[f"{ENTRY}/data_1"].attrs["NX_class"] == "NXdata"
+    found = []
+    file.visititems(lambda name, item: found.append((name, item)))
+    for name, item in found:
+        if isinstance(item, h5py.Dataset):
+            assert h5py.check_vlen_dtype(item.dtype) is None, f"{name} has variable length"
+            assert item.compression in (None, "gzip"), name
+            assert not item.fletcher32, name
+
+
+def check_emc(path: Path, expected: Expected) -> None:
+    """Assert that the EMC file has the hits, entry by entry, in the order of the CXI."""
+    rows = np.flatnonzero(expected.is_hit)
+    emc = read_emc(path)
+    assert emc.num_pix == 16 * 512 * 128
+    assert len(emc) == len(rows)
+    for i, row in enumerate(rows):
+        frame = expected.frame(row).reshape(-1)
+        ones, multi, count = emc.frames[i]
+        np.testing.assert_array_equal(ones, np.flatnonzero(frame == 1))
+        np.testing.assert_array_equal(multi, np.flatnonzero(frame > 1))
+        np.testing.assert_array_equal(count, frame[frame > 1])
+
+
+def problems(output: Path, run: int = 50) -> list[tuple[str, str, int, int, str]]:
+    """Return the problems named in the events file: what, file, module, train, action."""
+    with h5py.File(output / "events" / f"r{run:04d}_events.h5") as file:
+        rows = file["problems"][:]
+    return [
+        (r["what"].decode(), r["file"].decode(), int(r["module"]), int(r["train"]),
+         r["action"].decode())
+        for r in rows
+    ]  # fmt: skip

@@ -1,0 +1,163 @@
+"""What must be in the outputs of a simulated run: worked out with numpy from its truth alone.
+
+Dense and slow, frame by frame, as the formats are written down; nothing of the program but the
+numbers of pixels is used.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from mockrun import MockRun
+
+FRAME_SHAPE = (16, 512, 128)
+PLANCK, LIGHT_SPEED = 6.62607015e-34, 299792458.0
+
+
+@dataclass
+class Expected:
+    """The answer for one simulated run and one set of options.
+
+    Parameters
+    ----------
+    mock : MockRun
+        With the truth of all frames (``truth="full"``).
+    good : dict of int to ndarray, optional
+        Good pixels of each cell, bool (16, 512, 128); default: all.
+    region : ndarray, optional
+        Hit-finding region, bool (16, 512, 128); default: everything.
+    score, decide, sigma, fixed_threshold, miss_fraction
+        As the options of the main job.
+    rows : (int, int or None)
+        First and end of the frames that are processed, for ``--trains``.
+    """
+
+    mock: MockRun
+    good: dict[int, np.ndarray] | None = None
+    region: np.ndarray | None = None
+    score: str = "litpixels"
+    decide: str = "train"
+    sigma: float = 4.0
+    fixed_threshold: float | None = None
+    miss_fraction: float = 1.0
+    rows: tuple[int, int | None] = (0, None)
+    _frames: dict[int, np.ndarray] = field(default_factory=dict)
+    _all_good: np.ndarray = field(default_factory=lambda: np.ones(FRAME_SHAPE, bool))
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column of the truth."""
+        return self.mock.truth[name][slice(*self.rows)]
+
+    def __len__(self):
+        return len(self.column("trainId"))
+
+    def good_of(self, row: int) -> np.ndarray:
+        """Return the good pixels of a frame by the masks, bool (16, 512, 128)."""
+        return self._all_good if self.good is None else self.good[int(self.column("cellId")[row])]
+
+    def present(self, row: int) -> np.ndarray:
+        """Return which modules have a frame, bool (16,)."""
+        return (self.column("modules")[row] >> np.arange(16) & 1).astype(bool)
+
+    def frame(self, row: int) -> np.ndarray:
+        """Return the photons of a frame on its good pixels, uint16 (16, 512, 128)."""
+        if row not in self._frames:
+            self._frames[row] = self.mock.frame(row + self.rows[0]) * self.good_of(row)
+        return self._frames[row]
+
+    @cached_property
+    def sums(self) -> dict[str, np.ndarray]:
+        """Lit pixels and photons of every frame, and the same in the region."""
+        region = self._all_good if self.region is None else self.region
+        sums = {n: np.zeros(len(self), np.int64) for n in ("lit", "photons", "score")}
+        for row in range(len(self)):
+            frame = self.frame(row)
+            sums["lit"][row] = (frame > 0).sum()
+            sums["photons"][row] = frame.sum(dtype=np.int64)
+            seen = frame[region]
+            counted = seen > 0 if self.score == "litpixels" else seen
+            sums["score"][row] = counted.sum(dtype=np.int64)
+        return sums
+
+    @cached_property
+    def complete(self) -> np.ndarray:
+        """Whether every module of the run has the frame."""
+        modules = self.column("modules")
+        return modules == np.bitwise_or.reduce(modules)
+
+    @cached_property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """Median, std, threshold and sigma, float64, NaN where undecidable; and `is_hit`."""
+        n, score, trains = len(self), self.sums["score"], self.column("trainId")
+        median, std, threshold = np.full((3, n), np.nan)
+        for row in np.flatnonzero(self.complete):
+            if self.decide == "fixed":
+                threshold[row] = self.fixed_threshold
+                continue
+            group = self.complete & ((trains == trains[row]) | (self.decide == "run"))
+            middle = np.percentile(score[group], 50)
+            width = 1.4826 * (middle - np.percentile(score[group], 25))
+            median[row], std[row] = middle, max(width, np.sqrt(middle), 1)
+            threshold[row] = middle + self.sigma * std[row]
+        return {
+            "hit_median": median,
+            "hit_std": std,
+            "hit_threshold": threshold,
+            "hit_sigma": (score - median) / std,
+            "is_hit": score > threshold,
+        }
+
+    @cached_property
+    def is_hit(self) -> np.ndarray:
+        """Hits, bool (frame,)."""
+        return self.statistics["is_hit"]
+
+    @property
+    def n_misses(self) -> int:
+        """How many misses must be drawn."""
+        others = int((self.complete & ~self.is_hit).sum())
+        return min(others, round(self.miss_fraction * int(self.is_hit.sum())))
+
+    def powder(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return photons and number of good frames of every pixel over some frames, bool (frame,)."""
+        photons, good = np.zeros(FRAME_SHAPE, np.uint64), np.zeros(FRAME_SHAPE, np.uint32)
+        for row in np.flatnonzero(frames):
+            photons += self.frame(row)
+            good += self.good_of(row) & self.present(row)[:, None, None]
+        return photons, good
+
+    @cached_property
+    def background(self) -> np.ndarray:
+        """Mean photons per good frame over all non-hits, float64, NaN where no frame was good."""
+        photons, good = self.powder(~self.is_hit)
+        with np.errstate(invalid="ignore"):
+            return photons / np.where(good, good, np.nan)
+
+    @cached_property
+    def weighting(self) -> np.ndarray:
+        """What scales the background to each hit, float64 (hit,)."""
+        trains, photons = self.column("trainId"), self.sums["photons"]
+        energy = self.column("pulse_energy")
+        others = self.complete & ~self.is_hit
+        weights = []
+        for row in np.flatnonzero(self.is_hit):
+            here = others & (trains == trains[row])
+            factors = [
+                energy[row] / np.mean(energy[~self.is_hit]) if (~self.is_hit).any() else 1.0,
+                photons[here].mean() / photons[others].mean() if here.any() else 1.0,
+            ]
+            weights.append(np.prod(factors))
+        return np.array(weights)
+
+    @cached_property
+    def ever_good(self) -> np.ndarray:
+        """Good in at least one cell of the run, in a module that the run has."""
+        good = np.zeros(FRAME_SHAPE, bool)
+        for row in range(len(self)):
+            good |= self.good_of(row) & self.present(row)[:, None, None]
+        return good
+
+    @property
+    def absent(self) -> np.ndarray:
+        """Modules that no frame has, bool (16,)."""
+        return ~np.any([self.present(row) for row in range(len(self))], axis=0)

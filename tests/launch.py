@@ -1,0 +1,87 @@
+"""The program as users start it: a process of its own, alone or under mpirun."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 30
+"""What an error may take to end the job, and more than enough for the small runs of the tests."""
+
+_FOR_TESTS = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "PYTHONWARNINGS": "error::RuntimeWarning",
+}
+
+
+def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
+    """Run ``python -m xfelmpi ARGS``; see `run_python`."""
+    return run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
+
+
+def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
+    """Run a Python of its own, under mpirun if `ranks` is not 0.
+
+    Parameters
+    ----------
+    args : list
+        Arguments; anything with a text form.
+    ranks : int
+        Number of MPI ranks; 0: without mpirun.
+    seconds : float
+        When to give up: `subprocess.TimeoutExpired`, with all ranks ended.
+    **env
+        Environment variables besides those of the tests; None removes one.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        With the text of standard output and standard error.
+    """
+    command = [sys.executable, *map(str, args)]
+    if ranks:
+        mpirun = shutil.which("mpirun")
+        assert mpirun, "no mpirun"
+        command = [mpirun, "-n", str(ranks), *command]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(env),
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        # mpirun ends its ranks when it is asked to, not when it is killed
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _environment(changes) -> dict[str, str]:
+    # a batch job around the tests, and whoever's experiment folder, must not leak in
+    foreign = ("SLURM_", "OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "EXP_PREFIX")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    environment |= _FOR_TESTS
+    for name, value in changes.items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = str(value)
+    return environment
+
+
+def all_files(folder: Path) -> list[str]:
+    """Return the names of all files below a folder, relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())

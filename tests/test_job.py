@@ -1,0 +1,332 @@
+"""The main job as a whole, started as users start it, on runs with a known answer."""
+
+import re
+from dataclasses import dataclass, field
+
+import h5py
+import numpy as np
+import pytest
+from checks import check_outputs, problems
+from compare import assert_same_outputs
+from expected import FRAME_SHAPE, Expected
+from launch import all_files, run_xfelmpi
+from mockrun import MockRun, tiny_run
+
+from xfelmpi.experiment import Experiment
+
+RANKS = (1, 2, 3, 5)
+SIX = "p007927"
+"""Name of the experiment folder, with a proposal number."""
+
+
+def process(mock: MockRun, output, *options, ranks=0, status=0):
+    """Run the main job on a simulated run; its output folder has no masks to be found."""
+    paths = ["--prefix", mock.options.prefix, "--output", output]
+    geometry = [] if "--geometry" in options else ["--geometry", mock.paths.geometry]
+    done = run_xfelmpi([mock.options.run, *paths, *geometry, *options], ranks)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run to simulate, options to process it with, and what to expect."""
+
+    simulate: dict = field(default_factory=dict)
+    options: tuple = ()
+    expect: dict = field(default_factory=dict)
+    ranks: int = 2
+    status: int = 0
+    named: tuple[str, ...] = ()
+    hits: bool = True
+
+
+CASES = {
+    "u2": Case({"dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3}),
+    "u2 faint": Case({"dtype": "u2", "hit_rate": 0.2}),
+    "u1 cut at 255": Case({"hit_photons": (2e6, 4e6), "seed": 3}),
+    "f4": Case({"dtype": "f4", "compression": "none"}),
+    "f4 in ADU, gzip": Case(
+        {"dtype": "f4", "adu_per_photon": 55.0, "chunk_frames": 4, "trains": 2},
+        ("--adu-per-photon", "55"),
+    ),
+    "plain": Case({"compression": "none"}),
+    "chunks of 4": Case({"chunk_frames": 4, "veto": 0.2, "seed": 12}, ranks=3),
+    "contiguous": Case({"compression": "none", "chunk_frames": 0}),
+    "contiguous u2": Case({"compression": "none", "chunk_frames": 0, "dtype": "u2"}),
+    "legacy, with mask": Case({"layout": "legacy", "with_mask": True}),
+    "veto and reordered cells": Case(
+        {"veto": 0.4, "reorder_cells": True, "cells": tuple(range(1, 24, 2)), "pulse_step": 4},
+        ranks=3,
+    ),
+    "ragged files": Case(
+        {"trains": 7, "cells": (3, 4, 8), "sequence_length": 3, "ragged_sequences": True}, ranks=5
+    ),
+    "missing trains": Case(
+        {"trains": 5, "missing": ((3, 0), (3, 1), (15, 4)), "missing_style": "gone"},
+        ranks=3,
+        status=3,
+        named=("module 3 train 1500000000: module lacks 2 trains: 1500000000 … 1500000001",
+               "module 15 train 1500000004: module lacks 1 trains: 1500000004"),
+    ),
+    "missing trains, listed": Case(
+        {"trains": 3, "missing": ((0, 1),), "missing_style": "empty"},
+        status=3,
+        named=("module 0 train 1500000001: module lacks 1 trains: 1500000001",),
+    ),
+    "absent module": Case(
+        {"absent_modules": (5,)},
+        status=3,
+        named=("module 5: module has no frames in the whole run",),
+    ),
+    "score photons": Case({}, ("--score", "photons"), {"score": "photons"}),
+    "statistics of the run": Case(
+        {"trains": 4, "cells": tuple(range(20)), "background": 30.0, "hit_photons": (50.0, 3e3)},
+        ("--decide", "run", "--sigma", "1.5", "--miss-fraction", "2.5"),
+        {"decide": "run", "sigma": 1.5, "miss_fraction": 2.5},
+        ranks=3,
+    ),
+    "sigma": Case({}, ("--sigma", "-0.5"), {"sigma": -0.5}),
+    "fixed threshold": Case(
+        {},
+        ("--decide", "fixed", "--fixed-threshold", "2500.5"),
+        {"decide": "fixed", "fixed_threshold": 2500.5},
+    ),
+    "no misses": Case({}, ("--miss-fraction", "0"), {"miss_fraction": 0.0}),
+    "only hits": Case(
+        {"trains": 2, "cells": (0, 1)},
+        ("--decide", "fixed", "--fixed-threshold", "0"),
+        {"decide": "fixed", "fixed_threshold": 0.0},
+    ),
+    "no hits": Case({"hit_rate": 0.0}, hits=False),
+    "one frame": Case({"trains": 1, "cells": (7,)}, hits=False, ranks=3),
+    "trains by position": Case(
+        {"trains": 5}, ("--trains", "1:3"), {"rows": (6, 18)}
+    ),
+    "hit modules": Case(
+        {},
+        ("--hit-modules", "3", "4", "8", "15"),
+        {"region": np.isin(np.arange(16), (3, 4, 8, 15))[:, None, None] & np.ones(FRAME_SHAPE, bool)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_equal_the_truth(name, tmp_path):
+    case = CASES[name]
+    mock = tiny_run(tmp_path / SIX, **case.simulate)
+    output = tmp_path / "out"
+    done = process(mock, output, *case.options, ranks=case.ranks, status=case.status)
+    expected = Expected(mock, **case.expect)
+    assert expected.is_hit.any() == case.hits, "the case does not test what it should"
+    check_outputs(output, expected)
+    found = [
+        " ".join(filter(None, [f"module {m}" * (m >= 0), f"train {t}" * (t > 0)])) + f": {what}"
+        for what, _, m, t, _ in problems(output)
+    ]
+    assert sorted(found) == sorted(case.named)
+    for line in case.named:
+        assert line in done.stdout
+    trains = np.unique(expected.column("trainId"))
+    assert re.search(rf"^frames +{len(expected)} +in {len(trains)} trains$", done.stdout, re.M)
+
+
+def write_mask(path, good, cells=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["entry_1/good_pixels"] = good
+        if cells is not None:
+            file["entry_1/cellIds"] = cells
+    return path
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory):
+    """A run with everything at once, masks of all kinds, and its answer."""
+    folder = tmp_path_factory.mktemp("masked")
+    mock = tiny_run(
+        folder / SIX,
+        trains=5,
+        veto=0.1,
+        reorder_cells=True,
+        sequence_length=3,
+        ragged_sequences=True,
+        missing=((2, 3),),
+        absent_modules=(9,),
+        chunk_frames=2,
+        hit_rate=0.4,
+    )
+    rng = np.random.default_rng(5)
+    cells = np.array([4, 0, 1, 3, 2])  # cell 5 has no mask of its own
+    per_cell = rng.random((5, *FRAME_SHAPE), np.float32) < 0.8
+    per_cell[:, 0, :, :64] = False
+    overall = rng.random(FRAME_SHAPE, np.float32) < 0.9
+    region = rng.random(FRAME_SHAPE, np.float32) < 0.3
+    region[8:] = False
+    options = (
+        ("--cell-mask", write_mask(folder / "cells.h5", per_cell, cells)),
+        ("--global-mask", write_mask(folder / "all.h5", overall.astype(np.uint8))),
+        ("--hit-mask", write_mask(folder / "region.h5", region)),
+    )
+    good = {int(c): overall & m for c, m in zip(cells, per_cell, strict=True)} | {5: overall}
+    expected = Expected(mock, good=good, region=region)
+    assert expected.is_hit.any()
+    return mock, sum(options, ()), expected
+
+
+@pytest.fixture(scope="module")
+def masked_outputs(masked, tmp_path_factory):
+    """The outputs of that run, by number of ranks; 0 is without mpirun."""
+    mock, options, _ = masked
+    folder = tmp_path_factory.mktemp("ranks")
+    for ranks in (0, *RANKS):
+        process(mock, folder / str(ranks), *options, ranks=ranks, status=3)
+    return folder
+
+
+def test_masks_of_all_kinds(masked, masked_outputs):
+    check_outputs(masked_outputs / "0", masked[2])
+    named = [(what, module, train) for what, _, module, train, _ in problems(masked_outputs / "0")]
+    assert named == [
+        ("module has no frames in the whole run", 9, 0),
+        ("module lacks 1 trains: 1500000003", 2, 1500000003),
+        ("per-cell mask lacks 1 of the run's cells, e.g. cell 5", -1, 0),
+    ]
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_any_number_of_ranks_gives_the_same(masked_outputs, ranks):
+    assert_same_outputs(masked_outputs / "0", masked_outputs / str(ranks))
+
+
+def test_outputs_are_readable_for_everybody(masked_outputs):
+    for name in all_files(masked_outputs / "2"):
+        assert (masked_outputs / "2" / name).stat().st_mode & 0o444 == 0o444, name
+
+
+def test_more_ranks_than_trains(tmp_path):
+    mock = tiny_run(tmp_path / SIX, trains=2, cells=(0, 1, 2, 3))
+    process(mock, tmp_path / "5", ranks=5)
+    check_outputs(tmp_path / "5", Expected(mock))
+
+
+def test_hits_that_do_not_fit_are_read_again(tmp_path):
+    """Too little memory for the hits, and for the lists of a train's frames."""
+    mock = tiny_run(tmp_path / SIX, trains=2, cells=tuple(range(9)), background=30000.0)
+    always = ("--decide", "fixed", "--fixed-threshold", "0")
+    process(mock, tmp_path / "small", *always, "--memory-per-rank", "256M", ranks=1)
+    process(mock, tmp_path / "large", *always, "--memory-per-rank", "2G", ranks=2)
+    expected = Expected(mock, decide="fixed", fixed_threshold=0.0)
+    entries = int(expected.sums["lit"].sum())
+    assert entries * 6 > 28 << 20, "the hits would fit"
+    assert expected.sums["lit"][:9].sum() * 6 > 14 << 20, "the frames of a train would fit"
+    check_outputs(tmp_path / "small", expected)
+    assert_same_outputs(tmp_path / "small", tmp_path / "large")
+
+
+def test_without_hits_an_old_emc_file_goes(tmp_path):
+    mock = tiny_run(tmp_path / SIX, trains=1)
+    output = tmp_path / "out"
+    process(mock, output)
+    assert (output / "emc" / "r0050.emc").exists()
+    done = process(mock, output, "--decide", "fixed", "--fixed-threshold", "1e9", ranks=2)
+    assert "r0050.emc" not in done.stdout.partition("files written")[2]
+    check_outputs(output, Expected(mock, decide="fixed", fixed_threshold=1e9))
+    with h5py.File(output / "saved_hits" / "r0050_hits.cxi") as file:
+        assert file["entry_1/data_1/data"].shape == (0, *FRAME_SHAPE)
+
+
+def test_a_second_run_replaces_the_first(tmp_path):
+    mock = tiny_run(tmp_path / SIX, trains=1)
+    process(mock, tmp_path / "out", "--sigma", "-3")
+    process(mock, tmp_path / "out")
+    check_outputs(tmp_path / "out", Expected(mock))
+
+
+def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
+    mock = tiny_run(tmp_path / SIX, trains=1)
+    here = Experiment(mock.options.prefix, tmp_path / "out", 50)
+    for path in (here.events, here.powder, here.cxi, here.emc):
+        path.parent.mkdir(parents=True)
+        path.with_name(path.name + ".part").write_bytes(bytes(8 << 20))
+    process(mock, tmp_path / "out", ranks=2)
+    check_outputs(tmp_path / "out", Expected(mock))
+
+
+def test_usual_places(tmp_path):
+    """No option but the prefix: outputs, masks and geometry where they belong."""
+    mock = tiny_run(tmp_path / SIX, trains=2)
+    det = mock.options.prefix / "scratch" / "det"
+    rng = np.random.default_rng(6)
+    cells = np.arange(6)
+    per_cell = rng.random((6, *FRAME_SHAPE), np.float32) < 0.9
+    overall, region = rng.random((2, *FRAME_SHAPE), np.float32) < 0.8
+    write_mask(det / "r0050_mask.h5", per_cell, cells)
+    write_mask(det / "mask.h5", overall)
+    write_mask(det / "hit_finding_mask.h5", region)
+    done = run_xfelmpi([50], 2, EXP_PREFIX=mock.options.prefix)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("r0050_mask.h5", "mask.h5", "hit_finding_mask.h5", "agipd.geom"):
+        assert str(det / name) in done.stdout
+    good = {int(c): overall & per_cell[c] for c in cells}
+    check_outputs(mock.options.prefix / "scratch", Expected(mock, good=good, region=region))
+
+
+def test_options_from_a_file(tmp_path):
+    mock = tiny_run(tmp_path / SIX, trains=2)
+    config = tmp_path / "options.toml"
+    config.write_text(
+        f'prefix = "{mock.options.prefix}"\nscore = "photons"\nsigma = 9\nhit-modules = [1, 2]\n'
+    )
+    done = run_xfelmpi(
+        ["process", 50, "--config", config, "--sigma", "2", "--output", tmp_path / "out"]
+        + ["--geometry", mock.paths.geometry, "--sample", "Simulated spheres"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    region = np.zeros(FRAME_SHAPE, bool)
+    region[1:3] = True
+    check_outputs(
+        tmp_path / "out", Expected(mock, score="photons", sigma=2.0, region=region)
+    )
+
+
+def test_misses_are_drawn_from_the_ids_alone(tmp_path):
+    """Another detector noise, other trains in the run: the same frames win."""
+    mock = tiny_run(tmp_path / SIX, trains=6)
+    fixed = ("--decide", "fixed", "--fixed-threshold", "1000")
+    process(mock, tmp_path / "a", *fixed)
+    process(mock, tmp_path / "b", *fixed, "--adu-per-photon", "7", ranks=3)
+    with (
+        h5py.File(tmp_path / "a" / "events" / "r0050_events.h5") as a,
+        h5py.File(tmp_path / "b" / "events" / "r0050_events.h5") as b,
+    ):
+        misses = a["is_miss"][:]
+        np.testing.assert_array_equal(misses, b["is_miss"][:])
+    assert 0 < misses.sum() < 36
+    assert misses.sum() == Expected(mock, decide="fixed", fixed_threshold=1000.0).n_misses
+
+
+def test_without_machine_data_and_geometry(tmp_path):
+    """What is not known is NaN, and the log says so."""
+    mock = tiny_run(tmp_path / SIX, trains=2, absent_modules=())
+    for folder in (mock.paths.raw, mock.paths.proc):
+        for path in folder.glob("*DA*"):
+            path.unlink()
+    mock.paths.geometry.unlink()
+    done = run_xfelmpi([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"], 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nominal" in done.stderr
+    with h5py.File(tmp_path / "out" / "events" / "r0050_events.h5") as file:
+        assert np.isnan(file["pulse_energy"][:]).all()
+        assert np.isnan(file["wavelength"][:]).all()
+    expected = Expected(mock)
+    with h5py.File(tmp_path / "out" / "saved_hits" / "r0050_hits.cxi") as file:
+        source = file["entry_1/instrument_1/source_1"]
+        for name in ("photon_energy", "photon_wavelength", "pulse_energy"):
+            assert np.isnan(source[name][:]).all()
+        detector = file["entry_1/instrument_1/detector_1"]
+        assert np.isnan(detector["distance"][()])
+        weighting = detector["background_weighting"][:]
+    mock.truth["pulse_energy"][:] = 1.0
+    np.testing.assert_allclose(weighting, expected.weighting, rtol=1e-12)

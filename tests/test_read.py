@@ -1,0 +1,338 @@
+"""Where frames are and how they are packed: every layout h5py can write gives what h5py reads."""
+
+import os
+import resource
+
+import h5py
+import numpy as np
+import pytest
+from modulefiles import (
+    DATASET,
+    LAYOUTS,
+    assert_reads,
+    make_table,
+    read,
+    sparse_images,
+    write_module,
+)
+from reference import FS, PIXELS, SS
+
+from xfelmpi import read as module_under_test
+from xfelmpi.read import DEFLATE, NOT_ALLOCATED, SHUFFLE, FilePool, OpenModuleFile
+from xfelmpi.runindex import ModuleFile
+
+ONE = (1, SS, FS)
+WHOLE = {"chunks": ONE, "compression": "gzip", "shuffle": True}
+
+
+@pytest.fixture
+def opened():
+    """Open a module file that is closed at the end."""
+    files = []
+
+    def open_it(about):
+        files.append(OpenModuleFile(about))
+        return files[-1]
+
+    yield open_it
+    for file in files:
+        file.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_common_layouts_are_read_directly(tmp_path, opened, dtype, layout):
+    values = sparse_images(np.random.default_rng(1), 5, dtype)
+    about = write_module(tmp_path / "a.h5", values, **layout)
+    file = opened(about)
+    assert file.direct
+    rows = np.array([4, 0, 3])
+    place = file.frames(rows)
+    per_chunk = layout.get("chunks", (1,))[0]
+    assert place.fd >= 0
+    assert place.memory.size == 0
+    assert place.chunk_frames == per_chunk
+    assert place.within.tolist() == (rows % per_chunk).tolist()
+    assert place.dtype == values.dtype
+    assert place.from_integers == (dtype != "f4")
+    expected = DEFLATE * ("compression" in layout)
+    expected |= SHUFFLE * ("shuffle" in layout and dtype != "u1")
+    assert place.filters.tolist() == [expected] * 3
+    with h5py.File(about.path) as raw:
+        assert np.array_equal(raw[DATASET][:], values)
+
+
+INDIRECT = {
+    "lzf": {"chunks": ONE, "compression": "lzf"},
+    "shuffle lzf of 2": {"chunks": (2, SS, FS), "compression": "lzf", "shuffle": True},
+    "fletcher32": {"chunks": ONE, "fletcher32": True},
+    "all filters": {**WHOLE, "fletcher32": True},
+    "half frames": {"chunks": (1, SS // 2, FS)},
+    "half frames, gzip": {"chunks": (2, SS, FS // 2), "compression": "gzip"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("layout", INDIRECT.values(), ids=INDIRECT)
+def test_other_layouts_go_through_h5py(tmp_path, opened, dtype, layout):
+    values = sparse_images(np.random.default_rng(2), 5, dtype)
+    about = write_module(tmp_path / "a.h5", values, **layout)
+    assert not opened(about).direct
+    assert_reads(about, values)
+    assert_reads(about, values, rows=[3, 0, 4, 3])
+
+
+def test_scale_offset_filter(tmp_path, opened):
+    values = sparse_images(np.random.default_rng(3), 3, "u2")
+    about = write_module(tmp_path / "a.h5", values, chunks=ONE, scaleoffset=0)
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+def test_filters_in_the_other_order(tmp_path, opened):
+    """Deflate first, then shuffle, as no library does by itself."""
+    values = sparse_images(np.random.default_rng(4), 3, "f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(ONE)
+        plist.set_deflate(1)
+        plist.set_shuffle()
+        space = h5py.h5s.create_simple(values.shape)
+        dataset = h5py.h5d.create(file.id, b"data", h5py.h5t.IEEE_F32LE, space, plist)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    about = ModuleFile(str(tmp_path / "a.h5"), 3, "data")
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+@pytest.mark.parametrize("layout", [{}, {"chunks": ONE}, WHOLE], ids=["contiguous", "chunk", "all"])
+def test_file_with_a_user_block(tmp_path, layout):
+    """HDF5 1.10 and 1.14 count a chunk's address from different places then."""
+    values = sparse_images(np.random.default_rng(5), 3, "u2")
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=2048) as file:
+        file.create_dataset(DATASET, data=values, **layout)
+    assert_reads(ModuleFile(str(tmp_path / "a.h5"), 3, DATASET), values)
+
+
+def test_virtual_dataset(tmp_path, opened):
+    values = sparse_images(np.random.default_rng(6), 4, "u1")
+    parts = [write_module(tmp_path / f"{i}.h5", values[2 * i : 2 * i + 2], **WHOLE) for i in (0, 1)]
+    layout = h5py.VirtualLayout(values.shape, "u1")
+    for i, part in enumerate(parts):
+        layout[2 * i : 2 * i + 2] = h5py.VirtualSource(part.path, DATASET, (2, SS, FS))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset(DATASET, layout)
+    about = ModuleFile(str(tmp_path / "all.h5"), 3, DATASET)
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+def test_external_storage(tmp_path, opened):
+    values = sparse_images(np.random.default_rng(7), 2, "u1")
+    outside = [(str(tmp_path / "a.raw"), 0, h5py.h5f.UNLIMITED)]
+    about = write_module(tmp_path / "a.h5", values, external=outside)
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+def test_very_large_chunks_go_through_h5py(tmp_path, opened, monkeypatch):
+    values = sparse_images(np.random.default_rng(8), 6, "u1")
+    about = write_module(tmp_path / "a.h5", values, **LAYOUTS["shuffle gzip of 4"])
+    monkeypatch.setattr(module_under_test, "_LARGEST_CHUNK", 4 * PIXELS)
+    assert opened(about).direct
+    monkeypatch.setattr(module_under_test, "_LARGEST_CHUNK", 4 * PIXELS - 1)
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+def test_more_frames_than_a_step_through_h5py(tmp_path):
+    values = np.zeros((70, SS, FS), np.uint8)
+    values[np.arange(70), np.arange(70), 3] = 1 + np.arange(70)
+    about = write_module(tmp_path / "a.h5", values, chunks=ONE, compression="lzf")
+    assert_reads(about, values)
+
+
+DTYPES = ("i1", "i2", "i4", "i8", "u4", "u8", "f2", "f8", ">u2", ">i4", ">u8", ">f4", ">f8")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [{}, WHOLE], ids=["contiguous", "all"])
+def test_other_dtypes(tmp_path, opened, dtype, layout):
+    """Counts out of range, negatives, NaN and what is infinite in float32 among the values."""
+    values = sparse_images(np.random.default_rng(9), 3, dtype)
+    if values.dtype.kind == "f":
+        largest = np.finfo(values.dtype).max
+        odd = [np.nan, np.inf, -np.inf, -0.0, largest, -largest, 65535.0, 0.7, 0.69999]
+    else:
+        limits = np.iinfo(values.dtype)
+        odd = [limits.min, limits.max, limits.max - 1, min(65535, limits.max)]
+        odd += [min(65536, limits.max), 0, 1]
+    with np.errstate(over="ignore"):
+        values[1, 200, : len(odd)] = odd
+    about = write_module(tmp_path / "a.h5", values, **layout)
+    assert not opened(about).direct
+    reading = assert_reads(about, values)
+    if dtype[-2:] in ("i4", "i8", "u4", "u8"):
+        assert reading.powder.invalid.sum() == 3
+    if values.dtype.kind == "f":
+        assert_reads(about, values, adu=3.3, threshold=0.6)
+    else:
+        assert_reads(about, values, adu=3.3)
+
+
+FILLS = [
+    ("u1", 0),
+    ("u1", 2),
+    ("u2", 65535),
+    ("f4", np.nan),
+    ("f4", 1.9),
+    ("i2", -1),
+    ("i4", 5),
+    ("u4", 70000),
+    ("u8", 3),
+    ("f8", np.nan),
+    ("f8", 3.0),
+    (">f4", 2.0),
+    (">u2", 7),
+]
+
+
+@pytest.mark.parametrize(("dtype", "fill"), FILLS)
+@pytest.mark.parametrize("layout", [{}, WHOLE], ids=["contiguous", "all"])
+def test_dataset_never_written(tmp_path, opened, dtype, fill, layout):
+    """Every reader sees the fill value."""
+    shape = (3, SS, FS)
+    path = tmp_path / "a.h5"
+    about = write_module(path, None, data=None, shape=shape, dtype=dtype, fillvalue=fill, **layout)
+    with h5py.File(path) as file:
+        values = file[DATASET][:]
+        assert file[DATASET].id.get_storage_size() == 0
+    assert np.array_equal(values, np.full(shape, fill, dtype), equal_nan=values.dtype.kind == "f")
+    assert opened(about).direct, "no dense copy of all frames"
+    assert_reads(about, values)
+
+
+@pytest.mark.parametrize("layout", [WHOLE, {"chunks": (2, SS, FS)}], ids=["all", "plain of 2"])
+def test_chunks_never_written(tmp_path, opened, layout):
+    about = write_module(
+        tmp_path / "a.h5", None, data=None, shape=(6, SS, FS), dtype="u1", **layout
+    )
+    with h5py.File(about.path, "r+") as file:
+        file[DATASET][2:4] = 1
+    place = opened(about).frames(np.arange(6))
+    assert (place.offset == NOT_ALLOCATED).tolist() == [True, True, False, False, True, True]
+    reading = read([about], make_table({3: (0, np.arange(6))}))
+    assert reading.block.sums.modules.tolist() == [0, 0, 8, 8, 0, 0]
+    assert len(reading.problems) == 1
+
+
+def test_broken_chunk_through_h5py(tmp_path):
+    """HDF5's own error of one frame is that frame's problem only."""
+    values = sparse_images(np.random.default_rng(10), 4, "u1")
+    about = write_module(tmp_path / "a.h5", values, chunks=ONE, fletcher32=True)
+    with h5py.File(about.path) as file:
+        offset = file[DATASET].id.get_chunk_info_by_coord((2, 0, 0)).byte_offset
+    with open(about.path, "r+b") as file:
+        file.seek(offset + 1000)
+        file.write(b"damage")
+    reading = read([about], make_table({3: (0, np.arange(4))}))
+    assert reading.block.sums.modules.tolist() == [8, 8, 0, 8]
+    assert reading.block.sums.photons.tolist() == [*values[:2].sum((1, 2)), 0, values[3].sum()]
+    assert [p.what for p in reading.problems] == [
+        "1 frames: chunk was never written or cannot be read"
+    ]
+
+
+# the pool
+
+
+def many_files(tmp_path, n):
+    values = np.zeros((1, SS, FS), np.uint8)
+    files = []
+    for i in range(n):
+        values[0, 0, 0] = i + 1
+        files.append(write_module(tmp_path / f"{i}.h5", values, module=i % 16))
+    return tuple(files)
+
+
+def first_byte(file) -> int:
+    place = file.frames(np.array([0]))
+    return os.pread(place.fd, 1, int(place.offset[0]))[0]
+
+
+def test_pool_closes_the_least_recently_used(tmp_path):
+    files = many_files(tmp_path, 4)
+    before = open_descriptors()
+    pool = FilePool(files, limit=2)
+    a, b = pool.get(0), pool.get(1)
+    per_file = (open_descriptors() - before) // 2
+    assert pool.get(0) is a
+    pool.get(2)
+    assert open_descriptors() == before + 2 * per_file
+    assert pool.get(0) is a, "used more recently than 1"
+    again = pool.get(1)
+    assert again is not b
+    assert first_byte(again) == 2
+    assert pool.path(3) == files[3].path
+    pool.close()
+    assert open_descriptors() == before
+
+
+def test_pool_keeps_within_the_limit_of_open_files(tmp_path):
+    """As many files as a rank meets in a long run, with few descriptors to have."""
+    files = many_files(tmp_path, 48)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(fd) for fd in os.listdir("/proc/self/fd")) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 24, hard))
+    try:
+        with pytest.raises(OSError, match="open"):  # the limit is one
+            keep = [open(os.devnull) for _ in range(60)]
+            del keep
+        pool = FilePool(files, limit=8)
+        found = [first_byte(pool.get(i)) for i in [*range(48), *range(48)]]
+        pool.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found == [*range(1, 49), *range(1, 49)]
+
+
+def test_limit_of_a_pool_stays_far_below_the_usual_1024():
+    files = tuple(ModuleFile("", 0, "") for _ in range(2000))
+    assert 2 * FilePool(files)._limit < 512
+
+
+def test_read_through_a_pool_of_one(tmp_path):
+    """Frames are read before their file is closed again."""
+    files = many_files(tmp_path, 16)
+    table = make_table({m: (m, [0, 0]) for m in range(16)})
+    pool = FilePool(files, limit=1)
+    from modulefiles import make_masks
+
+    from xfelmpi.photons import Sparsifier
+    from xfelmpi.powder import PowderSum
+
+    sums = Sparsifier(pool, make_masks(), 1.0, 0.7, 0).frames(table, PowderSum.zeros(1)).sums
+    pool.close()
+    assert sums.photons.tolist() == [136, 136]
+    assert sums.modules.tolist() == [65535, 65535]
+
+
+@pytest.mark.parametrize("what", ["no file", "no dataset", "no HDF5"])
+def test_file_that_cannot_be_opened_leaves_nothing_open(tmp_path, what):
+    about = write_module(tmp_path / "a.h5", np.zeros((1, SS, FS), np.uint8))
+    if what == "no file":
+        about = ModuleFile(str(tmp_path / "b.h5"), 3, DATASET)
+    elif what == "no dataset":
+        about = ModuleFile(about.path, 3, "INSTRUMENT/other")
+    else:
+        (tmp_path / "a.h5").write_bytes(b"not HDF5" * 100)
+    pool = FilePool((about,))
+    before = open_descriptors()
+    for _ in range(3):
+        with pytest.raises((OSError, KeyError)):
+            pool.get(0)
+    assert open_descriptors() == before
