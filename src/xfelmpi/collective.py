@@ -158,7 +158,7 @@ class NodeShared:
     Attributes
     ----------
     array : ndarray
-        The shared array; fill it on ranks where `is_filler`, then call `ready`.
+        The shared array. The ranks of a node fill it together, then all call `ready`.
     """
 
     def __init__(self, comm, shape: tuple[int, ...], dtype):
@@ -171,9 +171,14 @@ class NodeShared:
         self.array = np.frombuffer(buffer, np.uint8, n_bytes).view(dtype).reshape(shape)
 
     @property
-    def is_filler(self) -> bool:
-        """Whether this rank is the one of its node that fills the array."""
-        return self._node.rank == 0
+    def node_rank(self) -> int:
+        """Number of this rank on its node."""
+        return self._node.rank
+
+    @property
+    def node_size(self) -> int:
+        """Ranks on this node."""
+        return self._node.size
 
     def ready(self) -> np.ndarray:
         """Wait until the array is filled, and return it."""
