@@ -106,8 +106,8 @@ cdef class Inflater:
 def sparsify(
         Inflater inflater, int fd, const uint8_t[::1] memory,
         const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
-        const int32_t[::1] within, int itemsize, bint is_float,
-        int64_t chunk_frames, float cut, float adu, float shift,
+        const int32_t[::1] within, int64_t chunk_frames, int itemsize, bint is_float,
+        float cut, float adu, float shift,
         const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
         uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
         int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,

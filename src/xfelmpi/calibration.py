@@ -75,6 +75,12 @@ class Calibration:
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
 
+    def bad_in_high_stage(self, module: int) -> np.ndarray:
+        """Return the bits of a module's bad pixels, uint8 (row, 8192); all without constants."""
+        if module in self.modules:
+            return self.modules[module].bad[0]
+        return np.full((1, MODULE_BYTES), 0xFF, np.uint8)
+
 
 @dataclass(frozen=True)
 class _Form:
@@ -261,6 +267,8 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
                 arrays["level2"][row] = _NEVER
                 arrays["offset"][row] = 0
                 arrays["bad"][:, row] = 0xFF
+                if arrays["gain"].shape[0] > 1:
+                    arrays["gain"][row] = 1
                 continue
             offset, gain, level, bad = (
                 file[name][:, cell].reshape(STAGES, MODULE_PIXELS)
@@ -292,10 +300,11 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
     """
     offset = offset.astype(np.float32)
     gain = gain.astype(np.float32)
-    usable = np.isfinite(offset) & np.isfinite(gain) & (gain > 0)
-    offset = np.where(usable, offset, np.float32(0))
-    gain = np.where(usable, gain, np.float32(1))
-    bad = bad | ~usable
+    has_offset = np.isfinite(offset)
+    has_gain = np.isfinite(gain) & (gain > 0)
+    offset = np.where(has_offset, offset, np.float32(0))
+    gain = np.where(has_gain, gain, np.float32(1))
+    bad = bad | ~(has_offset & has_gain)
     cut = _smallest_photon(offset[0], gain[0], config.adu_per_photon, config.photon_threshold)
     # the digital level is an integer, so thresholds that are not can be rounded to the next one
     level1 = np.clip(np.ceil(level[1].astype(np.float64)), 0, 65535)
