@@ -74,6 +74,8 @@ cdef extern from *:
 DEF PIXELS = 65536
 DEF ROW = 128       # pixels of a detector row, on two ASICs of 64
 DEF BAND = 8192     # pixels of the two ASICs side by side
+DEF BAND_BYTES = 1024
+DEF ASIC = 4096
 
 ctypedef fused offset_t:
     int16_t
@@ -132,10 +134,10 @@ cdef void scan_common_mode(
         float adu, float shift, float photon_signal) noexcept nogil:
     """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
     cdef float signal[BAND]
-    cdef float values[BAND // 2]
+    cdef float values[ASIC]
     cdef float median[2]
-    cdef uint8_t usable[BAND // 8]
-    cdef uint8_t spoilt[BAND // 8]
+    cdef uint8_t usable[BAND_BYTES]
+    cdef uint8_t spoilt[BAND_BYTES]
     cdef uint64_t word
     cdef uint32_t first, i, j, p, row, half
     cdef int n, stage
@@ -146,8 +148,8 @@ cdef void scan_common_mode(
         else:
             high_stage_i2(analogue + first, &offset[0, first], &gain[0, first],
                           gain.strides[1] != 0, BAND, signal)
-        memcpy(usable, s.good + first // 8, BAND // 8)
-        memset(spoilt, 0, BAND // 8)
+        memcpy(usable, s.good + first // 8, BAND_BYTES)
+        memset(spoilt, 0, BAND_BYTES)
         for i in range(0, BAND, 64):
             if not any_switched(digital + first + i, level1 + first + i, 64):
                 continue

@@ -1,10 +1,10 @@
 """Constants of raw data: read, checked, put into the form the kernel needs, once per node.
 
 Layout of the files (Cheetah, OM): ``Cheetah-AGIPDmm-calib.h5`` with ``AnalogOffset``,
-``RelativeGain``, ``DigitalGainLevel`` and ``Badpixel``, each (3, cell, 512, 128), first axis the gain
-stage high, medium, low. The stage of a pixel is high if digital < DigitalGainLevel[1], low if
-digital > DigitalGainLevel[2], else medium; its signal is (analogue − offset[stage]) × gain[stage] in
-float32, in ADU of the high stage.
+``RelativeGain``, ``DigitalGainLevel`` and ``Badpixel``, each (3, cell, 512, 128), first axis the
+gain stage high, medium, low. The stage of a pixel is high if digital < DigitalGainLevel[1], low if
+digital > DigitalGainLevel[2], else medium; its signal is (analogue − offset[stage]) × gain[stage]
+in float32, in ADU of the high stage.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from xfelmpi.records import Problem
 
 STAGES = 3
 _NEVER = 65535
-"""Cut of a pixel that cannot have a photon in the high stage (16-bit data: all but a full scale)."""
+"""Cut of a pixel that cannot have a photon in the high stage."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,16 @@ def constants_file(folder: Path, module: int) -> Path:
     return folder / f"Cheetah-AGIPD{module:02}-calib.h5"
 
 
-def load_calibration(comm, folder: Path, config, cells_used, modules_in_run: int) -> Calibration:
+def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:
     """Read the constants of all modules for the cells of the run; collective.
 
     Parameters
     ----------
     comm : Intracomm
-    folder : Path
-        With the 16 files.
+    experiment : Experiment
+        Says where constants usually lie.
     config : Config
-        ``adu_per_photon``, ``photon_threshold``, ``common_mode``.
+        ``constants``, ``adu_per_photon``, ``photon_threshold``, ``common_mode``.
     cells_used : ndarray, int (cell,)
         Cells of the whole run, ascending; the same on all ranks.
     modules_in_run : int
@@ -122,6 +122,7 @@ def load_calibration(comm, folder: Path, config, cells_used, modules_in_run: int
     InputError
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
+    folder = config.constants or experiment.constants
     found = comm.bcast(on_root(comm, lambda: _find(folder, modules_in_run, cells_used)))
     modules, problems = found
     form = _Form("i2", False, False)
@@ -130,14 +131,20 @@ def load_calibration(comm, folder: Path, config, cells_used, modules_in_run: int
             form = form.join(_survey(constants_file(folder, module), cells_used))
     for other in comm.allgather(form):
         form = form.join(other)
-    shared = {name: NodeShared(comm, shape, dtype) for name, shape, dtype in
-              _arrays(form, len(modules), len(cells_used))}
+    shared = {
+        name: NodeShared(comm, shape, dtype)
+        for name, shape, dtype in _arrays(form, len(modules), len(cells_used))
+    }
     any_array = next(iter(shared.values()))
     with together(comm):
         # every rank of a node fills some of the modules
         for i in range(any_array.node_rank, len(modules), any_array.node_size):
-            _fill(constants_file(folder, modules[i]), {k: s.array[i] for k, s in shared.items()},
-                  cells_used, config)
+            _fill(
+                constants_file(folder, modules[i]),
+                {k: s.array[i] for k, s in shared.items()},
+                cells_used,
+                config,
+            )
     arrays = {name: s.ready() for name, s in shared.items()}
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[cells_used] = np.arange(len(cells_used))
@@ -145,8 +152,12 @@ def load_calibration(comm, folder: Path, config, cells_used, modules_in_run: int
     full = (len(cells_used), STAGES, MODULE_PIXELS)
     by_module = {
         module: ModuleConstants(
-            arrays["cut"][i], arrays["level1"][i], arrays["level2"][i], arrays["offset"][i],
-            np.broadcast_to(arrays["gain"][i], full), arrays["bad"][i],
+            arrays["cut"][i],
+            arrays["level1"][i],
+            arrays["level2"][i],
+            arrays["offset"][i],
+            np.broadcast_to(arrays["gain"][i], full),
+            arrays["bad"][i],
         )
         for i, module in enumerate(modules)
     }
@@ -163,7 +174,9 @@ def _arrays(form: _Form, n_modules: int, n_cells: int):
     """Return (name, shape, dtype) of the shared arrays."""
     per_cell = (n_modules, n_cells, MODULE_PIXELS)
     gain = (
-        n_modules, n_cells if form.gain_cells else 1, STAGES,
+        n_modules,
+        n_cells if form.gain_cells else 1,
+        STAGES,
         MODULE_PIXELS if form.gain_pixels else 1,
     )
     return [
@@ -185,9 +198,15 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
             "so on; name their folder with --constants, or make them with: xfelmpi darks"
         )
     problems = [
-        Problem("no constants for this module", constants_file(folder, m).name, m, 0,
-                "all its pixels count as bad")
-        for m in wanted if m not in modules
+        Problem(
+            "no constants for this module",
+            constants_file(folder, m).name,
+            m,
+            0,
+            "all its pixels count as bad",
+        )
+        for m in wanted
+        if m not in modules
     ]
     for module in modules:
         path = constants_file(folder, module)
@@ -196,8 +215,13 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
         if len(lacking):
             problems.append(
-                Problem(f"constants have {n_cells} cells, the run uses cell {lacking[-1]}",
-                        path.name, module, 0, "pixels of the cells without constants count as bad")
+                Problem(
+                    f"constants have {n_cells} cells, the run uses cell {lacking[-1]}",
+                    path.name,
+                    module,
+                    0,
+                    "pixels of the cells without constants count as bad",
+                )
             )
     return modules, tuple(problems)
 
@@ -212,13 +236,19 @@ def _open(path: Path) -> h5py.File:
 def _check(file: h5py.File, path: Path) -> int:
     """Check the four datasets of a file and return its number of cells."""
     shapes = {}
-    for name, kinds in (("AnalogOffset", "iuf"), ("RelativeGain", "f"),
-                        ("DigitalGainLevel", "iuf"), ("Badpixel", "biu")):
+    for name, kinds in (
+        ("AnalogOffset", "iuf"),
+        ("RelativeGain", "f"),
+        ("DigitalGainLevel", "iuf"),
+        ("Badpixel", "biu"),
+    ):
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(f"{path}: no dataset {name} in this constants file")
         if dataset.dtype.kind not in kinds:
-            raise InputError(f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}")
+            raise InputError(
+                f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"
+            )
         if dataset.ndim != 4 or (dataset.shape[0], *dataset.shape[2:]) != (STAGES, *MODULE_SHAPE):
             raise InputError(
                 f"{path}: {name} has shape {dataset.shape}, expected (3, cells, 512, 128)"

@@ -16,10 +16,10 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, unpack
-from xfelmpi.photons import FrameSums
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.share import Share
+from xfelmpi.sparse import FrameSums
 from xfelmpi.write._h5 import part_name, publish
 from xfelmpi.write.cxi import CxiHeader, CxiWriter
 from xfelmpi.write.emc import EmcWriter

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from xfelmpi.detector import MAX_COUNT
+from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
 from xfelmpi.runindex import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
@@ -133,6 +133,33 @@ class OpenModuleFile:
             self._data.dtype.kind != "f",
         )
 
+    def read_raw_pixels(self, row: int, first: int, out: np.ndarray) -> None:
+        """Read some pixels of one raw frame, from pixel `first` on.
+
+        Parameters
+        ----------
+        row : int
+            Row in the dataset.
+        first : int
+        out : ndarray, uint16 (2, pixel)
+            Gets the analogue and the digital values; each plane contiguous.
+
+        Raises
+        ------
+        OSError
+            If they cannot be read.
+        """
+        end = first + out.shape[1]
+        source = self.frames(np.array([row])) if self._direct and not self._filters else None
+        if source is None or source.chunk_frames > 1:
+            out[:] = self._data[row].reshape(2, -1)[:, first:end]
+            return
+        for plane in range(2):
+            start = int(source.offset[0]) + 2 * (plane * MODULE_PIXELS + first)
+            got = os.preadv(self._fd, [out[plane]], start) if source.offset[0] >= 0 else 0
+            if got != out[plane].nbytes:
+                raise OSError(f"{got} of {out[plane].nbytes} bytes found at {start}")
+
     def _chunk_table(self, numbers: np.ndarray) -> np.ndarray:
         """Return (offset, size, filters) of chunks, int64 (3, chunk)."""
         find, per_chunk = self._data.id.get_chunk_info_by_coord, self._per_chunk
@@ -158,9 +185,7 @@ class OpenModuleFile:
         frame = np.full(self._data.shape[1:], self._data.fillvalue, self._data.dtype)
         if self._data.dtype.str not in _DIRECT:
             frame = _as_float32(frame)
-        return _in_memory(
-            frame, np.zeros(n, np.int64), frame.nbytes, self._data.dtype.kind != "f"
-        )
+        return _in_memory(frame, np.zeros(n, np.int64), frame.nbytes, self._data.dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
         # raw frames have two planes of u2, whatever the filters; the index has checked that
@@ -237,6 +262,10 @@ class FilePool:
     def path(self, number: int) -> str:
         """Return the path of a file."""
         return self._files[number].path
+
+    def name(self, number: int) -> str:
+        """Return the name of a file, without its folder."""
+        return os.path.basename(self._files[number].path)
 
     def close(self) -> None:
         """Close all files."""
