@@ -119,7 +119,7 @@ class Expected:
         return min(others, round(self.miss_fraction * int(self.is_hit.sum())))
 
     def powder(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return photons and number of good frames of every pixel over some frames, bool (frame,)."""
+        """Return photons and good frames of every pixel, over some frames, bool (frame,)."""
         photons, good = np.zeros(FRAME_SHAPE, np.uint64), np.zeros(FRAME_SHAPE, np.uint32)
         for row in np.flatnonzero(frames):
             photons += self.frame(row)

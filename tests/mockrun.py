@@ -1,6 +1,6 @@
 """Small simulated runs for tests, and their known answer as dense images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -8,6 +8,7 @@ import numpy as np
 
 from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
+from xfelmpi.simulate.constants import constants_path
 
 TINY = {
     "trains": 3,
@@ -18,6 +19,9 @@ TINY = {
     "truth": "full",
     "seed": 11,
 }
+
+TINY_RAW = {**TINY, "kind": "raw", "trains": 2, "cells": (0, 2, 3)}
+TINY_DARK = {**TINY, "kind": "dark", "trains": 4, "cells": (0, 2, 3)}
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,17 @@ class MockRun:
         """Return which frames a module has, bool (frame,)."""
         return (self.truth["modules"] >> module & 1).astype(bool)
 
+    def good(self, row: int) -> np.ndarray:
+        """Return the good pixels of one raw frame, bool (module, ss, fs)."""
+        return self.truth["bad_kind"][:, self.truth["cellId"][row]] == 0
+
+    def constants(self, module: int) -> dict[str, np.ndarray]:
+        """Return the constants of raw data by name, each (stage, cell, ss, fs)."""
+        return read_truth(constants_path(self.paths.constants, module))
+
 
 def read_truth(path: Path) -> dict[str, np.ndarray]:
-    """Return all datasets of a truth file."""
+    """Return all datasets of a truth file, or of a file of constants."""
     with h5py.File(path, "r") as file:
         return {name: dataset[()] for name, dataset in file.items()}
 
@@ -66,6 +78,37 @@ def tiny_run(folder: Path, **options) -> MockRun:
     **options
         Of `SimulationOptions`, instead of those of `TINY`.
     """
-    chosen = replace(SimulationOptions(folder), **{**TINY, **options})
+    return _simulated(folder, {**TINY, **options})
+
+
+def tiny_raw_run(folder: Path, **options) -> MockRun:
+    """Simulate a small raw run and its constants; other `options` than those of `TINY_RAW`."""
+    return _simulated(folder, {**TINY_RAW, **options})
+
+
+def tiny_dark_runs(
+    folder: Path, stages=("high", "medium", "low"), first_run: int = 10, **options
+) -> tuple[MockRun, ...]:
+    """Simulate a small dark run for every gain stage, with the constants of `tiny_raw_run`.
+
+    Parameters
+    ----------
+    folder : Path
+        The experiment folder.
+    stages : tuple of str
+        Gain stages of the runs.
+    first_run : int
+        Number of the first run; the others follow.
+    **options
+        Of `SimulationOptions`, instead of those of `TINY_DARK`.
+    """
+    return tuple(
+        _simulated(folder, {**TINY_DARK, "run": run, "gain_stage": stage, **options})
+        for run, stage in enumerate(stages, first_run)
+    )
+
+
+def _simulated(folder: Path, options: dict) -> MockRun:
+    chosen = SimulationOptions(folder, **options)
     paths = simulate(chosen)
     return MockRun(chosen, paths, read_truth(paths.truth))

@@ -9,13 +9,20 @@ import pytest
 from checks import check_outputs, problems
 from compare import assert_same_outputs
 from expected import FRAME_SHAPE, Expected
+from extra_data import RunDirectory
+from extra_data.components import AGIPD1M
+from extra_data.tests.make_examples import (
+    make_modern_spb_proc_run,
+    make_reduced_spb_run,
+    make_spb_run,
+)
 from launch import all_files, run_xfelmpi
 from mockrun import MockRun, tiny_run
 
 from xfelmpi.experiment import Experiment
 
 RANKS = (1, 2, 3, 5)
-SIX = "p007927"
+PROPOSAL = "p007927"
 """Name of the experiment folder, with a proposal number."""
 
 
@@ -40,6 +47,13 @@ class Case:
     status: int = 0
     named: tuple[str, ...] = ()
     hits: bool = True
+
+
+def modules_region(*modules):
+    """Return the pixels of some modules, bool (16, 512, 128)."""
+    region = np.zeros(FRAME_SHAPE, bool)
+    region[list(modules)] = True
+    return region
 
 
 CASES = {
@@ -107,7 +121,7 @@ CASES = {
     "hit modules": Case(
         {},
         ("--hit-modules", "3", "4", "8", "15"),
-        {"region": np.isin(np.arange(16), (3, 4, 8, 15))[:, None, None] & np.ones(FRAME_SHAPE, bool)},
+        {"region": modules_region(3, 4, 8, 15)},
     ),
 }  # fmt: skip
 
@@ -115,7 +129,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_equal_the_truth(name, tmp_path):
     case = CASES[name]
-    mock = tiny_run(tmp_path / SIX, **case.simulate)
+    mock = tiny_run(tmp_path / PROPOSAL, **case.simulate)
     output = tmp_path / "out"
     done = process(mock, output, *case.options, ranks=case.ranks, status=case.status)
     expected = Expected(mock, **case.expect)
@@ -146,7 +160,7 @@ def masked(tmp_path_factory):
     """A run with everything at once, masks of all kinds, and its answer."""
     folder = tmp_path_factory.mktemp("masked")
     mock = tiny_run(
-        folder / SIX,
+        folder / PROPOSAL,
         trains=5,
         veto=0.1,
         reorder_cells=True,
@@ -206,14 +220,14 @@ def test_outputs_are_readable_for_everybody(masked_outputs):
 
 
 def test_more_ranks_than_trains(tmp_path):
-    mock = tiny_run(tmp_path / SIX, trains=2, cells=(0, 1, 2, 3))
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2, cells=(0, 1, 2, 3))
     process(mock, tmp_path / "5", ranks=5)
     check_outputs(tmp_path / "5", Expected(mock))
 
 
 def test_hits_that_do_not_fit_are_read_again(tmp_path):
     """Too little memory for the hits, and for the lists of a train's frames."""
-    mock = tiny_run(tmp_path / SIX, trains=2, cells=tuple(range(9)), background=30000.0)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2, cells=tuple(range(9)), background=30000.0)
     always = ("--decide", "fixed", "--fixed-threshold", "0")
     process(mock, tmp_path / "small", *always, "--memory-per-rank", "256M", ranks=1)
     process(mock, tmp_path / "large", *always, "--memory-per-rank", "2G", ranks=2)
@@ -226,7 +240,7 @@ def test_hits_that_do_not_fit_are_read_again(tmp_path):
 
 
 def test_without_hits_an_old_emc_file_goes(tmp_path):
-    mock = tiny_run(tmp_path / SIX, trains=1)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1)
     output = tmp_path / "out"
     process(mock, output)
     assert (output / "emc" / "r0050.emc").exists()
@@ -238,14 +252,14 @@ def test_without_hits_an_old_emc_file_goes(tmp_path):
 
 
 def test_a_second_run_replaces_the_first(tmp_path):
-    mock = tiny_run(tmp_path / SIX, trains=1)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1)
     process(mock, tmp_path / "out", "--sigma", "-3")
     process(mock, tmp_path / "out")
     check_outputs(tmp_path / "out", Expected(mock))
 
 
 def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
-    mock = tiny_run(tmp_path / SIX, trains=1)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1)
     here = Experiment(mock.options.prefix, tmp_path / "out", 50)
     for path in (here.events, here.powder, here.cxi, here.emc):
         path.parent.mkdir(parents=True)
@@ -256,11 +270,12 @@ def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
 
 def test_usual_places(tmp_path):
     """No option but the prefix: outputs, masks and geometry where they belong."""
-    mock = tiny_run(tmp_path / SIX, trains=2)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2)
     det = mock.options.prefix / "scratch" / "det"
     rng = np.random.default_rng(6)
     cells = np.arange(6)
     per_cell = rng.random((6, *FRAME_SHAPE), np.float32) < 0.9
+    per_cell[:, 3, :100] = False  # good in no cell
     overall, region = rng.random((2, *FRAME_SHAPE), np.float32) < 0.8
     write_mask(det / "r0050_mask.h5", per_cell, cells)
     write_mask(det / "mask.h5", overall)
@@ -274,42 +289,38 @@ def test_usual_places(tmp_path):
 
 
 def test_options_from_a_file(tmp_path):
-    mock = tiny_run(tmp_path / SIX, trains=2)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2)
     config = tmp_path / "options.toml"
     config.write_text(
         f'prefix = "{mock.options.prefix}"\nscore = "photons"\nsigma = 9\nhit-modules = [1, 2]\n'
     )
-    done = run_xfelmpi(
-        ["process", 50, "--config", config, "--sigma", "2", "--output", tmp_path / "out"]
-        + ["--geometry", mock.paths.geometry, "--sample", "Simulated spheres"]
-    )
+    where = ["--output", tmp_path / "out", "--geometry", mock.paths.geometry]
+    done = run_xfelmpi(["process", 50, "--config", config, "--sigma", "2", *where])
     assert done.returncode == 0, done.stdout + done.stderr
-    region = np.zeros(FRAME_SHAPE, bool)
-    region[1:3] = True
-    check_outputs(
-        tmp_path / "out", Expected(mock, score="photons", sigma=2.0, region=region)
-    )
+    region = modules_region(1, 2)
+    check_outputs(tmp_path / "out", Expected(mock, score="photons", sigma=2.0, region=region))
 
 
-def test_misses_are_drawn_from_the_ids_alone(tmp_path):
-    """Another detector noise, other trains in the run: the same frames win."""
-    mock = tiny_run(tmp_path / SIX, trains=6)
-    fixed = ("--decide", "fixed", "--fixed-threshold", "1000")
-    process(mock, tmp_path / "a", *fixed)
-    process(mock, tmp_path / "b", *fixed, "--adu-per-photon", "7", ranks=3)
-    with (
-        h5py.File(tmp_path / "a" / "events" / "r0050_events.h5") as a,
-        h5py.File(tmp_path / "b" / "events" / "r0050_events.h5") as b,
-    ):
-        misses = a["is_miss"][:]
-        np.testing.assert_array_equal(misses, b["is_miss"][:])
-    assert 0 < misses.sum() < 36
-    assert misses.sum() == Expected(mock, decide="fixed", fixed_threshold=1000.0).n_misses
+def test_misses_are_drawn_the_same_way_every_time(tmp_path):
+    """More misses are those of before and some more; another program run draws the same."""
+    mock = tiny_run(tmp_path / PROPOSAL, trains=6)
+    drawn = []
+    for name, fraction, ranks in (("a", 1, 0), ("b", 1, 3), ("c", 0.5, 2), ("d", 100, 1)):
+        options = ("--decide", "fixed", "--fixed-threshold", "4000", "--miss-fraction", fraction)
+        process(mock, tmp_path / name, *options, ranks=ranks)
+        with h5py.File(tmp_path / name / "events" / "r0050_events.h5") as events:
+            drawn.append(events["is_miss"][:])
+    expected = Expected(mock, decide="fixed", fixed_threshold=4000.0)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    n_hits = int(expected.is_hit.sum())
+    assert [d.sum() for d in drawn] == [n_hits, n_hits, round(n_hits / 2), 36 - n_hits]
+    assert (drawn[2] <= drawn[0]).all()
+    assert 0 < np.flatnonzero(drawn[0] != ~expected.is_hit)[0] < 36, "not simply the first ones"
 
 
 def test_without_machine_data_and_geometry(tmp_path):
     """What is not known is NaN, and the log says so."""
-    mock = tiny_run(tmp_path / SIX, trains=2, absent_modules=())
+    mock = tiny_run(tmp_path / PROPOSAL, trains=2, absent_modules=())
     for folder in (mock.paths.raw, mock.paths.proc):
         for path in folder.glob("*DA*"):
             path.unlink()
@@ -330,3 +341,37 @@ def test_without_machine_data_and_geometry(tmp_path):
         weighting = detector["background_weighting"][:]
     mock.truth["pulse_energy"][:] = 1.0
     np.testing.assert_allclose(weighting, expected.weighting, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (make_modern_spb_proc_run, {}),
+        (make_reduced_spb_run, {"raw": False, "rng": np.random.RandomState(7)}),
+        (make_spb_run, {"raw": False}),
+    ],
+    ids=["modern", "reduced", "legacy"],
+)
+def test_runs_of_extra_data(make, options, tmp_path):
+    """What EXtra-data's own tests run on; its frames are all zeros."""
+    run = 142 if make is make_modern_spb_proc_run else 238
+    folder = tmp_path / "proc" / f"r{run:04d}"
+    folder.mkdir(parents=True)
+    make(str(folder), **options)
+    done = run_xfelmpi([run, "--prefix", tmp_path, "--output", tmp_path / "out"], 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert problems(tmp_path / "out", run) == []
+    files = AGIPD1M(RunDirectory(folder)).get_array("image.trainId", unstack_pulses=False)
+    trains = files.values[0]
+    cells = AGIPD1M(RunDirectory(folder)).get_array("image.cellId", unstack_pulses=False).values[0]
+    assert len(trains) > 100
+    with h5py.File(tmp_path / "out" / "events" / f"r{run:04d}_events.h5") as file:
+        np.testing.assert_array_equal(file["trainId"][:], trains)
+        np.testing.assert_array_equal(file["cellId"][:], cells)
+        np.testing.assert_array_equal(file["modules"][:], np.full(len(trains), 0xFFFF))
+        assert not file["litpixels"][:].any()
+        assert not file["is_hit"][:].any()
+    with h5py.File(tmp_path / "out" / "powder" / f"r{run:04d}_powder.h5") as file:
+        assert not file["powder"][:].any()
+        assert (file["good_frames"][:] == len(trains)).all()
+    assert all_files(tmp_path / "out" / "emc") == []

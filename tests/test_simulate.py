@@ -411,12 +411,14 @@ def test_any_number_of_ranks_writes_the_same(tmp_path):
 def test_command_passes_every_option_on(tmp_path, monkeypatch):
     monkeypatch.setenv("EXP_PREFIX", str(tmp_path))
     text = (
-        "7 --trains 9 --cells 1,5 --pulse-step 2 --veto 0.1 --reorder-cells --first-train 12 "
-        "--missing 3:0 4:1 --missing-style gone --absent-modules 2 1 --hit-rate 0.2 "
-        "--size-nm 10 20 --hit-photons 30 40 --background 5 --pulse-energy-mj 0.5 "
+        "7 --kind raw --trains 9 --cells 1,5 --pulse-step 2 --veto 0.1 --reorder-cells "
+        "--first-train 12 --missing 3:0 4:1 --missing-style gone --absent-modules 2 1 "
+        "--hit-rate 0.2 --size-nm 10 20 --hit-photons 30 40 --background 5 --pulse-energy-mj 0.5 "
         "--pulse-jitter 0.01 --photon-energy-kev 9 --distance 1.5 --sample virus --seed 8 "
-        "--layout legacy --dtype f4 --compression none --chunk-frames 0 --adu-per-photon 2 "
-        "--noise 0.1 --with-mask --sequence-length 3 --ragged-sequences --truth full"
+        "--layout legacy --dtype f4 --compression none --chunk-frames 0 --adu-per-photon 20 "
+        "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --gain-stage low "
+        "--constants-dtype f4 --noise 0.1 --with-mask --sequence-length 3 --ragged-sequences "
+        "--truth full"
     )
     options = command.options_from(command._parser().parse_args(text.split()))
     assert options == SimulationOptions(
@@ -426,7 +428,9 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         **{"size_nm": (10, 20), "hit_photons": (30, 40), "background": 5},
         **{"pulse_energy_mj": 0.5, "pulse_jitter": 0.01, "photon_energy_kev": 9},
         **{"distance": 1.5, "sample": "virus", "seed": 8, "layout": "legacy", "dtype": "f4"},
-        **{"compression": "none", "chunk_frames": 0, "adu_per_photon": 2, "noise": 0.1},
+        **{"compression": "none", "chunk_frames": 0, "adu_per_photon": 20, "noise": 0.1},
+        **{"kind": "raw", "clip_noise": 0, "gain_spread": 0, "common_mode": 9},
+        **{"bad_pixels": 0.1, "gain_stage": "low", "constants_dtype": "f4"},
         **{"with_mask": True, "sequence_length": 3, "ragged_sequences": True, "truth": "full"},
     )
     defaults = command.options_from(command._parser().parse_args(["50"]))
@@ -453,6 +457,11 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "50 --chunk-frames 0",
         "50 --dtype u4",
         "50 --unknown",
+        "50 --kind corrected",
+        "50 --kind raw --adu-per-photon 14",
+        "50 --kind dark --gain-stage lowest",
+        "50 --kind raw --constants-dtype u2",
+        "50 --kind raw --bad-pixels 0.6",
         "50 --absent-modules " + " ".join(map(str, range(16))),
     ],
 )

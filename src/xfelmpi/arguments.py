@@ -16,10 +16,22 @@ def options() -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(Config) if f.metadata]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add every option of the main job to a parser, in groups by stage."""
-    groups = {name: parser.add_argument_group(title) for name, title in GROUPS.items()}
-    for f in options():
+def add_arguments(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -> None:
+    """Add the options of the main job to a parser, in groups by stage.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    only : tuple of str
+        Names of the options, for a command that has not all of them. ``--config`` is always there.
+    """
+    chosen = [f for f in options() if not only or f.name in only]
+    used = {f.metadata["group"] for f in chosen} | {"resources"}
+    groups = {name: parser.add_argument_group(t) for name, t in GROUPS.items() if name in used}
+    for f in chosen:
+        if f.type is bool:
+            _add_flag(groups[f.metadata["group"]], f)
+            continue
         about = f.metadata
         text = about["help"]
         if f.default is not None and "default" not in text:
@@ -41,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.toml",
         help="file with any of these options; the command line wins",
+    )
+
+
+def _add_flag(group, f: dataclasses.Field) -> None:
+    name = f.name.replace("_", "-")
+    group.add_argument(
+        f"--no-{name}" if f.default else f"--{name}",
+        dest=f.name,
+        action="store_const",
+        const=not f.default,
+        default=None,
+        help=f.metadata["help"],
     )
 
 
@@ -83,6 +107,10 @@ def read_toml(path: Path) -> dict:
 def _from_toml(path: Path, f: dataclasses.Field, value):
     about = f.metadata
     try:
+        if f.type is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{value!r} is neither true nor false")
+            return value
         if about["many"]:
             if not isinstance(value, list) or any(type(v) is not about["parse"] for v in value):
                 raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
@@ -107,15 +135,27 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
     """
     values = read_toml(arguments.config) if arguments.config else {}
     for f in options():
-        given = getattr(arguments, f.name)
+        given = getattr(arguments, f.name, None)
         if given is not None:
             values[f.name] = tuple(given) if f.metadata["many"] else given
-    if "prefix" not in values:
-        if not os.environ.get("EXP_PREFIX"):
-            raise UsageError(
-                "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
-                "/gpfs/exfel/exp/SPB/202405/p007927"
-            )
-        values["prefix"] = Path(os.environ["EXP_PREFIX"])
+    values["prefix"] = prefix_or_environment(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
     return Config(run=arguments.run, **values)
+
+
+def prefix_or_environment(prefix: Path | None) -> Path:
+    """Return the experiment folder, from ``EXP_PREFIX`` if it is not given.
+
+    Raises
+    ------
+    UsageError
+        If neither names one.
+    """
+    if prefix is not None:
+        return prefix
+    if not os.environ.get("EXP_PREFIX"):
+        raise UsageError(
+            "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
+            "/gpfs/exfel/exp/SPB/202405/p007927"
+        )
+    return Path(os.environ["EXP_PREFIX"])

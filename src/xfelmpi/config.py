@@ -20,6 +20,7 @@ GROUPS = {
     "photons": "photons",
     "decision": "hit decision",
     "geometry": "geometry",
+    "outputs": "what is written",
     "resources": "resources",
 }
 
@@ -72,7 +73,11 @@ def parse_trains(text) -> tuple[int | None, int | None]:
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of the main job, validated. Field metadata says what each means."""
+    """All settings of the main job, validated. Field metadata says what each means.
+
+    An option that is a bool is a flag, ``--NAME``, or ``--no-NAME`` if it is on by default; its
+    help text says what the flag does.
+    """
 
     run: int = 0
     prefix: Path | None = _option(
@@ -203,6 +208,9 @@ class Config:
         float,
         "sample to detector, in m (default: clen of the geometry file)",
         metavar="M",
+    )
+    vds: bool = _option(
+        "outputs", True, bool, "do not write the virtual dataset of all frames (vds/)"
     )
     memory_per_rank: int = _option(
         "resources",

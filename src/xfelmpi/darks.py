@@ -220,8 +220,13 @@ class DarkFrames:
                 good[i] = False
                 if first == 0:
                     self.problems.append(
-                        Problem(f"dark frame in row {row} cannot be read: {error}",
-                                self._files.name(number), module, 0, "frame left out")
+                        Problem(
+                            f"dark frame in row {row} cannot be read: {error}",
+                            self._files.name(number),
+                            module,
+                            0,
+                            "frame left out",
+                        )
                     )
         return values[0, good], values[1, good]
 

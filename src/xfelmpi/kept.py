@@ -122,10 +122,12 @@ class HitReader:
 
     def _read_again(self, frames: np.ndarray, powder: PowderSum) -> SparseFrames:
         block = self._sparsifier.frames(self._table[frames], powder)
-        for name in ("lit", "photons", "entries", "modules"):
-            if not np.array_equal(getattr(block.sums, name), getattr(self._sums, name)[frames]):
+        # offsets in the EMC file and the type of the CXI file stand on these sums
+        for name in ("lit", "photons", "ones", "peak", "entries", "modules"):
+            differs = getattr(block.sums, name) != getattr(self._sums, name)[frames]
+            if differs.any():
                 raise InputError(
-                    f"train {self._table.train_id[frames[0]]}: frames read differently the second "
-                    "time; is the run still being written?"
+                    f"train {self._table.train_id[frames[differs][0]]}: frames read differently "
+                    "the second time; is the run still being written?"
                 )
         return block.take(np.arange(len(frames)))

@@ -111,8 +111,13 @@ def start_time(path: Path) -> str:
         return ""
 
 
-def read_module_file(path, source, module, number, problems, notes) -> ModuleRows | None:
-    """Return the usable frames of one file, or None; what is not usable becomes a problem."""
+def read_module_file(
+    path, source, module, number, problems, notes
+) -> tuple[ModuleRows, str] | None:
+    """Return the usable frames of one file and their dtype, or None.
+
+    What is not usable becomes a problem.
+    """
 
     def problem(what, train=0, action="frames left out"):
         problems.append(Problem(what, path.name, module, int(train), action))
@@ -162,7 +167,7 @@ def read_module_file(path, source, module, number, problems, notes) -> ModuleRow
     train = np.repeat(train_ids, count)
     row = np.arange(len(train)) - np.repeat(np.cumsum(count) - count, count)
     row += np.repeat(first, count)
-    return _check_rows(train, row, ids, number, problem)
+    return _check_rows(train, row, ids, number, problem), dtype.str
 
 
 def _first_count(group) -> tuple[np.ndarray, np.ndarray]:

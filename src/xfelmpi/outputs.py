@@ -1,14 +1,11 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
-import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from xfelmpi import __version__, background, collective
+from xfelmpi import background, collective
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import OutputError
@@ -17,14 +14,17 @@ from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
+from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
-from xfelmpi.write._h5 import part_name, publish
+from xfelmpi.virtual import BYTES_PER_MAPPING, MAX_MAPPINGS
+from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiHeader, CxiWriter
 from xfelmpi.write.emc import EmcWriter
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
+from xfelmpi.write.vds import write_vds
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Processed:
         On rank 0.
     problems : list of Problem
         Of the run, on rank 0.
+    vds : Path or None
+        The virtual dataset on rank 0, if written: complete but for its name.
     """
 
     share: Share
@@ -55,6 +57,7 @@ class Processed:
     reader: HitReader
     geometry: DetectorGeometry | None
     problems: list[Problem]
+    vds: Path | None = None
 
 
 def prepare_folders(experiment: Experiment) -> None:
@@ -66,19 +69,48 @@ def prepare_folders(experiment: Experiment) -> None:
         If they cannot.
     """
     for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part_name(path).touch()
-            part_name(path).unlink()
-        except OSError as error:
-            raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
+        prepare(path)
+
+
+def begin_vds(
+    experiment: Experiment, config: Config, share: Share, argv: list[str], memory: int
+) -> tuple[Path | None, tuple[Problem, ...]]:
+    """Write the virtual dataset, if wanted, under its temporary name; rank 0 only.
+
+    This comes before the frames are read, because HDF5 needs the memory that they will take.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    config : Config
+    share : Share
+    argv : list of str
+    memory : int
+        Bytes; with more mappings than fit there is a problem instead of a virtual dataset.
+
+    Returns
+    -------
+    path : Path or None
+        The final name.
+    problems : tuple of Problem
+    """
+    if share.virtual is None:
+        return None, ()
+    n, limit = len(share.virtual.mappings), min(memory // BYTES_PER_MAPPING, MAX_MAPPINGS)
+    if n > limit:
+        what = f"virtual dataset needs {n:,} mappings, more than {limit:,}"
+        action = "not written; the command vds may write it"
+        return None, (Problem(what, action=action),)
+    prepare(experiment.vds(share.facts.kind))
+    attributes = provenance(experiment, config.to_json(), share.facts.files, argv)
+    return write_vds(experiment, attributes, share.virtual), ()
 
 
 def write_outputs(
     comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
 ) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their names."""
-    attributes = comm.bcast(_provenance(experiment, config, done.share, argv))
+    attributes = comm.bcast(provenance(experiment, config.to_json(), done.share.facts.files, argv))
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
@@ -118,6 +150,7 @@ def write_outputs(
     )
     files = [experiment.events, experiment.powder, experiment.cxi]
     files += [experiment.emc] if emc else []
+    files += [done.vds] if done.vds else []
     collective.on_root(comm, lambda: _publish(experiment, files))
     return files
 
@@ -131,23 +164,6 @@ def _publish(experiment: Experiment, files: list[Path]) -> None:
             experiment.emc.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
-
-
-def _provenance(experiment: Experiment, config: Config, share: Share, argv: list[str]) -> dict:
-    """Return the root attributes of every file."""
-    return {
-        "run": config.run,
-        "proposal": experiment.proposal,
-        "program": "xfelmpi",
-        "program_version": __version__,
-        "command_line": " ".join(["xfelmpi", *argv]),
-        "configuration": config.to_json(),
-        "input_files": json.dumps([file.path for file in share.facts.files]),
-        "creation_date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "h5py_version": h5py.version.version,
-        "hdf5_version": h5py.version.hdf5_version,
-        **collective.library_versions(),
-    }
 
 
 def _open_cxi(comm, experiment, done: Processed, hits: np.ndarray, attributes: dict) -> CxiWriter:

@@ -3,8 +3,6 @@
 A frame is dense only inside the kernel; out of it come lists of (pixel number, count).
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from xfelmpi import _raw, _sparse
@@ -180,7 +178,7 @@ class Sparsifier:
             self._packed = np.empty(need + need // 64 + 1024, np.uint8)
 
     def _report(self, what: str, number: int, module: int, trains: np.ndarray) -> None:
-        name = Path(self._files.path(number)).name
+        name = self._files.name(number)
         for train, n in zip(*np.unique(trains, return_counts=True), strict=True):
             self.problems.append(
                 Problem(

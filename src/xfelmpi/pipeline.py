@@ -12,7 +12,13 @@ from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, load_masks
-from xfelmpi.outputs import Processed, load_run_geometry, prepare_folders, write_outputs
+from xfelmpi.outputs import (
+    Processed,
+    begin_vds,
+    load_run_geometry,
+    prepare_folders,
+    write_outputs,
+)
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
@@ -56,6 +62,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
         geometry, warnings = found or (None, ())
         collective.on_root(comm, lambda: prepare_folders(experiment))
+        vds, left_out = _write_vds(comm, experiment, config, share, argv)
     _log_start(comm, config, share, masks, calibration, geometry, warnings)
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     files = FilePool(share.facts.files)
@@ -73,15 +80,22 @@ def process(config: Config, comm, argv: list[str]) -> int:
     with stages.timed("decide"):
         events = decide(comm, config, share, sums)
     with stages.timed("write"):
-        own = [*share.problems, *sparsifier.problems]
+        own = [*share.problems, *left_out, *sparsifier.problems]
         if comm.rank == 0:
             own += [*masks.problems, *(calibration.problems if calibration else ())]
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
-        done = Processed(share, masks, sums, events, powder, reader, geometry, problems)
+        done = Processed(share, masks, sums, events, powder, reader, geometry, problems, vds)
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
     return _finish(comm, done, stages, sparsifier.bytes_read, written)
+
+
+def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv):
+    """Write the virtual dataset on rank 0; return its path there, and problems."""
+    memory = _spare_memory(config)
+    begun = collective.on_root(comm, lambda: begin_vds(experiment, config, share, argv, memory))
+    return begun or (None, ())
 
 
 def _spare_memory(config: Config) -> int:

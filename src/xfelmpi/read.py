@@ -9,6 +9,7 @@ import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -259,13 +260,9 @@ class FilePool:
             self._open[number] = OpenModuleFile(self._files[number])
         return self._open[number]
 
-    def path(self, number: int) -> str:
-        """Return the path of a file."""
-        return self._files[number].path
-
     def name(self, number: int) -> str:
         """Return the name of a file, without its folder."""
-        return os.path.basename(self._files[number].path)
+        return Path(self._files[number].path).name
 
     def close(self) -> None:
         """Close all files."""

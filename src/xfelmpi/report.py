@@ -146,25 +146,26 @@ class Summary:
             f"time       {total:12.2f} s   "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]
-        lines += self._excluded()
+        lines += problem_lines(self.problems, "all in the events file (problems)")
         return lines + ["files written:"] + [f"  {name}" for name in self.files]
 
-    def _excluded(self) -> list[str]:
-        if not self.problems:
-            return ["excluded            none"]
-        lines = [f"excluded   {len(self.problems):12,}   problems:"]
-        for p in self.problems[:PROBLEMS_SHOWN]:
-            where = " ".join(
-                part
-                for part in (
-                    p.file,
-                    f"module {p.module}" if p.module >= 0 else "",
-                    f"train {p.train}" if p.train else "",
-                )
-                if part
+
+def problem_lines(problems: list[Problem], all_where: str) -> list[str]:
+    """Return the first problems as lines of text; `all_where` tells where the others are."""
+    if not problems:
+        return ["excluded            none"]
+    lines = [f"excluded   {len(problems):12,}   problems:"]
+    for p in problems[:PROBLEMS_SHOWN]:
+        where = " ".join(
+            part
+            for part in (
+                p.file,
+                f"module {p.module}" if p.module >= 0 else "",
+                f"train {p.train}" if p.train else "",
             )
-            lines.append(f"  {where}{': ' if where else ''}{p.what}; {p.action}")
-        if len(self.problems) > PROBLEMS_SHOWN:
-            more = len(self.problems) - PROBLEMS_SHOWN
-            lines.append(f"  … and {more:,} more, all in the events file (problems)")
-        return lines
+            if part
+        )
+        lines.append(f"  {where}{': ' if where else ''}{p.what}; {p.action}")
+    if len(problems) > PROBLEMS_SHOWN:
+        lines.append(f"  … and {len(problems) - PROBLEMS_SHOWN:,} more, {all_where}")
+    return lines

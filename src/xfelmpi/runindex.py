@@ -40,11 +40,14 @@ class ModuleFile:
         Module number.
     dataset : str
         Path of the frames in the file.
+    dtype : str
+        Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
     """
 
     path: str
     module: int
     dataset: str
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,18 @@ def index_run(
     for path, source, module in sources[detector]:
         found = read_module_file(path, source, module, len(files), problems, notes)
         if found is not None:
-            files.append(ModuleFile(str(path), module, f"INSTRUMENT/{source}/image/data"))
-            rows.setdefault(module, []).append(found)
+            usable, dtype = found
+            files.append(ModuleFile(str(path), module, f"INSTRUMENT/{source}/image/data", dtype))
+            rows.setdefault(module, []).append(usable)
     modules = {m: _join(parts) for m, parts in rows.items()}
     modules = _drop_foreign_trains(modules, files, problems)
     modules = {m: _drop_repeated(m, r, files, problems) for m, r in modules.items()}
     if not any(len(r.train) for r in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
     frames = _merge(modules, problems)
-    frames = _slice_trains(frames, trains, folder)
+    # of the whole run: which frames are complete must not depend on the slice
     modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
+    frames = _slice_trains(frames, trains, folder)
     problems += _gaps(frames, modules_in_run)
     example = sources[detector][0][1]
     return RunIndex(

@@ -12,6 +12,7 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.machine import read_machine_data
 from xfelmpi.records import MachineData, Problem
 from xfelmpi.runindex import FrameTable, ModuleFile, RunIndex, index_run
+from xfelmpi.virtual import VirtualLayout, plan_virtual
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Share:
         J and m, NaN where unknown.
     problems : tuple of Problem
         Those of the index, on rank 0.
+    virtual : VirtualLayout or None
+        Of all frames of the run, on rank 0, if wanted.
     """
 
     facts: RunFacts
@@ -71,6 +74,7 @@ class Share:
     pulse_energy: np.ndarray
     wavelength: np.ndarray
     problems: tuple[Problem, ...]
+    virtual: VirtualLayout | None = None
 
 
 def share_run(comm, experiment: Experiment, config: Config) -> Share:
@@ -82,7 +86,7 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
         On all ranks, if the run cannot be used.
     """
     found = collective.on_root(comm, lambda: _find(experiment, config))
-    index, machine = found if comm.rank == 0 else (None, None)
+    index, machine, virtual, problems = found if comm.rank == 0 else (None, None, None, ())
     facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine))
 
     def deal(column):
@@ -98,15 +102,21 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
         int(bounds[comm.rank]),
         energy,
         wavelength,
-        index.problems if index else (),
+        problems,
+        virtual,
     )
 
 
-def _find(experiment: Experiment, config: Config) -> tuple[RunIndex, MachineData]:
+def _find(
+    experiment: Experiment, config: Config
+) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...]]:
     kind, why = choose_data(experiment, config.data)
     index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
-    return index, read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+    machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+    # laid out here, because only here the frames of the whole run are in one place
+    virtual, problems = plan_virtual(index) if config.vds else (None, ())
+    return index, machine, virtual, (*index.problems, *problems)
 
 
 def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:

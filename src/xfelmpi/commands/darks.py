@@ -1,6 +1,7 @@
 """Dark runs → constants for raw data, in the layout of Cheetah and OM, plus the noise."""
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.partition import split_trains
-from xfelmpi.provenance import root_attributes
+from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
@@ -27,24 +28,57 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(prog="xfelmpi darks", description=SUMMARY, allow_abbrev=False)
-    parser.add_argument("runs", type=int, nargs="+", metavar="RUN",
-                        help="dark runs in high, medium and low gain, in this order; one alone "
-                        "makes constants for fixed high gain")
-    parser.add_argument("--prefix", type=Path, metavar="DIR",
-                        help="experiment folder with raw/ (default: $EXP_PREFIX)")
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="folder for the constants (default: PREFIX/scratch/det/constants)")
+    parser.add_argument(
+        "runs",
+        type=int,
+        nargs="+",
+        metavar="RUN",
+        help="dark runs in high, medium and low gain, in this order; one alone "
+        "makes constants for fixed high gain",
+    )
+    parser.add_argument(
+        "--prefix",
+        type=Path,
+        metavar="DIR",
+        help="experiment folder with raw/ (default: $EXP_PREFIX)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the constants (default: PREFIX/scratch/det/constants)",
+    )
     parser.add_argument("--detector", metavar="NAME", help="detector (default: the one in the run)")
-    parser.add_argument("--gains", type=float, nargs=3, default=darks.NOMINAL_GAINS,
-                        metavar=("HIGH", "MEDIUM", "LOW"),
-                        help="relative gains of the stages (default: 1 38 180)")
-    parser.add_argument("--offset-sigma", type=float, default=8.0, metavar="S",
-                        help="bad if the offset is farther from the others of its ASIC, in robust "
-                        "standard deviations (default: 8)")
-    parser.add_argument("--noise-sigma", type=float, default=8.0, metavar="S",
-                        help="bad if the noise is (default: 8)")
-    parser.add_argument("--memory-per-rank", type=parse_size, default=400 << 20, metavar="SIZE",
-                        help="memory of one rank (default: 400M)")
+    parser.add_argument(
+        "--gains",
+        type=float,
+        nargs=3,
+        default=darks.NOMINAL_GAINS,
+        metavar=("HIGH", "MEDIUM", "LOW"),
+        help="relative gains of the stages (default: 1 38 180)",
+    )
+    parser.add_argument(
+        "--offset-sigma",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="bad if the offset is farther from the others of its ASIC, in robust "
+        "standard deviations (default: 8)",
+    )
+    parser.add_argument(
+        "--noise-sigma",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="bad if the noise is (default: 8)",
+    )
+    parser.add_argument(
+        "--memory-per-rank",
+        type=parse_size,
+        default=400 << 20,
+        metavar="SIZE",
+        help="memory of one rank (default: 400M)",
+    )
     return parser
 
 
@@ -69,10 +103,9 @@ def main(argv: list[str], comm) -> int:
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(given.runs))]
     tasks = _tasks(runs)
     modules = sorted({module for module, _ in tasks})
-    attributes = comm.bcast(
-        root_attributes(experiments[0], vars(given), [f for r in runs for f in r.files], argv)
-        if comm.rank == 0 else None
-    )
+    settings = json.dumps(vars(given), default=str)
+    files = [file for run in runs for file in run.files]
+    attributes = comm.bcast(provenance(experiments[0], settings, files, ["darks", *argv]))
     n_cells = max(cell for _, cell in tasks) + 1
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
@@ -82,9 +115,14 @@ def main(argv: list[str], comm) -> int:
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
         problems += [p for index in indices for p in index.problems]
-        log.info("%s cells of %s modules in %.1f s, %.3f %% of the pixels bad", n_cells,
-                 len(modules), time.monotonic() - start, 100 * total_bad / (65536 * len(tasks)))
-        for line in (*problem_lines(problems), *map(str, writer.paths)):
+        log.info(
+            "%s cells of %s modules in %.1f s, %.3f %% of the pixels bad",
+            n_cells,
+            len(modules),
+            time.monotonic() - start,
+            100 * total_bad / (65536 * len(tasks)),
+        )
+        for line in (*problem_lines(problems, "the rest is like these"), *map(str, writer.paths)):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
@@ -99,8 +137,9 @@ def _check(given) -> None:
 def _index(experiments, detector, out: Path) -> list:
     indices = [index_run(e.run_folder("raw"), "raw", detector) for e in experiments]
     for experiment, index in zip(experiments, indices, strict=True):
-        log.info("run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}",
-                 index.detector)
+        log.info(
+            "run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}", index.detector
+        )
     out.mkdir(parents=True, exist_ok=True)
     return indices
 

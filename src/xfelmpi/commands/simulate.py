@@ -56,7 +56,7 @@ def main(argv: list[str], comm=None) -> int:
             result.particles,
             perf_counter() - start,
         )
-        for path in (result.proc, result.raw, result.geometry, result.truth):
+        for path in result.written:
             log.info("  %s", path)
     return EXIT_COMPLETE
 
@@ -89,9 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         description=SUMMARY.capitalize() + ".",
     )
     parser.add_argument("run", type=int, metavar="RUN", help="run number")
+    _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
     _add_frames(parser.add_argument_group("which frames there are"))
     _add_photons(parser.add_argument_group("what is on them"))
+    _add_signal(parser.add_argument_group("what the detector makes of it"))
     _add_files(parser.add_argument_group("how they are stored"))
     return parser
 
@@ -107,7 +109,7 @@ def _option(group, flag: str, help_text: str, **kwargs) -> None:
     elif "type" not in kwargs and not isinstance(default, tuple):
         kwargs["type"] = type(default)
     default = kwargs.setdefault("default", default)
-    if default not in (False, ()):
+    if default not in (False, (), None):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         help_text += f" (default: {shown})"
     group.add_argument(flag, help=help_text, **kwargs)
@@ -159,14 +161,36 @@ def _add_photons(group) -> None:
     _option(group, "--seed", "seed of all random numbers", metavar="N")
 
 
+def _add_signal(group) -> None:
+    _option(
+        group,
+        "--adu-per-photon",
+        "signal of a photon in f4 and raw data (default: 1 in f4, 60 in raw data)",
+        type=float,
+        metavar="ADU",
+    )
+    _option(group, "--noise", "noise of f4 and raw data in photons", metavar="PHOTONS")
+    _option(
+        group,
+        "--clip-noise",
+        "largest noise, 0: no limit; up to 0.25 all photons can be found again",
+        metavar="PHOTONS",
+    )
+    _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
+    _option(group, "--gain-spread", "relative deviation of gains in raw data", metavar="FRACTION")
+    _option(group, "--bad-pixels", "bad pixels in raw data", metavar="FRACTION")
+    _option(group, "--gain-stage", "in which all pixels of a dark run are")
+    _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
+
+
 def _add_files(group) -> None:
     _option(group, "--layout", "CORR/…:output with a link from the old name, or DET/…:xtdf")
-    _option(group, "--dtype", "photons as u1 (cut at 255) or u2, or a signal with noise as f4")
-    _option(group, "--compression", "gzip: shuffle and gzip level 1")
+    _option(
+        group, "--dtype", "corrected data: photons as u1 (cut at 255), u2, or a noisy signal as f4"
+    )
+    _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
     _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
-    _option(group, "--adu-per-photon", "signal of a photon in f4 data", metavar="ADU")
-    _option(group, "--noise", "noise of f4 data in photons, cut at 0.25", metavar="PHOTONS")
-    _option(group, "--with-mask", "write image/mask, all good")
+    _option(group, "--with-mask", "write image/mask of corrected data, all good")
     _option(group, "--sequence-length", "trains in a file", metavar="N")
     _option(group, "--ragged-sequences", "break the files of every module elsewhere")
     _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")

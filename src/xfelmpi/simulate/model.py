@@ -19,10 +19,6 @@ TABLE_BITS = 20
 BACKGROUND_RADIUS = 0.06
 """Radius in m at which the falling part of the background is down to 1/e."""
 
-NOISE_LIMIT = 0.25
-"""Largest noise in photons. With it, floor(signal + 1 - 0.7) gives back the exact counts, also
-after rounding to float32: that needs a noise of -0.3 … 0.7."""
-
 HC_KEV_NM = 1.2398419843320026
 """Planck constant × speed of light (exact in the SI since 2019) in keV nm."""
 
@@ -124,11 +120,14 @@ class ModulePhotons:
         Pixel number in the module, ``ss * 128 + fs``, ascending within a frame.
     count : ndarray, uint16 (entry,)
         Photons in the pixel, at least 1.
+    switched : ndarray, uint32 (frame, 2) or None
+        Good pixels in medium and in low gain; only known of raw frames.
     """
 
     indptr: np.ndarray
     pixel: np.ndarray
     count: np.ndarray
+    switched: np.ndarray | None = None
 
 
 class ModuleModel:
@@ -189,10 +188,11 @@ class ModuleModel:
     def noise(self, plan: TrainPlan):
         """Yield the noise of one frame after the other as filed, float32 (pixel,) photons."""
         rng = self._generator(_NOISE, plan)
+        limit = np.float32(self._options.clip_noise or np.inf)
         for _ in range(len(plan)):
             noise = rng.standard_normal(MODULE_PIXELS, np.float32)
             noise *= np.float32(self._options.noise)
-            yield np.clip(noise, -NOISE_LIMIT, NOISE_LIMIT, out=noise)
+            yield np.clip(noise, -limit, limit, out=noise)
 
     def _generator(self, purpose: int, plan: TrainPlan):
         return np.random.default_rng([self._options.seed, purpose, plan.position, self._module])

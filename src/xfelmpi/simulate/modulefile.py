@@ -1,4 +1,4 @@
-"""Writing the corrected images of one AGIPD module into a European XFEL file."""
+"""Writing the images of one AGIPD module into a European XFEL file, corrected or raw."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -6,30 +6,31 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi._deflate import Deflater
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.simulate import exdf
+from xfelmpi.simulate.framewriter import FrameWriter
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
+from xfelmpi.simulate.raw import RawSignal, TruePhotons
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
-GZIP_LEVEL = 1
-"""What the files declare, as the facility's do."""
-
-DEFLATE_LEVEL = 2
-"""libdeflate's: on sparse frames twice as fast as its level 1, with chunks of the same size."""
 
 
-def source_name(layout: str, module: int) -> str:
-    """Return the source of a module's images in files of a layout."""
-    if layout == "modern":
+def source_name(options: SimulationOptions, module: int) -> str:
+    """Return the source of a module's images."""
+    if _is_modern(options):
         return f"{DETECTOR}/CORR/{module}CH0:output"
-    return legacy_name(module)
+    return raw_name(module)
 
 
-def legacy_name(module: int) -> str:
-    """Return the name that the source of corrected images shared with that of raw ones."""
+def _is_modern(options: SimulationOptions) -> bool:
+    """Whether the images are corrected ones with a source of their own."""
+    return options.kind == "proc" and options.layout == "modern"
+
+
+def raw_name(module: int) -> str:
+    """Return the source of raw images, which corrected ones used to share."""
     return f"{DETECTOR}/DET/{module}CH0:xtdf"
 
 
@@ -58,14 +59,15 @@ def module_file(
 
     Yields
     ------
-    ImageWriter
+    ProcImages or RawImages
         To be given the photons of all `plans` in order.
     """
-    source = source_name(options.layout, module)
-    groups = ["image"] if options.layout == "modern" else ["header", "image", "trailer"]
+    source = source_name(options, module)
+    modern = _is_modern(options)
+    groups = ["image"] if modern else ["header", "image", "trailer"]
     sources = [f"INSTRUMENT/{source}/{group}" for group in groups]
-    if options.layout == "modern":
-        sources.append(f"INSTRUMENT/{legacy_name(module)}/image")
+    if modern:
+        sources.append(f"INSTRUMENT/{raw_name(module)}/image")
     listed = [p for p in plans if len(p)] if options.missing_style == "gone" else plans
     train_ids = np.array([plan.train_id for plan in listed], np.uint64)
     counts = np.array([len(plan) for plan in listed], np.int64)
@@ -80,25 +82,38 @@ def module_file(
             version="1.2" if options.layout == "modern" else "1.0",
         )
         exdf.write_index(file, f"{source}/image", counts)
-        if options.layout == "legacy":
+        if not modern:
             _write_header_and_trailer(file, source, train_ids, counts)
         images = file.create_group(f"INSTRUMENT/{source}/image")
-        _write_ids(images, plans)
-        with ImageWriter(images, int(counts.sum()), options) as writer:
+        _write_ids(images, plans, resizable=options.kind != "proc")
+        with _image_writer(images, int(counts.sum()), module, options) as writer:
             yield writer
-        if options.layout == "modern":
+        if modern:
             for section in ("INDEX", "INSTRUMENT"):
                 link = h5py.SoftLink(f"/{section}/{source}")
-                file[f"{section}/{legacy_name(module)}"] = link
+                file[f"{section}/{raw_name(module)}"] = link
 
 
-def _write_ids(images: h5py.Group, plans: list[TrainPlan]) -> None:
-    """Write train, cell and pulse of every frame, in the order of the file."""
-    images["trainId"] = np.concatenate(
-        [np.full(len(plan), plan.train_id, np.uint64) for plan in plans]
-    )
-    images["cellId"] = np.concatenate([plan.cells[plan.order] for plan in plans])
-    images["pulseId"] = np.concatenate([plan.pulse_ids[plan.order] for plan in plans])
+def _write_ids(images: h5py.Group, plans: list[TrainPlan], *, resizable: bool) -> None:
+    """Write train, cell and pulse of every frame, in the order of the file.
+
+    Raw files have columns that can grow, (frame, 1), and what the detector says of each frame.
+    """
+    ids = {
+        "trainId": [np.full(len(plan), plan.train_id, np.uint64) for plan in plans],
+        "cellId": [plan.cells[plan.order] for plan in plans],
+        "pulseId": [plan.pulse_ids[plan.order] for plan in plans],
+    }
+    columns = {name: np.concatenate(parts) for name, parts in ids.items()}
+    if not resizable:
+        for name, values in columns.items():
+            images[name] = values
+        return
+    n_frames = len(columns["trainId"])
+    columns["length"] = np.full(n_frames, 2 * MODULE_PIXELS * 2, np.uint32)
+    columns["status"] = np.zeros(n_frames, np.uint16)
+    for name, values in columns.items():
+        images.create_dataset(name, data=values[:, None], maxshape=(None, 1))
 
 
 def _write_header_and_trailer(file, source, train_ids, counts) -> None:
@@ -113,10 +128,14 @@ def _write_header_and_trailer(file, source, train_ids, counts) -> None:
         exdf.write_index(file, f"{source}/{part}", np.ones(len(counts)))
 
 
-class ImageWriter:
-    """Turns photons into dense images and writes them chunk by chunk.
+def _image_writer(images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
+    if options.kind == "proc":
+        return ProcImages(images, n_frames, options)
+    return RawImages(images, n_frames, module, options)
 
-    Chunks are compressed here and go around HDF5's filters, which would take five times as long.
+
+class ProcImages(FrameWriter):
+    """Turns photons into corrected images: the photons themselves, or a signal with noise.
 
     Parameters
     ----------
@@ -129,38 +148,19 @@ class ImageWriter:
     """
 
     def __init__(self, images: h5py.Group, n_frames: int, options: SimulationOptions):
-        self._dtype = np.dtype(options.dtype)
-        self._scale = np.float32(options.adu_per_photon)
-        self._deflater = Deflater(DEFLATE_LEVEL) if options.compression == "gzip" else None
-        self._contiguous = options.chunk_frames == 0 or n_frames == 0
-        length = max(1, min(options.chunk_frames, n_frames))
-        self._chunk = np.zeros((length, MODULE_PIXELS), self._dtype)
-        filters = {"shuffle": True, "compression": "gzip", "compression_opts": GZIP_LEVEL}
-        chunks = None if self._contiguous else (length, *MODULE_SHAPE)
-        compressed = self._deflater and not self._contiguous
-        self._dataset = images.create_dataset(
-            "data",
+        self._is_float = options.dtype == "f4"
+        self._scale = np.float32(options.signal_per_photon)
+        super().__init__(
+            images,
             (n_frames, *MODULE_SHAPE),
-            self._dtype,
-            chunks=chunks,
-            **(filters if compressed else {}),
+            options.dtype,
+            chunk_frames=options.chunk_frames,
+            compressed=options.compression == "gzip",
         )
         if options.with_mask:
-            # no chunk is ever written: all pixels read as the fill value 0, good
-            chunks = (1, *MODULE_SHAPE) if n_frames else None
-            images.create_dataset(
-                "mask", self._dataset.shape, np.uint32, chunks=chunks, **(filters if chunks else {})
-            )
-        self._next = 0
+            self.create_empty("mask", np.uint32)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None and self._next % len(self._chunk):
-            self._flush()
-
-    def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> None:
+    def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> ModulePhotons:
         """Write the frames of a train, in the order of the plan.
 
         Parameters
@@ -171,38 +171,61 @@ class ImageWriter:
             Its photons in this module.
         noise : iterator of ndarray, float32 (pixel,)
             Noise of one frame after the other; only used for float data.
+
+        Returns
+        -------
+        ModulePhotons
+            The photons that are in the file.
         """
-        is_float = self._dtype.kind == "f"
         bounds = photons.indptr.tolist()
         for frame in plan.order.tolist():
-            image = self._chunk[self._next % len(self._chunk)]
+            image = self.frame()
             entries = slice(bounds[frame], bounds[frame + 1])
             image.fill(0)
             image[photons.pixel[entries]] = photons.count[entries]
-            if is_float:
+            if self._is_float:
                 image += next(noise)
                 image *= self._scale
-            self._next += 1
-            if self._next % len(self._chunk) == 0:
-                self._flush()
+            self.finish_frame()
+        return photons
 
-    def _flush(self) -> None:
-        """Write the current chunk, which begins at a multiple of its length."""
-        length = len(self._chunk)
-        start = (self._next - 1) // length * length
-        if self._contiguous:
-            self._dataset[start : self._next] = self._chunk.reshape(-1, *MODULE_SHAPE)
-            return
-        # frames behind the end of the file are in the chunk but never read
-        self._chunk[self._next - start :] = 0
-        self._dataset.id.write_direct_chunk((start, 0, 0), self._encoded())
 
-    def _encoded(self) -> bytes:
-        """Return the bytes of the chunk as HDF5's shuffle and gzip filters would store them."""
-        data = self._chunk.reshape(-1)
-        if self._deflater is None:
-            return data.tobytes()
-        data = data.view(np.uint8)
-        if self._dtype.itemsize > 1:
-            data = data.reshape(-1, self._dtype.itemsize).T.reshape(-1)
-        return self._deflater.compress(data)
+class RawImages(FrameWriter):
+    """Turns photons into raw images, the analogue and the digital one of every frame.
+
+    Parameters
+    ----------
+    images : h5py.Group
+        The group to make the dataset in.
+    n_frames : int
+        Frames in the file.
+    module : int
+        Module number.
+    options : SimulationOptions
+        For everything else.
+    """
+
+    def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
+        self._signal = RawSignal(options, module)
+        super().__init__(
+            images,
+            (n_frames, 2, *MODULE_SHAPE),
+            "u2",
+            chunk_frames=options.chunk_frames,
+            resizable=True,
+        )
+
+    def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> ModulePhotons:
+        """Write the frames of a train, in the order of the plan; see `ProcImages.append`."""
+        rng = self._signal.generator(plan)
+        found = TruePhotons(len(plan))
+        bounds = photons.indptr.tolist()
+        cells = plan.cells.tolist()
+        for frame in plan.order.tolist():
+            entries = slice(bounds[frame], bounds[frame + 1])
+            dense = np.zeros(MODULE_PIXELS, np.uint16)
+            dense[photons.pixel[entries]] = photons.count[entries]
+            switched = self._signal.fill(self.frame(), rng, cells[frame], dense, next(noise))
+            found.put(frame, dense, switched)
+            self.finish_frame()
+        return found.together()

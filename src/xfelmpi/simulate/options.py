@@ -11,7 +11,18 @@ from xfelmpi.errors import UsageError
 BUNCH_SLOTS = 2700
 """Electron bunches that one train of the machine has room for."""
 
+STAGES = ("high", "medium", "low")
+"""The gain stages of AGIPD, in the order of their numbers."""
+
+DEFAULT_ADU_PER_PHOTON = {"proc": 1.0, "raw": 60.0, "dark": 60.0}
+
+LEAST_ADU_PER_PHOTON = 15.0
+"""In raw data: whole ADU must be fine enough to give back the photons in spite of the noise."""
+
 CHOICES = {
+    "kind": ("proc", "raw", "dark"),
+    "gain_stage": STAGES,
+    "constants_dtype": ("i2", "i4", "f4"),
     "layout": ("modern", "legacy"),
     "dtype": ("u1", "u2", "f4"),
     "compression": ("gzip", "none"),
@@ -30,6 +41,9 @@ class SimulationOptions:
         The experiment folder to write into; made if it does not exist.
     run : int
         Run number.
+    kind : str
+        ``proc`` (corrected data), ``raw`` (with matching constants), or ``dark`` (raw data
+        without any light).
     trains : int
         Number of trains.
     cells : tuple of int
@@ -69,20 +83,34 @@ class SimulationOptions:
     distance : float
         Sample to detector in m.
     dtype : str
-        ``u1`` (counts are cut at 255), ``u2`` or ``f4`` (signal with noise).
+        Of ``proc`` data: ``u1`` (counts are cut at 255), ``u2`` or ``f4`` (signal with noise).
     compression : str
-        ``gzip`` (shuffle and gzip level 1) or ``none``.
+        Of ``proc`` data: ``gzip`` (shuffle and gzip level 1) or ``none``.
     chunk_frames : int
         Frames in one chunk; 0 for contiguous data (only without compression).
     layout : str
         ``modern`` (``CORR/…:output`` and a link from the old name) or ``legacy``
-        (``DET/…:xtdf`` only).
-    adu_per_photon : float
-        Signal of one photon in ``f4`` data.
+        (``DET/…:xtdf`` only); of ``raw`` data only the version of the file format.
+    adu_per_photon : float or None
+        Signal of one photon in ``f4``, ``raw`` and ``dark`` data; None for 1 in ``proc`` data
+        and 60 in the others.
     noise : float
-        Standard deviation of the noise of ``f4`` data in photons.
+        Standard deviation of the noise of ``f4``, ``raw`` and ``dark`` data in photons.
+    clip_noise : float
+        Largest noise in photons, 0 for no limit. Up to 0.25, floor(signal + 1 - 0.7) gives back
+        the exact counts, also after rounding to float32 or to whole ADU: that needs -0.3 … 0.7.
+    gain_spread : float
+        Relative standard deviation of the gains of the pixels.
+    common_mode : float
+        Standard deviation of the common mode of an ASIC from frame to frame in ADU.
+    bad_pixels : float
+        Fraction of the pixels that is bad in a memory cell.
+    gain_stage : str
+        In which gain stage the pixels of a ``dark`` run are: ``high``, ``medium`` or ``low``.
+    constants_dtype : str
+        Of the offsets of ``raw`` and ``dark`` data: ``i2``, ``i4`` or ``f4``.
     with_mask : bool
-        Whether to write ``image/mask`` (u4, all good).
+        Whether to write ``image/mask`` (u4, all good) of ``proc`` data.
     sample : str
         Name of the sample in the files' metadata.
     truth : str
@@ -98,6 +126,7 @@ class SimulationOptions:
 
     prefix: Path
     run: int = 50
+    kind: str = "proc"
     trains: int = 16
     cells: tuple[int, ...] = tuple(range(MAX_CELLS))
     pulse_step: int = 1
@@ -121,8 +150,14 @@ class SimulationOptions:
     compression: str = "gzip"
     chunk_frames: int = 1
     layout: str = "modern"
-    adu_per_photon: float = 1.0
+    adu_per_photon: float | None = None
     noise: float = 0.08
+    clip_noise: float = 0.25
+    gain_spread: float = 0.03
+    common_mode: float = 0.0
+    bad_pixels: float = 0.005
+    gain_stage: str = "high"
+    constants_dtype: str = "i2"
     with_mask: bool = False
     sample: str = "Simulated spheres"
     truth: str = "hits"
@@ -132,18 +167,22 @@ class SimulationOptions:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"{name} is {value}, expected {low} … {high}")
+        self._check_ranges()
         self._check_cells()
         self._check_modules()
         for name in ("size_nm", "hit_photons"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UsageError(f"{name} is {low} … {high}, expected 0 < smallest <= largest")
-        if self.compression == "gzip" and self.chunk_frames == 0:
+        if self.kind == "proc" and self.compression == "gzip" and self.chunk_frames == 0:
             raise UsageError("contiguous data (chunk_frames 0) cannot be compressed")
+
+    def _check_ranges(self):
+        least = 1e-6 if self.kind == "proc" else LEAST_ADU_PER_PHOTON
+        values = {**vars(self), "adu_per_photon": self.signal_per_photon}
+        for name, low, high in (*_RANGES, ("adu_per_photon", least, 1e6)):
+            if not low <= values[name] <= high:
+                raise UsageError(f"{name} is {values[name]}, expected {low} … {high}")
 
     def _check_cells(self):
         cells = self.cells
@@ -174,13 +213,26 @@ class SimulationOptions:
 
     @property
     def max_count(self) -> int:
-        """The largest photon count that a pixel of the data can hold."""
+        """The largest photon count that a pixel of the data can hold.
+
+        In raw data less than 65535, so that noise and gain do not lead beyond that.
+        """
+        if self.kind != "proc":
+            return 60_000
         return 255 if self.dtype == "u1" else 65535
+
+    @property
+    def signal_per_photon(self) -> float:
+        """Signal of one photon in ADU: what was asked for, or what is usual for the data."""
+        if self.adu_per_photon is None:
+            return DEFAULT_ADU_PER_PHOTON[self.kind]
+        return self.adu_per_photon
 
     def to_json(self) -> str:
         """Return all options as JSON; the same whatever folder is written to."""
         values = dataclasses.asdict(self)
         del values["prefix"]
+        values["adu_per_photon"] = self.signal_per_photon
         return json.dumps(values, sort_keys=True)
 
 
@@ -198,8 +250,11 @@ _RANGES = (
     ("photon_energy_kev", 0.1, 100),
     ("distance", 1e-3, 100),
     ("chunk_frames", 0, 4096),
-    ("adu_per_photon", 1e-6, 1e6),
     ("noise", 0, 1),
+    ("clip_noise", 0, 100),
+    ("gain_spread", 0, 0.1),
+    ("common_mode", 0, 500),
+    ("bad_pixels", 0, 0.5),
     ("seed", 0, 2**32 - 1),
 )
 

@@ -84,6 +84,8 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
     photons = np.exp(rng.uniform(*np.log(options.hit_photons), n_pulses))
     vetoed = rng.random(n_pulses) < options.veto
     level = options.background * _drift(position) * (1 + 0.01 * rng.standard_normal())
+    if options.kind == "dark":
+        is_particle[:], level = False, 0.0
 
     cells = np.array(options.cells)
     cells = cells[~vetoed[cells]]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from extra_geom import AGIPD_1MGeometry
 
+from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.simulate import exdf, model, truth
+from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
 from xfelmpi.simulate.model import ModuleModel, Scene
 from xfelmpi.simulate.modulefile import module_file
 from xfelmpi.simulate.options import SimulationOptions
@@ -34,7 +36,9 @@ class SimulationResult:
     experiment : Experiment
         Paths of the run.
     proc, raw : Path
-        Folders of the corrected data and of the machine data.
+        Folders of the corrected data, if there are any, and of raw and machine data.
+    constants : Path or None
+        Folder of the constants of raw data.
     geometry, truth : Path
         The CrystFEL geometry, and the known answer.
     frames, particles : int
@@ -44,10 +48,17 @@ class SimulationResult:
     experiment: Experiment
     proc: Path
     raw: Path
+    constants: Path | None
     geometry: Path
     truth: Path
     frames: int
     particles: int
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """All folders and files that were written."""
+        data = (self.raw, self.constants) if self.constants else (self.proc, self.raw)
+        return (*data, self.geometry, self.truth)
 
 
 def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
@@ -68,7 +79,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     Raises
     ------
     UsageError
-        If the run's folder holds data that the simulator did not write.
+        If the folders of the run or of the constants hold what the simulator did not write.
     """
     rank, size = (comm.rank, comm.size) if comm else (0, 1)
     paths = _Paths.of(options)
@@ -80,11 +91,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     if comm:
         scene = comm.bcast(scene, root=0)
     with _together(comm):
-        for module, sequence in share(options, rank, size):
-            if module == MACHINE:
-                _write_machine(paths, options, sequence)
-            else:
-                _write_module(paths, options, scene, module, sequence)
+        _write_files(paths, options, scene, rank, size)
     counts = None
     with _together(comm):
         if rank == 0:
@@ -93,8 +100,27 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
             shutil.rmtree(paths.pieces)
     frames, particles = comm.bcast(counts, root=0) if comm else counts
     return SimulationResult(
-        paths.experiment, paths.proc, paths.raw, paths.geometry, paths.truth, frames, particles
+        experiment=paths.experiment,
+        proc=paths.proc,
+        raw=paths.raw,
+        constants=None if options.kind == "proc" else paths.constants,
+        geometry=paths.geometry,
+        truth=paths.truth,
+        frames=frames,
+        particles=particles,
     )
+
+
+def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -> None:
+    """Write what falls to a rank: constants of some modules, and files of the run."""
+    if options.kind != "proc":
+        for module in range(N_MODULES)[rank::size]:
+            write_constants(constants_path(paths.constants, module), options, module)
+    for module, sequence in share(options, rank, size):
+        if module == MACHINE:
+            _write_machine(paths, options, sequence)
+        else:
+            _write_module(paths, options, scene, module, sequence)
 
 
 def share(options: SimulationOptions, rank: int, size: int) -> list[tuple[int, int]]:
@@ -116,6 +142,7 @@ class _Paths:
     experiment: Experiment
     proc: Path
     raw: Path
+    constants: Path
     geometry: Path
     truth: Path
     pieces: Path
@@ -129,6 +156,7 @@ class _Paths:
             experiment=experiment,
             proc=experiment.run_folder("proc"),
             raw=experiment.run_folder("raw"),
+            constants=experiment.det / "constants",
             geometry=experiment.det / "agipd.geom",
             truth=folder / f"{experiment.name}_truth.h5",
             pieces=folder / f"{experiment.name}_pieces",
@@ -154,13 +182,19 @@ def _prepare(paths: _Paths, options: SimulationOptions) -> None:
             f"{old[0].parent} holds a run that was not simulated (there is no {paths.truth}); "
             "choose another folder or run number"
         )
+    if options.kind != "proc":
+        _check_constants(paths.constants)
     # pieces first: if this is interrupted, they show the next attempt that the run is simulated
     paths.pieces.mkdir(parents=True, exist_ok=True)
     for path in [*old, *paths.pieces.iterdir()]:
         path.unlink()
     paths.truth.unlink(missing_ok=True)
-    for folder in (paths.proc, paths.raw, paths.geometry.parent):
+    data = paths.proc if options.kind == "proc" else paths.constants
+    for folder in (data, paths.raw, paths.geometry.parent):
         folder.mkdir(parents=True, exist_ok=True)
+    if options.kind != "proc" and paths.proc.exists() and not any(paths.proc.iterdir()):
+        # what an earlier simulation leaves: a run folder without files is no run
+        paths.proc.rmdir()
     log.info(
         "simulating run %d: %d trains, %d cells, into %s",
         options.run,
@@ -168,6 +202,16 @@ def _prepare(paths: _Paths, options: SimulationOptions) -> None:
         len(options.cells),
         paths.experiment.prefix,
     )
+
+
+def _check_constants(folder: Path) -> None:
+    """Raise if there are constants that a simulation did not write."""
+    for path in (constants_path(folder, module) for module in range(N_MODULES)):
+        if path.exists() and not is_simulated(path):
+            raise UsageError(
+                f"{path} was not simulated and would be overwritten; "
+                "choose another folder, or move it away"
+            )
 
 
 def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
@@ -198,7 +242,8 @@ def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: i
     plans = [_module_plan(options, module, position) for position in trains]
     photon_model = ModuleModel(scene, options, module)
     piece = truth.Piece(options)
-    path = paths.proc / f"CORR-R{options.run:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
+    folder, prefix = (paths.proc, "CORR") if options.kind == "proc" else (paths.raw, "RAW")
+    path = folder / f"{prefix}-R{options.run:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
     log.debug("writing %s", path)
     with module_file(
         path, plans, module=module, sequence=sequence, proposal=paths.proposal, options=options
@@ -206,8 +251,7 @@ def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: i
         for plan in plans:
             if len(plan):
                 photons = photon_model.draw(plan)
-                images.append(plan, photons, photon_model.noise(plan))
-                piece.append(plan, photons)
+                piece.append(plan, images.append(plan, photons, photon_model.noise(plan)))
     piece.write(truth.piece_path(paths.pieces, module, sequence))
 
 

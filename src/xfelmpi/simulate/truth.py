@@ -1,5 +1,8 @@
 """The known answer of a simulated run, in one plain HDF5 file.
 
+Of raw data it says what the good pixels hold (see `raw`), how many of them left high gain, and
+what is wrong with the others.
+
 Whoever writes a module's file also writes a *piece*: the answer for these frames of this module.
 Rank 0 then joins the pieces train by train, so that no rank ever holds more than one train of
 the whole detector.
@@ -13,6 +16,7 @@ import numpy as np
 
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.simulate import model
+from xfelmpi.simulate.constants import write_bad_kinds
 from xfelmpi.simulate.exdf import published
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import SimulationOptions
@@ -46,6 +50,7 @@ class Piece:
         lit = np.diff(photons.indptr)
         # the sum of nothing does not exist for reduceat: differences of a running sum instead
         running = np.concatenate([[0], np.cumsum(photons.count, dtype=np.uint64)])
+        switched = np.zeros((len(plan), 2)) if photons.switched is None else photons.switched
         kept = kept_frames(self.options, plan)
         entries = np.repeat(np.isin(np.arange(len(plan)), kept), lit)
         pixel, count = photons.pixel, photons.count
@@ -53,6 +58,8 @@ class Piece:
         for name, values in {
             "litpixels": lit,
             "photons": np.diff(running[photons.indptr]),
+            "medium": switched[:, 0],
+            "low": switched[:, 1],
             "entries": lit[kept],
             "pixel": pixel[entries],
             "count": count[entries],
@@ -67,7 +74,8 @@ class Piece:
                 file[name] = np.concatenate([np.empty(0, dtype), *self._columns[name]])
 
 
-_PIECE_COLUMNS = {"litpixels": "u4", "photons": "u8", "entries": "i8", "pixel": "u2", "count": "u2"}
+_PIECE_SUMS = {"litpixels": "u4", "photons": "u8", "medium": "u4", "low": "u4"}
+_PIECE_COLUMNS = {**_PIECE_SUMS, "entries": "i8", "pixel": "u2", "count": "u2"}
 
 
 class _ModulePieces:
@@ -83,13 +91,13 @@ class _ModulePieces:
         self._file = None
 
     def read(self, plan: TrainPlan):
-        """Return litpixels, photons, entries, pixel and count of the module's next train."""
+        """Return the sums by name, entries, pixel and count of the module's next train."""
         if self._file is None or plan.position >= self._stop:
             self._open(plan.position)
-        rows = self._take("litpixels", len(plan)), self._take("photons", len(plan))
+        sums = {name: self._take(name, len(plan)) for name in _PIECE_SUMS}
         entries = self._take("entries", len(kept_frames(self._options, plan)))
         total = int(entries.sum())
-        return *rows, entries, self._take("pixel", total), self._take("count", total)
+        return sums, entries, self._take("pixel", total), self._take("count", total)
 
     def _open(self, position):
         self.close()
@@ -167,9 +175,12 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
             n_rows += len(plan)
             n_entries += len(train.pixel)
         for name, values in columns.items():
-            file[name] = np.concatenate(values)
+            if options.kind != "proc" or name not in _RAW_ONLY:
+                file[name] = np.concatenate(values)
         file["indptr"] = np.cumsum(np.concatenate(lengths))
         _write_powder(file, modules)
+        if options.kind != "proc":
+            write_bad_kinds(file, options)
         file["pulse_energy"].attrs["units"] = "J"
         file["wavelength"].attrs["units"] = "m"
         file.attrs["run"] = options.run
@@ -193,11 +204,14 @@ _COLUMNS = {
     "modules": "u2",
     "litpixels": "u4",
     "photons": "u8",
+    "medium_pixels": "u4",
+    "low_pixels": "u4",
     "is_particle": "?",
     "pulse_energy": "f8",
     "wavelength": "f8",
     "frames": "i8",
 }
+_RAW_ONLY = ("medium_pixels", "low_pixels")
 
 
 @dataclass(frozen=True)
@@ -212,13 +226,12 @@ class _Train:
 
 def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Train:
     """Put the modules of a train together, entries in ascending order of frame and pixel."""
-    litpixels = np.zeros(len(plan), np.uint32)
-    photons = np.zeros(len(plan), np.uint64)
+    sums = {name: np.zeros(len(plan), dtype) for name, dtype in _PIECE_SUMS.items()}
     parts = []
     for module in present:
-        lit, total, *part = module.read(plan)
-        litpixels += lit
-        photons += total
+        of_module, *part = module.read(plan)
+        for name, values in of_module.items():
+            sums[name] += values
         parts.append(part)
     entries = np.array([part[0] for part in parts])
     pixel = np.empty(int(entries.sum()), np.int32)
@@ -236,8 +249,10 @@ def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Trai
         "cellId": plan.cells,
         "pulseId": plan.pulse_ids,
         "modules": np.full(len(plan), bits),
-        "litpixels": litpixels,
-        "photons": photons,
+        "litpixels": sums["litpixels"],
+        "photons": sums["photons"],
+        "medium_pixels": sums["medium"],
+        "low_pixels": sums["low"],
         "is_particle": plan.is_particle,
         # from the float32 numbers of the gas monitor's file, so that readers get the same
         "pulse_energy": plan.pulse_energy_uj[plan.frame_pulse].astype(np.float64) * 1e-6,

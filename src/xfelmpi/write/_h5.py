@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 from h5py import h5p, h5s
 
+from xfelmpi.errors import OutputError
+
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
 
@@ -147,6 +149,22 @@ def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:
 def part_name(path: Path) -> Path:
     """Return the name of a file while it is being written."""
     return path.with_name(path.name + ".part")
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of a file and check that it can be written; one rank.
+
+    Raises
+    ------
+    OutputError
+        If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part_name(path).touch()
+        part_name(path).unlink()
+    except OSError as error:
+        raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
 
 
 def publish(path: Path) -> None:

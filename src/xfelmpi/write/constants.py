@@ -1,4 +1,4 @@
-"""``Cheetah-AGIPDmm-calib.h5``: constants of raw data, one file per module, written cell by cell."""
+"""``Cheetah-AGIPDmm-calib.h5``: constants of raw data, a file per module, written cell by cell."""
 
 from pathlib import Path
 

@@ -1,0 +1,70 @@
+"""``xfelmpi vds``: write the virtual dataset of a run, and nothing else."""
+
+import argparse
+from time import monotonic
+
+from xfelmpi import arguments
+from xfelmpi.config import Config
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
+
+SUMMARY = "write the virtual dataset of a run"
+
+_OPTIONS = ("prefix", "output", "data", "detector", "trains")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="xfelmpi vds",
+        description="Write vds/rRRRR_vds_raw.h5 or vds/rRRRR_vds_proc.h5: all frames of a run as "
+        "one dataset, row by row as in the events file, without a copy of the data. One process "
+        "is enough. Exit status: 0 complete, 3 complete but some input was excluded, 2 wrong use "
+        "or unusable input, 1 a bug.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=int, help="run number")
+    arguments.add_arguments(parser, only=_OPTIONS)
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Write the file and return the exit status; `comm` is None for ``--help`` only."""
+    config = arguments.from_arguments(parser().parse_args(argv))
+    from xfelmpi.collective import on_root
+
+    return comm.bcast(on_root(comm, lambda: _write(config, ["vds", *argv])))
+
+
+def _write(config: Config, argv: list[str]) -> int:
+    from xfelmpi.experiment import Experiment
+    from xfelmpi.provenance import provenance
+    from xfelmpi.report import log, problem_lines
+    from xfelmpi.runindex import index_run
+    from xfelmpi.share import choose_data
+    from xfelmpi.virtual import MAX_MAPPINGS, plan_virtual
+    from xfelmpi.write._h5 import prepare, publish
+    from xfelmpi.write.vds import write_vds
+
+    start = monotonic()
+    experiment = Experiment(config.prefix, config.output, config.run)
+    kind, why = choose_data(experiment, config.data)
+    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    for line in (why, f"{index.detector}, source {index.source}", *index.notes):
+        log.info(line)
+    layout, left_out = plan_virtual(index)
+    n, path = len(layout.mappings), experiment.vds(kind)
+    if n > MAX_MAPPINGS:
+        raise OutputError(
+            f"{path}: not written, since nobody could open it: it needs {n:,} mappings, expected "
+            f"at most {MAX_MAPPINGS:,}. The cells are stored in another order in every train; "
+            "select fewer trains with --trains"
+        )
+    prepare(path)
+    write_vds(experiment, provenance(experiment, config.to_json(), index.files, argv), layout)
+    publish(path)
+    problems = sorted({*index.problems, *left_out})
+    for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
+        log.info(line)
+    seconds = monotonic() - start
+    log.info(f"{len(index.frames):,} frames in {n:,} mappings, {seconds:.2f} s: {path}")
+    return EXIT_PARTIAL if problems else EXIT_COMPLETE

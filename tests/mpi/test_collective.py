@@ -1,0 +1,206 @@
+"""What the ranks do together, with ranks that have nothing to contribute."""
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from xfelmpi import collective
+from xfelmpi.errors import InputError, PeerError
+
+pytestmark = pytest.mark.mpi
+
+
+def raised(work):
+    """Return what a call raises, None if nothing."""
+    try:
+        work()
+    except Exception as error:
+        return error
+    return None
+
+
+def test_agree_on_success(comm):
+    collective.agree(comm, None)
+    with collective.together(comm):
+        pass
+    assert collective.on_root(comm, lambda: 7) == (7 if comm.rank == 0 else None)
+
+
+def check_failed_together(comm, error, failing, status):
+    first = min(failing)
+    assert error is not None
+    assert error.agreed
+    assert error.told_elsewhere == (comm.rank != first)
+    if comm.rank in failing:
+        assert str(error) == f"disk {comm.rank}"
+    else:
+        assert isinstance(error, PeerError)
+        assert str(error) == f"rank {first}: disk {first}"
+        assert error.exit_status == status
+
+
+@pytest.mark.parametrize(("kind", "status"), [(InputError, 2), (ZeroDivisionError, 1)])
+@pytest.mark.parametrize("which", ["first", "last", "odd", "all"])
+def test_error_of_some_is_raised_on_all(comm, kind, status, which):
+    ranks = range(comm.size)
+    failing = {"first": [0], "last": ranks[-1:], "odd": ranks[1::2] or [0], "all": ranks}[which]
+
+    def work():
+        with collective.together(comm):
+            if comm.rank in failing:
+                raise kind(f"disk {comm.rank}")
+
+    error = raised(work)
+    comm.Barrier()
+    check_failed_together(comm, error, failing, status)
+    if comm.rank in failing:
+        assert isinstance(error, kind)
+
+
+def test_error_of_root_is_raised_on_all(comm):
+    def fail():
+        raise InputError("disk 0")
+
+    error = raised(lambda: collective.on_root(comm, fail))
+    comm.Barrier()
+    check_failed_together(comm, error, [0], 2)
+
+
+def test_sum_to_root_in_pieces(comm, monkeypatch):
+    monkeypatch.setattr(collective, "CHUNK", 7)
+    for dtype, shape in (
+        (np.uint64, (4, 6)),
+        (np.uint32, (15,)),
+        (np.int64, (0, 3)),
+        (float, (7,)),
+    ):
+        values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+        total = collective.sum_to_root(comm, values * (comm.rank + 1))
+        if comm.rank == 0:
+            assert total.dtype == dtype
+            np.testing.assert_array_equal(total, values * (comm.size * (comm.size + 1) // 2))
+        else:
+            assert total is None
+
+
+def test_sum_of_an_array_in_another_order(comm):
+    values = np.asfortranarray(np.arange(12, dtype=np.uint64).reshape(3, 4))
+    total = collective.sum_to_root(comm, values)
+    if comm.rank == 0:
+        np.testing.assert_array_equal(total, values * np.uint64(comm.size))
+
+
+def test_sum_and_max_on_all(comm):
+    total = collective.sum_all(comm, np.array([[1, comm.rank]], np.int64))
+    np.testing.assert_array_equal(total, [[comm.size, sum(range(comm.size))]])
+    assert collective.max_all(comm, -comm.rank - 1) == -1
+    assert collective.max_all(comm, np.True_ if comm.rank == comm.size - 1 else np.False_) == 1
+
+
+def test_before_and_total(comm):
+    values = [3 * (rank % 2) * 2**33 for rank in range(comm.size)]
+    before, total = collective.before_and_total(comm, np.uint64(values[comm.rank]))
+    assert before == sum(values[: comm.rank])
+    assert total == sum(values)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64, np.float32, float, bool])
+@pytest.mark.parametrize("inner", [(), (3,), (2, 2)])
+def test_concat_all(comm, dtype, inner):
+    # ranks 0, 2, 4 have nothing
+    parts = [np.full((r % 2 * r, *inner), r, dtype) for r in range(comm.size)]
+    joined = collective.concat_all(comm, parts[comm.rank])
+    assert joined.dtype == dtype
+    np.testing.assert_array_equal(joined, np.concatenate(parts))
+
+
+def test_concat_nothing(comm):
+    assert collective.concat_all(comm, np.empty((0, 4), np.float32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint64, float])
+@pytest.mark.parametrize("inner", [(), (16,)])
+@pytest.mark.parametrize("chunk", [None, 24])
+def test_scatter_rows(comm, monkeypatch, dtype, inner, chunk):
+    if chunk:
+        monkeypatch.setattr(collective, "CHUNK", chunk)
+    # the first, and every third rank, get nothing
+    counts = [0 if rank % 3 == 0 else 5 + rank for rank in range(comm.size)]
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    rows = np.arange(bounds[-1] * int(np.prod(inner))).reshape(-1, *inner).astype(dtype)
+    mine = collective.scatter_rows(comm, rows if comm.rank == 0 else None, bounds)
+    assert mine.dtype == dtype
+    np.testing.assert_array_equal(mine, rows[bounds[comm.rank] : bounds[comm.rank + 1]])
+
+
+def test_gather_objects(comm):
+    found = collective.gather_objects(comm, [("a", comm.rank)] * (comm.rank % 2))
+    assert found == ([("a", r) for r in range(comm.size) if r % 2] if comm.rank == 0 else [])
+
+
+def test_node_shared_array_is_one(comm):
+    shared = collective.NodeShared(comm, (3, 5), np.float64)
+    if shared.is_filler:
+        shared.array[:] = np.arange(15).reshape(3, 5)
+    array = shared.ready()
+    np.testing.assert_array_equal(array, np.arange(15).reshape(3, 5))
+    comm.Barrier()
+    if comm.rank == comm.size - 1:
+        array[1, 1] = -1
+    comm.Barrier()
+    assert array[1, 1] == -1, "every rank has an array of its own"
+    assert sum(comm.allgather(shared.is_filler)) == 1
+    array = None
+    shared.free()
+
+
+def test_shared_bytes(comm, shared_path):
+    path = shared_path / "bytes"
+    if comm.rank == 0:
+        path.write_bytes(b"x" * 10000)
+    comm.Barrier()
+    lengths = [(rank + 1) % 3 * 50 for rank in range(comm.size)]
+    file = collective.SharedBytes(comm, str(path))
+    mine = np.full(lengths[comm.rank], comm.rank, "<i4")
+    file.write_at(4 * sum(lengths[: comm.rank]), mine)
+    file.write_at(
+        4 * sum(lengths) if comm.rank == 0 else 0, np.full(int(comm.rank == 0), 99, "<i4")
+    )
+    file.close()
+    comm.Barrier()
+    found = np.frombuffer(path.read_bytes(), "<i4")
+    np.testing.assert_array_equal(found, [*np.repeat(range(comm.size), lengths), 99])
+
+
+def test_shared_bytes_where_nobody_can_write(comm):
+    error = raised(lambda: collective.SharedBytes(comm, "/proc/nothing/here"))
+    comm.Barrier()
+    assert isinstance(error, MPI.Exception)
+
+
+@pytest.mark.parametrize("interval", [0.0, 0.002, 10.0])
+def test_progress_of_all_ranks_arrives(comm, interval):
+    """No message is left for whoever talks next, and nobody waits for a slower rank."""
+    for turn in range(2):
+        shown = []
+        board = collective.ProgressBoard(comm, lambda v, s=shown: s.append(v.copy()), 2, interval)
+        steps = 200 * (comm.rank % 3)  # ranks 0 and 3 have nothing to do
+        for step in range(steps):
+            board.update(step + 1, 10 * comm.rank + turn)
+        board.finish()
+        left = comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+        comm.Barrier()
+        assert not left
+        if comm.rank:
+            assert not shown
+        elif interval == 0.0:
+            last = [[200 * (r % 3), (10 * r + turn) * (r % 3 > 0)] for r in range(comm.size)]
+            np.testing.assert_array_equal(board._state, last)
+            done = [int(values[0]) for values in shown]
+            assert done == sorted(done)
+
+
+def test_library_versions(comm):
+    versions = collective.library_versions()
+    assert versions["mpi"]
+    assert all(isinstance(text, str) for text in versions.values())

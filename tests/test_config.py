@@ -1,0 +1,460 @@
+"""Command line, TOML file and environment to a configuration, or a message that helps."""
+
+import argparse
+import json
+import math
+import re
+import tomllib
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+from xfelmpi.arguments import add_arguments, from_arguments, options, read_toml
+from xfelmpi.config import GROUPS, Config, parse_size, parse_trains
+from xfelmpi.errors import UsageError
+
+# option: (words on the command line, line of a TOML file, value), none of them the default
+EVERY_OPTION = {
+    "prefix": (["/exp/p1"], '"/exp/p1"', Path("/exp/p1")),
+    "output": (["out"], '"out"', Path("out")),
+    "data": (["proc"], '"proc"', "proc"),
+    "detector": (["MID_DET_AGIPD1M-1"], '"MID_DET_AGIPD1M-1"', "MID_DET_AGIPD1M-1"),
+    "trains": (["2:90"], '"2:90"', (2, 90)),
+    "sample": (["gold"], '"gold"', "gold"),
+    "cell_mask": (["c.h5"], '"c.h5"', Path("c.h5")),
+    "global_mask": (["g.h5"], '"g.h5"', Path("g.h5")),
+    "hit_mask": (["h.h5"], '"h.h5"', Path("h.h5")),
+    "hit_modules": (["3", "4", "15"], "[3, 4, 15]", (3, 4, 15)),
+    "adu_per_photon": (["8.3"], "8.3", 8.3),
+    "photon_threshold": (["0.6"], "0.6", 0.6),
+    "score": (["photons"], '"photons"', "photons"),
+    "decide": (["fixed"], '"fixed"', "fixed"),
+    "sigma": (["5.5"], "5.5", 5.5),
+    "fixed_threshold": (["1000"], "1000", 1000.0),
+    "miss_fraction": (["0.5"], "0.5", 0.5),
+    "geometry": (["a.geom"], '"a.geom"', Path("a.geom")),
+    "distance": (["0.7"], "0.7", 0.7),
+    "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
+}
+
+FLAGS = {f.name: f.default for f in options() if isinstance(f.default, bool)}
+DEFAULTS = {f.name: f.default for f in options() if f.name not in FLAGS}
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch):
+    monkeypatch.delenv("EXP_PREFIX", raising=False)
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(prog="xfelmpi", allow_abbrev=False)
+    parser.add_argument("run", type=int)
+    add_arguments(parser)
+    return parser
+
+
+def configure(*words) -> Config:
+    return from_arguments(make_parser().parse_args(["50", *map(str, words)]))
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Write a TOML file and return its name."""
+
+    def write(text):
+        path = tmp_path / "settings.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def words_of(name):
+    return ["--" + name.replace("_", "-"), *EVERY_OPTION[name][0]]
+
+
+def test_every_option_is_tested():
+    assert set(EVERY_OPTION) == set(DEFAULTS)
+    assert all(EVERY_OPTION[name][2] != default for name, default in DEFAULTS.items())
+
+
+def test_defaults():
+    settings = configure("--prefix", "/exp")
+    assert settings.run == 50
+    assert settings.prefix == Path("/exp")
+    assert settings.output == Path("/exp/scratch")
+    for name, default in (DEFAULTS | FLAGS).items():
+        if name not in ("prefix", "output"):
+            assert getattr(settings, name) == default, name
+
+
+def test_every_option_on_the_command_line():
+    settings = configure(*(word for name in EVERY_OPTION for word in words_of(name)))
+    for name, (_, _, value) in EVERY_OPTION.items():
+        assert getattr(settings, name) == value, name
+        assert type(getattr(settings, name)) is type(value), name
+
+
+@pytest.mark.parametrize("dashes", [True, False])
+def test_every_option_in_a_file(toml, dashes):
+    names = {name: name.replace("_", "-") if dashes else name for name in EVERY_OPTION}
+    path = toml("".join(f"{names[n]} = {line}\n" for n, (_, line, _) in EVERY_OPTION.items()))
+    settings = configure("--config", path)
+    for name, (_, _, value) in EVERY_OPTION.items():
+        assert getattr(settings, name) == value, name
+        assert type(getattr(settings, name)) is type(value), name
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY_OPTION if n not in ("decide", "prefix")])
+def test_command_line_wins(toml, name):
+    _, line, value = EVERY_OPTION[name]
+    table = {"prefix": '"/exp"', "decide": '"fixed"', "fixed_threshold": "3", "sigma": "9"}
+    other = {
+        "data": '"auto"',
+        "score": '"litpixels"',
+        "trains": '"1:"',
+        "hit_modules": "[9]",
+        "memory_per_rank": '"300M"',
+    }
+    table[name] = other.get(name, '"other"' if line.startswith('"') else "0.125")
+    path = toml("".join(f"{key} = {text}\n" for key, text in table.items()))
+    assert getattr(configure("--config", path), name) != value
+    settings = configure("--config", path, *words_of(name))
+    assert getattr(settings, name) == value
+    assert settings.sigma == (value if name == "sigma" else 9), "the rest of the file stays"
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags(toml, name):
+    """A word without a value turns the default round; in a file it is true or false."""
+    default = FLAGS[name]
+    option = "--" + ("no-" if default else "") + name.replace("_", "-")
+    assert getattr(configure("--prefix", "/exp", option), name) is not default
+    for value in (True, False):
+        path = toml(f'prefix = "/exp"\n{name} = {str(value).lower()}\n')
+        assert getattr(configure("--config", path), name) is value
+        assert getattr(configure("--config", path, option), name) is not default
+    for wrong in ("1", '"true"', "[true]"):
+        with pytest.raises(UsageError, match=name):
+            configure("--prefix", "/exp", "--config", toml(f"{name} = {wrong}"))
+
+
+def test_default_on_the_command_line_wins_too(toml):
+    path = toml('prefix = "/exp"\nsigma = 9\ndata = "proc"\n')
+    settings = configure("--config", path, "--sigma", "4", "--data", "auto")
+    assert (settings.sigma, settings.data) == (4.0, "auto")
+
+
+def test_experiment_folder(monkeypatch, toml):
+    """Command line, else file, else environment; the outputs go below it unless named."""
+    with pytest.raises(UsageError, match=r"--prefix DIR or set EXP_PREFIX"):
+        configure()
+    monkeypatch.setenv("EXP_PREFIX", "")
+    with pytest.raises(UsageError, match="EXP_PREFIX"):
+        configure()
+    monkeypatch.setenv("EXP_PREFIX", "/from/environment")
+    path = toml('prefix = "/from/file"')
+    assert configure().output == Path("/from/environment/scratch")
+    assert configure("--config", path).prefix == Path("/from/file")
+    assert configure("--config", path, "--prefix", "/from/line").prefix == Path("/from/line")
+    settings = configure("--output", "elsewhere")
+    assert settings.prefix == Path("/from/environment")
+    assert settings.output == Path("elsewhere")
+
+
+# what a file can have wrong
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("sigmaa", "sigma"),
+        ("adu-per-foton", "adu_per_photon"),
+        ("hit_module", "hit_modules"),
+        ("tresholds", None),
+        ("x", None),
+        ("run", None),
+        ("config", None),
+    ],
+)
+def test_unknown_name(toml, key, near):
+    path = toml(f"{key} = 1\n")
+    with pytest.raises(UsageError) as caught:
+        configure("--config", path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert f"unknown option {key}" in message
+    if near:
+        assert f"did you mean {near}?" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "say"),
+    [
+        ("sigma = true", "sigma"),
+        ('sigma = "four"', "sigma"),
+        ("sigma = [4]", "sigma"),
+        ("sigma = {a = 1}", "sigma"),
+        ("[sigma]\na = 1", "sigma"),
+        ("prefix = 5", "prefix"),
+        ("hit_modules = 3", "list"),
+        ('hit_modules = "3 4"', "list"),
+        ("hit_modules = [3.7]", "whole numbers"),
+        ("hit_modules = [true]", "whole numbers"),
+        ('hit_modules = ["a"]', "whole numbers"),
+        ('score = "pixels"', "litpixels"),
+        ("score = 3", "litpixels"),
+        ('data = ["proc"]', "data"),
+        ('trains = "5"', "A:B"),
+        ("trains = 5", "A:B"),
+        ("trains = [1, 2, 3]", "two numbers"),
+        ('trains = ["a", "b"]', "two numbers"),
+        ("trains = [1.5, 4]", "two numbers"),
+        ("trains = [-4, 4]", "two numbers"),
+        ("trains = [false, true]", "two numbers"),
+        ('memory_per_rank = "lots"', "400M"),
+        ("memory_per_rank = -1", "400M"),
+        ("memory_per_rank = 1e30", "400M"),
+    ],
+)
+def test_wrong_form_in_a_file(toml, line, say):
+    path = toml(line)
+    with pytest.raises(UsageError, match=say) as caught:
+        configure("--prefix", "/exp", "--config", path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"sigma = ", b"sigma 4", b"\xff\xfe", b"sigma = 1\nsigma = 2"])
+def test_no_toml(tmp_path, content):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"--config .*settings\.toml"):
+        read_toml(path)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(UsageError, match=r"absent\.toml"):
+        configure("--config", tmp_path / "absent.toml")
+
+
+def test_numbers_in_a_file_need_no_point(toml):
+    settings = configure("--config", toml('prefix = "/e"\nsigma = 5\ntrains = [0, 12]\nsample = 7'))
+    assert settings.sigma == 5.0
+    assert type(settings.sigma) is float
+    assert settings.trains == (0, 12)
+    assert settings.sample == "7"
+
+
+# impossible values, wherever they come from
+
+IMPOSSIBLE = [
+    ("sigma", "nan"),
+    ("sigma", "inf"),
+    ("adu_per_photon", "0"),
+    ("adu_per_photon", "-1"),
+    ("adu_per_photon", "nan"),
+    ("adu_per_photon", "inf"),
+    ("adu_per_photon", "1e39"),
+    ("adu_per_photon", "1e-46"),
+    ("photon_threshold", "0"),
+    ("photon_threshold", "1e-9"),
+    ("photon_threshold", "1.001"),
+    ("photon_threshold", "-0.5"),
+    ("photon_threshold", "nan"),
+    ("miss_fraction", "-0.1"),
+    ("miss_fraction", "nan"),
+    ("miss_fraction", "inf"),
+    ("fixed_threshold", "nan"),
+    ("fixed_threshold", "inf"),
+    ("distance", "0"),
+    ("distance", "-0.7"),
+    ("distance", "700"),
+    ("distance", "nan"),
+    ("memory_per_rank", "255M"),
+    ("memory_per_rank", "0"),
+    ("trains", "5:5"),
+    ("trains", "6:5"),
+    ("trains", "0:0"),
+    ("hit_modules", "16"),
+    ("hit_modules", "-1"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), IMPOSSIBLE)
+def test_impossible_values(toml, name, text):
+    words = ["--prefix", "/exp"]
+    if name == "fixed_threshold":
+        words += ["--decide", "fixed"]
+    option = name.replace("_", "-")
+    with pytest.raises(UsageError, match=f"--{option}: found .*, expected "):
+        configure(*words, f"--{option}={text}")
+    line = f"[{text}]" if name == "hit_modules" else text
+    if name in ("trains", "memory_per_rank"):
+        line = f'"{text}"'
+    with pytest.raises(UsageError, match=option):
+        configure(*words, "--config", toml(f"{name} = {line}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("sigma", "-2", -2.0),
+        ("sigma", "0", 0.0),
+        ("photon_threshold", "1", 1.0),
+        ("photon_threshold", "1e-6", 1e-6),
+        ("miss_fraction", "0", 0.0),
+        ("memory_per_rank", "256M", 256 << 20),
+        ("distance", "99.9", 99.9),
+        ("trains", "0:1", (0, 1)),
+        ("hit_modules", "0", (0,)),
+    ],
+)
+def test_values_just_possible(name, text, value):
+    found = configure("--prefix", "/exp", "--" + name.replace("_", "-"), text)
+    assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize("run", [-1, 10_000])
+def test_impossible_run(run):
+    with pytest.raises(UsageError, match="9999"):
+        Config(run=run)
+
+
+def test_empty_list_of_modules(toml):
+    """Not the same as none named: it would leave no region and no hits."""
+    with pytest.raises(UsageError, match="hit-modules"):
+        configure("--prefix", "/e", "--config", toml("hit-modules = []"))
+
+
+def test_fixed_threshold_and_fixed_decision_belong_together():
+    with pytest.raises(UsageError, match="fixed-threshold"):
+        configure("--prefix", "/e", "--decide", "fixed")
+    with pytest.raises(UsageError, match="--decide fixed"):
+        configure("--prefix", "/e", "--fixed-threshold", "100")
+    settings = configure("--prefix", "/e", "--decide", "fixed", "--fixed-threshold", "0")
+    assert settings.fixed_threshold == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sigma", "four"],
+        ["--score", "pixels"],
+        ["--hit-modules", "a"],
+        ["--hit-modules"],
+        ["--trains", "5"],
+        ["--memory-per-rank", "lots"],
+        ["--sig", "4"],
+        ["--unknown"],
+    ],
+)
+def test_wrong_words(capsys, words):
+    """argparse's own way out: status 2, and the option's name on standard error."""
+    with pytest.raises(SystemExit) as caught:
+        configure("--prefix", "/e", *words)
+    assert caught.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [[], ["fifty"], ["5.5"]])
+def test_run_is_a_number(capsys, run):
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args(run)
+    assert caught.value.code == 2
+    assert "run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("400M", 400 << 20),
+        ("1.5G", 3 << 29),
+        ("2k", 2048),
+        ("2K", 2048),
+        ("1T", 1 << 40),
+        ("512MiB", 512 << 20),
+        ("512MB", 512 << 20),
+        ("10B", 10),
+        (" 3 G ", 3 << 30),
+        ("123456", 123456),
+        (123456, 123456),
+        (5e8, 500_000_000),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+    assert type(parse_size(text)) is int
+
+
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1M", "1 0M", "1,5G", "400m", "1P", "1e9", "nan", "1..5G"]
+)
+def test_no_sizes(text):
+    with pytest.raises(ValueError, match=r"expected e\.g\. 400M"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "trains"),
+    [
+        ("0:100", (0, 100)),
+        (":100", (None, 100)),
+        ("7:", (7, None)),
+        (":", (None, None)),
+        ([3, 9], (3, 9)),
+    ],
+)
+def test_trains(text, trains):
+    assert parse_trains(text) == trains
+    assert list(range(200))[slice(*trains)] == list(range(trains[0] or 0, trains[1] or 200))
+
+
+@pytest.mark.parametrize("text", ["", "5", "1:2:3", "-3:", "a:b", "1.5:2", "1 : 2", None])
+def test_no_trains(text):
+    with pytest.raises(ValueError, match="A:B"):
+        parse_trains(text)
+
+
+def test_help_names_everything():
+    """Every option, in the group of its stage, with its default unless that is nothing."""
+    text = make_parser().format_help()
+    places = [text.index(f"\n{title}:") for title in GROUPS.values()]
+    assert places == sorted(places)
+    stage = {n: text[a:b] for n, a, b in zip(GROUPS, places, [*places[1:], None], strict=True)}
+    for f in options():
+        entries = re.split(r"\n  --(?:no-)?", stage[f.metadata["group"]])
+        name = f.name.replace("_", "-")
+        (about,) = (" ".join(e.split()) for e in entries if re.match(rf"{name}\b(?!-)", e))
+        assert f.metadata["help"] in about
+        if f.default is not None and f.name not in FLAGS:
+            assert "(default: " in about, f.name
+    assert "(default: 400M)" in text
+    assert "--config" in text
+
+
+def test_configuration_is_frozen():
+    settings = configure("--prefix", "/exp")
+    with pytest.raises(FrozenInstanceError):
+        settings.sigma = 3.0
+    with pytest.raises(UsageError):
+        replace(settings, sigma=math.nan)
+
+
+def test_json_has_everything(toml):
+    """All options, readable by any JSON reader, and the same text for the same settings."""
+    words = [word for name in EVERY_OPTION for word in words_of(name)]
+    text = configure(*words).to_json()
+
+    def no_constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads(text, parse_constant=no_constant)
+    assert found.pop("run") == 50
+    for name, (_, _, value) in EVERY_OPTION.items():
+        value = str(value) if isinstance(value, Path) else value
+        assert found.pop(name) == (list(value) if isinstance(value, tuple) else value)
+    assert found == FLAGS
+    path = toml("\n".join(f"{n} = {line}" for n, (_, line, _) in EVERY_OPTION.items()))
+    assert tomllib.loads(path.read_text())
+    assert configure("--config", path).to_json() == text

@@ -1,0 +1,287 @@
+"""What happens when something is wrong: all ranks end, soon, with the right status and message."""
+
+import os
+import re
+import shutil
+from time import monotonic
+
+import h5py
+import numpy as np
+import pytest
+from checks import check_outputs
+from expected import Expected
+from launch import SECONDS, all_files, run_python, run_xfelmpi
+from mockrun import tiny_run
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("failures") / "p007927", trains=4, cells=(0, 1, 2, 3))
+
+
+@pytest.fixture
+def options(mock, tmp_path):
+    """What every job here is started with."""
+    return ["--prefix", mock.options.prefix, "--output", tmp_path / "out"]
+
+
+def explained(done, *words):
+    """Assert that a job was refused with one line of explanation, and nothing else of ours."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    # of options every rank may complain before the first one has ended all
+    ours = {
+        re.sub(r"^xfelmpi: error( \(rank \d\))?: ", "", line)
+        for line in done.stderr.splitlines()
+        if line.startswith("xfelmpi: error")
+    }
+    assert len(ours) == 1, done.stderr
+    for word in words:
+        assert str(word) in min(ours)
+
+
+def broken_hdf5(path):
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
+    return path
+
+
+def empty_run(folder):
+    (folder / "proc" / "r0050").mkdir(parents=True)
+    return folder
+
+
+def mask_of_shape(path, shape):
+    with h5py.File(path, "w") as file:
+        file["entry_1/good_pixels"] = np.ones(shape, np.uint8)
+    return path
+
+
+def text_file(path, text):
+    path.write_text(text)
+    return path
+
+
+# run number, options made in a folder, words of the message
+REFUSED = {
+    "no such run": (51, lambda _: [], ("proc/r0051", "no such run")),
+    "no prefix": (50, lambda d: ["--prefix", d / "nowhere"], ("nowhere",)),
+    "empty folder": (50, lambda d: ["--prefix", empty_run(d)], ("proc/r0050", "no AGIPD files")),
+    "raw data": (50, lambda _: ["--data", "raw"], ("raw",)),
+    "detector": (50, lambda _: ["--detector", "MID_DET_AGIPD1M-1"], ("SPB_DET_AGIPD1M-1",)),
+    "trains": (50, lambda _: ["--trains", "4:9"], ("4:9", "none of its 4 trains")),
+    "output is a file": (
+        50,
+        lambda d: ["--output", text_file(d / "file", "")],
+        ("file", "cannot be written"),
+    ),
+    "no right to write": (50, lambda _: ["--output", "/proc/xfelmpi"], ("/proc/xfelmpi",)),
+    "number out of range": (50, lambda _: ["--photon-threshold", "2"], ("photon-threshold", "2.0")),
+    "options that contradict": (50, lambda _: ["--decide", "fixed"], ("--fixed-threshold",)),
+    "unknown name in the file": (
+        50,
+        lambda d: ["--config", text_file(d / "a.toml", "sigmo = 4\n")],
+        ("a.toml", "sigmo", "did you mean sigma?"),
+    ),
+    "no such file of options": (50, lambda d: ["--config", d / "none.toml"], ("none.toml",)),
+    "broken geometry": (
+        50,
+        lambda d: ["--geometry", text_file(d / "a.geom", "clen = 0.7\nnonsense\n")],
+        ("a.geom",),
+    ),
+    "no geometry": (50, lambda d: ["--geometry", d / "none.geom"], ("none.geom",)),
+    "broken mask": (50, lambda d: ["--global-mask", broken_hdf5(d / "m.h5")], ("m.h5",)),
+    "no mask": (50, lambda d: ["--cell-mask", d / "none.h5"], ("none.h5", "no such file")),
+    "mask of another shape": (
+        50,
+        lambda d: ["--hit-mask", mask_of_shape(d / "m.h5", (16, 128, 512))],
+        ("m.h5", "(16, 128, 512)", "(16, 512, 128)"),
+    ),
+    "mask for all cells as one per cell": (
+        50,
+        lambda d: ["--cell-mask", mask_of_shape(d / "m.h5", (16, 512, 128))],
+        ("m.h5", "(16, 512, 128)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_unusable_input_is_explained(name, options, tmp_path):
+    run, make, words = REFUSED[name]
+    # of an option given twice the last one counts
+    done = run_xfelmpi([run, *options, *make(tmp_path)])
+    explained(done, *words)
+    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+
+
+SOME_REFUSED = (
+    *("no such run", "output is a file", "broken mask", "no geometry"),
+    *("unknown name in the file", "options that contradict"),
+)
+
+
+@pytest.mark.parametrize("name", SOME_REFUSED)
+def test_unusable_input_is_explained_on_three_ranks(name, options, tmp_path):
+    run, make, words = REFUSED[name]
+    done = run_xfelmpi([run, *options, *make(tmp_path)], 3)
+    explained(done, *words)
+    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["50", "--sigmo", "4"], "--sigmo"),
+        (["50", "--sigma", "four"], "--sigma"),
+        (["50", "--score", "size"], "--score"),
+        (["fifty"], "no command 'fifty'"),
+        ([], "usage"),
+    ],
+)
+def test_wrong_command_lines(arguments, words, ranks, options, tmp_path):
+    done = run_xfelmpi([*arguments, *(options if len(arguments) > 1 else [])], ranks)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert all_files(tmp_path) == []
+
+
+def test_without_an_experiment_folder():
+    explained(run_xfelmpi([50]), "--prefix", "EXP_PREFIX")
+
+
+def test_help_needs_no_mpi():
+    top = run_xfelmpi(["--help"])
+    assert top.returncode == 0
+    assert "simulate" in top.stdout
+    for command in ("process", "simulate"):
+        done = run_xfelmpi([command, "--help"], PATH=os.environ["PATH"])
+        assert done.returncode == 0, done.stderr
+        assert "default" in done.stdout
+
+
+CRASH = """
+import sys
+from mpi4py import MPI
+
+import {module}
+from xfelmpi.__main__ import main
+
+if MPI.COMM_WORLD.rank == {rank}:
+    def fail(*_, **__):
+        raise {error}
+    {target} = fail
+sys.exit(main(sys.argv[1:]))
+"""
+
+# where: module, what is replaced there
+CRASHES = {
+    "index": ("xfelmpi.share", "xfelmpi.share.index_run", 0),
+    "masks": ("xfelmpi.masks", "xfelmpi.masks._fill", 0),
+    "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
+    "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
+    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiWriter.write", 1),
+    "emc": ("xfelmpi.write.emc", "xfelmpi.write.emc.EmcWriter.write", 2),
+    "kept": ("xfelmpi.kept", "xfelmpi.kept.KeptFrames.take", 1),
+    "header": ("xfelmpi.outputs", "xfelmpi.outputs._cxi_header", 0),
+    "events": ("xfelmpi.outputs", "xfelmpi.outputs.write_events", 2),
+    "publish": ("xfelmpi.outputs", "xfelmpi.outputs.publish", 0),
+}
+
+
+@pytest.mark.parametrize("where", CRASHES)
+def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
+    module, target, rank = CRASHES[where]
+    script = tmp_path / "crash.py"
+    script.write_text(
+        CRASH.format(module=module, target=target, rank=rank, error="ZeroDivisionError('oh dear')")
+    )
+    options += ["--decide", "fixed", "--fixed-threshold", "0"]
+    start = monotonic()
+    done = run_python([script, 50, *options], 3)
+    assert monotonic() - start < SECONDS
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"xfelmpi: failed (rank {rank}):" in done.stderr
+    assert "ZeroDivisionError: oh dear" in done.stderr
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "files written" not in done.stdout
+    names = all_files(tmp_path / "out")
+    assert all(name.endswith(".part") for name in names), names
+    if where == "emc":  # which leaves parts of all kinds
+        again = run_xfelmpi([50, *options, "--geometry", mock.paths.geometry], 2)
+        assert again.returncode == 0, again.stderr
+        check_outputs(tmp_path / "out", Expected(mock, decide="fixed", fixed_threshold=0.0))
+
+
+def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
+    assert run_xfelmpi([50, *options]).returncode == 0
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in all_files(tmp_path / "out")}
+    assert len(before) >= 4
+    script = tmp_path / "crash.py"
+    module, target, rank = CRASHES["events"]
+    script.write_text(
+        CRASH.format(module=module, target=target, rank=rank, error="OSError(28, 'full')")
+    )
+    done = run_python([script, 50, *options], 3)
+    assert done.returncode == 1, done.stderr
+    for name, content in before.items():
+        assert (tmp_path / "out" / name).read_bytes() == content, name
+
+
+def test_full_disk(mock, options, tmp_path):
+    """Files may grow to 64 KiB only, as if the disk were full."""
+    script = tmp_path / "limit.py"
+    script.write_text(
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        "from xfelmpi.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = run_python([script, 50, *options, "--decide", "fixed", "--fixed-threshold", "0"], 0)
+    assert done.returncode not in (0, 3), done.stdout
+    assert all(name.endswith(".part") for name in all_files(tmp_path / "out"))
+
+
+def test_few_open_files(mock, options, tmp_path):
+    """The limit of some machines is lower than the number of files of a run."""
+    script = tmp_path / "limit.py"
+    script.write_text(
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))\n"
+        "from xfelmpi.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    many = tiny_run(tmp_path / "p007927", trains=10, cells=(0,), sequence_length=1)
+    where = ["--prefix", many.options.prefix, "--output", tmp_path / "out"]
+    done = run_python([script, 50, *where, "--geometry", many.paths.geometry], 2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_outputs(tmp_path / "out", Expected(many))
+
+
+def test_slurm_without_pmi_is_explained(options):
+    """Slurm's srun without PMIx starts single processes that know nothing of each other."""
+    done = run_xfelmpi([50, *options], SLURM_PROCID=1, SLURM_NTASKS=4, SLURM_STEP_NUM_TASKS=4)
+    explained(done, "srun --mpi=pmix")
+
+
+def test_run_that_vanishes_while_it_is_read(mock, tmp_path):
+    """A module's file without its images' bytes: named, and its frames are incomplete."""
+    prefix = tmp_path / "p007927"
+    shutil.copytree(mock.options.prefix, prefix)
+    victim = sorted((prefix / "proc" / "r0050").glob("*AGIPD06*"))[0]
+    with h5py.File(victim) as file:
+        data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/6CH0:output/image/data"]
+        chunk = data.id.get_chunk_info(1)
+    raw = bytearray(victim.read_bytes())
+    raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    victim.write_bytes(raw)
+    where = ["--prefix", prefix, "--output", tmp_path / "out"]
+    done = run_xfelmpi([50, *where], 2)
+    assert done.returncode == 3, done.stdout + done.stderr
+    train = mock.options.first_train
+    named = f"{victim.name} module 6 train {train}: 1 frames: chunk does not inflate to a frame"
+    assert named in done.stdout
+    with h5py.File(tmp_path / "out" / "events" / "r0050_events.h5") as file:
+        assert file["modules"][:4].tolist() == [0xFFFF, 0xFFFF & ~(1 << 6), 0xFFFF, 0xFFFF]
+        assert np.isnan(file["hit_threshold"][1])

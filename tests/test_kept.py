@@ -1,0 +1,263 @@
+"""Frames kept in memory or read again: the same frames, whatever the budget."""
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+import pytest
+from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images, write_module
+from reference import FS, MODULES, PIXELS, SS, photon_image
+
+from xfelmpi.detector import FRAME_PIXELS
+from xfelmpi.errors import InputError
+from xfelmpi.kept import HitReader, KeptFrames
+from xfelmpi.photons import FrameSums, Sparsifier
+from xfelmpi.powder import PowderSum
+from xfelmpi.read import FilePool
+
+TRAINS, PER_TRAIN = 3, 11
+N = TRAINS * PER_TRAIN
+TABLE_MODULES = (2, 5, 15)
+HUGE = 1 << 30
+
+
+@dataclass
+class Run:
+    """A rank's frames, on disk and as dense photons (frame, module in TABLE_MODULES, pixel)."""
+
+    files: list
+    table: object
+    masks: object
+    photons: np.ndarray
+    bad: np.ndarray
+
+    def lists(self, frame):
+        """Return (pixel, count) of a frame as it should come back."""
+        pixel, count = [], []
+        for i, module in enumerate(TABLE_MODULES):
+            at = np.flatnonzero((self.photons[frame, i] > 0) | self.bad[frame, i])
+            pixel += (at + module * PIXELS).tolist()
+            count += self.photons[frame, i, at].tolist()
+        return pixel, count
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Modules with gaps, a chunk never written, bad pixels and masks for two kinds of cells."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(1)
+    rows_of_cell = np.zeros(352, np.int32)
+    rows_of_cell[1::2] = 1
+    good = rng.random((MODULES, 2, SS, FS)) < 0.8
+    cell = np.tile(np.arange(PER_TRAIN), TRAINS)
+    images = [sparse_images(rng, N, "f4", lit) for lit in (5, 300, 60)]
+    images[1][4, 100, 3:40] = np.nan
+    files, where = [], {}
+    photons, bad = np.zeros((2, N, len(TABLE_MODULES), PIXELS), np.int64)
+    for i, module in enumerate(TABLE_MODULES):
+        layout = ("contiguous", "shuffle gzip", "chunk of 3")[i]
+        files.append(write_module(folder / f"{module}.h5", images[i], module, **LAYOUTS[layout]))
+        rows = np.arange(N)
+        if i:
+            rows[rng.random(N) < 0.2] = -1
+        where[module] = (i, rows)
+        mask = good[module, rows_of_cell[cell]] & (rows >= 0)[:, None, None]
+        counts, wrong = photon_image(images[i])
+        photons[:, i] = np.where(mask, counts, 0).reshape(N, -1)
+        bad[:, i] = (wrong & mask).reshape(N, -1)
+    # frame 20 of module 2 becomes a chunk that was never written
+    with h5py.File(files[0].path, "w") as file:
+        chunked = file.create_dataset(DATASET, (N, SS, FS), "f4", chunks=(1, SS, FS))
+        for row in np.delete(np.arange(N), 20):
+            chunked[row] = images[0][row]
+    photons[20, 0] = bad[20, 0] = 0
+    table = make_table(where, np.repeat(70 + np.arange(TRAINS), PER_TRAIN), cell)
+    return Run(files, table, make_masks(good, rows=rows_of_cell), photons, bad)
+
+
+class FirstPass:
+    """A run read train by train, some frames kept, as the main job does it."""
+
+    def __init__(self, run, budget, likely, room=0):
+        self.pool = FilePool(tuple(run.files))
+        self.sparsifier = Sparsifier(self.pool, run.masks, 1.0, 0.7, room)
+        self.kept = KeptFrames(N, budget)
+        self.sums = FrameSums.zeros(N)
+        self.powder = PowderSum.zeros(run.masks.good.shape[1])
+        for a in range(0, N, PER_TRAIN):
+            rows = slice(a, a + PER_TRAIN)
+            block = self.sparsifier.frames(run.table[rows], self.powder)
+            self.sums.put(a, block.sums)
+            self.kept.keep(a, block, likely[rows])
+            self.kept.keep(a, block, ~likely[rows])
+        self.reader = HitReader(self.kept, run.table, self.sums, self.sparsifier, run.masks)
+        self.bytes_first = self.sparsifier.bytes_read
+
+    @property
+    def bytes_again(self):
+        return self.sparsifier.bytes_read - self.bytes_first
+
+
+@pytest.fixture
+def first_pass():
+    """Read a run for the first time; its files are closed at the end."""
+    passes = []
+
+    def read(*args, **options):
+        passes.append(FirstPass(*args, **options))
+        return passes[-1]
+
+    yield read
+    for one in passes:
+        one.pool.close()
+
+
+SELECTIONS = {
+    "none": [],
+    "all": range(N),
+    "first": [0],
+    "last": [N - 1],
+    "every third": range(1, N, 3),
+    "some": np.flatnonzero(np.random.default_rng(2).random(N) < 0.5),
+}
+LIKELY = {
+    "none": np.zeros(N, bool),
+    "all": np.ones(N, bool),
+    "in turns": np.arange(N) % 2 == 0,
+    "some": np.random.default_rng(3).random(N) < 0.3,
+}
+
+
+def total_bytes(run):
+    entries = sum(len(run.lists(i)[0]) for i in range(N))
+    return 6 * entries + 8 * (N + 2 * TRAINS)
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 0.6, 1, 1000])
+@pytest.mark.parametrize("likely", LIKELY)
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_any_budget_gives_the_same_frames(run, first_pass, share, likely, selection):
+    wanted = np.array(SELECTIONS[selection], int)
+    done = first_pass(run, int(share * total_bytes(run)), LIKELY[likely])
+    powder = PowderSum.zeros(2)
+    seen = []
+    for frames, sparse in done.reader.stream(wanted, powder):
+        assert 0 < len(frames) == len(sparse) <= HitReader.BLOCK_FRAMES
+        for i, frame in enumerate(frames):
+            own = slice(*sparse.indptr[i : i + 2])
+            pixel, count = run.lists(frame)
+            assert sparse.pixel[own].tolist() == pixel
+            assert sparse.count[own].tolist() == count
+        seen += frames.tolist()
+    assert seen == wanted.tolist()
+    modules = list(TABLE_MODULES)
+    assert np.array_equal(powder.photons[modules], run.photons[wanted].sum(axis=0))
+    assert np.array_equal(powder.invalid[modules], run.bad[wanted].sum(axis=0))
+    rows = run.masks.row_of_cell[run.table.cell_id]
+    for m in modules:
+        has = done.sums.modules[wanted] >> m & 1 == 1
+        expected = np.bincount(rows[wanted][has], minlength=2)
+        assert powder.frames[m].tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("likely", LIKELY)
+def test_without_a_budget_everything_is_read_again(run, first_pass, likely):
+    done = first_pass(run, 0, LIKELY[likely])
+    assert not done.kept.has(np.arange(N)).any()
+    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2)):
+        pass
+    assert done.bytes_again == done.bytes_first > 0
+
+
+@pytest.mark.parametrize("likely", LIKELY)
+def test_with_a_large_budget_nothing_is_read_again(run, first_pass, likely):
+    done = first_pass(run, total_bytes(run), LIKELY[likely])
+    assert done.kept.has(np.arange(N)).all()
+    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2)):
+        pass
+    assert done.bytes_again == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+def test_budget_is_kept(run, first_pass, share):
+    budget = int(share * total_bytes(run))
+    done = first_pass(run, budget, LIKELY["some"])
+    held = sum(part.nbytes for part in done.kept._parts)
+    assert held <= budget
+    assert held >= budget - total_bytes(run) / 2, "no more was left out than had to be"
+    assert done.kept.has(np.arange(N)).any() == bool(held)
+
+
+def test_frames_that_were_not_stored_are_not_kept(tmp_path, first_pass, run):
+    """Full frames overflow the sparse buffer: they are read again, one at a time."""
+    values = np.ones((N, SS, FS), np.uint8)
+    values[5:] = 0
+    values[5:, 3, 3] = 2
+    files = [write_module(tmp_path / f"{m}.h5", values, m) for m in range(MODULES)]
+    table = make_table(
+        {m: (m, np.arange(N)) for m in range(MODULES)},
+        run.table.train_id,
+        run.table.cell_id,
+    )
+    full = Run(files, table, make_masks(), None, None)
+    done = first_pass(full, HUGE, np.ones(N, bool))
+    assert done.sparsifier.room == FRAME_PIXELS
+    assert done.kept.has(np.arange(N)).tolist() == [False] * 5 + [True] * (N - 5)
+    powder = PowderSum.zeros(1)
+    blocks = [
+        (frames.tolist(), len(sparse.pixel))
+        for frames, sparse in done.reader.stream(np.array([0, 1, 4, 5, 6, 30]), powder)
+    ]
+    full_blocks = [([i], FRAME_PIXELS) for i in (0, 1, 4)]
+    assert blocks == [*full_blocks, ([5, 6, 30], 3 * MODULES)]
+    assert powder.photons.sum() == 3 * FRAME_PIXELS + 3 * 2 * MODULES
+
+
+@pytest.mark.parametrize("selection", [[], [4], [3, 4, 20]])
+def test_kept_frames_alone(run, first_pass, selection):
+    done = first_pass(run, HUGE, LIKELY["in turns"])
+    sparse = done.kept.take(np.array(selection, int))
+    assert len(sparse) == len(selection)
+    expected = [run.lists(i) for i in selection]
+    assert sparse.pixel.tolist() == [p for pixel, _ in expected for p in pixel]
+    assert sparse.count.tolist() == [c for _, count in expected for c in count]
+
+
+def test_no_frames():
+    """A rank without frames keeps nothing, and reads nothing again."""
+    empty = make_table({0: (0, [])})
+    sparsifier = Sparsifier(FilePool(()), make_masks(), 1.0, 0.7, 0)
+    kept = KeptFrames(0, HUGE)
+    kept.keep(0, sparsifier.frames(empty, PowderSum.zeros(1)), np.zeros(0, bool))
+    reader = HitReader(kept, empty, FrameSums.zeros(0), sparsifier, make_masks())
+    assert list(reader.stream(np.empty(0, int), PowderSum.zeros(1))) == []
+    frames, sparse = HitReader.nothing()
+    assert len(frames) == len(sparse) == 0
+
+
+@pytest.mark.parametrize(
+    "change", ["other counts", "other pixels", "same lit and sum", "fewer", "cut"]
+)
+def test_file_changes_between_the_readings(tmp_path, first_pass, run, change):
+    """Counts that differ the second time stop the job: the files would contradict each other."""
+    values = np.zeros((N, SS, FS), np.uint8)
+    values[:, 0, :4] = 1, 1, 2, 5
+    about = write_module(tmp_path / "a.h5", values, 0)
+    table = make_table({0: (0, np.arange(N))}, run.table.train_id, run.table.cell_id)
+    done = first_pass(Run([about], table, make_masks(), None, None), 0, np.ones(N, bool))
+    done.pool.close()
+    if change == "cut":
+        with h5py.File(about.path, "w") as file:
+            dataset = file.create_dataset(DATASET, values.shape, "u1", chunks=(1, SS, FS))
+            dataset[:2] = values[:2]
+    else:
+        new = {
+            "other counts": (1, 1, 2, 6),
+            "other pixels": (0, 2, 2, 5),
+            "same lit and sum": (2, 2, 2, 3),
+            "fewer": (1, 1, 2, 0),
+        }
+        with h5py.File(about.path, "r+") as file:
+            file[DATASET][PER_TRAIN + 3, 0, :4] = new[change]
+    with pytest.raises(InputError, match=r"train 71: .* differently"):
+        list(done.reader.stream(np.array([1, PER_TRAIN + 3]), PowderSum.zeros(1)))

@@ -1,0 +1,246 @@
+"""Masks: what they say of every pixel and cell, and what is refused."""
+
+import h5py
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from xfelmpi.config import Config
+from xfelmpi.errors import InputError
+from xfelmpi.experiment import Experiment
+from xfelmpi.masks import load_masks, pack, unpack
+
+SHAPE = (16, 512, 128)
+CELLS = np.array([0, 2, 5])
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    here = Experiment(tmp_path / "p007927", tmp_path / "out", 50)
+    here.det.mkdir(parents=True)
+    return here
+
+
+def random_pixels(seed, *first):
+    return np.random.default_rng(seed).random((*first, *SHAPE), np.float32) < 0.7
+
+
+def write(path, good, cells=None):
+    with h5py.File(path, "w") as file:
+        file["entry_1/good_pixels"] = good
+        if cells is not None:
+            file["entry_1/cellIds"] = cells
+    return path
+
+
+def load(experiment, cells=CELLS, **options):
+    config = Config(50, experiment.prefix, experiment.output, **options)
+    return load_masks(MPI.COMM_SELF, experiment, config, np.asarray(cells))
+
+
+def good_of(masks, cell):
+    return unpack(masks.good[:, masks.row_of_cell[cell]]).astype(bool).reshape(SHAPE)
+
+
+def region_of(masks):
+    return unpack(masks.region).astype(bool).reshape(SHAPE)
+
+
+def test_no_masks(experiment):
+    masks = load(experiment)
+    assert masks.good.shape == (16, 1, 8192)
+    assert (masks.good == 0xFF).all()
+    assert (masks.row_of_cell == 0).all()
+    assert (masks.region == 0xFF).all()
+    assert masks.problems == ()
+    assert len(masks.notes) == 3
+
+
+def test_pixels_are_bits_in_order():
+    good = np.zeros((2, 512, 128), bool)
+    good[0, 0, 9] = good[1, 511, 127] = True
+    bits = pack(good)
+    assert bits.shape == (2, 8192)
+    assert bits[0, 1] == 2
+    assert bits[1, -1] == 0x80
+    assert bits.sum() == 0x82
+    pixels = random_pixels(1)
+    np.testing.assert_array_equal(unpack(pack(pixels)).reshape(SHAPE), pixels)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.uint16, np.int64])
+def test_global_mask(experiment, tmp_path, dtype):
+    good = random_pixels(2)
+    masks = load(experiment, global_mask=write(tmp_path / "m.h5", good.astype(dtype)))
+    for cell in (0, 5, 351):
+        np.testing.assert_array_equal(good_of(masks, cell), good)
+
+
+def test_any_number_but_0_is_good(experiment, tmp_path):
+    good = np.zeros(SHAPE, np.int16)
+    good[3, 4, 5], good[3, 4, 6], good[3, 4, 7] = 256, -1, 7
+    masks = load(experiment, global_mask=write(tmp_path / "m.h5", good))
+    np.testing.assert_array_equal(good_of(masks, 0), good != 0)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8])
+def test_mask_per_cell_in_any_order(experiment, tmp_path, dtype):
+    cells, good = np.array([5, 0, 351, 2]), random_pixels(3, 4)
+    masks = load(experiment, cell_mask=write(tmp_path / "m.h5", good.astype(dtype), cells))
+    for cell, pixels in zip(cells, good, strict=True):
+        np.testing.assert_array_equal(good_of(masks, cell), pixels)
+    assert masks.problems == ()
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u8", "i4"])
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_types_of_cell_numbers(experiment, tmp_path, dtype, shape):
+    good = random_pixels(4, 3)
+    cells = CELLS.astype(dtype).reshape(shape)
+    masks = load(experiment, cell_mask=write(tmp_path / "m.h5", good, cells))
+    for i, cell in enumerate(CELLS):
+        np.testing.assert_array_equal(good_of(masks, cell), good[i])
+
+
+def test_pixel_is_good_if_every_mask_says_so(experiment, tmp_path):
+    overall, good = random_pixels(5), random_pixels(6, 2)
+    masks = load(
+        experiment,
+        cells=[2, 5],
+        global_mask=write(tmp_path / "all.h5", overall),
+        cell_mask=write(tmp_path / "cells.h5", good, np.array([2, 5])),
+    )
+    np.testing.assert_array_equal(good_of(masks, 2), overall & good[0])
+    np.testing.assert_array_equal(good_of(masks, 5), overall & good[1])
+    assert masks.problems == ()
+
+
+def test_cells_without_a_mask_of_their_own(experiment, tmp_path):
+    overall, good = random_pixels(7), random_pixels(8, 1)
+    masks = load(
+        experiment,
+        global_mask=write(tmp_path / "all.h5", overall),
+        cell_mask=write(tmp_path / "cells.h5", good, np.array([2])),
+    )
+    np.testing.assert_array_equal(good_of(masks, 2), overall & good[0])
+    for cell in (0, 5):
+        np.testing.assert_array_equal(good_of(masks, cell), overall)
+    (problem,) = masks.problems
+    assert problem.file == "cells.h5"
+    assert "lacks 2 of the run's cells, e.g. cell 0" in problem.what
+
+
+def test_mask_of_no_cell(experiment, tmp_path):
+    empty = write(tmp_path / "m.h5", np.zeros((0, *SHAPE), bool), np.zeros(0, "u2"))
+    masks = load(experiment, cell_mask=empty)
+    assert good_of(masks, 0).all()
+    assert "lacks 3 of the run's cells" in masks.problems[0].what
+
+
+def test_usual_places(experiment):
+    per_cell, overall, region = random_pixels(9, 3), random_pixels(10), random_pixels(11)
+    write(experiment.det / "r0050_mask.h5", per_cell, CELLS)
+    write(experiment.det / "mask.h5", overall)
+    write(experiment.det / "hit_finding_mask.h5", region)
+    write(experiment.det / "r0051_mask.h5", np.zeros((3, *SHAPE), bool), CELLS)
+    masks = load(experiment)
+    np.testing.assert_array_equal(good_of(masks, 5), overall & per_cell[2])
+    np.testing.assert_array_equal(region_of(masks), region)
+    for note, name in zip(
+        masks.notes, ("r0050_mask.h5", "/mask.h5", "hit_finding_mask.h5"), strict=True
+    ):
+        assert name in note
+        assert "(found)" in note
+
+
+def test_a_named_mask_replaces_the_one_at_the_usual_place(experiment, tmp_path):
+    write(experiment.global_mask, np.zeros(SHAPE, bool))
+    write(experiment.hit_mask, np.zeros(SHAPE, bool))
+    overall, region = random_pixels(12), random_pixels(13)
+    masks = load(
+        experiment,
+        global_mask=write(tmp_path / "all.h5", overall),
+        hit_mask=write(tmp_path / "region.h5", region),
+    )
+    np.testing.assert_array_equal(good_of(masks, 0), overall)
+    np.testing.assert_array_equal(region_of(masks), region)
+
+
+def test_hit_modules(experiment):
+    masks = load(experiment, hit_modules=(3, 15))
+    right = np.zeros(SHAPE, bool)
+    right[[3, 15]] = True
+    np.testing.assert_array_equal(region_of(masks), right)
+    assert (masks.good == 0xFF).all()
+
+
+def test_named_hit_mask_before_hit_modules(experiment, tmp_path):
+    region = random_pixels(14)
+    masks = load(experiment, hit_mask=write(tmp_path / "m.h5", region), hit_modules=(3,))
+    np.testing.assert_array_equal(region_of(masks), region)
+
+
+def test_region_does_not_change_good_pixels(experiment, tmp_path):
+    masks = load(experiment, hit_mask=write(tmp_path / "m.h5", np.zeros(SHAPE, bool)))
+    assert (masks.good == 0xFF).all()
+    assert not masks.region.any()
+
+
+def group_instead(path):
+    with h5py.File(path, "w") as file:
+        file.create_group("entry_1/good_pixels")
+
+
+def other_name(path):
+    with h5py.File(path, "w") as file:
+        file["good_pixels"] = np.ones(SHAPE, bool)
+
+
+# option, how to write the file, words of the message
+REFUSED = {
+    "not there": ("global_mask", lambda p: None, "no such file"),
+    "no HDF5": ("cell_mask", lambda p: p.write_text("mask"), "no readable HDF5"),
+    "a folder": ("hit_mask", lambda p: p.mkdir(), "no readable HDF5"),
+    "other name": ("global_mask", other_name, "no entry_1/good_pixels"),
+    "group": ("global_mask", group_instead, "good_pixels"),
+    "floats": ("global_mask", lambda p: write(p, np.ones(SHAPE, "f4")), "float32"),
+    "text": ("hit_mask", lambda p: write(p, np.full(SHAPE, b"1")), r"\|S1"),
+    "turned": ("global_mask", lambda p: write(p, np.ones((16, 128, 512), "u1")), "128, 512"),
+    "flat": ("hit_mask", lambda p: write(p, np.ones((8192, 128), "u1")), "8192, 128"),
+    "scalar": ("global_mask", lambda p: write(p, True), r"\(\)"),
+    "scalar per cell": ("cell_mask", lambda p: write(p, True), r"\(\)"),
+    "global as per cell": ("cell_mask", lambda p: write(p, np.ones(SHAPE, "u1")), "cells, 16"),
+    "per cell as global": (
+        "global_mask",
+        lambda p: write(p, np.ones((1, *SHAPE), "u1"), [0]),
+        r"\(1, 16, 512, 128\)",
+    ),
+    "per cell as region": (
+        "hit_mask",
+        lambda p: write(p, np.ones((1, *SHAPE), "u1"), [0]),
+        r"\(1, 16, 512, 128\)",
+    ),
+    "no cells": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1")), "cellIds"),
+    "fewer cells": ("cell_mask", lambda p: write(p, np.ones((2, *SHAPE), "u1"), [0]), "cellIds"),
+    "cell twice": ("cell_mask", lambda p: write(p, np.ones((2, *SHAPE), "u1"), [3, 3]), "cellIds"),
+    "cell 352": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1"), [352]), "cellIds"),
+    "cell -1": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1"), [-1]), "cellIds"),
+    "cell by name": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1"), b"0"), "cellIds"),
+    "half a cell": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1"), [0.5]), "cellIds"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(experiment, tmp_path, name):
+    option, make, words = REFUSED[name]
+    path = tmp_path / "the_mask.h5"
+    make(path)
+    with pytest.raises(InputError, match=rf"the_mask\.h5.*{words}"):
+        load(experiment, **{option: path})
+
+
+@pytest.mark.parametrize("usual", ["cell_mask", "global_mask", "hit_mask"])
+def test_broken_mask_at_a_usual_place_is_refused_too(experiment, usual):
+    getattr(experiment, usual).write_bytes(b"")
+    with pytest.raises(InputError, match="no readable HDF5"):
+        load(experiment)

@@ -1,0 +1,504 @@
+"""The run index: a valid small run, then one thing broken at a time.
+
+Every test says which frames must be left, checks against the files' own ids that each is found
+where it is, and that the damage is named with its file, module and train.
+"""
+
+import shutil
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+import pytest
+from extra_data.tests.make_examples import make_reduced_spb_run
+from mockrun import tiny_run
+
+from xfelmpi.errors import InputError
+from xfelmpi.runindex import index_run
+
+FIRST = 1_500_000_000
+TRAINS, CELLS = tuple(range(FIRST, FIRST + 4)), (0, 2, 5)
+ALL = {(t, c) for t in TRAINS for c in CELLS}
+FAR = 2**64 - 1
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """Four trains of three cells in two files of every module."""
+    folder = tmp_path_factory.mktemp("valid") / "p007927"
+    return tiny_run(folder, trains=4, cells=CELLS, sequence_length=2, pulse_step=4).paths.proc
+
+
+@pytest.fixture
+def run(valid, tmp_path):
+    return shutil.copytree(valid, tmp_path / "r0050")
+
+
+def file_name(module, sequence=0):
+    return f"CORR-R0050-AGIPD{module:02d}-S{sequence:05d}.h5"
+
+
+def source(module):
+    return f"SPB_DET_AGIPD1M-1/CORR/{module}CH0:output"
+
+
+@contextmanager
+def opened(run, module, sequence=0):
+    """Give the INDEX of trains, that of the images, and the images of a module's file to edit."""
+    with h5py.File(run / file_name(module, sequence), "r+") as file:
+        name = source(module)
+        yield file["INDEX"], file[f"INDEX/{name}/image"], file[f"INSTRUMENT/{name}/image"]
+
+
+def replace(group, name, values):
+    del group[name]
+    group[name] = values
+
+
+def check_places(index):
+    """Assert that every frame stands in the files where the index says."""
+    table = index.frames
+    key = [(int(t), int(c)) for t, c in zip(table.train_id, table.cell_id, strict=True)]
+    assert key == sorted(set(key)), "rows out of order, or twice"
+    for number in range(len(index.files)):
+        about = index.files[number]
+        frames, modules = np.nonzero(table.file == number)
+        assert (modules == about.module).all()
+        assert about.dataset.endswith("/image/data")
+        with h5py.File(about.path) as file:
+            image = file[about.dataset].parent
+            rows = table.row[frames, about.module]
+            for name, column in (("trainId", table.train_id), ("cellId", table.cell_id)):
+                found = image[name][:].reshape(-1)[rows]
+                np.testing.assert_array_equal(found, column[frames])
+            assert (rows < len(image["data"])).all()
+
+
+def indexed(run, *args, missing=(), frames=ALL, problems=()):
+    """Index a run and assert which frames there are, which module lacks which, and what is named.
+
+    `missing` has (module, train, cell); `problems` has (file, module, train, words of it).
+    """
+    index = index_run(run, "proc", *args)
+    table = index.frames
+    check_places(index)
+    ids = list(zip(table.train_id.tolist(), table.cell_id.tolist(), strict=True))
+    assert set(ids) == set(frames)
+    np.testing.assert_array_equal(table.pulse_id, table.cell_id * 4)
+    lacking = {
+        (int(m), *ids[f])
+        for f, m in zip(*np.nonzero(table.file < 0), strict=True)
+        if index.modules_in_run >> m & 1
+    }
+    assert lacking == set(missing)
+    for file, module, train, words in problems:
+        assert any(
+            (p.file, p.module, p.train) == (file, module, train) and words in p.what
+            for p in index.problems
+        ), f"{file}, module {module}, train {train}, {words}: not in {index.problems}"
+    gaps = {(p.module, p.train) for p in index.problems if not p.file}
+    named = {(p.module, p.train) for p in index.problems}
+    assert len(index.problems) == len(problems) + len(gaps - {("", 0)}), index.problems
+    for module, train, _ in missing:
+        whole_run_of_trains = {(module, t) for t in TRAINS if t <= train}
+        assert named & whole_run_of_trains, f"module {module}, train {train} is not named"
+    return index
+
+
+def test_valid_run(run):
+    index = indexed(run)
+    assert index.kind == "proc"
+    assert index.detector == "SPB_DET_AGIPD1M-1"
+    assert index.source == "SPB_DET_AGIPD1M-1/CORR/*CH0:output"
+    assert index.modules_in_run == 0xFFFF
+    assert len(index.files) == 32
+    assert index.problems == ()
+    assert index.start_time.endswith("+00:00")
+    dtypes = {name: getattr(index.frames, name).dtype for name in index.frames.__dict__}
+    assert dtypes == {
+        **{"train_id": np.uint64, "pulse_id": np.uint64, "cell_id": np.uint16},
+        **{"file": np.int32, "row": np.int32},
+    }
+
+
+def test_legacy_names(tmp_path):
+    run = tiny_run(tmp_path, trains=2, cells=CELLS, pulse_step=4, layout="legacy").paths.proc
+    index = indexed(run, frames={(t, c) for t, c in ALL if t < FIRST + 2})
+    assert index.source == "SPB_DET_AGIPD1M-1/DET/*CH0:xtdf"
+
+
+def test_files_that_break_elsewhere_and_reordered_cells(tmp_path):
+    mock = tiny_run(
+        tmp_path,
+        trains=9,
+        cells=tuple(range(0, 12, 2)),
+        sequence_length=4,
+        ragged_sequences=True,
+        reorder_cells=True,
+        veto=0.3,
+        pulse_step=4,
+        hit_rate=0.0,
+    )
+    ids = zip(mock.truth["trainId"].tolist(), mock.truth["cellId"].tolist(), strict=True)
+    index = indexed(mock.paths.proc, frames=set(ids))
+    assert index.problems == ()
+    lengths = {len(files) for files in np.split(index.frames.file, 16, axis=1)}
+    assert lengths == {len(mock)}
+    sequences = [sum(f.module == m for f in index.files) for m in range(16)]
+    assert set(sequences) == {3}
+    rows = index.frames.row
+    assert any((np.diff(rows[:, m].astype(int)) < 0).any() for m in range(16)), "cells in order"
+
+
+@pytest.mark.parametrize("style", ["empty", "gone"])
+def test_modules_lack_trains(tmp_path, style):
+    lost = ((0, 0), (7, 1), (7, 2), (7, 3), (15, 3))
+    run = tiny_run(
+        tmp_path, trains=4, cells=CELLS, sequence_length=2, pulse_step=4, missing=lost,
+        missing_style=style,
+    ).paths.proc  # fmt: skip
+    missing = {(m, FIRST + t, c) for m, t in lost for c in CELLS}
+    index = indexed(run, missing=missing)
+    assert {(p.module, p.train, p.what) for p in index.problems} == {
+        (0, FIRST, f"module lacks 1 trains: {FIRST}"),
+        (7, FIRST + 1, f"module lacks 3 trains: {FIRST + 1} … {FIRST + 3}"),
+        (15, FIRST + 3, f"module lacks 1 trains: {FIRST + 3}"),
+    }
+
+
+def test_absent_module(run):
+    for path in run.glob("*AGIPD11*"):
+        path.unlink()
+    index = index_run(run, "proc")
+    check_places(index)
+    assert index.modules_in_run == 0xFFFF & ~(1 << 11)
+    assert (index.frames.file[:, 11] == -1).all()
+    assert (np.delete(index.frames.file, 11, axis=1) >= 0).all()
+    (problem,) = index.problems
+    assert (problem.module, problem.train) == (11, 0)
+    assert "whole run" in problem.what
+
+
+def test_train_id_zero_in_the_middle(run):
+    with opened(run, 3) as (trains, _, images):
+        trains["trainId"][0] = 0
+        images["trainId"][:3] = 0
+    indexed(
+        run,
+        missing={(3, FIRST, c) for c in CELLS},
+        problems=[(file_name(3), 3, 0, "train ID 0 at position 0 with 3 frames")],
+    )
+
+
+def test_train_ids_zero_as_padding(run):
+    """The facility's files may end in zeros, with and without an index for them."""
+    for module in range(16):
+        with opened(run, module, 1) as (trains, index, images):
+            replace(trains, "trainId", np.concatenate([trains["trainId"][:], np.zeros(5, "u8")]))
+            replace(trains, "flag", np.concatenate([trains["flag"][:], np.zeros(5, "i4")]))
+            for name in ("first", "count"):
+                replace(index, name, np.concatenate([index[name][:], np.zeros(3, "u8")]))
+            assert len(images["data"]) == 6
+    assert indexed(run).problems == ()
+
+
+def test_train_repeated_in_one_file(run):
+    """The second train claims to be the first one again, with other images."""
+    with opened(run, 4) as (trains, _, images):
+        trains["trainId"][1] = FIRST
+        images["trainId"][3:] = FIRST
+    index = indexed(
+        run,
+        missing={(4, FIRST + 1, c) for c in CELLS},
+        problems=[(file_name(4), 4, FIRST, "3 frames have ids that were there before")],
+    )
+    assert index.frames.row[:3, 4].tolist() == [0, 1, 2], "not the first ones"
+
+
+def test_train_repeated_in_the_index_only(run):
+    """Listed twice with the same rows: the same frames are there once."""
+    with opened(run, 4) as (trains, index, _):
+        replace(trains, "trainId", np.array([FIRST, FIRST, FIRST + 1], np.uint64))
+        replace(trains, "flag", np.ones(3, np.int32))
+        replace(index, "first", np.array([0, 0, 3], np.uint64))
+        replace(index, "count", np.array([3, 3, 3], np.uint64))
+    indexed(run, problems=[(file_name(4), 4, FIRST, "3 frames have ids that were there before")])
+
+
+def test_train_repeated_across_files(run):
+    with opened(run, 4, 1) as (trains, _, images):
+        trains["trainId"][0] = FIRST + 1
+        images["trainId"][:3] = FIRST + 1
+    index = indexed(
+        run,
+        missing={(4, FIRST + 2, c) for c in CELLS},
+        problems=[(file_name(4, 1), 4, FIRST + 1, "3 frames have ids that were there before")],
+    )
+    assert all(index.files[n].path.endswith(file_name(4, 0)) for n in index.frames.file[3:6, 4])
+
+
+@pytest.mark.parametrize("flipped", [FAR, FIRST ^ 1 << 40, FIRST ^ 1 << 62, 17, FIRST + 2_000_000])
+def test_train_far_outside(run, flipped):
+    with opened(run, 9) as (trains, _, images):
+        trains["trainId"][1] = flipped
+        images["trainId"][3:] = flipped
+    indexed(
+        run,
+        missing={(9, FIRST + 1, c) for c in CELLS},
+        problems=[(file_name(9), 9, flipped, "far outside the run")],
+    )
+
+
+def test_train_far_outside_in_every_module(run):
+    """The first and the last train of all modules: neither shifts the others."""
+    for module in range(16):
+        with opened(run, module, 0) as (trains, _, images):
+            trains["trainId"][0] = 1
+            images["trainId"][:3] = 1
+        with opened(run, module, 1) as (trains, _, images):
+            trains["trainId"][1] = FAR
+            images["trainId"][3:] = FAR
+    indexed(
+        run,
+        frames={(t, c) for t, c in ALL if t in TRAINS[1:3]},
+        problems=[
+            (file_name(m, s), m, t, "far outside") for m in range(16) for s, t in ((0, 1), (1, FAR))
+        ],
+    )
+
+
+def test_train_id_of_index_and_images_differ(run):
+    with opened(run, 2) as (_, _, images):
+        images["trainId"][4] = FIRST + 77
+    indexed(
+        run,
+        missing={(2, FIRST + 1, 2)},
+        problems=[(file_name(2), 2, FIRST + 1, "1 frames have another trainId")],
+    )
+
+
+def test_index_beyond_the_data(run):
+    """As after a full disk: fewer images than the index says."""
+    with opened(run, 8, 1) as (_, _, images):
+        for name in ("data", "trainId", "cellId", "pulseId"):
+            replace(images, name, images[name][:4])
+    indexed(
+        run,
+        missing={(8, FIRST + 3, 2), (8, FIRST + 3, 5)},
+        problems=[(file_name(8, 1), 8, FIRST + 3, "INDEX names rows 3 … 5, but there are 4")],
+    )
+
+
+def test_fewer_images_than_ids(run):
+    with opened(run, 8, 1) as (_, _, images):
+        replace(images, "data", images["data"][:5])
+    indexed(
+        run,
+        missing={(8, FIRST + 3, 5)},
+        problems=[
+            (file_name(8, 1), 8, 0, "5 frames but 6 trainId"),
+            (file_name(8, 1), 8, FIRST + 3, "INDEX names rows 3 … 5, but there are 5"),
+        ],
+    )
+
+
+@pytest.mark.parametrize("garbage", [6, 2**31, 2**63, FAR])
+@pytest.mark.parametrize("name", ["first", "count"])
+def test_garbage_in_the_index(run, name, garbage):
+    with opened(run, 1) as (_, index, _):
+        index[name][1] = garbage
+    lost = {(1, FIRST + 1, c) for c in CELLS} if name == "first" else set()
+    indexed(run, missing=lost, problems=[(file_name(1), 1, FIRST + 1, "INDEX names rows")])
+
+
+def test_count_takes_the_next_trains_frames(run):
+    """The first train claims all six frames, three of which are the second train's."""
+    with opened(run, 1) as (_, index, _):
+        index["count"][0] = 6
+    indexed(run, problems=[(file_name(1), 1, FIRST, "3 frames have another trainId")])
+
+
+def test_count_leaves_frames_out(run):
+    with opened(run, 1) as (_, index, _):
+        index["count"][0] = 2
+    indexed(run, missing={(1, FIRST, 5)})
+
+
+@pytest.mark.parametrize("cell", [352, 511, 512, 65535])
+def test_cell_out_of_range(run, cell):
+    with opened(run, 6) as (_, _, images):
+        images["cellId"][1] = cell
+    indexed(
+        run,
+        missing={(6, FIRST, 2)},
+        problems=[(file_name(6), 6, FIRST, f"cellId {cell}, expected 0 … 351")],
+    )
+
+
+def test_another_cell_in_one_module(run):
+    """Joined by cell, not by position: a frame of its own, which all other modules lack."""
+    with opened(run, 6) as (_, _, images):
+        images["cellId"][1] = 3
+        images["pulseId"][1] = 12
+    others = {(m, FIRST, 3) for m in range(16) if m != 6}
+    indexed(run, frames=ALL | {(FIRST, 3)}, missing={(6, FIRST, 2), *others})
+
+
+def test_pulse_ids_that_differ(run):
+    with opened(run, 6) as (_, _, images):
+        images["pulseId"][1] = 77
+    index = index_run(run, "proc")
+    assert [(p.module, p.train) for p in index.problems] == [(6, FIRST)]
+    np.testing.assert_array_equal(index.frames.pulse_id, index.frames.cell_id * 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.zeros((6, 128, 512), np.float32),
+        np.zeros((6, 2, 512, 128), np.uint16),
+        np.zeros((6, 512), np.float32),
+        np.zeros((6, 512, 128), np.complex64),
+        np.zeros((6, 512, 128), "S1"),
+    ],
+    ids=["turned", "raw", "flat", "complex", "text"],
+)
+def test_images_of_another_kind(run, data):
+    with opened(run, 12) as (_, _, images):
+        replace(images, "data", data)
+    indexed(
+        run,
+        missing={(12, t, c) for t in TRAINS[:2] for c in CELLS},
+        problems=[(file_name(12), 12, 0, f"frames are {data.dtype}")],
+    )
+
+
+def truncate(path):
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "empty": lambda path: path.write_bytes(b""),
+    "no HDF5": lambda path: path.write_text("moved to tape"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "dangling link": lambda path: (path.unlink(), path.symlink_to("nowhere.h5")),
+    "HDF5 of something else": lambda path: h5py.File(path, "w").close(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_file_that_cannot_be_used(run, damage):
+    DAMAGE[damage](run / file_name(13, 1))
+    indexed(
+        run,
+        missing={(13, t, c) for t in TRAINS[2:] for c in CELLS},
+        problems=[(file_name(13, 1), 13, 0, "file ")],
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
+def test_file_without_a_dataset(run, name):
+    with opened(run, 13, 1) as (_, _, images):
+        del images[name]
+    indexed(
+        run,
+        missing={(13, t, c) for t in TRAINS[2:] for c in CELLS},
+        problems=[(file_name(13, 1), 13, 0, "file cannot be indexed")],
+    )
+
+
+def test_all_files_damaged(run):
+    for path in run.glob("*AGIPD*"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"r0050.*none of its AGIPD files.*AGIPD00-S00000"):
+        index_run(run, "proc")
+
+
+def test_no_usable_frame(run):
+    for module in range(16):
+        for sequence in range(2):
+            with opened(run, module, sequence) as (_, index, _):
+                index["count"][:] = 0
+    with pytest.raises(InputError, match="no usable frame"):
+        index_run(run, "proc")
+
+
+def add_other_detector(run):
+    other = "MID_DET_AGIPD1M-1/CORR/0CH0:output"
+    path = run / file_name(0).replace("S00000", "S00007")
+    shutil.copy(run / file_name(0), path)
+    with h5py.File(path, "r+") as file:
+        for section in ("INDEX", "INSTRUMENT"):
+            file.create_group(f"{section}/MID_DET_AGIPD1M-1/CORR")
+            file.move(f"{section}/{source(0)}", f"{section}/{other}")
+            del file[f"{section}/SPB_DET_AGIPD1M-1"]
+        for key in ("dataSourceId", "root", "deviceId"):
+            del file[f"METADATA/dataSources/{key}"]
+        file["METADATA/dataSources/dataSourceId"] = [f"INSTRUMENT/{other}/image"]
+        file["METADATA/dataSources/root"] = ["INSTRUMENT"]
+        file["METADATA/dataSources/deviceId"] = [f"{other}/image"]
+
+
+def test_two_detectors(run):
+    add_other_detector(run)
+    with pytest.raises(InputError, match=r"MID_DET_AGIPD1M-1, SPB_DET_AGIPD1M-1.*--detector"):
+        index_run(run, "proc")
+    assert indexed(run, "SPB_DET_AGIPD1M-1").detector == "SPB_DET_AGIPD1M-1"
+    other = index_run(run, "proc", "MID_DET_AGIPD1M-1")
+    assert other.modules_in_run == 1
+    check_places(other)
+    with pytest.raises(InputError, match="no detector FXE"):
+        index_run(run, "proc", "FXE_DET_AGIPD1M-1")
+
+
+@pytest.mark.parametrize(
+    ("part", "left"),
+    [
+        ((None, None), TRAINS),
+        ((0, 1), TRAINS[:1]),
+        ((1, 3), TRAINS[1:3]),
+        ((3, None), TRAINS[3:]),
+        ((None, 2), TRAINS[:2]),
+        ((2, 99), TRAINS[2:]),
+    ],
+)
+def test_slices_of_trains(run, part, left):
+    indexed(run, None, part, frames={(t, c) for t, c in ALL if t in left})
+
+
+def test_slice_without_trains(run):
+    with pytest.raises(InputError, match=r"--trains 4:.*none of its 4 trains"):
+        index_run(run, "proc", None, (4, None))
+
+
+def test_slice_counts_trains_that_any_module_has(run):
+    """A module that lacks the first train does not shift the others."""
+    with opened(run, 0) as (_, index, _):
+        index["count"][0] = 0
+    indexed(run, None, (1, 2), frames={(TRAINS[1], c) for c in CELLS})
+    index = indexed(
+        run,
+        None,
+        (0, 1),
+        frames={(TRAINS[0], c) for c in CELLS},
+        missing={(0, TRAINS[0], c) for c in CELLS},
+    )
+    assert index.modules_in_run == 0xFFFF, "the module is in the run, if not in these trains"
+
+
+def test_counts_that_vary_without_a_pattern(tmp_path):
+    make_reduced_spb_run(str(tmp_path), raw=False, rng=np.random.RandomState(3))
+    index = index_run(tmp_path, "proc")
+    check_places(index)
+    assert index.problems == ()
+    _, counts = np.unique(index.frames.train_id, return_counts=True)
+    assert len(set(counts.tolist())) > 5
+
+
+def test_flagged_trains_stay(run):
+    with opened(run, 5) as (trains, _, _):
+        trains["flag"][1] = 0
+    index = indexed(run)
+    assert any("suspect" in note for note in index.notes)
