@@ -355,13 +355,20 @@ def _smallest_photon(offset, gain, adu_per_photon: float, threshold: float) -> n
     65535 also where no value is: the kernel takes what is not below for a candidate only.
     """
     adu, shift = np.float32(adu_per_photon), np.float32(1 - threshold)
-    low = np.zeros(offset.shape, np.int32)
-    high = np.full(offset.shape, 65535, np.int32)
-    # the formula grows with the signal: bisection, with the very arithmetic of the kernel
+
+    def is_photon(analogue):
+        # the very arithmetic of the kernel, which rounds after every step
+        return np.floor((analogue.astype(np.float32) - offset) * gain / adu + shift) >= 1
+
+    about = np.floor(offset + threshold * adu_per_photon / gain.astype(np.float64))
+    low = np.clip(about - 2, 0, 65535).astype(np.int32)
+    high = np.clip(about + 3, 0, 65535).astype(np.int32)
+    # rounding of float32 may have moved the edge farther than the few values around it
+    low = np.where(is_photon(low), 0, low)
+    high = np.where(is_photon(high), high, 65535)
     while (low < high).any():
         middle = (low + high) // 2
-        signal = (middle.astype(np.float32) - offset) * gain
-        is_photon = np.floor(signal / adu + shift) >= 1
-        high = np.where(is_photon, middle, high)
-        low = np.where(is_photon, low, np.minimum(middle + 1, high))
+        found = is_photon(middle)
+        high = np.where(found, middle, high)
+        low = np.where(found, low, np.minimum(middle + 1, high))
     return low
