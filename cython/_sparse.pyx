@@ -9,25 +9,21 @@ from libc.math cimport floorf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from frames cimport (
+    OK,
+    Scan,
+    add,
+    decode_chunk,
+    libdeflate_alloc_decompressor,
+    libdeflate_decompressor,
+    libdeflate_free_decompressor,
+)
+
 cdef extern from *:
     """
-    #include <errno.h>
     #include <float.h>
-    #include <unistd.h>
 
     static inline int first_set_bit(unsigned long long word) { return __builtin_ctzll(word); }
-
-    /* Read exactly `size` bytes at `offset`: 0, or 1 when the file ends before or cannot be read. */
-    static int pread_fully(int fd, unsigned char *to, size_t size, long long offset)
-    {
-        while (size > 0) {
-            ssize_t n = pread(fd, to, size, (off_t)offset);
-            if (n < 0 && errno == EINTR) continue;
-            if (n <= 0) return 1;
-            to += n; size -= (size_t)n; offset += n;
-        }
-        return 0;
-    }
 
     /* 1 if any of n float32 is not an ordinary number below `cut`: a photon, NaN or ±inf. */
     static inline int any_above(const float *v, int n, float cut)
@@ -36,90 +32,12 @@ cdef extern from *:
         for (int i = 0; i < n; i++) any |= !(v[i] < cut) | !(v[i] >= -FLT_MAX);
         return any;
     }
-
-    /* The shuffle filter of HDF5 stores byte 0 of all items, then byte 1, …: put them together. */
-    static void unshuffle(const unsigned char *from, unsigned char *to, size_t n, int itemsize)
-    {
-        if (itemsize == 2) {
-            for (size_t i = 0; i < n; i++) { to[2*i] = from[i]; to[2*i + 1] = from[n + i]; }
-        } else {
-            for (size_t i = 0; i < n; i++) {
-                to[4*i] = from[i]; to[4*i + 1] = from[n + i];
-                to[4*i + 2] = from[2*n + i]; to[4*i + 3] = from[3*n + i];
-            }
-        }
-    }
     """
-    int first_set_bit(uint64_t word) nogil
-    int pread_fully(int fd, uint8_t *to, size_t size, long long offset) nogil
     const float FLT_MAX
+    int first_set_bit(uint64_t word) nogil
     int any_above(const float *v, int n, float cut) nogil
-    void unshuffle(const uint8_t *source, uint8_t *target, size_t n, int itemsize) nogil
-
-cdef extern from "libdeflate.h":
-    struct libdeflate_decompressor:
-        pass
-    libdeflate_decompressor *libdeflate_alloc_decompressor() nogil
-    void libdeflate_free_decompressor(libdeflate_decompressor *d) nogil
-    int libdeflate_zlib_decompress(
-        libdeflate_decompressor *d, const void *source, size_t n_source,
-        void *target, size_t n_target, size_t *n_out) nogil
 
 DEF PIXELS = 65536
-
-# what `status` says of a frame; the same numbers stand in xfelmpi.photons
-cdef enum:
-    OK = 0
-    READ_FAILED = 1
-    INFLATE_FAILED = 2
-    NOT_ALLOCATED = 3
-    IMPOSSIBLE_SIZE = 4
-
-# bits of `filters`
-cdef enum:
-    DEFLATE = 1
-    SHUFFLE = 2
-
-
-cdef struct Scan:
-    # one frame being scanned: where its entries go, and what has been summed
-    const uint8_t *good
-    const uint8_t *region
-    uint64_t *powder
-    uint32_t *invalid
-    uint32_t *out_pixel
-    uint16_t *out_count
-    int64_t n
-    int64_t room
-    uint32_t base
-    uint64_t photons
-    uint64_t region_photons
-    uint32_t lit
-    uint32_t region_lit
-    uint32_t ones
-    uint32_t peak
-
-
-cdef inline void add(Scan *s, uint32_t p, uint32_t count) noexcept nogil:
-    """One pixel with photons; count 0 stands for a pixel that is bad in this frame only."""
-    if not (s.good[p >> 3] >> (p & 7)) & 1:
-        return
-    if s.n < s.room:
-        s.out_pixel[s.n] = s.base + p
-        s.out_count[s.n] = <uint16_t>count
-    s.n += 1
-    if count == 0:
-        s.invalid[p] += 1
-        return
-    s.powder[p] += count
-    s.lit += 1
-    s.photons += count
-    s.ones += count == 1
-    if count > s.peak:
-        s.peak = count
-    if (s.region[p >> 3] >> (p & 7)) & 1:
-        s.region_lit += 1
-        s.region_photons += count
 
 
 cdef void scan_u1(Scan *s, const uint8_t *v) noexcept nogil:
@@ -185,38 +103,11 @@ cdef class Inflater:
             libdeflate_free_decompressor(self.d)
 
 
-cdef int decode_chunk(
-        libdeflate_decompressor *d, int fd, const uint8_t *memory, int64_t offset, int64_t size,
-        int filters, int itemsize, size_t n_bytes,
-        uint8_t *packed, int64_t packed_size, uint8_t *spare, uint8_t *dense) noexcept nogil:
-    """Bring one chunk, unfiltered, into `dense`; returns its status."""
-    cdef uint8_t *inflated = spare if filters & SHUFFLE else dense
-    if offset < 0:
-        return NOT_ALLOCATED
-    if size > packed_size or (not filters & DEFLATE and <size_t>size != n_bytes):
-        return IMPOSSIBLE_SIZE
-    if memory != NULL:
-        memcpy(dense, memory + offset, n_bytes)
-        return OK
-    if not filters & DEFLATE:
-        if pread_fully(fd, inflated, n_bytes, offset):
-            return READ_FAILED
-    else:
-        if pread_fully(fd, packed, size, offset):
-            return READ_FAILED
-        # a NULL for the size found demands exactly n_bytes
-        if libdeflate_zlib_decompress(d, packed, size, inflated, n_bytes, NULL) != 0:
-            return INFLATE_FAILED
-    if filters & SHUFFLE:
-        unshuffle(inflated, dense, n_bytes // itemsize, itemsize)
-    return OK
-
-
 def sparsify(
         Inflater inflater, int fd, const uint8_t[::1] memory,
         const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
-        const int32_t[::1] within, int itemsize, bint is_float,
-        int64_t chunk_frames, float cut, float adu, float shift,
+        const int32_t[::1] within, int64_t chunk_frames, int itemsize, bint is_float,
+        float cut, float adu, float shift,
         const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
         uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
         int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,

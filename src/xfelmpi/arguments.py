@@ -138,12 +138,24 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
         given = getattr(arguments, f.name, None)
         if given is not None:
             values[f.name] = tuple(given) if f.metadata["many"] else given
-    if "prefix" not in values:
-        if not os.environ.get("EXP_PREFIX"):
-            raise UsageError(
-                "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
-                "/gpfs/exfel/exp/SPB/202405/p007927"
-            )
-        values["prefix"] = Path(os.environ["EXP_PREFIX"])
+    values["prefix"] = prefix_or_environment(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
     return Config(run=arguments.run, **values)
+
+
+def prefix_or_environment(prefix: Path | None) -> Path:
+    """Return the experiment folder, from ``EXP_PREFIX`` if it is not given.
+
+    Raises
+    ------
+    UsageError
+        If neither names one.
+    """
+    if prefix is not None:
+        return prefix
+    if not os.environ.get("EXP_PREFIX"):
+        raise UsageError(
+            "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
+            "/gpfs/exfel/exp/SPB/202405/p007927"
+        )
+    return Path(os.environ["EXP_PREFIX"])

@@ -158,7 +158,7 @@ class NodeShared:
     Attributes
     ----------
     array : ndarray
-        The shared array; fill it on ranks where `is_filler`, then call `ready`.
+        The shared array. The ranks of a node fill it together, then all call `ready`.
     """
 
     def __init__(self, comm, shape: tuple[int, ...], dtype):
@@ -171,9 +171,14 @@ class NodeShared:
         self.array = np.frombuffer(buffer, np.uint8, n_bytes).view(dtype).reshape(shape)
 
     @property
-    def is_filler(self) -> bool:
-        """Whether this rank is the one of its node that fills the array."""
-        return self._node.rank == 0
+    def node_rank(self) -> int:
+        """Number of this rank on its node."""
+        return self._node.rank
+
+    @property
+    def node_size(self) -> int:
+        """Ranks on this node."""
+        return self._node.size
 
     def ready(self) -> np.ndarray:
         """Wait until the array is filled, and return it."""
@@ -277,3 +282,17 @@ def library_versions() -> dict[str, str]:
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
         "mpi_io": os.environ.get("OMPI_MCA_io", "default"),  # noqa: SIM112, Open MPI's spelling
     }
+
+
+def share_from_root(comm, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Give every node one copy of an array that rank 0 holds, in shared memory; collective."""
+    shared = NodeShared(comm, shape, dtype)
+    leaders = comm.Split(0 if shared.node_rank == 0 else MPI.UNDEFINED, comm.rank)
+    if leaders != MPI.COMM_NULL:
+        flat = shared.array.reshape(-1)
+        if leaders.rank == 0:
+            flat[:] = np.ascontiguousarray(array, dtype).reshape(-1)
+        for a in range(0, flat.size, CHUNK):
+            leaders.Bcast(flat[a : a + CHUNK], root=0)
+        leaders.Free()
+    return shared.ready()

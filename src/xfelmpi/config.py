@@ -94,7 +94,7 @@ class Config:
         "run",
         "auto",
         str,
-        "which data of the run; auto takes proc",
+        "which data of the run; auto takes proc if it is there, else raw",
         choices=("auto", "proc", "raw"),
     )
     detector: str | None = _option(
@@ -147,15 +147,29 @@ class Config:
         "photons",
         1.0,
         float,
-        "signal of one photon in float data, in the data's own unit, ADU or keV; integer data are"
-        " photons",
+        "signal of one photon in float data, in the data's own unit, ADU or keV, or in raw data,"
+        " in ADU of the high gain stage; corrected integer data are photons",
         metavar="X",
+    )
+    constants: Path | None = _option(
+        "photons",
+        None,
+        Path,
+        "folder of the constants Cheetah-AGIPDmm-calib.h5, for raw data (default: det/constants)",
+        metavar="DIR",
+    )
+    common_mode: str = _option(
+        "photons",
+        "none",
+        str,
+        "for raw data: subtract the median of the good pixels of every 64 x 64 ASIC",
+        choices=("none", "asic"),
     )
     photon_threshold: float = _option(
         "photons",
         0.7,
         float,
-        "photons = floor(signal / adu_per_photon + 1 - threshold), for float data",
+        "photons = floor(signal / adu_per_photon + 1 - threshold)",
         metavar="X",
     )
     score: str = _option(

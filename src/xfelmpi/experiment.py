@@ -75,6 +75,11 @@ class Experiment:
         return self.output / "det"
 
     @property
+    def constants(self) -> Path:
+        """The usual folder of constants for raw data."""
+        return self.det / "constants"
+
+    @property
     def cell_mask(self) -> Path:
         """The usual place of a per-cell mask of this run."""
         return self.det / f"{self.name}_mask.h5"

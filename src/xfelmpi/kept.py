@@ -6,8 +6,9 @@ import numpy as np
 
 from xfelmpi.errors import InputError
 from xfelmpi.masks import Masks
-from xfelmpi.photons import FrameBlock, SparseFrames, Sparsifier
+from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
+from xfelmpi.sparse import FrameBlock, SparseFrames
 
 
 class KeptFrames:

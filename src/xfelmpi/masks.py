@@ -25,7 +25,7 @@ class Masks:
     Parameters
     ----------
     good : ndarray, uint8 (16, row, 8192)
-        Bits of the good pixels; one row per cell of the per-cell mask, or one row for all cells.
+        Bits of the good pixels; one row per cell of the run, or one row for all cells.
     row_of_cell : ndarray, int32 (352,)
         Row of every memory cell.
     region : ndarray, uint8 (16, 8192)
@@ -63,7 +63,7 @@ class _MaskFiles:
     problems: tuple[Problem, ...]
 
 
-def load_masks(comm, experiment, config, cells_used: np.ndarray) -> Masks:
+def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) -> Masks:
     """Find, check and read the masks; collective.
 
     Parameters
@@ -73,29 +73,30 @@ def load_masks(comm, experiment, config, cells_used: np.ndarray) -> Masks:
         Says where masks usually lie.
     config : Config
         ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
-    cells_used : ndarray, int
-        Cells of this rank's frames; a cell that the per-cell mask lacks is a problem.
+    cells : ndarray, int (cell,)
+        Cells of the run, the same on all ranks; one that the per-cell mask lacks is a problem.
+    calibration : Calibration, optional
+        Constants of raw data, whose bad pixels join the masks.
 
     Raises
     ------
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    used = np.zeros(MAX_CELLS, bool)
-    used[cells_used] = True
-    used = np.logical_or.reduce(comm.allgather(used))
-    found = comm.bcast(on_root(comm, lambda: _find(experiment, config, used)))
-    region = comm.bcast(on_root(comm, lambda: _region(experiment, config)))
-    n_cells = len(found.cell_ids)
-    shared = NodeShared(comm, (N_MODULES, n_cells + 1, MODULE_BYTES), np.uint8)
+    found = comm.bcast(on_root(comm, lambda: _find(experiment, config, cells)))
+    region_bits, region_note = comm.bcast(on_root(comm, lambda: _region(experiment, config)))
+    # without anything per cell, one row serves all cells
+    per_cell = found.cell_path is not None or calibration is not None
+    rows = cells if per_cell else cells[:0]
+    shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
     with together(comm):
-        if shared.is_filler:
-            _fill(shared.array, found)
+        for module in range(shared.node_rank, N_MODULES, shared.node_size):
+            shared.array[module] = _module_mask(found, module, rows)
+            if calibration is not None:
+                shared.array[module] &= ~calibration.bad_in_high_stage(module)
     good = shared.ready()
-    # the last row is for cells without a mask of their own: the global mask alone
-    row_of_cell = np.full(MAX_CELLS, n_cells, np.int32)
-    row_of_cell[list(found.cell_ids)] = np.arange(n_cells)
-    region_bits, region_note = region
+    row_of_cell = np.zeros(MAX_CELLS, np.int32)
+    row_of_cell[rows] = np.arange(len(rows))
     return Masks(good, row_of_cell, region_bits, (*found.notes, region_note), found.problems)
 
 
@@ -109,7 +110,7 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def _find(experiment, config, used) -> _MaskFiles:
+def _find(experiment, config, cells) -> _MaskFiles:
     cell_path, cell_note = _locate(config.cell_mask, experiment.cell_mask, "per-cell mask")
     global_path, global_note = _locate(config.global_mask, experiment.global_mask, "global mask")
     problems = []
@@ -118,7 +119,7 @@ def _find(experiment, config, used) -> _MaskFiles:
         _check(global_path, per_cell=False)
     if cell_path is not None:
         in_file = _check(cell_path, per_cell=True)
-        missing = np.setdiff1d(np.flatnonzero(used), in_file)
+        missing = np.setdiff1d(cells, in_file)
         if len(missing):
             problems.append(
                 Problem(
@@ -182,17 +183,21 @@ def _check(path: Path, *, per_cell: bool) -> np.ndarray:
     return cells
 
 
-def _fill(good: np.ndarray, found: _MaskFiles) -> None:
-    everywhere = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
+def _module_mask(found: _MaskFiles, module: int, cells: np.ndarray) -> np.ndarray:
+    """Return the bits of a module's good pixels, uint8 (cell, 8192), one row if no cells."""
+    everywhere = np.full(MODULE_BYTES, 0xFF, np.uint8)
     if found.global_path is not None:
         with _open(found.global_path) as file:
-            everywhere = pack(_good_pixels(file, found.global_path)[()] != 0)
-    good[:, -1] = everywhere
+            everywhere = pack(_good_pixels(file, found.global_path)[module] != 0)
+    rows = np.repeat(everywhere[None], max(1, len(cells)), axis=0)
     if found.cell_path is not None:
         with _open(found.cell_path) as file:
-            in_file = _good_pixels(file, found.cell_path)
-            for row in range(len(in_file)):
-                good[:, row] = pack(in_file[row] != 0) & everywhere
+            good = _good_pixels(file, found.cell_path)
+            for row, cell in enumerate(cells):
+                # a cell without a mask of its own has the global one alone
+                if cell in found.cell_ids:
+                    rows[row] &= pack(good[found.cell_ids.index(cell), module] != 0)
+    return rows
 
 
 def _region(experiment, config) -> tuple[np.ndarray, str]:

@@ -141,7 +141,8 @@ def read_module_file(
         problem(f"file cannot be indexed: {_one_line(error)}", action="file left out")
         return None
     expected = (2, *MODULE_SHAPE) if path.name.startswith("RAW") else MODULE_SHAPE
-    if shape[1:] != expected or dtype.kind not in "uif":
+    right_dtype = dtype == np.uint16 if path.name.startswith("RAW") else dtype.kind in "uif"
+    if shape[1:] != expected or not right_dtype:
         problem(
             f"frames are {dtype} {shape}, expected numbers (N, {str(expected)[1:]}",
             action="file left out",

@@ -13,11 +13,11 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, unpack
-from xfelmpi.photons import FrameSums
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.share import Share
+from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiHeader, CxiWriter
@@ -101,7 +101,7 @@ def begin_vds(
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
         return None, (Problem(what, action="not written; the command vds does it in any case"),)
     prepare(experiment.vds(share.facts.kind))
-    attributes = provenance(experiment, config, share.facts.files, argv)
+    attributes = provenance(experiment, config.to_json(), share.facts.files, argv)
     return write_vds(experiment, attributes, share.virtual), ()
 
 
@@ -109,7 +109,7 @@ def write_outputs(
     comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
 ) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their names."""
-    attributes = comm.bcast(provenance(experiment, config, done.share.facts.files, argv))
+    attributes = comm.bcast(provenance(experiment, config.to_json(), done.share.facts.files, argv))
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]

@@ -1,21 +1,19 @@
 """Module frames → sparse lists of photons, their sums per frame, and the powder: the one pass.
 
-A frame is dense only inside the kernel; out of it come lists of (pixel number, count). An entry
-with count 0 marks a pixel that is bad in this frame only (NaN, ±inf, or more than 65535 photons).
+A frame is dense only inside the kernel; out of it come lists of (pixel number, count).
 """
-
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import _sparse
+from xfelmpi import _raw, _sparse
+from xfelmpi.calibration import Calibration
 from xfelmpi.detector import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool, FrameBytes
 from xfelmpi.records import Problem
 from xfelmpi.runindex import FrameTable
+from xfelmpi.sparse import FrameBlock, FrameSums
 
 _STATUS = {
     1: "bytes cannot be read (file too short?)",
@@ -27,142 +25,6 @@ _STATUS = {
 
 H5PY_FRAMES = 32
 """Frames at a time of layouts that only h5py can read, which are dense in memory."""
-
-
-@dataclass(frozen=True)
-class SparseFrames:
-    """Photons of some frames.
-
-    Parameters
-    ----------
-    indptr : ndarray, int64 (frame + 1,)
-        Entries of frame i are ``indptr[i]:indptr[i + 1]``, in ascending pixel order.
-    pixel : ndarray, uint32 (entry,)
-        Pixel number, 0 … 1048575.
-    count : ndarray, uint16 (entry,)
-        Photons; 0: the pixel is bad in this frame.
-    """
-
-    indptr: np.ndarray
-    pixel: np.ndarray
-    count: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indptr) - 1
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        return self.indptr.nbytes + self.pixel.nbytes + self.count.nbytes
-
-    def take(self, frames: np.ndarray) -> "SparseFrames":
-        """Return some of the frames, int (frame,), in the order asked for."""
-        return _gather(self.indptr[frames], self.indptr[frames + 1], self.pixel, self.count)
-
-    @staticmethod
-    def empty() -> "SparseFrames":
-        """Return no frames."""
-        return SparseFrames(np.zeros(1, np.int64), np.empty(0, np.uint32), np.empty(0, np.uint16))
-
-    @staticmethod
-    def join(parts: list["SparseFrames"]) -> "SparseFrames":
-        """Return the frames of all parts, one after the other."""
-        if not parts:
-            return SparseFrames.empty()
-        lengths = np.concatenate([np.diff(p.indptr) for p in parts])
-        return SparseFrames(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([p.pixel for p in parts]),
-            np.concatenate([p.count for p in parts]),
-        )
-
-
-def _gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
-    """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
-    segments = stop - start
-    length = segments.reshape(-1)
-    ends = np.cumsum(length)
-    where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-        start.reshape(-1) - (ends - length), length
-    )
-    per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
-    indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
-    return SparseFrames(indptr, pixel[where], count[where])
-
-
-def _zeros(dtype):
-    return field(metadata={"dtype": dtype})
-
-
-@dataclass(frozen=True)
-class FrameSums:
-    """What is summed over the good pixels of every frame.
-
-    Parameters
-    ----------
-    lit, region_lit : ndarray, uint32 (frame,)
-        Pixels with at least one photon; the same in the hit-finding region.
-    photons, region_photons : ndarray, uint64 (frame,)
-        Sum of photons; the same in the hit-finding region.
-    ones : ndarray, uint32 (frame,)
-        Pixels with exactly one photon.
-    peak : ndarray, uint16 (frame,)
-        Most photons in one pixel.
-    entries : ndarray, uint32 (frame,)
-        Length of the frame's sparse list.
-    modules : ndarray, uint16 (frame,)
-        Bit m set: module m has this frame, and it could be read.
-    """
-
-    lit: np.ndarray = _zeros(np.uint32)
-    photons: np.ndarray = _zeros(np.uint64)
-    region_lit: np.ndarray = _zeros(np.uint32)
-    region_photons: np.ndarray = _zeros(np.uint64)
-    ones: np.ndarray = _zeros(np.uint32)
-    peak: np.ndarray = _zeros(np.uint16)
-    entries: np.ndarray = _zeros(np.uint32)
-    modules: np.ndarray = _zeros(np.uint16)
-
-    @classmethod
-    def zeros(cls, n: int) -> "FrameSums":
-        """Return sums over nothing for n frames."""
-        fields = cls.__dataclass_fields__.values()
-        return cls(*(np.zeros(n, f.metadata["dtype"]) for f in fields))
-
-    def put(self, first: int, other: "FrameSums") -> None:
-        """Copy the sums of some frames to the rows from `first` on."""
-        for name in self.__dataclass_fields__:
-            column = getattr(other, name)
-            getattr(self, name)[first : first + len(column)] = column
-
-
-@dataclass(frozen=True)
-class FrameBlock:
-    """Frames just read: their sums, and the sparse lists while the buffer is not used again.
-
-    Parameters
-    ----------
-    sums : FrameSums
-    start, stop : ndarray, int64 (frame, 16)
-        Segment of every module in `pixel` and `count`; start -1: it did not fit.
-    pixel : ndarray, uint32 (room,)
-    count : ndarray, uint16 (room,)
-    """
-
-    sums: FrameSums
-    start: np.ndarray
-    stop: np.ndarray
-    pixel: np.ndarray
-    count: np.ndarray
-
-    @property
-    def stored(self) -> np.ndarray:
-        """Whether all of a frame's list is there, bool (frame,)."""
-        return (self.start >= 0).all(axis=1)
-
-    def take(self, frames: np.ndarray) -> SparseFrames:
-        """Copy the lists of some frames, int (frame,), all of them `stored`."""
-        return _gather(self.start[frames], self.stop[frames], self.pixel, self.count)
 
 
 def photon_cut(adu_per_photon: float, threshold: float) -> float:
@@ -194,20 +56,28 @@ class Sparsifier:
     files : FilePool
     masks : Masks
     adu_per_photon, photon_threshold : float
-        How float signals become photons.
+        How float and raw signals become photons.
     room : int
         Entries that the sparse buffer holds, at least one full frame; frames that do not fit are
         counted but not stored.
+    calibration : Calibration, optional
+        Constants, for raw data.
     """
 
-    def __init__(self, files: FilePool, masks: Masks, adu_per_photon, photon_threshold, room: int):
+    def __init__(
+        self,
+        files: FilePool,
+        masks: Masks,
+        adu_per_photon: float,
+        photon_threshold: float,
+        room: int,
+        calibration: Calibration | None = None,
+    ):
         self._files = files
         self._masks = masks
-        self._float = (
-            photon_cut(adu_per_photon, photon_threshold),
-            adu_per_photon,
-            1 - photon_threshold,
-        )
+        self._calibration = calibration
+        self._signal = (adu_per_photon, 1 - photon_threshold)
+        self._cut = photon_cut(adu_per_photon, photon_threshold)
         self.room = max(room, FRAME_PIXELS)
         self._inflater = _sparse.Inflater()
         self._pixel = np.empty(self.room, np.uint32)
@@ -222,26 +92,26 @@ class Sparsifier:
         What cannot be read becomes a problem, and that module's bit stays unset in the frame.
         """
         n = len(table)
-        block = FrameBlock(
-            FrameSums.zeros(n),
-            np.zeros((n, N_MODULES), np.int64),
-            np.zeros((n, N_MODULES), np.int64),
-            self._pixel,
-            self._count,
-        )
-        mask_row = self._masks.row_of_cell[table.cell_id]
+        segments = np.zeros((2, n, N_MODULES), np.int64)
+        block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
         used = 0
         for module in range(N_MODULES):
             for number in np.unique(table.file[:, module]):
                 if number < 0:
                     continue
                 these = np.flatnonzero(table.file[:, module] == number)
-                used = self._one_file(
-                    table, block, module, int(number), these, mask_row, powder, used
-                )
+                if self._calibration:
+                    # frames of one cell together: its constants stay in the cache
+                    these = these[np.argsort(table.cell_id[these], kind="stable")]
+                used = self._one_file(table, block, module, int(number), these, powder, used)
         return block
 
-    def _one_file(self, table, block, module, number, these, mask_row, powder, used) -> int:
+    def _one_file(self, table, block, module, number, these, powder, used) -> int:
+        if self._calibration and module not in self._calibration.modules:
+            # no constants: the masks call all of its pixels bad
+            good = np.ones(len(these), bool)
+            block.sums.add_module(module, these, FrameSums.zeros(len(these)), good)
+            return used
         try:
             file = self._files.get(number)
         except (OSError, KeyError) as error:
@@ -257,72 +127,50 @@ class Sparsifier:
                     f"frames cannot be located: {error}", number, module, table.train_id[part]
                 )
                 continue
-            status, used = self._run(source, block, module, part, mask_row[part], powder, used)
+            status, used = self._run(source, block, module, part, table.cell_id[part], powder, used)
             for code, text in _STATUS.items():
                 bad = part[status == code]
                 if len(bad):
                     self._report(text, number, module, table.train_id[bad])
         return used
 
-    def _run(self, source: FrameBytes, block, module, part, mask_row, powder, used):
+    def _run(self, source: FrameBytes, block: FrameBlock, module, part, cells, powder, used):
+        """Run the kernel on frames of one file; returns their status, and how much is used."""
         n = len(part)
         self._need_buffers(source)
         sums = FrameSums.zeros(n)
-        start, stop = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        start, stop = np.zeros((2, n), np.int64)
         status = np.zeros(n, np.uint8)
-        is_float = source.dtype.kind == "f"
-        cut, adu, shift = (1.0, 1.0, 0.0) if source.from_integers else self._float
-        used = _sparse.sparsify(
-            self._inflater,
-            source.fd,
-            source.memory,
-            source.offset,
-            source.size,
-            source.filters,
-            source.within,
-            source.dtype.itemsize,
-            is_float,
-            source.chunk_frames,
-            cut,
-            adu,
-            shift,
-            self._masks.good[module],
-            mask_row,
-            self._masks.region[module],
-            module * MODULE_PIXELS,
-            self._packed,
-            self._spare,
-            self._dense,
-            used,
-            self._pixel,
-            self._count,
-            powder.photons[module],
-            powder.invalid[module],
-            start,
-            stop,
-            status,
-            sums.lit,
-            sums.photons,
-            sums.region_lit,
-            sums.region_photons,
-            sums.ones,
-            sums.peak,
-            sums.entries,
-        )
+        mask_row = self._masks.row_of_cell[cells]
+        # what both kernels take, in their order
+        bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)
+        bytes_in += (source.within, source.chunk_frames)
+        masks = (self._masks.good[module], mask_row, self._masks.region[module])
+        buffers = (self._packed, self._spare, self._dense, used, self._pixel, self._count)
+        out = (powder.photons[module], powder.invalid[module], start, stop, status, sums.lit)
+        out += (sums.photons, sums.region_lit, sums.region_photons, sums.ones, sums.peak)
+        tail = (*masks, module * MODULE_PIXELS, *buffers, *out, sums.entries)
+        if self._calibration:
+            signal = (self._calibration.common_mode, *self._signal, self._cut)
+            c = self._calibration.modules[module]
+            constants = (self._calibration.row_of_cell[cells], c.cut, c.level1, c.level2)
+            constants += (c.bad[1], c.bad[2], c.offset, c.gain)
+            used = _raw.sparsify_raw(*bytes_in, *signal, *constants, *tail, sums.switched)
+        else:
+            values = (source.dtype.itemsize, source.dtype.kind == "f")
+            signal = (1.0, 1.0, 0.0) if source.from_integers else (self._cut, *self._signal)
+            used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail)
         # frames of one chunk share its bytes
         _, chunks = np.unique(source.offset[status == 0], return_index=True)
         self.bytes_read += int(source.size[status == 0][chunks].sum())
         block.start[part, module], block.stop[part, module] = start, stop
-        for name in ("lit", "photons", "region_lit", "region_photons", "ones", "entries"):
-            getattr(block.sums, name)[part] += getattr(sums, name)
-        block.sums.peak[part] = np.maximum(block.sums.peak[part], sums.peak)
-        good = part[status == 0]
-        block.sums.modules[good] |= np.uint16(1 << module)
+        block.sums.add_module(module, part, sums, status == 0)
         powder.add_frames(module, mask_row[status == 0])
         return status, used
 
     def _need_buffers(self, source: FrameBytes) -> None:
-        need = source.chunk_frames * MODULE_PIXELS * source.dtype.itemsize
+        planes = 2 if self._calibration else 1
+        need = source.chunk_frames * planes * MODULE_PIXELS * source.dtype.itemsize
         if len(self._dense) < need:
             self._dense = np.empty(need, np.uint8)
             self._spare = np.empty(need, np.uint8)
@@ -330,7 +178,7 @@ class Sparsifier:
             self._packed = np.empty(need + need // 64 + 1024, np.uint8)
 
     def _report(self, what: str, number: int, module: int, trains: np.ndarray) -> None:
-        name = Path(self._files.path(number)).name
+        name = self._files.name(number)
         for train, n in zip(*np.unique(trains, return_counts=True), strict=True):
             self.problems.append(
                 Problem(

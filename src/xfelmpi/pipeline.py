@@ -1,10 +1,12 @@
 """The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
 
 import resource
+from collections.abc import Iterator
 
 import numpy as np
 
 from xfelmpi import collective, select
+from xfelmpi.calibration import load_calibration
 from xfelmpi.config import Config
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
@@ -17,16 +19,21 @@ from xfelmpi.outputs import (
     prepare_folders,
     write_outputs,
 )
-from xfelmpi.photons import FrameSums, Sparsifier
+from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns
 from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.runindex import FrameTable
 from xfelmpi.share import Share, share_run
+from xfelmpi.sparse import FrameSums
 
 MISS_CANDIDATES = 0.1
 """Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
 drawn as misses; more misses than that are read again."""
+
+MOST_TRAINS = 16
+"""Trains in a block of raw data at most; more would not help the cache further."""
 
 BASE_MEMORY = 200 << 20
 """Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
@@ -46,12 +53,17 @@ def process(config: Config, comm, argv: list[str]) -> int:
     stages = Stages()
     with stages.timed("index"):
         share = share_run(comm, experiment, config)
-        masks = load_masks(comm, experiment, config, share.frames.cell_id)
+        calibration = None
+        if share.facts.kind == "raw":
+            calibration = load_calibration(
+                comm, experiment, config, share.facts.cells, share.facts.modules_in_run
+            )
+        masks = load_masks(comm, experiment, config, share.facts.cells, calibration)
         found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
         geometry, warnings = found or (None, ())
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
-    _log_start(comm, share, masks, geometry, warnings)
+    _log_start(comm, config, share, masks, calibration, geometry, warnings)
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     files = FilePool(share.facts.files)
     sparsifier = Sparsifier(
@@ -60,6 +72,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         config.adu_per_photon,
         config.photon_threshold,
         _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
+        calibration,
     )
     powder = PowderSum.zeros(masks.good.shape[1])
     with stages.timed("photons"):
@@ -67,8 +80,9 @@ def process(config: Config, comm, argv: list[str]) -> int:
     with stages.timed("decide"):
         events = decide(comm, config, share, sums)
     with stages.timed("write"):
-        whole = (*left_out, *(masks.problems if comm.rank == 0 else ()))
-        own = [*share.problems, *whole, *sparsifier.problems]
+        own = [*share.problems, *left_out, *sparsifier.problems]
+        if comm.rank == 0:
+            own += [*masks.problems, *(calibration.problems if calibration else ())]
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         done = Processed(share, masks, sums, events, powder, reader, geometry, problems, vds)
@@ -88,12 +102,17 @@ def _spare_memory(config: Config) -> int:
     return config.memory_per_rank - BASE_MEMORY
 
 
-def _log_start(comm, share: Share, masks: Masks, geometry, warnings) -> None:
+def _log_start(comm, config, share: Share, masks: Masks, calibration, geometry, warnings) -> None:
     if comm.rank:
         return
     log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
-    for line in (*share.facts.notes, *masks.notes, geometry.description):
+    constants = calibration.notes if calibration else ()
+    for line in (*share.facts.notes, *constants, *masks.notes, geometry.description):
         log.info(line)
+    if calibration and config.adu_per_photon == Config.adu_per_photon:
+        warnings += ("raw data, but --adu-per-photon is not given: 1 ADU counts as a photon",)
+    for problem in calibration.problems if calibration else ():
+        warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
     for line in warnings:
         log.warning(line)
 
@@ -116,9 +135,8 @@ def read_photons(
     progress = Progress(share.facts.n_frames)
     board = collective.ProgressBoard(comm, progress.show)
     candidates = np.uint64(int(MISS_CANDIDATES * 2**64))
-    edges = np.flatnonzero(np.diff(frames.train_id)) + 1
     hits = 0
-    for a, b in zip([0, *edges], [*edges, len(frames)], strict=True):
+    for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind):
         block = sparsifier.frames(frames[a:b], powder)
         sums.put(a, block.sums)
         likely = _decide_here(config, share, block.sums, slice(a, b)).is_hit
@@ -130,6 +148,30 @@ def read_photons(
     board.finish()
     progress.close()
     return sums
+
+
+def train_blocks(
+    frames: FrameTable, sums: FrameSums, room: int, kind: str
+) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of blocks of whole trains, as many as fit the sparse buffer.
+
+    Frames of raw data are worked off cell by cell within a block, so that the constants of a cell
+    serve several trains; corrected data gain nothing from more than one train. How many sparse
+    entries a frame has is known from the blocks before: `sums` is read while it is being filled.
+    """
+    edges = [0, *(np.flatnonzero(np.diff(frames.train_id)) + 1).tolist(), len(frames)]
+    at, most = 0, MOST_TRAINS if kind == "raw" else 1
+    while at < len(edges) - 1:
+        # the first train alone says how many photons to expect
+        n, done = 1, edges[at]
+        if done:
+            entries = int(sums.entries[:done].sum()) / done
+            while n < most and at + n < len(edges) - 1:
+                if entries * (edges[at + n + 1] - done) > room:
+                    break
+                n += 1
+        yield done, edges[at + n]
+        at += n
 
 
 def _score(config: Config, sums: FrameSums) -> np.ndarray:
@@ -178,6 +220,7 @@ def decide(comm, config: Config, share: Share, sums: FrameSums) -> EventColumns:
         share.pulse_energy,
         share.wavelength,
         sums.modules,
+        sums.switched if share.facts.kind == "raw" else None,
     )
 
 

@@ -5,14 +5,16 @@ libdeflate in the kernel, several times faster than through HDF5's own filters. 
 cannot read (other filters, other dtypes) go through h5py, slower but right.
 """
 
+import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
 
-from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
 from xfelmpi.runindex import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
@@ -43,9 +45,9 @@ class FrameBytes:
     within : ndarray, int32 (frame,)
         Position of the frame in its chunk.
     chunk_frames : int
-        Frames in a chunk.
+        Frames in a chunk as the kernel reads it; 1 where frames can be read one by one.
     dtype : numpy.dtype
-        u1, u2 or f4.
+        u1, u2 or f4; raw frames are u2, analogue and digital values one after the other.
     from_integers : bool
         The values are photons as they stand, even if `dtype` is f4.
     """
@@ -81,9 +83,10 @@ class OpenModuleFile:
             raise
         self._filters = _known_filters(self._data)
         self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
+        self._frame_bytes = math.prod(self._data.shape[1:]) * self._data.dtype.itemsize
         self._direct = (
             self._filters is not None
-            and self._per_chunk * MODULE_PIXELS * self._data.dtype.itemsize <= _LARGEST_CHUNK
+            and (not self._filters or self._per_chunk * self._frame_bytes <= _LARGEST_CHUNK)
             and self._data.dtype.str in _DIRECT
             and not self._data.is_virtual
             and self._data.external is None
@@ -109,26 +112,57 @@ class OpenModuleFile:
             return self._all_fill_value(len(rows))
         if not self._direct:
             return self._through_h5py(rows)
+        per_chunk, within = self._per_chunk, rows % self._per_chunk
         if self._data.chunks is None:
-            n_bytes = MODULE_PIXELS * self._data.dtype.itemsize
-            place = self._data.id.get_offset() + rows.astype(np.int64) * n_bytes
-            table = np.stack([place, np.full_like(place, n_bytes), np.zeros_like(place)], axis=1)
+            place = self._data.id.get_offset() + rows.astype(np.int64) * self._frame_bytes
+            size, filters = np.full_like(place, self._frame_bytes), np.zeros_like(place)
         else:
-            table = self._chunk_table(rows // self._per_chunk)
+            place, size, filters = self._chunk_table(rows // per_chunk)
+        if not self._filters and (size[place >= 0] == per_chunk * self._frame_bytes).all():
+            # nothing is packed: every frame can be read by itself, straight into place
+            place = np.where(place >= 0, place + within * self._frame_bytes, place)
+            size, within, per_chunk = np.full_like(place, self._frame_bytes), 0 * within, 1
         return FrameBytes(
             self._fd,
             np.empty(0, np.uint8),
-            table[:, 0].copy(),
-            table[:, 1].copy(),
-            table[:, 2].astype(np.uint8),
-            (rows % self._per_chunk).astype(np.int32),
-            self._per_chunk,
+            place,
+            size,
+            filters.astype(np.uint8),
+            within.astype(np.int32),
+            per_chunk,
             self._data.dtype,
             self._data.dtype.kind != "f",
         )
 
+    def read_raw_pixels(self, row: int, first: int, out: np.ndarray) -> None:
+        """Read some pixels of one raw frame, from pixel `first` on.
+
+        Parameters
+        ----------
+        row : int
+            Row in the dataset.
+        first : int
+        out : ndarray, uint16 (2, pixel)
+            Gets the analogue and the digital values; each plane contiguous.
+
+        Raises
+        ------
+        OSError
+            If they cannot be read.
+        """
+        end = first + out.shape[1]
+        source = self.frames(np.array([row])) if self._direct and not self._filters else None
+        if source is None or source.chunk_frames > 1:
+            out[:] = self._data[row].reshape(2, -1)[:, first:end]
+            return
+        for plane in range(2):
+            start = int(source.offset[0]) + 2 * (plane * MODULE_PIXELS + first)
+            got = os.preadv(self._fd, [out[plane]], start) if source.offset[0] >= 0 else 0
+            if got != out[plane].nbytes:
+                raise OSError(f"{got} of {out[plane].nbytes} bytes found at {start}")
+
     def _chunk_table(self, numbers: np.ndarray) -> np.ndarray:
-        """Return (offset, size, filters) of chunks, int64 (chunk, 3)."""
+        """Return (offset, size, filters) of chunks, int64 (3, chunk)."""
         find, per_chunk = self._data.id.get_chunk_info_by_coord, self._per_chunk
         # a set bit in the chunk's own mask says that this filter was left out
         bits = [
@@ -136,10 +170,11 @@ class OpenModuleFile:
             for mask in range(1 << len(self._filters))
         ]
         every_filter = len(bits) - 1
-        table = np.empty((len(numbers), 3), np.int64)
+        elsewhere = (0,) * (self._data.ndim - 1)
+        table = np.empty((3, len(numbers)), np.int64)
         for i, number in enumerate(numbers.tolist()):
-            _, skipped, offset, size = find((number * per_chunk, 0, 0))
-            table[i] = (
+            _, skipped, offset, size = find((number * per_chunk, *elsewhere))
+            table[:, i] = (
                 NOT_ALLOCATED if offset is None else offset,
                 size,
                 bits[skipped & every_filter],
@@ -148,22 +183,25 @@ class OpenModuleFile:
 
     def _all_fill_value(self, n: int) -> FrameBytes:
         """Return a dataset that was never written as every HDF5 reader does: its fill value."""
-        frame = np.full(MODULE_PIXELS, self._data.fillvalue, self._data.dtype)
+        frame = np.full(self._data.shape[1:], self._data.fillvalue, self._data.dtype)
         if self._data.dtype.str not in _DIRECT:
             frame = _as_float32(frame)
-        return _in_memory(frame, np.zeros(n, np.int64), self._data.dtype.kind != "f")
+        return _in_memory(frame, np.zeros(n, np.int64), frame.nbytes, self._data.dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
-        values = np.empty((len(rows), *MODULE_SHAPE), np.float32)
-        offset = np.arange(len(rows), dtype=np.int64) * MODULE_PIXELS * 4
+        # raw frames have two planes of u2, whatever the filters; the index has checked that
+        is_raw = self._data.ndim == 4
+        values = np.empty((len(rows), *self._data.shape[1:]), "u2" if is_raw else "f4")
+        frame_bytes = math.prod(values.shape[1:]) * values.dtype.itemsize
+        offset = np.arange(len(rows), dtype=np.int64) * frame_bytes
         for i, row in enumerate(rows):
             try:
                 frame = self._data[int(row)]
             except OSError:
                 offset[i] = NOT_ALLOCATED
                 continue
-            values[i] = _as_float32(frame)
-        return _in_memory(values, offset, self._data.dtype.kind != "f")
+            values[i] = frame if is_raw else _as_float32(frame)
+        return _in_memory(values, offset, frame_bytes, self._data.dtype.kind != "f")
 
 
 def _as_float32(frame: np.ndarray) -> np.ndarray:
@@ -174,14 +212,15 @@ def _as_float32(frame: np.ndarray) -> np.ndarray:
         return frame.astype(np.float32)
 
 
-def _in_memory(values: np.ndarray, offset: np.ndarray, from_integers: bool) -> FrameBytes:
+def _in_memory(
+    values: np.ndarray, offset: np.ndarray, frame_bytes: int, from_integers: bool
+) -> FrameBytes:
     n = len(offset)
-    size = np.full(n, MODULE_PIXELS * values.dtype.itemsize, np.int64)
     return FrameBytes(
         -1,
         values.reshape(-1).view(np.uint8),
         offset,
-        size,
+        np.full(n, frame_bytes, np.int64),
         np.zeros(n, np.uint8),
         np.zeros(n, np.int32),
         1,
@@ -221,9 +260,9 @@ class FilePool:
             self._open[number] = OpenModuleFile(self._files[number])
         return self._open[number]
 
-    def path(self, number: int) -> str:
-        """Return the path of a file."""
-        return self._files[number].path
+    def name(self, number: int) -> str:
+        """Return the name of a file, without its folder."""
+        return Path(self._files[number].path).name
 
     def close(self) -> None:
         """Close all files."""

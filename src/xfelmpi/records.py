@@ -76,6 +76,8 @@ class EventColumns:
         In J and m, NaN where unknown.
     modules : ndarray, uint16 (frame,)
         Bit m set: module m has this frame.
+    gain_switched : ndarray, uint32 (frame, 2) or None
+        Good pixels in medium and in low gain; raw data only.
     """
 
     trainId: np.ndarray  # noqa: N815, names as in the file
@@ -93,11 +95,13 @@ class EventColumns:
     pulse_energy: np.ndarray
     wavelength: np.ndarray
     modules: np.ndarray
+    gain_switched: np.ndarray | None = None
 
     def take(self, rows: np.ndarray) -> "EventColumns":
         """Return some of the rows."""
-        return EventColumns(*(column[rows] for _, column in self.columns()))
+        return EventColumns(**{name: column[rows] for name, column in self.columns()})
 
     def columns(self) -> list[tuple[str, np.ndarray]]:
         """Return (name, values) of every column, in the order of the file."""
-        return [(name, getattr(self, name)) for name in self.__dataclass_fields__]
+        named = [(name, getattr(self, name)) for name in self.__dataclass_fields__]
+        return [(name, column) for name, column in named if column is not None]

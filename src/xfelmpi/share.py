@@ -1,6 +1,7 @@
 """The run, indexed on rank 0 and dealt out: every rank gets its frames and the facts all need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class RunFacts:
         Bit m set: module m has at least one frame.
     n_frames : int
         Frames of the run.
+    cells : ndarray, int64 (cell,)
+        Cells that the run uses, ascending.
     start_time : str
         ISO 8601, or empty.
     sample : str
@@ -40,6 +43,7 @@ class RunFacts:
     files: tuple[ModuleFile, ...]
     modules_in_run: int
     n_frames: int
+    cells: np.ndarray
     start_time: str
     sample: str
     notes: tuple[str, ...]
@@ -106,24 +110,32 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
 def _find(
     experiment: Experiment, config: Config
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...]]:
-    kind = _choose_data(experiment, config.data)
+    kind, why = choose_data(experiment, config.data)
     index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    index = replace(index, notes=(why, *index.notes))
     machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
     # laid out here, because only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems)
 
 
-def _choose_data(experiment: Experiment, wanted: str) -> str:
-    folder = experiment.run_folder("proc")
-    if wanted != "raw" and folder.is_dir():
-        return "proc"
-    if wanted == "raw" or (wanted == "auto" and experiment.run_folder("raw").is_dir()):
-        raise InputError(
-            f"{experiment.run_folder('raw')}: raw data cannot be processed yet; expected "
-            f"corrected data in {folder}"
-        )
-    raise InputError(f"{folder}: no such run; expected the folder of run {experiment.run}")
+def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
+    """Return ``proc`` or ``raw``, and why, for the log."""
+    folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
+    if wanted != "auto":
+        return wanted, f"{wanted} data, as told by --data"
+    if _has_detector_files(folders["proc"], "CORR"):
+        return "proc", "proc data, because there are some (--data auto)"
+    if _has_detector_files(folders["raw"], "RAW"):
+        return "raw", f"raw data, because {folders['proc']} has no detector files (--data auto)"
+    raise InputError(
+        f"{folders['proc']}: no such run, and no detector files in {folders['raw']} either; "
+        f"expected the folder of run {experiment.run}"
+    )
+
+
+def _has_detector_files(folder: Path, prefix: str) -> bool:
+    return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
 
 
 def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None):
@@ -132,13 +144,14 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
     _, per_train = np.unique(index.frames.train_id, return_counts=True)
     trains = partition.split_trains(per_train, comm.size)
     bounds = np.concatenate([[0], np.cumsum(per_train)])[trains]
-    sources = f"{index.kind} data of {index.detector}, source {index.source}"
+    sources = f"{index.detector}, source {index.source}"
     facts = RunFacts(
         index.kind,
         index.detector,
         index.files,
         index.modules_in_run,
         len(index.frames),
+        np.unique(index.frames.cell_id).astype(np.int64),
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),

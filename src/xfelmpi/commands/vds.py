@@ -31,9 +31,7 @@ def main(argv: list[str], comm) -> int:
     """Write the file and return the exit status; `comm` is None for ``--help`` only."""
     config = arguments.from_arguments(parser().parse_args(argv))
     from xfelmpi.collective import on_root
-    from xfelmpi.report import start_logging
 
-    start_logging(comm.rank)
     return comm.bcast(on_root(comm, lambda: _write(config, ["vds", *argv])))
 
 
@@ -42,22 +40,23 @@ def _write(config: Config, argv: list[str]) -> int:
     from xfelmpi.provenance import provenance
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
+    from xfelmpi.share import choose_data
     from xfelmpi.virtual import plan_virtual
     from xfelmpi.write._h5 import prepare, publish
     from xfelmpi.write.vds import write_vds
 
     start = monotonic()
     experiment = Experiment(config.prefix, config.output, config.run)
-    kind = _choose_data(experiment, config.data)
+    kind, why = choose_data(experiment, config.data)
     index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
-    for line in (f"{kind} data of {index.detector}, source {index.source}", *index.notes):
+    for line in (why, f"{index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)
     path = experiment.vds(kind)
     if layout is None:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     prepare(path)
-    write_vds(experiment, provenance(experiment, config, index.files, argv), layout)
+    write_vds(experiment, provenance(experiment, config.to_json(), index.files, argv), layout)
     publish(path)
     problems = sorted({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
@@ -65,11 +64,3 @@ def _write(config: Config, argv: list[str]) -> int:
     n, seconds = len(layout.mappings), monotonic() - start
     log.info(f"{len(index.frames):,} frames in {n:,} mappings, {seconds:.2f} s: {path}")
     return EXIT_PARTIAL if problems else EXIT_COMPLETE
-
-
-def _choose_data(experiment, wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    # a run without any folder is reported as the one that was looked for first
-    folders = (kind for kind in ("proc", "raw") if experiment.run_folder(kind).is_dir())
-    return next(folders, "proc")

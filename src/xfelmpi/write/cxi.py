@@ -15,8 +15,8 @@ from xfelmpi.detector import (
     PIXEL_SIZE,
 )
 from xfelmpi.masks import Masks, unpack
-from xfelmpi.photons import SparseFrames
 from xfelmpi.records import EventColumns
+from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import ParallelFile
 
 PLANCK_TIMES_C = 6.62607015e-34 * 299792458

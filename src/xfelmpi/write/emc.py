@@ -10,7 +10,7 @@ import numpy as np
 from xfelmpi.collective import SharedBytes, before_and_total
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.errors import OutputError
-from xfelmpi.photons import SparseFrames
+from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import part_name
 
 HEADER_BYTES = 1024

@@ -40,7 +40,7 @@ def write_events(
     file = ParallelFile(comm, path, attributes)
     for name, column in events.columns():
         units = {"units": UNITS[name]} if name in UNITS else {}
-        dataset = file.create(name, (n_frames,), column.dtype, **units)
+        dataset = file.create(name, (n_frames, *column.shape[1:]), column.dtype, **units)
         file.write(dataset, start, column)
     file.put(
         "problems",

@@ -1,0 +1,280 @@
+"""Raw frames of one module (analogue signal, digital gain level) → sparse lists of photons.
+
+Loops only: `xfelmpi.photons` and `xfelmpi.calibration` check, allocate and document. Without
+common mode two integer comparisons settle almost every pixel of a faint frame: the digital level
+against the first stage threshold, and the analogue signal against the smallest one that is a
+photon in the high stage. Only what fails them gets the formula.
+"""
+
+from libc.math cimport floorf
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from frames cimport (
+    OK,
+    Scan,
+    add,
+    decode_chunk,
+    libdeflate_alloc_decompressor,
+    libdeflate_decompressor,
+    libdeflate_free_decompressor,
+)
+
+cdef extern from "median.h":
+    float median_of(const float *v, int n) nogil
+
+cdef extern from *:
+    """
+    /* 1 if any of 32 pixels may have a photon, or is not in the high stage */
+    static inline int any_candidate(
+        const unsigned short *analogue, const unsigned short *digital,
+        const unsigned short *cut, const unsigned short *level)
+    {
+        int any = 0;
+        for (int i = 0; i < 32; i++) any |= (analogue[i] >= cut[i]) | (digital[i] >= level[i]);
+        return any;
+    }
+
+    static inline int any_switched(
+        const unsigned short *digital, const unsigned short *level, int n)
+    {
+        int any = 0;
+        for (int i = 0; i < n; i++) any |= digital[i] >= level[i];
+        return any;
+    }
+
+    static inline int any_not_below(const float *v, int n, float cut)
+    {
+        int any = 0;
+        for (int i = 0; i < n; i++) any |= v[i] >= cut;
+        return any;
+    }
+
+    #define HIGH_STAGE(NAME, TYPE)                                                              \\
+    WIDE static void NAME(const unsigned short *a, const TYPE *offset, const float *gain,       \\
+                          int gain_step, int n, float *signal)                                  \\
+    {                                                                                           \\
+        if (gain_step) for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * gain[i]; \\
+        else { float g = gain[0];                                                               \\
+               for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * g; }         \\
+    }
+    HIGH_STAGE(high_stage_i2, short)
+    HIGH_STAGE(high_stage_f4, float)
+    """
+    int any_candidate(
+        const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
+        const uint16_t *level) nogil
+    int any_switched(const uint16_t *digital, const uint16_t *level, int n) nogil
+    int any_not_below(const float *v, int n, float cut) nogil
+    void high_stage_i2(const uint16_t *a, const int16_t *offset, const float *gain,
+                       int gain_step, int n, float *signal) nogil
+    void high_stage_f4(const uint16_t *a, const float *offset, const float *gain,
+                       int gain_step, int n, float *signal) nogil
+
+DEF PIXELS = 65536
+DEF ROW = 128       # pixels of a detector row, on two ASICs of 64
+DEF BAND = 8192     # pixels of the two ASICs side by side
+DEF BAND_BYTES = 1024
+DEF ASIC = 4096
+
+ctypedef fused offset_t:
+    int16_t
+    float
+
+
+cdef struct Switched:
+    # good pixels of one frame that are not in the high stage
+    uint32_t medium
+    uint32_t low
+
+
+cdef inline bint bit(const uint8_t *bits, uint32_t p) noexcept nogil:
+    return (bits[p >> 3] >> (p & 7)) & 1
+
+
+cdef inline void add_photons(Scan *s, uint32_t p, float photons) noexcept nogil:
+    if photons >= 1:
+        add(s, p, <uint32_t>photons if photons <= 65535 else 0)
+
+
+cdef void scan_plain(
+        Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
+        const uint16_t *cut, const uint16_t *level1, const uint16_t *level2,
+        const uint8_t *bad_medium, const uint8_t *bad_low,
+        const offset_t[:, ::1] offset, const float[:, :] gain,
+        float adu, float shift) noexcept nogil:
+    cdef uint32_t i, p
+    cdef int stage
+    cdef float signal
+    for i in range(0, PIXELS, 32):
+        if not any_candidate(analogue + i, digital + i, cut + i, level1 + i):
+            continue
+        for p in range(i, i + 32):
+            if analogue[p] < cut[p] and digital[p] < level1[p]:
+                continue
+            if not bit(s.good, p):
+                continue
+            stage = 0
+            if digital[p] >= level1[p]:
+                stage = 2 if digital[p] > level2[p] else 1
+                switched.medium += stage == 1
+                switched.low += stage == 2
+                if bit(bad_medium if stage == 1 else bad_low, p):
+                    add(s, p, 0)
+                    continue
+            signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
+            add_photons(s, p, floorf(signal / adu + shift))
+
+
+cdef void scan_common_mode(
+        Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
+        const uint16_t *level1, const uint16_t *level2,
+        const uint8_t *bad_medium, const uint8_t *bad_low,
+        const offset_t[:, ::1] offset, const float[:, :] gain,
+        float adu, float shift, float photon_signal) noexcept nogil:
+    """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
+    cdef float signal[BAND]
+    cdef float values[ASIC]
+    cdef float median[2]
+    cdef uint8_t usable[BAND_BYTES]
+    cdef uint8_t spoilt[BAND_BYTES]
+    cdef uint64_t word
+    cdef uint32_t first, i, j, p, row, half
+    cdef int n, stage
+    for first in range(0, PIXELS, BAND):
+        if offset_t is float:
+            high_stage_f4(analogue + first, &offset[0, first], &gain[0, first],
+                          gain.strides[1] != 0, BAND, signal)
+        else:
+            high_stage_i2(analogue + first, &offset[0, first], &gain[0, first],
+                          gain.strides[1] != 0, BAND, signal)
+        memcpy(usable, s.good + first // 8, BAND_BYTES)
+        memset(spoilt, 0, BAND_BYTES)
+        for i in range(0, BAND, 64):
+            if not any_switched(digital + first + i, level1 + first + i, 64):
+                continue
+            for j in range(i, i + 64):
+                p = first + j
+                if digital[p] < level1[p] or not bit(s.good, p):
+                    continue
+                stage = 2 if digital[p] > level2[p] else 1
+                switched.medium += stage == 1
+                switched.low += stage == 2
+                signal[j] = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
+                if bit(bad_medium if stage == 1 else bad_low, p):
+                    usable[j >> 3] &= ~(1 << (j & 7))
+                    spoilt[j >> 3] |= 1 << (j & 7)
+        for half in range(2):
+            n = 0
+            for i in range(64 * half, BAND, ROW):
+                memcpy(&word, usable + i // 8, 8)
+                if word == ~<uint64_t>0:
+                    memcpy(values + n, signal + i, 64 * sizeof(float))
+                    n += 64
+                    continue
+                for j in range(i, i + 64):
+                    values[n] = signal[j]
+                    # one place further only if the pixel counts: no branch to mispredict
+                    n += (usable[j >> 3] >> (j & 7)) & 1
+            median[half] = median_of(values, n) if n else 0
+        for i in range(0, BAND, 64):
+            half = (i >> 6) & 1
+            memcpy(&word, spoilt + i // 8, 8)
+            for j in range(i, i + 64):
+                signal[j] = signal[j] - median[half]
+            if word == 0 and not any_not_below(signal + i, 64, photon_signal):
+                continue
+            for j in range(i, i + 64):
+                if bit(spoilt, j):
+                    add(s, first + j, 0)
+                elif signal[j] >= photon_signal:
+                    add_photons(s, first + j, floorf(signal[j] / adu + shift))
+
+
+def sparsify_raw(
+        int fd, const uint8_t[::1] memory,
+        const int64_t[::1] offset_in_file, const int64_t[::1] size, const uint8_t[::1] filters,
+        const int32_t[::1] within, int64_t chunk_frames,
+        bint common_mode, float adu, float shift, float photon_signal,
+        const int32_t[::1] constants_row, const uint16_t[:, ::1] cut,
+        const uint16_t[:, ::1] level1, const uint16_t[:, ::1] level2,
+        const uint8_t[:, ::1] bad_medium, const uint8_t[:, ::1] bad_low,
+        const offset_t[:, :, ::1] offset, const float[:, :, :] gain,
+        const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
+        uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
+        int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,
+        uint64_t[::1] powder, uint32_t[::1] invalid,
+        int64_t[::1] start, int64_t[::1] stop, uint8_t[::1] status,
+        uint32_t[::1] lit, uint64_t[::1] photons, uint32_t[::1] region_lit,
+        uint64_t[::1] region_photons, uint32_t[::1] ones, uint16_t[::1] peak,
+        uint32_t[::1] entries, uint32_t[:, ::1] gain_switched):
+    """Work off the frames of one module in one file; returns how much of the list is used."""
+    cdef Py_ssize_t f, row, n_frames = offset_in_file.shape[0]
+    cdef size_t frame_bytes = PIXELS * 4
+    cdef size_t chunk_bytes = frame_bytes * <size_t>chunk_frames
+    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
+    cdef const uint16_t *frame
+    cdef int64_t decoded = -1
+    cdef int state = OK
+    cdef Scan s
+    cdef Switched switched
+    cdef libdeflate_decompressor *inflater
+
+    if n_frames == 0:
+        return used
+    inflater = libdeflate_alloc_decompressor()
+    if inflater == NULL:
+        raise MemoryError("libdeflate_alloc_decompressor")
+    s.region = &region[0]
+    s.powder = &powder[0]
+    s.invalid = &invalid[0]
+    s.out_pixel = &out_pixel[0]
+    s.out_count = &out_count[0]
+    s.room = out_pixel.shape[0]
+    s.base = base
+    with nogil:
+        for f in range(n_frames):
+            if offset_in_file[f] != decoded or decoded < 0:
+                state = decode_chunk(
+                    inflater, fd, in_memory, offset_in_file[f], size[f], filters[f], 2,
+                    chunk_bytes, &packed[0], packed.shape[0], &spare[0], &dense[0])
+                decoded = offset_in_file[f]
+            status[f] = state
+            start[f] = used
+            stop[f] = used
+            if state != OK:
+                continue
+            frame = <const uint16_t *>(&dense[0] + within[f] * frame_bytes)
+            row = constants_row[f]
+            s.good = &good[mask_row[f], 0]
+            s.n = used
+            s.photons = s.region_photons = 0
+            s.lit = s.region_lit = s.ones = s.peak = 0
+            switched.medium = switched.low = 0
+            if common_mode:
+                scan_common_mode(
+                    &s, &switched, frame, frame + PIXELS, &level1[row, 0], &level2[row, 0],
+                    &bad_medium[row, 0], &bad_low[row, 0], offset[row], gain[row],
+                    adu, shift, photon_signal)
+            else:
+                scan_plain(
+                    &s, &switched, frame, frame + PIXELS, &cut[row, 0], &level1[row, 0],
+                    &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0], offset[row],
+                    gain[row], adu, shift)
+            lit[f] = s.lit
+            photons[f] = s.photons
+            region_lit[f] = s.region_lit
+            region_photons[f] = s.region_photons
+            ones[f] = s.ones
+            peak[f] = <uint16_t>s.peak
+            entries[f] = <uint32_t>(s.n - used)
+            gain_switched[f, 0] = switched.medium
+            gain_switched[f, 1] = switched.low
+            if s.n <= s.room:
+                used = s.n
+                stop[f] = used
+            else:
+                # no room: the sums stand, the list of this frame is left out
+                start[f] = -1
+    libdeflate_free_decompressor(inflater)
+    return used

@@ -1,0 +1,129 @@
+# What the kernels share: bringing a chunk into memory, and noting one pixel's photons.
+# Inline functions only, so that nothing of this file is imported at run time.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <unistd.h>
+
+    /* Read exactly `size` bytes at `offset`: 0, or 1 when the file ends before or cannot be read. */
+    static inline int pread_fully(int fd, unsigned char *to, size_t size, long long offset)
+    {
+        while (size > 0) {
+            ssize_t n = pread(fd, to, size, (off_t)offset);
+            if (n < 0 && errno == EINTR) continue;
+            if (n <= 0) return 1;
+            to += n; size -= (size_t)n; offset += n;
+        }
+        return 0;
+    }
+
+    /* The shuffle filter of HDF5 stores byte 0 of all items, then byte 1, …: put them together. */
+    static inline void unshuffle(
+        const unsigned char *from, unsigned char *to, size_t n, int itemsize)
+    {
+        if (itemsize == 2) {
+            for (size_t i = 0; i < n; i++) { to[2*i] = from[i]; to[2*i + 1] = from[n + i]; }
+        } else {
+            for (size_t i = 0; i < n; i++) {
+                to[4*i] = from[i]; to[4*i + 1] = from[n + i];
+                to[4*i + 2] = from[2*n + i]; to[4*i + 3] = from[3*n + i];
+            }
+        }
+    }
+    """
+    int pread_fully(int fd, uint8_t *to, size_t size, long long offset) nogil
+    void unshuffle(const uint8_t *source, uint8_t *target, size_t n, int itemsize) nogil
+
+cdef extern from "libdeflate.h":
+    struct libdeflate_decompressor:
+        pass
+    libdeflate_decompressor *libdeflate_alloc_decompressor() nogil
+    void libdeflate_free_decompressor(libdeflate_decompressor *d) nogil
+    int libdeflate_zlib_decompress(
+        libdeflate_decompressor *d, const void *source, size_t n_source,
+        void *target, size_t n_target, size_t *n_out) nogil
+
+# what `status` says of a frame; the same numbers stand in xfelmpi.photons
+cdef enum:
+    OK = 0
+    READ_FAILED = 1
+    INFLATE_FAILED = 2
+    NOT_ALLOCATED = 3
+    IMPOSSIBLE_SIZE = 4
+
+# bits of `filters`
+cdef enum:
+    DEFLATE = 1
+    SHUFFLE = 2
+
+
+cdef struct Scan:
+    # one frame being scanned: where its entries go, and what has been summed
+    const uint8_t *good
+    const uint8_t *region
+    uint64_t *powder
+    uint32_t *invalid
+    uint32_t *out_pixel
+    uint16_t *out_count
+    int64_t n
+    int64_t room
+    uint32_t base
+    uint64_t photons
+    uint64_t region_photons
+    uint32_t lit
+    uint32_t region_lit
+    uint32_t ones
+    uint32_t peak
+
+
+cdef inline void add(Scan *s, uint32_t p, uint32_t count) noexcept nogil:
+    """Note a pixel with photons; count 0 stands for a pixel that is bad in this frame only."""
+    if not (s.good[p >> 3] >> (p & 7)) & 1:
+        return
+    if s.n < s.room:
+        s.out_pixel[s.n] = s.base + p
+        s.out_count[s.n] = <uint16_t>count
+    s.n += 1
+    if count == 0:
+        s.invalid[p] += 1
+        return
+    s.powder[p] += count
+    s.lit += 1
+    s.photons += count
+    s.ones += count == 1
+    if count > s.peak:
+        s.peak = count
+    if (s.region[p >> 3] >> (p & 7)) & 1:
+        s.region_lit += 1
+        s.region_photons += count
+
+
+cdef inline int decode_chunk(
+        libdeflate_decompressor *d, int fd, const uint8_t *memory, int64_t offset, int64_t size,
+        int filters, int itemsize, size_t n_bytes,
+        uint8_t *packed, int64_t packed_size, uint8_t *spare, uint8_t *dense) noexcept nogil:
+    """Bring one chunk, unfiltered, into `dense`; returns its status."""
+    cdef uint8_t *inflated = spare if filters & SHUFFLE else dense
+    if offset < 0:
+        return NOT_ALLOCATED
+    if size > packed_size or (not filters & DEFLATE and <size_t>size != n_bytes):
+        return IMPOSSIBLE_SIZE
+    if memory != NULL:
+        memcpy(dense, memory + offset, n_bytes)
+        return OK
+    if not filters & DEFLATE:
+        if pread_fully(fd, inflated, n_bytes, offset):
+            return READ_FAILED
+    else:
+        if pread_fully(fd, packed, size, offset):
+            return READ_FAILED
+        # a NULL for the size found demands exactly n_bytes
+        if libdeflate_zlib_decompress(d, packed, size, inflated, n_bytes, NULL) != 0:
+            return INFLATE_FAILED
+    if filters & SHUFFLE:
+        unshuffle(inflated, dense, n_bytes // itemsize, itemsize)
+    return OK

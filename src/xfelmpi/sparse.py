@@ -1,0 +1,169 @@
+"""Sparse frames and what is summed over them: the data between the pass and everything after it.
+
+An entry of a sparse list is a pixel number and a count; count 0 marks a pixel that is bad in this
+frame only (NaN, ±inf, more than 65535 photons, or a bad gain stage).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class SparseFrames:
+    """Photons of some frames.
+
+    Parameters
+    ----------
+    indptr : ndarray, int64 (frame + 1,)
+        Entries of frame i are ``indptr[i]:indptr[i + 1]``, in ascending pixel order.
+    pixel : ndarray, uint32 (entry,)
+        Pixel number, 0 … 1048575.
+    count : ndarray, uint16 (entry,)
+        Photons; 0: the pixel is bad in this frame.
+    """
+
+    indptr: np.ndarray
+    pixel: np.ndarray
+    count: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return self.indptr.nbytes + self.pixel.nbytes + self.count.nbytes
+
+    def take(self, frames: np.ndarray) -> "SparseFrames":
+        """Return some of the frames, int (frame,), in the order asked for."""
+        return _gather(self.indptr[frames], self.indptr[frames + 1], self.pixel, self.count)
+
+    @staticmethod
+    def empty() -> "SparseFrames":
+        """Return no frames."""
+        return SparseFrames(np.zeros(1, np.int64), np.empty(0, np.uint32), np.empty(0, np.uint16))
+
+    @staticmethod
+    def join(parts: list["SparseFrames"]) -> "SparseFrames":
+        """Return the frames of all parts, one after the other."""
+        if not parts:
+            return SparseFrames.empty()
+        lengths = np.concatenate([np.diff(p.indptr) for p in parts])
+        return SparseFrames(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([p.pixel for p in parts]),
+            np.concatenate([p.count for p in parts]),
+        )
+
+
+def _gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
+    """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
+    segments = stop - start
+    length = segments.reshape(-1)
+    ends = np.cumsum(length)
+    where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+        start.reshape(-1) - (ends - length), length
+    )
+    per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
+    indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
+    return SparseFrames(indptr, pixel[where], count[where])
+
+
+def _zeros(dtype):
+    return field(metadata={"dtype": dtype})
+
+
+_ADDED = ("lit", "photons", "region_lit", "region_photons", "ones", "entries", "switched")
+
+
+@dataclass(frozen=True)
+class FrameSums:
+    """What is summed over the good pixels of every frame.
+
+    Parameters
+    ----------
+    lit, region_lit : ndarray, uint32 (frame,)
+        Pixels with at least one photon; the same in the hit-finding region.
+    photons, region_photons : ndarray, uint64 (frame,)
+        Sum of photons; the same in the hit-finding region.
+    ones : ndarray, uint32 (frame,)
+        Pixels with exactly one photon.
+    peak : ndarray, uint16 (frame,)
+        Most photons in one pixel.
+    entries : ndarray, uint32 (frame,)
+        Length of the frame's sparse list.
+    modules : ndarray, uint16 (frame,)
+        Bit m set: module m has this frame, and it could be read.
+    switched : ndarray, uint32 (frame, 2)
+        Good pixels in medium and in low gain; 0 in corrected data.
+    """
+
+    lit: np.ndarray = _zeros(np.uint32)
+    photons: np.ndarray = _zeros(np.uint64)
+    region_lit: np.ndarray = _zeros(np.uint32)
+    region_photons: np.ndarray = _zeros(np.uint64)
+    ones: np.ndarray = _zeros(np.uint32)
+    peak: np.ndarray = _zeros(np.uint16)
+    entries: np.ndarray = _zeros(np.uint32)
+    modules: np.ndarray = _zeros(np.uint16)
+    switched: np.ndarray = _zeros((np.uint32, 2))
+
+    @classmethod
+    def zeros(cls, n: int) -> "FrameSums":
+        """Return sums over nothing for n frames."""
+        fields = cls.__dataclass_fields__.values()
+        return cls(*(np.zeros(n, f.metadata["dtype"]) for f in fields))
+
+    def add_module(self, module: int, rows: np.ndarray, other: "FrameSums", good: np.ndarray):
+        """Add the sums of one module's frames.
+
+        Parameters
+        ----------
+        module : int
+        rows : ndarray, int (frame,)
+            Where the frames stand here.
+        other : FrameSums
+            Of these frames, this module alone.
+        good : ndarray, bool (frame,)
+            Which of them could be read.
+        """
+        for name in _ADDED:
+            getattr(self, name)[rows] += getattr(other, name)
+        self.peak[rows] = np.maximum(self.peak[rows], other.peak)
+        self.modules[rows[good]] |= np.uint16(1 << module)
+
+    def put(self, first: int, other: "FrameSums") -> None:
+        """Copy the sums of some frames to the rows from `first` on."""
+        for name in self.__dataclass_fields__:
+            column = getattr(other, name)
+            getattr(self, name)[first : first + len(column)] = column
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """Frames just read: their sums, and the sparse lists while the buffer is not used again.
+
+    Parameters
+    ----------
+    sums : FrameSums
+    start, stop : ndarray, int64 (frame, 16)
+        Segment of every module in `pixel` and `count`; start -1: it did not fit.
+    pixel : ndarray, uint32 (room,)
+    count : ndarray, uint16 (room,)
+    """
+
+    sums: FrameSums
+    start: np.ndarray
+    stop: np.ndarray
+    pixel: np.ndarray
+    count: np.ndarray
+
+    @property
+    def stored(self) -> np.ndarray:
+        """Whether all of a frame's list is there, bool (frame,)."""
+        return (self.start >= 0).all(axis=1)
+
+    def take(self, frames: np.ndarray) -> SparseFrames:
+        """Copy the lists of some frames, int (frame,), all of them `stored`."""
+        return _gather(self.start[frames], self.stop[frames], self.pixel, self.count)
