@@ -28,6 +28,8 @@ EVERY_OPTION = {
     "hit_modules": (["3", "4", "15"], "[3, 4, 15]", (3, 4, 15)),
     "adu_per_photon": (["8.3"], "8.3", 8.3),
     "photon_threshold": (["0.6"], "0.6", 0.6),
+    "constants": (["calib"], '"calib"', Path("calib")),
+    "common_mode": (["asic"], '"asic"', "asic"),
     "score": (["photons"], '"photons"', "photons"),
     "decide": (["fixed"], '"fixed"', "fixed"),
     "sigma": (["5.5"], "5.5", 5.5),
@@ -113,6 +115,7 @@ def test_command_line_wins(toml, name):
     other = {
         "data": '"auto"',
         "score": '"litpixels"',
+        "common_mode": '"none"',
         "trains": '"1:"',
         "hit_modules": "[9]",
         "memory_per_rank": '"300M"',

@@ -6,7 +6,7 @@ import reference
 from mpi4py import MPI
 
 from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
-from xfelmpi.photons import SparseFrames
+from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import part_name
 from xfelmpi.write.emc import EmcWriter
 

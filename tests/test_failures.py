@@ -65,7 +65,7 @@ def text_file(path, text):
 REFUSED = {
     "no such run": (51, lambda _: [], ("proc/r0051", "no such run")),
     "no prefix": (50, lambda d: ["--prefix", d / "nowhere"], ("nowhere",)),
-    "empty folder": (50, lambda d: ["--prefix", empty_run(d)], ("proc/r0050", "no AGIPD files")),
+    "empty folder": (50, lambda d: ["--prefix", empty_run(d)], ("proc/r0050", "no detector files")),
     "raw data": (50, lambda _: ["--data", "raw"], ("raw",)),
     "detector": (50, lambda _: ["--detector", "MID_DET_AGIPD1M-1"], ("SPB_DET_AGIPD1M-1",)),
     "trains": (50, lambda _: ["--trains", "4:9"], ("4:9", "none of its 4 trains")),
@@ -177,7 +177,7 @@ sys.exit(main(sys.argv[1:]))
 # where: module, what is replaced there
 CRASHES = {
     "index": ("xfelmpi.share", "xfelmpi.share.index_run", 0),
-    "masks": ("xfelmpi.masks", "xfelmpi.masks._fill", 0),
+    "masks": ("xfelmpi.masks", "xfelmpi.masks._module_mask", 2),
     "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
     "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
     "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiWriter.write", 1),

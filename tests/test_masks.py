@@ -86,7 +86,8 @@ def test_any_number_but_0_is_good(experiment, tmp_path):
 @pytest.mark.parametrize("dtype", [bool, np.uint8])
 def test_mask_per_cell_in_any_order(experiment, tmp_path, dtype):
     cells, good = np.array([5, 0, 351, 2]), random_pixels(3, 4)
-    masks = load(experiment, cell_mask=write(tmp_path / "m.h5", good.astype(dtype), cells))
+    path = write(tmp_path / "m.h5", good.astype(dtype), cells)
+    masks = load(experiment, np.sort(cells), cell_mask=path)
     for cell, pixels in zip(cells, good, strict=True):
         np.testing.assert_array_equal(good_of(masks, cell), pixels)
     assert masks.problems == ()
@@ -100,6 +101,15 @@ def test_types_of_cell_numbers(experiment, tmp_path, dtype, shape):
     masks = load(experiment, cell_mask=write(tmp_path / "m.h5", good, cells))
     for i, cell in enumerate(CELLS):
         np.testing.assert_array_equal(good_of(masks, cell), good[i])
+
+
+def test_cells_that_the_run_does_not_use(experiment, tmp_path):
+    good = random_pixels(15, 5)
+    path = write(tmp_path / "m.h5", good, np.array([7, 5, 0, 351, 2]))
+    masks = load(experiment, cell_mask=path)
+    for cell, i in ((0, 2), (2, 4), (5, 1)):
+        np.testing.assert_array_equal(good_of(masks, cell), good[i])
+    assert masks.problems == ()
 
 
 def test_pixel_is_good_if_every_mask_says_so(experiment, tmp_path):

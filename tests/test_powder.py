@@ -5,8 +5,8 @@ import pytest
 from reference import MODULES, PIXELS
 
 from xfelmpi.masks import pack
-from xfelmpi.photons import SparseFrames
 from xfelmpi.powder import PowderSum, mask_good_frames
+from xfelmpi.sparse import SparseFrames
 
 
 def random_frames(rng, n):

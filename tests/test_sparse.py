@@ -22,9 +22,10 @@ from reference import FS, MODULES, PIXELS, SS, module_twin, photon_image
 from xfelmpi import _sparse
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.masks import pack
-from xfelmpi.photons import SparseFrames, Sparsifier, photon_cut
+from xfelmpi.photons import Sparsifier, photon_cut
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
+from xfelmpi.sparse import SparseFrames
 
 DTYPES = ("u1", "u2", "f4")
 SUMS = ("lit", "photons", "region_lit", "region_photons", "ones", "peak", "entries")

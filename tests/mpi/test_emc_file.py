@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from xfelmpi.errors import OutputError
-from xfelmpi.photons import SparseFrames
+from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import part_name
 from xfelmpi.write.emc import EmcWriter
 

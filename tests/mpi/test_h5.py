@@ -7,10 +7,14 @@ import h5py
 import numpy as np
 import pytest
 
+from xfelmpi.records import EventColumns, Problem
 from xfelmpi.write import _h5
 from xfelmpi.write._h5 import ParallelFile, part_name, publish
+from xfelmpi.write.events import write_events
 
 pytestmark = pytest.mark.mpi
+
+EVENT_TYPES = ("u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2")
 
 
 def write(comm, path, work, attributes=None):
@@ -185,3 +189,17 @@ def test_name_only_when_complete(comm, shared_path):
     assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
     with h5py.File(path) as file:
         assert list(file) == ["x"]
+
+
+def test_problems_are_cut_between_characters(comm, shared_path):
+    path = shared_path / "events.h5"
+    columns = [np.zeros(0, dtype) for dtype in EVENT_TYPES]
+    problems = [Problem("a" * 199 + "µ", "f" * 79 + "µ", 3, 2**64 - 1, "…" * 40)]
+    write_events(comm, path, {}, EventColumns(*columns), 0, 0, problems)
+    comm.Barrier()
+    with h5py.File(part_name(path)) as file:
+        (row,) = file["problems"][:]
+    assert row["what"].decode() == "a" * 199
+    assert row["file"].decode() == "f" * 79
+    assert row["action"].decode() == "…" * 26
+    assert (row["module"], row["train"]) == (3, 2**64 - 1)

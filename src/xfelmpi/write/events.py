@@ -47,11 +47,11 @@ def write_events(
         np.array(
             [
                 (
-                    p.what.encode()[:200],
-                    p.file.encode()[:80],
+                    _cut(p.what, 200),
+                    _cut(p.file, 80),
                     p.module,
                     p.train,
-                    p.action.encode()[:80],
+                    _cut(p.action, 80),
                 )
                 for p in problems
             ],
@@ -59,3 +59,8 @@ def write_events(
         ),
     )
     file.close()
+
+
+def _cut(text: str, size: int) -> bytes:
+    """Return the UTF-8 of a text in at most `size` bytes, without half a character at the end."""
+    return text.encode()[:size].decode(errors="ignore").encode()
