@@ -20,56 +20,27 @@ from frames cimport (
     libdeflate_free_decompressor,
 )
 
+cdef extern from "<float.h>":
+    const float FLT_MAX
+
 cdef extern from "median.h":
     float median_of(const float *v, int n) nogil
 
-cdef extern from *:
-    """
-    /* 1 if any of 32 pixels may have a photon, or is not in the high stage */
-    static inline int any_candidate(
-        const unsigned short *analogue, const unsigned short *digital,
-        const unsigned short *cut, const unsigned short *level)
-    {
-        int any = 0;
-        for (int i = 0; i < 32; i++) any |= (analogue[i] >= cut[i]) | (digital[i] >= level[i]);
-        return any;
-    }
-
-    static inline int any_switched(
-        const unsigned short *digital, const unsigned short *level, int n)
-    {
-        int any = 0;
-        for (int i = 0; i < n; i++) any |= digital[i] >= level[i];
-        return any;
-    }
-
-    static inline int any_not_below(const float *v, int n, float cut)
-    {
-        int any = 0;
-        for (int i = 0; i < n; i++) any |= v[i] >= cut;
-        return any;
-    }
-
-    #define HIGH_STAGE(NAME, TYPE)                                                              \\
-    WIDE static void NAME(const unsigned short *a, const TYPE *offset, const float *gain,       \\
-                          int gain_step, int n, float *signal)                                  \\
-    {                                                                                           \\
-        if (gain_step) for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * gain[i]; \\
-        else { float g = gain[0];                                                               \\
-               for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * g; }         \\
-    }
-    HIGH_STAGE(high_stage_i2, short)
-    HIGH_STAGE(high_stage_f4, float)
-    """
-    int any_candidate(
+cdef extern from "raw_scan.h":
+    int find_candidates(
         const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
-        const uint16_t *level) nogil
-    int any_switched(const uint16_t *digital, const uint16_t *level, int n) nogil
-    int any_not_below(const float *v, int n, float cut) nogil
+        const uint16_t *lowest, int n, int32_t *found) nogil
+    int find_switched(
+        const uint16_t *digital, const uint16_t *level, const uint16_t *lowest, int n,
+        int32_t *found) nogil
+    int find_bright(
+        const float *signal, const float *median, float cut, int n, int32_t *found) nogil
     void high_stage_i2(const uint16_t *a, const int16_t *offset, const float *gain,
                        int gain_step, int n, float *signal) nogil
     void high_stage_f4(const uint16_t *a, const float *offset, const float *gain,
                        int gain_step, int n, float *signal) nogil
+    void prefetch(const void *address) nogil
+    int gather_usable(const float *signal, const uint8_t *usable, float *values) nogil
 
 DEF PIXELS = 65536
 DEF ROW = 128       # pixels of a detector row, on two ASICs of 64
@@ -99,23 +70,28 @@ cdef inline void add_photons(Scan *s, uint32_t p, float photons) noexcept nogil:
 
 cdef void scan_plain(
         Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
-        const uint16_t *cut, const uint16_t *level1, const uint16_t *level2,
-        const uint8_t *bad_medium, const uint8_t *bad_low,
+        const uint16_t *cut, const uint16_t *lowest1, const uint16_t *level1,
+        const uint16_t *level2, const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float shift) noexcept nogil:
-    cdef uint32_t i, p
-    cdef int stage
+        float adu, float threshold) noexcept nogil:
+    cdef int32_t found[BAND + 1]
+    cdef uint32_t first, i, p
+    cdef int stage, n_found
     cdef float signal
-    for i in range(0, PIXELS, 32):
-        if not any_candidate(analogue + i, digital + i, cut + i, level1 + i):
-            continue
-        for p in range(i, i + 32):
-            if analogue[p] < cut[p] and digital[p] < level1[p]:
-                continue
+    for first in range(0, PIXELS, BAND):
+        n_found = find_candidates(
+            analogue + first, digital + first, cut + first, lowest1 + first // 64, BAND, found)
+        for i in range(n_found):
+            # photons are far apart: what they need is on its way while others are worked off
+            p = first + found[min(i + 24, n_found - 1)]
+            prefetch(&offset[0, p])
+            prefetch(&gain[0, p])
+            prefetch(s.powder + p)
+            p = first + found[i]
             if not bit(s.good, p):
                 continue
             stage = 0
-            if digital[p] >= level1[p]:
+            if digital[p] >= lowest1[p >> 6] and digital[p] >= level1[p]:
                 stage = 2 if digital[p] > level2[p] else 1
                 switched.medium += stage == 1
                 switched.low += stage == 2
@@ -123,24 +99,24 @@ cdef void scan_plain(
                     add(s, p, 0)
                     continue
             signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
-            add_photons(s, p, floorf(signal / adu + shift))
+            add_photons(s, p, floorf(signal / adu + <float>1 - threshold))
 
 
 cdef void scan_common_mode(
         Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
-        const uint16_t *level1, const uint16_t *level2,
+        const uint16_t *lowest1, const uint16_t *level1, const uint16_t *level2,
         const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float shift, float photon_signal) noexcept nogil:
+        float adu, float threshold, float photon_signal) noexcept nogil:
     """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
     cdef float signal[BAND]
     cdef float values[ASIC]
     cdef float median[2]
+    cdef int32_t found[BAND + 1]
     cdef uint8_t usable[BAND_BYTES]
     cdef uint8_t spoilt[BAND_BYTES]
-    cdef uint64_t word
-    cdef uint32_t first, i, j, p, row, half
-    cdef int n, stage
+    cdef uint32_t first, i, j, p, half
+    cdef int n, n_found, stage
     for first in range(0, PIXELS, BAND):
         if offset_t is float:
             high_stage_f4(analogue + first, &offset[0, first], &gain[0, first],
@@ -150,54 +126,45 @@ cdef void scan_common_mode(
                           gain.strides[1] != 0, BAND, signal)
         memcpy(usable, s.good + first // 8, BAND_BYTES)
         memset(spoilt, 0, BAND_BYTES)
-        for i in range(0, BAND, 64):
-            if not any_switched(digital + first + i, level1 + first + i, 64):
+        n_found = find_switched(
+            digital + first, level1 + first, lowest1 + first // 64, BAND, found)
+        for i in range(n_found):
+            j = found[i]
+            p = first + j
+            if not bit(s.good, p):
                 continue
-            for j in range(i, i + 64):
-                p = first + j
-                if digital[p] < level1[p] or not bit(s.good, p):
-                    continue
-                stage = 2 if digital[p] > level2[p] else 1
-                switched.medium += stage == 1
-                switched.low += stage == 2
-                signal[j] = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
-                if bit(bad_medium if stage == 1 else bad_low, p):
-                    usable[j >> 3] &= ~(1 << (j & 7))
-                    spoilt[j >> 3] |= 1 << (j & 7)
+            stage = 2 if digital[p] > level2[p] else 1
+            switched.medium += stage == 1
+            switched.low += stage == 2
+            signal[j] = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
+            if bit(bad_medium if stage == 1 else bad_low, p):
+                usable[j >> 3] &= ~(1 << (j & 7))
+                spoilt[j >> 3] |= 1 << (j & 7)
+                # so that it is found below, whatever the median
+                signal[j] = FLT_MAX
         for half in range(2):
             n = 0
             for i in range(64 * half, BAND, ROW):
-                memcpy(&word, usable + i // 8, 8)
-                if word == ~<uint64_t>0:
-                    memcpy(values + n, signal + i, 64 * sizeof(float))
-                    n += 64
-                    continue
-                for j in range(i, i + 64):
-                    values[n] = signal[j]
-                    # one place further only if the pixel counts: no branch to mispredict
-                    n += (usable[j >> 3] >> (j & 7)) & 1
+                n += gather_usable(signal + i, usable + i // 8, values + n)
             median[half] = median_of(values, n) if n else 0
-        for i in range(0, BAND, 64):
-            half = (i >> 6) & 1
-            memcpy(&word, spoilt + i // 8, 8)
-            for j in range(i, i + 64):
-                signal[j] = signal[j] - median[half]
-            if word == 0 and not any_not_below(signal + i, 64, photon_signal):
-                continue
-            for j in range(i, i + 64):
-                if bit(spoilt, j):
-                    add(s, first + j, 0)
-                elif signal[j] >= photon_signal:
-                    add_photons(s, first + j, floorf(signal[j] / adu + shift))
+        n_found = find_bright(signal, median, photon_signal, BAND, found)
+        for i in range(n_found):
+            j = found[i]
+            if bit(spoilt, j):
+                add(s, first + j, 0)
+            else:
+                add_photons(
+                    s, first + j, floorf((signal[j] - median[(j >> 6) & 1]) / adu + <float>1 - threshold))
 
 
 def sparsify_raw(
         int fd, const uint8_t[::1] memory,
         const int64_t[::1] offset_in_file, const int64_t[::1] size, const uint8_t[::1] filters,
         const int32_t[::1] within, int64_t chunk_frames,
-        bint common_mode, float adu, float shift, float photon_signal,
+        bint common_mode, float adu, float threshold, float photon_signal,
         const int32_t[::1] constants_row, const uint16_t[:, ::1] cut,
-        const uint16_t[:, ::1] level1, const uint16_t[:, ::1] level2,
+        const uint16_t[:, ::1] lowest1, const uint16_t[:, ::1] level1,
+        const uint16_t[:, ::1] level2,
         const uint8_t[:, ::1] bad_medium, const uint8_t[:, ::1] bad_low,
         const offset_t[:, :, ::1] offset, const float[:, :, :] gain,
         const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
@@ -253,14 +220,15 @@ def sparsify_raw(
             switched.medium = switched.low = 0
             if common_mode:
                 scan_common_mode(
-                    &s, &switched, frame, frame + PIXELS, &level1[row, 0], &level2[row, 0],
+                    &s, &switched, frame, frame + PIXELS, &lowest1[row, 0], &level1[row, 0],
+                    &level2[row, 0],
                     &bad_medium[row, 0], &bad_low[row, 0], offset[row], gain[row],
-                    adu, shift, photon_signal)
+                    adu, threshold, photon_signal)
             else:
                 scan_plain(
-                    &s, &switched, frame, frame + PIXELS, &cut[row, 0], &level1[row, 0],
-                    &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0], offset[row],
-                    gain[row], adu, shift)
+                    &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],
+                    &level1[row, 0], &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0], offset[row],
+                    gain[row], adu, threshold)
             lit[f] = s.lit
             photons[f] = s.photons
             region_lit[f] = s.region_lit

@@ -73,7 +73,7 @@ cdef void scan_u2(Scan *s, const uint16_t *v) noexcept nogil:
                 w &= ~(<uint64_t>0xFFFF << (16 * p))
 
 
-cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float shift) noexcept nogil:
+cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float threshold) noexcept nogil:
     cdef uint32_t i, p
     cdef float photons
     for i in range(0, PIXELS, 32):
@@ -82,7 +82,7 @@ cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float shift) no
         for p in range(i, i + 32):
             if v[p] < cut and v[p] >= -FLT_MAX:
                 continue
-            photons = floorf(v[p] / adu + shift)
+            photons = floorf(v[p] / adu + <float>1 - threshold)
             if 1 <= photons <= 65535:
                 add(s, p, <uint32_t>photons)
             else:
@@ -107,7 +107,7 @@ def sparsify(
         Inflater inflater, int fd, const uint8_t[::1] memory,
         const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
         const int32_t[::1] within, int64_t chunk_frames, int itemsize, bint is_float,
-        float cut, float adu, float shift,
+        float cut, float adu, float threshold,
         const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
         uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
         int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,
@@ -153,7 +153,7 @@ def sparsify(
             s.photons = s.region_photons = 0
             s.lit = s.region_lit = s.ones = s.peak = 0
             if is_float:
-                scan_f4(&s, <const float *>frame, cut, adu, shift)
+                scan_f4(&s, <const float *>frame, cut, adu, threshold)
             elif itemsize == 1:
                 scan_u1(&s, frame)
             else:

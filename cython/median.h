@@ -5,18 +5,11 @@
  * values of the data, so that many equal values (integer signals) end the search at once.
  * The result is that of numpy.median: the middle value, or half the sum of the two middle ones.
  */
-#include <string.h>
+#include "wide.h"
 
 #define MOST 4096
 #define SAMPLE 32
 #define FEW 64
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-/* SSE2 is the baseline; twice the width halves the time of these loops (measured) */
-#define WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define WIDE
-#endif
 
 WIDE static void count_around(const float *v, int n, float t, int *below, int *up_to)
 {

@@ -57,15 +57,19 @@ def check_provenance(file: h5py.File) -> None:
 
 def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
     """Assert that the events file is right and return its columns."""
+    raw = expected.mock.options.kind == "raw"
     with h5py.File(path) as file:
         check_provenance(file)
-        assert set(file) == {*EVENTS, "problems"}
+        assert set(file) == {*EVENTS, "problems"} | ({"gain_switched"} if raw else set())
         for name, dtype in EVENTS.items():
             assert file[name].dtype == np.dtype(dtype), name
             assert file[name].shape == (len(expected),), name
         assert file["pulse_energy"].attrs["units"] == "J"
         assert file["wavelength"].attrs["units"] == "m"
         found = {name: file[name][:] for name in EVENTS}
+        if raw:
+            assert file["gain_switched"].dtype == np.uint32
+            np.testing.assert_array_equal(file["gain_switched"][:], expected.switched)
     for name in ("trainId", "cellId", "pulseId", "modules", "pulse_energy", "wavelength"):
         np.testing.assert_array_equal(found[name], expected.column(name), name)
     np.testing.assert_array_equal(found["litpixels"], expected.sums["lit"])

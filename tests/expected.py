@@ -165,6 +165,11 @@ class Expected:
         return good
 
     @property
+    def switched(self) -> np.ndarray:
+        """Good pixels in medium and in low gain, of raw data, uint32 (frame, 2)."""
+        return np.stack([self.column(f"{stage}_pixels") for stage in ("medium", "low")], axis=1)
+
+    @property
     def absent(self) -> np.ndarray:
         """Modules that no frame has, bool (16,)."""
         return ~np.any([self.present(row) for row in range(len(self))], axis=0)

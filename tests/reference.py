@@ -19,7 +19,7 @@ EMPTY = {"lit": 0, "photons": 0, "region_lit": 0, "region_photons": 0, "ones": 0
 def photon_image(values, adu_per_photon=1.0, threshold=0.7):
     """Return the photons of every pixel, int64, and which pixels are bad in this frame, bool.
 
-    Integers are photons as they stand. Floats: floor(signal / adu_per_photon + (1 - threshold)),
+    Integers are photons as they stand. Floats: floor(signal / adu_per_photon + 1 - threshold),
     every step in float32. Never below 0; NaN, ±inf and more than 65535 photons are bad.
     """
     values = np.asarray(values)
@@ -28,7 +28,7 @@ def photon_image(values, adu_per_photon=1.0, threshold=0.7):
         return np.where(bad | (values < 0), 0, values).astype(np.int64), bad
     with np.errstate(over="ignore", invalid="ignore"):
         signal = values.astype(np.float32)
-        scaled = signal / np.float32(adu_per_photon) + np.float32(1 - threshold)
+        scaled = signal / np.float32(adu_per_photon) + np.float32(1) - np.float32(threshold)
         assert scaled.dtype == np.float32
         photons = np.floor(scaled)
         bad = ~np.isfinite(signal) | (photons > MOST_PHOTONS)
@@ -62,11 +62,17 @@ def module_twin(values, good, region, adu_per_photon=1.0, threshold=0.7) -> Modu
     region : ndarray, bool (512, 128)
     adu_per_photon, threshold : float
     """
+    images = (photon_image(frame, adu_per_photon, threshold) for frame in values)
+    return images_twin(images, good, region)
+
+
+def images_twin(images, good, region) -> ModuleTwin:
+    """Sum up and list photon images, each with the pixels that are bad in this frame."""
     columns = {name: [] for name in (*EMPTY, "entries", "pixel", "count")}
     powder, invalid = np.zeros((2, PIXELS), np.int64)
     region = region.reshape(-1)
-    for frame, mask in zip(values, good, strict=True):
-        photons, bad = (a.reshape(-1) for a in photon_image(frame, adu_per_photon, threshold))
+    for image, mask in zip(images, good, strict=True):
+        photons, bad = (a.reshape(-1) for a in image)
         mask = mask.reshape(-1)
         photons, bad = np.where(mask, photons, 0), bad & mask
         pixel = np.flatnonzero((photons > 0) | bad)
@@ -82,6 +88,70 @@ def module_twin(values, good, region, adu_per_photon=1.0, threshold=0.7) -> Modu
         powder += photons
         invalid += bad
     return ModuleTwin(**columns, powder=powder, invalid=invalid)
+
+
+def gain_stage(digital, level):
+    """Return the stage of every pixel, by the thresholds in level[1] and level[2]."""
+    return np.where(digital < level[1], 0, np.where(digital > level[2], 2, 1))
+
+
+def bad_constants(offset, gain, level, bad):
+    """Return the bad pixels of every stage, those with unusable constants among them."""
+    finite = np.isfinite(offset.astype(np.float32)) & np.isfinite(gain.astype(np.float32))
+    unknown_stage = np.isnan(level[1:]).any(axis=0)
+    return (bad != 0) | ~finite | ~(gain > 0) | unknown_stage
+
+
+def raw_photons(
+    analogue, digital, offset, gain, level, bad, good, adu, threshold=0.7, common_mode=False
+):
+    """Return the photons of a raw frame, the pixels that are bad in it, and those that switched.
+
+    Parameters
+    ----------
+    analogue, digital : ndarray, uint16 (512, 128)
+    offset, gain, level, bad : ndarray (3, 512, 128)
+        Constants of the module and cell, as they stand in the files.
+    good : ndarray, bool (512, 128)
+        By the masks. What is bad in the high stage is bad in every frame.
+    adu, threshold : float
+    common_mode : bool
+        Subtract the median of the good pixels of every 64 x 64 ASIC.
+
+    Returns
+    -------
+    photons : ndarray, int64 (512, 128)
+        0 in all bad pixels.
+    spoilt : ndarray, bool (512, 128)
+        Good pixels that are bad in this frame only: bad in their stage, or too many photons.
+    switched : (int, int)
+        Good pixels in medium and in low gain.
+    """
+    stage = gain_stage(digital.astype(np.int64), level)
+    bad = bad_constants(offset, gain, level, bad)
+
+    def of_stage(values):
+        return np.take_along_axis(values, stage[None], axis=0)[0]
+
+    good = good & ~bad[0]
+    spoilt = good & of_stage(bad)
+    usable = good & ~spoilt
+    with np.errstate(invalid="ignore", over="ignore"):
+        signal = analogue.astype(np.float32) - of_stage(offset).astype(np.float32)
+        signal *= of_stage(gain).astype(np.float32)
+    signal[~usable] = 0
+    if common_mode:
+        for ss in range(0, SS, 64):
+            for fs in range(0, FS, 64):
+                asic = (slice(ss, ss + 64), slice(fs, fs + 64))
+                if usable[asic].any():
+                    middle = np.median(signal[asic][usable[asic]])
+                    assert middle.dtype == np.float32
+                    signal[asic] -= middle
+    photons, too_many = photon_image(signal, adu, threshold)
+    spoilt |= usable & too_many
+    switched = tuple(int((good & (stage == s)).sum()) for s in (1, 2))
+    return np.where(usable & ~too_many, photons, 0), spoilt, switched
 
 
 def quantile(values, q: float) -> float:

@@ -342,7 +342,7 @@ def test_options_from_a_file(tmp_path):
 
 def test_misses_are_drawn_the_same_way_every_time(tmp_path):
     """More misses are those of before and some more; another program run draws the same."""
-    mock = tiny_run(tmp_path / PROPOSAL, trains=6)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=3)
     drawn = []
     for name, fraction, ranks in (("a", 1, 0), ("b", 1, 3), ("c", 0.5, 2), ("d", 100, 1)):
         options = ("--decide", "fixed", "--fixed-threshold", "4000", "--miss-fraction", fraction)
@@ -352,9 +352,9 @@ def test_misses_are_drawn_the_same_way_every_time(tmp_path):
     expected = Expected(mock, decide="fixed", fixed_threshold=4000.0)
     np.testing.assert_array_equal(drawn[0], drawn[1])
     n_hits = int(expected.is_hit.sum())
-    assert [d.sum() for d in drawn] == [n_hits, n_hits, round(n_hits / 2), 36 - n_hits]
+    assert [d.sum() for d in drawn] == [n_hits, n_hits, round(n_hits / 2), 18 - n_hits]
     assert (drawn[2] <= drawn[0]).all()
-    assert 0 < np.flatnonzero(drawn[0] != ~expected.is_hit)[0] < 36, "not simply the first ones"
+    assert 0 < np.flatnonzero(drawn[0] != ~expected.is_hit)[0] < 18, "not simply the first ones"
 
 
 def test_without_machine_data_and_geometry(tmp_path):

@@ -64,7 +64,10 @@ def test_common_layouts_are_read_directly(tmp_path, opened, dtype, layout):
     assert place.chunk_frames == per_chunk
     assert place.within.tolist() == (rows % per_chunk).tolist()
     if not packed:
-        assert place.size.tolist() == [PIXELS * values.dtype.itemsize] * 3
+        n_bytes = PIXELS * values.dtype.itemsize
+        assert place.size.tolist() == [n_bytes] * 3
+        found = [os.pread(place.fd, n_bytes, int(offset)) for offset in place.offset]
+        assert found == [values[row].tobytes() for row in rows]
     assert place.dtype == values.dtype
     assert place.from_integers == (dtype != "f4")
     expected = DEFLATE * ("compression" in layout)
@@ -157,11 +160,23 @@ def test_very_large_chunks_go_through_h5py(tmp_path, opened, monkeypatch):
     assert_reads(about, values)
 
 
-def test_more_frames_than_a_step_through_h5py(tmp_path):
+def test_few_frames_at_a_time_through_h5py(tmp_path, monkeypatch):
+    """They are dense in memory."""
+    held = []
+
+    def through_h5py(self, rows):
+        found = original(self, rows)
+        held.append(found.memory.nbytes)
+        return found
+
+    original = OpenModuleFile._through_h5py
+    monkeypatch.setattr(OpenModuleFile, "_through_h5py", through_h5py)
     values = np.zeros((70, SS, FS), np.uint8)
     values[np.arange(70), np.arange(70), 3] = 1 + np.arange(70)
     about = write_module(tmp_path / "a.h5", values, chunks=ONE, compression="lzf")
     assert_reads(about, values)
+    assert sum(held) == 70 * 4 * PIXELS
+    assert max(held) <= 10 << 20
 
 
 DTYPES = ("i1", "i2", "i4", "i8", "u4", "u8", "f2", "f8", ">u2", ">i4", ">u8", ">f4", ">f8")

@@ -184,9 +184,18 @@ def test_summary_numbers():
     ]
 
 
+def test_gain_stages_of_raw_data():
+    """Pixels in medium and low gain, in total and a frame; corrected data have no such lines."""
+    summary = make_summary(switched=(98_760, 1))
+    assert line_of(summary, "medium") == "medium 98,760 pixels in medium gain, 8.00 a frame"
+    assert line_of(summary, "low") == "low 1 pixels in low gain, 0.00 a frame"
+    assert not any(" gain" in line for line in make_summary().lines())
+
+
 def test_numbers_stand_below_each_other():
-    lines = [line for line in make_summary().lines() if re.match(r"[a-z]+ +[\d,.]+ ", line)]
-    assert len(lines) == 7
+    lines = make_summary(switched=(5, 6)).lines()
+    lines = [line for line in lines if re.match(r"[a-z]+ +[\d,.]+ ", line)]
+    assert len(lines) == 9
     assert {re.match(r"[a-z]+ +[\d,.]+", line).end() for line in lines} == {23}
 
 

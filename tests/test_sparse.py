@@ -83,7 +83,7 @@ def run_kernel(
         chunk_frames=1,
         cut=photon_cut(adu, threshold),
         adu=adu,
-        shift=1 - threshold,
+        threshold=threshold,
         base=0,
         used=0,
         out_pixel=pixel[:room],
@@ -494,11 +494,12 @@ def test_broken_chunk(tmp_path, name, per_chunk):
     assert all(p.what.startswith("1 frames: ") and text in p.what for p in reading.problems)
 
 
-def test_bad_chunk_first_and_last(tmp_path):
+@pytest.mark.parametrize("data", [b"no stream", None], ids=["garbage", "never written"])
+def test_bad_chunk_first_and_last(tmp_path, data):
     """A chunk that failed is not taken for read when the next frame asks for it, or another."""
     values = sparse_images(np.random.default_rng(11), 4, "u1")
     layout = {**LAYOUTS["gzip"], "chunks": (2, SS, FS)}
-    about = write_broken(tmp_path / "a.h5", values, 0, b"no stream", **layout)
+    about = write_broken(tmp_path / "a.h5", values, 0, data, **layout)
     rows = [0, 2, 1, 3, 0]
     reading = read([about], make_table({3: (0, rows)}))
     assert reading.block.sums.modules.tolist() == [0, 8, 0, 8, 0]

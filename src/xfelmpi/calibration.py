@@ -32,8 +32,11 @@ class ModuleConstants:
     ----------
     cut : ndarray, uint16 (row, 65536)
         Smallest analogue value that is a photon in the high stage.
+    lowest1 : ndarray, uint16 (row, 1024)
+        Smallest `level1` of every 64 pixels.
     level1, level2 : ndarray, uint16 (row, 65536)
-        High stage below the first, low stage above the second.
+        High stage below the first, low stage above the second. Thresholds out of range stand as 0
+        or 65535, numbers that a converter of 14 bits never gives for a good pixel.
     offset : ndarray, int16 or float32 (row, 3, 65536)
         ADU.
     gain : ndarray, float32 (row, 3, 65536)
@@ -43,6 +46,7 @@ class ModuleConstants:
     """
 
     cut: np.ndarray
+    lowest1: np.ndarray
     level1: np.ndarray
     level2: np.ndarray
     offset: np.ndarray
@@ -153,6 +157,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
     by_module = {
         module: ModuleConstants(
             arrays["cut"][i],
+            arrays["lowest1"][i],
             arrays["level1"][i],
             arrays["level2"][i],
             arrays["offset"][i],
@@ -181,6 +186,7 @@ def _arrays(form: _Form, n_modules: int, n_cells: int):
     )
     return [
         ("cut", per_cell, "u2"),
+        ("lowest1", (*per_cell[:2], MODULE_PIXELS // 64), "u2"),
         ("level1", per_cell, "u2"),
         ("level2", per_cell, "u2"),
         ("offset", (n_modules, n_cells, STAGES, MODULE_PIXELS), form.offset),
@@ -194,8 +200,9 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
     modules = [m for m in wanted if constants_file(folder, m).exists()]
     if not modules:
         raise InputError(
-            f"{folder}: no constants for raw data; looked for {constants_file(folder, 0).name} and "
-            "so on; name their folder with --constants, or make them with: xfelmpi darks"
+            f"{folder}: no constants for raw data; looked for Cheetah-AGIPDmm-calib.h5, "
+            f"mm = {' '.join(f'{m:02}' for m in wanted)}; name their folder with --constants, or "
+            "make them with: xfelmpi darks"
         )
     problems = [
         Problem(
@@ -293,6 +300,7 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
                 arrays["cut"][row] = _NEVER
+                arrays["lowest1"][row] = _NEVER
                 arrays["level1"][row] = _NEVER
                 arrays["level2"][row] = _NEVER
                 arrays["offset"][row] = 0
@@ -305,7 +313,7 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
                 for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
             )
             cell_arrays = prepare_cell(offset, gain, level, bad != 0, config)
-            for name in ("cut", "level1", "level2", "offset"):
+            for name in ("cut", "lowest1", "level1", "level2", "offset"):
                 arrays[name][row] = cell_arrays[name]
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0
@@ -325,23 +333,29 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``cut``, ``level1``, ``level2``, ``offset``, ``gain``, ``bad`` as in `ModuleConstants`.
-        Pixels whose constants are not finite, or whose gain is not positive, become bad.
+        ``cut``, ``lowest1``, ``level1``, ``level2``, ``offset``, ``gain``, ``bad`` as in `ModuleConstants`.
+        Pixels whose constants are not finite, or whose gain is not positive, become bad; so do
+        those whose signal could be more than float32 holds.
     """
-    offset = offset.astype(np.float32)
-    gain = gain.astype(np.float32)
-    has_offset = np.isfinite(offset)
-    has_gain = np.isfinite(gain) & (gain > 0)
-    offset = np.where(has_offset, offset, np.float32(0))
-    gain = np.where(has_gain, gain, np.float32(1))
-    bad = bad | ~(has_offset & has_gain)
+    with np.errstate(over="ignore", invalid="ignore"):
+        offset = offset.astype(np.float32)
+        gain = gain.astype(np.float32)
+        # the median of an ASIC adds two signals
+        farthest = 2 * (np.abs(offset) + 65535) * gain
+        usable = np.isfinite(farthest) & (gain > 0) & ~np.isnan(level[1:]).any(axis=0)
+    offset = np.where(np.isfinite(farthest), offset, np.float32(0))
+    gain = np.where(np.isfinite(farthest) & (gain > 0), gain, np.float32(1))
+    bad = bad | ~usable
     cut = _smallest_photon(offset[0], gain[0], config.adu_per_photon, config.photon_threshold)
     # the digital level is an integer, so thresholds that are not can be rounded to the next one
-    level1 = np.clip(np.ceil(level[1].astype(np.float64)), 0, 65535)
-    level2 = np.clip(np.floor(level[2].astype(np.float64)), 0, 65535)
+    level = np.nan_to_num(level.astype(np.float64))
+    # a bad pixel is of no interest, whatever its stage
+    level1 = np.where(bad[0], _NEVER, np.clip(np.ceil(level[1]), 0, 65535)).astype(np.uint16)
+    level2 = np.clip(np.floor(level[2]), 0, 65535)
     return {
         "cut": np.where(bad[0], _NEVER, cut).astype(np.uint16),
-        "level1": level1.astype(np.uint16),
+        "lowest1": level1.reshape(-1, 64).min(axis=1),
+        "level1": level1,
         "level2": level2.astype(np.uint16),
         "offset": offset,
         "gain": gain,
@@ -354,11 +368,12 @@ def _smallest_photon(offset, gain, adu_per_photon: float, threshold: float) -> n
 
     65535 also where no value is: the kernel takes what is not below for a candidate only.
     """
-    adu, shift = np.float32(adu_per_photon), np.float32(1 - threshold)
+    adu, threshold = np.float32(adu_per_photon), np.float32(threshold)
 
     def is_photon(analogue):
         # the very arithmetic of the kernel, which rounds after every step
-        return np.floor((analogue.astype(np.float32) - offset) * gain / adu + shift) >= 1
+        with np.errstate(over="ignore"):
+            return np.floor((analogue.astype(np.float32) - offset) * gain / adu + 1 - threshold) >= 1
 
     about = np.floor(offset + threshold * adu_per_photon / gain.astype(np.float64))
     low = np.clip(about - 2, 0, 65535).astype(np.int32)

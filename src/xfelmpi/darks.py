@@ -5,6 +5,7 @@ allows, so that every byte is read once and the clipped estimate sees the same v
 No rank holds more than that; tasks are (module, cell), dealt out evenly.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -128,7 +129,10 @@ def outliers(values: np.ndarray, usable: np.ndarray, n_sigma: float) -> np.ndarr
 
 
 def _nanmedian(by_asic: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.nanquantile(by_asic, 0.5, axis=(1, 3), keepdims=True))
+    with warnings.catch_warnings():
+        # of an ASIC without any usable pixel nothing is judged
+        warnings.filterwarnings("ignore", "All-NaN slice")
+        return np.nan_to_num(np.nanquantile(by_asic, 0.5, axis=(1, 3), keepdims=True))
 
 
 def combine_stages(
@@ -169,7 +173,8 @@ def combine_stages(
     for i in (1, 2):
         if stages[i - 1] is not None and stages[i] is not None:
             # high below the first threshold, low above the second
-            level[i] = np.round((stages[i - 1].digital + stages[i].digital) / 2)
+            middle = (stages[i - 1].digital + stages[i].digital) / 2
+            level[i] = np.where(np.isnan(middle), ALWAYS_HIGH, np.round(middle))
     gain = np.repeat(np.float32(gains)[:, None], MODULE_PIXELS, axis=1)
     shape = (STAGES, *MODULE_SHAPE)
     return CellConstants(*(a.reshape(shape) for a in (offset, gain, level, bad, noise)))
@@ -192,6 +197,7 @@ class DarkFrames:
         self._files = files
         self._cell_id, self._file, self._row = cell_id, file, row
         self._limit = limit
+        self._unreadable: set[tuple[int, int]] = set()
         self.problems: list[Problem] = []
 
     def statistics(self, module: int, cell: int) -> StageStatistics | None:
@@ -216,9 +222,10 @@ class DarkFrames:
         for i, (number, row) in enumerate(self._places(module, frames)):
             try:
                 self._files.get(number).read_raw_pixels(row, first, values[:, i])
-            except OSError as error:
+            except (OSError, KeyError) as error:
                 good[i] = False
-                if first == 0:
+                if (number, row) not in self._unreadable:
+                    self._unreadable.add((number, row))
                     self.problems.append(
                         Problem(
                             f"dark frame in row {row} cannot be read: {error}",

@@ -30,10 +30,10 @@ H5PY_FRAMES = 32
 def photon_cut(adu_per_photon: float, threshold: float) -> float:
     """Return the smallest float32 signal that is one photon.
 
-    photons = floor(signal / adu_per_photon + (1 - threshold)), every step in float32, grows with
+    photons = floor(signal / adu_per_photon + 1 - threshold), every step in float32, grows with
     the signal, so that one comparison settles a pixel without photons.
     """
-    adu, shift = np.float32(adu_per_photon), np.float32(1 - threshold)
+    adu, threshold = np.float32(adu_per_photon), np.float32(threshold)
 
     # the bits of floats from 0 on, read as integers, are in the order of the floats
     low, high = 0, int(np.finfo(np.float32).max.view(np.uint32))
@@ -41,7 +41,7 @@ def photon_cut(adu_per_photon: float, threshold: float) -> float:
         while low < high:
             middle = (low + high) // 2
             signal = np.uint32(middle).view(np.float32)
-            if np.floor(signal / adu + shift) >= 1:
+            if np.floor(signal / adu + 1 - threshold) >= 1:
                 high = middle
             else:
                 low = middle + 1
@@ -76,7 +76,7 @@ class Sparsifier:
         self._files = files
         self._masks = masks
         self._calibration = calibration
-        self._signal = (adu_per_photon, 1 - photon_threshold)
+        self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
         self.room = max(room, FRAME_PIXELS)
         self._inflater = _sparse.Inflater()
@@ -153,12 +153,13 @@ class Sparsifier:
         if self._calibration:
             signal = (self._calibration.common_mode, *self._signal, self._cut)
             c = self._calibration.modules[module]
-            constants = (self._calibration.row_of_cell[cells], c.cut, c.level1, c.level2)
+            constants = (self._calibration.row_of_cell[cells], c.cut, c.lowest1)
+            constants += (c.level1, c.level2)
             constants += (c.bad[1], c.bad[2], c.offset, c.gain)
             used = _raw.sparsify_raw(*bytes_in, *signal, *constants, *tail, sums.switched)
         else:
             values = (source.dtype.itemsize, source.dtype.kind == "f")
-            signal = (1.0, 1.0, 0.0) if source.from_integers else (self._cut, *self._signal)
+            signal = (1.0, 1.0, 1.0) if source.from_integers else (self._cut, *self._signal)
             used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail)
         # frames of one chunk share its bytes
         _, chunks = np.unique(source.offset[status == 0], return_index=True)

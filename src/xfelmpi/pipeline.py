@@ -238,11 +238,12 @@ def _finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> 
                 events.is_miss.sum(),
                 bytes_read,
                 len(done.problems),
+                *done.sums.switched.sum(axis=0, dtype=np.int64),
             ]
         ),
     )
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    n_complete, n_trains, n_hits, n_misses, total_bytes, n_problems = counts.tolist()
+    n_complete, n_trains, n_hits, n_misses, total_bytes, n_problems, *switched = counts.tolist()
     if comm.rank == 0:
         summary = Summary(
             done.share.facts.n_frames,
@@ -256,6 +257,7 @@ def _finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> 
             stages.seconds,
             done.problems,
             [str(path) for path in written],
+            tuple(switched) if done.share.facts.kind == "raw" else None,
         )
         for line in summary.lines():
             log.info(line)

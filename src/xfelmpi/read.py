@@ -151,7 +151,8 @@ class OpenModuleFile:
             If they cannot be read.
         """
         end = first + out.shape[1]
-        source = self.frames(np.array([row])) if self._direct and not self._filters else None
+        in_place = self._direct and not self._filters and not self._blank
+        source = self.frames(np.array([row])) if in_place else None
         if source is None or source.chunk_frames > 1:
             out[:] = self._data[row].reshape(2, -1)[:, first:end]
             return

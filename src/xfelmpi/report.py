@@ -114,6 +114,8 @@ class Summary:
     problems : list of Problem
     files : list of str
         What was written.
+    switched : (int, int), optional
+        Of raw data: pixels in medium and in low gain, over all frames.
     """
 
     frames: int
@@ -127,6 +129,7 @@ class Summary:
     seconds: dict[str, float]
     problems: list[Problem]
     files: list[str]
+    switched: tuple[int, int] | None = None
 
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
@@ -139,6 +142,7 @@ class Summary:
             f"complete   {self.complete:12,}   in every module of the run",
             f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames",
             f"misses     {self.misses:12,}   drawn for comparison",
+            *self._gain_lines(),
             f"read       {self.bytes_read / 1e9:12.3f} GB "
             f"{self.bytes_read / 1e9 / max(reading, 1e-9):.2f} GB/s, "
             f"{self.frames / max(reading, 1e-9):,.0f} frames/s",
@@ -148,6 +152,14 @@ class Summary:
         ]
         lines += problem_lines(self.problems, "all in the events file (problems)")
         return lines + ["files written:"] + [f"  {name}" for name in self.files]
+
+    def _gain_lines(self) -> list[str]:
+        if self.switched is None:
+            return []
+        return [
+            f"{stage:10} {n:12,}   pixels in {stage} gain, {n / max(self.frames, 1):.2f} a frame"
+            for stage, n in zip(("medium", "low"), self.switched, strict=True)
+        ]
 
 
 def problem_lines(problems: list[Problem], all_where: str) -> list[str]:

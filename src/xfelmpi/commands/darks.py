@@ -10,6 +10,7 @@ import numpy as np
 
 from xfelmpi import arguments as options
 from xfelmpi import collective, darks
+from xfelmpi.calibration import constants_file
 from xfelmpi.config import parse_size
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
@@ -19,7 +20,7 @@ from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
-from xfelmpi.write._h5 import publish
+from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.constants import ConstantsWriter
 
 SUMMARY = "make constants for raw data from one dark run, or from one per gain stage"
@@ -99,14 +100,17 @@ def main(argv: list[str], comm) -> int:
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
     start = time.monotonic()
-    indices = collective.on_root(comm, lambda: _index(experiments, given.detector, out))
+    indices = collective.on_root(comm, lambda: _index(experiments, given.detector))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(given.runs))]
-    tasks = _tasks(runs)
-    modules = sorted({module for module, _ in tasks})
+    measured = _measured(runs)
+    modules = sorted({module for module, _ in measured})
+    collective.on_root(comm, lambda: [prepare(constants_file(out, m)) for m in modules])
     settings = json.dumps(vars(given), default=str)
     files = [file for run in runs for file in run.files]
     attributes = comm.bcast(provenance(experiments[0], settings, files, ["darks", *argv]))
-    n_cells = max(cell for _, cell in tasks) + 1
+    n_cells = max(cell for _, cell in measured) + 1
+    # the cells between are written too: nothing else would make them bad
+    tasks = [(module, cell) for module in modules for cell in range(n_cells)]
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
@@ -117,10 +121,10 @@ def main(argv: list[str], comm) -> int:
         problems += [p for index in indices for p in index.problems]
         log.info(
             "%s cells of %s modules in %.1f s, %.3f %% of the pixels bad",
-            n_cells,
+            len({cell for _, cell in measured}),
             len(modules),
             time.monotonic() - start,
-            100 * total_bad / (65536 * len(tasks)),
+            100 * total_bad / (65536 * len(measured)),
         )
         for line in (*problem_lines(problems, "the rest is like these"), *map(str, writer.paths)):
             log.info(line)
@@ -134,13 +138,12 @@ def _check(given) -> None:
         raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
 
 
-def _index(experiments, detector, out: Path) -> list:
+def _index(experiments, detector) -> list:
     indices = [index_run(e.run_folder("raw"), "raw", detector) for e in experiments]
     for experiment, index in zip(experiments, indices, strict=True):
         log.info(
             "run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}", index.detector
         )
-    out.mkdir(parents=True, exist_ok=True)
     return indices
 
 
@@ -162,7 +165,7 @@ def _share(comm, index) -> _Run:
     return _Run(files, *columns)
 
 
-def _tasks(runs: list[_Run]) -> list[tuple[int, int]]:
+def _measured(runs: list[_Run]) -> list[tuple[int, int]]:
     """Return every (module, cell) that a run has, ascending."""
     tasks = set()
     for run in runs:
@@ -185,6 +188,7 @@ def _work(comm, given, runs, tasks, writer) -> tuple[list, int]:
         constants = darks.combine_stages(
             stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
         )
-        n_bad += int((constants.bad[0] != 0).sum())
+        if any(stages):
+            n_bad += int((constants.bad[0] != 0).sum())
         writer.write(module, cell, constants)
     return [p for f in frames if f for p in f.problems], n_bad

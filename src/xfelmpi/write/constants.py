@@ -23,6 +23,8 @@ _DATASETS = (
 class ConstantsWriter:
     """Writes the constants of all modules; creating and closing are collective.
 
+    Every cell of every module must be written by one of the ranks.
+
     Parameters
     ----------
     comm : Intracomm
@@ -30,7 +32,7 @@ class ConstantsWriter:
         Where the files go.
     modules : list of int
     n_cells : int
-        Cells in the files; those never written are bad.
+        Cells in the files.
     attributes : dict
         Root attributes.
     """
