@@ -136,8 +136,10 @@ def test_module_that_is_missing(tmp_path, written):
     assert "no constants" in problem.what
     assert "bad" in problem.action
     assert list(calibration.modules) == [MODULE]
+    assert calibration.lacking == (9,)
     assert (calibration.bad_in_high_stage(9) == 0xFF).all()
     assert not (calibration.bad_in_high_stage(MODULE) == 0xFF).all()
+    assert not calibration.bad_in_high_stage(5).any(), "missing in the run, not bad"
 
 
 def test_modules_that_the_run_lacks_need_no_constants(tmp_path, written, rng):

@@ -96,11 +96,6 @@ REFUSED = {
         lambda d: ["--hit-mask", mask_of_shape(d / "m.h5", (16, 128, 512))],
         ("m.h5", "(16, 128, 512)", "(16, 512, 128)"),
     ),
-    "mask for all cells as one per cell": (
-        50,
-        lambda d: ["--cell-mask", mask_of_shape(d / "m.h5", (16, 512, 128))],
-        ("m.h5", "(16, 512, 128)"),
-    ),
 }
 
 

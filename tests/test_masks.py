@@ -190,6 +190,26 @@ def test_named_hit_mask_before_hit_modules(experiment, tmp_path):
     np.testing.assert_array_equal(region_of(masks), region)
 
 
+def test_usual_region_before_hit_modules(experiment):
+    """The file at the usual place comes first, and the log says so."""
+    experiment.hit_mask.parent.mkdir(parents=True, exist_ok=True)
+    region = random_pixels(15)
+    write(experiment.hit_mask, region)
+    masks = load(experiment, hit_modules=(3,))
+    np.testing.assert_array_equal(region_of(masks), region)
+    assert "--hit-modules is ignored" in " ".join(masks.notes)
+
+
+@pytest.mark.parametrize("option", ["cell_mask", "global_mask"])
+def test_either_kind_of_mask_by_either_option(experiment, tmp_path, option):
+    """A mask may be per cell or for all cells, whatever the option that names it."""
+    everywhere, in_cell_2 = random_pixels(16), random_pixels(17)
+    for_all = load(experiment, **{option: write(tmp_path / "all.h5", everywhere)})
+    np.testing.assert_array_equal(good_of(for_all, 2), everywhere)
+    per_cell = load(experiment, **{option: write(tmp_path / "cell.h5", in_cell_2[None], [2])})
+    np.testing.assert_array_equal(good_of(per_cell, 2), in_cell_2)
+
+
 def test_region_does_not_change_good_pixels(experiment, tmp_path):
     masks = load(experiment, hit_mask=write(tmp_path / "m.h5", np.zeros(SHAPE, bool)))
     assert (masks.good == 0xFF).all()
@@ -219,16 +239,10 @@ REFUSED = {
     "flat": ("hit_mask", lambda p: write(p, np.ones((8192, 128), "u1")), "8192, 128"),
     "scalar": ("global_mask", lambda p: write(p, True), r"\(\)"),
     "scalar per cell": ("cell_mask", lambda p: write(p, True), r"\(\)"),
-    "global as per cell": ("cell_mask", lambda p: write(p, np.ones(SHAPE, "u1")), "cells, 16"),
-    "per cell as global": (
-        "global_mask",
-        lambda p: write(p, np.ones((1, *SHAPE), "u1"), [0]),
-        r"\(1, 16, 512, 128\)",
-    ),
     "per cell as region": (
         "hit_mask",
         lambda p: write(p, np.ones((1, *SHAPE), "u1"), [0]),
-        r"\(1, 16, 512, 128\)",
+        "per cell",
     ),
     "no cells": ("cell_mask", lambda p: write(p, np.ones((1, *SHAPE), "u1")), "cellIds"),
     "fewer cells": ("cell_mask", lambda p: write(p, np.ones((2, *SHAPE), "u1"), [0]), "cellIds"),

@@ -11,6 +11,17 @@ from xfelmpi.config import GROUPS, Config
 from xfelmpi.errors import UsageError
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` instead of leaving: one rank must not leave alone."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        """Raise with the message."""
+        raise UsageError(f"{message} (see --help)")
+
+
 def options() -> list[dataclasses.Field]:
     """Return the fields of `Config` that are options (all but the run number)."""
     return [f for f in dataclasses.fields(Config) if f.metadata]
@@ -57,14 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -
 
 
 def _add_flag(group, f: dataclasses.Field) -> None:
-    name = f.name.replace("_", "-")
+    # --name and --no-name, so that the command line can undo what a file says
     group.add_argument(
-        f"--no-{name}" if f.default else f"--{name}",
-        dest=f.name,
-        action="store_const",
-        const=not f.default,
+        f"--{f.name.replace('_', '-')}",
+        action=argparse.BooleanOptionalAction,
         default=None,
-        help=f.metadata["help"],
+        help=f"{f.metadata['help']} (default: {'on' if f.default else 'off'})",
     )
 
 
@@ -100,6 +109,8 @@ def read_toml(path: Path) -> dict:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"{path}: unknown option {key}{hint}")
+        if name in found:
+            raise UsageError(f"{path}: option {name} stands there twice")
         found[name] = _from_toml(path, known[name], value)
     return found
 

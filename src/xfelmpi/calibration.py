@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.collective import NodeShared, on_root, together
+from xfelmpi.collective import NodeShared, from_root, together
 from xfelmpi.detector import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.masks import MODULE_BYTES, pack
@@ -61,7 +61,9 @@ class Calibration:
     Parameters
     ----------
     modules : dict of int to ModuleConstants
-        Of the modules that have constants.
+        Of the modules of the run that have constants.
+    lacking : tuple of int
+        Modules of the run that have none.
     row_of_cell : ndarray, int32 (352,)
         Row of every memory cell in the constants.
     common_mode : bool
@@ -73,6 +75,7 @@ class Calibration:
     """
 
     modules: dict[int, ModuleConstants]
+    lacking: tuple[int, ...]
     row_of_cell: np.ndarray
     common_mode: bool
     nbytes: int
@@ -80,10 +83,13 @@ class Calibration:
     problems: tuple[Problem, ...]
 
     def bad_in_high_stage(self, module: int) -> np.ndarray:
-        """Return the bits of a module's bad pixels, uint8 (row, 8192); all without constants."""
+        """Return the bits of a module's bad pixels, uint8 (row, 8192).
+
+        All if it lacks constants; none if the run lacks the module, whose pixels are missing.
+        """
         if module in self.modules:
             return self.modules[module].bad[0]
-        return np.full((1, MODULE_BYTES), 0xFF, np.uint8)
+        return np.full((1, MODULE_BYTES), 0xFF if module in self.lacking else 0, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
     folder = config.constants or experiment.constants
-    found = comm.bcast(on_root(comm, lambda: _find(folder, modules_in_run, cells_used)))
+    found = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
     modules, problems = found
     form = _Form("i2", False, False)
     with together(comm):
@@ -170,8 +176,15 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         f"constants: {folder}, {len(modules)} modules, {len(cells_used)} cells, "
         f"{nbytes / 2**20:,.0f} MiB on each node",
     )
+    wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
     return Calibration(
-        by_module, row_of_cell, config.common_mode == "asic", nbytes, notes, problems
+        by_module,
+        tuple(m for m in wanted if m not in by_module),
+        row_of_cell,
+        config.common_mode == "asic",
+        nbytes,
+        notes,
+        problems,
     )
 
 
@@ -333,7 +346,7 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        ``cut``, ``lowest1``, ``level1``, ``level2``, ``offset``, ``gain``, ``bad`` as in `ModuleConstants`.
+        The fields of `ModuleConstants`.
         Pixels whose constants are not finite, or whose gain is not positive, become bad; so do
         those whose signal could be more than float32 holds.
     """
@@ -373,7 +386,9 @@ def _smallest_photon(offset, gain, adu_per_photon: float, threshold: float) -> n
     def is_photon(analogue):
         # the very arithmetic of the kernel, which rounds after every step
         with np.errstate(over="ignore"):
-            return np.floor((analogue.astype(np.float32) - offset) * gain / adu + 1 - threshold) >= 1
+            return (
+                np.floor((analogue.astype(np.float32) - offset) * gain / adu + 1 - threshold) >= 1
+            )
 
     about = np.floor(offset + threshold * adu_per_photon / gain.astype(np.float64))
     low = np.clip(about - 2, 0, 65535).astype(np.int32)

@@ -67,6 +67,11 @@ def on_root(comm, work):
     return result
 
 
+def from_root(comm, work):
+    """Return ``work()`` of rank 0 on all ranks; small, and its error is raised on all."""
+    return comm.bcast(on_root(comm, work))
+
+
 def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
     """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere)."""
     array = np.ascontiguousarray(array)
@@ -85,6 +90,13 @@ def sum_all(comm, array: np.ndarray) -> np.ndarray:
     total = np.empty_like(array)
     comm.Allreduce(array, total, op=MPI.SUM)
     return total
+
+
+def or_all(comm, array: np.ndarray) -> np.ndarray:
+    """Join the bits of a small integer array over the ranks, element by element, on every rank."""
+    joined = np.empty_like(array)
+    comm.Allreduce(array, joined, op=MPI.BOR)
+    return joined
 
 
 def max_all(comm, value: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.collective import NodeShared, on_root, together
+from xfelmpi.collective import NodeShared, from_root, together
 from xfelmpi.detector import FRAME_SHAPE, MAX_CELLS, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.records import Problem
@@ -54,13 +54,10 @@ def unpack(bits: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _MaskFiles:
+class _MaskFile:
     # what rank 0 found, small enough to send to every rank
-    cell_path: Path | None
-    cell_ids: tuple[int, ...]
-    global_path: Path | None
-    notes: tuple[str, ...]
-    problems: tuple[Problem, ...]
+    path: Path
+    cells: tuple[int, ...] | None  # of a per-cell mask
 
 
 def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) -> Masks:
@@ -83,21 +80,21 @@ def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) ->
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    found = comm.bcast(on_root(comm, lambda: _find(experiment, config, cells)))
-    region_bits, region_note = comm.bcast(on_root(comm, lambda: _region(experiment, config)))
+    files, notes, problems = from_root(comm, lambda: _find(experiment, config, cells))
+    region_bits, region_note = from_root(comm, lambda: _region(experiment, config))
     # without anything per cell, one row serves all cells
-    per_cell = found.cell_path is not None or calibration is not None
+    per_cell = calibration is not None or any(file.cells is not None for file in files)
     rows = cells if per_cell else cells[:0]
     shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
     with together(comm):
         for module in range(shared.node_rank, N_MODULES, shared.node_size):
-            shared.array[module] = _module_mask(found, module, rows)
+            shared.array[module] = _module_mask(files, module, rows)
             if calibration is not None:
                 shared.array[module] &= ~calibration.bad_in_high_stage(module)
     good = shared.ready()
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[rows] = np.arange(len(rows))
-    return Masks(good, row_of_cell, region_bits, (*found.notes, region_note), found.problems)
+    return Masks(good, row_of_cell, region_bits, (*notes, region_note), problems)
 
 
 def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, str]:
@@ -110,29 +107,24 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def _find(experiment, config, cells) -> _MaskFiles:
-    cell_path, cell_note = _locate(config.cell_mask, experiment.cell_mask, "per-cell mask")
-    global_path, global_note = _locate(config.global_mask, experiment.global_mask, "global mask")
-    problems = []
-    cell_ids: tuple[int, ...] = ()
-    if global_path is not None:
-        _check(global_path, per_cell=False)
-    if cell_path is not None:
-        in_file = _check(cell_path, per_cell=True)
-        missing = np.setdiff1d(cells, in_file)
+def _find(experiment, config, cells):
+    """Find and check the mask files; returns them, notes for the log, and problems."""
+    files, notes, problems = [], [], []
+    for named, usual, what in (
+        (config.cell_mask, experiment.cell_mask, "per-cell mask"),
+        (config.global_mask, experiment.global_mask, "global mask"),
+    ):
+        path, note = _locate(named, usual, what)
+        notes.append(note)
+        if path is None:
+            continue
+        in_file = _check(path)
+        files.append(_MaskFile(path, in_file))
+        missing = [] if in_file is None else np.setdiff1d(cells, in_file)
         if len(missing):
-            problems.append(
-                Problem(
-                    f"per-cell mask lacks {len(missing)} of the run's cells, e.g. cell "
-                    f"{missing[0]}",
-                    cell_path.name,
-                    -1,
-                    0,
-                    "only the global mask applies",
-                )
-            )
-        cell_ids = tuple(int(c) for c in in_file)
-    return _MaskFiles(cell_path, cell_ids, global_path, (cell_note, global_note), tuple(problems))
+            text = f"mask lacks {len(missing)} of the run's cells, e.g. cell {missing[0]}"
+            problems.append(Problem(text, path.name, -1, 0, "it does not apply to them"))
+    return files, tuple(notes), tuple(problems)
 
 
 def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
@@ -154,19 +146,16 @@ def _open(path: Path) -> h5py.File:
         raise InputError(f"{path}: no readable HDF5 file ({error})") from None
 
 
-def _check(path: Path, *, per_cell: bool) -> np.ndarray:
-    """Check a mask file and return the cells of a per-cell one, int (cell,)."""
+def _check(path: Path) -> tuple[int, ...] | None:
+    """Check a mask file and return the cells of a per-cell mask, None for one of all cells."""
     with _open(path) as file:
         good = _good_pixels(file, path)
-        if not per_cell:
-            if good.shape != FRAME_SHAPE:
-                raise InputError(
-                    f"{path}: good_pixels has shape {good.shape}, expected {FRAME_SHAPE}"
-                )
-            return np.empty(0, int)
+        if good.shape == FRAME_SHAPE:
+            return None
         if good.shape[1:] != FRAME_SHAPE:
             raise InputError(
-                f"{path}: good_pixels has shape {good.shape}, expected (cells, 16, 512, 128)"
+                f"{path}: good_pixels has shape {good.shape}, expected {FRAME_SHAPE} or "
+                "(cells, 16, 512, 128)"
             )
         if "entry_1/cellIds" not in file:
             raise InputError(f"{path}: a per-cell mask needs entry_1/cellIds ({good.shape[0]},)")
@@ -180,35 +169,36 @@ def _check(path: Path, *, per_cell: bool) -> np.ndarray:
         raise InputError(
             f"{path}: entry_1/cellIds must name one different cell 0 … {MAX_CELLS - 1} per mask"
         )
-    return cells
+    return tuple(cells.tolist())
 
 
-def _module_mask(found: _MaskFiles, module: int, cells: np.ndarray) -> np.ndarray:
+def _module_mask(files: list[_MaskFile], module: int, cells: np.ndarray) -> np.ndarray:
     """Return the bits of a module's good pixels, uint8 (cell, 8192), one row if no cells."""
-    everywhere = np.full(MODULE_BYTES, 0xFF, np.uint8)
-    if found.global_path is not None:
-        with _open(found.global_path) as file:
-            everywhere = pack(_good_pixels(file, found.global_path)[module] != 0)
-    rows = np.repeat(everywhere[None], max(1, len(cells)), axis=0)
-    if found.cell_path is not None:
-        with _open(found.cell_path) as file:
-            good = _good_pixels(file, found.cell_path)
+    rows = np.full((max(1, len(cells)), MODULE_BYTES), 0xFF, np.uint8)
+    for about in files:
+        with _open(about.path) as file:
+            good = _good_pixels(file, about.path)
+            if about.cells is None:
+                rows &= pack(good[module] != 0)
+                continue
             for row, cell in enumerate(cells):
-                # a cell without a mask of its own has the global one alone
-                if cell in found.cell_ids:
-                    rows[row] &= pack(good[found.cell_ids.index(cell), module] != 0)
+                if cell in about.cells:
+                    rows[row] &= pack(good[about.cells.index(cell), module] != 0)
     return rows
 
 
 def _region(experiment, config) -> tuple[np.ndarray, str]:
     """Return the bits of the hit-finding region, uint8 (16, 8192), and what to say of it."""
-    if config.hit_mask is None and config.hit_modules is not None:
-        region = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
-        region[list(config.hit_modules)] = 0xFF
-        return region, f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"
     path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
-    if path is None:
+    if path is not None:
+        if _check(path) is not None:
+            raise InputError(f"{path}: a hit-finding region cannot be per cell")
+        if config.hit_modules is not None:
+            note += "; --hit-modules is ignored, because this file comes first"
+        with _open(path) as file:
+            return pack(_good_pixels(file, path)[()] != 0), note
+    if config.hit_modules is None:
         return np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8), "hit-finding region: all pixels"
-    _check(path, per_cell=False)
-    with _open(path) as file:
-        return pack(_good_pixels(file, path)[()] != 0), note
+    region = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
+    region[list(config.hit_modules)] = 0xFF
+    return region, f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"

@@ -107,7 +107,7 @@ class Sparsifier:
         return block
 
     def _one_file(self, table, block, module, number, these, powder, used) -> int:
-        if self._calibration and module not in self._calibration.modules:
+        if self._calibration and module in self._calibration.lacking:
             # no constants: the masks call all of its pixels bad
             good = np.ones(len(these), bool)
             block.sums.add_module(module, these, FrameSums.zeros(len(these)), good)

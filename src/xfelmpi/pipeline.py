@@ -2,12 +2,14 @@
 
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from xfelmpi import collective, select
 from xfelmpi.calibration import load_calibration
 from xfelmpi.config import Config
+from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.kept import HitReader, KeptFrames
@@ -22,7 +24,7 @@ from xfelmpi.outputs import (
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
-from xfelmpi.records import EventColumns
+from xfelmpi.records import EventColumns, Problem
 from xfelmpi.report import Progress, Stages, Summary, log
 from xfelmpi.runindex import FrameTable
 from xfelmpi.share import Share, share_run
@@ -77,6 +79,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
     powder = PowderSum.zeros(masks.good.shape[1])
     with stages.timed("photons"):
         sums = read_photons(comm, config, share, sparsifier, powder, kept)
+        share = without_dead_modules(comm, share, sums)
     with stages.timed("decide"):
         events = decide(comm, config, share, sums)
     with stages.timed("write"):
@@ -148,6 +151,27 @@ def read_photons(
     board.finish()
     progress.close()
     return sums
+
+
+def without_dead_modules(comm, share: Share, sums: FrameSums) -> Share:
+    """Return the share without modules of which no frame could be read; collective.
+
+    Such a module is as good as absent from the run: it must not make every frame incomplete.
+    """
+    present = (share.frames.file >= 0).any(axis=0) @ (1 << np.arange(N_MODULES))
+    found, read = collective.or_all(
+        comm, np.array([present, np.bitwise_or.reduce(sums.modules, initial=0)], np.int64)
+    ).tolist()
+    dead = found & ~read
+    if not dead:
+        return share
+    facts = replace(share.facts, modules_in_run=share.facts.modules_in_run & ~dead)
+    problems = [
+        Problem("no frame of this module can be read", "", m, 0, "its pixels count as missing")
+        for m in range(N_MODULES)
+        if dead >> m & 1 and comm.rank == 0
+    ]
+    return replace(share, facts=facts, problems=(*share.problems, *problems))
 
 
 def train_blocks(

@@ -56,8 +56,15 @@ def main() -> None:
     comm.Barrier()
     passes = {}
     for common_mode in ("none", "asic"):
-        config = Config(RUN, prefix=folder, output=folder / "scratch", data="raw",
-                        adu_per_photon=60.0, common_mode=common_mode, vds=False)
+        config = Config(
+            RUN,
+            prefix=folder,
+            output=folder / "scratch",
+            data="raw",
+            adu_per_photon=60.0,
+            common_mode=common_mode,
+            vds=False,
+        )
         experiment = Experiment(folder, folder / "scratch", RUN)
         share = share_run(comm, experiment, config)
         facts = share.facts

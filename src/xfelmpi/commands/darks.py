@@ -28,7 +28,7 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="xfelmpi darks", description=SUMMARY, allow_abbrev=False)
+    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY)
     parser.add_argument(
         "runs",
         type=int,
@@ -94,9 +94,10 @@ class _Run:
 
 def main(argv: list[str], comm) -> int:
     """Make constants and return the exit status; `comm` is None for ``--help`` only."""
-    given = parser().parse_args(argv)
-    _check(given)
-    prefix = options.prefix_or_environment(given.prefix)
+    if comm is None:
+        parser().parse_args(argv)
+    given = collective.from_root(comm, lambda: _given(argv))
+    prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
     start = time.monotonic()
@@ -131,11 +132,14 @@ def main(argv: list[str], comm) -> int:
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
 
-def _check(given) -> None:
+def _given(argv: list[str]) -> argparse.Namespace:
+    given = parser().parse_args(argv)
     if len(given.runs) > darks.STAGES:
         raise UsageError(f"found {len(given.runs)} runs, expected one for each of 3 gain stages")
     if min(given.gains) <= 0:
         raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
+    given.prefix = options.prefix_or_environment(given.prefix)
+    return given
 
 
 def _index(experiments, detector) -> list:

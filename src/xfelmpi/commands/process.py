@@ -1,20 +1,17 @@
 """The main job: from a run to events, powder, CXI and EMC."""
 
-import argparse
-
 from xfelmpi import arguments
 
 SUMMARY = "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="xfelmpi",
         description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
         "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
         "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=int, help="run number")
     arguments.add_arguments(parser)
@@ -23,7 +20,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str], comm) -> int:
     """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
-    settings = arguments.from_arguments(parser().parse_args(argv))
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.collective import from_root
     from xfelmpi.pipeline import process
 
+    settings = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
     return process(settings, comm, argv)

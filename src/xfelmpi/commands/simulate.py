@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 
+from xfelmpi.arguments import Parser
 from xfelmpi.errors import EXIT_COMPLETE, UsageError
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
 from xfelmpi.simulate.options import CHOICES
@@ -16,13 +17,6 @@ SUMMARY = "write a simulated run in the facility's format, with the known answer
 log = logging.getLogger("xfelmpi")
 
 _DEFAULTS = {field.name: field.default for field in fields(SimulationOptions)}
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises instead of leaving: one rank must not leave alone."""
-
-    def error(self, message):
-        raise UsageError(f"{message} (see --help)")
 
 
 def main(argv: list[str], comm=None) -> int:
@@ -84,7 +78,7 @@ def _missing_pair(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="xfelmpi simulate",
         description=SUMMARY.capitalize() + ".",
     )

@@ -1,6 +1,5 @@
 """``xfelmpi vds``: write the virtual dataset of a run, and nothing else."""
 
-import argparse
 from time import monotonic
 
 from xfelmpi import arguments
@@ -12,15 +11,14 @@ SUMMARY = "write the virtual dataset of a run"
 _OPTIONS = ("prefix", "output", "data", "detector", "trains")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = arguments.Parser(
         prog="xfelmpi vds",
         description="Write vds/rRRRR_vds_raw.h5 or vds/rRRRR_vds_proc.h5: all frames of a run as "
         "one dataset, row by row as in the events file, without a copy of the data. One process "
         "is enough. Exit status: 0 complete, 3 complete but some input was excluded, 2 wrong use "
         "or unusable input, 1 a bug.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=int, help="run number")
     arguments.add_arguments(parser, only=_OPTIONS)
@@ -29,10 +27,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str], comm) -> int:
     """Write the file and return the exit status; `comm` is None for ``--help`` only."""
-    config = arguments.from_arguments(parser().parse_args(argv))
-    from xfelmpi.collective import on_root
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.collective import from_root
 
-    return comm.bcast(on_root(comm, lambda: _write(config, ["vds", *argv])))
+    config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
+    return from_root(comm, lambda: _write(config, ["vds", *argv]))
 
 
 def _write(config: Config, argv: list[str]) -> int:
