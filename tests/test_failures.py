@@ -280,3 +280,27 @@ def test_run_that_vanishes_while_it_is_read(mock, tmp_path):
     with h5py.File(tmp_path / "out" / "events" / "r0050_events.h5") as file:
         assert file["modules"][:4].tolist() == [0xFFFF, 0xFFFF & ~(1 << 6), 0xFFFF, 0xFFFF]
         assert np.isnan(file["hit_threshold"][1])
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+def test_module_that_cannot_be_read_at_all_stops_nothing(ranks, mock, tmp_path):
+    """It is as good as absent: the other modules' frames are complete, and hits are found."""
+    copy = shutil.copytree(mock.options.prefix, tmp_path / "exp")
+    victim = next((copy / "proc" / "r0050").glob("*AGIPD06-S00000.h5"))
+    with h5py.File(victim) as file:
+        data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/6CH0:output/image/data"]
+        chunks = [data.id.get_chunk_info(i) for i in range(data.id.get_num_chunks())]
+    raw = bytearray(victim.read_bytes())
+    for chunk in chunks:
+        raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    victim.write_bytes(raw)
+    done = run_xfelmpi([50, "--prefix", copy, "--fixed-threshold", 0, "--decide", "fixed"], ranks)
+    assert done.returncode == 3, done.stderr
+    assert "module 6: no frame of this module can be read" in done.stdout
+    with h5py.File(copy / "scratch" / "events" / "r0050_events.h5") as events:
+        assert (events["modules"][:] == 0xFFFF & ~(1 << 6)).all()
+        assert events["is_hit"][:].all()
+    with h5py.File(copy / "scratch" / "saved_hits" / "r0050_hits.cxi") as cxi:
+        mask = cxi["entry_1/instrument_1/detector_1/mask"][0]
+        assert (mask[6] & 0x200 != 0).all()
+        assert (mask[5] == 0).all()
