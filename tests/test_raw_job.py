@@ -48,6 +48,8 @@ def good_of(mock, without=()):
     """Return the good pixels of every cell by the constants, and without some modules."""
     good = {c: mock.truth["bad_kind"][:, c] == 0 for c in mock.options.cells}
     for pixels in good.values():
+        # of modules that the run lacks, nobody reads the constants
+        pixels[list(mock.options.absent_modules)] = True
         pixels[list(without)] = False
     return good
 

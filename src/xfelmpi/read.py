@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
 from xfelmpi.runindex import ModuleFile
 
@@ -93,6 +94,12 @@ class OpenModuleFile:
             # HDF5 versions differ in whether a chunk's address counts from the user block
             and self._file.userblock_size == 0
         )
+        self._index = None
+        if self._direct and self._data.chunks:
+            try:
+                self._index = ChunkIndex(self._fd, self._data)
+            except UnknownLayoutError:
+                self._direct = False
         plain = not self._data.is_virtual and self._data.external is None
         self._blank = plain and self._data.id.get_storage_size() == 0
 
@@ -162,25 +169,17 @@ class OpenModuleFile:
             if got != out[plane].nbytes:
                 raise OSError(f"{got} of {out[plane].nbytes} bytes found at {start}")
 
-    def _chunk_table(self, numbers: np.ndarray) -> np.ndarray:
-        """Return (offset, size, filters) of chunks, int64 (3, chunk)."""
-        find, per_chunk = self._data.id.get_chunk_info_by_coord, self._per_chunk
+    def _chunk_table(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (offset, size, filters) of chunks, each int64 (chunk,)."""
+        offset, size, skipped = self._index.find(numbers)
         # a set bit in the chunk's own mask says that this filter was left out
-        bits = [
-            sum(bit for i, bit in enumerate(self._filters) if not mask >> i & 1)
-            for mask in range(1 << len(self._filters))
-        ]
-        every_filter = len(bits) - 1
-        elsewhere = (0,) * (self._data.ndim - 1)
-        table = np.empty((3, len(numbers)), np.int64)
-        for i, number in enumerate(numbers.tolist()):
-            _, skipped, offset, size = find((number * per_chunk, *elsewhere))
-            table[:, i] = (
-                NOT_ALLOCATED if offset is None else offset,
-                size,
-                bits[skipped & every_filter],
-            )
-        return table
+        bits = np.array(
+            [
+                sum(bit for i, bit in enumerate(self._filters) if not mask >> i & 1)
+                for mask in range(1 << len(self._filters))
+            ]
+        )
+        return offset, size, bits[skipped & (len(bits) - 1)]
 
     def _all_fill_value(self, n: int) -> FrameBytes:
         """Return a dataset that was never written as every HDF5 reader does: its fill value."""

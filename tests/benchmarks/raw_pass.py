@@ -2,11 +2,12 @@
 
     mpirun -n 2 python tests/benchmarks/raw_pass.py FOLDER [TRAINS CELLS]
 
-FOLDER gets a simulated raw run (run 90) unless it has one. Prints, per rank and repetition averaged,
-CPU microseconds per module-frame of the plain reads and of the pass without and with common mode,
-and the fraction of the reads' speed that the pass has (medians of 7, measured in turn).
+FOLDER gets a simulated raw run (run 90) unless it has one. Prints for every rank the CPU time
+in microseconds per module-frame of plain reads and of the pass, without and with common mode, and the fraction of
+the reads' speed that the pass has (medians of 7, measured in turn).
 """
 
+import os
 import sys
 from pathlib import Path
 from statistics import median
@@ -32,8 +33,6 @@ RUN = 90
 
 def read_all(pool: FilePool, frames) -> None:
     """Read the bytes of all frames with `pread`, nothing else."""
-    import os
-
     buffer = np.empty(1 << 20, np.uint8)
     for module in range(16):
         for number in np.unique(frames.file[:, module]):

@@ -1,0 +1,164 @@
+"""Where the chunks of a dataset lie in its file, read from HDF5's own index.
+
+HDF5 1.10 finds one chunk's address by walking through all of them, which makes a file of 10⁵ chunks
+quadratic; later versions have a better call, but not all sites have them. So the index of the usual
+kind is read here: a version 1 B-tree, found through the layout message of the dataset's object
+header (HDF5 File Format Specification 3.0, III.A.1, IV.A.1, IV.A.2.i). Everything else is left to
+HDF5: `ChunkIndex` raises `UnknownLayoutError`, and the caller reads through h5py.
+"""
+
+import os
+import struct
+
+import h5py
+import numpy as np
+
+_LAYOUT, _CONTINUATION = 0x08, 0x10
+_UNDEFINED = 0xFFFF_FFFF_FFFF_FFFF
+_NODE_HEADER = 24
+_USUAL_ENTRIES = 64
+_MOST_HEADER_BLOCKS = 64
+_DEEPEST = 8
+
+
+class UnknownLayoutError(ValueError):
+    """The dataset is indexed in a way that is not read here, or its index is damaged."""
+
+
+class ChunkIndex:
+    """The chunks of one dataset whose chunks hold whole frames.
+
+    Parameters
+    ----------
+    fd : int
+        The file, open for reading.
+    dataset : h5py.Dataset
+        Chunked along the first axis only, in a file without a user block.
+
+    Raises
+    ------
+    UnknownLayoutError
+        If the index is not a version 1 B-tree.
+    """
+
+    def __init__(self, fd: int, dataset: h5py.Dataset):
+        self._fd = fd
+        self._per_chunk = dataset.chunks[0]
+        sizes = dataset.file.id.get_create_plist().get_sizes()
+        if tuple(sizes) != (8, 8):
+            raise UnknownLayoutError(f"addresses and lengths of {sizes} bytes")
+        self._root = self._find_root(h5py.h5o.get_info(dataset.id).addr, dataset.ndim + 1)
+        # size and filter mask of the chunk, its first element in every dimension, its address
+        self._entry = np.dtype(
+            [("size", "<u4"), ("mask", "<u4"), ("start", "<u8", dataset.ndim + 1), ("at", "<u8")]
+        )
+
+    def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Locate chunks by their numbers, int (chunk,).
+
+        Returns
+        -------
+        offset : ndarray, int64 (chunk,)
+            Byte in the file, -1 for a chunk that was never written.
+        size : ndarray, int64 (chunk,)
+            Bytes as stored.
+        skipped : ndarray, int64 (chunk,)
+            Bit i set: filter i was left out for this chunk.
+        """
+        rows = numbers.astype(np.int64) * self._per_chunk
+        offset = np.full(len(rows), -1, np.int64)
+        size, skipped = np.zeros((2, len(rows)), np.int64)
+        if not len(rows) or self._root == _UNDEFINED:
+            return offset, size, skipped
+        leaves = list(self._leaves(self._root, rows.min(), rows.max(), None))
+        entries = np.concatenate(leaves) if leaves else np.empty(0, self._entry)
+        if len(entries):
+            first_row = entries["start"][:, 0].astype(np.int64)
+            # leaves come in ascending order
+            entries = entries[np.minimum(np.searchsorted(first_row, rows), len(entries) - 1)]
+            found = entries["start"][:, 0].astype(np.int64) == rows
+            offset[found] = entries["at"][found].astype(np.int64)
+            size[found], skipped[found] = entries["size"][found], entries["mask"][found]
+        return offset, size, skipped
+
+    def _leaves(self, address: int, first: int, last: int, level: int | None):
+        """Yield the entries of all leaves that may hold the rows from first to last."""
+        found, entries, end = self._node(address)
+        if found > _DEEPEST or (level is not None and found != level):
+            raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
+        if found == 0:
+            yield entries
+            return
+        starts = np.append(entries["start"][:, 0], end).astype(np.int64)
+        # a child holds the rows from its own key up to the next one
+        for i in np.flatnonzero((starts[:-1] <= last) & (starts[1:] >= first)):
+            yield from self._leaves(int(entries["at"][i]), first, last, found - 1)
+
+    def _bytes(self, n: int, address: int) -> bytes:
+        """Return up to n bytes of the file; fewer at its end."""
+        try:
+            return os.pread(self._fd, n, address)
+        except (OverflowError, OSError) as error:
+            raise UnknownLayoutError(f"impossible address {address}: {error}") from None
+
+    def _node(self, address: int) -> tuple[int, np.ndarray, int]:
+        """Return level, entries and the first row after the last entry of a B-tree node."""
+        width = self._entry.itemsize
+        node = self._bytes(_NODE_HEADER + (_USUAL_ENTRIES + 1) * width, address)
+        if len(node) < _NODE_HEADER or node[:5] != b"TREE\x01":
+            raise UnknownLayoutError(f"no B-tree node of chunks at {address}")
+        level, n = node[5], struct.unpack_from("<H", node, 6)[0]
+        need = _NODE_HEADER + (n + 1) * width - 8
+        if len(node) < need:
+            node = self._bytes(need, address)
+        if len(node) < need:
+            raise UnknownLayoutError(f"B-tree node at {address} is cut off")
+        entries = np.frombuffer(node, self._entry, n, _NODE_HEADER)
+        if n and entries["start"][:, 1:].any():
+            raise UnknownLayoutError("chunks do not hold whole frames")
+        return level, entries, struct.unpack_from("<Q", node, need - width + 16)[0]
+
+    def _find_root(self, address: int, rank: int) -> int:
+        """Return the address of the B-tree from the dataset's object header."""
+        for kind, data in self._messages(address):
+            if kind == _LAYOUT:
+                version, layout, dimensions = data[0], data[1], data[2]
+                if (version, layout, dimensions) != (3, 2, rank):
+                    raise UnknownLayoutError(f"layout message of version {version}, class {layout}")
+                return struct.unpack_from("<Q", data, 3)[0]
+        raise UnknownLayoutError("no layout message in the object header")
+
+    def _messages(self, address: int):
+        """Yield (type, data) of all messages of an object header of version 1 or 2."""
+        start = self._bytes(64, address)
+        try:
+            if start[:4] == b"OHDR":
+                flags = start[5]
+                at = 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+                length = int.from_bytes(start[at : at + (1 << (flags & 3))], "little")
+                blocks = [(address + at + (1 << (flags & 3)), length)]
+                head = "<BHBH" if flags & 4 else "<BHB"
+            else:
+                if start[0] != 1:
+                    raise UnknownLayoutError(f"object header of version {start[0]}")
+                blocks = [(address + 16, struct.unpack_from("<I", start, 8)[0])]
+                head = "<HHB3x"
+            for i, (at, length) in enumerate(blocks):
+                block = self._bytes(min(length, 1 << 20), at)
+                for kind, data in _split(block, head):
+                    if kind == _CONTINUATION and i < _MOST_HEADER_BLOCKS:
+                        place, size = struct.unpack_from("<QQ", data)
+                        signature = 4 if start[:4] == b"OHDR" else 0
+                        blocks.append((place + signature, size - 2 * signature))
+                    yield kind, data
+        except (struct.error, IndexError) as error:
+            raise UnknownLayoutError(f"damaged object header at {address}: {error}") from None
+
+
+def _split(block: bytes, head: str):
+    """Yield (type, data) of the messages in a block of an object header."""
+    at, width = 0, struct.calcsize(head)
+    while at + width <= len(block):
+        kind, size = struct.unpack_from(head, block, at)[:2]
+        yield kind, block[at + width : at + width + size]
+        at += width + size
