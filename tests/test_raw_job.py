@@ -109,15 +109,14 @@ def test_outputs_equal_the_truth(tmp_path):
 
 
 CASES = {
-    "offsets i4": {"constants_dtype": "i4"},
-    "offsets f4": {"constants_dtype": "f4"},
-    "nominal gains": {"gain_spread": 0.0},
-    "chunks of 16": {"chunk_frames": 16, "trains": 6},
-    "contiguous": {"chunk_frames": 0},
+    "i4, chunks of 16": {"constants_dtype": "i4", "chunk_frames": 16, "trains": 6},
+    "f4, contiguous, nominal gains": {
+        **{"constants_dtype": "f4", "chunk_frames": 0, "gain_spread": 0.0},
+    },
     "everything odd": {
         **{"trains": 5, "cells": (1, 2, 6), "veto": 0.3, "reorder_cells": True},
         **{"sequence_length": 2, "ragged_sequences": True, "chunk_frames": 2},
-        **{"missing": ((3, 0), (3, 4), (2, 1)), "missing_style": "gone"},
+        **{"missing": ((3, 0), (3, 4), (2, 1)), "missing_style": "gone", "hit_rate": 0.6},
     },
 }
 
@@ -292,7 +291,7 @@ def chance_above(x: float) -> float:
     return erfc(x / sqrt(2)) / 2
 
 
-@pytest.mark.parametrize("noise", [0.12, 0.15, 0.2])
+@pytest.mark.parametrize("noise", [0.12, 0.2])
 def test_false_photons_are_those_of_the_noise(noise, tmp_path):
     """A pixel without photons is lit by chance Q(0.7 / σ), one with a photon lost by Q(0.3 / σ).
 

@@ -89,9 +89,11 @@ class ChunkIndex:
         if found == 0:
             yield entries
             return
-        starts = np.append(entries["start"][:, 0], end).astype(np.int64)
+        starts = np.append(entries["start"][:, 0], np.uint64(end))
         # a child holds the rows from its own key up to the next one
-        for i in np.flatnonzero((starts[:-1] <= last) & (starts[1:] >= first)):
+        for i in np.flatnonzero(
+            (starts[:-1] <= np.uint64(last)) & (starts[1:] >= np.uint64(first))
+        ):
             yield from self._leaves(int(entries["at"][i]), first, last, found - 1)
 
     def _bytes(self, n: int, address: int) -> bytes:

@@ -3,8 +3,8 @@
     mpirun -n 2 python tests/benchmarks/raw_pass.py FOLDER [TRAINS CELLS]
 
 FOLDER gets a simulated raw run (run 90) unless it has one. Prints for every rank the CPU time
-in microseconds per module-frame of plain reads and of the pass, without and with common mode, and the fraction of
-the reads' speed that the pass has (medians of 7, measured in turn).
+in microseconds per module-frame of plain reads and of the pass, without and with common mode, and
+the fraction of the reads' speed that the pass has (medians of 7, measured in turn).
 """
 
 import os
