@@ -203,9 +203,9 @@ def test_masks_of_all_kinds(masked, masked_outputs):
     check_outputs(masked_outputs / "0", masked[2])
     named = [(what, module, train) for what, _, module, train, _ in problems(masked_outputs / "0")]
     assert named == [
+        ("mask lacks 1 of the run's cells, e.g. cell 5", -1, 0),
         ("module has no frames in the whole run", 9, 0),
         ("module lacks 1 trains: 1500000003", 2, 1500000003),
-        ("per-cell mask lacks 1 of the run's cells, e.g. cell 5", -1, 0),
     ]
 
 

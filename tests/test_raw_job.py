@@ -490,7 +490,6 @@ def write_uniform_constants(folder: Path, n_cells: int, gain: float, level: int)
 
 EXTRA_DATA = {
     "full": (make_spb_run, {}, 1.0, 1),
-    "reduced": (make_reduced_spb_run, {"rng": np.random.RandomState(7)}, 1.0, 1),
     "reduced, in medium gain": (make_reduced_spb_run, {"rng": np.random.RandomState(7)}, 1.0, 0),
     "reduced, gains of zero": (make_reduced_spb_run, {"rng": np.random.RandomState(7)}, 0.0, 0),
 }
