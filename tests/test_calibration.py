@@ -6,13 +6,8 @@ import pytest
 from rawfiles import ADU, MODULE, RawSetup, calibrate, flat, make_constants
 from reference import FS, PIXELS, SS
 
-from xfelmpi.calibration import (
-    _arrays,
-    _Form,
-    _smallest_photon,
-    constants_file,
-    prepare_cell,
-)
+from xfelmpi.calibration import _arrays
+from xfelmpi.constants import Form, _smallest_photon, constants_file, prepare_cell
 from xfelmpi.darks import ALWAYS_HIGH
 from xfelmpi.errors import InputError
 from xfelmpi.masks import unpack
@@ -293,10 +288,10 @@ def test_memory_of_a_node(tmp_path, rng, offset, gain, by_pixel):
 
 def test_memory_of_a_whole_detector():
     """352 cells of 16 modules, as the documentation states it."""
-    tight, loose = _Form("i2", False, False), _Form("f4", True, True)
+    tight, loose = Form("i2", False, False), Form("f4", True, True)
     assert bytes_of(tight, 16, 352) / 2**30 == pytest.approx(4.27, abs=0.02)
     assert bytes_of(loose, 16, 352) / 2**30 == pytest.approx(10.45, abs=0.02)
-    assert bytes_of(_Form("i2", True, False), 16, 352) - bytes_of(tight, 16, 352) < 100_000
+    assert bytes_of(Form("i2", True, False), 16, 352) - bytes_of(tight, 16, 352) < 100_000
 
 
 # the smallest photon

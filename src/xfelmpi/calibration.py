@@ -1,27 +1,25 @@
-"""Constants of raw data: read, checked, put into the form the kernel needs, once per node.
-
-Layout of the files (Cheetah, OM): ``Cheetah-AGIPDmm-calib.h5`` with ``AnalogOffset``,
-``RelativeGain``, ``DigitalGainLevel`` and ``Badpixel``, each (3, cell, 512, 128), first axis the
-gain stage high, medium, low. The stage of a pixel is high if digital < DigitalGainLevel[1], low if
-digital > DigitalGainLevel[2], else medium; its signal is (analogue − offset[stage]) × gain[stage]
-in float32, in ADU of the high stage.
-"""
+"""Constants of raw data for the cells of a run, once per node, filled by its ranks together."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi.collective import NodeShared, from_root, together
-from xfelmpi.detector import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.constants import (
+    NEVER,
+    STAGES,
+    Form,
+    check_constants,
+    constants_file,
+    open_constants,
+    prepare_cell,
+    survey,
+)
+from xfelmpi.detector import MAX_CELLS, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.masks import MODULE_BYTES, pack
+from xfelmpi.masks import MODULE_BYTES
 from xfelmpi.records import Problem
-
-STAGES = 3
-_NEVER = 65535
-"""Cut of a pixel that cannot have a photon in the high stage."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +90,6 @@ class Calibration:
         return np.full((1, MODULE_BYTES), 0xFF if module in self.lacking else 0, np.uint8)
 
 
-@dataclass(frozen=True)
-class _Form:
-    # how the arrays of all modules are kept: the tightest that is exact
-    offset: str
-    gain_cells: bool
-    gain_pixels: bool
-
-    def join(self, other: "_Form") -> "_Form":
-        return _Form(
-            "f4" if "f4" in (self.offset, other.offset) else "i2",
-            self.gain_cells or other.gain_cells,
-            self.gain_pixels or other.gain_pixels,
-        )
-
-
-def constants_file(folder: Path, module: int) -> Path:
-    """Return the name of a module's constants file."""
-    return folder / f"Cheetah-AGIPD{module:02}-calib.h5"
-
-
 def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:
     """Read the constants of all modules for the cells of the run; collective.
 
@@ -135,10 +113,10 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
     folder = config.constants or experiment.constants
     found = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
     modules, problems = found
-    form = _Form("i2", False, False)
+    form = Form("i2", False, False)
     with together(comm):
         for module in modules[comm.rank :: comm.size]:
-            form = form.join(_survey(constants_file(folder, module), cells_used))
+            form = form.join(survey(constants_file(folder, module), cells_used))
     for other in comm.allgather(form):
         form = form.join(other)
     shared = {
@@ -188,7 +166,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
     )
 
 
-def _arrays(form: _Form, n_modules: int, n_cells: int):
+def _arrays(form: Form, n_modules: int, n_cells: int):
     """Return (name, shape, dtype) of the shared arrays."""
     per_cell = (n_modules, n_cells, MODULE_PIXELS)
     gain = (
@@ -230,8 +208,8 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
     ]
     for module in modules:
         path = constants_file(folder, module)
-        with _open(path) as file:
-            n_cells = _check(file, path)
+        with open_constants(path) as file:
+            n_cells = check_constants(file, path)
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
         if len(lacking):
             problems.append(
@@ -246,76 +224,16 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
     return modules, tuple(problems)
 
 
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: constants cannot be read ({error})") from None
-
-
-def _check(file: h5py.File, path: Path) -> int:
-    """Check the four datasets of a file and return its number of cells."""
-    shapes = {}
-    for name, kinds in (
-        ("AnalogOffset", "iuf"),
-        ("RelativeGain", "f"),
-        ("DigitalGainLevel", "iuf"),
-        ("Badpixel", "biu"),
-    ):
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset):
-            raise InputError(f"{path}: no dataset {name} in this constants file")
-        if dataset.dtype.kind not in kinds:
-            raise InputError(
-                f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"
-            )
-        if dataset.ndim != 4 or (dataset.shape[0], *dataset.shape[2:]) != (STAGES, *MODULE_SHAPE):
-            raise InputError(
-                f"{path}: {name} has shape {dataset.shape}, expected (3, cells, 512, 128)"
-            )
-        shapes[name] = dataset.shape
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"{path}: datasets differ in their number of cells: {shapes}")
-    return shapes["AnalogOffset"][1]
-
-
-def _survey(path: Path, cells_used) -> _Form:
-    """Find the tightest exact form of a module's offsets and gains, one cell at a time."""
-    with _open(path) as file:
-        offset, gain = file["AnalogOffset"], file["RelativeGain"]
-        cells = [c for c in cells_used if c < offset.shape[1]]
-        tight = offset.dtype.str[1:] in ("i2", "i1", "u1")
-        if not tight:
-            tight = all(_fits_i2(offset[s, c]) for c in cells for s in range(STAGES))
-        by_cell = by_pixel = False
-        for stage in range(STAGES):
-            first = None
-            for cell in cells:
-                if by_cell and by_pixel:
-                    break
-                values = gain[stage, cell]
-                first = values if first is None else first
-                by_pixel = by_pixel or bool((values != values[0, 0]).any())
-                by_cell = by_cell or not np.array_equal(values, first)
-    return _Form("i2" if tight else "f4", by_cell, by_pixel)
-
-
-def _fits_i2(values: np.ndarray) -> bool:
-    # NaN is neither: such offsets stay floats, and their pixels become bad
-    with np.errstate(invalid="ignore"):
-        return bool(((values >= -32768) & (values <= 32767) & (values == np.trunc(values))).all())
-
-
 def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None:
     """Write a module's constants into its part of the shared arrays, one cell at a time."""
-    with _open(path) as file:
+    with open_constants(path) as file:
         n_cells = file["AnalogOffset"].shape[1]
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
-                arrays["cut"][row] = _NEVER
-                arrays["lowest1"][row] = _NEVER
-                arrays["level1"][row] = _NEVER
-                arrays["level2"][row] = _NEVER
+                arrays["cut"][row] = NEVER
+                arrays["lowest1"][row] = NEVER
+                arrays["level1"][row] = NEVER
+                arrays["level2"][row] = NEVER
                 arrays["offset"][row] = 0
                 arrays["bad"][:, row] = 0xFF
                 if arrays["gain"].shape[0] > 1:
@@ -331,74 +249,3 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0
             arrays["gain"][gain_row] = cell_arrays["gain"][:, : arrays["gain"].shape[2]]
-
-
-def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
-    """Put the constants of one module and cell into the kernel's form.
-
-    Parameters
-    ----------
-    offset, gain, level : ndarray (3, 65536)
-    bad : ndarray, bool (3, 65536)
-    config : Config
-        ``adu_per_photon``, ``photon_threshold``.
-
-    Returns
-    -------
-    dict
-        The fields of `ModuleConstants`.
-        Pixels whose constants are not finite, or whose gain is not positive, become bad; so do
-        those whose signal could be more than float32 holds.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        offset = offset.astype(np.float32)
-        gain = gain.astype(np.float32)
-        # the median of an ASIC adds two signals
-        farthest = 2 * (np.abs(offset) + 65535) * gain
-        usable = np.isfinite(farthest) & (gain > 0) & ~np.isnan(level[1:]).any(axis=0)
-    offset = np.where(np.isfinite(farthest), offset, np.float32(0))
-    gain = np.where(np.isfinite(farthest) & (gain > 0), gain, np.float32(1))
-    bad = bad | ~usable
-    cut = _smallest_photon(offset[0], gain[0], config.adu_per_photon, config.photon_threshold)
-    # the digital level is an integer, so thresholds that are not can be rounded to the next one
-    level = np.nan_to_num(level.astype(np.float64))
-    # a bad pixel is of no interest, whatever its stage
-    level1 = np.where(bad[0], _NEVER, np.clip(np.ceil(level[1]), 0, 65535)).astype(np.uint16)
-    level2 = np.clip(np.floor(level[2]), 0, 65535)
-    return {
-        "cut": np.where(bad[0], _NEVER, cut).astype(np.uint16),
-        "lowest1": level1.reshape(-1, 64).min(axis=1),
-        "level1": level1,
-        "level2": level2.astype(np.uint16),
-        "offset": offset,
-        "gain": gain,
-        "bad": pack(bad.reshape(STAGES, *MODULE_SHAPE)),
-    }
-
-
-def _smallest_photon(offset, gain, adu_per_photon: float, threshold: float) -> np.ndarray:
-    """Return the smallest analogue value 0 … 65535 that is a photon in the high stage, (pixel,).
-
-    65535 also where no value is: the kernel takes what is not below for a candidate only.
-    """
-    adu, threshold = np.float32(adu_per_photon), np.float32(threshold)
-
-    def is_photon(analogue):
-        # the very arithmetic of the kernel, which rounds after every step
-        with np.errstate(over="ignore"):
-            return (
-                np.floor((analogue.astype(np.float32) - offset) * gain / adu + 1 - threshold) >= 1
-            )
-
-    about = np.floor(offset + threshold * adu_per_photon / gain.astype(np.float64))
-    low = np.clip(about - 2, 0, 65535).astype(np.int32)
-    high = np.clip(about + 3, 0, 65535).astype(np.int32)
-    # rounding of float32 may have moved the edge farther than the few values around it
-    low = np.where(is_photon(low), 0, low)
-    high = np.where(is_photon(high), high, 65535)
-    while (low < high).any():
-        middle = (low + high) // 2
-        found = is_photon(middle)
-        high = np.where(found, middle, high)
-        low = np.where(found, low, np.minimum(middle + 1, high))
-    return low

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi import _darks
+from xfelmpi.constants import STAGES
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem
 
-STAGES = 3
 NOMINAL_GAINS = (1.0, 38.0, 180.0)
 """ADU of the high stage per ADU of each stage, as XFEL's documentation of AGIPD gives them."""
 

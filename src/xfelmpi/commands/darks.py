@@ -10,8 +10,8 @@ import numpy as np
 
 from xfelmpi import arguments as options
 from xfelmpi import collective, darks
-from xfelmpi.calibration import constants_file
 from xfelmpi.config import parse_size
+from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.calibration import STAGES, constants_file
+from xfelmpi.constants import STAGES, constants_file
 from xfelmpi.darks import CellConstants
 from xfelmpi.detector import MODULE_SHAPE
 from xfelmpi.write._h5 import ParallelFile
