@@ -63,7 +63,10 @@ cdef inline bint bit(const uint8_t *bits, uint32_t p) noexcept nogil:
     return (bits[p >> 3] >> (p & 7)) & 1
 
 
-cdef inline void add_photons(Scan *s, uint32_t p, float photons) noexcept nogil:
+cdef inline void add_signal(
+        Scan *s, uint32_t p, float signal, float adu, float threshold) noexcept nogil:
+    # every step in float32, as documented; a plain 1 would make it double
+    cdef float photons = floorf(signal / adu + <float>1 - threshold)
     if photons >= 1:
         add(s, p, <uint32_t>photons if photons <= 65535 else 0)
 
@@ -99,7 +102,7 @@ cdef void scan_plain(
                     add(s, p, 0)
                     continue
             signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
-            add_photons(s, p, floorf(signal / adu + <float>1 - threshold))
+            add_signal(s, p, signal, adu, threshold)
 
 
 cdef void scan_common_mode(
@@ -153,8 +156,7 @@ cdef void scan_common_mode(
             if bit(spoilt, j):
                 add(s, first + j, 0)
             else:
-                add_photons(
-                    s, first + j, floorf((signal[j] - median[(j >> 6) & 1]) / adu + <float>1 - threshold))
+                add_signal(s, first + j, signal[j] - median[(j >> 6) & 1], adu, threshold)
 
 
 def sparsify_raw(
@@ -227,8 +229,8 @@ def sparsify_raw(
             else:
                 scan_plain(
                     &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],
-                    &level1[row, 0], &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0], offset[row],
-                    gain[row], adu, threshold)
+                    &level1[row, 0], &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0],
+                    offset[row], gain[row], adu, threshold)
             lit[f] = s.lit
             photons[f] = s.photons
             region_lit[f] = s.region_lit

@@ -9,7 +9,7 @@ cdef extern from *:
     #include <errno.h>
     #include <unistd.h>
 
-    /* Read exactly `size` bytes at `offset`: 0, or 1 when the file ends before or cannot be read. */
+    /* Read exactly `size` bytes at `offset`: 0, or 1 if the file ends before or cannot be read. */
     static inline int pread_fully(int fd, unsigned char *to, size_t size, long long offset)
     {
         while (size > 0) {

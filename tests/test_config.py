@@ -175,7 +175,7 @@ def test_experiment_folder(monkeypatch, toml):
         ("sigmaa", "sigma"),
         ("adu-per-foton", "adu_per_photon"),
         ("hit_module", "hit_modules"),
-        ("tresholds", None),
+        ("photosphere", None),
         ("x", None),
         ("run", None),
         ("config", None),
