@@ -13,8 +13,11 @@ from libc.string cimport memcpy, memset
 from frames cimport (
     OK,
     Scan,
+    Sums,
     add,
+    begin_frame,
     decode_chunk,
+    end_frame,
     libdeflate_alloc_decompressor,
     libdeflate_decompressor,
     libdeflate_free_decompressor,
@@ -186,6 +189,7 @@ def sparsify_raw(
     cdef int64_t decoded = -1
     cdef int state = OK
     cdef Scan s
+    cdef Sums out
     cdef Switched switched
     cdef libdeflate_decompressor *inflater
 
@@ -201,6 +205,10 @@ def sparsify_raw(
     s.out_count = &out_count[0]
     s.room = out_pixel.shape[0]
     s.base = base
+    out.start, out.stop, out.status = &start[0], &stop[0], &status[0]
+    out.lit, out.photons = &lit[0], &photons[0]
+    out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
+    out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     with nogil:
         for f in range(n_frames):
             if offset_in_file[f] != decoded or decoded < 0:
@@ -215,10 +223,7 @@ def sparsify_raw(
                 continue
             frame = <const uint16_t *>(&dense[0] + within[f] * frame_bytes)
             row = constants_row[f]
-            s.good = &good[mask_row[f], 0]
-            s.n = used
-            s.photons = s.region_photons = 0
-            s.lit = s.region_lit = s.ones = s.peak = 0
+            begin_frame(&s, &good[mask_row[f], 0], used)
             switched.medium = switched.low = 0
             if common_mode:
                 scan_common_mode(
@@ -231,20 +236,8 @@ def sparsify_raw(
                     &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],
                     &level1[row, 0], &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0],
                     offset[row], gain[row], adu, threshold)
-            lit[f] = s.lit
-            photons[f] = s.photons
-            region_lit[f] = s.region_lit
-            region_photons[f] = s.region_photons
-            ones[f] = s.ones
-            peak[f] = <uint16_t>s.peak
-            entries[f] = <uint32_t>(s.n - used)
             gain_switched[f, 0] = switched.medium
             gain_switched[f, 1] = switched.low
-            if s.n <= s.room:
-                used = s.n
-                stop[f] = used
-            else:
-                # no room: the sums stand, the list of this frame is left out
-                start[f] = -1
+            used = end_frame(&s, &out, f, used)
     libdeflate_free_decompressor(inflater)
     return used

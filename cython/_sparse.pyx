@@ -12,8 +12,11 @@ from libc.string cimport memcpy
 from frames cimport (
     OK,
     Scan,
+    Sums,
     add,
+    begin_frame,
     decode_chunk,
+    end_frame,
     libdeflate_alloc_decompressor,
     libdeflate_decompressor,
     libdeflate_free_decompressor,
@@ -125,6 +128,7 @@ def sparsify(
     cdef int64_t decoded = -1
     cdef int state = OK
     cdef Scan s
+    cdef Sums out
 
     if n_frames == 0:
         return used
@@ -135,6 +139,10 @@ def sparsify(
     s.out_count = &out_count[0]
     s.room = out_pixel.shape[0]
     s.base = base
+    out.start, out.stop, out.status = &start[0], &stop[0], &status[0]
+    out.lit, out.photons = &lit[0], &photons[0]
+    out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
+    out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     with nogil:
         for f in range(n_frames):
             if offset[f] != decoded or offset[f] < 0:
@@ -148,27 +156,12 @@ def sparsify(
             if state != OK:
                 continue
             frame = &dense[0] + within[f] * frame_bytes
-            s.good = &good[mask_row[f], 0]
-            s.n = used
-            s.photons = s.region_photons = 0
-            s.lit = s.region_lit = s.ones = s.peak = 0
+            begin_frame(&s, &good[mask_row[f], 0], used)
             if is_float:
                 scan_f4(&s, <const float *>frame, cut, adu, threshold)
             elif itemsize == 1:
                 scan_u1(&s, frame)
             else:
                 scan_u2(&s, <const uint16_t *>frame)
-            lit[f] = s.lit
-            photons[f] = s.photons
-            region_lit[f] = s.region_lit
-            region_photons[f] = s.region_photons
-            ones[f] = s.ones
-            peak[f] = <uint16_t>s.peak
-            entries[f] = <uint32_t>(s.n - used)
-            if s.n <= s.room:
-                used = s.n
-                stop[f] = used
-            else:
-                # no room: the sums stand, the list of this frame is left out
-                start[f] = -1
+            used = end_frame(&s, &out, f, used)
     return used

@@ -102,6 +102,44 @@ cdef inline void add(Scan *s, uint32_t p, uint32_t count) noexcept nogil:
         s.region_photons += count
 
 
+cdef struct Sums:
+    # where the sums of every frame go
+    int64_t *start
+    int64_t *stop
+    uint8_t *status
+    uint32_t *lit
+    uint64_t *photons
+    uint32_t *region_lit
+    uint64_t *region_photons
+    uint32_t *ones
+    uint16_t *peak
+    uint32_t *entries
+
+
+cdef inline void begin_frame(Scan *s, const uint8_t *good, int64_t used) noexcept nogil:
+    s.good = good
+    s.n = used
+    s.photons = s.region_photons = 0
+    s.lit = s.region_lit = s.ones = s.peak = 0
+
+
+cdef inline int64_t end_frame(Scan *s, Sums *out, Py_ssize_t f, int64_t used) noexcept nogil:
+    """Note the sums of frame f; returns how much of the list is used."""
+    out.lit[f] = s.lit
+    out.photons[f] = s.photons
+    out.region_lit[f] = s.region_lit
+    out.region_photons[f] = s.region_photons
+    out.ones[f] = s.ones
+    out.peak[f] = <uint16_t>s.peak
+    out.entries[f] = <uint32_t>(s.n - used)
+    if s.n > s.room:
+        # the sums stand, the list of this frame is left out
+        out.start[f] = -1
+        return used
+    out.stop[f] = s.n
+    return s.n
+
+
 cdef inline int decode_chunk(
         libdeflate_decompressor *d, int fd, const uint8_t *memory, int64_t offset, int64_t size,
         int filters, int itemsize, size_t n_bytes,
