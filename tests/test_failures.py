@@ -11,7 +11,7 @@ import pytest
 from checks import check_outputs
 from expected import Expected
 from launch import SECONDS, all_files, run_python, run_xfelmpi
-from mockrun import tiny_run
+from mockrun import tiny_dark_runs, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +254,25 @@ def test_few_open_files(mock, options, tmp_path):
     check_outputs(tmp_path / "out", Expected(many))
 
 
+@pytest.mark.parametrize(("limit", "status"), [(128, 0), (40, 2)])
+def test_few_open_files_for_darks(tmp_path, limit, status):
+    """Three runs at a time within a low limit; a limit that is too low is no damage of the data."""
+    mocks = tiny_dark_runs(tmp_path / "p007927", trains=4, sequence_length=1, bad_pixels=0.0)
+    script = tmp_path / "limit.py"
+    script.write_text(
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "from xfelmpi.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    runs = [mock.options.run for mock in mocks]
+    out = tmp_path / "out"
+    where = ["--prefix", mocks[0].options.prefix, "--out", out]
+    done = run_python([script, "darks", *runs, *where])
+    assert done.returncode == status, done.stdout + done.stderr
+    assert (len(list(out.glob("Cheetah-*.h5"))) == 16) == (status == 0)
+
+
 def test_slurm_without_pmi_is_explained(options):
     """Slurm's srun without PMIx starts single processes that know nothing of each other."""
     done = run_xfelmpi([50, *options], SLURM_PROCID=1, SLURM_NTASKS=4, SLURM_STEP_NUM_TASKS=4)
@@ -304,3 +323,27 @@ def test_module_that_cannot_be_read_at_all_stops_nothing(ranks, mock, tmp_path):
         mask = cxi["entry_1/instrument_1/detector_1/mask"][0]
         assert (mask[6] & 0x200 != 0).all()
         assert (mask[5] == 0).all()
+
+
+def test_wrong_option_beside_help():
+    done = run_xfelmpi(["process", "--sigma", "much", "--help"])
+    assert done.returncode == 2
+    assert "--sigma" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_simulation_leaves_another_geometry_alone(tmp_path):
+    geometry = tmp_path / "scratch" / "det" / "agipd.geom"
+    geometry.parent.mkdir(parents=True)
+    geometry.write_text("; the experiment's own\n")
+    done = run_xfelmpi(["simulate", 9, "--prefix", tmp_path, "--trains", 1, "--cells", 2])
+    assert done.returncode == 2
+    assert "agipd.geom was not written by a simulation" in done.stderr
+    assert geometry.read_text() == "; the experiment's own\n"
+
+
+def test_simulation_into_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_xfelmpi(["simulate", 9, "--prefix", tmp_path / "file" / "x", "--trains", 1])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -268,3 +268,17 @@ def test_broken_mask_at_a_usual_place_is_refused_too(experiment, usual):
     getattr(experiment, usual).write_bytes(b"")
     with pytest.raises(InputError, match="no readable HDF5"):
         load(experiment)
+
+
+def test_outputs_elsewhere_still_find_the_masks(tmp_path):
+    """Without a det folder beside the outputs, that of the experiment is the usual place."""
+    here = Experiment(tmp_path / "p007927", tmp_path / "out", 50)
+    good = random_pixels(18)
+    usual = tmp_path / "p007927" / "scratch" / "det"
+    usual.mkdir(parents=True)
+    write(usual / "mask.h5", good)
+    np.testing.assert_array_equal(good_of(load(here), 0), good)
+    own = random_pixels(19)
+    (tmp_path / "out" / "det").mkdir(parents=True)
+    write(tmp_path / "out" / "det" / "mask.h5", own)
+    np.testing.assert_array_equal(good_of(load(here), 0), own)

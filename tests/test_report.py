@@ -48,9 +48,11 @@ def test_bar_on_a_terminal(clock):
     clock(4)
     progress.show((2000, 1234))
     first, second = screen.getvalue().split("\r")[1:]
-    expected = "500 of 2,000 frames, 250 frames/s, 17 hits so far, 0:06 left"
+    expected = "reading: 500 of 2,000 frames, 250 frames/s, 17 hits so far, 0:06 left"
     assert first == f"[{'#' * 7}{'.' * 23}] {expected}\x1b[K"
-    assert second.startswith(f"[{'#' * 30}] 2,000 of 2,000 frames, 500 frames/s, 1,234 hits")
+    assert second.startswith(
+        f"[{'#' * 30}] reading: 2,000 of 2,000 frames, 500 frames/s, 1,234 hits"
+    )
     assert "0:00 left" in second
     assert "\n" not in screen.getvalue()
     progress.close()
@@ -66,8 +68,10 @@ def test_lines_in_a_log(clock):
         progress.show((100 * second, second))
     progress.close()
     lines = file.getvalue().splitlines()
-    assert [line.split(" of ")[0] for line in lines] == ["1,500", "3,000", "4,500", "6,000"]
-    assert lines[0] == "1,500 of 10,000 frames, 100 frames/s, 15 hits so far, 1:25 left"
+    assert [line.split(" of ")[0] for line in lines] == [
+        f"reading: {n}" for n in ("1,500", "3,000", "4,500", "6,000")
+    ]
+    assert lines[0] == "reading: 1,500 of 10,000 frames, 100 frames/s, 15 hits so far, 1:25 left"
     assert not re.search(r"[\r\x1b]", file.getvalue())
     assert file.getvalue().endswith("\n")
 

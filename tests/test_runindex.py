@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from extra_data.tests.make_examples import make_reduced_spb_run
+from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.errors import InputError
@@ -502,3 +503,39 @@ def test_flagged_trains_stay(run):
         trains["flag"][1] = 0
     index = indexed(run)
     assert any("suspect" in note for note in index.notes)
+
+
+MEMORY_OF_A_LONG_RUN = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from xfelmpi import runindex
+from xfelmpi.modulefile import ModuleRows
+
+TRAINS = 2841  # of 352 cells: a million frames
+
+def rows(path, source, module, number, problems, notes):
+    n = TRAINS * 352
+    train = np.repeat(np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9), 352)
+    cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
+    ids = ModuleRows(train, cell, cell.astype(np.uint64), np.full(n, number, np.int32),
+                     np.arange(n, dtype=np.int32))
+    return ids, "|u1"
+
+runindex.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
+runindex.agipd_sources = lambda path, problems: [
+    ("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))
+]
+runindex.read_module_file = rows
+runindex.start_time = lambda path: ""
+index = runindex.index_run(Path("run"), "proc")
+assert len(index.frames) == TRAINS * 352 and index.modules_in_run == 0xFFFF
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_memory_of_a_long_run():
+    """A million frames: what rank 0 needs for the index leaves room for the rest of the job."""
+    done = run_python(["-c", MEMORY_OF_A_LONG_RUN])
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 420, f"{done.stdout.strip()} MiB"

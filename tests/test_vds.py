@@ -577,3 +577,18 @@ def test_help():
         assert option in done.stdout
     assert "--sigma" not in done.stdout
     assert "--no-vds" in run_xfelmpi(["process", "--help"]).stdout
+
+
+def test_old_file_with_other_frames_is_removed(mock, tmp_path):
+    """Row numbers of the events file must never lead into a virtual dataset of other frames."""
+    where = ["--prefix", mock.options.prefix, "--output", tmp_path]
+    vds = tmp_path / "vds" / "r0050_vds_proc.h5"
+    assert run_xfelmpi([50, *where, "--trains", "0:1"]).returncode in (0, 3)
+    assert vds.exists()
+    again = run_xfelmpi([50, *where, "--trains", "0:1", "--no-vds"])
+    assert again.returncode in (0, 3)
+    assert vds.exists(), "it has the same frames"
+    other = run_xfelmpi([50, *where, "--no-vds"])
+    assert other.returncode in (0, 3)
+    assert not vds.exists()
+    assert "has other frames and was removed" in other.stderr

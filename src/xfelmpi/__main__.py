@@ -48,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_UNUSABLE
     if {"-h", "--help"} & set(argv):
         # no need to start MPI for a help text
-        return _load(command).main(argv, None)
+        try:
+            return _load(command).main(argv, None)
+        except XfelmpiError as error:
+            sys.stderr.write(f"xfelmpi: error: {error}\n")
+            return error.exit_status
     return _run(command, argv)
 
 

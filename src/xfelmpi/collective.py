@@ -197,12 +197,6 @@ class NodeShared:
         self._window.Fence()
         return self.array
 
-    def free(self) -> None:
-        """Release the memory; every rank calls it, and nobody uses the array afterwards."""
-        self.array = None
-        self._window.Free()
-        self._node.Free()
-
 
 class SharedBytes:
     """One file written by all ranks at byte offsets, through MPI-IO."""

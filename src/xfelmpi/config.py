@@ -16,7 +16,7 @@ from xfelmpi.errors import UsageError
 
 GROUPS = {
     "run": "which run, and where",
-    "masks": "masks (default: found in OUTPUT/det/)",
+    "masks": "masks (default: found in OUTPUT/det/, else PREFIX/scratch/det/)",
     "photons": "photons",
     "decision": "hit decision",
     "geometry": "geometry",
@@ -209,9 +209,7 @@ class Config:
         "sample to detector, in m (default: clen of the geometry file)",
         metavar="M",
     )
-    vds: bool = _option(
-        "outputs", True, bool, "do not write the virtual dataset of all frames (vds/)"
-    )
+    vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
     memory_per_rank: int = _option(
         "resources",
         400 << 20,

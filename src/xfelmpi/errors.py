@@ -23,6 +23,10 @@ class InputError(XfelmpiError):
     """A run, a mask, constants or a geometry cannot be used at all."""
 
 
+class OutOfFilesError(XfelmpiError):
+    """The system's limit of open files is too low for this job."""
+
+
 class OutputError(XfelmpiError):
     """An output file cannot be written."""
 

@@ -71,8 +71,12 @@ class Experiment:
 
     @property
     def det(self) -> Path:
-        """The folder of masks, geometry and constants that users make."""
-        return self.output / "det"
+        """The folder of masks, geometry and constants that users make.
+
+        The one beside the outputs, if there is one, else that of the experiment.
+        """
+        beside = self.output / "det"
+        return beside if beside.is_dir() else self.prefix / "scratch" / "det"
 
     @property
     def constants(self) -> Path:

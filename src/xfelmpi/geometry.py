@@ -81,6 +81,8 @@ def load_geometry(
             "give the experiment's .geom file"
         )
     else:
+        if not path.exists():
+            raise InputError(f"{path}: no such file (geometry)")
         geometry = _from_crystfel(AGIPD_1MGeometry, path)
         origin = str(path)
     if distance is None and path is not None:

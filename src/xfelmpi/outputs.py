@@ -16,6 +16,7 @@ from xfelmpi.masks import Masks, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem
+from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
@@ -24,7 +25,7 @@ from xfelmpi.write.cxi import CxiHeader, CxiWriter
 from xfelmpi.write.emc import EmcWriter
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
-from xfelmpi.write.vds import write_vds
+from xfelmpi.write.vds import same_frames, write_vds
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,18 @@ def write_outputs(
     powder_hits, powder_misses = done.powder.empty_like(), done.powder.empty_like()
     blocks = done.reader.stream(hits, powder_hits)
     # all ranks write as often as the one with most blocks
+    progress = Progress(n_hits, stage="writing", unit="hits", found="")
+    board = collective.ProgressBoard(comm, progress.show, n_values=1)
+    written = 0
     while collective.max_all(comm, (block := next(blocks, None)) is not None):
         frames, sparse = block or done.reader.nothing()
+        written += len(frames)
+        board.update(written)
         cxi.write(sparse, done.share.frames.cell_id[frames])
         if emc:
             emc.write(sparse)
+    board.finish()
+    progress.close()
     if emc:
         emc.close()
     for _ in done.reader.stream(misses, powder_misses):
@@ -150,17 +158,21 @@ def write_outputs(
     files = [experiment.events, experiment.powder, experiment.cxi]
     files += [experiment.emc] if emc else []
     files += [done.vds] if done.vds else []
-    collective.on_root(comm, lambda: _publish(experiment, files))
+    vds = experiment.vds(done.share.facts.kind)
+    collective.on_root(comm, lambda: _publish(experiment, files, vds))
     return files
 
 
-def _publish(experiment: Experiment, files: list[Path]) -> None:
+def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         for path in files:
             publish(path)
         if experiment.emc not in files:
             # Dragonfly reads out of bounds on a file without frames: an old one must not stay
             experiment.emc.unlink(missing_ok=True)
+        if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
+            vds.unlink()
+            log.warning(f"{vds} of an earlier job has other frames and was removed")
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
 

@@ -113,7 +113,7 @@ def _log_start(comm, config, share: Share, masks: Masks, calibration, geometry, 
     for line in (*share.facts.notes, *constants, *masks.notes, geometry.description):
         log.info(line)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
-        warnings += ("raw data, but --adu-per-photon is not given: 1 ADU counts as a photon",)
+        warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
     for line in warnings:

@@ -5,6 +5,7 @@ libdeflate in the kernel, several times faster than through HDF5's own filters. 
 cannot read (other filters, other dtypes) go through h5py, slower but right.
 """
 
+import errno
 import math
 import os
 from collections import OrderedDict
@@ -16,6 +17,7 @@ import numpy as np
 
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
+from xfelmpi.errors import OutOfFilesError
 from xfelmpi.runindex import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
@@ -257,7 +259,13 @@ class FilePool:
         else:
             if len(self._open) >= self._limit:
                 self._open.popitem(last=False)[1].close()
-            self._open[number] = OpenModuleFile(self._files[number])
+            try:
+                self._open[number] = OpenModuleFile(self._files[number])
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    # no damage of this file: every further one would be lost as well
+                    raise OutOfFilesError(f"{self._files[number].path}: {error}") from None
+                raise
         return self._open[number]
 
     def name(self, number: int) -> str:

@@ -10,6 +10,13 @@ from xfelmpi.records import Problem
 
 log = logging.getLogger("xfelmpi")
 
+STAGE_TITLES = {
+    "index": "indexing the run",
+    "photons": "reading frames",
+    "decide": "deciding",
+    "write": "writing",
+}
+
 PROBLEMS_SHOWN = 20
 LINE_EVERY = 15.0
 """Seconds between two progress lines in a batch log."""
@@ -38,24 +45,30 @@ class Stages:
 
     @contextmanager
     def timed(self, name: str):
-        """Time a block as a stage."""
+        """Say that a stage begins, and time it."""
+        log.info("%s …", STAGE_TITLES.get(name, name))
         start = monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + monotonic() - start
 
 
 class Progress:
-    """Shows how far the pass is: a bar on a terminal, a line now and then in a batch log.
+    """Shows how far a stage is: a bar on a terminal, a line now and then in a batch log.
 
     Parameters
     ----------
     total : int
-        Frames of the run.
+        How much there is to do.
     stream : file, optional
         Default: standard error.
+    stage, unit, found : str
+        Name of the stage, of what is counted, and of the second number shown, if any.
     """
 
-    def __init__(self, total: int, stream=None):
+    def __init__(
+        self, total: int, stream=None, stage="reading", unit="frames", found="hits so far"
+    ):
+        self._stage, self._unit, self._found = stage, unit, found
         self._stream = stream or sys.stderr
         self._bar = self._stream.isatty()
         self._total = total
@@ -63,17 +76,18 @@ class Progress:
         self._last = self._start
 
     def show(self, values) -> None:
-        """Show (frames done, frames above the threshold so far), summed over the ranks."""
+        """Show (done, found so far), or (done,), summed over the ranks."""
         now = monotonic()
         if not self._bar and now - self._last < LINE_EVERY:
             return
         self._last = now
-        done, hits = int(values[0]), int(values[1])
+        done = int(values[0])
+        found = f"{int(values[1]):,} {self._found}, " if self._found else ""
         rate = done / max(now - self._start, 1e-9)
         left = (self._total - done) / rate if rate else float("nan")
         text = (
-            f"{done:,} of {self._total:,} frames, {rate:,.0f} frames/s, {hits:,} hits so far, "
-            f"{_duration(left)} left"
+            f"{self._stage}: {done:,} of {self._total:,} {self._unit}, "
+            f"{rate:,.0f} {self._unit}/s, {found}{_duration(left)} left"
         )
         if self._bar:
             width = 30

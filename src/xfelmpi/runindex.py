@@ -6,7 +6,8 @@ they stand in the file, because damage (a train ID of 0, an index beyond the dat
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
 _CELL_SLOTS = 512
+
+_IMPOSSIBLE_TRAIN = np.uint64(1 << 53)
+"""No train ID of the next million years, and the largest for which the sorting key fits 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,6 @@ def index_run(
     """
     paths = module_files(folder, kind)
     files: list[ModuleFile] = []
-    rows: dict[int, list[ModuleRows]] = {}
     problems: list[Problem] = []
     notes: list[str] = []
     sources: dict[str, list[tuple[Path, str, int]]] = {}
@@ -151,16 +154,21 @@ def index_run(
         for prefix, source, module in agipd_sources(path, problems):
             sources.setdefault(prefix, []).append((path, source, module))
     detector = _choose_detector(detector, sources, folder, problems)
-    for path, source, module in sources[detector]:
-        found = read_module_file(path, source, module, len(files), problems, notes)
-        if found is not None:
-            usable, dtype = found
-            files.append(ModuleFile(str(path), module, f"INSTRUMENT/{source}/image/data", dtype))
-            rows.setdefault(module, []).append(usable)
-    modules = {m: _join(parts) for m, parts in rows.items()}
-    modules = _drop_foreign_trains(modules, files, problems)
-    modules = {m: _drop_repeated(m, r, files, problems) for m, r in modules.items()}
-    if not any(len(r.train) for r in modules.values()):
+    modules: dict[int, _Module] = {}
+    # module by module, so that only one is in memory as it stands in its files
+    in_order = sorted(sources[detector], key=lambda found: found[2])
+    for module, group in groupby(in_order, key=lambda found: found[2]):
+        parts = []
+        for path, source, _ in group:
+            found = read_module_file(path, source, module, len(files), problems, notes)
+            if found is not None:
+                dataset = f"INSTRUMENT/{source}/image/data"
+                files.append(ModuleFile(str(path), module, dataset, found[1]))
+                parts.append(found[0])
+        if sum(len(part.train) for part in parts):
+            modules[module] = _tidy(module, parts, files, problems, modules)
+    _drop_foreign_trains(modules, files, problems)
+    if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
     frames = _merge(modules, problems)
     # of the whole run: which frames are complete must not depend on the slice
@@ -194,82 +202,100 @@ def _choose_detector(wanted, sources, folder, problems) -> str:
     return wanted or next(iter(sources))
 
 
-def _join(parts: list[ModuleRows]) -> ModuleRows:
-    names = ModuleRows.__dataclass_fields__
-    return ModuleRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+@dataclass(frozen=True)
+class _Module:
+    # a module's frames in ascending order of trainId * 512 + cellId, each once
+    key: np.ndarray
+    pulse: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
+
+    def keep(self, which) -> "_Module":
+        return _Module(self.key[which], self.pulse[which], self.file[which], self.row[which])
 
 
-def _drop_foreign_trains(modules, files, problems) -> dict[int, ModuleRows]:
-    trains = np.concatenate([np.unique(r.train) for r in modules.values()] or [[]])
-    if not len(trains):
-        return modules
-    middle = np.sort(trains)[len(trains) // 2]
-    kept = {}
-    for m, r in modules.items():
-        far = np.where(r.train > middle, r.train - middle, middle - r.train) > FARTHEST_TRAIN
-        for t in np.unique(r.train[far]):
-            file = files[r.file[np.flatnonzero(r.train == t)[0]]].path
-            problems.append(
-                Problem(
-                    "train ID far outside the run", Path(file).name, m, int(t), "frames left out"
-                )
-            )
-        kept[m] = r.keep(~far)
-    return kept
-
-
-def _key(train: np.ndarray, cell: np.ndarray, origin) -> np.ndarray:
-    return ((train - origin) * np.uint64(_CELL_SLOTS)).astype(np.int64) + cell
-
-
-def _drop_repeated(module, rows: ModuleRows, files, problems) -> ModuleRows:
+def _tidy(module: int, parts: list[ModuleRows], files, problems, others) -> _Module:
     """Sort a module's frames; of frames with the same ids the first in the files is kept."""
-    if not len(rows.train):
-        return rows
-    key = _key(rows.train, rows.cell, rows.train.min())
+    names = ModuleRows.__dataclass_fields__
+    rows = ModuleRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    parts.clear()
+    impossible = rows.train >= _IMPOSSIBLE_TRAIN
+    if impossible.any():
+        for t in np.unique(rows.train[impossible]):
+            file = files[rows.file[np.flatnonzero(rows.train == t)[0]]]
+            problems.append(_foreign(file, module, t))
+        rows = rows.keep(~impossible)
+    key = (rows.train * np.uint64(_CELL_SLOTS)).astype(np.int64) + rows.cell
     _, first = np.unique(key, return_index=True)
     if len(first) < len(key):
-        repeated = np.ones(len(key), bool)
-        repeated[first] = False
-        for t in np.unique(rows.train[repeated]):
-            these = np.flatnonzero(repeated & (rows.train == t))
-            problems.append(
-                Problem(
-                    f"{len(these)} frames have ids that were there before",
-                    Path(files[rows.file[these[0]]].path).name,
-                    module,
-                    int(t),
-                    "first ones kept, these left out",
-                )
-            )
-    return rows.keep(first)
+        problems += _repeated(module, rows, first, files)
+    tidy = _Module(key[first], rows.pulse[first], rows.file[first], rows.row[first])
+    for other in others.values():
+        # as a rule all modules have the same frames: their ids are kept once
+        if np.array_equal(other.key, tidy.key) and np.array_equal(other.pulse, tidy.pulse):
+            return replace(tidy, key=other.key, pulse=other.pulse)
+    return tidy
 
 
-def _merge(modules: dict[int, ModuleRows], problems: list[Problem]) -> FrameTable:
-    origin = min(r.train[0] for r in modules.values() if len(r.train))
-    keys = {m: _key(r.train, r.cell, origin) for m, r in sorted(modules.items())}
-    union = next(iter(keys.values()))
-    for key in keys.values():
-        if not np.array_equal(key, union):
-            union = np.union1d(union, key)
+def _repeated(module: int, rows: ModuleRows, first: np.ndarray, files) -> list[Problem]:
+    repeated = np.ones(len(rows.train), bool)
+    repeated[first] = False
+    problems = []
+    for t in np.unique(rows.train[repeated]):
+        these = np.flatnonzero(repeated & (rows.train == t))
+        what = f"{len(these)} frames have ids that were there before"
+        file = Path(files[rows.file[these[0]]].path).name
+        problems.append(Problem(what, file, module, int(t), "first ones kept, these left out"))
+    return problems
+
+
+def _foreign(file: ModuleFile, module: int, train) -> Problem:
+    name = Path(file.path).name
+    return Problem("train ID far outside the run", name, module, int(train), "frames left out")
+
+
+def _drop_foreign_trains(modules: dict[int, _Module], files, problems) -> None:
+    """Leave out, in place, frames whose train ID cannot be of this run."""
+    if not modules:
+        return
+    trains = np.concatenate([np.unique(m.key // _CELL_SLOTS) for m in modules.values()])
+    middle = np.sort(trains)[len(trains) // 2] if len(trains) else 0
+    if not (np.abs(trains - middle) > FARTHEST_TRAIN).any():
+        return
+    for number, module in modules.items():
+        train = module.key // _CELL_SLOTS
+        far = np.abs(train - middle) > FARTHEST_TRAIN
+        for t in np.unique(train[far]):
+            file = files[module.file[np.flatnonzero(train == t)[0]]]
+            problems.append(_foreign(file, number, t))
+        modules[number] = module.keep(~far)
+
+
+def _merge(modules: dict[int, _Module], problems: list[Problem]) -> FrameTable:
+    """Join the modules by their frames' ids; `modules` is emptied on the way, to save memory."""
+    union = next(iter(modules.values())).key
+    for module in modules.values():
+        if module.key is not union and not np.array_equal(module.key, union):
+            union = np.union1d(union, module.key)
     n = len(union)
     pulse = np.zeros(n, np.uint64)
     known = np.zeros(n, bool)
     file = np.full((n, N_MODULES), -1, np.int32)
     row = np.zeros((n, N_MODULES), np.int32)
-    train_id = (union // _CELL_SLOTS).astype(np.uint64) + origin
-    for m, key in keys.items():
-        at = np.searchsorted(union, key)
-        file[at, m] = modules[m].file
-        row[at, m] = modules[m].row
-        differs = known[at] & (pulse[at] != modules[m].pulse)
+    for m in sorted(modules):
+        module = modules.pop(m)
+        at = np.searchsorted(union, module.key)
+        file[at, m] = module.file
+        row[at, m] = module.row
+        differs = known[at] & (pulse[at] != module.pulse)
         problems += [
             Problem("pulseId differs from that of other modules", "", m, int(t), "lowest one used")
-            for t in np.unique(train_id[at[differs]])
+            for t in np.unique(module.key[differs] // _CELL_SLOTS)
         ]
-        new = at[~known[at]]
-        pulse[new] = modules[m].pulse[~known[at]]
+        new = ~known[at]
+        pulse[at[new]] = module.pulse[new]
         known[at] = True
+    train_id = (union // _CELL_SLOTS).astype(np.uint64)
     return FrameTable(train_id, (union % _CELL_SLOTS).astype(np.uint16), pulse, file, row)
 
 

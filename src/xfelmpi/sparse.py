@@ -57,17 +57,30 @@ class SparseFrames:
         )
 
 
+_GATHER_ENTRIES = 1 << 19
+
+
 def _gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
     segments = stop - start
     length = segments.reshape(-1)
     ends = np.cumsum(length)
-    where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
-        start.reshape(-1) - (ends - length), length
-    )
+    total = int(ends[-1]) if len(ends) else 0
+    first = start.reshape(-1)
+    out_pixel, out_count = np.empty(total, pixel.dtype), np.empty(total, count.dtype)
+    # some segments at a time: the positions take several times the memory of what is copied
+    a = 0
+    while a < len(length):
+        done = int(ends[a] - length[a])
+        b = max(a + 1, int(np.searchsorted(ends, done + _GATHER_ENTRIES, side="right")))
+        where = np.arange(int(ends[b - 1]) - done)
+        where += np.repeat(first[a:b] - (ends[a:b] - length[a:b]) + done, length[a:b])
+        out_pixel[done : ends[b - 1]] = pixel[where]
+        out_count[done : ends[b - 1]] = count[where]
+        a = b
     per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
     indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
-    return SparseFrames(indptr, pixel[where], count[where])
+    return SparseFrames(indptr, out_pixel, out_count)
 
 
 def _zeros(dtype):

@@ -151,8 +151,6 @@ def test_node_shared_array_is_one(comm):
     assert array[1, 1] == -1, "every rank has an array of its own"
     assert sorted(comm.allgather(shared.node_rank)) == list(range(comm.size))
     assert shared.node_size == comm.size
-    array = None
-    shared.free()
 
 
 def test_shared_bytes(comm, shared_path):

@@ -183,7 +183,11 @@ def _work(comm, given, runs, tasks, writer) -> tuple[list, int]:
     """Do this rank's share of the tasks; returns the problems and the number of bad pixels."""
     # half for the interpreter and the copies that numpy makes
     limit = given.memory_per_rank // 4
-    frames = [darks.DarkFrames(FilePool(r.files), r.cell_id, r.file, r.row, limit) for r in runs]
+    pools = [FilePool(r.files, limit=40 // len(runs)) for r in runs]
+    frames = [
+        darks.DarkFrames(pool, r.cell_id, r.file, r.row, limit)
+        for pool, r in zip(pools, runs, strict=True)
+    ]
     frames += [None] * (darks.STAGES - len(runs))
     bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
     n_bad = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 from xfelmpi.arguments import Parser
-from xfelmpi.errors import EXIT_COMPLETE, UsageError
+from xfelmpi.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
 from xfelmpi.simulate.options import CHOICES
 
@@ -39,10 +39,19 @@ def main(argv: list[str], comm=None) -> int:
     UsageError
         If an argument is wrong.
     """
-    arguments = _parser().parse_args(argv)
-    options = options_from(arguments)
+    if comm is None:
+        options = options_from(_parser().parse_args(argv))
+    else:
+        from xfelmpi.collective import from_root
+
+        options = from_root(comm, lambda: options_from(_parser().parse_args(argv)))
     start = perf_counter()
-    result = simulate(options, comm)
+    try:
+        result = simulate(options, comm)
+    except OSError as error:
+        output = OutputError(f"{error.filename or options.prefix}: {error.strerror or error}")
+        output.__dict__.update(vars(error))
+        raise output from None
     if comm is None or comm.rank == 0:
         log.info(
             "simulated %d frames, %d with a particle, in %.1f s",

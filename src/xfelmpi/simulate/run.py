@@ -214,13 +214,25 @@ def _check_constants(folder: Path) -> None:
             )
 
 
+_SIMULATED = "; simulated, nominal positions of the quadrants\n"
+
+
 def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
-    """Write the nominal geometry as CrystFEL file and return what the model needs of it."""
+    """Write the nominal geometry as CrystFEL file and return what the model needs of it.
+
+    Raises
+    ------
+    UsageError
+        If there is a geometry that no simulation wrote: it may be the experiment's own.
+    """
+    if path.exists() and not path.read_text(errors="replace").startswith(_SIMULATED):
+        raise UsageError(f"{path} was not written by a simulation; choose another folder")
     geometry = AGIPD_1MGeometry.from_quad_positions(QUADRANTS)
     part = path.with_name(path.name + ".part")
     geometry.write_crystfel_geom(
         str(part), clen=options.distance, photon_energy=options.photon_energy_kev * 1e3
     )
+    part.write_text(_SIMULATED + part.read_text())
     part.replace(path)
     return model.make_scene(geometry.get_pixel_positions(), options)
 

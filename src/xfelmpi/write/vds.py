@@ -114,3 +114,16 @@ def _create_data(group: h5py.Group, layout: VirtualLayout, sources: list[str]) -
         plan.set_virtual(in_data, names[file], datasets[file], in_file)
     kind = h5t.py_create(np.dtype(layout.dtype), logical=True)
     h5d.create(group.id, b"data", kind, in_data, plan)
+
+
+def same_frames(path: Path, events: Path) -> bool:
+    """Return whether a virtual dataset has the frames of an events file, row by row."""
+    try:
+        with h5py.File(path, "r") as virtual, h5py.File(events, "r") as table:
+            detector = next(iter(virtual["INSTRUMENT"].values()))
+            return all(
+                np.array_equal(detector[f"DET/image/{name}"][:], table[name][:])
+                for name in ("trainId", "cellId")
+            )
+    except (OSError, KeyError, StopIteration):
+        return False
