@@ -78,9 +78,9 @@ def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
     np.testing.assert_array_equal(found["is_hit"], expected.is_hit)
     for name in ("hit_median", "hit_std", "hit_threshold", "hit_sigma"):
         right = expected.statistics[name].astype(np.float32)
-        np.testing.assert_array_equal(found[name], np.where(expected.complete, right, np.nan), name)
+        np.testing.assert_array_equal(found[name], np.where(expected.usable, right, np.nan), name)
     assert found["is_miss"].sum() == expected.n_misses
-    assert not (found["is_miss"] & (found["is_hit"] | ~expected.complete)).any()
+    assert not (found["is_miss"] & ~expected.blank).any()
     return found
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 from mockrun import MockRun
+from reference import window
 
 FRAME_SHAPE = (16, 512, 128)
 PLANCK, LIGHT_SPEED = 6.62607015e-34, 299792458.0
@@ -26,8 +27,8 @@ class Expected:
         Good pixels of each cell, bool (16, 512, 128); default: all.
     region : ndarray, optional
         Hit-finding region, bool (16, 512, 128); default: everything.
-    score, decide, sigma, fixed_threshold, miss_fraction
-        As the options of the main job.
+    score, decide, sigma, fixed_threshold, miss_fraction, miss_base, min_scores, width, sigma_floor
+        As the options of the main job; likewise those up to `excluded`.
     rows : (int, int or None)
         First and end of the frames that are processed, for ``--trains``.
     bad : dict of int to ndarray
@@ -42,6 +43,15 @@ class Expected:
     sigma: float = 4.0
     fixed_threshold: float | None = None
     miss_fraction: float = 1.0
+    miss_base: str = "hits"
+    min_scores: int = 100
+    width: str = "lower"
+    sigma_floor: str = "poisson"
+    normalise: str = "none"
+    min_score: float = -np.inf
+    max_score: float = np.inf
+    min_pulse_energy: float | None = None
+    excluded: tuple[int, ...] = ()
     rows: tuple[int, int | None] = (0, None)
     bad: dict[int, np.ndarray] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
@@ -84,7 +94,32 @@ class Expected:
             seen = frame[region]
             counted = seen > 0 if self.score == "litpixels" else seen
             sums["score"][row] = counted.sum(dtype=np.int64)
-        return sums
+        return sums | {"score": self._normalised(sums["score"], region)}
+
+    def _normalised(self, score: np.ndarray, region: np.ndarray) -> np.ndarray:
+        if self.normalise == "none":
+            return score
+        if self.normalise == "unmasked":
+            there = ~self.absent[:, None, None]
+            good = [(self.mask_of(row) & region & there).sum() for row in range(len(self))]
+            return (score * (region.sum() / np.array(good))).astype(np.float32)
+        energy = self.column("pulse_energy")
+        factor = [np.mean(energy[self.window(row)]) / energy[row] for row in range(len(self))]
+        enough = energy >= (self.min_pulse_energy or 0)
+        return np.where(enough, score * np.array(factor), np.nan).astype(np.float32)
+
+    def window(self, row: int) -> list[int]:
+        """Return the frames that decide a frame's train with ``--decide window``."""
+        own = np.flatnonzero(self.column("trainId") == self.column("trainId")[row])
+        return window(self.usable.tolist(), own[0], own[-1] + 1, self.min_scores)
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """Whether a frame can be decided."""
+        enough = True
+        if self.min_pulse_energy is not None:
+            enough = self.column("pulse_energy") >= self.min_pulse_energy
+        return self.complete & enough & ~np.isin(self.column("cellId"), self.excluded)
 
     @cached_property
     def complete(self) -> np.ndarray:
@@ -97,21 +132,31 @@ class Expected:
         """Median, std, threshold and sigma, float64, NaN where undecidable; and `is_hit`."""
         n, score, trains = len(self), self.sums["score"], self.column("trainId")
         median, std, threshold = np.full((3, n), np.nan)
-        for row in np.flatnonzero(self.complete):
+        kind = "half" if self.decide == "window" and self.width == "lower" else self.width
+        for row in np.flatnonzero(self.usable):
             if self.decide == "fixed":
                 threshold[row] = self.fixed_threshold
                 continue
-            group = self.complete & ((trains == trains[row]) | (self.decide == "run"))
-            middle = np.percentile(score[group], 50)
-            width = 1.4826 * (middle - np.percentile(score[group], 25))
-            median[row], std[row] = middle, max(width, np.sqrt(middle), 1)
+            group = self.usable & ((trains == trains[row]) | (self.decide == "run"))
+            if self.decide == "window":
+                group = self.window(row)
+            low, middle, high = np.percentile(score[group].astype(np.float64), (25, 50, 75))
+            std[row] = {
+                "lower": 1.4826 * (middle - low),
+                "half": 2 * (middle - low) / 1.34896,
+                "iqr": (high - low) / 1.34896,
+            }[kind]
+            if self.sigma_floor == "poisson":
+                std[row] = max(std[row], np.sqrt(middle), 1)
+            median[row] = middle
             threshold[row] = middle + self.sigma * std[row]
+        in_range = (score >= self.min_score) & (score <= self.max_score)
         return {
             "hit_median": median,
             "hit_std": std,
             "hit_threshold": threshold,
             "hit_sigma": (score - median) / std,
-            "is_hit": score > threshold,
+            "is_hit": (score > threshold) & in_range,
         }
 
     @cached_property
@@ -122,8 +167,14 @@ class Expected:
     @property
     def n_misses(self) -> int:
         """How many misses must be drawn."""
-        others = int((self.complete & ~self.is_hit).sum())
-        return min(others, round(self.miss_fraction * int(self.is_hit.sum())))
+        others = int(self.blank.sum())
+        base = int(self.is_hit.sum()) if self.miss_base == "hits" else others
+        return min(others, round(self.miss_fraction * base))
+
+    @property
+    def blank(self) -> np.ndarray:
+        """What misses may be drawn from, bool (frame,)."""
+        return self.usable & ~self.is_hit & (self.sums["score"] <= self.max_score)
 
     def powder(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return photons and good frames of every pixel, over some frames, bool (frame,)."""

@@ -163,12 +163,23 @@ def quantile(values, q: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def statistics(scores) -> tuple[float, float]:
+def statistics(scores, width="lower", floor=True) -> tuple[float, float]:
     """Return median and width of a group: 1.4826 (median - q25), at least √median and 1."""
     if not len(scores):
         return math.nan, math.nan
-    median = quantile(scores, 0.5)
-    return median, max(1.4826 * (median - quantile(scores, 0.25)), math.sqrt(median), 1.0)
+    low, median, high = (quantile(scores, q) for q in (0.25, 0.5, 0.75))
+    half = {"lower": 1.4826 * (median - low), "half": (median - low) / 0.67448}
+    spread = half.get(width, (high - low) / 1.34896)
+    return median, max(spread, math.sqrt(median), 1.0) if floor else spread
+
+
+def window(usable, a, b, min_scores) -> list[int]:
+    """Return the usable frames around the train of frames a … b, as EXtra-redu counts them."""
+    rank = [sum(usable[: i + 1]) for i in range(len(usable))]
+    extent = max(0, (min_scores - (rank[b - 1] - rank[a] + 1)) // 2)
+    left = [i for i in range(a) if extent and rank[i] > rank[a] - extent]
+    right = [i for i in range(b, len(usable)) if extent and rank[i] < rank[b - 1] + extent]
+    return [i for i in (*left, *range(a, b), *right) if usable[i]]
 
 
 def decide(score, complete, group, n_sigma) -> list[tuple]:

@@ -13,6 +13,7 @@ import pytest
 from xfelmpi.arguments import add_arguments, from_arguments, options, read_toml
 from xfelmpi.config import GROUPS, Config, parse_size, parse_trains
 from xfelmpi.errors import UsageError
+from xfelmpi.values import parse_cells, parse_energy
 
 # option: (words on the command line, line of a TOML file, value), none of them the default
 EVERY_OPTION = {
@@ -34,7 +35,17 @@ EVERY_OPTION = {
     "decide": (["fixed"], '"fixed"', "fixed"),
     "sigma": (["5.5"], "5.5", 5.5),
     "fixed_threshold": (["1000"], "1000", 1000.0),
+    "min_scores": (["250"], "250", 250),
+    "width": (["iqr"], '"iqr"', "iqr"),
+    "sigma_floor": (["none"], '"none"', "none"),
+    "min_score": (["5"], "5", 5.0),
+    "max_score": (["9e4"], "9e4", 9e4),
+    "min_pulse_energy": (["200uJ"], '"200uJ"', 200e-6),
+    "exclude_cells": (["31,5-7,0"], "[31, 5, 6, 7, 0]", (0, 5, 6, 7, 31)),
+    "first_cell": (["2"], "2", 2),
+    "normalise": (["pulse-energy"], '"pulse-energy"', "pulse-energy"),
     "miss_fraction": (["0.5"], "0.5", 0.5),
+    "miss_base": (["misses"], '"misses"', "misses"),
     "geometry": (["a.geom"], '"a.geom"', Path("a.geom")),
     "distance": (["0.7"], "0.7", 0.7),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
@@ -119,6 +130,14 @@ def test_command_line_wins(toml, name):
         "trains": '"1:"',
         "hit_modules": "[9]",
         "memory_per_rank": '"300M"',
+        "min_scores": "7",
+        "width": '"lower"',
+        "sigma_floor": '"poisson"',
+        "min_pulse_energy": "0.125",
+        "exclude_cells": '"9"',
+        "first_cell": "7",
+        "normalise": '"unmasked"',
+        "miss_base": '"hits"',
     }
     table[name] = other.get(name, '"other"' if line.startswith('"') else "0.125")
     path = toml("".join(f"{key} = {text}\n" for key, text in table.items()))
@@ -216,6 +235,18 @@ def test_unknown_name(toml, key, near):
         ("trains = [1.5, 4]", "two numbers"),
         ("trains = [-4, 4]", "two numbers"),
         ("trains = [false, true]", "two numbers"),
+        ("min_scores = 3.5", "whole"),
+        ("first_cell = true", "first_cell"),
+        ("exclude_cells = [1.5]", "whole numbers"),
+        ("exclude_cells = [true]", "whole numbers"),
+        ('exclude_cells = "7-5"', "ascending"),
+        ("exclude_cells = 352", "0 to 351"),
+        ("exclude_cells = [352]", "0 to 351"),
+        ("exclude_cells = [-1]", "names no cells"),
+        ('exclude_cells = "a"', "5-10"),
+        ('exclude_cells = ""', "5-10"),
+        ('min_pulse_energy = "200eV"', "200uJ"),
+        ("min_pulse_energy = -1", "200uJ"),
         ('memory_per_rank = "lots"', "400M"),
         ("memory_per_rank = -1", "400M"),
         ("memory_per_rank = 1e30", "400M"),
@@ -270,6 +301,14 @@ IMPOSSIBLE = [
     ("miss_fraction", "inf"),
     ("fixed_threshold", "nan"),
     ("fixed_threshold", "inf"),
+    ("min_scores", "0"),
+    ("min_scores", "-5"),
+    ("min_score", "nan"),
+    ("max_score", "inf"),
+    ("min_pulse_energy", "0"),
+    ("min_pulse_energy", "200"),
+    ("first_cell", "-1"),
+    ("first_cell", "352"),
     ("distance", "0"),
     ("distance", "-0.7"),
     ("distance", "700"),
@@ -322,6 +361,58 @@ def test_values_just_possible(name, text, value):
 def test_impossible_run(run):
     with pytest.raises(UsageError, match="9999"):
         Config(run=run)
+
+
+def test_scores_from_below_to_above():
+    with pytest.raises(UsageError, match=r"--max-score: found 4\.0, expected at least --min-score"):
+        configure("--prefix", "/e", "--min-score", "5", "--max-score", "4")
+    settings = configure("--prefix", "/e", "--min-score", "5", "--max-score", "5")
+    assert (settings.min_score, settings.max_score) == (5.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "energy"),
+    [
+        ("200uJ", 200e-6),
+        ("200 µJ", 200e-6),
+        ("0.5mJ", 5e-4),
+        ("2e-4", 2e-4),
+        ("2E-4 J", 2e-4),
+        ("30nJ", 30e-9),
+        (2e-4, 2e-4),
+        ("1.5e1uJ", 1.5e-5),
+    ],
+)
+def test_energies(text, energy):
+    assert parse_energy(text) == energy
+
+
+@pytest.mark.parametrize("text", ["", "uJ", "-1uJ", "nan", "200u", "1.2.3", "200 keV"])
+def test_no_energies(text):
+    with pytest.raises(ValueError, match=r"could not convert|is no energy"):
+        parse_energy(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"),
+    [
+        ("0", (0,)),
+        ("5-5", (5,)),
+        ("350-351,3 2", (2, 3, 350, 351)),
+        ("1-3,2-4", (1, 2, 3, 4)),
+        ([9, 4, 9], (4, 9)),
+        ([], ()),
+        (7, (7,)),
+    ],
+)
+def test_cells(text, cells):
+    assert parse_cells(text) == cells
+
+
+@pytest.mark.parametrize("text", ["", "-3", "3-", "5-3", "352", "1;2", "a", "1-2-3"])
+def test_no_cells(text):
+    with pytest.raises(ValueError, match=r"names no cells|cells from 0 to 351"):
+        parse_cells(text)
 
 
 def test_empty_list_of_modules(toml):

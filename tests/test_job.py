@@ -1,7 +1,7 @@
 """The main job as a whole, started as users start it, on runs with a known answer."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import h5py
 import numpy as np
@@ -100,6 +100,29 @@ CASES = {
         ("--decide", "run", "--sigma", "1.5", "--miss-fraction", "2.5"),
         {"decide": "run", "sigma": 1.5, "miss_fraction": 2.5},
         ranks=3,
+    ),
+    "statistics of a window": Case(
+        {"trains": 7, "cells": tuple(range(6)), "hit_photons": (50.0, 3e3), "missing": ((4, 2),)},
+        ("--decide", "window", "--min-scores", "19", "--sigma-floor", "none", "--sigma", "1.5"),
+        {"decide": "window", "min_scores": 19, "sigma_floor": "none", "sigma": 1.5},
+        ranks=3,
+        status=3,
+        named=("module 4 train 1500000002: module lacks 1 trains: 1500000002",),
+    ),
+    "scores by pulse energy": Case(
+        {"trains": 6, "cells": tuple(range(5)), "pulse_jitter": 0.2},
+        ("--normalise", "pulse-energy", "--min-pulse-energy", "1.6mJ", "--min-scores", "14",
+         "--decide", "window", "--width", "iqr", "--sigma", "1", "--exclude-cells", "3"),
+        {"normalise": "pulse-energy", "min_pulse_energy": 1.6e-3, "min_scores": 14,
+         "decide": "window", "width": "iqr", "sigma": 1, "excluded": (3,)},
+        ranks=3,
+    ),
+    "range of scores, cells, misses of misses": Case(
+        {"trains": 4, "cells": tuple(range(12))},
+        ("--max-score", "9000", "--min-score", "300", "--first-cell", "2", "--exclude-cells",
+         "4,7-8", "--miss-base", "misses", "--miss-fraction", "0.3", "--sigma", "1"),
+        {"max_score": 9000, "min_score": 300, "excluded": (0, 1, 4, 7, 8), "sigma": 1,
+         "miss_base": "misses", "miss_fraction": 0.3},
     ),
     "sigma": Case({}, ("--sigma", "-0.5"), {"sigma": -0.5}),
     "fixed threshold": Case(
@@ -207,6 +230,17 @@ def test_masks_of_all_kinds(masked, masked_outputs):
         ("module has no frames in the whole run", 9, 0),
         ("module lacks 1 trains: 1500000003", 2, 1500000003),
     ]
+
+
+def test_scores_by_unmasked_pixels(masked, tmp_path):
+    """Cells with more masked pixels in the region do not score less for it."""
+    mock, options, plain = masked
+    unmasked = ("--normalise", "unmasked", "--decide", "run", "--sigma-floor", "none")
+    process(mock, tmp_path, *options, *unmasked, ranks=2, status=3)
+    settings = {"normalise": "unmasked", "decide": "run", "sigma_floor": "none"}
+    expected = replace(plain, **settings, _frames=plain._frames)
+    assert (expected.sums["score"] > plain.sums["score"]).any()
+    check_outputs(tmp_path, expected)
 
 
 @pytest.mark.parametrize("ranks", RANKS)

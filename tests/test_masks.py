@@ -56,6 +56,21 @@ def test_no_masks(experiment):
     assert len(masks.notes) == 3
 
 
+def test_good_pixels_of_the_region(experiment):
+    """By module and cell, whatever cells have masks of their own."""
+    cells, region = random_pixels(1, 3), random_pixels(2)
+    path = write(experiment.det / "c.h5", cells, CELLS)
+    masks = load(experiment, cell_mask=path, hit_mask=write(experiment.det / "r.h5", region))
+    assert masks.region_pixels == region.sum()
+    assert masks.good_in_region.shape == (16, 352)
+    for cell, good in zip(CELLS, cells, strict=True):
+        right = (good & region).sum(axis=(1, 2))
+        assert masks.good_in_region[:, cell].tolist() == right.tolist()
+    everything = load(experiment)
+    assert everything.region_pixels == 16 * 65536
+    assert (everything.good_in_region == 65536).all()
+
+
 def test_pixels_are_bits_in_order():
     good = np.zeros((2, 512, 128), bool)
     good[0, 0, 9] = good[1, 511, 127] = True

@@ -7,6 +7,7 @@ import pytest
 import reference
 
 from xfelmpi import select
+from xfelmpi.select import Rule
 
 COLUMNS = ("is_hit", "median", "std", "threshold", "sigma")
 
@@ -77,7 +78,7 @@ def test_by_train(n_sigma):
     complete = rng.random(len(train)) < 0.8
     complete[train == 10_004] = False
     score[~complete] = 9e6
-    decision = select.decide_by_train(score, complete, train, n_sigma)
+    decision = select.decide_by_train(score, complete, train, Rule(n_sigma))
     assert_decision(decision, reference.decide(score, complete, train, n_sigma))
     assert not decision.is_hit[~complete].any()
     assert not decision.decidable[~complete].any()
@@ -89,10 +90,10 @@ def test_trains_are_decided_alone():
     rng = np.random.default_rng(3)
     train = np.repeat(np.arange(500, 508, dtype=np.uint64), 25)
     score, complete = scores(rng, 200), rng.random(200) < 0.9
-    whole = select.decide_by_train(score, complete, train, 4.0)
+    whole = select.decide_by_train(score, complete, train, Rule(4.0))
     for at in (0, 25, 100, 200):
         parts = [
-            select.decide_by_train(score[s], complete[s], train[s], 4.0)
+            select.decide_by_train(score[s], complete[s], train[s], Rule(4.0))
             for s in (slice(0, at), slice(at, None))
         ]
         for name in (*COLUMNS, "decidable"):
@@ -104,7 +105,7 @@ def test_train_ids_of_any_size():
     """Neighbouring trains far beyond the precision of a float are two groups."""
     train = np.array([2**60, 2**60, 2**60 + 1, 2**60 + 1], np.uint64)
     score = np.array([10, 20, 1000, 3000], np.float32)
-    decision = select.decide_by_train(score, np.ones(4, bool), train, 4.0)
+    decision = select.decide_by_train(score, np.ones(4, bool), train, Rule(4.0))
     assert decision.median.tolist() == [15, 15, 2000, 2000]
 
 
@@ -112,7 +113,7 @@ def test_by_run_uses_the_scores_of_the_run():
     rng = np.random.default_rng(4)
     run, own = scores(rng, 400, hits=0), scores(rng, 30, hits=0.3)
     complete = rng.random(30) < 0.8
-    decision = select.decide_by_run(own, complete, run, 3.0)
+    decision = select.decide_by_run(own, complete, run, Rule(3.0))
     median, std = reference.statistics(run)
     rows = [
         (bool(s > median + 3 * std), median, std, median + 3 * std, (s - median) / std)
@@ -126,7 +127,7 @@ def test_by_run_uses_the_scores_of_the_run():
 
 def test_by_run_without_a_complete_frame():
     decision = select.decide_by_run(
-        np.ones(3, np.float32), np.zeros(3, bool), np.empty(0, np.float32), 4.0
+        np.ones(3, np.float32), np.zeros(3, bool), np.empty(0, np.float32), Rule(4.0)
     )
     assert_decision(decision, [(False, *[math.nan] * 4)] * 3)
 
@@ -146,7 +147,9 @@ def test_fixed_threshold():
 def test_score_at_the_threshold_is_no_hit():
     """Median 100, width 10, 4 sigma: 140 is none, 141 is one."""
     score = np.array([100] * 9 + [140, 141], np.float32)
-    decision = select.decide_by_train(score, np.ones(11, bool), np.full(11, 7, np.uint64), 4.0)
+    decision = select.decide_by_train(
+        score, np.ones(11, bool), np.full(11, 7, np.uint64), Rule(4.0)
+    )
     assert np.flatnonzero(decision.is_hit).tolist() == [10]
     assert decision.threshold[0] == 140
     assert decision.sigma[9] == 4
@@ -155,9 +158,9 @@ def test_score_at_the_threshold_is_no_hit():
 @pytest.mark.parametrize(
     "decide",
     [
-        lambda s, c: select.decide_by_train(s, c, np.empty(0, np.uint64), 4.0),
-        lambda s, c: select.decide_by_run(s, c, np.ones(9, np.float32), 4.0),
-        lambda s, c: select.decide_by_run(s, c, s, 4.0),
+        lambda s, c: select.decide_by_train(s, c, np.empty(0, np.uint64), Rule(4.0)),
+        lambda s, c: select.decide_by_run(s, c, np.ones(9, np.float32), Rule(4.0)),
+        lambda s, c: select.decide_by_run(s, c, s, Rule(4.0)),
         lambda s, c: select.decide_fixed(s, c, 3.0),
     ],
 )

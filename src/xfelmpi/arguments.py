@@ -126,7 +126,9 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
             if not isinstance(value, list) or any(type(v) is not about["parse"] for v in value):
                 raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
             return tuple(value)
-        if isinstance(value, (dict, bool)) or (isinstance(value, list) and f.name != "trains"):
+        if isinstance(value, (dict, bool)) or (
+            isinstance(value, list) and f.name not in ("trains", "exclude_cells")
+        ):
             raise ValueError(f"{value!r} has the wrong form")
         value = about["parse"](value)
     except (ValueError, TypeError) as error:

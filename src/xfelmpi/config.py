@@ -6,13 +6,17 @@ in ``--help``, the unit and the form of its values. The same names stand in the 
 
 import dataclasses
 import json
-import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xfelmpi.detector import N_MODULES
-from xfelmpi.errors import UsageError
+from xfelmpi.values import (
+    parse_cells,
+    parse_energy,
+    parse_size,
+    parse_trains,
+    parse_whole,
+    validate,
+)
 
 GROUPS = {
     "run": "which run, and where",
@@ -37,38 +41,6 @@ def _option(group, default, parse, text, *, metavar=None, choices=None, many=Fal
             "many": many,
         },
     )
-
-
-def parse_size(text) -> int:
-    """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
-
-    Raises
-    ------
-    ValueError
-        If it is no size.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
-    if not match:
-        raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
-
-
-def parse_trains(text) -> tuple[int | None, int | None]:
-    """Return (A, B) from ``A:B``, a slice of the run's trains by position; either may be left out.
-
-    Raises
-    ------
-    ValueError
-        If it is no such slice.
-    """
-    if isinstance(text, (tuple, list)):
-        if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
-            raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
-        return tuple(text)
-    match = re.fullmatch(r"(\d*):(\d*)", str(text))
-    if not match:
-        raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
-    return tuple(int(part) if part else None for part in match.groups())
 
 
 @dataclass(frozen=True)
@@ -183,17 +155,83 @@ class Config:
         "decision",
         "train",
         str,
-        "frames whose median and width give the threshold; fixed takes --fixed-threshold",
-        choices=("train", "run", "fixed"),
+        "frames whose median and width give the threshold; window: --min-scores frames around the"
+        " train, as EXtra-redu has it; fixed takes --fixed-threshold",
+        choices=("train", "window", "run", "fixed"),
+    )
+    min_scores: int = _option(
+        "decision",
+        100,
+        parse_whole,
+        "with --decide window, and for the mean energy of --normalise pulse-energy: frames around"
+        " each train that are looked at, if it has fewer",
+        metavar="N",
     )
     sigma: float = _option(
         "decision", 4.0, float, "hit if score > median + sigma x width", metavar="S"
     )
+    width: str = _option(
+        "decision",
+        "lower",
+        str,
+        "width of the scores, from median and lower quartile or from both quartiles",
+        choices=("lower", "iqr"),
+    )
+    sigma_floor: str = _option(
+        "decision",
+        "poisson",
+        str,
+        "the width is never below the shot noise of the median, nor 1; none: as it is",
+        choices=("poisson", "none"),
+    )
     fixed_threshold: float | None = _option(
         "decision", None, float, "hit if score > threshold, with --decide fixed", metavar="X"
     )
+    min_score: float | None = _option(
+        "decision", None, float, "a hit scores at least this (default: no limit)", metavar="X"
+    )
+    max_score: float | None = _option(
+        "decision",
+        None,
+        float,
+        "a hit scores at most this; what scores more is no miss either (default: no limit)",
+        metavar="X",
+    )
+    min_pulse_energy: float | None = _option(
+        "decision",
+        None,
+        parse_energy,
+        "frames with less or unknown pulse energy are neither hits nor misses; J, or with a unit,"
+        " e.g. 200uJ, 0.5mJ (default: any energy)",
+        metavar="E",
+    )
+    exclude_cells: tuple[int, ...] = _option(
+        "decision",
+        (),
+        parse_cells,
+        "memory cells that are neither hits nor misses, e.g. 0,5-10,31 (default: none)",
+        metavar="C,A-B",
+    )
+    first_cell: int = _option(
+        "decision", 0, parse_whole, "memory cells below are neither hits nor misses", metavar="C"
+    )
+    normalise: str = _option(
+        "decision",
+        "none",
+        str,
+        "scores x (mean pulse energy around the train / the frame's own), or x (pixels of the"
+        " hit-finding region / good ones)",
+        choices=("none", "pulse-energy", "unmasked"),
+    )
     miss_fraction: float = _option(
-        "decision", 1.0, float, "misses drawn at random, as a multiple of the hits", metavar="X"
+        "decision", 1.0, float, "misses drawn at random, as a multiple of --miss-base", metavar="X"
+    )
+    miss_base: str = _option(
+        "decision",
+        "hits",
+        str,
+        "what --miss-fraction is a fraction of: the hits, or all that are none",
+        choices=("hits", "misses"),
     )
     geometry: Path | None = _option(
         "geometry",
@@ -219,79 +257,8 @@ class Config:
     )
 
     def __post_init__(self):
-        _validate(self)
+        validate(self)
 
     def to_json(self) -> str:
         """Return the full configuration as JSON, for the root attribute of every output."""
         return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
-
-
-def _validate(config: Config) -> None:
-    def need(ok, name, found, expected):
-        if not ok:
-            raise UsageError(f"--{name}: found {found}, expected {expected}")
-
-    need(0 <= config.run <= 9999, "run", config.run, "a run number 0 … 9999")
-    for name, low in (("adu_per_photon", 0), ("sigma", None), ("photon_threshold", None)):
-        value = getattr(config, name)
-        need(
-            math.isfinite(value) and (low is None or value > low),
-            name.replace("_", "-"),
-            value,
-            "a finite number" + (" above 0" if low == 0 else ""),
-        )
-    # beyond these, float32 cannot tell no photon from one
-    need(
-        1e-30 < config.adu_per_photon < 1e30,
-        "adu-per-photon",
-        config.adu_per_photon,
-        "a number between 1e-30 and 1e30",
-    )
-    need(
-        1e-6 <= config.photon_threshold <= 1,
-        "photon-threshold",
-        config.photon_threshold,
-        "a number from 1e-6 to 1",
-    )
-    need(
-        0 <= config.miss_fraction < math.inf,
-        "miss-fraction",
-        config.miss_fraction,
-        "a finite number, 0 or more",
-    )
-    need(
-        config.decide != "fixed" or config.fixed_threshold is not None,
-        "decide fixed",
-        "no --fixed-threshold",
-        "one",
-    )
-    need(
-        config.fixed_threshold is None or math.isfinite(config.fixed_threshold),
-        "fixed-threshold",
-        config.fixed_threshold,
-        "a finite number",
-    )
-    need(
-        config.fixed_threshold is None or config.decide == "fixed",
-        "fixed-threshold",
-        f"--decide {config.decide}",
-        "--decide fixed with it",
-    )
-    modules = config.hit_modules
-    need(modules != (), "hit-modules", "none", "at least one")
-    modules = modules or ()
-    need(all(0 <= m < N_MODULES for m in modules), "hit-modules", modules, "numbers 0 … 15")
-    need(
-        config.distance is None or 0 < config.distance < 100,
-        "distance",
-        config.distance,
-        "metres, above 0 and below 100",
-    )
-    need(
-        config.memory_per_rank >= 256 << 20,
-        "memory-per-rank",
-        config.memory_per_rank,
-        "at least 256M",
-    )
-    first, end = config.trains
-    need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")

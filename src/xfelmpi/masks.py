@@ -5,6 +5,7 @@ one byte of an 8 KiB row, which stays in the nearest cache with the frame.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,8 @@ from xfelmpi.errors import InputError
 from xfelmpi.records import Problem
 
 MODULE_BYTES = MODULE_PIXELS // 8
+
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,20 @@ class Masks:
     region: np.ndarray
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @cached_property
+    def good_in_region(self) -> np.ndarray:
+        """Good pixels of the region, int64 (16, 352), by module and memory cell."""
+        n = [
+            _ONES[good & region].sum(axis=1, dtype=np.int64)
+            for good, region in zip(self.good, self.region, strict=True)
+        ]
+        return np.array(n)[:, self.row_of_cell]
+
+    @cached_property
+    def region_pixels(self) -> int:
+        """Number of pixels of the region, good or not."""
+        return int(_ONES[self.region].sum(dtype=np.int64))
 
 
 def pack(good: np.ndarray) -> np.ndarray:

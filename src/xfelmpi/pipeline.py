@@ -9,6 +9,7 @@ import numpy as np
 from xfelmpi import collective, select
 from xfelmpi.calibration import load_calibration
 from xfelmpi.config import Config
+from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
@@ -27,6 +28,7 @@ from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.report import Progress, Stages, Summary, log
 from xfelmpi.runindex import FrameTable
+from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
 from xfelmpi.sparse import FrameSums
 
@@ -78,10 +80,10 @@ def process(config: Config, comm, argv: list[str]) -> int:
     )
     powder = PowderSum.zeros(masks.good.shape[1])
     with stages.timed("photons"):
-        sums = read_photons(comm, config, share, sparsifier, powder, kept)
+        sums = read_photons(comm, config, share, masks, sparsifier, powder, kept)
         share = without_dead_modules(comm, share, sums)
     with stages.timed("decide"):
-        events = decide(comm, config, share, sums)
+        events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
         own = [*share.problems, *left_out, *sparsifier.problems]
         if comm.rank == 0:
@@ -124,6 +126,7 @@ def read_photons(
     comm,
     config: Config,
     share: Share,
+    masks: Masks,
     sparsifier: Sparsifier,
     powder: PowderSum,
     kept: KeptFrames,
@@ -142,7 +145,8 @@ def read_photons(
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind):
         block = sparsifier.frames(frames[a:b], powder)
         sums.put(a, block.sums)
-        likely = _decide_here(config, share, block.sums, slice(a, b)).is_hit
+        scored = _score(None, config, share, masks, block.sums, slice(a, b))
+        likely = decide_alone(config, scored).is_hit
         lottery = select.lottery_number(frames.train_id[a:b], frames.cell_id[a:b])
         kept.keep(a, block, likely)
         kept.keep(a, block, ~likely & (lottery < candidates))
@@ -198,45 +202,42 @@ def train_blocks(
         at += n
 
 
-def _score(config: Config, sums: FrameSums) -> np.ndarray:
+def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, rows) -> ScoredFrames:
+    """Score frames; collective, or by what this rank knows of them without `comm`."""
     values = sums.region_lit if config.score == "litpixels" else sums.region_photons
-    return values.astype(np.float32)
+    frames = share.frames
+    if config.normalise == "unmasked":
+        there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
+        good = there @ masks.good_in_region
+        values = values * unmasked_factor(good, masks.region_pixels)[frames.cell_id[rows]]
+    return score_frames(
+        comm,
+        config,
+        frames.train_id[rows],
+        frames.cell_id[rows],
+        share.pulse_energy[rows],
+        sums.modules == share.facts.modules_in_run,
+        values.astype(np.float64),
+    )
 
 
-def _decide_here(config: Config, share: Share, sums: FrameSums, rows) -> select.Decision:
-    """Decide frames from what this rank knows of them."""
-    score = _score(config, sums)
-    complete = sums.modules == share.facts.modules_in_run
-    if config.decide == "fixed":
-        return select.decide_fixed(score, complete, config.fixed_threshold)
-    return select.decide_by_train(score, complete, share.frames.train_id[rows], config.sigma)
-
-
-def decide(comm, config: Config, share: Share, sums: FrameSums) -> EventColumns:
+def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
-    score = _score(config, sums)
-    if config.decide == "run":
-        complete = sums.modules == share.facts.modules_in_run
-        run_scores = collective.concat_all(comm, score[complete])
-        decision = select.decide_by_run(score, complete, run_scores, config.sigma)
-    else:
-        decision = _decide_here(config, share, sums, slice(None))
-    lottery = select.lottery_number(frames.train_id, frames.cell_id)
-    takes_part = decision.decidable & ~decision.is_hit
-    n_hits = int(collective.sum_all(comm, np.array([decision.is_hit.sum()]))[0])
-    limit = select.draw_limit(
-        collective.concat_all(comm, lottery[takes_part]), round(n_hits * config.miss_fraction)
-    )
+    scored = _score(comm, config, share, masks, sums, slice(None))
+    decision = decide_run(comm, config, scored)
+    n_decided = collective.sum_all(comm, np.array([decision.decidable.sum()]))[0]
+    if comm.rank == 0 and not n_decided:
+        log.warning("no frame can be decided: no hits, no misses")
     return EventColumns(
         frames.train_id,
         frames.pulse_id,
         frames.cell_id,
         sums.lit,
         sums.photons,
-        score,
+        scored.score,
         decision.is_hit,
-        select.winners(lottery, takes_part, limit),
+        draw_misses(comm, config, scored, decision),
         decision.median,
         decision.std,
         decision.threshold,

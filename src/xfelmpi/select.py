@@ -1,11 +1,42 @@
 """Scores → hits and misses. Pure: the pipeline gathers what spans ranks."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
+from xfelmpi.scores import Windows, train_edges
+
 WIDTH_OF_QUARTILE = 1.4826
 """Standard deviation of a normal distribution over (median - lower quartile)."""
+
+IQR_OF_NORMAL = 1.34896
+"""Inter-quartile range of a normal distribution over its standard deviation, as EXtra-redu has
+it; half of it is not quite 1 / 1.4826."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How statistics become hits.
+
+    Parameters
+    ----------
+    sigma : float
+        A hit scores more than median + sigma x width.
+    width : str
+        ``lower``: 1.4826 x (median - lower quartile), from the side where no hits are; ``half``:
+        2 (median - lower quartile) / 1.34896; ``iqr``: (upper - lower quartile) / 1.34896.
+    floor : bool
+        Whether the width is never below the shot noise √median, nor 1.
+    min_score, max_score : float
+        A hit scores neither less nor more.
+    """
+
+    sigma: float = 4.0
+    width: str = "lower"
+    floor: bool = True
+    min_score: float = -np.inf
+    max_score: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -16,76 +47,116 @@ class Decision:
     ----------
     is_hit : ndarray, bool (frame,)
     decidable : ndarray, bool (frame,)
-        Complete frames of a group with statistics.
+        Usable frames of a group with statistics.
+    is_blank : ndarray, bool (frame,)
+        Decidable and no hit, but for those above the maximum score: misses are drawn from these.
     median, std, threshold, sigma : ndarray, float32 (frame,)
-        Statistics of the frame's group; sigma = (score - median) / std.
+        Statistics of the frame's group; sigma = (score - median) / std, NaN if std is 0.
     """
 
     is_hit: np.ndarray
     decidable: np.ndarray
+    is_blank: np.ndarray
     median: np.ndarray
     std: np.ndarray
     threshold: np.ndarray
     sigma: np.ndarray
 
 
-def score_statistics(scores: np.ndarray) -> tuple[float, float]:
-    """Return median and width of the scores of a group, (nan, nan) of an empty one.
-
-    The width is 1.4826 × (median − lower quartile), from the side where no hits are, and never
-    below the shot noise √median nor 1.
-    """
+def score_statistics(scores: np.ndarray, rule: Rule = Rule()) -> tuple[float, float]:
+    """Return median and width of the scores of a group, (nan, nan) of an empty one."""
     if not len(scores):
         return float("nan"), float("nan")
-    low, median = np.percentile(scores.astype(np.float64), (25, 50))
-    return float(median), max(WIDTH_OF_QUARTILE * (median - low), np.sqrt(median), 1.0)
+    wanted = (25, 50, 75) if rule.width == "iqr" else (25, 50)
+    low, median, *high = np.percentile(scores.astype(np.float64), wanted)
+    if rule.width == "iqr":
+        width = (high[0] - low) / IQR_OF_NORMAL
+    elif rule.width == "half":
+        width = 2 * (median - low) / IQR_OF_NORMAL
+    else:
+        width = WIDTH_OF_QUARTILE * (median - low)
+    return float(median), max(width, np.sqrt(median), 1.0) if rule.floor else width
 
 
 def decide_by_train(
-    score: np.ndarray, complete: np.ndarray, train_id: np.ndarray, n_sigma: float
+    score: np.ndarray, usable: np.ndarray, train_id: np.ndarray, rule: Rule
 ) -> Decision:
-    """Decide every train by the statistics of its own complete frames.
+    """Decide every train by the statistics of its own usable frames.
 
     Parameters
     ----------
     score : ndarray, float32 (frame,)
-    complete : ndarray, bool (frame,)
+    usable : ndarray, bool (frame,)
     train_id : ndarray, uint64 (frame,)
         Ascending.
-    n_sigma : float
+    rule : Rule
     """
     median, std = np.full((2, len(score)), np.nan)
-    edges = np.flatnonzero(np.diff(train_id)) + 1
-    for a, b in zip([0, *edges], [*edges, len(score)], strict=True):
-        median[a:b], std[a:b] = score_statistics(score[a:b][complete[a:b]])
-    return _decide(score, complete & ~np.isnan(median), median, std, median + n_sigma * std)
+    edges = train_edges(train_id)
+    for a, b in pairwise(edges):
+        median[a:b], std[a:b] = score_statistics(score[a:b][usable[a:b]], rule)
+    return _decide_by(score, usable, median, std, rule)
+
+
+def decide_by_window(
+    score: np.ndarray, usable: np.ndarray, windows: Windows, run_scores: np.ndarray, rule: Rule
+) -> Decision:
+    """Decide every train by the usable frames around it.
+
+    Parameters
+    ----------
+    score : ndarray, float32 (frame,)
+    usable : ndarray, bool (frame,)
+    windows : Windows
+        Of these frames.
+    run_scores : ndarray, float32 (usable frame,)
+        Of the whole run, in order.
+    rule : Rule
+    """
+    found = windows.each(lambda values: score_statistics(values, rule), run_scores, 2)
+    return _decide_by(score, usable, *found.T, rule)
 
 
 def decide_by_run(
-    score: np.ndarray, complete: np.ndarray, run_scores: np.ndarray, n_sigma: float
+    score: np.ndarray, usable: np.ndarray, run_scores: np.ndarray, rule: Rule
 ) -> Decision:
-    """Decide by the statistics of all complete frames of the run, `run_scores`, float32."""
-    median, std = (np.full(len(score), value) for value in score_statistics(run_scores))
-    return _decide(score, complete & ~np.isnan(median), median, std, median + n_sigma * std)
+    """Decide by the statistics of all usable frames of the run, `run_scores`, float32."""
+    median, std = (np.full(len(score), value) for value in score_statistics(run_scores, rule))
+    return _decide_by(score, usable, median, std, rule)
 
 
-def decide_fixed(score: np.ndarray, complete: np.ndarray, threshold: float) -> Decision:
+def decide_fixed(
+    score: np.ndarray,
+    usable: np.ndarray,
+    threshold: float,
+    rule: Rule = Rule(),
+) -> Decision:
     """Decide by one threshold; there are no statistics then."""
     nan = np.full(len(score), np.nan)
-    return _decide(score, complete, nan, nan, np.full(len(score), float(threshold)))
+    return _decide(score, usable, nan, nan, np.full(len(score), float(threshold)), rule)
 
 
-def _decide(score, decidable, median, std, threshold) -> Decision:
+def _decide_by(score, usable, median, std, rule) -> Decision:
+    decidable = usable & ~np.isnan(median)
+    return _decide(score, decidable, median, std, median + rule.sigma * std, rule)
+
+
+def _decide(score, decidable, median, std, threshold, rule) -> Decision:
     def column(values):
         return np.where(decidable, values, np.nan).astype(np.float32)
 
+    is_hit = decidable & (score > threshold)
+    is_hit &= (score >= rule.min_score) & (score <= rule.max_score)
+    sigma = np.full(len(score), np.nan)
+    np.divide(score - median, std, out=sigma, where=std > 0)
     return Decision(
-        decidable & (score > threshold),
+        is_hit,
         decidable,
+        decidable & ~is_hit & (score <= rule.max_score),
         column(median),
         column(std),
         column(threshold),
-        column((score - median) / std),
+        column(sigma),
     )
 
 

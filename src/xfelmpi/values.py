@@ -1,0 +1,200 @@
+"""Forms and limits of the values of options."""
+
+import math
+import re
+
+from xfelmpi.detector import MAX_CELLS, N_MODULES
+from xfelmpi.errors import UsageError
+
+
+def parse_size(text) -> int:
+    """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
+
+    Raises
+    ------
+    ValueError
+        If it is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def parse_trains(text) -> tuple[int | None, int | None]:
+    """Return (A, B) from ``A:B``, a slice of the run's trains by position; either may be left out.
+
+    Raises
+    ------
+    ValueError
+        If it is no such slice.
+    """
+    if isinstance(text, (tuple, list)):
+        if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
+            raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
+        return tuple(text)
+    match = re.fullmatch(r"(\d*):(\d*)", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
+    return tuple(int(part) if part else None for part in match.groups())
+
+
+def parse_whole(text) -> int:
+    """Return a whole number; ``int`` alone would cut off the digits of a number in a file.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(text, (int, str)):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def parse_energy(text) -> float:
+    """Return J from a number with an optional unit, e.g. ``200uJ``, ``0.5 mJ`` or ``2e-4``.
+
+    Raises
+    ------
+    ValueError
+        If it is no energy.
+    """
+    match = re.fullmatch(r"\s*([\d.]+(?:[eE][-+]?\d+)?)\s*(?:([munµμ]?)J)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no energy; expected e.g. 200uJ or 0.0002 (J)")
+    # float of the decimal text, so that 200uJ and 200e-6 are the same number
+    power = {"m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9}.get(match[2], 0)
+    number, _, exponent = match[1].lower().partition("e")
+    return float(f"{number}e{int(exponent or 0) + power}")
+
+
+def parse_cells(text) -> tuple[int, ...]:
+    """Return memory cells, ascending, from ``0,5-10,31`` (ends included) or a list of numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if isinstance(text, (tuple, list)):
+        if any(type(part) is not int for part in text):
+            raise ValueError(f"{text!r}: expected a list of whole numbers")
+        text = ",".join(map(str, text))
+        if not text:
+            return ()
+    cells = set()
+    for part in re.split(r"[,\s]+", str(text).strip()):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        if not match:
+            raise ValueError(f"{text!r} names no cells; expected e.g. 0,5-10,31")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < MAX_CELLS:
+            raise ValueError(f"{part}: expected cells from 0 to {MAX_CELLS - 1}, ascending")
+        cells.update(range(first, last + 1))
+    return tuple(sorted(cells))
+
+
+def validate(config) -> None:
+    """Check the values of a `Config`.
+
+    Raises
+    ------
+    UsageError
+        With the option, what was found and what was expected.
+    """
+
+    def need(ok, name, found, expected):
+        if not ok:
+            raise UsageError(f"--{name}: found {found}, expected {expected}")
+
+    need(0 <= config.run <= 9999, "run", config.run, "a run number 0 … 9999")
+    for name, low in (("adu_per_photon", 0), ("sigma", None), ("photon_threshold", None)):
+        value = getattr(config, name)
+        need(
+            math.isfinite(value) and (low is None or value > low),
+            name.replace("_", "-"),
+            value,
+            "a finite number" + (" above 0" if low == 0 else ""),
+        )
+    # beyond these, float32 cannot tell no photon from one
+    need(
+        1e-30 < config.adu_per_photon < 1e30,
+        "adu-per-photon",
+        config.adu_per_photon,
+        "a number between 1e-30 and 1e30",
+    )
+    need(
+        1e-6 <= config.photon_threshold <= 1,
+        "photon-threshold",
+        config.photon_threshold,
+        "a number from 1e-6 to 1",
+    )
+    need(
+        0 <= config.miss_fraction < math.inf,
+        "miss-fraction",
+        config.miss_fraction,
+        "a finite number, 0 or more",
+    )
+    need(
+        config.decide != "fixed" or config.fixed_threshold is not None,
+        "decide fixed",
+        "no --fixed-threshold",
+        "one",
+    )
+    need(
+        config.fixed_threshold is None or math.isfinite(config.fixed_threshold),
+        "fixed-threshold",
+        config.fixed_threshold,
+        "a finite number",
+    )
+    need(
+        config.fixed_threshold is None or config.decide == "fixed",
+        "fixed-threshold",
+        f"--decide {config.decide}",
+        "--decide fixed with it",
+    )
+    need(config.min_scores >= 1, "min-scores", config.min_scores, "1 or more")
+    for name in ("min_score", "max_score"):
+        value = getattr(config, name)
+        need(
+            value is None or math.isfinite(value),
+            name.replace("_", "-"),
+            value,
+            "a finite number",
+        )
+    need(
+        None in (config.min_score, config.max_score) or config.min_score <= config.max_score,
+        "max-score",
+        config.max_score,
+        f"at least --min-score, {config.min_score}",
+    )
+    energy = config.min_pulse_energy
+    need(
+        energy is None or 0 < energy < 1,
+        "min-pulse-energy",
+        f"{energy} J",
+        "above 0 and below 1 J; microjoules are given as e.g. 200uJ",
+    )
+    cells = config.exclude_cells
+    need(all(0 <= c < MAX_CELLS for c in cells), "exclude-cells", cells, f"0 … {MAX_CELLS - 1}")
+    first_cell = config.first_cell
+    need(0 <= first_cell < MAX_CELLS, "first-cell", first_cell, f"0 … {MAX_CELLS - 1}")
+    modules = config.hit_modules
+    need(modules != (), "hit-modules", "none", "at least one")
+    modules = modules or ()
+    need(all(0 <= m < N_MODULES for m in modules), "hit-modules", modules, "numbers 0 … 15")
+    need(
+        config.distance is None or 0 < config.distance < 100,
+        "distance",
+        config.distance,
+        "metres, above 0 and below 100",
+    )
+    need(
+        config.memory_per_rank >= 256 << 20,
+        "memory-per-rank",
+        config.memory_per_rank,
+        "at least 256M",
+    )
+    first, end = config.trains
+    need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
