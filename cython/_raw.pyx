@@ -50,6 +50,7 @@ DEF ROW = 128       # pixels of a detector row, on two ASICs of 64
 DEF BAND = 8192     # pixels of the two ASICs side by side
 DEF BAND_BYTES = 1024
 DEF ASIC = 4096
+DEF AHEAD = 24       # candidates whose constants are fetched in advance
 
 ctypedef fused offset_t:
     int16_t
@@ -74,38 +75,43 @@ cdef inline void add_signal(
         add(s, p, <uint32_t>photons if photons <= 65535 else 0)
 
 
+cdef inline void fetch(
+        Scan *s, const offset_t[:, ::1] offset, const float[:, :] gain, uint32_t p) noexcept nogil:
+    prefetch(&offset[0, p])
+    prefetch(&gain[0, p])
+    prefetch(s.powder + p)
+
+
 cdef void scan_plain(
         Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
         const uint16_t *cut, const uint16_t *lowest1, const uint16_t *level1,
         const uint16_t *level2, const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
         float adu, float threshold) noexcept nogil:
-    cdef int32_t found[BAND + 1]
-    cdef uint32_t first, i, p
+    cdef int32_t found[PIXELS + 1]
+    cdef uint32_t i, p
     cdef int stage, n_found
     cdef float signal
-    for first in range(0, PIXELS, BAND):
-        n_found = find_candidates(
-            analogue + first, digital + first, cut + first, lowest1 + first // 64, BAND, found)
-        for i in range(n_found):
-            # photons are far apart: what they need is on its way while others are worked off
-            p = first + found[min(i + 24, n_found - 1)]
-            prefetch(&offset[0, p])
-            prefetch(&gain[0, p])
-            prefetch(s.powder + p)
-            p = first + found[i]
-            if not bit(s.good, p):
+    n_found = find_candidates(analogue, digital, cut, lowest1, PIXELS, found)
+    for i in range(min(AHEAD, n_found)):
+        fetch(s, offset, gain, found[i])
+    for i in range(n_found):
+        # photons are far apart: what they need is on its way while others are worked off
+        if i + AHEAD < n_found:
+            fetch(s, offset, gain, found[i + AHEAD])
+        p = found[i]
+        if not bit(s.good, p):
+            continue
+        stage = 0
+        if digital[p] >= lowest1[p >> 6] and digital[p] >= level1[p]:
+            stage = 2 if digital[p] > level2[p] else 1
+            switched.medium += stage == 1
+            switched.low += stage == 2
+            if bit(bad_medium if stage == 1 else bad_low, p):
+                add(s, p, 0)
                 continue
-            stage = 0
-            if digital[p] >= lowest1[p >> 6] and digital[p] >= level1[p]:
-                stage = 2 if digital[p] > level2[p] else 1
-                switched.medium += stage == 1
-                switched.low += stage == 2
-                if bit(bad_medium if stage == 1 else bad_low, p):
-                    add(s, p, 0)
-                    continue
-            signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
-            add_signal(s, p, signal, adu, threshold)
+        signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
+        add_signal(s, p, signal, adu, threshold)
 
 
 cdef void scan_common_mode(
