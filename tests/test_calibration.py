@@ -49,7 +49,9 @@ def replace_dataset(name, values):
 @pytest.mark.parametrize("there", ["nothing", "empty folder", "other modules"])
 def test_no_constants_at_all(tmp_path, rng, named, there):
     """The message lists what was looked for, and says what to do."""
-    folder = tmp_path / "constants" if named else tmp_path / "out" / "det" / "constants"
+    # the experiment's own place is named, unless there is a det folder beside the outputs
+    beside = tmp_path / ("scratch" if there == "nothing" else "out")
+    folder = tmp_path / "constants" if named else beside / "det" / "constants"
     if there != "nothing":
         folder.mkdir(parents=True)
     if there == "other modules":
