@@ -386,6 +386,7 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize("named", [True, False])
 def test_no_constants(small, tmp_path, ranks, named):
     """Exit 2 with what was looked for, and no files."""
+    (tmp_path / "out" / "det").mkdir(parents=True)  # else the experiment's own would be found
     where = ["--prefix", small.options.prefix, "--output", tmp_path / "out"]
     where += ["--constants", tmp_path / "nowhere"] if named else []
     done = run_xfelmpi([50, *where], ranks)
