@@ -450,7 +450,7 @@ def test_photon_without_a_size(small, tmp_path):
     options = ["--prefix", small.options.prefix, "--output", tmp_path / "out", "--no-vds"]
     done = run_xfelmpi([50, *options, "--constants", small.paths.constants])
     assert done.returncode == 3
-    assert any("--adu-per-photon is not given" in line for line in warnings_in(done))
+    assert any("every ADU counts as a photon" in line for line in warnings_in(done))
 
 
 def test_file_cut_short(tmp_path):
