@@ -36,7 +36,8 @@ WIDE static int find_bright(const float *signal, const float *median, float cut,
         int any = 0;
         for (int j = i; j < i + 64; j++) any |= signal[j] - middle >= cut;
         if (!any) continue;
-        for (int j = i; j < i + 64; j++) { found[m] = j; m += signal[j] - middle >= cut; }
+#define BRIGHT(j) (signal[j] - middle >= cut)
+        FIND_IN_64(BRIGHT, ALWAYS)
     }
     return m;
 }

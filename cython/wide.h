@@ -6,19 +6,23 @@
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-/* SSE2 is the baseline; twice the width halves the time of these loops (measured) */
+/* SSE2 is the baseline; wider registers take half the time in these loops (measured) */
+#if __GNUC__ >= 12
+#define WIDE __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
 #define WIDE __attribute__((target_clones("avx2", "default")))
+#endif
 #else
 #define WIDE
 #endif
 
 #define ALWAYS(j) 1
 
-/* Write the positions i < n for which CONDITION(i) holds to `found`; m counts them. LIKELY is cheaper
- * and holds wherever the condition does. 64 positions at a time become bytes 0 or 1, which as eight
- * words say at once that there are none, or by their trailing zeros where. */
-#define FIND(LIKELY, CONDITION)                                                            \
-    for (int i = 0; i < n; i += 64) {                                                      \
+/* Write the positions i … i + 63 for which CONDITION holds to `found`; m counts them. The positions
+ * become bytes 0 or 1, which as eight words say at once that there are none, or by their trailing
+ * zeros where. LIKELY is cheaper and holds wherever the condition does. */
+#define FIND_IN_64(LIKELY, CONDITION)                                                      \
+    {                                                                                      \
         uint8_t flag[64];                                                                  \
         uint64_t word[8];                                                                  \
         for (int j = 0; j < 64; j++) flag[j] = LIKELY(i + j);                              \
@@ -32,5 +36,8 @@
                 m += CONDITION(j);                                                         \
             }                                                                              \
     }
+
+#define FIND(LIKELY, CONDITION) \
+    for (int i = 0; i < n; i += 64) FIND_IN_64(LIKELY, CONDITION)
 
 #endif
