@@ -7,12 +7,12 @@ import h5py
 import numpy as np
 from reference import FS, MODULES, PIXELS, SS, module_twin
 
+from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.masks import Masks, pack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem
-from xfelmpi.runindex import FrameTable, ModuleFile
 from xfelmpi.sparse import FrameBlock
 
 DATASET = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/3CH0:output/image/data"

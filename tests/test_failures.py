@@ -208,6 +208,21 @@ def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
         check_outputs(tmp_path / "out", Expected(mock, decide="fixed", fixed_threshold=0.0))
 
 
+@pytest.mark.parametrize("where", ["photons", "open parallel file", "events"])
+def test_killed_rank_ends_all(where, options, tmp_path):
+    """SIGKILL, as from a machine without memory: nobody can say anything, and nobody waits."""
+    module, target, rank = CRASHES[where]
+    script = tmp_path / "crash.py"
+    text = CRASH.format(module=module, target=target, rank=rank, error="None")
+    script.write_text(text.replace("raise None", "import os; os.kill(os.getpid(), 9)"))
+    start = monotonic()
+    done = run_python([script, 50, *options, "--decide", "fixed", "--fixed-threshold", "0"], 3)
+    assert monotonic() - start < SECONDS
+    assert done.returncode != 0
+    assert "files written" not in done.stdout
+    assert all(name.endswith(".part") for name in all_files(tmp_path / "out"))
+
+
 def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
     assert run_xfelmpi([50, *options]).returncode == 0
     before = {name: (tmp_path / "out" / name).read_bytes() for name in all_files(tmp_path / "out")}

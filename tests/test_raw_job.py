@@ -20,8 +20,8 @@ from reference import raw_photons
 
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.frametable import FrameTable
 from xfelmpi.pipeline import BASE_MEMORY, MOST_TRAINS, train_blocks
-from xfelmpi.runindex import FrameTable
 from xfelmpi.share import choose_data
 from xfelmpi.sparse import FrameSums
 

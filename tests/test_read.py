@@ -21,10 +21,10 @@ from reference import FS, PIXELS, SS
 
 from xfelmpi import read as module_under_test
 from xfelmpi.errors import OutOfFilesError
+from xfelmpi.frametable import ModuleFile
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import DEFLATE, NOT_ALLOCATED, SHUFFLE, FilePool, OpenModuleFile
-from xfelmpi.runindex import ModuleFile
 
 ONE = (1, SS, FS)
 WHOLE = {"chunks": ONE, "compression": "gzip", "shuffle": True}

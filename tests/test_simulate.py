@@ -3,7 +3,6 @@
 import filecmp
 import json
 import os
-import shutil
 import subprocess
 import sys
 import zlib
@@ -384,7 +383,6 @@ def test_every_file_is_written_by_one_rank(size, ragged, tmp_path):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs mpirun")
 def test_any_number_of_ranks_writes_the_same(tmp_path):
     arguments = "50 --trains 3 --cells 0:6:2 --hit-rate 0.3 --sequence-length 2 --veto 0.2"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0

@@ -439,7 +439,6 @@ def test_raw_replaces_proc_and_back(tmp_path):
     assert again.paths.constants is None
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs mpirun")
 @pytest.mark.parametrize("kind", ["raw", "dark --gain-stage low"])
 def test_any_number_of_ranks_writes_the_same(kind, tmp_path):
     arguments = f"50 --kind {kind} --trains 3 --cells 1,2 --hit-rate 0.3 --sequence-length 2"

@@ -20,8 +20,9 @@ from xfelmpi.commands import vds as command
 from xfelmpi.config import Config
 from xfelmpi.errors import OutputError, UsageError
 from xfelmpi.experiment import Experiment
+from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.outputs import begin_vds
-from xfelmpi.runindex import FrameTable, ModuleFile, RunIndex, index_run
+from xfelmpi.runindex import RunIndex, index_run
 from xfelmpi.virtual import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 from xfelmpi.write._h5 import publish
 from xfelmpi.write.vds import fill_value, source_name, write_vds

@@ -8,11 +8,11 @@ import numpy as np
 from xfelmpi import _raw, _sparse
 from xfelmpi.calibration import Calibration
 from xfelmpi.detector import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool, FrameBytes
 from xfelmpi.records import Problem
-from xfelmpi.runindex import FrameTable
 from xfelmpi.sparse import FrameBlock, FrameSums
 
 _STATUS = {

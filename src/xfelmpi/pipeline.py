@@ -13,6 +13,7 @@ from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
+from xfelmpi.frametable import FrameTable
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, load_masks
 from xfelmpi.outputs import (
@@ -27,7 +28,6 @@ from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.report import Progress, Stages, Summary, log
-from xfelmpi.runindex import FrameTable
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
 from xfelmpi.sparse import FrameSums

@@ -8,7 +8,7 @@ import h5py
 
 from xfelmpi import __version__, collective
 from xfelmpi.experiment import Experiment
-from xfelmpi.runindex import ModuleFile
+from xfelmpi.frametable import ModuleFile
 
 
 def provenance(

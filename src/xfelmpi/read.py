@@ -18,7 +18,7 @@ import numpy as np
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
 from xfelmpi.errors import OutOfFilesError
-from xfelmpi.runindex import ModuleFile
+from xfelmpi.frametable import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
 """Bits of a chunk's `filters`, as the kernel knows them."""

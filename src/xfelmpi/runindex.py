@@ -14,6 +14,7 @@ import numpy as np
 
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import InputError
+from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import (
     ModuleRows,
     agipd_sources,
@@ -30,61 +31,6 @@ _CELL_SLOTS = 512
 
 _IMPOSSIBLE_TRAIN = np.uint64(1 << 53)
 """No train ID of the next million years, and the largest for which the sorting key fits 64 bits."""
-
-
-@dataclass(frozen=True)
-class ModuleFile:
-    """One file with frames of one module.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    module : int
-        Module number.
-    dataset : str
-        Path of the frames in the file.
-    dtype : str
-        Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
-    """
-
-    path: str
-    module: int
-    dataset: str
-    dtype: str = ""
-
-
-@dataclass(frozen=True)
-class FrameTable:
-    """Frames in ascending (trainId, cellId) order, and where each module has them.
-
-    Parameters
-    ----------
-    train_id, pulse_id : ndarray, uint64 (frame,)
-    cell_id : ndarray, uint16 (frame,)
-    file : ndarray, int32 (frame, 16)
-        Index of the file that has the module's frame, -1 where the module lacks it.
-    row : ndarray, int32 (frame, 16)
-        Row in that file's dataset.
-    """
-
-    train_id: np.ndarray
-    cell_id: np.ndarray
-    pulse_id: np.ndarray
-    file: np.ndarray
-    row: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.train_id)
-
-    def __getitem__(self, rows) -> "FrameTable":
-        return FrameTable(
-            self.train_id[rows],
-            self.cell_id[rows],
-            self.pulse_id[rows],
-            self.file[rows],
-            self.row[rows],
-        )
 
 
 @dataclass(frozen=True)
@@ -154,19 +100,7 @@ def index_run(
         for prefix, source, module in agipd_sources(path, problems):
             sources.setdefault(prefix, []).append((path, source, module))
     detector = _choose_detector(detector, sources, folder, problems)
-    modules: dict[int, _Module] = {}
-    # module by module, so that only one is in memory as it stands in its files
-    in_order = sorted(sources[detector], key=lambda found: found[2])
-    for module, group in groupby(in_order, key=lambda found: found[2]):
-        parts = []
-        for path, source, _ in group:
-            found = read_module_file(path, source, module, len(files), problems, notes)
-            if found is not None:
-                dataset = f"INSTRUMENT/{source}/image/data"
-                files.append(ModuleFile(str(path), module, dataset, found[1]))
-                parts.append(found[0])
-        if sum(len(part.train) for part in parts):
-            modules[module] = _tidy(module, parts, files, problems, modules)
+    modules = _read_modules(sources[detector], files, problems, notes)
     _drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
@@ -187,6 +121,23 @@ def index_run(
         tuple(dict.fromkeys(notes)),
         start_time(Path(files[0].path)),
     )
+
+
+def _read_modules(sources, files, problems, notes) -> dict[int, "_Module"]:
+    """Read the ids of all modules, one after the other: only one is in memory as in its files."""
+    modules: dict[int, _Module] = {}
+    in_order = sorted(sources, key=lambda found: found[2])
+    for module, group in groupby(in_order, key=lambda found: found[2]):
+        parts = []
+        for path, source, _ in group:
+            found = read_module_file(path, source, module, len(files), problems, notes)
+            if found is not None:
+                dataset = f"INSTRUMENT/{source}/image/data"
+                files.append(ModuleFile(str(path), module, dataset, found[1]))
+                parts.append(found[0])
+        if sum(len(part.train) for part in parts):
+            modules[module] = _tidy(module, parts, files, problems, modules)
+    return modules
 
 
 def _choose_detector(wanted, sources, folder, problems) -> str:

@@ -9,9 +9,10 @@ from xfelmpi import collective, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.machine import read_machine_data
 from xfelmpi.records import MachineData, Problem
-from xfelmpi.runindex import FrameTable, ModuleFile, RunIndex, index_run
+from xfelmpi.runindex import RunIndex, index_run
 from xfelmpi.virtual import VirtualLayout, plan_virtual
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.detector import N_MODULES
+from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.records import Problem
-from xfelmpi.runindex import FrameTable, ModuleFile, RunIndex
+from xfelmpi.runindex import RunIndex
 
 BYTES_PER_MAPPING = 26_000
 """Memory that HDF5 1.10 takes to write a virtual dataset, per mapping (measured)."""

@@ -2,8 +2,6 @@
 
 from xfelmpi import arguments
 
-SUMMARY = "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)"
-
 
 def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""

@@ -6,8 +6,6 @@ from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 
-SUMMARY = "write the virtual dataset of a run"
-
 _OPTIONS = ("prefix", "output", "data", "detector", "trains")
 
 

@@ -1,0 +1,60 @@
+"""Which frame is where: the table that the index makes and every later stage reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ModuleFile:
+    """One file with frames of one module.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    module : int
+        Module number.
+    dataset : str
+        Path of the frames in the file.
+    dtype : str
+        Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
+    """
+
+    path: str
+    module: int
+    dataset: str
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """Frames in ascending (trainId, cellId) order, and where each module has them.
+
+    Parameters
+    ----------
+    train_id, pulse_id : ndarray, uint64 (frame,)
+    cell_id : ndarray, uint16 (frame,)
+    file : ndarray, int32 (frame, 16)
+        Index of the file that has the module's frame, -1 where the module lacks it.
+    row : ndarray, int32 (frame, 16)
+        Row in that file's dataset.
+    """
+
+    train_id: np.ndarray
+    cell_id: np.ndarray
+    pulse_id: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.train_id)
+
+    def __getitem__(self, rows) -> "FrameTable":
+        return FrameTable(
+            self.train_id[rows],
+            self.cell_id[rows],
+            self.pulse_id[rows],
+            self.file[rows],
+            self.row[rows],
+        )
