@@ -262,3 +262,25 @@ class Config:
     def to_json(self) -> str:
         """Return the full configuration as JSON, for the root attribute of every output."""
         return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Return the configuration that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no such text, or has options that this version does not know.
+        """
+        values = json.loads(text)
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict):
+            raise ValueError(f"no configuration: {text[:40]!r}")
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"configuration of another version: unknown {', '.join(unknown)}")
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+            elif value is not None and known[name].metadata.get("parse") is Path:
+                values[name] = Path(value)
+        return cls(**values)

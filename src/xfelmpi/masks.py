@@ -4,6 +4,7 @@ Bit order: pixel p of a module is bit ``p % 8`` of byte ``p // 8``, so that a ph
 one byte of an 8 KiB row, which stays in the nearest cache with the frame.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +113,19 @@ def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) ->
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[rows] = np.arange(len(rows))
     return Masks(good, row_of_cell, region_bits, (*notes, region_note), problems)
+
+
+def mask_digest(comm, masks: Masks) -> str:
+    """Return a digest of the good pixels of all cells, the same on every rank; collective."""
+    shares = comm.allgather(
+        [
+            hashlib.blake2b(masks.good[m].tobytes(), digest_size=16).digest()
+            for m in range(comm.rank, N_MODULES, comm.size)
+        ]
+    )
+    modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
+    rows = masks.row_of_cell.astype("<i4").tobytes()
+    return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()
 
 
 def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, str]:

@@ -78,17 +78,26 @@ class Share:
     virtual: VirtualLayout | None = None
 
 
-def share_run(comm, experiment: Experiment, config: Config) -> Share:
+def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Share:
     """Index the run on rank 0 and give every rank its share; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    config : Config
+    work_of : callable, optional
+        Called on rank 0 with the `FrameTable` of the run; returns how much work every frame is,
+        int (frame,), which is what is balanced over the ranks. Default: all the same.
 
     Raises
     ------
     InputError
         On all ranks, if the run cannot be used.
     """
-    found = collective.on_root(comm, lambda: _find(experiment, config))
-    index, machine, virtual, problems = found if comm.rank == 0 else (None, None, None, ())
-    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine))
+    found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
+    index, machine, virtual, problems, work = found or (None, None, None, (), None)
+    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
 
     def deal(column):
         return collective.scatter_rows(comm, column, bounds)
@@ -109,22 +118,23 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
 
 
 def _find(
-    experiment: Experiment, config: Config
-) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...]]:
+    experiment: Experiment, config: Config, work_of
+) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
     kind, why = choose_data(experiment, config.data)
     index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
+    work = work_of(index.frames) if work_of else np.ones(len(index.frames), np.int64)
     machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
     # laid out here, because only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
-    return index, machine, virtual, (*index.problems, *problems)
+    return index, machine, virtual, (*index.problems, *problems), work
 
 
 def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
     """Return ``proc`` or ``raw``, and why, for the log."""
     folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
     if wanted != "auto":
-        return wanted, f"{wanted} data, as told by --data"
+        return wanted, f"{wanted} data, as asked for"
     if _has_detector_files(folders["proc"], "CORR"):
         return "proc", "proc data, because there are some (--data auto)"
     if _has_detector_files(folders["raw"], "RAW"):
@@ -139,12 +149,12 @@ def _has_detector_files(folder: Path, prefix: str) -> bool:
     return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
 
 
-def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None):
+def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):
     if index is None:
         return None
-    _, per_train = np.unique(index.frames.train_id, return_counts=True)
-    trains = partition.split_trains(per_train, comm.size)
-    bounds = np.concatenate([[0], np.cumsum(per_train)])[trains]
+    _, first = np.unique(index.frames.train_id, return_index=True)
+    trains = partition.split_trains(np.add.reduceat(work, first), comm.size)
+    bounds = np.append(first, len(index.frames))[trains]
     sources = f"{index.detector}, source {index.source}"
     facts = RunFacts(
         index.kind,
