@@ -10,9 +10,10 @@ from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable, ModuleFile
+from xfelmpi.indexcache import cached_index
 from xfelmpi.machine import read_machine_data
 from xfelmpi.records import MachineData, Problem
-from xfelmpi.runindex import RunIndex, index_run
+from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
 
 
@@ -121,7 +122,8 @@ def _find(
     experiment: Experiment, config: Config, work_of
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
     kind, why = choose_data(experiment, config.data)
-    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    folder = experiment.run_folder(kind)
+    index = cached_index(experiment.index(kind), folder, kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
     work = work_of(index.frames) if work_of else np.ones(len(index.frames), np.int64)
     machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
