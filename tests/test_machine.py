@@ -102,7 +102,7 @@ def check(data, good=slice(None), step=STEP, ids=None):
 
 
 def said(data, text):
-    return sum(text in note for note in data.notes)
+    return sum(text in note for note in (*data.notes, *data.warnings))
 
 
 def test_packed(experiment, path):
@@ -154,7 +154,8 @@ def test_nothing_there(experiment):
     check(data, good=[])
     assert np.isnan(data.wavelength).all()
     assert data.sample == ""
-    assert len(data.notes) == 2
+    assert len(data.warnings) == 2
+    assert data.notes == ()
 
 
 def test_files_without_xgm(experiment):

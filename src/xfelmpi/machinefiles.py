@@ -8,17 +8,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from xfelmpi.units import Unit, si_unit
+
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
-_PREFIXES = {"": 1.0, "none": 1.0, "kilo": 1e3, "k": 1e3, "milli": 1e-3, "m": 1e-3}
-_PREFIXES |= {"micro": 1e-6, "u": 1e-6, "\u03bc": 1e-6, "\u00b5": 1e-6, "nano": 1e-9, "n": 1e-9}
-_PREFIXES |= {"pico": 1e-12, "p": 1e-12, "femto": 1e-15, "f": 1e-15}
-_UNITS = {"joule": "joule", "j": "joule", "meter": "meter", "metre": "meter", "m": "meter"}
 
 Damage = dict[str, str]
 """What could not be read: file name → first line of the first error."""
@@ -55,19 +53,37 @@ class TrainTable:
         row = np.minimum(np.searchsorted(self.trains, train_id), self.trains.size - 1)
         return np.where(self.trains[row] == train_id, row, -1)
 
-    def scale(self, unit: str) -> float | None:
-        """Return the factor to SI from the file's own unit, None if that is of no use.
+    def unit(self) -> Unit | None:
+        """Return the SI unit by the file's own attributes, None if it has none.
 
-        Parameters
-        ----------
-        unit : str
-            The SI unit expected, ``joule`` or ``meter``. Karabo stores it as ``unitName`` or
-            ``unitSymbol`` with ``metricPrefixName`` or ``metricPrefixSymbol``.
+        Karabo stores the unit as ``unitName`` and ``unitSymbol``, with ``metricPrefixName`` and
+        ``metricPrefixSymbol`` (EXtra-data, ``KeyData.units``).
         """
         known = self.attributes
-        name = text(known.get("unitName", known.get("unitSymbol", ""))).lower()
+        name = text(known.get("unitName", known.get("unitSymbol", "")))
         prefix = text(known.get("metricPrefixName", known.get("metricPrefixSymbol", "")))
-        return _PREFIXES.get(prefix) if _UNITS.get(name) == unit else None
+        return si_unit(name, prefix) if name else None
+
+
+@dataclass
+class Findings:
+    """What the log should say of the machine data, filled on the way.
+
+    Parameters
+    ----------
+    notes, warnings : list of str
+    damage : dict
+    """
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    damage: Damage = field(default_factory=dict)
+
+    def note_missing(self, what: str, values: np.ndarray) -> None:
+        """Say of how many frames a value is unknown, if of any."""
+        missing = int(np.isnan(values).sum())
+        if missing:
+            self.notes.append(f"{what} unknown for {missing} of {values.size} frames")
 
 
 @contextmanager
@@ -157,7 +173,7 @@ def read_table(
             if path not in file.file:
                 continue
             dataset = file.file[path]
-            if dataset.dtype.kind not in "fiu":
+            if dataset.dtype.kind not in "fiub":
                 raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
             new_trains, new_values = _first_samples(file.file, index, dataset)
             new_values = convert(new_values)

@@ -63,7 +63,9 @@ def process(config: Config, comm, argv: list[str]) -> int:
                 comm, experiment, config, share.facts.cells, share.facts.modules_in_run
             )
         masks = load_masks(comm, experiment, config, share.facts.cells, calibration)
-        found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
+        found = collective.on_root(
+            comm, lambda: load_run_geometry(experiment, config, share.facts.motors)
+        )
         geometry, warnings = found or (None, ())
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
@@ -114,6 +116,7 @@ def _log_start(comm, config, share: Share, masks: Masks, calibration, geometry, 
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *masks.notes, geometry.description):
         log.info(line)
+    warnings = (*share.facts.warnings, *warnings)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
@@ -246,6 +249,7 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
         share.wavelength,
         sums.modules,
         sums.switched if share.facts.kind == "raw" else None,
+        share.added,
     )
 
 

@@ -11,7 +11,7 @@ from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.machine import read_machine_data
-from xfelmpi.records import MachineData, Problem
+from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 from xfelmpi.runindex import RunIndex, index_run
 from xfelmpi.virtual import VirtualLayout, plan_virtual
 
@@ -35,8 +35,9 @@ class RunFacts:
     start_time : str
         ISO 8601, or empty.
     sample : str
-    notes : tuple of str
+    notes, warnings : tuple of str
         For the log.
+    motors : QuadrantMotors or None
     """
 
     kind: str
@@ -48,6 +49,8 @@ class RunFacts:
     start_time: str
     sample: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    motors: QuadrantMotors | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Share:
         Row of the first of these frames in the run.
     pulse_energy, wavelength : ndarray, float64 (frame,)
         J and m, NaN where unknown.
+    added : tuple of AddedColumn
+        What ``--add`` asks for, of these frames.
     problems : tuple of Problem
         Those of the index, on rank 0.
     virtual : VirtualLayout or None
@@ -74,6 +79,7 @@ class Share:
     first_frame: int
     pulse_energy: np.ndarray
     wavelength: np.ndarray
+    added: tuple[AddedColumn, ...]
     problems: tuple[Problem, ...]
     virtual: VirtualLayout | None = None
 
@@ -97,12 +103,19 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
+    whole = machine.added if machine else ()
+    empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
+    added = tuple(
+        replace(column, values=deal(whole[i].values if machine else None))
+        for i, column in enumerate(empty)
+    )
     return Share(
         facts,
         FrameTable(*columns),
         int(bounds[comm.rank]),
         energy,
         wavelength,
+        added,
         problems,
         virtual,
     )
@@ -114,7 +127,10 @@ def _find(
     kind, why = choose_data(experiment, config.data)
     index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
-    machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+    frames = index.frames
+    machine = read_machine_data(
+        experiment, frames.train_id, frames.pulse_id, config.add, index.detector
+    )
     # laid out here, because only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems)
@@ -156,5 +172,7 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),
+        machine.warnings,
+        machine.motors,
     )
     return facts, bounds
