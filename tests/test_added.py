@@ -28,6 +28,7 @@ from machinerun import (
     write_run,
 )
 from mockrun import tiny_run
+from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx
 
 from xfelmpi.experiment import Experiment
 from xfelmpi.machine import read_machine_data
@@ -322,6 +323,15 @@ def test_no_files_and_no_frames(experiment):
     assert read(experiment, f"x={FLOW}/value", ids=(nothing, nothing)).added[0].values.shape == (0,)
 
 
+def test_without_its_index(experiment, path):
+    with h5py.File(path, "r+") as file:
+        del file[f"INDEX/{FLOW}/first"]
+    data = read(experiment, f"x={FLOW}/value")
+    assert np.isnan(data.added[0].values).all()
+    assert sum(f"{FLOW}/value cannot be read" in line for line in data.warnings) == 1
+    assert sum(path.name in line for line in data.warnings) == 1
+
+
 def test_damaged_file(experiment, path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     data = read(experiment, f"x={FLOW}/value")
@@ -390,7 +400,10 @@ def test_in_the_files_of_any_number_of_ranks(mock, tmp_path):
         # only added columns have a source
         assert {n for n in events if "source" in events[n].attrs} == {"flow", "fast", "none"}
     assert 0 < hits.sum() < len(hits)
-    with h5py.File(tmp_path / "1" / "saved_hits" / "r0050_hits.cxi") as cxi:
+    path = tmp_path / "1" / "saved_hits" / "r0050_hits.cxi"
+    check_cxi_rules(path)
+    assert read_cxi_with_silx(path)[0][0] == read_cxi_with_nexusformat(path)[0][0] == hits.sum()
+    with h5py.File(path) as cxi:
         instrument = cxi["entry_1/instrument_1"]
         np.testing.assert_array_equal(instrument["flow"][:], flow[hits])
         np.testing.assert_array_equal(instrument["fast"][:], fast[hits])

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from extra_data.tests.mockdata.xgm import XGM
 from machinerun import (
     FIRST,
     NAME,
@@ -478,6 +479,24 @@ def test_bunch_pattern_lacks_a_train(experiment, bunches, path):
     with h5py.File(path, "r+") as file:
         file[f"INDEX/{TIMESERVER}:outputBunchPattern/data/count"][2] = 0
     check(read_machine_data(experiment, *frames()))
+
+
+@pytest.mark.parametrize("width", [PULSES - 4, PULSES, 3000])
+@pytest.mark.parametrize("pattern", [True, False])
+def test_arrays_of_any_length(experiment, path, width, pattern):
+    """The monitor's array holds fewer slots than there are pulses, as many, or more."""
+    monitor = XGM(NAME)
+    monitor.instrument_keys = (("intensityTD", "f4", (width,)),)
+    write_run(path, [monitor, *([TimeServer(TIMESERVER)] if pattern else [])])
+    values = np.ones((TRAINS, width), np.float32)
+    values[:, :PULSES] = values_of()[:, :width]
+    fill(path, values)
+    with h5py.File(path, "r+") as file:
+        file[intensity()].attrs.update({"unitName": "joule", "metricPrefixName": "micro"})
+        if pattern:
+            file[TABLE][:] = table_of()
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[1] < min(width, PULSES) * STEP)
 
 
 @pytest.mark.parametrize("table", [0, table_of(np.arange(3))])

@@ -74,9 +74,11 @@ def _read(
     found: Findings,
 ) -> tuple[np.ndarray, str, str]:
     """Return the values, float64 (frame,), their unit, and how they were matched."""
+    there = False
     for files in folders:
         for place in _places(files, where):
             width = _width(files, place, found.damage)
+            there |= width > 0
             table = width and read_table(files, place.index, place.path, found.damage)
             if not table:
                 continue
@@ -89,6 +91,8 @@ def _read(
             values[known] = stored[row[known], np.broadcast_to(slot, row.shape)[known]]
             unit = table.unit()
             return values * (unit.factor if unit else 1.0), unit.symbol if unit else "", rule
+    if there:
+        raise _UnusableError(f"{where} cannot be read")
     raise _UnusableError(_not_found([f for files in folders for f in files], where))
 
 

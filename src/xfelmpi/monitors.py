@@ -150,6 +150,8 @@ def monitor_slots(
     counted = LINE if key == "intensityTD" else OWN
     pattern = _bunch_pattern(files, sase, found.damage) if sase else None
     slot, rule = _match(frames, used, pattern, counted)
+    # a train can have more pulses than the monitor has slots
+    slot = np.where(slot < values.shape[1], slot, -1)
     row = table.rows(frames.train_id)
     energy = np.where((row < 0) | (slot < 0), np.nan, values[row, slot])
     return MonitorSlots(table, slot, energy, rule)
