@@ -309,6 +309,48 @@ def test_several_entries_a_train(experiment, path):
     missing(read(experiment, f"x={FAST}:output/data.mean"), "3 entries a train")
 
 
+def by_pulse_run(path, pulses=PULSES):
+    """A source with an entry for every pulse, in an order of its own, and their numbers."""
+    keys = {"score": ("f4", ()), "pulseId": ("u8", ())}
+    write_run(path, [NAME, Device(FAST, instrument=keys, nsamples=pulses * TRAINS)])
+    fill(path, packed(values_of()))
+    order = np.random.default_rng(3).permutation(pulses)
+    channel(path, FAST, "pulseId", np.tile(order * STEP, TRAINS))
+    channel(path, FAST, "score", values_of(pulses=pulses)[:, order].ravel())
+
+
+def test_an_entry_for_every_pulse(experiment, path):
+    by_pulse_run(path)
+    train_id, pulse_id = frames(trains=TRAINS + 1)
+    pulse_id[[7, 30]] = [1, 2**60]
+    with h5py.File(path, "r+") as file:
+        # a train of which the source has less, and a train that is repeated
+        file[f"INDEX/{FAST}:output/data/count"][2] = 0
+        file["INDEX/trainId"][5] = FIRST + 4
+        # flipped bits on both sides are no match
+        file[f"INSTRUMENT/{FAST}:output/data/pulseId"][40] = 2**61
+        lost = file[f"INSTRUMENT/{FAST}:output/data/pulseId"][40 - 3 * PULSES]
+    data = read(experiment, f"x={FAST}:output/data.score", ids=(train_id, pulse_id))
+    train = (train_id - FIRST).astype(float)
+    right = 1000 + 100 * train + pulse_id // STEP
+    right[[7, 30]] = np.nan
+    right[np.isin(train, [2, 4, 5, TRAINS]) | ((train == 3) & (pulse_id == lost))] = np.nan
+    np.testing.assert_array_equal(data.added[0].values, right)
+    assert data.warnings == ()
+
+
+def test_entries_of_pulses_beyond_the_data(experiment, path):
+    by_pulse_run(path)
+    with h5py.File(path, "r+") as file:
+        dataset = file[f"INSTRUMENT/{FAST}:output/data/score"]
+        dataset.resize(3 * PULSES + 5, axis=0)
+        kept = file[f"INSTRUMENT/{FAST}:output/data/pulseId"][3 * PULSES : 3 * PULSES + 5]
+    train_id, pulse_id = frames()
+    data = read(experiment, f"x={FAST}:output/data.score")
+    known = (train_id < FIRST + 3) | ((train_id == FIRST + 3) & np.isin(pulse_id, kept))
+    np.testing.assert_array_equal(data.added[0].values, np.where(known, of_pulses(), np.nan))
+
+
 def test_other_trains_only(experiment, path):
     ids = frames(first=FIRST + 100)
     data = read(experiment, f"x={FLOW}/value", ids=ids)

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.machinefiles import Damage, Findings, read_table, tolerated
+from xfelmpi.machinefiles import Damage, Findings, pulse_key, read_table, tolerated
 from xfelmpi.monitors import XGM, Frames, MonitorSlots, monitor_slots, own_energies
 from xfelmpi.pulses import MAX_PULSES, match_slots, run_pattern
 from xfelmpi.records import AddedColumn
@@ -77,14 +77,20 @@ def _read(
     there = False
     for files in folders:
         for place in _places(files, where):
-            width = _width(files, place, found.damage)
-            there |= width > 0
-            table = width and read_table(files, place.index, place.path, found.damage)
-            if not table:
+            width, by_pulse = _form(files, place, found.damage)
+            if not width:
                 continue
-            row, slot, rule = table.rows(frames.train_id), 0, "the train's value"
-            if width > 1:
+            there = True
+            table = read_table(files, place.index, place.path, found.damage, by_pulse=by_pulse)
+            if table is None:
+                continue
+            slot, rule = 0, "the train's value"
+            if by_pulse:
+                rule = "by train ID and the source's own pulseId"
+            elif width > 1:
                 slot, rule = _slots(files, place, width, frames, energy_slots, found)
+            ids = (frames.train_id, frames.pulse_id)
+            row = table.rows(pulse_key(*ids) if by_pulse else frames.train_id)
             stored = table.values.reshape(len(table.trains), width)
             values = np.full(len(row), np.nan)
             known = (row >= 0) & (slot >= 0)
@@ -112,13 +118,13 @@ def _places(files: list, where: str) -> Iterator[_Place]:
             yield _Place(source, f"{source}/{group}", f"INSTRUMENT/{source}/{key}")
 
 
-def _width(files: list, place: _Place, damage: Damage) -> int:
-    """Return how many numbers a train has, 0 if there is no such dataset.
+def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
+    """Return how many numbers an entry has, 0 if there is no such dataset, and if it is a pulse's.
 
     This looks before anything is read: a camera's images would not fit into the memory.
     """
     shape = dtype = None
-    most = 0
+    most, pulses = 0, True
     for file in files:
         with tolerated(Path(file.filename).name, damage):
             dataset = file.file.get(place.path)
@@ -126,18 +132,22 @@ def _width(files: list, place: _Place, damage: Damage) -> int:
                 shape, dtype = dataset.shape[1:], dataset.dtype
                 counts = file.file[f"INDEX/{place.index}/count"][:]
                 most = max(most, int(counts.max(initial=0)))
+                pulses &= f"INSTRUMENT/{place.index}/pulseId" in file.file
     if shape is None:
-        return 0
+        return 0, False
     what = place.path.partition("/")[2]
     if dtype.kind not in "fiub":
         raise _UnusableError(f"{what} is {dtype}, expected numbers")
-    if most > 1:
-        raise _UnusableError(f"{what} has up to {most} entries a train, expected one")
+    if most > 1 and not (pulses and math.prod(shape) == 1):
+        raise _UnusableError(
+            f"{what} has up to {most} entries a train, expected one, or one number in each and a "
+            "pulseId beside them"
+        )
     if len(shape) > 1 or not 0 < math.prod(shape) <= MAX_PULSES:
         raise _UnusableError(
             f"{what} has entries of shape {shape}, expected one number a train or one a pulse"
         )
-    return math.prod(shape)
+    return math.prod(shape), most > 1
 
 
 def _slots(
