@@ -17,7 +17,6 @@ _CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
 _LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 
-
 _MOTION = 20e-6
 """m: quadrants that move further during a run, a tenth of a pixel, are worth a warning."""
 
@@ -128,25 +127,21 @@ def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object,
     from extra_geom.motors import AGIPD_1MMotors
 
     reference = getattr(geometry, "motor_positions", None)
-    kept = "the quadrants stay as in the file"
+    comments = _MOTOR_COMMENT.search(path.read_text(errors="replace"))
+    if reference is None and not comments:
+        return geometry, "", []
+    why_not = ""
     if reference is None:
-        unreadable = _MOTOR_COMMENT.search(path.read_text(errors="replace"))
-        return (
-            geometry,
-            "",
-            [f"{path}: its motor comments are damaged; {kept}"] if unreadable else [],
-        )
-    if np.shape(reference) != AGIPD_1MMotors.default_motor_axes.shape[:2]:
-        return geometry, "", [f"{path}: has motors of another detector; {kept}"]
-    if motors is None:
-        return geometry, "", [f"{path} has motor positions, but the run has none; {kept}"]
-    if np.isnan(motors.positions).any():
+        why_not = f"{path}: its motor comments are damaged"
+    elif reference.shape != AGIPD_1MMotors.default_motor_axes.shape[:2]:
+        why_not = f"{path}: has motors of another detector"
+    elif motors is None:
+        why_not = f"{path} has motor positions, but the run has none"
+    elif np.isnan(motors.positions).any():
         missing = ", ".join(f"Q{q + 1}M{m + 1}" for q, m in np.argwhere(np.isnan(motors.positions)))
-        return (
-            geometry,
-            "",
-            [f"the run has no positions of motor {missing} of {motors.device}; {kept}"],
-        )
+        why_not = f"the run has no positions of motor {missing} of {motors.device}"
+    if why_not:
+        return geometry, "", [f"{why_not}; the quadrants stay as in the file"]
     complaints = []
     if motors.travel.max() > _MOTION:
         q, m = np.unravel_index(motors.travel.argmax(), motors.travel.shape)
