@@ -134,6 +134,14 @@ def test_one_number_a_train(experiment, path, where, right):
     assert any(line.startswith(f"x from {where}") for line in data.notes)
 
 
+def test_longest_source(experiment, path):
+    """The dataset lies below both sources, but only one of them has its trains."""
+    with h5py.File(path, "r+") as file:
+        file[f"INDEX/{INNER}/count"][2] = 0
+    (column,) = read(experiment, f"x={INNER}/value").added
+    assert np.isnan(column.values.reshape(TRAINS, PULSES)).all(axis=1).nonzero()[0].tolist() == [2]
+
+
 def test_same_as_extra_data(experiment, path):
     run = RunDirectory(path.parent)
     source, key = f"{FAST}:output", "data.mean"

@@ -467,6 +467,17 @@ def test_bunch_pattern_of_two_undulators(experiment, bunches, path):
     check(read_machine_data(experiment, *frames()))
 
 
+def test_bunch_pattern_with_a_few_of_the_other_undulator(experiment, bunches, path):
+    """No rule on pulse numbers alone gives this."""
+    table = table_of()
+    table[:, [1, 5]] = TO_SASE3
+    bunches(table)
+    values = np.full((TRAINS, PULSES + 2), 9, np.float32)
+    values[:, [k for k in range(PULSES + 2) if k not in (1, 4)]] = values_of()
+    fill(path, packed(values))
+    check(read_machine_data(experiment, *frames()))
+
+
 def test_bunch_pattern_from_another_zero(experiment, bunches):
     bunches(table_of(np.arange(PULSES) * STEP + 1001))
     data = read_machine_data(experiment, *frames())
