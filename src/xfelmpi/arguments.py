@@ -52,7 +52,8 @@ def add_arguments(
         if f.default is not None and "default" not in text:
             shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
             text += f" (default: {shown})"
-        extra = {"nargs": "+"} if about["many"] or f.name in several else {}
+        takes_several = about["many"] or f.name in several
+        extra = {"nargs": "+", "action": "extend"} if takes_several else {}
         groups[about["group"]].add_argument(
             "--" + f.name.replace("_", "-"),
             dest=f.name,
@@ -127,9 +128,12 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
                 raise ValueError(f"{value!r} is neither true nor false")
             return value
         if about["many"]:
-            if not isinstance(value, list) or any(type(v) is not about["parse"] for v in value):
-                raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
-            return tuple(value)
+            if isinstance(value, dict):
+                value = [f"{name}={where}" for name, where in value.items()]
+            kind, kinds = (int, "whole numbers") if about["parse"] is int else (str, "texts")
+            if not isinstance(value, list) or any(type(v) is not kind for v in value):
+                raise ValueError(f"{value!r} has the wrong form, expected a list of {kinds}")
+            return tuple(about["parse"](v) for v in value)
         if isinstance(value, (dict, bool)) or (
             isinstance(value, list) and f.name not in ("trains", "exclude_cells")
         ):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xfelmpi.values import (
+    parse_added,
     parse_cells,
     parse_energy,
     parse_size,
@@ -248,6 +249,16 @@ class Config:
         metavar="M",
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    add: tuple[str, ...] = _option(
+        "outputs",
+        (),
+        parse_added,
+        "further values of the machine for the events file and the CXI, e.g."
+        " flow=SPB_IRU_AEROSOL/FLOW/HE_CHAMBER/measureCapacity; may be given several times"
+        " (default: none)",
+        metavar="NAME=SOURCE/KEY",
+        many=True,
+    )
     memory_per_rank: int = _option(
         "resources",
         400 << 20,

@@ -60,7 +60,9 @@ def read_finished_run(path: Path) -> FinishedRun:
     """
     with _opened(path) as file:
         columns = {
-            name: file[name][()] for name in EventColumns.__dataclass_fields__ if name in file
+            name: file[name][()]
+            for name in EventColumns.__dataclass_fields__
+            if name in file and name != "added"
         }
         events = EventColumns(**columns)
         more = {name: file["sums"][name][()] for name in SUMS}

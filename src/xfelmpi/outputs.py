@@ -15,7 +15,7 @@ from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
-from xfelmpi.records import EventColumns, Problem
+from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
@@ -265,9 +265,11 @@ def _cxi_header(
     )
 
 
-def load_run_geometry(experiment: Experiment, config: Config) -> tuple[DetectorGeometry, tuple]:
+def load_run_geometry(
+    experiment: Experiment, config: Config, motors: QuadrantMotors | None
+) -> tuple[DetectorGeometry, tuple]:
     """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
     path = config.geometry
     if path is None and experiment.geometry.exists():
         path = experiment.geometry
-    return load_geometry(path, config.distance)
+    return load_geometry(path, config.distance, motors)

@@ -119,7 +119,7 @@ def load_inputs(comm, experiment: Experiment, config: Config, share: Share) -> I
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration)
-    found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
+    found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     return Inputs(masks, calibration, *(found or (None, ())))
 
 
@@ -155,7 +155,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
         log.info(line)
-    warnings = inputs.warnings
+    warnings = (*share.facts.warnings, *inputs.warnings)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
@@ -288,6 +288,7 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
         share.wavelength,
         sums.modules,
         sums.switched if share.facts.kind == "raw" else None,
+        share.added,
     )
 
 

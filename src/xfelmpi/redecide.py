@@ -143,8 +143,8 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
-        sums = FrameSums(*_deal_fields(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(*_deal_fields(comm, share, events, EventColumns))
+        sums = FrameSums(**_deal(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**_deal(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         inputs = load_inputs(comm, experiment, config, share)
         _check_masks(comm, experiment, inputs.masks, run)
@@ -210,15 +210,18 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
-def _deal_fields(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> list:
-    """Give every rank its rows of each column of a table that rank 0 holds; collective."""
+def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+    """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
-    names = [f.name for f in fields(cls)]
-    there = collective.from_root(comm, lambda: [getattr(table, n) is not None for n in names])
-    return [
-        collective.scatter_rows(comm, getattr(table, name, None), bounds) if held else None
-        for name, held in zip(names, there, strict=True)
-    ]
+
+    def columns():
+        names = [f.name for f in fields(cls)]
+        return [n for n in names if isinstance(getattr(table, n), np.ndarray)]
+
+    return {
+        name: collective.scatter_rows(comm, getattr(table, name, None), bounds)
+        for name in collective.from_root(comm, columns)
+    }
 
 
 def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:

@@ -12,7 +12,7 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.indexcache import cached_index
 from xfelmpi.machine import read_machine_data
-from xfelmpi.records import MachineData, Problem
+from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
 
@@ -36,8 +36,9 @@ class RunFacts:
     start_time : str
         ISO 8601, or empty.
     sample : str
-    notes : tuple of str
+    notes, warnings : tuple of str
         For the log.
+    motors : QuadrantMotors or None
     """
 
     kind: str
@@ -49,6 +50,8 @@ class RunFacts:
     start_time: str
     sample: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    motors: QuadrantMotors | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Share:
         Row of the first of these frames in the run.
     pulse_energy, wavelength : ndarray, float64 (frame,)
         J and m, NaN where unknown.
+    added : tuple of AddedColumn
+        What ``--add`` asks for, of these frames.
     problems : tuple of Problem
         Those of the index, on rank 0.
     virtual : VirtualLayout or None
@@ -75,6 +80,7 @@ class Share:
     first_frame: int
     pulse_energy: np.ndarray
     wavelength: np.ndarray
+    added: tuple[AddedColumn, ...]
     problems: tuple[Problem, ...]
     virtual: VirtualLayout | None = None
 
@@ -107,12 +113,19 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
+    whole = machine.added if machine else ()
+    empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
+    added = tuple(
+        replace(column, values=deal(whole[i].values if machine else None))
+        for i, column in enumerate(empty)
+    )
     return Share(
         facts,
         FrameTable(*columns),
         int(bounds[comm.rank]),
         energy,
         wavelength,
+        added,
         problems,
         virtual,
     )
@@ -125,8 +138,11 @@ def _find(
     folder = experiment.run_folder(kind)
     index = cached_index(experiment.index(kind), folder, kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
-    work = work_of(index.frames) if work_of else np.ones(len(index.frames), np.int64)
-    machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+    frames = index.frames
+    work = work_of(frames) if work_of else np.ones(len(frames), np.int64)
+    machine = read_machine_data(
+        experiment, frames.train_id, frames.pulse_id, config.add, index.detector
+    )
     # laid out here, because only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems), work
@@ -168,5 +184,7 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),
+        machine.warnings,
+        machine.motors,
     )
     return facts, bounds

@@ -50,6 +50,9 @@ def write_events(
         units = {"units": UNITS[name]} if name in UNITS else {}
         dataset = file.create(name, (n_frames, *column.shape[1:]), column.dtype, **units)
         file.write(dataset, start, column)
+    for added in events.added:
+        dataset = file.create(added.name, (n_frames,), added.values.dtype, **added.attributes())
+        file.write(dataset, start, added.values)
     file.put(
         "problems",
         np.array(
