@@ -175,7 +175,7 @@ CRASHES = {
     "masks": ("xfelmpi.masks", "xfelmpi.masks._module_mask", 2),
     "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
     "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
-    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiWriter.write", 1),
+    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiEntry.write", 1),
     "emc": ("xfelmpi.write.emc", "xfelmpi.write.emc.EmcWriter.write", 2),
     "kept": ("xfelmpi.kept", "xfelmpi.kept.KeptFrames.take", 1),
     "header": ("xfelmpi.outputs", "xfelmpi.outputs._cxi_header", 0),
