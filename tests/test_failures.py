@@ -179,6 +179,7 @@ CRASHES = {
     "emc": ("xfelmpi.write.emc", "xfelmpi.write.emc.EmcWriter.write", 2),
     "kept": ("xfelmpi.kept", "xfelmpi.kept.KeptFrames.take", 1),
     "header": ("xfelmpi.outputs", "xfelmpi.outputs._cxi_header", 0),
+    "masks of the hits": ("xfelmpi.write._distinct", "xfelmpi.write._distinct._write_chunk", 0),
     "events": ("xfelmpi.outputs", "xfelmpi.outputs.write_events", 2),
     "publish": ("xfelmpi.outputs", "xfelmpi.outputs.publish", 0),
 }
