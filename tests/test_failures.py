@@ -209,7 +209,7 @@ def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
         check_outputs(tmp_path / "out", Expected(mock, decide="fixed", fixed_threshold=0.0))
 
 
-@pytest.mark.parametrize("where", ["photons", "open parallel file", "events"])
+@pytest.mark.parametrize("where", ["photons", "open parallel file", "masks of the hits", "events"])
 def test_killed_rank_ends_all(where, options, tmp_path):
     """SIGKILL, as from a machine without memory: nobody can say anything, and nobody waits."""
     module, target, rank = CRASHES[where]

@@ -94,6 +94,9 @@ def check(path, masks, datasets, distinct, look_at=None):
             assert [info.chunk_offset[0] for info in infos] == list(range(len(frames)))
             places |= {(info.byte_offset, info.size) for info in infos}
     assert len(places) == distinct
+    # besides, an entry of the index for every frame, and what every file has
+    frames = sum(map(len, datasets))
+    assert part_name(path).stat().st_size < sum(n for _, n in places) + 100 * frames + 10_000
     assert not path.with_name(path.name + ".masks.part").exists()
 
 
