@@ -204,12 +204,22 @@ class NodeShared:
 
 
 class SharedBytes:
-    """One file written by all ranks at byte offsets, through MPI-IO."""
+    """One file written by all ranks at byte offsets, through MPI-IO.
 
-    def __init__(self, comm, path: str):
-        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
-        # a longer file of an earlier, killed job must not leave its tail behind
-        self._file.Set_size(0)
+    Parameters
+    ----------
+    comm : Intracomm
+    path : str
+    append : bool
+        Whether the file is there and its content stays.
+    """
+
+    def __init__(self, comm, path: str, append: bool = False):
+        create = 0 if append else MPI.MODE_CREATE
+        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | create)
+        if not append:
+            # a longer file of an earlier, killed job must not leave its tail behind
+            self._file.Set_size(0)
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece; collective, may be empty."""
