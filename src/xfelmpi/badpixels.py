@@ -49,7 +49,7 @@ class Limits:
 
     sigma: float = 6.0
     ratio: float = 3.0
-    dead_chance: float = 1e-4
+    dead_chance: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ class Counts:
     pairs: np.ndarray
     frames: np.ndarray
     level: np.ndarray
+
+    def together(self, these: np.ndarray) -> "Counts":
+        """Return the sums over some of the cells, bool (cell, pixel), as those of one cell."""
+        sums = (
+            np.where(these, values, 0).sum(axis=0, keepdims=True)
+            for values in (self.photons, self.pairs, self.frames)
+        )
+        return Counts(*sums, np.ones((1, 1)))
 
 
 def capped(photons: np.ndarray) -> np.ndarray:
@@ -155,6 +163,23 @@ def judge_by_neighbours(
     kinds[counts.pairs > np.maximum(limits.ratio * pairs, pairs + shot)] |= NOISY
     kinds[counts.frames == 0] = 0
     return kinds
+
+
+def mostly_bad(kinds: np.ndarray, judged: np.ndarray) -> np.ndarray:
+    """Return the kinds of pixels more than half of whose cells are bad, for all of their cells.
+
+    Parameters
+    ----------
+    kinds : ndarray, uint8 (cell, pixel)
+    judged : ndarray, bool (cell, pixel)
+
+    Returns
+    -------
+    ndarray, uint8 (cell, pixel)
+        0 where a pixel is not so bad, or a cell was not judged.
+    """
+    mostly = 2 * np.count_nonzero(kinds, axis=0) > np.count_nonzero(judged, axis=0)
+    return np.where(mostly & judged, np.bitwise_or.reduce(kinds, axis=0), 0).astype(np.uint8)
 
 
 def dark(counts: Counts, rate: np.ndarray, limits: Limits) -> np.ndarray:

@@ -19,6 +19,7 @@ from xfelmpi.badpixels import (
     judge_by_neighbours,
     judge_cells,
     masked_median,
+    mostly_bad,
 )
 from xfelmpi.cellpowder import BAND_PIXELS, BAND_ROWS, INVALID, PAIRS, PHOTONS, Part
 from xfelmpi.constants import constants_file, open_constants
@@ -27,8 +28,8 @@ from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.masks import MODULE_BYTES, Masks, pack, unpack
 
-_CHUNK = 1 << 18
-"""Cells × pixels judged at a time, about."""
+_CHUNK = 1 << 15
+"""Cells × pixels judged at a time, about: what the nearest caches hold."""
 
 _ASIC_FS = 64
 
@@ -144,7 +145,7 @@ class PartJudge:
         return brightness(*collective.sum_all(self._comm, totals))
 
     def _pixel_totals(self) -> np.ndarray:
-        """Return photons, pairs and frames over the good cells, int64 (3, place)."""
+        """Return photons, pairs and frames over the cells good so far, int64 (3, place)."""
         totals = np.zeros((3, self._end - self._first), np.int64)
         for at, n, module in self._chunks():
             these = slice(at, at + n)
@@ -155,9 +156,9 @@ class PartJudge:
         return totals
 
     def _neighbourhoods(self, totals: np.ndarray) -> np.ndarray:
-        """Return totals and typical rates around each pixel, float64 (5, place); collective.
+        """Return photons and pairs in a frame, typical of the pixels around, float64 (2, place).
 
-        The rates are photons and pairs in a frame. Bands are dealt out to the ranks.
+        Collective; the bands are dealt out to the ranks.
         """
         typical = np.zeros((2, totals.shape[1]))
         for a in range(0, self._part.n_pixels, MODULE_PIXELS):
@@ -174,7 +175,7 @@ class PartJudge:
                     rates[:, these] = self._band_rates(place, piece[:, these])
             # all but one rank have zeros: the sum is exact
             typical[:, here] = collective.sum_all(self._comm, rates)[:, own]
-        return np.concatenate([totals, typical])
+        return typical
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
         """Return the typical rates of photons and pairs of a band, float64 (2, 8192)."""
@@ -189,14 +190,14 @@ class PartJudge:
         return rates.reshape(2, -1)
 
     def _judge_by_neighbours(self, at, n, module, level, typical) -> None:
-        these = slice(at, at + n)
-        photons, pairs, frames, rate, pair_rate = typical[:, these]
-        whole = Counts(photons[None], pairs[None], frames[None], np.ones((1, 1)))
+        rate, pair_rate = typical[:, at : at + n]
         counts = self._counts(at, n, module, level)
-        kinds = self._kinds[:, these]
+        kinds, judged = self._kinds[:, at : at + n], counts.frames > 0
         kinds |= judge_by_neighbours(counts, rate, pair_rate, self._limits)
-        judged = counts.frames > 0
+        # a pixel as a whole by its good cells, so that a bad one does not take them along
+        whole = counts.together((kinds == 0) & judged)
         kinds |= np.where(judged, judge_by_neighbours(whole, rate, pair_rate, self._limits), 0)
+        kinds |= mostly_bad(kinds, judged)
         kinds[self._outshines[module]] |= BRIGHT
         tally = self._tally
         tally.judged[module] += judged.sum()

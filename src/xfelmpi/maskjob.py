@@ -201,7 +201,9 @@ def _sum_and_judge(
     )
     bad = np.zeros((N_MODULES, n_cells, MODULE_BYTES), np.uint8)
     tally = Tally.zeros()
-    progress = Progress(facts.n_frames * sum(len(p.modules) for p in parts), found="")
+    progress = Progress(
+        facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
+    )
     for part in parts:
         board = collective.ProgressBoard(comm, progress.show, n_values=1)
         items = _read(reader, part, inputs.share, sparsifier.room, board)

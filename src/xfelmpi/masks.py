@@ -101,9 +101,7 @@ def load_masks(
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    files, notes, problems = from_root(
-        comm, lambda: _find(experiment, config, cells, only_global)
-    )
+    files, notes, problems = from_root(comm, lambda: _find(experiment, config, cells, only_global))
     region_bits = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
     if not only_global:
         region_bits, region_note = from_root(comm, lambda: _region(experiment, config))
