@@ -38,8 +38,8 @@ MOST_OF_PAIRS = 4
 """More photons than this in one pixel of a frame count as so many in the pairs, so that no single
 frame can make a pixel look noisy."""
 
-BYTES_PER_ENTRY = 6 + 8 + 8
-"""Of an entry in the sparse buffer, as a word to be sent, and as one received."""
+BYTES_PER_ENTRY = 6 + 8 + 8 + 8
+"""Of an entry in the sparse buffer, as a word that waits, as one sent, and as one received."""
 
 _BRIGHT = Rule()
 _LEAST_PER_PAIR = 1024
@@ -248,7 +248,7 @@ def sum_part(
     shape : (int, int)
         Planes and cells.
     room : int
-        Words that a rank receives at a time, about.
+        Words that a rank sends or receives at a time, about.
 
     Returns
     -------
@@ -258,9 +258,35 @@ def sum_part(
     first, end = part.owned(comm.rank)
     sums = np.zeros((*shape, end - first), np.uint32)
     per_pair = max(_LEAST_PER_PAIR, room // comm.size)
+    batches = _batches(part, items, room)
     nothing = np.empty(0, np.uint64), np.zeros(comm.size, np.int64)
-    while collective.max_all(comm, (item := next(items, None)) is not None):
-        words, number = item.words(part) if item else nothing
-        for received in collective.exchange(comm, words, number, per_pair):
+    while collective.max_all(comm, (batch := next(batches, None)) is not None):
+        for received in collective.exchange(comm, *(batch or nothing), per_pair):
             _cells.add_words(received, first, MOST_OF_PAIRS, sums)
     return sums
+
+
+def _batches(
+    part: Part, items: Iterator[Labelled], room: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield words by owner, and how many each gets, of as many items as make up `room`.
+
+    Ranks wait for each other whenever they exchange words, so they do it seldom.
+    """
+    parts, waiting = [], 0
+    for item in items:
+        parts.append(item.words(part))
+        waiting += len(parts[-1][0])
+        if waiting >= room:
+            yield _joined(parts)
+            parts, waiting = [], 0
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    by_owner = [np.split(words, np.cumsum(number)[:-1]) for words, number in parts]
+    number = np.sum([number for _, number in parts], axis=0)
+    return np.concatenate(
+        [words for owner in zip(*by_owner, strict=True) for words in owner]
+    ), number
