@@ -105,8 +105,8 @@ def test_brightness_of_cells(rng):
     photons = spoilt(counts, photons=1e6).photons.astype(np.uint32)
     frames = np.full((1, 64), FRAMES * 2000)
     found = brightness(capped(photons).sum(axis=1)[None], frames)
-    # 5 % of the pixels of one cell are hot
-    np.testing.assert_allclose(found[0], level, rtol=0.1)
+    # 5 % of the pixels of a faint cell are hot: 10000 times as bright, but for the cap
+    np.testing.assert_allclose(found[0], level, rtol=0.2)
     # a few photons say nothing
     np.testing.assert_allclose(brightness(np.array([[3, 0]]), np.full((1, 2), 9)), 1, rtol=0.03)
 
@@ -124,7 +124,7 @@ def test_what_has_no_frames_is_not_judged(rng):
 
 @pytest.mark.parametrize(
     ("photons", "pairs", "kind"),
-    [(100, 5, 0), (250, 31, 0), (400, 80, HOT), (5, 0, DEAD), (120, 90, NOISY), (40, 1, 0)],
+    [(100, 5, 0), (250, 31, 0), (400, 40, HOT), (5, 0, DEAD), (120, 90, NOISY), (40, 1, 0)],
 )
 def test_neighbours(photons, pairs, kind):
     """Twice as bright is no fault; three times is, if it is more than shot noise."""

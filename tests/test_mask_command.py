@@ -15,10 +15,11 @@ from xfelmpi import maskjob
 from xfelmpi.badpixels import asic_edges
 from xfelmpi.commands import mask as command
 
-MODULES = [0, 3, 15]
+MODULES = [3, 15]
 ABSENT = tuple(m for m in range(16) if m not in MODULES)
 RUN = {"absent_modules": ABSENT, "truth": "hits", "hit_photons": (5e3, 5e4)}
-LIT = {**RUN, "trains": 64, "cells": (1, 2, 4, 5, 6, 7, 9, 10), "background": 2e4, "hit_rate": 0.05}
+CELLS = (1, 2, 4, 5, 6, 7, 9, 10, 12, 13)
+LIT = {**RUN, "trains": 48, "cells": CELLS, "background": 2e4, "hit_rate": 0.05}
 MASK, POWDER = "scratch/det/r0050_mask.h5", "scratch/powder/r0050_powder_cells.h5"
 
 
@@ -60,15 +61,15 @@ def lit(tmp_path_factory):
 def test_bad_cells_are_found_and_good_ones_are_not(lit):
     mock, done, _ = lit
     cells, good = read_mask(mock.options.prefix / MASK)
-    assert cells == list(LIT["cells"])
+    assert cells == list(CELLS)
     kinds = kinds_of(mock, cells)
     for kind in (1, 2, 3):
-        assert np.count_nonzero(kinds == kind) > 9000
+        assert np.count_nonzero(kinds == kind) > 8000
         assert (~good[kinds == kind]).mean() >= 0.99
     assert (~good[kinds == 0]).mean() < 0.001
     whole = (kinds > 0).all(axis=0)
     assert (~good[:, whole]).mean() >= 0.99
-    assert "in 3 modules" in done.stdout
+    assert "in 2 modules" in done.stdout
     for name in (MASK, POWDER):
         path = mock.options.prefix / name
         assert str(path) in done.stdout
@@ -99,16 +100,16 @@ def test_parts_of_a_module_change_nothing(lit, tmp_path, monkeypatch):
 def test_powder_per_cell_is_that_of_the_main_job(lit):
     mock, _, powder = lit
     with h5py.File(mock.options.prefix / POWDER) as file:
-        assert file["cellIds"][:].tolist() == list(LIT["cells"])
+        assert file["cellIds"][:].tolist() == list(CELLS)
         for suffix in ("", "_hits", "_misses"):
             cells, frames = file[f"powder_cells{suffix}"], file[f"frames{suffix}"][:]
-            assert (cells.shape, cells.dtype) == ((16, 8, 512, 128), np.uint32)
+            assert (cells.shape, cells.dtype) == ((16, 10, 512, 128), np.uint32)
             assert cells.attrs["units"] == "photons"
             total = np.array([cells[m].sum(axis=0, dtype=np.uint64) for m in range(16)])
             np.testing.assert_array_equal(total, powder[f"powder{suffix}"])
             good = powder[f"good_frames{suffix}"]
             np.testing.assert_array_equal(frames.sum(axis=1), good.max(axis=(1, 2)))
-        assert (file["frames"][MODULES] == 64).all()
+        assert (file["frames"][MODULES] == 48).all()
 
 
 def test_main_job_takes_the_mask(lit, tmp_path):
@@ -118,7 +119,7 @@ def test_main_job_takes_the_mask(lit, tmp_path):
     done = run_xfelmpi([50, *args, "--trains", "0:8", "--geometry", mock.paths.geometry], 2)
     assert done.returncode == 3, done.stderr
     assert f"{prefix / MASK} (found)" in done.stdout
-    whole = (kinds_of(mock, LIT["cells"]) > 0).all(axis=0)
+    whole = (kinds_of(mock, CELLS) > 0).all(axis=0)
     _, good = read_mask(prefix / MASK)
     with h5py.File(tmp_path / "powder/r0050_powder.h5") as file:
         np.testing.assert_array_equal(file["good_frames"][:][MODULES], 8 * good.sum(axis=0))
@@ -134,7 +135,7 @@ def test_masks_are_not_overwritten_unless_told_so(lit):
 
 
 @pytest.mark.parametrize(
-    "options", [{"trains": 64, "cells": (3, 8)}, {"trains": 9, "hit_rate": 0.4}]
+    "options", [{"trains": 48, "cells": (3, 8)}, {"trains": 9, "hit_rate": 0.4}]
 )
 def test_few_cells_and_many_hits(tmp_path, options):
     """Two cells can only be compared with their neighbours; few trains leave dead cells unknown."""
@@ -144,8 +145,8 @@ def test_few_cells_and_many_hits(tmp_path, options):
     kinds = kinds_of(mock, cells)
     found = {kind: (~good[kinds == kind]).mean() for kind in range(4)}
     assert found[0] < 0.005
-    if options["trains"] == 64:
-        assert min(found[1], found[2], found[3]) >= 0.99
+    if options["trains"] == 48:
+        assert min(found[1], found[2], found[3]) >= 0.97
         assert "too little light" not in done.stderr
     else:
         whole = (kinds == 1).all(axis=0)
@@ -154,25 +155,27 @@ def test_few_cells_and_many_hits(tmp_path, options):
 
 
 def test_faint_float_run_without_bad_cells(tmp_path):
-    tiny_run(tmp_path, **{**RUN, "trains": 4, "cells": range(9), "dtype": "f4"} | {"cells": (0, 5)})
+    tiny_run(tmp_path, **{**RUN, "trains": 4, "cells": (0, 5), "dtype": "f4", "hit_rate": 0.0})
     done = make(tmp_path)
     assert read_mask(tmp_path / MASK)[1].mean() > 0.99999
-    assert "dead pixels in 196,608 pixels: they stay good" in done.stderr
+    assert "dead pixels in 131,072 pixels: they stay good" in done.stderr
     assert not (tmp_path / POWDER).exists()
 
 
 @pytest.fixture
 def spoilt(tmp_path):
     """A run in which an ASIC is dead, a cell of a module too bright, and a pixel often NaN."""
-    tiny_run(tmp_path, **{**LIT, "trains": 20, "dtype": "f4", "compression": "none"})
+    tiny_run(
+        tmp_path, **{**LIT, "trains": 20, "cells": CELLS[:8], "dtype": "f4", "compression": "none"}
+    )
     data = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{}CH0:output/image/data"
-    with h5py.File(tmp_path / "proc/r0050/CORR-R0050-AGIPD00-S00000.h5", "r+") as file:
-        images = file[data.format(0)]
-        for i in range(0, 160, 8):
-            images[i + 2] = images[i + 2] * 3
-        images[:, 128:192, 64:] = 0
     with h5py.File(tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00000.h5", "r+") as file:
-        file[data.format(3)][:150, 7, 7] = np.nan
+        images = file[data.format(3)]
+        for i in range(2, 160, 8):
+            images[i, :, ::3] += 1
+        images[:, 128:192, 64:] = 0
+    with h5py.File(tmp_path / "proc/r0050/CORR-R0050-AGIPD15-S00000.h5", "r+") as file:
+        file[data.format(15)][:150, 7, 7] = np.nan
     return tmp_path
 
 
@@ -182,7 +185,7 @@ def test_bright_cell_dead_asic_and_nan(spoilt):
     assert not good[2, 0].any()
     assert not good[:, 0, 128:192, 64:].any()
     good[2, 0] = good[:, 0, 128:192, 64:] = True
-    assert good.mean() > 0.9999
+    assert good.mean() > 0.999
     assert good[:, 1, 7, 7].all()
     assert "bright                 65,536" in done.stdout
 
@@ -206,8 +209,8 @@ def test_other_masks_join(tmp_path):
     _, good = read_mask(prefix / MASK)
     assert not good[:, :, 100:110].any()
     assert not good[:, :, asic_edges()].any()
-    assert good[0, 1, 20:22, 30].all()
-    assert not good[1, 1, 20:22, 30].any()
+    assert good[0, 0, 20:22, 30].all()
+    assert not good[1, 0, 20:22, 30].any()
     rest = ~asic_edges()
     rest[100:110] = False
     # the constants of the darks have noisy pixels of their own
@@ -237,7 +240,7 @@ def test_wrong_use(tmp_path, options, message):
 def test_hits_of_the_events_file_can_be_left_out(lit, tmp_path):
     prefix: Path = lit[0].options.prefix
     make(prefix, "--leave-out", "hits", "--mask-file", tmp_path / "mask.h5")
-    kinds = kinds_of(lit[0], LIT["cells"])
+    kinds = kinds_of(lit[0], CELLS)
     _, good = read_mask(tmp_path / "mask.h5")
     assert (~good[kinds > 0]).mean() >= 0.99
     assert (~good[kinds == 0]).mean() < 0.001

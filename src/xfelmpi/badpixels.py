@@ -157,7 +157,7 @@ def judge_by_neighbours(
     )
     kinds[few | (_surely_lit(expected, limits) & (counts.photons == 0))] |= DEAD
     # pairs grow with the square: a pixel that is brighter, but not hot, has more of them
-    brighter = np.maximum(counts.photons / np.maximum(expected, 1), 1)
+    brighter = np.clip(counts.photons / np.maximum(expected, 1), 1, np.sqrt(limits.ratio))
     pairs = pair_rate * exposure * counts.level * brighter**2
     shot = limits.sigma * np.sqrt(_pair_variance(pairs, rate * counts.level * brighter))
     kinds[counts.pairs > np.maximum(limits.ratio * pairs, pairs + shot)] |= NOISY
