@@ -340,8 +340,7 @@ def test_mask(tmp_path):
 
 def test_bad_cells(plain_run, tmp_path):
     """Dead, hot and flickering pixels as the truth tells them, all else as without them."""
-    options = {**TINY, "bad_cells": 0.03}
-    mock = tiny_run(tmp_path, **options)
+    mock = tiny_run(tmp_path, bad_cells=0.03)
     check_valid(mock)
     check_against_truth(mock)
     kinds = mock.truth["bad_kind"]
@@ -438,9 +437,9 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "--hit-rate 0.2 --size-nm 10 20 --hit-photons 30 40 --background 5 --pulse-energy-mj 0.5 "
         "--pulse-jitter 0.01 --photon-energy-kev 9 --distance 1.5 --sample virus --seed 8 "
         "--layout legacy --dtype f4 --compression none --chunk-frames 0 --adu-per-photon 20 "
-        "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --bad-cells 0.2 --gain-stage low "
-        "--constants-dtype f4 --noise 0.1 --with-mask --sequence-length 3 --ragged-sequences "
-        "--truth full"
+        "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --bad-cells 0.2 "
+        "--gain-stage low --constants-dtype f4 --noise 0.1 --with-mask "
+        "--sequence-length 3 --ragged-sequences --truth full"
     )
     options = command.options_from(command._parser().parse_args(text.split()))
     assert options == SimulationOptions(
