@@ -5,6 +5,7 @@ nothing here creates one as a side effect of an import.
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
@@ -154,6 +155,32 @@ def _send(comm, data: np.ndarray, to: int) -> None:
 def _receive(comm, data: np.ndarray) -> None:
     for a in range(0, data.size, CHUNK):
         comm.Recv(data[a : a + CHUNK], source=0)
+
+
+def exchange(comm, words: np.ndarray, number: np.ndarray, per_pair: int) -> Iterator[np.ndarray]:
+    """Send words to their ranks and yield those for this one, some at a time; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    words : ndarray, uint64 (word,)
+        Those for rank 0 first, then those for rank 1, and so on.
+    number : ndarray, int64 (rank,)
+        How many are for each.
+    per_pair : int
+        Words at most that go from one rank to another at a time.
+    """
+    starts = np.cumsum(number) - number
+    for done in range(0, max_all(comm, number.max()), per_pair):
+        send = np.clip(number - done, 0, per_pair)
+        receive = np.empty_like(send)
+        comm.Alltoall(send, receive)
+        received = np.empty(int(receive.sum()), np.uint64)
+        comm.Alltoallv(
+            [words, send, starts + np.minimum(done, number), MPI.UINT64_T],
+            [received, receive, np.cumsum(receive) - receive, MPI.UINT64_T],
+        )
+        yield received
 
 
 def gather_objects(comm, items: list) -> list:
