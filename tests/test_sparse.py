@@ -17,7 +17,7 @@ from modulefiles import (
     sparse_images,
     write_module,
 )
-from reference import FS, MODULES, PIXELS, SS, module_twin, photon_image
+from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
 from xfelmpi import _sparse
 from xfelmpi.detector import FRAME_PIXELS
@@ -28,7 +28,7 @@ from xfelmpi.read import FilePool
 from xfelmpi.sparse import SparseFrames
 
 DTYPES = ("u1", "u2", "f4")
-SUMS = ("lit", "photons", "region_lit", "region_photons", "ones", "peak", "entries")
+SUMS = (*EMPTY, "entries")
 MAX = float(np.finfo(np.float32).max)
 
 
@@ -37,7 +37,15 @@ def random_mask(rng, *shape):
 
 
 def run_kernel(
-    values, good=None, region=None, mask_row=None, room=None, adu=1.0, threshold=0.7, readonly=False
+    values,
+    good=None,
+    region=None,
+    mask_row=None,
+    room=None,
+    adu=1.0,
+    threshold=0.7,
+    readonly=False,
+    spoilt=None,
 ):
     """Call the kernel itself on frames in memory; `room` entries are followed by a guard."""
     n = len(values)
@@ -60,6 +68,7 @@ def run_kernel(
         ones=np.zeros(n, np.uint32),
         peak=np.zeros(n, np.uint16),
         entries=np.zeros(n, np.uint32),
+        region_bad=np.zeros(n, np.uint32),
     )
     inputs = {
         "memory": np.ascontiguousarray(values).reshape(-1).view(np.uint8),
@@ -70,6 +79,7 @@ def run_kernel(
         "good": pack(good),
         "mask_row": np.zeros(n, np.int32) if mask_row is None else mask_row,
         "region": pack(region),
+        "spoilt": np.empty((0, PIXELS // 8), np.uint8) if spoilt is None else pack(spoilt),
     }
     if readonly:
         for array in inputs.values():

@@ -123,9 +123,7 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
                 raise ValueError(f"{value!r} is neither true nor false")
             return value
         if about["many"]:
-            if not isinstance(value, list) or any(type(v) is not about["parse"] for v in value):
-                raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
-            return tuple(value)
+            return _many_from_toml(f, value)
         if isinstance(value, (dict, bool)) or (
             isinstance(value, list) and f.name not in ("trains", "exclude_cells")
         ):
@@ -136,6 +134,22 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
     if about["choices"] and value not in about["choices"]:
         raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")
     return value
+
+
+def _many_from_toml(f: dataclasses.Field, value) -> tuple:
+    parse, choices = f.metadata["parse"], f.metadata["choices"]
+    if parse is int:
+        if not isinstance(value, list) or any(type(v) is not int for v in value):
+            raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
+        return tuple(value)
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        # a number stands for bits, not for a choice
+        if not isinstance(item, str) and (choices or type(item) is not int):
+            raise ValueError(f"{value!r} has the wrong form")
+        if choices and item not in choices:
+            raise ValueError(f"found {item!r}, expected {choices}")
+    return tuple(parse(item) for item in items)
 
 
 def from_arguments(arguments: argparse.Namespace) -> Config:

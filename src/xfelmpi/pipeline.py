@@ -62,14 +62,16 @@ def process(config: Config, comm, argv: list[str]) -> int:
             calibration = load_calibration(
                 comm, experiment, config, share.facts.cells, share.facts.modules_in_run
             )
-        masks = load_masks(comm, experiment, config, share.facts.cells, calibration)
+        files = FilePool(share.facts.files)
+        masks = load_masks(
+            comm, experiment, config, share.facts.cells, calibration, files, share.facts.masks
+        )
         found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
         geometry, warnings = found or (None, ())
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
     _log_start(comm, config, share, masks, calibration, geometry, warnings)
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
-    files = FilePool(share.facts.files)
     sparsifier = Sparsifier(
         files,
         masks,
@@ -85,9 +87,9 @@ def process(config: Config, comm, argv: list[str]) -> int:
     with stages.timed("decide"):
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
-        own = [*share.problems, *left_out, *sparsifier.problems]
-        if comm.rank == 0:
-            own += [*masks.problems, *(calibration.problems if calibration else ())]
+        own = [*share.problems, *left_out, *masks.problems, *sparsifier.problems]
+        if comm.rank == 0 and calibration:
+            own += calibration.problems
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         done = Processed(share, masks, sums, events, powder, reader, geometry, problems, vds)
@@ -118,7 +120,7 @@ def _log_start(comm, config, share: Share, masks: Masks, calibration, geometry, 
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    for line in warnings:
+    for line in (*warnings, *masks.warnings):
         log.warning(line)
 
 
@@ -206,10 +208,12 @@ def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, ro
     """Score frames; collective, or by what this rank knows of them without `comm`."""
     values = sums.region_lit if config.score == "litpixels" else sums.region_photons
     frames = share.frames
+    there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
+    good = (there @ masks.good_in_region)[frames.cell_id[rows]] - sums.region_bad
+    # a frame of which nothing could be seen has not scored 0
+    values = np.where(good > 0, values, np.nan)
     if config.normalise == "unmasked":
-        there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
-        good = there @ masks.good_in_region
-        values = values * unmasked_factor(good, masks.region_pixels)[frames.cell_id[rows]]
+        values = values * unmasked_factor(good, masks.region_pixels)
     return score_frames(
         comm,
         config,

@@ -9,6 +9,7 @@ from xfelmpi import collective, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.machine import read_machine_data
 from xfelmpi.records import MachineData, Problem
@@ -37,6 +38,8 @@ class RunFacts:
     sample : str
     notes : tuple of str
         For the log.
+    masks : MaskSamples or None
+        Frames whose own masks say what is bad all the time, if they have masks that may count.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class RunFacts:
     start_time: str
     sample: str
     notes: tuple[str, ...]
+    masks: MaskSamples | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,11 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
     _, per_train = np.unique(index.frames.train_id, return_counts=True)
     trains = partition.split_trains(per_train, comm.size)
     bounds = np.concatenate([[0], np.cumsum(per_train)])[trains]
+    cells = np.unique(index.frames.cell_id).astype(np.int64)
+    masks = None
+    has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
+    if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
+        masks = sample_masks(index.frames, cells, config.mask_trains)
     sources = f"{index.detector}, source {index.source}"
     facts = RunFacts(
         index.kind,
@@ -152,9 +161,10 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         index.files,
         index.modules_in_run,
         len(index.frames),
-        np.unique(index.frames.cell_id).astype(np.int64),
+        cells,
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),
+        masks,
     )
     return facts, bounds
