@@ -27,7 +27,10 @@ from xfelmpi.read import FilePool
 from xfelmpi.records import Problem
 from xfelmpi.staticmask import add_static, find_drift
 
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+_ONES = (
+    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
+).sum(axis=1, dtype=np.uint8)
+"""Set bits of every number of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Masks:
     def good_in_region(self) -> np.ndarray:
         """Good pixels of the region, int64 (16, 352), by module and memory cell."""
         n = [
-            _ONES[good & region].sum(axis=1, dtype=np.int64)
+            _ONES[(good & region).view(np.uint16)].sum(axis=1, dtype=np.int64)
             for good, region in zip(self.good, self.region, strict=True)
         ]
         return np.array(n)[:, self.row_of_cell]
@@ -72,7 +75,7 @@ class Masks:
     @cached_property
     def region_pixels(self) -> int:
         """Number of pixels of the region, good or not."""
-        return int(_ONES[self.region].sum(dtype=np.int64))
+        return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
 
 
 def pack(good: np.ndarray) -> np.ndarray:
