@@ -60,13 +60,18 @@ def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
     raw = expected.mock.options.kind == "raw"
     with h5py.File(path) as file:
         check_provenance(file)
-        assert set(file) == {*EVENTS, "problems"} | ({"gain_switched"} if raw else set())
+        assert set(file) == {*EVENTS, "problems", "sums"} | ({"gain_switched"} if raw else set())
         for name, dtype in EVENTS.items():
             assert file[name].dtype == np.dtype(dtype), name
             assert file[name].shape == (len(expected),), name
         assert file["pulse_energy"].attrs["units"] == "J"
         assert file["wavelength"].attrs["units"] == "m"
         found = {name: file[name][:] for name in EVENTS}
+        for name, dtype in {"ones": "u4", "peak": "u2", "entries": "u4"}.items():
+            assert file["sums"][name].dtype == np.dtype(dtype), name
+        np.testing.assert_array_equal(file["sums/ones"], expected.sums["ones"])
+        np.testing.assert_array_equal(file["sums/peak"], expected.sums["peak"])
+        assert (file["sums/entries"][:] >= found["litpixels"]).all()
         if raw:
             assert file["gain_switched"].dtype == np.uint32
             np.testing.assert_array_equal(file["gain_switched"][:], expected.switched)

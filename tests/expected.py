@@ -84,13 +84,17 @@ class Expected:
 
     @cached_property
     def sums(self) -> dict[str, np.ndarray]:
-        """Lit pixels and photons of every frame, and the same in the region."""
+        """Sums over the good pixels of every frame, and its score."""
         region = self._all_good if self.region is None else self.region
-        sums = {n: np.zeros(len(self), np.int64) for n in ("lit", "photons", "score")}
+        sums = {
+            n: np.zeros(len(self), np.int64) for n in ("lit", "photons", "ones", "peak", "score")
+        }
         for row in range(len(self)):
             frame = self.frame(row)
             sums["lit"][row] = (frame > 0).sum()
             sums["photons"][row] = frame.sum(dtype=np.int64)
+            sums["ones"][row] = (frame == 1).sum()
+            sums["peak"][row] = frame.max()
             seen = frame[region]
             counted = seen > 0 if self.score == "litpixels" else seen
             sums["score"][row] = counted.sum(dtype=np.int64)

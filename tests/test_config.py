@@ -15,6 +15,8 @@ from xfelmpi.config import GROUPS, Config, parse_size, parse_trains
 from xfelmpi.errors import UsageError
 from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits
 
+ADD = ("a=S/k", "b_2=A/B/C:output/data.x")
+
 # option: (words on the command line, line of a TOML file, value), none of them the default
 EVERY_OPTION = {
     "prefix": (["/exp/p1"], '"/exp/p1"', Path("/exp/p1")),
@@ -51,6 +53,7 @@ EVERY_OPTION = {
     "miss_base": (["misses"], '"misses"', "misses"),
     "geometry": (["a.geom"], '"a.geom"', Path("a.geom")),
     "distance": (["0.7"], "0.7", 0.7),
+    "add": (["a=S/k", "b_2=A/B/C:output/data.x"], '["a=S/k", "b_2=A/B/C:output/data.x"]', ADD),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
 }
 
@@ -135,6 +138,7 @@ def test_command_line_wins(toml, name):
         "mask": '"none"',
         "mask_bits": "9",
         "mask_trains": "7",
+        "add": '["c=S/k"]',
         "memory_per_rank": '"300M"',
         "min_scores": "7",
         "width": '"lower"',
@@ -240,6 +244,11 @@ def test_unknown_name(toml, key, near):
         ("mask_bits = [1.5]", "mask_bits"),
         ("mask_bits = true", "mask_bits"),
         ("mask_trains = 2.5", "whole"),
+        ("add = 3", "list of texts"),
+        ("add = [3]", "list of texts"),
+        ('add = "a=S/k"', "list of texts"),
+        ('add = ["a"]', "NAME=SOURCE/KEY"),
+        ("add = {a = 3}", "NAME=SOURCE/KEY"),
         ('score = "pixels"', "litpixels"),
         ("score = 3", "litpixels"),
         ('data = ["proc"]', "data"),
@@ -508,6 +517,51 @@ def test_wrong_words(capsys, words):
         configure("--prefix", "/e", *words)
     assert caught.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+def test_values_to_add(toml):
+    settings = configure("--prefix", "/e", "--add", "a=S/k", " b = S/k ", "--add", "c=S/T/k.value")
+    assert settings.add == ("a=S/k", "b=S/k", "c=S/T/k.value")
+    table = toml('prefix = "/e"\n[add]\na = "S/k"\nb = "S/T:output/data.x"\n')
+    assert configure("--config", table).add == ("a=S/k", "b=S/T:output/data.x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a",
+        "a=",
+        "=S/k",
+        "a=S",
+        "a=S/",
+        "1a=S/k",
+        "a-b=S/k",
+        "ä=S/k",
+        "a=S /k",
+        "a/b=S/k",
+        "a=b=S/k",
+    ],
+)
+def test_values_to_add_of_another_form(toml, text):
+    with pytest.raises(UsageError, match="NAME=SOURCE/KEY"):
+        configure("--prefix", "/e", "--config", toml(f'add = ["{text}"]'))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("trainId",),
+        ("is_hit",),
+        ("gain_switched",),
+        ("problems",),
+        ("name",),
+        ("detector_1",),
+        ("a", "a"),
+    ],
+)
+def test_names_of_values_to_add(names):
+    with pytest.raises(UsageError, match=r"--add: found .*, expected "):
+        configure("--prefix", "/e", "--add", *(f"{name}=S/k" for name in names))
 
 
 @pytest.mark.parametrize("run", [[], ["fifty"], ["5.5"]])

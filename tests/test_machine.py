@@ -3,70 +3,32 @@
 import h5py
 import numpy as np
 import pytest
-from extra_data.tests.mockdata import write_file
-from extra_data.tests.mockdata.base import DeviceBase
 from extra_data.tests.mockdata.xgm import XGM
+from machinerun import (
+    FIRST,
+    NAME,
+    PULSES,
+    STEP,
+    TABLE,
+    TIMESERVER,
+    TO_SASE1,
+    TO_SASE3,
+    TRAINS,
+    TUNNEL,
+    Device,
+    TimeServer,
+    XGMTwo,
+    fill,
+    frames,
+    intensity,
+    packed,
+    values_of,
+    write_run,
+)
 
 from xfelmpi.experiment import Experiment
 from xfelmpi.machine import read_machine_data
 from xfelmpi.pulses import LINE, OWN, decode_pattern, match_pattern, match_slots, written_slots
-
-FIRST, TRAINS, PULSES, STEP = 10000, 8, 12, 2
-NAME = "SPB_XTD9_XGM/DOOCS/MAIN"
-TUNNEL = "SA1_XTD2_XGM/DOOCS/MAIN"
-TO_SASE1, TO_SASE3 = 4 << 18, 4 << 18 | 1 << 27
-
-
-class XGMTwo(XGM):
-    """A gas monitor that serves two undulators."""
-
-    instrument_keys = (*XGM.instrument_keys, ("intensitySa1TD", "f4", (1000,)))
-
-
-class TimeServer(DeviceBase):
-    """The source of bunch patterns."""
-
-    output_channels = ("outputBunchPattern/data",)
-    instrument_keys = (("bunchPatternTable", "u4", (2700,)),)
-
-
-TIMESERVER = "SPB_RR_UTC/TSYS/TIMESERVER"
-TABLE = f"INSTRUMENT/{TIMESERVER}:outputBunchPattern/data/bunchPatternTable"
-
-
-def values_of(first=FIRST, trains=TRAINS, pulses=PULSES):
-    """Energies in µJ that tell train and pulse: 1000 + 100 x train + pulse."""
-    train = first - FIRST + np.arange(trains)
-    return (1000 + 100 * train[:, None] + np.arange(pulses)).astype(np.float32)
-
-
-def packed(values):
-    full = np.ones((len(values), 1000), np.float32)
-    full[:, : values.shape[1]] = values
-    return full
-
-
-def intensity(name=NAME, key="intensityTD"):
-    return f"INSTRUMENT/{name}:output/data/{key}"
-
-
-def write_run(path, devices=(NAME,), first=FIRST, trains=TRAINS, version="1.2"):
-    """Write a file whose gas monitors have unfilled slots only; `fill` fills them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    devices = [XGM(device) if isinstance(device, str) else device for device in devices]
-    write_file(str(path), devices, trains, first, chunksize=trains, format_version=version)
-    with h5py.File(path, "r+") as file:
-        for device in devices:
-            for key, _, _ in device.instrument_keys if isinstance(device, XGM) else ():
-                if key.startswith("intensity") and key.endswith("TD"):
-                    file[intensity(device.device_id, key)][:] = 1
-    return path
-
-
-def fill(path, values, name=NAME, key="intensityTD", wavelength=0.2):
-    with h5py.File(path, "r+") as file:
-        file[intensity(name, key)][:] = values
-        file[f"CONTROL/{name}/pulseEnergy/wavelengthUsed/value"][:] = wavelength
 
 
 @pytest.fixture
@@ -83,11 +45,6 @@ def path(experiment):
     return path
 
 
-def frames(step=STEP, pulses=PULSES, trains=TRAINS, first=FIRST):
-    train = np.repeat(np.arange(first, first + trains, dtype=np.uint64), pulses)
-    return train, np.tile(np.arange(pulses, dtype=np.uint64) * step, trains)
-
-
 def expected(train_id, pulse_id, step=STEP):
     return (1000 + 100 * (train_id - FIRST).astype(float) + pulse_id // step) * 1e-6
 
@@ -102,7 +59,7 @@ def check(data, good=slice(None), step=STEP, ids=None):
 
 
 def said(data, text):
-    return sum(text in note for note in data.notes)
+    return sum(text in note for note in (*data.notes, *data.warnings))
 
 
 def test_packed(experiment, path):
@@ -154,7 +111,8 @@ def test_nothing_there(experiment):
     check(data, good=[])
     assert np.isnan(data.wavelength).all()
     assert data.sample == ""
-    assert len(data.notes) == 2
+    assert len(data.warnings) == 2
+    assert data.notes == ()
 
 
 def test_files_without_xgm(experiment):
@@ -385,6 +343,64 @@ def test_wavelength_unit_and_gaps(experiment, path):
     )
 
 
+UNDULATOR = "SPB_XTD2_UND/DOOCS/ENERGY"
+
+
+def undulator_run(path, name=UNDULATOR, keys=None, used=0):
+    """Write a run with an undulator, and an XGM that tells no wavelength unless `used`."""
+    write_run(path, [NAME, Device(name, {"actualPosition": ("f8", ())})])
+    fill(path, packed(values_of()), wavelength=used)
+    values = keys if keys is not None else np.full(TRAINS, 6.0)
+    with h5py.File(path, "r+") as file:
+        file[f"CONTROL/{name}/actualPosition/value"][:] = values
+    return path
+
+
+def test_wavelength_from_the_undulator(experiment, path):
+    undulator_run(path, keys=[6, 7, 6, np.nan, 0, -1, 6, 6])
+    data = read_machine_data(experiment, *frames())
+    # 12.39841984 keV A: CODATA 2018
+    right = 12.39841984e-10 / np.array([6, 7, 6, np.nan, np.nan, np.nan, 6, 6])
+    np.testing.assert_allclose(data.wavelength[::PULSES], right, rtol=1e-9)
+    assert said(data, f"wavelength from {UNDULATOR} actualPosition") == 1
+    assert data.warnings == ()
+
+
+def test_xgm_before_the_undulator(experiment, path):
+    undulator_run(path, used=0.2)
+    data = read_machine_data(experiment, *frames())
+    np.testing.assert_allclose(data.wavelength, 0.2e-9, rtol=1e-6)
+    assert not said(data, UNDULATOR)
+
+
+def test_unit_of_the_undulator(experiment, path):
+    undulator_run(path, keys=np.full(TRAINS, 6000.0))
+    with h5py.File(path, "r+") as file:
+        file[f"CONTROL/{UNDULATOR}/actualPosition"].attrs.update(
+            {"unitName": b"electronvolt", "unitSymbol": b"eV", "metricPrefixName": b""}
+        )
+    wavelength = read_machine_data(experiment, *frames()).wavelength
+    np.testing.assert_allclose(wavelength, 12.39841984e-10 / 6, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("detector", "known"), [("SPB_DET_AGIPD1M-1", True), ("", True), ("MID_DET_AGIPD1M-1", False)]
+)
+def test_undulator_of_another_beamline(experiment, path, detector, known):
+    undulator_run(path)
+    data = read_machine_data(experiment, *frames(), detector=detector)
+    assert np.isfinite(data.wavelength).all() == known
+    assert said(data, "wavelength unknown") == (not known)
+
+
+def test_own_instrument_before_its_neighbour(experiment, path):
+    neighbour = "FXE_XTD9_XGM/DOOCS/MAIN"
+    write_run(path, [NAME, neighbour])
+    fill(path, packed(2 * values_of()), neighbour)
+    fill(path, packed(values_of()))
+    check(read_machine_data(experiment, *frames(), detector="SPB_DET_AGIPD1M-1"))
+
+
 @pytest.mark.parametrize(
     ("stored", "sample"),
     [(b"lysozyme", "lysozyme"), (b"No Sample", ""), (b" none ", ""), (b"", "")],
@@ -451,6 +467,17 @@ def test_bunch_pattern_of_two_undulators(experiment, bunches, path):
     check(read_machine_data(experiment, *frames()))
 
 
+def test_bunch_pattern_with_a_few_of_the_other_undulator(experiment, bunches, path):
+    """No rule on pulse numbers alone gives this."""
+    table = table_of()
+    table[:, [1, 5]] = TO_SASE3
+    bunches(table)
+    values = np.full((TRAINS, PULSES + 2), 9, np.float32)
+    values[:, [k for k in range(PULSES + 2) if k not in (1, 4)]] = values_of()
+    fill(path, packed(values))
+    check(read_machine_data(experiment, *frames()))
+
+
 def test_bunch_pattern_from_another_zero(experiment, bunches):
     bunches(table_of(np.arange(PULSES) * STEP + 1001))
     data = read_machine_data(experiment, *frames())
@@ -463,6 +490,24 @@ def test_bunch_pattern_lacks_a_train(experiment, bunches, path):
     with h5py.File(path, "r+") as file:
         file[f"INDEX/{TIMESERVER}:outputBunchPattern/data/count"][2] = 0
     check(read_machine_data(experiment, *frames()))
+
+
+@pytest.mark.parametrize("width", [PULSES - 4, PULSES, 3000])
+@pytest.mark.parametrize("pattern", [True, False])
+def test_arrays_of_any_length(experiment, path, width, pattern):
+    """The monitor's array holds fewer slots than there are pulses, as many, or more."""
+    monitor = XGM(NAME)
+    monitor.instrument_keys = (("intensityTD", "f4", (width,)),)
+    write_run(path, [monitor, *([TimeServer(TIMESERVER)] if pattern else [])])
+    values = np.ones((TRAINS, width), np.float32)
+    values[:, :PULSES] = values_of()[:, :width]
+    fill(path, values)
+    with h5py.File(path, "r+") as file:
+        file[intensity()].attrs.update({"unitName": "joule", "metricPrefixName": "micro"})
+        if pattern:
+            file[TABLE][:] = table_of()
+    data = read_machine_data(experiment, *frames())
+    check(data, frames()[1] < min(width, PULSES) * STEP)
 
 
 @pytest.mark.parametrize("table", [0, table_of(np.arange(3))])

@@ -129,7 +129,7 @@ def test_run_of_extra_datas_own_tests(tmp_path, bits):
 
 
 def test_all_outputs_with_masks_of_frames(masked, tmp_path):
-    """With little memory too."""
+    """With little memory, and decided again, too; the latter has the index of the former."""
     mock, masks = masked
     bad = dict(enumerate(masks != 0))
     expected = Expected(mock, bad=bad)
@@ -137,6 +137,10 @@ def test_all_outputs_with_masks_of_frames(masked, tmp_path):
     process(mock, tmp_path / "1", "--mask", "run", ranks=1)
     check_outputs(tmp_path / "1", expected)
     process(mock, tmp_path / "3", "--mask", "run", "--memory-per-rank", "256M", ranks=3)
+    assert_same_outputs(tmp_path / "1", tmp_path / "3")
+    text = process(mock, tmp_path / "3", "--from-events", ranks=2)
+    assert "image/mask of every frame" in text
+    assert "index of an earlier job" in text
     assert_same_outputs(tmp_path / "1", tmp_path / "3")
     with h5py.File(tmp_path / "1/events/r0050_events.h5") as file:
         assert json.loads(file.attrs["configuration"])["mask"] == ["run"]

@@ -341,8 +341,8 @@ def test_auto_takes_proc_if_it_is_there(tmp_path):
             assert ("gain_switched" in file) == (data == "raw")
         assert (" in medium gain" in done.stdout) == (data == "raw")
     assert "proc data, because there are some (--data auto)" in said["auto"]
-    assert "raw data, as told by --data" in said["raw"]
-    assert "proc data, as told by --data" in said["proc"]
+    assert "raw data, as asked for" in said["raw"]
+    assert "proc data, as asked for" in said["proc"]
     assert "constants" not in said["auto"]
 
 

@@ -196,6 +196,11 @@ def test_gain_stages_of_raw_data():
     assert not any(" gain" in line for line in make_summary().lines())
 
 
+def test_deciding_again_reads_no_stage_of_photons():
+    summary = make_summary(bytes_read=2_500_000, seconds={"write": 2.0})
+    assert line_of(summary, "read") == "read 0.003 GB hits and misses only"
+
+
 def test_numbers_stand_below_each_other():
     lines = make_summary(switched=(5, 6)).lines()
     lines = [line for line in lines if re.match(r"[a-z]+ +[\d,.]+ ", line)]
@@ -206,11 +211,18 @@ def test_numbers_stand_below_each_other():
 def test_summary_of_nothing():
     """No complete frame, no time, no file: no division by zero."""
     summary = make_summary(
-        frames=0, complete=0, trains=0, hits=0, misses=0, bytes_read=0, seconds={}, files=[]
+        frames=0,
+        complete=0,
+        trains=0,
+        hits=0,
+        misses=0,
+        bytes_read=0,
+        seconds={"photons": 0.0},
+        files=[],
     )
     assert line_of(summary, "hits") == "hits 0 0.00 % of the complete frames"
     assert line_of(summary, "read") == "read 0.000 GB 0.00 GB/s, 0 frames/s"
-    assert line_of(summary, "time") == "time 0.00 s"
+    assert line_of(summary, "time") == "time 0.00 s photons 0.00"
 
 
 @pytest.mark.parametrize(

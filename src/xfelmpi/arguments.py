@@ -27,7 +27,9 @@ def options() -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(Config) if f.metadata]
 
 
-def add_arguments(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -> None:
+def add_arguments(
+    parser: argparse.ArgumentParser, only: tuple[str, ...] = (), several: tuple[str, ...] = ()
+) -> None:
     """Add the options of the main job to a parser, in groups by stage.
 
     Parameters
@@ -35,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -
     parser : ArgumentParser
     only : tuple of str
         Names of the options, for a command that has not all of them. ``--config`` is always there.
+    several : tuple of str
+        Names of options of one value that take several here; they are left to the caller.
     """
     chosen = [f for f in options() if not only or f.name in only]
     used = {f.metadata["group"] for f in chosen} | {"resources"}
@@ -48,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser, only: tuple[str, ...] = ()) -
         if f.default is not None and "default" not in text:
             shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
             text += f" (default: {shown})"
-        extra = {"nargs": "+"} if about["many"] else {}
+        takes_several = about["many"] or f.name in several
+        extra = {"nargs": "+", "action": "extend"} if takes_several else {}
         groups[about["group"]].add_argument(
             "--" + f.name.replace("_", "-"),
             dest=f.name,
@@ -138,27 +143,28 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
 
 def _many_from_toml(f: dataclasses.Field, value) -> tuple:
     parse, choices = f.metadata["parse"], f.metadata["choices"]
-    if parse is int:
-        if not isinstance(value, list) or any(type(v) is not int for v in value):
-            raise ValueError(f"{value!r} has the wrong form, expected a list of whole numbers")
-        return tuple(value)
-    items = value if isinstance(value, list) else [value]
-    for item in items:
-        # a number stands for bits, not for a choice
-        if not isinstance(item, str) and (choices or type(item) is not int):
-            raise ValueError(f"{value!r} has the wrong form")
+    if isinstance(value, dict):
+        value = [f"{name}={where}" for name, where in value.items()]
+    kinds, expected = ((int,), "whole numbers") if parse is int else ((str,), "texts")
+    if f.name == "mask_bits":
+        kinds, expected = (int, str), "names and whole numbers"
+    if f.name in ("mask", "mask_bits") and type(value) in kinds:
+        value = [value]
+    if not isinstance(value, list) or any(type(v) not in kinds for v in value):
+        raise ValueError(f"{value!r} has the wrong form, expected a list of {expected}")
+    for item in value:
         if choices and item not in choices:
             raise ValueError(f"found {item!r}, expected {choices}")
-    return tuple(parse(item) for item in items)
+    return tuple(parse(item) for item in value)
 
 
-def from_arguments(arguments: argparse.Namespace) -> Config:
-    """Return the configuration from parsed arguments, the TOML file and the environment.
+def given_values(arguments: argparse.Namespace) -> dict:
+    """Return the options that are given, parsed, and where the files lie.
 
     Raises
     ------
     UsageError
-        If no experiment folder is named or a value is impossible.
+        If no experiment folder is named.
     """
     values = read_toml(arguments.config) if arguments.config else {}
     for f in options():
@@ -167,7 +173,28 @@ def from_arguments(arguments: argparse.Namespace) -> Config:
             values[f.name] = tuple(given) if f.metadata["many"] else given
     values["prefix"] = prefix_or_environment(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
-    return Config(run=arguments.run, **values)
+    return values | {"run": arguments.run}
+
+
+def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -> Config:
+    """Return the configuration from parsed arguments, the TOML file and the environment.
+
+    Parameters
+    ----------
+    arguments : Namespace
+    first : Config, optional
+        What holds for everything that is not given; where files lie is not taken from it.
+
+    Raises
+    ------
+    UsageError
+        If no experiment folder is named or a value is impossible.
+    """
+    values = given_values(arguments)
+    if values.get("decide", "fixed") != "fixed":
+        # a threshold of the first time must not stand in the way
+        values.setdefault("fixed_threshold", None)
+    return dataclasses.replace(first or Config(), **values)
 
 
 def prefix_or_environment(prefix: Path | None) -> Path:

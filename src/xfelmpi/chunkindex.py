@@ -47,11 +47,18 @@ class ChunkIndex:
         sizes = dataset.file.id.get_create_plist().get_sizes()
         if tuple(sizes) != (8, 8):
             raise UnknownLayoutError(f"addresses and lengths of {sizes} bytes")
-        self._root = self._find_root(h5py.h5o.get_info(dataset.id).addr, dataset.ndim + 1)
+        # h5o.get_info would walk through the whole tree, and HDF5 keep 9 MB of it for each file
+        address, _ = h5py.h5g.get_objinfo(dataset.id).objno
+        self._root = self._find_root(address, dataset.ndim + 1)
         # size and filter mask of the chunk, its first element in every dimension, its address
         self._entry = np.dtype(
             [("size", "<u4"), ("mask", "<u4"), ("start", "<u8", dataset.ndim + 1), ("at", "<u8")]
         )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no chunk was ever written."""
+        return self._root == _UNDEFINED
 
     def find(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Locate chunks by their numbers, int (chunk,).

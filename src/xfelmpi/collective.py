@@ -19,6 +19,11 @@ CHUNK = 1 << 28
 _PROGRESS_TAG = 4711
 
 
+def alone():
+    """Return the communicator of this process alone."""
+    return MPI.COMM_SELF
+
+
 def agree(comm, error: Exception | None) -> None:
     """Fail together: raise on every rank if any rank failed.
 

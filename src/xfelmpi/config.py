@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xfelmpi.values import (
+    parse_added,
     parse_cells,
     parse_energy,
     parse_mask_bits,
@@ -275,6 +276,16 @@ class Config:
         metavar="M",
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    add: tuple[str, ...] = _option(
+        "outputs",
+        (),
+        parse_added,
+        "further values of the machine for the events file and the CXI, e.g."
+        " flow=SPB_IRU_AEROSOL/FLOW/HE_CHAMBER/measureCapacity; may be given several times"
+        " (default: none)",
+        metavar="NAME=SOURCE/KEY",
+        many=True,
+    )
     memory_per_rank: int = _option(
         "resources",
         400 << 20,
@@ -289,3 +300,25 @@ class Config:
     def to_json(self) -> str:
         """Return the full configuration as JSON, for the root attribute of every output."""
         return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Return the configuration that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no such text, or has options that this version does not know.
+        """
+        values = json.loads(text)
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict):
+            raise ValueError(f"no configuration: {text[:40]!r}")
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"configuration of another version: unknown {', '.join(unknown)}")
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+            elif value is not None and known[name].metadata.get("parse") is Path:
+                values[name] = Path(value)
+        return cls(**values)

@@ -4,6 +4,7 @@ import numpy as np
 
 from xfelmpi import collective, select
 from xfelmpi.config import Config
+from xfelmpi.records import EventColumns
 from xfelmpi.scores import (
     ScoredFrames,
     Windows,
@@ -52,14 +53,7 @@ def score_frames(
     score : ndarray, float64 (frame,)
         NaN where there is none.
     """
-    usable = ~np.isnan(score) & usable_frames(
-        complete,
-        cell_id,
-        pulse_energy,
-        excluded=config.exclude_cells,
-        first_cell=config.first_cell,
-        min_energy=config.min_pulse_energy,
-    )
+    usable = _usable(config, cell_id, pulse_energy, complete, score)
     if config.normalise == "pulse-energy":
         # the mean energy around a train is that of frames that have one
         usable &= ~np.isnan(energy_factor(pulse_energy, pulse_energy, config.min_pulse_energy))
@@ -67,6 +61,25 @@ def score_frames(
         local = around.each(lambda values: (mean_energy(values),), energies, 1)[:, 0]
         score = score * energy_factor(pulse_energy, local, config.min_pulse_energy)
     return ScoredFrames(train_id, cell_id, score.astype(np.float32), usable)
+
+
+def scored_before(config: Config, events: EventColumns) -> ScoredFrames:
+    """Return the scores of a finished run, given all of its frames: they are normalised already."""
+    complete = events.modules == np.bitwise_or.reduce(events.modules, initial=0)
+    score = events.hitscore
+    usable = _usable(config, events.cellId, events.pulse_energy, complete, score)
+    return ScoredFrames(events.trainId, events.cellId, score, usable)
+
+
+def _usable(config, cell_id, pulse_energy, complete, score) -> np.ndarray:
+    return ~np.isnan(score) & usable_frames(
+        complete,
+        cell_id,
+        pulse_energy,
+        excluded=config.exclude_cells,
+        first_cell=config.first_cell,
+        min_energy=config.min_pulse_energy,
+    )
 
 
 def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray]:

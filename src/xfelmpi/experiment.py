@@ -60,6 +60,10 @@ class Experiment:
         """The hits as a sparse EMC file for Dragonfly."""
         return self.output / "emc" / f"{self.name}.emc"
 
+    def index(self, kind: str) -> Path:
+        """Return the index of the run's files, kept for the next job; ``raw`` or ``proc``."""
+        return self.output / "index" / f"{self.name}_index_{kind}.h5"
+
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"

@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.errors import InputError
+from xfelmpi.records import QuadrantMotors
 
 _CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
+_MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
 _LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
+
+_MOTION = 20e-6
+"""m: quadrants that move further during a run, a tenth of a pixel, are worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class DetectorGeometry:
 
 
 def load_geometry(
-    path: Path | None, distance: float | None = None
+    path: Path | None, distance: float | None = None, motors: QuadrantMotors | None = None
 ) -> tuple[DetectorGeometry, tuple[str, ...]]:
     """Load the geometry of the AGIPD-1M.
 
@@ -57,6 +62,9 @@ def load_geometry(
         A CrystFEL geometry file; None for extra-geom's nominal quadrant positions.
     distance : float, optional
         Sample to detector in m; default: ``clen`` of the file.
+    motors : QuadrantMotors, optional
+        Where the quadrants' motors stood during the run. If the file says where they stood for
+        its own positions (EXtra-geom's comments ``;XGEOM MOTOR…``), the quadrants are moved.
 
     Returns
     -------
@@ -84,7 +92,9 @@ def load_geometry(
         if not path.exists():
             raise InputError(f"{path}: no such file (geometry)")
         geometry = _from_crystfel(AGIPD_1MGeometry, path)
-        origin = str(path)
+        geometry, moved, complaints = _moved(geometry, path, motors)
+        origin = f"{path}{moved}"
+        warnings += complaints
     if distance is None and path is not None:
         distance, complaint = _camera_length(path)
         warnings += [complaint] if complaint else []
@@ -107,6 +117,42 @@ def _from_crystfel(agipd: type, path: Path):
     except Exception as error:
         reason = " ".join(str(part) for part in error.args) or type(error).__name__
         raise InputError(f"{path}: not a CrystFEL geometry of an AGIPD-1M: {reason}") from error
+
+
+def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object, str, list[str]]:
+    """Move the quadrants to where the run's motors stood; return what the log should say, too.
+
+    Motor positions of the file and axes of motion are EXtra-geom's (``AGIPD_1MMotors``), in mm.
+    """
+    from extra_geom.motors import AGIPD_1MMotors
+
+    reference = getattr(geometry, "motor_positions", None)
+    comments = _MOTOR_COMMENT.search(path.read_text(errors="replace"))
+    if reference is None and not comments:
+        return geometry, "", []
+    why_not = ""
+    if reference is None:
+        why_not = f"{path}: its motor comments are damaged"
+    elif reference.shape != AGIPD_1MMotors.default_motor_axes.shape[:2]:
+        why_not = f"{path}: has motors of another detector"
+    elif motors is None:
+        why_not = f"{path} has motor positions, but the run has none"
+    elif np.isnan(motors.positions).any():
+        missing = ", ".join(f"Q{q + 1}M{m + 1}" for q, m in np.argwhere(np.isnan(motors.positions)))
+        why_not = f"the run has no positions of motor {missing} of {motors.device}"
+    if why_not:
+        return geometry, "", [f"{why_not}; the quadrants stay as in the file"]
+    complaints = []
+    if motors.travel.max() > _MOTION:
+        q, m = np.unravel_index(motors.travel.argmax(), motors.travel.shape)
+        name, far = f"{motors.device}Q{q + 1}M{m + 1}", motors.travel.max() * 1e3
+        complaints.append(
+            f"{name} moved by {far:.3f} mm during the run; the geometry is that of the median"
+        )
+    shift = motors.positions * 1e3 - reference
+    by = ", ".join(f"Q{q + 1} {a:+.3f} {b:+.3f}" for q, (a, b) in enumerate(shift))
+    moved = f", quadrants moved with the motors {motors.device} by {by} mm"
+    return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
 def _camera_length(path: Path) -> tuple[float, str]:

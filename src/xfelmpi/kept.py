@@ -8,11 +8,14 @@ from xfelmpi.errors import InputError
 from xfelmpi.masks import Masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.sparse import FrameBlock, SparseFrames
+from xfelmpi.sparse import FrameBlock, SparseFrames, gather
 
 
 class KeptFrames:
     """The frames of a rank that will probably be needed after the decision.
+
+    They lie one after the other in one array, whose pages take memory when they are written: many
+    small arrays between those of the pass would leave as much again unused between them.
 
     Parameters
     ----------
@@ -23,33 +26,35 @@ class KeptFrames:
     """
 
     def __init__(self, n_frames: int, budget: int):
-        self._left = budget
-        self._parts: list[SparseFrames] = []
-        self._part = np.full(n_frames, -1, np.int32)
-        self._index = np.zeros(n_frames, np.int32)
+        room = budget // 6
+        self._pixel = np.empty(room, np.uint32)
+        self._count = np.empty(room, np.uint16)
+        self._used = 0
+        self._start = np.full(n_frames, -1, np.int64)
+        self._stop = np.zeros(n_frames, np.int64)
 
     def keep(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
         """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
         frames = np.flatnonzero(wanted & block.stored)
-        need = int(block.sums.entries[frames].sum()) * 6 + 8 * (len(frames) + 1)
-        if not len(frames) or need > self._left:
+        ends = self._used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
+        frames = frames[ends <= len(self._pixel)]
+        if not len(frames):
             return
-        self._left -= need
-        self._part[first + frames] = len(self._parts)
-        self._index[first + frames] = np.arange(len(frames))
-        self._parts.append(block.take(frames))
+        part = block.take(frames)
+        end = self._used + len(part.pixel)
+        self._pixel[self._used : end] = part.pixel
+        self._count[self._used : end] = part.count
+        self._start[first + frames] = self._used + part.indptr[:-1]
+        self._stop[first + frames] = self._used + part.indptr[1:]
+        self._used = end
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""
-        return self._part[frames] >= 0
+        return self._start[frames] >= 0
 
     def take(self, frames: np.ndarray) -> SparseFrames:
-        """Return kept frames, ascending, int (frame,)."""
-        parts = self._part[frames]
-        by_part = SparseFrames.join(
-            [self._parts[p].take(self._index[frames[parts == p]]) for p in np.unique(parts)]
-        )
-        return by_part.take(np.argsort(np.argsort(parts, kind="stable")))
+        """Return kept frames, int (frame,)."""
+        return gather(self._start[frames], self._stop[frames], self._pixel, self._count)
 
 
 class HitReader:

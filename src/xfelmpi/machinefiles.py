@@ -8,17 +8,17 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from xfelmpi.units import Unit, si_unit
+
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
-_PREFIXES = {"": 1.0, "none": 1.0, "kilo": 1e3, "k": 1e3, "milli": 1e-3, "m": 1e-3}
-_PREFIXES |= {"micro": 1e-6, "u": 1e-6, "\u03bc": 1e-6, "\u00b5": 1e-6, "nano": 1e-9, "n": 1e-9}
-_PREFIXES |= {"pico": 1e-12, "p": 1e-12, "femto": 1e-15, "f": 1e-15}
-_UNITS = {"joule": "joule", "j": "joule", "meter": "meter", "metre": "meter", "m": "meter"}
+
+_NO_PULSE = np.uint64(2**64 - 1)
 
 Damage = dict[str, str]
 """What could not be read: file name → first line of the first error."""
@@ -55,19 +55,37 @@ class TrainTable:
         row = np.minimum(np.searchsorted(self.trains, train_id), self.trains.size - 1)
         return np.where(self.trains[row] == train_id, row, -1)
 
-    def scale(self, unit: str) -> float | None:
-        """Return the factor to SI from the file's own unit, None if that is of no use.
+    def unit(self) -> Unit | None:
+        """Return the SI unit by the file's own attributes, None if it has none.
 
-        Parameters
-        ----------
-        unit : str
-            The SI unit expected, ``joule`` or ``meter``. Karabo stores it as ``unitName`` or
-            ``unitSymbol`` with ``metricPrefixName`` or ``metricPrefixSymbol``.
+        Karabo stores the unit as ``unitName`` and ``unitSymbol``, with ``metricPrefixName`` and
+        ``metricPrefixSymbol`` (EXtra-data, ``KeyData.units``).
         """
         known = self.attributes
-        name = text(known.get("unitName", known.get("unitSymbol", ""))).lower()
+        name = text(known.get("unitName", known.get("unitSymbol", "")))
         prefix = text(known.get("metricPrefixName", known.get("metricPrefixSymbol", "")))
-        return _PREFIXES.get(prefix) if _UNITS.get(name) == unit else None
+        return si_unit(name, prefix) if name else None
+
+
+@dataclass
+class Findings:
+    """What the log should say of the machine data, filled on the way.
+
+    Parameters
+    ----------
+    notes, warnings : list of str
+    damage : dict
+    """
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    damage: Damage = field(default_factory=dict)
+
+    def note_missing(self, what: str, values: np.ndarray) -> None:
+        """Say of how many frames a value is unknown, if of any."""
+        missing = int(np.isnan(values).sum())
+        if missing:
+            self.notes.append(f"{what} unknown for {missing} of {values.size} frames")
 
 
 @contextmanager
@@ -129,6 +147,8 @@ def read_table(
     path: str,
     damage: Damage,
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    *,
+    by_pulse: bool = False,
 ) -> TrainTable | None:
     """Collect one dataset of a source over all files of a folder.
 
@@ -144,6 +164,9 @@ def read_table(
         Gets the files whose values cannot be read.
     convert : callable
         What to do with the values of a file before they are put together with the others'.
+    by_pulse : bool
+        Take all samples of a train, each of the pulse that the ``pulseId`` of its group says;
+        `pulse_key` stands for the train ID then. Otherwise the first sample of a train.
 
     Returns
     -------
@@ -152,14 +175,15 @@ def read_table(
         not in it.
     """
     trains, values, attributes = [], [], {}
+    samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
         with tolerated(Path(file.filename).name, damage):
             if path not in file.file:
                 continue
             dataset = file.file[path]
-            if dataset.dtype.kind not in "fiu":
+            if dataset.dtype.kind not in "fiub":
                 raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
-            new_trains, new_values = _first_samples(file.file, index, dataset)
+            new_trains, new_values = samples(file.file, index, dataset)
             new_values = convert(new_values)
             if values and new_values.shape[1:] != values[0].shape[1:]:
                 raise ValueError(f"{path} has another shape than in the files before")
@@ -175,7 +199,37 @@ def read_table(
 def _first_samples(
     file: h5py.File, index: str, dataset: h5py.Dataset
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the train IDs (without zeros) and the first sample of each train.
+    """Return the train IDs (without zeros) and the first sample of each train."""
+    trains, first, count = _index(file, index)
+    use = (count > 0) & (first < len(dataset))
+    return trains[use], dataset[:][first[use]]
+
+
+def _pulse_samples(
+    file: h5py.File, index: str, dataset: h5py.Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys of train and pulse, and the sample of each pulse."""
+    trains, first, count = _index(file, index)
+    pulses = np.ravel(file[f"INSTRUMENT/{index}/pulseId"][:])
+    n = min(len(dataset), len(pulses))
+    count = np.clip(count, 0, np.maximum(n - first, 0))
+    row = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    key = pulse_key(np.repeat(trains, count), pulses[row])
+    return key[key < _NO_PULSE], dataset[:][row[key < _NO_PULSE]]
+
+
+def pulse_key(train_id: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
+    """Return one number for each pulse, uint64 (frame,), of train IDs and pulse numbers.
+
+    Flipped bits in either, beyond any real train and pulse, become a number that no pulse has.
+    """
+    train_id, pulse_id = np.asarray(train_id, np.uint64), np.asarray(pulse_id, np.uint64)
+    real = (train_id < 1 << 51) & (pulse_id < 1 << 12)
+    return np.where(real, train_id << np.uint64(12) | pulse_id, _NO_PULSE)
+
+
+def _index(file: h5py.File, index: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the train IDs (without zeros), and first sample and number of samples of each.
 
     ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
     because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
@@ -186,8 +240,8 @@ def _first_samples(
     count = file[f"INDEX/{index}/count"][: trains.size].astype(np.int64)
     n = min(first.size, count.size)
     trains, first, count = trains[:n], first[:n], count[:n]
-    use = (trains != 0) & (count > 0) & (first >= 0) & (first < len(dataset))
-    return trains[use], dataset[:][first[use]]
+    use = (trains != 0) & (first >= 0)
+    return trains[use], first[use], count[use]
 
 
 def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

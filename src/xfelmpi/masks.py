@@ -4,6 +4,7 @@ Bit order: pixel p of a module is bit ``p % 8`` of byte ``p // 8``, so that a ph
 one byte of an 8 KiB row, which stays in the nearest cache with the frame.
 """
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -207,6 +208,19 @@ def _describe(of_run: list[str], config, bits: int) -> str:
     )
     auto = " (--mask auto)" if "auto" in config.mask else ""
     return f"{', '.join(each[name] for name in of_run)}; {which}{auto}"
+
+
+def mask_digest(comm, masks: Masks) -> str:
+    """Return a digest of the good pixels of all cells, the same on every rank; collective."""
+    shares = comm.allgather(
+        [
+            hashlib.blake2b(masks.good[m].tobytes(), digest_size=16).digest()
+            for m in range(comm.rank, N_MODULES, comm.size)
+        ]
+    )
+    modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
+    rows = masks.row_of_cell.astype("<i4").tobytes()
+    return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()
 
 
 def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, str]:

@@ -12,10 +12,10 @@ from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
-from xfelmpi.masks import Masks, unpack
+from xfelmpi.masks import Masks, mask_digest, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
-from xfelmpi.records import EventColumns, Problem
+from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
@@ -38,8 +38,8 @@ class Processed:
     masks : Masks
     sums : FrameSums
     events : EventColumns
-    powder : PowderSum
-        Of this rank's frames.
+    powder : (ndarray, ndarray) or None
+        Of all frames of the run, on rank 0; see `sum_powder`.
     reader : HitReader
         Gives hits and misses as sparse frames.
     geometry : DetectorGeometry or None
@@ -54,7 +54,7 @@ class Processed:
     masks: Masks
     sums: FrameSums
     events: EventColumns
-    powder: PowderSum
+    powder: tuple[np.ndarray, np.ndarray] | None
     reader: HitReader
     geometry: DetectorGeometry | None
     problems: list[Problem]
@@ -116,7 +116,8 @@ def write_outputs(
     n_hits = collective.before_and_total(comm, len(hits))[1]
     cxi = _open_cxi(comm, experiment, done, hits, attributes)
     emc = _open_emc(comm, experiment, done, hits) if n_hits else None
-    powder_hits, powder_misses = done.powder.empty_like(), done.powder.empty_like()
+    n_mask_rows = done.masks.good.shape[1]
+    powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
     blocks = done.reader.stream(hits, powder_hits)
     # all ranks write as often as the one with most blocks
     progress = Progress(n_hits, stage="writing", unit="hits", found="")
@@ -136,12 +137,9 @@ def write_outputs(
     for _ in done.reader.stream(misses, powder_misses):
         pass
     sums = {
-        suffix: _to_root(comm, done.masks, powder)
-        for suffix, powder in (
-            ("", done.powder),
-            ("_hits", powder_hits),
-            ("_misses", powder_misses),
-        )
+        "": done.powder,
+        "_hits": sum_powder(comm, done.masks, powder_hits),
+        "_misses": sum_powder(comm, done.masks, powder_misses),
     }
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
     ever_good = _ever_good(comm, done)
@@ -149,8 +147,9 @@ def write_outputs(
     write_events(
         comm,
         experiment.events,
-        attributes,
+        attributes | {"masks_digest": mask_digest(comm, done.masks)},
         done.events,
+        done.sums,
         done.share.first_frame,
         done.share.facts.n_frames,
         done.problems,
@@ -217,8 +216,16 @@ def _weighting(comm, done: Processed) -> np.ndarray:
     )
 
 
-def _to_root(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return photons and good frames of the run, (16, 65536) each, on rank 0."""
+def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndarray] | None:
+    """Sum the powder of all ranks; collective.
+
+    Returns
+    -------
+    photons : ndarray, uint64 (16, 65536)
+        On rank 0, None elsewhere.
+    good : ndarray, uint32 (16, 65536)
+        In how many frames the pixel was good.
+    """
     frames = collective.sum_all(comm, powder.frames)
     good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
     for module in range(comm.rank, N_MODULES, comm.size):
@@ -258,9 +265,11 @@ def _cxi_header(
     )
 
 
-def load_run_geometry(experiment: Experiment, config: Config) -> tuple[DetectorGeometry, tuple]:
+def load_run_geometry(
+    experiment: Experiment, config: Config, motors: QuadrantMotors | None
+) -> tuple[DetectorGeometry, tuple]:
     """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
     path = config.geometry
     if path is None and experiment.geometry.exists():
         path = experiment.geometry
-    return load_geometry(path, config.distance)
+    return load_geometry(path, config.distance, motors)

@@ -2,18 +2,19 @@
 
 import resource
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xfelmpi import collective, select
-from xfelmpi.calibration import load_calibration
+from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
+from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, load_masks
 from xfelmpi.outputs import (
@@ -21,6 +22,7 @@ from xfelmpi.outputs import (
     begin_vds,
     load_run_geometry,
     prepare_folders,
+    sum_powder,
     write_outputs,
 )
 from xfelmpi.photons import Sparsifier
@@ -57,45 +59,80 @@ def process(config: Config, comm, argv: list[str]) -> int:
     stages = Stages()
     with stages.timed("index"):
         share = share_run(comm, experiment, config)
-        calibration = None
-        if share.facts.kind == "raw":
-            calibration = load_calibration(
-                comm, experiment, config, share.facts.cells, share.facts.modules_in_run
-            )
         files = FilePool(share.facts.files)
-        masks = load_masks(
-            comm, experiment, config, share.facts.cells, calibration, files, share.facts.masks
-        )
-        found = collective.on_root(comm, lambda: load_run_geometry(experiment, config))
-        geometry, warnings = found or (None, ())
+        inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
-    _log_start(comm, config, share, masks, calibration, geometry, warnings)
+    log_start(comm, config, share, inputs)
+    masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
-    sparsifier = Sparsifier(
-        files,
-        masks,
-        config.adu_per_photon,
-        config.photon_threshold,
-        _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
-        calibration,
-    )
+    sparsifier = make_sparsifier(config, inputs, files)
     powder = PowderSum.zeros(masks.good.shape[1])
     with stages.timed("photons"):
         sums = read_photons(comm, config, share, masks, sparsifier, powder, kept)
         share = without_dead_modules(comm, share, sums)
+        total = sum_powder(comm, masks, powder)
     with stages.timed("decide"):
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
-        own = [*share.problems, *left_out, *masks.problems, *sparsifier.problems]
-        if comm.rank == 0 and calibration:
-            own += calibration.problems
+        own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
-        done = Processed(share, masks, sums, events, powder, reader, geometry, problems, vds)
+        geometry = inputs.geometry
+        done = Processed(share, masks, sums, events, total, reader, geometry, problems, vds)
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    return _finish(comm, done, stages, sparsifier.bytes_read, written)
+    return finish(comm, done, stages, sparsifier.bytes_read, written)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is needed besides the run itself.
+
+    Parameters
+    ----------
+    masks : Masks
+    calibration : Calibration or None
+        Constants, for raw data.
+    geometry : DetectorGeometry or None
+        On rank 0.
+    warnings : tuple of str
+        For the log, on rank 0.
+    """
+
+    masks: Masks
+    calibration: Calibration | None
+    geometry: DetectorGeometry | None
+    warnings: tuple[str, ...]
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was found in masks and constants; the same ones on several ranks."""
+        return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
+
+
+def load_inputs(
+    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
+) -> Inputs:
+    """Load constants, masks and geometry; collective."""
+    facts, calibration = share.facts, None
+    if facts.kind == "raw":
+        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    return Inputs(masks, calibration, *(found or (None, ())))
+
+
+def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
+    """Return what turns this rank's frames into sparse lists."""
+    return Sparsifier(
+        files,
+        inputs.masks,
+        config.adu_per_photon,
+        config.photon_threshold,
+        _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
+        inputs.calibration,
+    )
 
 
 def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv):
@@ -109,18 +146,21 @@ def _spare_memory(config: Config) -> int:
     return config.memory_per_rank - BASE_MEMORY
 
 
-def _log_start(comm, config, share: Share, masks: Masks, calibration, geometry, warnings) -> None:
+def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
+    """Say on rank 0 what is going to be processed, and with what."""
     if comm.rank:
         return
     log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
-    for line in (*share.facts.notes, *constants, *masks.notes, geometry.description):
+    for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
         log.info(line)
+    warnings = (*share.facts.warnings, *inputs.warnings)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    for line in (*warnings, *masks.warnings):
+    for line in (*warnings, *inputs.masks.warnings):
         log.warning(line)
 
 
@@ -250,10 +290,11 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
         share.wavelength,
         sums.modules,
         sums.switched if share.facts.kind == "raw" else None,
+        share.added,
     )
 
 
-def _finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> int:
+def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> int:
     """Show the summary and return the exit status; collective."""
     events = done.events
     complete = events.modules == done.share.facts.modules_in_run

@@ -38,10 +38,6 @@ class PowderSum:
             np.zeros((N_MODULES, n_mask_rows), np.int64),
         )
 
-    def empty_like(self) -> "PowderSum":
-        """Return the sum over no frames, for the same masks."""
-        return PowderSum.zeros(self.frames.shape[1])
-
     def add_frames(self, module: int, mask_row: np.ndarray) -> None:
         """Count frames of a module, given the mask row of each, int (frame,)."""
         self.frames[module] += np.bincount(mask_row, minlength=self.frames.shape[1])

@@ -109,8 +109,15 @@ class FrameDataset:
                 self._index = ChunkIndex(self._fd, self._data)
             except UnknownLayoutError:
                 self._direct = False
-        plain = not self._data.is_virtual and self._data.external is None
-        self._blank = plain and self._data.id.get_storage_size() == 0
+        self._blank = self._never_written()
+
+    def _never_written(self) -> bool:
+        if self._data.is_virtual or self._data.external is not None:
+            return False
+        if self._index is not None:
+            # HDF5 would walk through all chunks to sum their sizes
+            return self._index.empty
+        return self._data.id.get_storage_size() == 0
 
     @property
     def direct(self) -> bool:

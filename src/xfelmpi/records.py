@@ -1,6 +1,6 @@
 """What passes between the stages: one row per frame, and one record per problem found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,52 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class AddedColumn:
+    """One more value per frame, which the user asked for (``--add``).
+
+    Parameters
+    ----------
+    name : str
+        Of the column in the events file.
+    values : ndarray, float64 (frame,)
+        In `units`, NaN where unknown.
+    source : str
+        ``SOURCE/KEY`` as the user wrote it.
+    units : str
+        SI where the run's files tell the unit; empty where not, or for plain numbers.
+    """
+
+    name: str
+    values: np.ndarray
+    source: str
+    units: str = ""
+
+    def attributes(self) -> dict[str, str]:
+        """Return the attributes of the column's dataset in the output files."""
+        return {"source": self.source, **({"units": self.units} if self.units else {})}
+
+
+@dataclass(frozen=True)
+class QuadrantMotors:
+    """Where the motors of the detector's quadrants stood during the run.
+
+    Parameters
+    ----------
+    device : str
+        Start of the motors' names, e.g. ``SPB_IRU_AGIPD1M/MOTOR/``.
+    positions : ndarray, float64 (4, 2)
+        Median over the run's trains, in m, of motors 1 and 2 of every quadrant; NaN where the
+        run does not have it.
+    travel : ndarray, float64 (4, 2)
+        Largest less smallest position during the run, in m.
+    """
+
+    device: str
+    positions: np.ndarray
+    travel: np.ndarray
+
+
+@dataclass(frozen=True)
 class MachineData:
     """Per-frame values of the machine, NaN where unknown.
 
@@ -45,14 +91,20 @@ class MachineData:
         Photon wavelength in m.
     sample : str
         Sample name from the run's metadata, empty if none.
-    notes : tuple of str
-        What the log should say: which sources were used, what was missing.
+    notes, warnings : tuple of str
+        What the log should say: which sources were used, and what was missing or assumed.
+    added : tuple of AddedColumn
+    motors : QuadrantMotors or None
+        None if no motors of this detector are known.
     """
 
     pulse_energy: np.ndarray
     wavelength: np.ndarray
     sample: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    added: tuple[AddedColumn, ...] = ()
+    motors: QuadrantMotors | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +130,8 @@ class EventColumns:
         Bit m set: module m has this frame.
     gain_switched : ndarray, uint32 (frame, 2) or None
         Good pixels in medium and in low gain; raw data only.
+    added : tuple of AddedColumn
+        What the user asked for besides.
     """
 
     trainId: np.ndarray  # noqa: N815, names as in the file
@@ -96,12 +150,15 @@ class EventColumns:
     wavelength: np.ndarray
     modules: np.ndarray
     gain_switched: np.ndarray | None = None
+    added: tuple[AddedColumn, ...] = ()
 
     def take(self, rows: np.ndarray) -> "EventColumns":
         """Return some of the rows."""
-        return EventColumns(**{name: column[rows] for name, column in self.columns()})
+        added = tuple(replace(column, values=column.values[rows]) for column in self.added)
+        return replace(self, added=added, **{name: c[rows] for name, c in self.columns()})
 
     def columns(self) -> list[tuple[str, np.ndarray]]:
-        """Return (name, values) of every column, in the order of the file."""
-        named = [(name, getattr(self, name)) for name in self.__dataclass_fields__]
+        """Return (name, values) of every column but the added, in the order of the file."""
+        names = [name for name in self.__dataclass_fields__ if name != "added"]
+        named = [(name, getattr(self, name)) for name in names]
         return [(name, column) for name, column in named if column is not None]

@@ -148,7 +148,6 @@ class Summary:
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
         rate = 100 * self.hits / self.complete if self.complete else 0.0
-        reading = self.seconds.get("photons", 0.0)
         total = sum(self.seconds.values())
         lines = [
             "",
@@ -157,15 +156,19 @@ class Summary:
             f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames",
             f"misses     {self.misses:12,}   drawn for comparison",
             *self._gain_lines(),
-            f"read       {self.bytes_read / 1e9:12.3f} GB "
-            f"{self.bytes_read / 1e9 / max(reading, 1e-9):.2f} GB/s, "
-            f"{self.frames / max(reading, 1e-9):,.0f} frames/s",
+            f"read       {self.bytes_read / 1e9:12.3f} GB {self._speed()}",
             f"memory     {self.peak_memory / 2**20:12,.0f} MiB at most per rank ({self.ranks})",
             f"time       {total:12.2f} s   "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]
         lines += problem_lines(self.problems, "all in the events file (problems)")
         return lines + ["files written:"] + [f"  {name}" for name in self.files]
+
+    def _speed(self) -> str:
+        if "photons" not in self.seconds:
+            return "  hits and misses only"
+        seconds = max(self.seconds["photons"], 1e-9)
+        return f"{self.bytes_read / 1e9 / seconds:.2f} GB/s, {self.frames / seconds:,.0f} frames/s"
 
     def _gain_lines(self) -> list[str]:
         if self.switched is None:

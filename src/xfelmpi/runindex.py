@@ -73,7 +73,12 @@ def index_run(
     detector: str | None = None,
     trains: tuple[int | None, int | None] = (None, None),
 ) -> RunIndex:
-    """Index the AGIPD frames of a run folder.
+    """Return the index of some trains of a run folder; see `index_files`, `slice_trains`."""
+    return slice_trains(index_files(folder, kind, detector), trains, folder)
+
+
+def index_files(folder: Path, kind: str, detector: str | None = None) -> RunIndex:
+    """Index the AGIPD frames of a run folder; what modules lack is not among its problems yet.
 
     Parameters
     ----------
@@ -83,8 +88,6 @@ def index_run(
         ``proc`` or ``raw``.
     detector : str, optional
         Which detector; default: the one AGIPD-1M in the run.
-    trains : (int or None, int or None)
-        Slice of the trains, by position.
 
     Raises
     ------
@@ -105,10 +108,7 @@ def index_run(
     if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
     frames = _merge(modules, problems)
-    # of the whole run: which frames are complete must not depend on the slice
     modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
-    frames = _slice_trains(frames, trains, folder)
-    problems += _gaps(frames, modules_in_run)
     example = sources[detector][0][1]
     return RunIndex(
         kind,
@@ -250,18 +250,38 @@ def _merge(modules: dict[int, _Module], problems: list[Problem]) -> FrameTable:
     return FrameTable(train_id, (union % _CELL_SLOTS).astype(np.uint16), pulse, file, row)
 
 
-def _slice_trains(frames: FrameTable, trains, folder) -> FrameTable:
-    if trains == (None, None):
-        return frames
-    all_trains = np.unique(frames.train_id)
-    wanted = all_trains[slice(*trains)]
-    if not len(wanted):
-        raise InputError(
-            f"{folder}: --trains {trains[0] or 0}:{trains[1] or ''} selects none of its "
-            f"{len(all_trains)} trains"
-        )
-    first, end = np.searchsorted(frames.train_id, [wanted[0], wanted[-1] + np.uint64(1)])
-    return frames[first:end]
+def slice_trains(index: RunIndex, trains: tuple[int | None, int | None], folder: Path) -> RunIndex:
+    """Return the index of some trains of a run, with what modules lack there among its problems.
+
+    Which modules are in the run, and so which frames are complete, does not depend on the slice.
+
+    Parameters
+    ----------
+    index : RunIndex
+        Of the whole run.
+    trains : (int or None, int or None)
+        Slice of the trains, by position.
+    folder : Path
+        Of the run, for the message.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    frames = index.frames
+    if trains != (None, None):
+        all_trains = np.unique(frames.train_id)
+        wanted = all_trains[slice(*trains)]
+        if not len(wanted):
+            raise InputError(
+                f"{folder}: --trains {trains[0] or 0}:{trains[1] or ''} selects none of its "
+                f"{len(all_trains)} trains"
+            )
+        first, end = np.searchsorted(frames.train_id, [wanted[0], wanted[-1] + np.uint64(1)])
+        frames = frames[first:end]
+    problems = (*index.problems, *_gaps(frames, index.modules_in_run))
+    return replace(index, frames=frames, problems=tuple(dict.fromkeys(problems)))
 
 
 def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:

@@ -11,9 +11,10 @@ from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
+from xfelmpi.indexcache import cached_index
 from xfelmpi.machine import read_machine_data
-from xfelmpi.records import MachineData, Problem
-from xfelmpi.runindex import RunIndex, index_run
+from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
+from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
 
 
@@ -36,8 +37,9 @@ class RunFacts:
     start_time : str
         ISO 8601, or empty.
     sample : str
-    notes : tuple of str
+    notes, warnings : tuple of str
         For the log.
+    motors : QuadrantMotors or None
     masks : MaskSamples or None
         Frames whose own masks say what is bad all the time, if they have masks that may count.
     """
@@ -51,6 +53,8 @@ class RunFacts:
     start_time: str
     sample: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    motors: QuadrantMotors | None
     masks: MaskSamples | None = None
 
 
@@ -67,6 +71,8 @@ class Share:
         Row of the first of these frames in the run.
     pulse_energy, wavelength : ndarray, float64 (frame,)
         J and m, NaN where unknown.
+    added : tuple of AddedColumn
+        What ``--add`` asks for, of these frames.
     problems : tuple of Problem
         Those of the index, on rank 0.
     virtual : VirtualLayout or None
@@ -78,21 +84,31 @@ class Share:
     first_frame: int
     pulse_energy: np.ndarray
     wavelength: np.ndarray
+    added: tuple[AddedColumn, ...]
     problems: tuple[Problem, ...]
     virtual: VirtualLayout | None = None
 
 
-def share_run(comm, experiment: Experiment, config: Config) -> Share:
+def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Share:
     """Index the run on rank 0 and give every rank its share; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    config : Config
+    work_of : callable, optional
+        Called on rank 0 with the `FrameTable` of the run; returns how much work every frame is,
+        int (frame,), which is what is balanced over the ranks. Default: all the same.
 
     Raises
     ------
     InputError
         On all ranks, if the run cannot be used.
     """
-    found = collective.on_root(comm, lambda: _find(experiment, config))
-    index, machine, virtual, problems = found if comm.rank == 0 else (None, None, None, ())
-    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine))
+    found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
+    index, machine, virtual, problems, work = found or (None, None, None, (), None)
+    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
 
     def deal(column):
         return collective.scatter_rows(comm, column, bounds)
@@ -101,34 +117,46 @@ def share_run(comm, experiment: Experiment, config: Config) -> Share:
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
+    whole = machine.added if machine else ()
+    empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
+    added = tuple(
+        replace(column, values=deal(whole[i].values if machine else None))
+        for i, column in enumerate(empty)
+    )
     return Share(
         facts,
         FrameTable(*columns),
         int(bounds[comm.rank]),
         energy,
         wavelength,
+        added,
         problems,
         virtual,
     )
 
 
 def _find(
-    experiment: Experiment, config: Config
-) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...]]:
+    experiment: Experiment, config: Config, work_of
+) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
     kind, why = choose_data(experiment, config.data)
-    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    folder = experiment.run_folder(kind)
+    index = cached_index(experiment.index(kind), folder, kind, config.detector, config.trains)
     index = replace(index, notes=(why, *index.notes))
-    machine = read_machine_data(experiment, index.frames.train_id, index.frames.pulse_id)
+    frames = index.frames
+    work = work_of(frames) if work_of else np.ones(len(frames), np.int64)
+    machine = read_machine_data(
+        experiment, frames.train_id, frames.pulse_id, config.add, index.detector
+    )
     # laid out here, because only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
-    return index, machine, virtual, (*index.problems, *problems)
+    return index, machine, virtual, (*index.problems, *problems), work
 
 
 def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
     """Return ``proc`` or ``raw``, and why, for the log."""
     folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
     if wanted != "auto":
-        return wanted, f"{wanted} data, as told by --data"
+        return wanted, f"{wanted} data, as asked for"
     if _has_detector_files(folders["proc"], "CORR"):
         return "proc", "proc data, because there are some (--data auto)"
     if _has_detector_files(folders["raw"], "RAW"):
@@ -143,12 +171,12 @@ def _has_detector_files(folder: Path, prefix: str) -> bool:
     return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
 
 
-def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None):
+def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):
     if index is None:
         return None
-    _, per_train = np.unique(index.frames.train_id, return_counts=True)
-    trains = partition.split_trains(per_train, comm.size)
-    bounds = np.concatenate([[0], np.cumsum(per_train)])[trains]
+    _, first = np.unique(index.frames.train_id, return_index=True)
+    trains = partition.split_trains(np.add.reduceat(work, first), comm.size)
+    bounds = np.append(first, len(index.frames))[trains]
     cells = np.unique(index.frames.cell_id).astype(np.int64)
     masks = None
     has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
@@ -165,6 +193,8 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),
+        machine.warnings,
+        machine.motors,
         masks,
     )
     return facts, bounds

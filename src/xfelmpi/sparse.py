@@ -30,14 +30,9 @@ class SparseFrames:
     def __len__(self) -> int:
         return len(self.indptr) - 1
 
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        return self.indptr.nbytes + self.pixel.nbytes + self.count.nbytes
-
     def take(self, frames: np.ndarray) -> "SparseFrames":
         """Return some of the frames, int (frame,), in the order asked for."""
-        return _gather(self.indptr[frames], self.indptr[frames + 1], self.pixel, self.count)
+        return gather(self.indptr[frames], self.indptr[frames + 1], self.pixel, self.count)
 
     @staticmethod
     def empty() -> "SparseFrames":
@@ -60,7 +55,7 @@ class SparseFrames:
 _GATHER_ENTRIES = 1 << 19
 
 
-def _gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
+def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
     segments = stop - start
     length = segments.reshape(-1)
@@ -184,4 +179,4 @@ class FrameBlock:
 
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Copy the lists of some frames, int (frame,), all of them `stored`."""
-        return _gather(self.start[frames], self.stop[frames], self.pixel, self.count)
+        return gather(self.start[frames], self.stop[frames], self.pixel, self.count)

@@ -6,6 +6,11 @@ import re
 
 from xfelmpi.detector import ALL_MASK_BITS, BAD_PIXELS, MAX_CELLS, N_MODULES
 from xfelmpi.errors import UsageError
+from xfelmpi.records import EventColumns
+
+_TAKEN = {*EventColumns.__dataclass_fields__, "problems"}
+_TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
+"""Names of the events file, and of the group ``instrument_1`` of the CXI."""
 
 
 def parse_size(text) -> int:
@@ -123,6 +128,23 @@ def parse_mask_bits(text) -> int:
     return bits
 
 
+def parse_added(text) -> str:
+    """Return ``NAME=SOURCE/KEY`` without blanks around its parts.
+
+    Raises
+    ------
+    ValueError
+        If it has another form.
+    """
+    match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([^\s/=]+(?:/[^\s/=]+)+)\s*", text, re.ASCII)
+    if not match:
+        raise ValueError(
+            f"{text!r} has the wrong form; expected NAME=SOURCE/KEY, with letters, digits and _ "
+            "in NAME, e.g. chamber=SPB_IRU_VAC/GAUGE/GAUGE_FR_6/value"
+        )
+    return f"{match[1]}={match[2]}"
+
+
 def validate(config) -> None:
     """Check the values of a `Config`.
 
@@ -220,6 +242,10 @@ def validate(config) -> None:
     need(modules != (), "hit-modules", "none", "at least one")
     modules = modules or ()
     need(all(0 <= m < N_MODULES for m in modules), "hit-modules", modules, "numbers 0 … 15")
+    names = [text.partition("=")[0] for text in config.add]
+    taken = sorted(_TAKEN.intersection(names))
+    need(not taken, "add", f"the name {', '.join(taken)}", "another: the outputs have that already")
+    need(len(set(names)) == len(names), "add", f"names {', '.join(names)}", "each only once")
     need(
         config.distance is None or 0 < config.distance < 100,
         "distance",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from xfelmpi.records import EventColumns, Problem
+from xfelmpi.sparse import FrameSums
 from xfelmpi.write import _h5
 from xfelmpi.write._h5 import ParallelFile, part_name, publish
 from xfelmpi.write.events import write_events
@@ -195,7 +196,7 @@ def test_problems_are_cut_between_characters(comm, shared_path):
     path = shared_path / "events.h5"
     columns = [np.zeros(0, dtype) for dtype in EVENT_TYPES]
     problems = [Problem("a" * 199 + "µ", "f" * 79 + "µ", 3, 2**64 - 1, "…" * 40)]
-    write_events(comm, path, {}, EventColumns(*columns), 0, 0, problems)
+    write_events(comm, path, {}, EventColumns(*columns), FrameSums.zeros(0), 0, 0, problems)
     comm.Barrier()
     with h5py.File(part_name(path)) as file:
         (row,) = file["problems"][:]

@@ -1,10 +1,13 @@
-"""The main job: from a run to events, powder, CXI and EMC."""
+"""The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
 from xfelmpi import arguments
+from xfelmpi.config import Config
+from xfelmpi.errors import UsageError
+from xfelmpi.experiment import Experiment
 
 
-def parser() -> arguments.Parser:
-    """Return the parser of the command's arguments."""
+def parser(dry_run: bool = False) -> arguments.Parser:
+    """Return the parser of the command's arguments; with `dry_run` sigma takes several values."""
     parser = arguments.Parser(
         prog="xfelmpi",
         description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
@@ -12,7 +15,20 @@ def parser() -> arguments.Parser:
         "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
     parser.add_argument("run", type=int, help="run number")
-    arguments.add_arguments(parser)
+    again = parser.add_argument_group("deciding a processed run again")
+    again.add_argument(
+        "--from-events",
+        action="store_true",
+        help="take the scores from the events file, decide with the options given here (all others "
+        "as the first time), and write everything anew, reading hits and misses only",
+    )
+    again.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --from-events: write nothing, show the hit rate for every --sigma, which then "
+        "takes several values, e.g. --sigma 3 4 5 6",
+    )
+    arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser
 
 
@@ -20,8 +36,47 @@ def main(argv: list[str], comm) -> int:
     """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
-    from xfelmpi.collective import from_root
-    from xfelmpi.pipeline import process
+    from xfelmpi.collective import from_root, on_root
 
-    settings = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
-    return process(settings, comm, argv)
+    given, sigmas = from_root(comm, lambda: _parse(argv))
+    if not given.from_events:
+        from xfelmpi.pipeline import process
+
+        return process(from_root(comm, lambda: arguments.from_arguments(given)), comm, argv)
+    from xfelmpi.redecide import decide_again, hit_rates
+
+    config = from_root(comm, lambda: _config_from_events(given))
+    if not given.dry_run:
+        return decide_again(config, comm, argv)
+    on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
+    return 0
+
+
+def _parse(argv: list[str]):
+    """Return the parsed arguments, and the sigmas of a dry run."""
+    dry_run = "--dry-run" in argv
+    given = parser(dry_run).parse_args(argv)
+    if not dry_run:
+        return given, []
+    if not given.from_events:
+        raise UsageError("--dry-run takes the scores from the events file: add --from-events")
+    sigmas, given.sigma = given.sigma or [], None
+    return given, sigmas
+
+
+def _config_from_events(given) -> Config:
+    from xfelmpi.eventsfile import read_config
+    from xfelmpi.redecide import refuse_other_scores
+
+    values = arguments.given_values(given)
+    first = read_config(Experiment(values["prefix"], values["output"], given.run).events)
+    config = arguments.from_arguments(given, first)
+    refuse_other_scores(config, first)
+    return config
+
+
+def _show(lines: list[str]) -> None:
+    from xfelmpi.report import log
+
+    for line in lines:
+        log.info(line)

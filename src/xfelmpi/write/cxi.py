@@ -17,10 +17,8 @@ from xfelmpi.detector import (
 from xfelmpi.masks import Masks, unpack
 from xfelmpi.records import EventColumns
 from xfelmpi.sparse import SparseFrames
+from xfelmpi.units import PLANCK_TIMES_C
 from xfelmpi.write._h5 import ParallelFile
-
-PLANCK_TIMES_C = 6.62607015e-34 * 299792458
-"""h c in J m (SI 2019, exact)."""
 
 _ENTRY = "entry_1"
 _INSTRUMENT = "entry_1/instrument_1"
@@ -108,6 +106,16 @@ class CxiWriter:
             attrs = {"axes": _AXES, **({"units": units} if units else {})}
             dataset = self._file.create(name, (n_hits,), column.dtype, **attrs)
             self._file.write(dataset, self._next, column)
+        for added in hits.added:
+            dataset = self._file.create(
+                f"{_INSTRUMENT}/{added.name}",
+                (n_hits,),
+                added.values.dtype,
+                axes=_AXES,
+                **added.attributes(),
+            )
+            self._file.write(dataset, self._next, added.values)
+        self._has_added = bool(hits.added)
         shape = (n_hits, *FRAME_SHAPE)
         self._data = self._file.create(
             f"{_DETECTOR}/data",
@@ -156,7 +164,9 @@ class CxiWriter:
         for name in ("data", "module_identifier"):
             self._file.link(f"{_ENTRY}/data_1/{name}", f"/{_DETECTOR}/{name}")
         # CXI wants every dataset that `axes` names in the same group
-        for group in (f"{_ENTRY}/data_1", _DETECTOR, f"{_INSTRUMENT}/source_1"):
+        groups = [f"{_ENTRY}/data_1", _DETECTOR, f"{_INSTRUMENT}/source_1"]
+        groups += [_INSTRUMENT] if self._has_added else []
+        for group in groups:
             self._file.link(f"{group}/{_AXES}", f"/{_ENTRY}/{_AXES}")
         self._file.close()
 

@@ -3,7 +3,11 @@
 import numpy as np
 
 from xfelmpi.records import EventColumns, Problem
+from xfelmpi.sparse import FrameSums
 from xfelmpi.write._h5 import ParallelFile
+
+SUMS = ("ones", "peak", "entries")
+"""Group ``sums``: what deciding again needs of `FrameSums` besides the columns."""
 
 UNITS = {"pulse_energy": "J", "wavelength": "m"}
 
@@ -17,6 +21,7 @@ def write_events(
     path,
     attributes: dict,
     events: EventColumns,
+    sums: FrameSums,
     start: int,
     n_frames: int,
     problems: list[Problem],
@@ -32,16 +37,22 @@ def write_events(
         Root attributes.
     events : EventColumns
         The rows of this rank.
+    sums : FrameSums
+        Of the same frames.
     start, n_frames : int
         First row of this rank, and rows of the run.
     problems : list of Problem
         Those of the run, on rank 0.
     """
     file = ParallelFile(comm, path, attributes)
-    for name, column in events.columns():
+    columns = [*events.columns(), *((f"sums/{name}", getattr(sums, name)) for name in SUMS)]
+    for name, column in columns:
         units = {"units": UNITS[name]} if name in UNITS else {}
         dataset = file.create(name, (n_frames, *column.shape[1:]), column.dtype, **units)
         file.write(dataset, start, column)
+    for added in events.added:
+        dataset = file.create(added.name, (n_frames,), added.values.dtype, **added.attributes())
+        file.write(dataset, start, added.values)
     file.put(
         "problems",
         np.array(

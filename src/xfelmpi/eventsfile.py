@@ -1,0 +1,98 @@
+"""The events file of a finished run, read back: what deciding again starts from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from xfelmpi.config import Config
+from xfelmpi.errors import InputError
+from xfelmpi.records import EventColumns, Problem
+from xfelmpi.sparse import FrameSums
+from xfelmpi.write.events import SUMS
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the events file says of a run.
+
+    Parameters
+    ----------
+    config : Config
+        The settings it was made with.
+    masks : str
+        Digest of the masks it was made with.
+    events : EventColumns
+        All frames of the run.
+    sums : FrameSums
+        Of all frames; `region_lit` and `region_photons` are not in the file, and are 0 here.
+    problems : list of Problem
+    """
+
+    config: Config
+    masks: str
+    events: EventColumns
+    sums: FrameSums
+    problems: list[Problem]
+
+
+def read_config(path: Path) -> Config:
+    """Return the settings that an events file was made with.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or has none.
+    """
+    with _opened(path) as file:
+        return _config(file)
+
+
+def read_finished_run(path: Path) -> FinishedRun:
+    """Read an events file; one rank.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of a version that did not write what is needed.
+    """
+    with _opened(path) as file:
+        columns = {
+            name: file[name][()]
+            for name in EventColumns.__dataclass_fields__
+            if name in file and name != "added"
+        }
+        events = EventColumns(**columns)
+        more = {name: file["sums"][name][()] for name in SUMS}
+        sums = FrameSums.zeros(len(events.trainId))
+        sums = FrameSums(
+            **{name: getattr(sums, name) for name in FrameSums.__dataclass_fields__}
+            | more
+            | {"lit": events.litpixels, "photons": events.photons, "modules": events.modules}
+            | ({"switched": columns["gain_switched"]} if "gain_switched" in columns else {})
+        )
+        problems = [
+            Problem(what.decode(), name.decode(), int(module), int(train), action.decode())
+            for what, name, module, train, action in file["problems"][()].tolist()
+        ]
+        return FinishedRun(_config(file), file.attrs["masks_digest"], events, sums, problems)
+
+
+def _config(file: h5py.File) -> Config:
+    return Config.from_json(file.attrs["configuration"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open an events file; what is wrong with it becomes an `InputError` that names it."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; process the run first")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: {error}; is this an events file, made by this version? Process the run again"
+        ) from None

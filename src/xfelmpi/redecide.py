@@ -1,0 +1,237 @@
+"""Deciding again: new hits from the scores in the events file, reading only the frames needed.
+
+The events file of a finished run holds every score, and the powder file the sums over all frames.
+With new options of the decision, only hits and misses have to be read to write all outputs as the
+main job would.
+"""
+
+from dataclasses import fields, replace
+
+import h5py
+import numpy as np
+
+from xfelmpi import collective
+from xfelmpi.config import Config
+from xfelmpi.decision import decide_run, draw_misses, scored_before
+from xfelmpi.detector import MODULE_PIXELS, N_MODULES
+from xfelmpi.errors import InputError, UsageError
+from xfelmpi.eventsfile import FinishedRun, read_finished_run
+from xfelmpi.experiment import Experiment
+from xfelmpi.frametable import FrameTable
+from xfelmpi.kept import HitReader, KeptFrames
+from xfelmpi.masks import Masks, mask_digest
+from xfelmpi.outputs import Processed, prepare_folders, write_outputs
+from xfelmpi.pipeline import (
+    finish,
+    load_inputs,
+    log_start,
+    make_sparsifier,
+    without_dead_modules,
+)
+from xfelmpi.read import FilePool
+from xfelmpi.records import EventColumns
+from xfelmpi.report import Stages
+from xfelmpi.share import Share, share_run
+from xfelmpi.sparse import FrameSums
+
+_FRAME_WORK = 1000
+"""Work of a frame that must be read, against one that need not."""
+
+
+def refuse_other_scores(config: Config, first: Config) -> None:
+    """Check that no option differs that made the scores.
+
+    Parameters
+    ----------
+    config : Config
+        The settings to decide with.
+    first : Config
+        Those that the events file was made with.
+
+    Raises
+    ------
+    UsageError
+        With the first option that would have to be the same.
+    """
+    fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
+    fixed |= {"data", "detector", "trains", "score", "normalise"}
+    if first.normalise == "pulse-energy":
+        # these say which frames the mean energy is taken of
+        fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}
+    for name in sorted(fixed):
+        old, new = getattr(first, name), getattr(config, name)
+        if old != new:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {_shown(name, new)} would change the scores, which "
+                f"were made with {_shown(name, old)}; to process the run again, leave out "
+                "--from-events"
+            )
+
+
+def _shown(name: str, value) -> str:
+    if name == "trains":
+        return ":".join("" if end is None else str(end) for end in value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "its default" if value is None else str(value)
+
+
+def decide_finished(config: Config, events: EventColumns) -> EventColumns:
+    """Decide all frames of a finished run again; this process alone.
+
+    Returns
+    -------
+    EventColumns
+        With new hits, misses and statistics.
+    """
+    alone = collective.alone()
+    scored = scored_before(config, events)
+    decision = decide_run(alone, config, scored)
+    return replace(
+        events,
+        is_hit=decision.is_hit,
+        is_miss=draw_misses(alone, config, scored, decision),
+        hit_median=decision.median,
+        hit_std=decision.std,
+        hit_threshold=decision.threshold,
+        hit_sigma=decision.sigma,
+    )
+
+
+def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
+    """Return a table of what other sigmas would give, as lines of text; one rank, reads no frames.
+
+    Raises
+    ------
+    InputError
+        If there is no usable events file.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    events = read_finished_run(experiment.events).events
+    scored = scored_before(config, events)
+    n_complete = int((events.modules == np.bitwise_or.reduce(events.modules, initial=0)).sum())
+    lines = [
+        f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} complete, "
+        f"{int(events.is_hit.sum()):,} hits now",
+        f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
+    ]
+    for sigma in sigmas:
+        decision = decide_run(collective.alone(), replace(config, sigma=sigma), scored)
+        n_hits = int(decision.is_hit.sum())
+        threshold = decision.threshold[decision.decidable]
+        middle = f"{np.median(threshold):,.1f}" if len(threshold) else "-"
+        rate = 100 * n_hits / max(n_complete, 1)
+        lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")
+    lines.append("hit rate: of the complete frames; threshold: median over them")
+    if config.decide == "fixed":
+        lines.append("--decide fixed: sigma has no effect")
+    return lines
+
+
+def decide_again(config: Config, comm, argv: list[str]) -> int:
+    """Decide a finished run again, rewrite its outputs, and return the exit status; collective.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the outputs or the run cannot be used, or do not fit each other.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    stages = Stages()
+    with stages.timed("decide"):
+        found = collective.on_root(comm, lambda: _decided(experiment, config))
+        run, events, total = found or (None, None, None)
+    with stages.timed("index"):
+        share = _share_by_chosen(comm, experiment, config, events)
+        sums = FrameSums(**_deal(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**_deal(comm, share, events, EventColumns), added=share.added)
+        share = without_dead_modules(comm, share, sums)
+        files = FilePool(share.facts.files)
+        inputs = load_inputs(comm, experiment, config, share, files)
+        _check_masks(comm, experiment, inputs.masks, run)
+        collective.on_root(comm, lambda: prepare_folders(experiment))
+    log_start(comm, config, share, inputs)
+    with stages.timed("write"):
+        sparsifier = make_sparsifier(config, inputs, files)
+        nothing_kept = KeptFrames(len(share.frames), 0)
+        reader = HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks)
+        problems = run.problems if run else []
+        done = Processed(
+            share, inputs.masks, sums, events, total, reader, inputs.geometry, problems
+        )
+        written = write_outputs(comm, experiment, config, done, argv)
+        files.close()
+    return finish(comm, done, stages, sparsifier.bytes_read, written)
+
+
+def _decided(experiment: Experiment, config: Config):
+    run = read_finished_run(experiment.events)
+    return run, decide_finished(config, run.events), _read_powder(experiment, run)
+
+
+def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Return photons and good frames of the run, (16, 65536) each, from the powder file."""
+    path = experiment.powder
+    try:
+        with h5py.File(path, "r") as file:
+            photons, good = (
+                file[name][()].reshape(N_MODULES, MODULE_PIXELS)
+                for name in ("powder", "good_frames")
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: {error}; process the run again") from None
+    in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
+    if in_powder != in_events:
+        raise InputError(
+            f"{path}: found {in_powder:,} photons, expected the {in_events:,} of "
+            f"{experiment.events}; process the run again"
+        )
+    return photons, good
+
+
+def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> Share:
+    """Share the run so that every rank has as many hits and misses to read; collective."""
+
+    def work_of(frames: FrameTable) -> np.ndarray:
+        same = len(frames) == len(events.trainId) and (
+            np.array_equal(frames.train_id, events.trainId)
+            and np.array_equal(frames.cell_id, events.cellId)
+        )
+        if not same:
+            raise InputError(
+                f"{experiment.events}: has {len(events.trainId):,} frames, which are not the "
+                f"{len(frames):,} that are in the run now; process the run again"
+            )
+        return (events.is_hit | events.is_miss) * _FRAME_WORK + 1
+
+    # what `auto` chose the first time
+    raw = collective.from_root(comm, lambda: events.gain_switched is not None)
+    kind = "raw" if raw else "proc"
+    return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
+
+
+def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+    """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
+    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
+
+    def columns():
+        names = [f.name for f in fields(cls)]
+        return [n for n in names if isinstance(getattr(table, n), np.ndarray)]
+
+    return {
+        name: collective.scatter_rows(comm, getattr(table, name, None), bounds)
+        for name in collective.from_root(comm, columns)
+    }
+
+
+def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:
+    digest = mask_digest(comm, masks)
+
+    def check():
+        if digest != run.masks:
+            raise InputError(
+                f"{experiment.events}: was made with other masks than those found now; "
+                "process the run again"
+            )
+
+    collective.on_root(comm, check)

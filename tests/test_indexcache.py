@@ -1,0 +1,114 @@
+"""The index kept from an earlier job: the same as indexing again, or not used."""
+
+import shutil
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from mockrun import tiny_run
+
+from xfelmpi import indexcache
+from xfelmpi.indexcache import cached_index
+from xfelmpi.runindex import index_run
+
+RUN = {
+    "trains": 6,
+    "cells": (0, 3, 4),
+    "veto": 0.3,
+    "reorder_cells": True,
+    "sequence_length": 2,
+    "ragged_sequences": True,
+    "missing": ((2, 1), (5, 3)),
+    "absent_modules": (9,),
+    "pulse_step": 4,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tiny_run(tmp_path / "p007927", **RUN).paths.proc
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often the files were really indexed."""
+    calls = []
+
+    def index_files(*arguments):
+        calls.append(arguments)
+        return indexcache_index_files(*arguments)
+
+    indexcache_index_files = indexcache.index_files
+    monkeypatch.setattr(indexcache, "index_files", index_files)
+    return calls
+
+
+def get(path, run, trains=(None, None), detector=None):
+    return cached_index(path, run, "proc", detector, trains)
+
+
+def assert_same(found, expected):
+    for name in expected.frames.__dataclass_fields__:
+        a, b = getattr(found.frames, name), getattr(expected.frames, name)
+        assert a.dtype == b.dtype, name
+        there = expected.frames.file >= 0 if name == "row" else ...
+        np.testing.assert_array_equal(a[there], b[there], name)
+    assert replace(found, frames=None, notes=()) == replace(expected, frames=None, notes=())
+
+
+def test_second_time_is_the_same(run, tmp_path, counted):
+    path = tmp_path / "index" / "i.h5"
+    for trains in ((None, None), (1, 4), (None, None), (3, None)):
+        assert_same(get(path, run, trains), index_run(run, "proc", None, trains))
+    assert len(counted) == 1
+    assert sorted(p.name for p in path.parent.iterdir()) == ["i.h5"]
+    assert get(path, run).notes[-1] == f"index of an earlier job: {path}"
+
+
+def test_any_change_of_the_files_counts(run, tmp_path, counted):
+    path = tmp_path / "i.h5"
+    get(path, run)
+    victim = sorted(run.glob("CORR-*-AGIPD03-*.h5"))[0]
+    victim.touch()
+    get(path, run)
+    assert len(counted) == 2
+    victim.unlink()
+    assert_same(get(path, run), index_run(run, "proc"))
+    assert len(counted) == 3
+    get(path, run, detector="SPB_DET_AGIPD1M-1")
+    assert len(counted) == 4
+    elsewhere = tmp_path / "copy" / run.name
+    shutil.copytree(run, elsewhere)
+    get(path, elsewhere)
+    assert len(counted) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "no table", "flipped"])
+def test_a_damaged_cache_is_not_used(run, tmp_path, counted, damage):
+    path = tmp_path / "i.h5"
+    get(path, run)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif damage == "text":
+        path.write_text("no HDF5")
+    elif damage == "no table":
+        with h5py.File(path, "r+") as file:
+            del file["cell"]
+    else:
+        with h5py.File(path) as file:
+            offset = file["segments"].id.get_chunk_info(0).byte_offset
+        with open(path, "r+b") as file:
+            file.seek(offset + 40)
+            file.write(b"\x07")
+    assert_same(get(path, run), index_run(run, "proc"))
+    assert len(counted) == 2
+    get(path, run)
+    assert len(counted) == 2
+
+
+def test_a_folder_that_cannot_be_written_does_no_harm(run, tmp_path, counted):
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        assert_same(get(tmp_path / "file" / "i.h5", run), index_run(run, "proc"))
+    assert len(counted) == 2
