@@ -27,6 +27,8 @@ cdef extern from *:
     #include <float.h>
 
     static inline int first_set_bit(unsigned long long word) { return __builtin_ctzll(word); }
+    static inline int last_set_bit(unsigned long long word) { return 63 - __builtin_clzll(word); }
+    static inline int count_bits(unsigned long long word) { return __builtin_popcountll(word); }
 
     /* 1 if any of n float32 is not an ordinary number below `cut`: a photon, NaN or ±inf. */
     static inline int any_above(const float *v, int n, float cut)
@@ -38,9 +40,12 @@ cdef extern from *:
     """
     const float FLT_MAX
     int first_set_bit(uint64_t word) nogil
+    int last_set_bit(uint64_t word) nogil
+    int count_bits(uint64_t word) nogil
     int any_above(const float *v, int n, float cut) nogil
 
 DEF PIXELS = 65536
+DEF WORDS = 1024     # of 64 pixels each
 
 
 cdef void scan_u1(Scan *s, const uint8_t *v) noexcept nogil:
@@ -92,6 +97,54 @@ cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float threshold
                 add(s, p, 0)
 
 
+cdef struct FrameMask:
+    # one frame's own mask: pixels good by all masks, and those bad by this one alone
+    uint64_t good[WORDS]
+    uint64_t spoilt[WORDS]
+
+
+cdef void part_pixels(FrameMask *m, const uint8_t *good, const uint8_t *bad) noexcept nogil:
+    cdef int i
+    memcpy(m.good, good, 8 * WORDS)
+    memcpy(m.spoilt, bad, 8 * WORDS)
+    for i in range(WORDS):
+        m.spoilt[i] &= m.good[i]
+        m.good[i] ^= m.spoilt[i]
+
+
+cdef void note_spoilt(Scan *s, const FrameMask *m, int64_t used) noexcept nogil:
+    """Put the spoilt pixels between the entries from `used` on, all in ascending order."""
+    cdef int64_t n_spoilt = 0, old, new
+    cdef uint64_t w
+    cdef uint32_t p
+    cdef int i
+    cdef bint stored
+    for i in range(WORDS):
+        n_spoilt += count_bits(m.spoilt[i])
+    stored = s.n + n_spoilt <= s.room
+    # from the end, so that no entry is overwritten before it is moved
+    old, new = s.n - 1, s.n + n_spoilt - 1
+    for i in range(WORDS - 1, -1, -1):
+        w = m.spoilt[i]
+        while w:
+            p = last_set_bit(w)
+            w ^= <uint64_t>1 << p
+            p += 64 * i
+            s.invalid[p] += 1
+            s.region_bad += (s.region[p >> 3] >> (p & 7)) & 1
+            if not stored:
+                continue
+            while old >= used and s.out_pixel[old] > s.base + p:
+                s.out_pixel[new] = s.out_pixel[old]
+                s.out_count[new] = s.out_count[old]
+                old -= 1
+                new -= 1
+            s.out_pixel[new] = s.base + p
+            s.out_count[new] = 0
+            new -= 1
+    s.n += n_spoilt
+
+
 cdef class Inflater:
     """Owns one libdeflate decompressor."""
     cdef libdeflate_decompressor *d
@@ -118,7 +171,7 @@ def sparsify(
         int64_t[::1] start, int64_t[::1] stop, uint8_t[::1] status,
         uint32_t[::1] lit, uint64_t[::1] photons, uint32_t[::1] region_lit,
         uint64_t[::1] region_photons, uint32_t[::1] ones, uint16_t[::1] peak,
-        uint32_t[::1] entries):
+        uint32_t[::1] entries, uint32_t[::1] region_bad, const uint8_t[:, ::1] spoilt):
     """Work off the frames of one module in one file; returns how much of the list is used."""
     cdef Py_ssize_t f, n_frames = offset.shape[0]
     cdef size_t frame_bytes = PIXELS * <size_t>itemsize
@@ -127,8 +180,10 @@ def sparsify(
     cdef const uint8_t *frame
     cdef int64_t decoded = -1
     cdef int state = OK
+    cdef bint masked = spoilt.shape[0] > 0
     cdef Scan s
     cdef Sums out
+    cdef FrameMask mask
 
     if n_frames == 0:
         return used
@@ -143,6 +198,7 @@ def sparsify(
     out.lit, out.photons = &lit[0], &photons[0]
     out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
+    out.region_bad = &region_bad[0]
     with nogil:
         for f in range(n_frames):
             if offset[f] != decoded or offset[f] < 0:
@@ -157,11 +213,16 @@ def sparsify(
                 continue
             frame = &dense[0] + within[f] * frame_bytes
             begin_frame(&s, &good[mask_row[f], 0], used)
+            if masked:
+                part_pixels(&mask, s.good, &spoilt[f, 0])
+                s.good = <const uint8_t *>mask.good
             if is_float:
                 scan_f4(&s, <const float *>frame, cut, adu, threshold)
             elif itemsize == 1:
                 scan_u1(&s, frame)
             else:
                 scan_u2(&s, <const uint16_t *>frame)
+            if masked:
+                note_spoilt(&s, &mask, used)
             used = end_frame(&s, &out, f, used)
     return used
