@@ -2,14 +2,17 @@
 
 Loops only: `xfelmpi.photons` checks every argument, allocates every output and documents them.
 Each frame goes through read → inflate → unshuffle → scan while its 64 KiB (u1) stay in the
-nearest caches; nothing dense outlives the scan.
+nearest caches; nothing dense outlives the scan. Packed frames of u1 that are sparse are never
+dense: `sparse_inflate.h` makes their lists while it inflates.
 """
 
 from libc.math cimport floorf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from frames cimport (
+    DEFLATE,
     OK,
     Scan,
     Sums,
@@ -20,7 +23,17 @@ from frames cimport (
     libdeflate_alloc_decompressor,
     libdeflate_decompressor,
     libdeflate_free_decompressor,
+    pread_fully,
 )
+
+cdef extern from "sparse_inflate.h":
+    enum:
+        SPARSE_BACK
+        SPARSE_PAD
+    ctypedef struct SparseInflater:
+        int32_t *list
+    void sparse_init(SparseInflater *z) nogil
+    int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_t size) nogil
 
 cdef extern from *:
     """
@@ -41,6 +54,7 @@ cdef extern from *:
     int any_above(const float *v, int n, float cut) nogil
 
 DEF PIXELS = 65536
+DEF SPARSE_BYTES = 4096
 
 
 cdef void scan_u1(Scan *s, const uint8_t *v) noexcept nogil:
@@ -93,17 +107,50 @@ cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float threshold
 
 
 cdef class Inflater:
-    """Owns one libdeflate decompressor."""
-    cdef libdeflate_decompressor *d
+    """What inflating needs; one per thread.
 
-    def __cinit__(self):
+    Parameters
+    ----------
+    sparse_bytes : int
+        Largest chunk whose list is made without a dense frame; in larger ones there are so many
+        photons that libdeflate and a scan take less time.
+
+    Attributes
+    ----------
+    n_sparse : int
+        Frames that were never dense.
+    """
+    cdef libdeflate_decompressor *d
+    cdef SparseInflater *sparse
+    cdef readonly int64_t sparse_bytes
+    cdef readonly int64_t n_sparse
+
+    def __cinit__(self, int64_t sparse_bytes=SPARSE_BYTES):
         self.d = libdeflate_alloc_decompressor()
-        if self.d == NULL:
-            raise MemoryError("libdeflate_alloc_decompressor")
+        self.sparse = <SparseInflater *>calloc(1, sizeof(SparseInflater))
+        if self.d == NULL or self.sparse == NULL:
+            raise MemoryError("no memory for inflating")
+        sparse_init(self.sparse)
+        self.sparse_bytes = sparse_bytes
 
     def __dealloc__(self):
         if self.d != NULL:
             libdeflate_free_decompressor(self.d)
+        free(self.sparse)
+
+
+cdef inline int read_sparse(
+        Inflater inflater, int fd, int64_t offset, int64_t size, uint8_t *packed) noexcept nogil:
+    """Read a frame of u1 into `inflater.sparse`; returns its number of entries.
+
+    -1 if it has to be read the dense way, which also says what is wrong with a damaged one.
+    """
+    cdef int n
+    if offset < 0 or pread_fully(fd, packed, size, offset):
+        return -1
+    n = sparse_inflate(inflater.sparse, packed, size)
+    inflater.n_sparse += n >= 0
+    return n
 
 
 def sparsify(
@@ -125,13 +172,19 @@ def sparsify(
     cdef size_t chunk_bytes = frame_bytes * <size_t>chunk_frames
     cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
     cdef const uint8_t *frame
+    cdef const int32_t *entry = inflater.sparse.list + SPARSE_BACK
     cdef int64_t decoded = -1
+    # a chunk's bytes have room for what the sparse way loads behind them
+    cdef int64_t sparse_bytes = min(inflater.sparse_bytes, packed.shape[0] - SPARSE_PAD)
     cdef int state = OK
+    cdef int i, n
     cdef Scan s
     cdef Sums out
 
     if n_frames == 0:
         return used
+    if itemsize > 1 or chunk_frames > 1 or in_memory != NULL:
+        sparse_bytes = -1
     s.region = &region[0]
     s.powder = &powder[0]
     s.invalid = &invalid[0]
@@ -145,6 +198,16 @@ def sparsify(
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     with nogil:
         for f in range(n_frames):
+            if size[f] <= sparse_bytes and filters[f] == DEFLATE:
+                n = read_sparse(inflater, fd, offset[f], size[f], &packed[0])
+                if n >= 0:
+                    status[f] = OK
+                    start[f] = stop[f] = used
+                    begin_frame(&s, &good[mask_row[f], 0], used)
+                    for i in range(n):
+                        add(&s, entry[i] >> 8, entry[i] & 0xFF)
+                    used = end_frame(&s, &out, f, used)
+                    continue
             if offset[f] != decoded or offset[f] < 0:
                 state = decode_chunk(
                     inflater.d, fd, in_memory, offset[f], size[f], filters[f], itemsize,
