@@ -136,8 +136,7 @@ static inline int sparse_build(SparseCode *c, const uint16_t *given, int n, int 
     for (int i = 0; i < n; i++) c->number[given[i] & 15]++;
     place[1] = 0;
     for (int bits = 1; bits <= LONGEST_CODE; bits++) {
-        left = 2 * left - c->number[bits];
-        if (left < 0) return 0;
+        left = 2 * left - c->number[bits]; /* once negative, it remains so */
         if (c->number[bits]) longest = bits;
         place[bits + 1] = place[bits] + c->number[bits];
     }

@@ -62,6 +62,8 @@ class Sparsifier:
         counted but not stored.
     calibration : Calibration, optional
         Constants, for raw data.
+    inflater : Inflater, optional
+        With another limit of chunks that are never dense.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Sparsifier:
         photon_threshold: float,
         room: int,
         calibration: Calibration | None = None,
+        inflater: _sparse.Inflater | None = None,
     ):
         self._files = files
         self._masks = masks
@@ -79,12 +82,17 @@ class Sparsifier:
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
         self.room = max(room, FRAME_PIXELS)
-        self._inflater = _sparse.Inflater()
+        self._inflater = inflater or _sparse.Inflater()
         self._pixel = np.empty(self.room, np.uint32)
         self._count = np.empty(self.room, np.uint16)
         self._packed = self._spare = self._dense = np.empty(1, np.uint8)
         self.problems: list[Problem] = []
         self.bytes_read = 0
+
+    @property
+    def n_sparse(self) -> int:
+        """Frames that never were dense."""
+        return self._inflater.n_sparse
 
     def frames(self, table: FrameTable, powder: PowderSum) -> FrameBlock:
         """Read frames of all modules and add them to `powder`.
