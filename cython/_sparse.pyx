@@ -9,7 +9,6 @@ dense: `sparse_inflate.h` makes their lists while it inflates.
 from libc.math cimport floorf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 
 from frames cimport (
     DEFLATE,
@@ -35,75 +34,37 @@ cdef extern from "sparse_inflate.h":
     void sparse_init(SparseInflater *z) nogil
     int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_t size) nogil
 
-cdef extern from *:
-    """
-    #include <float.h>
-
-    static inline int first_set_bit(unsigned long long word) { return __builtin_ctzll(word); }
-
-    /* 1 if any of n float32 is not an ordinary number below `cut`: a photon, NaN or ±inf. */
-    static inline int any_above(const float *v, int n, float cut)
-    {
-        int any = 0;
-        for (int i = 0; i < n; i++) any |= !(v[i] < cut) | !(v[i] >= -FLT_MAX);
-        return any;
-    }
-    """
-    const float FLT_MAX
-    int first_set_bit(uint64_t word) nogil
-    int any_above(const float *v, int n, float cut) nogil
+cdef extern from "sparse_scan.h":
+    int find_lit_u1(const uint8_t *v, int n, int32_t *found) nogil
+    int find_lit_u2(const uint16_t *v, int n, int32_t *found) nogil
+    int find_lit_f4(const float *v, float cut, int n, int32_t *found) nogil
 
 DEF PIXELS = 65536
 DEF SPARSE_BYTES = 4096
 
 
-cdef void scan_u1(Scan *s, const uint8_t *v) noexcept nogil:
-    cdef uint64_t word[8]
-    cdef uint64_t w
-    cdef uint32_t i, j, p
-    for i in range(0, PIXELS, 64):
-        memcpy(word, v + i, 64)
-        # most blocks of a sparse frame are empty: one test for 64 pixels
-        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]) == 0:
-            continue
-        for j in range(8):
-            w = word[j]
-            while w:
-                p = first_set_bit(w) >> 3
-                add(s, i + 8 * j + p, v[i + 8 * j + p])
-                w &= ~(<uint64_t>0xFF << (8 * p))
+cdef void scan_u1(Scan *s, const uint8_t *v, int32_t *found) noexcept nogil:
+    cdef int i
+    for i in range(find_lit_u1(v, PIXELS, found)):
+        add(s, found[i], v[found[i]])
 
 
-cdef void scan_u2(Scan *s, const uint16_t *v) noexcept nogil:
-    cdef uint64_t word[8]
-    cdef uint64_t w
-    cdef uint32_t i, j, p
-    for i in range(0, PIXELS, 32):
-        memcpy(word, v + i, 64)
-        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7]) == 0:
-            continue
-        for j in range(8):
-            w = word[j]
-            while w:
-                p = first_set_bit(w) >> 4
-                add(s, i + 4 * j + p, v[i + 4 * j + p])
-                w &= ~(<uint64_t>0xFFFF << (16 * p))
+cdef void scan_u2(Scan *s, const uint16_t *v, int32_t *found) noexcept nogil:
+    cdef int i
+    for i in range(find_lit_u2(v, PIXELS, found)):
+        add(s, found[i], v[found[i]])
 
 
-cdef void scan_f4(Scan *s, const float *v, float cut, float adu, float threshold) noexcept nogil:
-    cdef uint32_t i, p
-    cdef float photons
-    for i in range(0, PIXELS, 32):
-        if not any_above(v + i, 32, cut):
-            continue
-        for p in range(i, i + 32):
-            if v[p] < cut and v[p] >= -FLT_MAX:
-                continue
-            photons = floorf(v[p] / adu + <float>1 - threshold)
-            if 1 <= photons <= 65535:
-                add(s, p, <uint32_t>photons)
-            else:
-                add(s, p, 0)
+cdef void scan_f4(
+        Scan *s, const float *v, float cut, float adu, float threshold,
+        int32_t *found) noexcept nogil:
+    cdef int i
+    cdef float value, photons
+    for i in range(find_lit_f4(v, cut, PIXELS, found)):
+        value = v[found[i]]
+        photons = floorf(value / adu + <float>1 - threshold)
+        # NaN fails every comparison
+        add(s, found[i], <uint32_t>photons if 1 <= photons <= 65535 else 0)
 
 
 cdef class Inflater:
@@ -178,6 +139,7 @@ def sparsify(
     cdef int64_t sparse_bytes = min(inflater.sparse_bytes, packed.shape[0] - SPARSE_PAD)
     cdef int state = OK
     cdef int i, n
+    cdef int32_t found[PIXELS]
     cdef Scan s
     cdef Sums out
 
@@ -221,10 +183,10 @@ def sparsify(
             frame = &dense[0] + within[f] * frame_bytes
             begin_frame(&s, &good[mask_row[f], 0], used)
             if is_float:
-                scan_f4(&s, <const float *>frame, cut, adu, threshold)
+                scan_f4(&s, <const float *>frame, cut, adu, threshold, found)
             elif itemsize == 1:
-                scan_u1(&s, frame)
+                scan_u1(&s, frame, found)
             else:
-                scan_u2(&s, <const uint16_t *>frame)
+                scan_u2(&s, <const uint16_t *>frame, found)
             used = end_frame(&s, &out, f, used)
     return used

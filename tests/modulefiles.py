@@ -96,7 +96,7 @@ class Reading:
     powder: PowderSum
     problems: list[Problem]
     bytes_read: int
-    n_sparse: int
+    n_sparse: int = 0
 
     def lists(self, frame) -> tuple[np.ndarray, np.ndarray]:
         """Return (pixel number in the detector, count) of one frame."""

@@ -1,6 +1,5 @@
 """Lists made while inflating, against those found in the dense frames of libdeflate."""
 
-import os
 import struct
 import subprocess
 import zlib
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiled import compile_with_libdeflate
 from modulefiles import make_masks, make_table, read, write_streams
 from reference import FS, MODULES, PIXELS, SS
 
@@ -17,8 +17,6 @@ from xfelmpi._deflate import zlib_compress
 MODULE = 3
 ALWAYS = 1 << 20
 """A limit that no chunk reaches: nothing is left to the dense way because of its size."""
-
-HERE = Path(__file__).parent
 
 
 def images() -> dict[str, np.ndarray]:
@@ -180,23 +178,11 @@ def write_corpus(path: Path) -> None:
                 file.write(struct.pack("=I", len(stream)) + stream)
 
 
-def build_fuzz_program(folder: Path) -> Path:
-    """Compile `fuzz/sparse_inflate.c`, with every check that the compiler has."""
-    found = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "libdeflate"], capture_output=True, text=True
-    )
-    libdeflate = found.stdout.split() if found.returncode == 0 else ["-ldeflate"]
-    command = [os.environ.get("CC", "cc"), "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
-    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command += [f"-I{HERE.parent / 'cython'}", str(HERE / "fuzz" / "sparse_inflate.c")]
-    subprocess.run([*command, "-o", "fuzz", *libdeflate], cwd=folder, check=True)
-    return folder / "fuzz"
-
-
 def test_fuzz(tmp_path):
     """A short run of the fuzz program; `fuzz/sparse_inflate.c` says how to make it longer."""
     write_corpus(tmp_path / "corpus")
-    program = build_fuzz_program(tmp_path)
+    checks = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    program = compile_with_libdeflate("fuzz/sparse_inflate.c", tmp_path / "fuzz", *checks)
     done = subprocess.run(
         [program, "15000", "1", "corpus"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
