@@ -2,8 +2,8 @@
 
 Loops only: `xfelmpi.photons` checks every argument, allocates every output and documents them.
 Each frame goes through read → inflate → unshuffle → scan while its 64 KiB (u1) stay in the
-nearest caches; nothing dense outlives the scan. Packed frames of u1 that are sparse are never
-dense: `sparse_inflate.h` makes their lists while it inflates.
+nearest caches; nothing dense outlives the scan. Packed frames of integers that are sparse are
+never dense: `sparse_inflate.h` makes their lists while it inflates.
 """
 
 from libc.math cimport floorf
@@ -13,6 +13,7 @@ from libc.stdlib cimport calloc, free
 from frames cimport (
     DEFLATE,
     OK,
+    SHUFFLE,
     Scan,
     Sums,
     add,
@@ -32,7 +33,8 @@ cdef extern from "sparse_inflate.h":
     ctypedef struct SparseInflater:
         int32_t *list
     void sparse_init(SparseInflater *z) nogil
-    int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_t size) nogil
+    int sparse_inflate(
+        SparseInflater *z, const uint8_t *packed, size_t size, int n_bytes) nogil
 
 cdef extern from "sparse_scan.h":
     int find_lit_u1(const uint8_t *v, int n, int32_t *found) nogil
@@ -101,17 +103,39 @@ cdef class Inflater:
 
 
 cdef inline int read_sparse(
-        Inflater inflater, int fd, int64_t offset, int64_t size, uint8_t *packed) noexcept nogil:
-    """Read a frame of u1 into `inflater.sparse`; returns its number of entries.
+        Inflater inflater, int fd, int64_t offset, int64_t size, int n_bytes,
+        uint8_t *packed) noexcept nogil:
+    """Read a frame into `inflater.sparse`; returns its number of entries.
 
     -1 if it has to be read the dense way, which also says what is wrong with a damaged one.
     """
     cdef int n
     if offset < 0 or pread_fully(fd, packed, size, offset):
         return -1
-    n = sparse_inflate(inflater.sparse, packed, size)
+    n = sparse_inflate(inflater.sparse, packed, size, n_bytes)
     inflater.n_sparse += n >= 0
     return n
+
+
+cdef void add_entries(Scan *s, const int32_t *entry, int n) noexcept nogil:
+    """Note the pixels of one plane of bytes, or of the low ones and the high ones."""
+    cdef int low, high, n_low = n
+    cdef int32_t above
+    while n_low and entry[n_low - 1] >> 8 >= PIXELS:
+        n_low -= 1
+    high = n_low
+    for low in range(n_low):
+        above = 0
+        while high < n and (entry[high] >> 8) - PIXELS <= entry[low] >> 8:
+            above = entry[high] & 0xFF
+            if (entry[high] >> 8) - PIXELS < entry[low] >> 8:
+                # a multiple of 256
+                add(s, (entry[high] >> 8) - PIXELS, above << 8)
+                above = 0
+            high += 1
+        add(s, entry[low] >> 8, above << 8 | entry[low] & 0xFF)
+    for high in range(high, n):
+        add(s, (entry[high] >> 8) - PIXELS, (entry[high] & 0xFF) << 8)
 
 
 def sparsify(
@@ -133,19 +157,20 @@ def sparsify(
     cdef size_t chunk_bytes = frame_bytes * <size_t>chunk_frames
     cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
     cdef const uint8_t *frame
-    cdef const int32_t *entry = inflater.sparse.list + SPARSE_BACK
     cdef int64_t decoded = -1
-    # a chunk's bytes have room for what the sparse way loads behind them
+    # behind a chunk's bytes there must be room for what is loaded with them
     cdef int64_t sparse_bytes = min(inflater.sparse_bytes, packed.shape[0] - SPARSE_PAD)
+    # frames whose bytes stand in the order of the pixels, as one plane or two
+    cdef int sparse_filters = DEFLATE if itemsize == 1 else DEFLATE | SHUFFLE
     cdef int state = OK
-    cdef int i, n
+    cdef int n
     cdef int32_t found[PIXELS]
     cdef Scan s
     cdef Sums out
 
     if n_frames == 0:
         return used
-    if itemsize > 1 or chunk_frames > 1 or in_memory != NULL:
+    if is_float or chunk_frames > 1 or in_memory != NULL:
         sparse_bytes = -1
     s.region = &region[0]
     s.powder = &powder[0]
@@ -160,29 +185,24 @@ def sparsify(
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     with nogil:
         for f in range(n_frames):
-            if size[f] <= sparse_bytes and filters[f] == DEFLATE:
-                n = read_sparse(inflater, fd, offset[f], size[f], &packed[0])
-                if n >= 0:
-                    status[f] = OK
-                    start[f] = stop[f] = used
-                    begin_frame(&s, &good[mask_row[f], 0], used)
-                    for i in range(n):
-                        add(&s, entry[i] >> 8, entry[i] & 0xFF)
-                    used = end_frame(&s, &out, f, used)
-                    continue
-            if offset[f] != decoded or offset[f] < 0:
+            n = -1
+            if size[f] <= sparse_bytes and filters[f] == sparse_filters:
+                n = read_sparse(inflater, fd, offset[f], size[f], frame_bytes, &packed[0])
+            if n < 0 and (offset[f] != decoded or offset[f] < 0):
                 state = decode_chunk(
                     inflater.d, fd, in_memory, offset[f], size[f], filters[f], itemsize,
                     chunk_bytes, &packed[0], packed.shape[0], &spare[0], &dense[0])
                 decoded = offset[f]
-            status[f] = state
+            status[f] = OK if n >= 0 else state
             start[f] = used
             stop[f] = used
-            if state != OK:
+            if status[f] != OK:
                 continue
             frame = &dense[0] + within[f] * frame_bytes
             begin_frame(&s, &good[mask_row[f], 0], used)
-            if is_float:
+            if n >= 0:
+                add_entries(&s, inflater.sparse.list + SPARSE_BACK, n)
+            elif is_float:
                 scan_f4(&s, <const float *>frame, cut, adu, threshold, found)
             elif itemsize == 1:
                 scan_u1(&s, frame, found)

@@ -1,4 +1,4 @@
-/* A zlib stream of one frame of bytes, inflated straight into the list of its non-zeros.
+/* A zlib stream of one sparse frame, inflated straight into the list of its non-zero bytes.
  *
  * The stream of a sparse frame is matches ("copy `length` bytes from `distance` back"), which repeat
  * runs of zeros with a photon now and then. To write the zeros, and to look for the photons
@@ -17,7 +17,7 @@
 #include <string.h>
 
 enum {
-    SPARSE_PIXELS = 65536,
+    SPARSE_MOST = 131072, /* bytes of a frame */
     SPARSE_PAD = 32,     /* bytes behind the stream that are loaded, but never used */
     SPARSE_BACK = 4,     /* entries that are looked at from the end; most matches reach less far */
     LONGEST_CODE = 15,
@@ -48,10 +48,10 @@ typedef struct {
 } SparseCode;
 
 typedef struct {
-    /* SPARSE_BACK times -1, less than any entry, then pixel << 8 | value, ascending, and room for
+    /* SPARSE_BACK times -1, less than any entry, then position << 8 | value, ascending, and room for
      * what is written behind the end without looking */
-    int32_t list[SPARSE_BACK + SPARSE_PIXELS + 2];
-    uint16_t first[SPARSE_PIXELS / 256 + 4];  /* entries before this one lie before 256 × index */
+    int32_t list[SPARSE_BACK + SPARSE_MOST + 2];
+    uint32_t first[SPARSE_MOST / 256 + 4];    /* entries before this one lie before 256 × index */
     SparseCode length, distance;
 } SparseInflater;
 
@@ -225,7 +225,7 @@ static int sparse_codes(SparseInflater *z, SparseStream *stream)
                         distance_meaning);
 }
 
-/* The first entry from a pixel on, which is not behind the last entry. */
+/* The first entry from a position on, which is not behind the last entry. */
 static __attribute__((noinline)) int sparse_find(const SparseInflater *z, int32_t from)
 {
     const int32_t *entry = z->list + SPARSE_BACK;
@@ -243,7 +243,7 @@ static inline int sparse_match(SparseInflater *z, int n, int32_t from, int32_t s
     int k = n;
     for (int i = 1; i <= SPARSE_BACK; i++) k -= entry[n - i] >= from;
     if (__builtin_expect(k == n - SPARSE_BACK, 0)) k = sparse_find(z, from);
-    entry[n] = SPARSE_PIXELS << 8; /* beyond any end, if it is this one */
+    entry[n] = SPARSE_MOST << 8; /* beyond any end, if it is this one */
     int32_t copy = entry[k] + shift;
     entry[n] = copy;
     /* a match that reaches into itself copies what it has just written */
@@ -260,7 +260,8 @@ static inline int sparse_match(SparseInflater *z, int n, int32_t from, int32_t s
 }
 
 /* Decode a block; returns the new number of entries, -1 if it is damaged. */
-static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, int *position)
+static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, int *position,
+                               int n_bytes)
 {
     SparseStream s = *stream;
     int32_t *entry = z->list + SPARSE_BACK;
@@ -272,13 +273,13 @@ static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, i
     for (;;) {
         if (__builtin_expect(s.next > s.limit, 0)) return -1;
         /* of the next two multiples of 256: no match goes further */
-        uint16_t both[2] = {(uint16_t)n, (uint16_t)n};
+        uint32_t both[2] = {(uint32_t)n, (uint32_t)n};
         memcpy(z->first + (at >> 8) + 1, both, sizeof both);
         if (__builtin_expect(e & NO_MATCH, 0)) {
             if (BITS_IN_ALL(e) == 0) e = sparse_long_code(&z->length, s.bits, length_meaning);
             if (e & IS_END) break;
             if (e & NO_MATCH) {
-                if (at >= SPARSE_PIXELS) return -1;
+                if (at >= n_bytes) return -1;
                 int value = VALUE(e, s.bits);
                 entry[n] = at << 8 | value;
                 n += value != 0;
@@ -299,7 +300,7 @@ static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, i
         /* looked up before the copying, so that a wrong guess there does not delay it */
         sparse_refill(&s);
         e = z->length.meaning[s.bits & length_mask];
-        if (__builtin_expect(distance > at || length > SPARSE_PIXELS - at, 0)) return -1;
+        if (__builtin_expect(distance > at || length > n_bytes - at, 0)) return -1;
         n = sparse_match(z, n, (at - distance) << 8, distance << 8, (at + length) << 8);
         at += length;
     }
@@ -310,17 +311,19 @@ static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, i
 }
 
 /* Whether the Adler-32 (RFC 1950) of the frame is this one; only non-zeros add to its sums. */
-static inline int sparse_adler_fits(const int32_t *entry, int n, const uint8_t *stored)
+static inline int sparse_adler_fits(const int32_t *entry, int n, int n_bytes,
+                                    const uint8_t *stored)
 {
-    uint64_t s1 = 1, s2 = SPARSE_PIXELS;
+    uint64_t s1 = 1, s2 = n_bytes;
     for (int i = 0; i < n; i++) {
-        uint32_t value = entry[i] & 255, still = SPARSE_PIXELS - (entry[i] >> 8);
+        uint32_t value = entry[i] & 255, still = n_bytes - (entry[i] >> 8);
         s1 += value;
         s2 += value * still;
     }
     s1 %= 65521;
     s2 %= 65521;
-    return s2 == ((unsigned)stored[0] << 8 | stored[1]) && s1 == ((unsigned)stored[2] << 8 | stored[3]);
+    return s2 == ((unsigned)stored[0] << 8 | stored[1]) &&
+           s1 == ((unsigned)stored[2] << 8 | stored[3]);
 }
 
 static inline void sparse_init(SparseInflater *z)
@@ -329,29 +332,31 @@ static inline void sparse_init(SparseInflater *z)
     z->first[0] = 0;
 }
 
-/* Inflate a frame of 65536 bytes from packed[0 … size - 1]; SPARSE_PAD bytes more can be loaded.
- * Returns the number of entries in `z->list + SPARSE_BACK`, -1 if libdeflate should be asked. */
-static inline int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_t size)
+/* Inflate a frame of n_bytes from packed[0 … size - 1]; SPARSE_PAD bytes more can be loaded. Returns
+ * the number of entries in `z->list + SPARSE_BACK`, -1 if libdeflate should be asked. */
+static inline int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_t size, int n_bytes)
 {
     int n = 0, at = 0, is_last = 0;
-    if (size < 8 || (packed[0] & 15) != 8 || packed[0] >> 4 > 7 || packed[1] & 32 ||
+    if (n_bytes > SPARSE_MOST || size < 8) return -1;
+    /* deflate, a window of 32 KiB at most, no preset dictionary, and the check bits */
+    if ((packed[0] & 15) != 8 || packed[0] >> 4 > 7 || packed[1] & 32 ||
         (packed[0] << 8 | packed[1]) % 31 != 0)
         return -1;
     const uint8_t *adler = packed + size - 4;
-    /* the stream is loaded at most 8 bytes ahead */
+    /* what is counted is at most 8 bytes ahead of what is used */
     SparseStream s = {0, 0, packed + 2, adler + 8};
     while (!is_last) {
         sparse_refill(&s);
         if (s.next > s.limit) return -1;
         is_last = sparse_take(&s, 1);
         if (sparse_take(&s, 2) != 2 || !sparse_codes(z, &s)) return -1;
-        n = sparse_block(z, &s, n, &at);
+        n = sparse_block(z, &s, n, &at, n_bytes);
         if (n < 0) return -1;
     }
     /* other bytes may stand between the stream's Adler-32 and the end */
     const uint8_t *end = s.next - (s.n >> 3);
-    if (at != SPARSE_PIXELS || end > adler) return -1;
-    return sparse_adler_fits(z->list + SPARSE_BACK, n, end) ? n : -1;
+    if (at != n_bytes || end > adler) return -1;
+    return sparse_adler_fits(z->list + SPARSE_BACK, n, n_bytes, end) ? n : -1;
 }
 
 #undef NO_MATCH

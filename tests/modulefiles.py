@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from reference import FS, MODULES, PIXELS, SS, module_twin
 
-from xfelmpi._sparse import Inflater
+from xfelmpi import _sparse
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.masks import Masks, pack
 from xfelmpi.photons import Sparsifier
@@ -109,7 +109,7 @@ def read(files, table, masks=None, adu=1.0, threshold=0.7, room=0, sparse_bytes=
     masks = masks or make_masks()
     pool = FilePool(tuple(files))
     powder = PowderSum.zeros(masks.good.shape[1])
-    inflater = None if sparse_bytes is None else Inflater(sparse_bytes)
+    inflater = None if sparse_bytes is None else _sparse.Inflater(sparse_bytes)
     sparsifier = Sparsifier(pool, masks, adu, threshold, room, inflater=inflater)
     try:
         block = sparsifier.frames(table, powder)

@@ -9,10 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiled import compile_with_libdeflate
-from modulefiles import make_masks, make_table, read, write_streams
+from modulefiles import (
+    LAYOUTS,
+    assert_reads,
+    make_masks,
+    make_table,
+    read,
+    write_module,
+    write_streams,
+)
 from reference import FS, MODULES, PIXELS, SS
 
-from xfelmpi._deflate import zlib_compress
+from xfelmpi import _deflate
 
 MODULE = 3
 ALWAYS = 1 << 20
@@ -60,7 +68,7 @@ def by_zlib(image, level=1, strategy=zlib.Z_DEFAULT_STRATEGY, flush=None, **opti
 
 ENCODERS = {
     **{f"zlib {n}": lambda image, n=n: by_zlib(image, n) for n in range(10)},
-    **{f"libdeflate {n}": lambda image, n=n: zlib_compress(image, n) for n in range(13)},
+    **{f"libdeflate {n}": lambda image, n=n: _deflate.zlib_compress(image, n) for n in range(13)},
     "filtered": lambda image: by_zlib(image, strategy=zlib.Z_FILTERED),
     "huffman only": lambda image: by_zlib(image, strategy=zlib.Z_HUFFMAN_ONLY),
     "run lengths": lambda image: by_zlib(image, strategy=zlib.Z_RLE),
@@ -89,7 +97,8 @@ def assert_same(folder, streams):
     )
     # a train for every frame, so that the problems name it
     n = len(streams)
-    table = make_table({MODULE: (0, np.arange(n))}, train=1000 + np.arange(n), cell=np.arange(n) % 352)
+    rows = np.arange(n)
+    table = make_table({MODULE: (0, rows)}, train=1000 + rows, cell=rows % 352)
     ours, dense = (
         read([about], table, masks, sparse_bytes=limit, room=1 << 20) for limit in (ALWAYS, 0)
     )
@@ -118,6 +127,21 @@ def test_encoders(tmp_path, encoder):
         assert sparse.n_sparse < len(SPARSE)
     else:
         assert sparse.n_sparse == len(SPARSE), "declined, and read slowly"
+
+
+def test_pixels_of_two_bytes(tmp_path):
+    """Low bytes and high ones are two planes: a pixel can have either, or both."""
+    rng = np.random.default_rng(3)
+    frames = np.zeros((6, PIXELS), np.uint16)
+    for frame, lit in zip(frames[1:], (1, 50, 300, 300, 2000), strict=True):
+        frame[rng.integers(0, PIXELS, lit)] = rng.choice([1, 2, 255, 256, 257, 512, 65535], lit)
+    frames[3] %= 3
+    frames[4, [0, -1]] = 256, 511
+    frames = frames.reshape(-1, SS, FS)
+    for layout in ("shuffle gzip", "gzip"):
+        about = write_module(tmp_path / f"{layout}.h5", frames, **LAYOUTS[layout])
+        reading = assert_reads(about, frames)
+        assert reading.n_sparse == (5 if layout == "shuffle gzip" else 0)
 
 
 def test_large_chunks_take_the_dense_way(tmp_path):

@@ -12,7 +12,7 @@ from time import process_time
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi._sparse import Inflater
+from xfelmpi import _sparse
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.experiment import Experiment
@@ -56,7 +56,7 @@ class Pass:
         assert not self.sparsifier.problems, self.sparsifier.problems[:3]
 
 
-def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> Pass:
+def set_up(comm: MPI.Comm, config: Config, inflater: _sparse.Inflater | None = None) -> Pass:
     """Share out a run and load what its pass needs."""
     experiment = Experiment(config.prefix, config.output, config.run)
     share = share_run(comm, experiment, config)
@@ -68,9 +68,7 @@ def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> 
     files = FilePool(facts.files)
     adu = config.adu_per_photon or 1.0
     sparsifier = Sparsifier(files, masks, adu, 0.7, 8 << 20, calibration, inflater)
-    return Pass(
-        share.frames, files, sparsifier, PowderSum.zeros(masks.good.shape[1]), calibration
-    )
+    return Pass(share.frames, files, sparsifier, PowderSum.zeros(masks.good.shape[1]), calibration)
 
 
 class Floor:

@@ -11,7 +11,7 @@
  *   - a stream with complete dynamic codes, which is all that the pass needs to be fast, is declined.
  *
  * Almost every mutated stream fails the Adler-32, which would hide what was decoded wrongly, so most
- * of those that still make 65536 bytes get the Adler-32 that fits.
+ * of those that still make a frame get the Adler-32 that fits.
  */
 #include <libdeflate.h>
 #include <stdio.h>
@@ -28,7 +28,8 @@ typedef struct {
 
 static struct libdeflate_decompressor *reference;
 static SparseInflater *sparse;
-static uint8_t dense[PIXELS], made[2 * PIXELS], work[ROOM + 64];
+static uint8_t dense[2 * PIXELS], made[3 * PIXELS], work[ROOM + 64];
+static int n_bytes = PIXELS; /* of a frame: u1, or the two planes of u2 */
 static Stream corpus[MOST_STREAMS];
 static int n_corpus;
 static long n_valid, n_accepted;
@@ -61,13 +62,13 @@ static void check(const uint8_t *bytes, size_t size, int must_accept)
     /* a block of its own, so that a byte too many is seen */
     uint8_t *packed = malloc(size + SPARSE_PAD);
     memcpy(packed, bytes, size + SPARSE_PAD);
-    int valid = !libdeflate_zlib_decompress(reference, packed, size, dense, PIXELS, NULL);
-    int n = sparse_inflate(sparse, packed, size), found = 0;
+    int valid = !libdeflate_zlib_decompress(reference, packed, size, dense, n_bytes, NULL);
+    int n = sparse_inflate(sparse, packed, size, n_bytes), found = 0;
     n_valid += valid;
     n_accepted += n >= 0;
     if (n >= 0 && !valid) fail("accepted", bytes, size);
     if (n < 0 && must_accept) fail(valid ? "declined" : "made wrongly", bytes, size);
-    for (int p = 0; n >= 0 && p < PIXELS; p++) {
+    for (int p = 0; n >= 0 && p < n_bytes; p++) {
         if (!dense[p]) continue;
         if (found >= n || sparse->list[SPARSE_BACK + found] != (p << 8 | dense[p]))
             fail("another list", bytes, size);
@@ -102,7 +103,7 @@ typedef struct {
 enum { NOTHING, MISSING_CODE, SHORT_CODE, WRONG_PRECODE, LONG_REPEAT, REPEAT_FIRST, UNKNOWN_SYMBOLS,
        TOO_MANY_BYTES, WRONG_HEADER, N_FAULTS };
 
-static Token token[2 * PIXELS];
+static Token token[3 * PIXELS];
 static size_t n_bits;
 static int fault;
 
@@ -162,7 +163,10 @@ static void put_codes(const Code *lengths, const Code *distances)
     for (int i = 0, run; i < n; i += run, m++) {
         run = 1;
         while (i + run < n && all[i + run] == all[i] && run < 138) run++;
-        if (run >= 3 && i && all[i] == all[i - 1] && !chance(4)) {
+        if (run >= 3 && fault == REPEAT_FIRST && i == 0) {
+            run = run < 6 ? run : 6;
+            symbol[m] = 16, extra[m] = run - 3;
+        } else if (run >= 3 && i && all[i] == all[i - 1] && !chance(4)) {
             run = run < 6 ? run : 6;
             symbol[m] = 16, extra[m] = fault == LONG_REPEAT && i + run == n ? 3 : run - 3;
         } else if (run >= 3 && !all[i] && !chance(4)) {
@@ -170,7 +174,6 @@ static void put_codes(const Code *lengths, const Code *distances)
         } else {
             symbol[m] = all[i], run = 1;
         }
-        if (i == 0 && fault == REPEAT_FIRST && run >= 3 && run < 7) symbol[m] = 16, extra[m] = run - 3;
         precode.bits[symbol[m]] = 1;
     }
     make_code(&precode, 19, 7);
@@ -218,7 +221,7 @@ static int any_distance(int at)
 
 static void put_adler(uint8_t *to, const uint8_t *bytes)
 {
-    uint32_t adler = libdeflate_adler32(1, bytes, PIXELS);
+    uint32_t adler = libdeflate_adler32(1, bytes, n_bytes);
     for (int i = 0; i < 4; i++) to[i] = (uint8_t)(adler >> (24 - 8 * i));
 }
 
@@ -226,7 +229,7 @@ static void put_adler(uint8_t *to, const uint8_t *bytes)
 static size_t make_stream(void)
 {
     int n = 0, lit = 1 + any(3), literals = chance(50) ? 1 : 2 << any(9), longest = 3 + any(256);
-    int ended = 0, end = PIXELS + (fault == TOO_MANY_BYTES ? 1 + (int)any(9999) : 0);
+    int ended = 0, end = n_bytes + (fault == TOO_MANY_BYTES ? 1 + (int)any(9999) : 0);
     for (int at = 0, length; at < end; at += length, n++) {
         Token *t = &token[n];
         length = chance(4) ? longest : 3 + (int)any(longest - 2);
@@ -259,12 +262,13 @@ static size_t make_stream(void)
     return (n_bits + 7) / 8 + 4;
 }
 
-/* Give the stream in `work` the Adler-32 that fits, if it makes 65536 bytes; returns its size. */
+/* Give the stream in `work` the Adler-32 that fits, if it makes a frame; returns its size. */
 static size_t repair(size_t size)
 {
-    size_t used, made;
-    if (size < 6 || libdeflate_deflate_decompress_ex(reference, work + 2, size - 2, dense, PIXELS, &used,
-                                                     &made) || made != PIXELS)
+    size_t used, got;
+    if (size < 6 ||
+        libdeflate_deflate_decompress_ex(reference, work + 2, size - 2, dense, n_bytes, &used, &got) ||
+        got != (size_t)n_bytes)
         return size;
     put_adler(work + 2 + used, dense);
     return used + 6 > size ? used + 6 : size;
@@ -328,11 +332,13 @@ int main(int argc, char **argv)
     for (long i = 0; i < executions; i++) {
         int kind = any(8);
         if (kind == 0 || size == 0) {
+            n_bytes = chance(4) ? 2 * PIXELS : PIXELS;
             fault = chance(2) ? NOTHING : (int)any(N_FAULTS);
             size = make_stream();
             check(work, size, fault == NOTHING);
         } else if (kind < 5 && n_corpus) {
             const Stream *s = &corpus[any(n_corpus)];
+            n_bytes = PIXELS;
             memcpy(work, s->bytes, s->size);
             size = mutate(s->size);
             check(work, size, 0);
