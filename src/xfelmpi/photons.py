@@ -60,6 +60,8 @@ class Sparsifier:
         counted but not stored.
     calibration : Calibration, optional
         Constants, for raw data.
+    inflater : Inflater, optional
+        With another limit of chunks that are never dense.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Sparsifier:
         photon_threshold: float,
         room: int,
         calibration: Calibration | None = None,
+        inflater: _sparse.Inflater | None = None,
     ):
         self._files = files
         self._masks = masks
@@ -77,7 +80,7 @@ class Sparsifier:
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
         self.room = max(room, FRAME_PIXELS)
-        self._inflater = _sparse.Inflater()
+        self._inflater = inflater or _sparse.Inflater()
         self._frame_masks = MaskReader(files)
         self._pixel = np.empty(self.room, np.uint32)
         self._count = np.empty(self.room, np.uint16)
@@ -89,6 +92,11 @@ class Sparsifier:
     def bytes_read(self) -> int:
         """Bytes of frames and of their masks, as they are in the files."""
         return self._bytes_read + self._frame_masks.bytes_read
+
+    @property
+    def n_sparse(self) -> int:
+        """Frames that never were dense."""
+        return self._inflater.n_sparse
 
     def frames(self, table: FrameTable, powder: PowderSum) -> FrameBlock:
         """Read frames of all modules and add them to `powder`.
