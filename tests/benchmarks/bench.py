@@ -62,6 +62,10 @@ def simulated(folder: Path, run: int, trains: int, *options) -> Path:
 
 
 def row(what: str, value: float, target: str, unit: str = "") -> None:
-    """Print one row of the table, as CSV: what, value, unit, target."""
-    csv.writer(sys.stdout).writerow([what, f"{value:.3g}", unit, target])
+    """Show one row of the table, and append it to the CSV file that ``BENCHMARK_CSV`` names."""
+    shown = f"{value:.3g}"
+    sys.stdout.write(f"{what:60} {shown:>8} {unit:3} {target}\n")
     sys.stdout.flush()
+    if path := os.environ.get("BENCHMARK_CSV"):
+        with open(path, "a", newline="") as file:
+            csv.writer(file).writerow([what, shown, unit, target])

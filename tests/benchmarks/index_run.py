@@ -2,7 +2,7 @@
 
     python tests/benchmarks/index_run.py FOLDER [REPEATS]
 
-FOLDER gets the simulated run unless it has it. Prints rows of CSV: medians (of 5) of the index
+FOLDER gets the simulated run unless it has it. Shows rows of the table of targets: medians (of 5) of the index
 stage as the summary of the main job states it, the first time and the second.
 """
 
