@@ -32,4 +32,4 @@ python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64
 
 say ""
 say "All together (also in $BENCHMARK_CSV):"
-column -t -s, -- "$BENCHMARK_CSV"
+python "$programs/bench.py" "$BENCHMARK_CSV"

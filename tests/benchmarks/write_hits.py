@@ -2,9 +2,10 @@
 
     python tests/benchmarks/write_hits.py FOLDER [HITS REPEATS]
 
-Shows rows of the table of targets: CPU time of writing made-up hits into FOLDER as CXI and EMC over that of zlib
-level 1 for the same dense frames, in one process; median (of 5) of the ratio. Once with one mask
-for all cells, once with 352 different ones, 3 % bad, which cost the same for any number of hits.
+Shows rows of the table: CPU time of writing made-up hits into FOLDER as CXI and EMC over that of
+zlib level 1 for the same dense frames, in one process; median (of 5) of the ratio. Once with one
+mask for all cells, once with 352 different ones, 3 % bad, which cost the same for any number of
+hits.
 """
 
 import sys
