@@ -249,6 +249,9 @@ class Config:
         metavar="M",
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    report: bool = _option(
+        "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
+    )
     add: tuple[str, ...] = _option(
         "outputs",
         (),
