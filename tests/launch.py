@@ -82,6 +82,11 @@ def _environment(changes) -> dict[str, str]:
     return environment
 
 
+def output_files(folder: Path) -> list[str]:
+    """Return all files of a folder of outputs but what failed jobs leave, too: report, index."""
+    return [name for name in all_files(folder) if not name.startswith(("report/", "index/"))]
+
+
 def all_files(folder: Path) -> list[str]:
     """Return the names of all files below a folder, relative to it."""
     return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from checks import check_outputs
 from expected import Expected
-from launch import SECONDS, all_files, run_python, run_xfelmpi
+from launch import SECONDS, all_files, output_files, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
 
@@ -105,7 +105,7 @@ def test_unusable_input_is_explained(name, options, tmp_path):
     # of an option given twice the last one counts
     done = run_xfelmpi([run, *options, *make(tmp_path)])
     explained(done, *words)
-    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+    assert "r00" not in " ".join(output_files(tmp_path / "out"))
 
 
 SOME_REFUSED = (
@@ -119,7 +119,7 @@ def test_unusable_input_is_explained_on_three_ranks(name, options, tmp_path):
     run, make, words = REFUSED[name]
     done = run_xfelmpi([run, *options, *make(tmp_path)], 3)
     explained(done, *words)
-    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+    assert "r00" not in " ".join(output_files(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("ranks", [0, 3])
@@ -200,7 +200,7 @@ def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
     assert "ZeroDivisionError: oh dear" in done.stderr
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert "files written" not in done.stdout
-    names = all_files(tmp_path / "out")
+    names = output_files(tmp_path / "out")
     assert all(name.endswith(".part") for name in names), names
     if where == "emc":  # which leaves parts of all kinds
         again = run_xfelmpi([50, *options, "--geometry", mock.paths.geometry], 2)
@@ -220,12 +220,14 @@ def test_killed_rank_ends_all(where, options, tmp_path):
     assert monotonic() - start < SECONDS
     assert done.returncode != 0
     assert "files written" not in done.stdout
-    assert all(name.endswith(".part") for name in all_files(tmp_path / "out"))
+    assert all(name.endswith(".part") for name in output_files(tmp_path / "out"))
 
 
 def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
     assert run_xfelmpi([50, *options]).returncode == 0
-    before = {name: (tmp_path / "out" / name).read_bytes() for name in all_files(tmp_path / "out")}
+    before = {
+        name: (tmp_path / "out" / name).read_bytes() for name in output_files(tmp_path / "out")
+    }
     assert len(before) >= 4
     script = tmp_path / "crash.py"
     module, target, rank = CRASHES["events"]
@@ -250,7 +252,7 @@ def test_full_disk(mock, options, tmp_path):
     )
     done = run_python([script, 50, *options, "--decide", "fixed", "--fixed-threshold", "0"], 0)
     assert done.returncode not in (0, 3), done.stdout
-    assert all(name.endswith(".part") for name in all_files(tmp_path / "out"))
+    assert all(name.endswith(".part") for name in output_files(tmp_path / "out"))
 
 
 def test_few_open_files(mock, options, tmp_path):

@@ -10,7 +10,8 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi report",
         description="Write report/rRRRR.html, the page that shows a processed run, and the "
-        "overview of all runs, report/index.html, from the output files alone. One process is enough.",
+        "overview of all runs, report/index.html, from the output files alone. One process is "
+        "enough.",
     )
     parser.add_argument("run", type=int, help="run number")
     arguments.add_arguments(parser, only=("prefix", "output"))

@@ -6,7 +6,7 @@ import numpy as np
 
 from xfelmpi.detector import N_MODULES
 from xfelmpi.eventsfile import FinishedRun
-from xfelmpi.page.headline import Headline, complete_frames, energy
+from xfelmpi.page.headline import Headline, complete_frames, energy, plural
 
 GOOD, LOOK, BAD = "good", "look", "bad"
 
@@ -15,6 +15,10 @@ WEAK = 0.2
 
 FEW = 0.05
 """More weak pulses, incomplete frames or bad pixels than this share are worth a look."""
+
+
+ENOUGH = 9
+"""Hits expected in a quarter of the run, so that a third of them is no matter of chance."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,12 @@ def _sample(run: FinishedRun, head: Headline) -> Answer:
         return Answer(question, "no hits", f"none of {head.complete:,} complete frames", BAD)
     # rows are in time order
     complete, is_hit = complete_frames(run), run.events.is_hit
-    quarters = [
-        part[1].sum() / max(part[0].sum(), 1)
-        for part in zip(np.array_split(complete, 4), np.array_split(is_hit, 4), strict=True)
-    ]
-    shown = " → ".join(f"{100 * rate:.3g}" for rate in quarters)
-    why = f"hit rate by quarters of the run: {shown} %"
-    steady = min(quarters) > head.hit_rate / 3
+    frames = [int(part.sum()) for part in np.array_split(complete, 4)]
+    hits = [int(part.sum()) for part in np.array_split(is_hit, 4)]
+    rates = (f"{100 * h / max(n, 1):.3g}" for h, n in zip(hits, frames, strict=True))
+    why = f"hit rate by quarters of the run: {' → '.join(rates)} %"
+    expected = [head.hit_rate * n for n in frames]
+    steady = all(e < ENOUGH or h > e / 3 for h, e in zip(hits, expected, strict=True))
     return Answer(question, *(("yes", why, GOOD) if steady else ("not always", why, LOOK)))
 
 
@@ -94,7 +97,7 @@ def _hits(run: FinishedRun, head: Headline) -> Answer:
     share = float(np.nanmean(sigma > beyond))
     why = (
         f"{100 * share:.3g} % of the hits are still hits at σ = {beyond:g}; "
-        f"the median hit has {np.nanmedian(sigma):.3g} σ"
+        f"the median hit has {np.nanmedian(sigma):,.1f} σ"
     )
     return Answer(
         question, *(("clear", why, GOOD) if share > 0.5 else ("many near the threshold", why, LOOK))
@@ -109,7 +112,7 @@ def _detector(run: FinishedRun, head: Headline, bad_pixels: float) -> Answer:
     if np.isfinite(bad_pixels):
         why += f", {100 * bad_pixels:.2g} % of the pixels bad"
     if modules < N_MODULES:
-        return Answer(question, f"{N_MODULES - modules} modules missing", why, BAD)
+        return Answer(question, plural(N_MODULES - modules, "module") + " missing", why, BAD)
     fine = incomplete <= FEW and not bad_pixels > FEW
     return Answer(question, *(("yes", why, GOOD) if fine else ("not quite", why, LOOK)))
 

@@ -19,12 +19,13 @@ _INNER = 1000.0
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis from `low` to `high`, logarithmic or not."""
+    """An axis from `low` to `high`, logarithmic or not; `whole`: of whole numbers."""
 
     label: str
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def place(self, values) -> np.ndarray:
         """Return where values lie, 0 … 1 from low to high; what is below a log axis at 0."""
@@ -70,18 +71,20 @@ class Mark:
     row: int = 0
 
 
-def axis_around(label: str, values, log: bool = False, zero: bool = False) -> Axis:
+def axis_around(
+    label: str, values, log: bool = False, zero: bool = False, whole: bool = False
+) -> Axis:
     """Return an axis with room around finite values; `zero`: it begins there."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     if not len(values):
-        return Axis(label, 0.1 if log else 0.0, 1.0, log)
+        return Axis(label, 0.1 if log else 0.0, 1.0, log, whole)
     low, high = float(values.min()), float(values.max())
     if log:
         return Axis(label, low * 0.8, max(high * 1.3, low * 2), True)
     low = 0.0 if zero else low
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return Axis(label, low if zero else low - room, high + room)
+    return Axis(label, low if zero else low - room, high + room, whole=whole)
 
 
 def chart(
@@ -137,7 +140,7 @@ def ticks(axis: Axis, most: int) -> list[float]:
         found = [v for v in found if axis.low <= v <= axis.high]
         if len(found) > 1:
             return found
-    rough = (axis.high - axis.low) / most
+    rough = max((axis.high - axis.low) / most, 1.0 if axis.whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
     first = math.ceil(axis.low / step - 1e-9)
@@ -206,8 +209,12 @@ def _path(series: Series, x: Axis, y: Axis) -> str:
         # a line of no length with round ends is a dot that stretching leaves round
         text = "".join(f"M{p}h0" for p in points)
     else:
-        begins = np.append(True, ~known[:-1])[known]
-        text = "".join(("M" if b else "L") + p for p, b in zip(points, begins, strict=True))
+        begins, ends = np.append(True, ~known[:-1])[known], np.append(~known[1:], True)[known]
+        text = "".join(
+            # a point alone is a dot
+            ("M" if first else "L") + p + ("h0" if first and last else "")
+            for p, first, last in zip(points, begins, ends, strict=True)
+        )
     return f'<path class="{series.colour} {series.form}" d="{text}"/>'
 
 
@@ -229,7 +236,7 @@ def _data(x: Axis, series: list[Series], marks, top: bool) -> str:
     for s in series:
         middle = (s.x[:-1] + s.x[1:]) / 2 if s.form == "area" else s.x
         curves.append([s.label, _short(middle, 7), _short(s.y, 4)])
-    data = {"x": [x.low, x.high, x.log], "name": x.label, "top": top, "series": curves}
+    data = {"x": [x.low, x.high, x.log, x.whole], "name": x.label, "top": top, "series": curves}
     data["marks"] = [float(mark.x) for mark in marks]
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 

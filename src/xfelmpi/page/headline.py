@@ -63,8 +63,8 @@ class Headline:
     @property
     def excluded(self) -> str:
         """What was excluded, in a few words; empty if nothing was."""
-        words = [f"{len(self.problems):,} problems"] if self.problems else []
-        words += [f"{self.incomplete:,} incomplete frames"] if self.incomplete else []
+        words = [plural(len(self.problems), "problem")] if self.problems else []
+        words += [plural(self.incomplete, "incomplete frame")] if self.incomplete else []
         return ", ".join(words)
 
 
@@ -103,6 +103,11 @@ def complete_frames(run: FinishedRun) -> np.ndarray:
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def plural(n: int, what: str) -> str:
+    """Return a number of things as text."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

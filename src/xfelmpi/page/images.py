@@ -24,7 +24,7 @@ def thumbnail(found: RunFiles) -> str:
     raster = pictures.make_raster(found.hit_file.xyz, 12)
     powder = found.powder
     image = pictures.assemble(raster, powder["powder_hits"], powder["good_frames_hits"])
-    limits = pictures.logarithmic_limits([image.values])
+    limits = pictures.logarithmic_limits(image)
     return _image(image, limits, _THUMBNAIL_SHADES)
 
 
@@ -57,7 +57,7 @@ def detector_images(found: RunFiles) -> Iterator[str]:
     yield (
         f'<p class="soft">Photons on {size} × {size}, logarithmic, each hit from one photon to its'
         " brightest; seen along the beam. A hit's number is its place in the CXI and EMC files:"
-        f" <code>xfelmpi show {found.head.run} --hit 17</code> draws one in the terminal.</p>"
+        f" <code>xfelmpi show {found.head.run} --hit N</code> draws one in the terminal.</p>"
     )
 
 
@@ -69,25 +69,28 @@ def _powders(found: RunFiles, hit_file: HitFile) -> str:
         for which in SUMS
         if powder[f"good_frames{which}"].any()
     }
-    limits = pictures.logarithmic_limits([image.values for image in images.values()])
     names = {
         "": f"all {found.head.frames:,} frames",
         "_hits": f"{found.head.hits:,} hits",
         "_misses": f"{found.head.misses:,} misses",
     }
-    shown = "".join(
-        f'<figure><img src="{_image(image, limits, _POWDER_SHADES)}" '
-        f'alt="powder of {names[which]}"><figcaption>{names[which]}</figcaption></figure>'
-        for which, image in images.items()
-    )
+    shown = "".join(_powder(image, names[which]) for which, image in images.items())
     ramp = np.arange(_POWDER_SHADES, dtype=np.uint8)[None] + pictures.LOWEST
     bar = pictures.data_uri(pictures.png(ramp, pictures.palette(_POWDER_SHADES)))
-    low, high = (charts.number(float(f"{limit:.2g}")) for limit in limits)
     return (
         f'<h2>Powder</h2><div class="images">{shown}</div><p class="scale soft">'
-        f'<span>{low} <img src="{bar}" alt="colour scale"> {high}</span> mean photons per pixel and'
+        f'<span>low <img src="{bar}" alt="colour scale"> high</span> mean photons per pixel and'
         ' frame, logarithmic <span><span class="swatch"></span> bad pixels</span> seen along the'
         " beam</p>"
+    )
+
+
+def _powder(image: pictures.Assembled, name: str) -> str:
+    limits = pictures.logarithmic_limits(image)
+    low, high = (charts.number(float(f"{limit:.2g}")) for limit in limits)
+    return (
+        f'<figure><img src="{_image(image, limits, _POWDER_SHADES)}" alt="powder of {name}">'
+        f"<figcaption><b>{name}</b>: {low} … {high}</figcaption></figure>"
     )
 
 
@@ -127,7 +130,7 @@ def _strengths(found: RunFiles) -> str:
     return chart(
         "Photons of the hits",
         Axis("photons in a hit", float(edges[0]), float(edges[-1]), logarithmic),
-        axis_around("hits", number, zero=True),
+        axis_around("hits", number, zero=True, whole=True),
         [Series("hits", edges, number, "area", "hit")],
     )
 

@@ -19,7 +19,7 @@ function element(parent, name, attributes, text) {
   return made;
 }
 
-function ticks(low, high, log) {
+function ticks(low, high, log, whole) {
   if (log) {
     const decades = Math.log10(high / low);
     const steps = decades > 2.5 ? [1] : decades > 0.8 ? [1, 2, 5] : [];
@@ -28,7 +28,7 @@ function ticks(low, high, log) {
       for (const s of steps) if (s * 10 ** e >= low && s * 10 ** e <= high) found.push(s * 10 ** e);
     if (found.length > 1) return found;
   }
-  const rough = (high - low) / 6, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = Math.max((high - low) / 6, whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12); i++) found.push(i * step);
@@ -39,7 +39,7 @@ function liven(figure) {
   const data = JSON.parse(figure.querySelector("script").textContent);
   const svg = figure.querySelector("svg"), plot = svg.querySelector(".plot"), frame = svg.querySelector(".frame");
   const [x0, y0, width, height] = ["x", "y", "width", "height"].map((k) => Number(frame.getAttribute(k)));
-  const [low, high, log] = data.x;
+  const [low, high, log, whole] = data.x;
   const place = log ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
   const value = log ? (p) => low * (high / low) ** p : (p) => low + p * (high - low);
   let from = 0, to = 1, start = null;
@@ -57,7 +57,7 @@ function liven(figure) {
     plot.setAttribute("viewBox", `${1000 * from} 0 ${1000 * (to - from)} 1000`);
     const axis = svg.querySelector(".x");
     axis.replaceChildren();
-    for (const v of ticks(value(from), value(to), log)) {
+    for (const v of ticks(value(from), value(to), log, whole)) {
       const at = across(place(v));
       element(axis, "line", { x1: at, x2: at, y1: y0 + height, y2: y0 + height + 4 });
       element(axis, "text", { x: at, y: y0 + height + 18 }, short(v));

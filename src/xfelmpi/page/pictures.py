@@ -104,12 +104,12 @@ def assemble_counts(raster: Raster, photons: np.ndarray, good: np.ndarray) -> As
 
 def count_limits(image: Assembled) -> tuple[float, float]:
     """Return the lowest and highest value to show of counts: one photon differs from none."""
-    return 0.4, max(logarithmic_limits([image.values])[1], 2.0)
+    return 0.4, max(logarithmic_limits(image)[1], 2.0)
 
 
-def logarithmic_limits(images: list[np.ndarray]) -> tuple[float, float]:
-    """Return the lowest and highest value to show of images together, leaving out outliers."""
-    values = np.concatenate([image[image > 0] for image in images] or [np.empty(0)])
+def logarithmic_limits(image: Assembled) -> tuple[float, float]:
+    """Return the lowest and highest value to show, leaving out outliers."""
+    values = image.values[image.values > 0]
     if not len(values):
         return 0.1, 1.0
     low, high = np.quantile(values, (0.01, 0.999))

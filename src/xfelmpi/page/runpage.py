@@ -87,13 +87,14 @@ def _rates(found: RunFiles) -> str:
     complete = complete_frames(found.run)
     curve = curves.over_trains(events.trainId, complete, events.is_hit, events.pulse_energy)
     first = f"from {events.trainId[0]}" if len(events.trainId) else ""
-    trains = Axis(f"train, {first}", -0.5, max(float(curve.train.max(initial=0)), 0.0) + 0.5)
+    last = float(curve.train.max(initial=0))
+    trains = Axis(f"train, {first}", -0.5, last + 0.5, whole=True)
     rates, running = 100 * curve.hit_rate, 100 * curve.running
     together = "" if curve.trains_per_point == 1 else f"A point is {curve.trains_per_point} trains."
     cells, hits, score = curves.over_cells(events.cellId, events.hitscore, events.is_hit)
     edges = np.append(cells, cells[-1:] + 1) - 0.5 if len(cells) else np.array([0.0, 1.0])
     hits = hits if len(cells) else np.zeros(1)
-    cell = Axis("memory cell", float(edges[0]), float(edges[-1]))
+    cell = Axis("memory cell", float(edges[0]), float(edges[-1]), whole=True)
     parts = [
         chart(
             "Hit rate against train",
@@ -114,7 +115,7 @@ def _rates(found: RunFiles) -> str:
         chart(
             "Hits against memory cell",
             cell,
-            axis_around("hits", hits, zero=True),
+            axis_around("hits", hits, zero=True, whole=True),
             [Series("hits", edges, hits, "area", "hit")],
         ),
         chart(
@@ -172,7 +173,8 @@ def _scores(found: RunFiles) -> str:
 def _sigma_table(head: Headline, by_sigma: list[tuple[float, int, float]]) -> str:
     rows = "".join(
         f"<tr><td>{sigma:g}</td><td>{hits:,}</td>"
-        f"<td>{100 * hits / max(head.complete, 1):.2f} %</td><td>{'–' if np.isnan(threshold) else f'{threshold:,.1f}'}</td></tr>"
+        f"<td>{100 * hits / max(head.complete, 1):.2f} %</td>"
+        f"<td>{'–' if np.isnan(threshold) else f'{threshold:,.1f}'}</td></tr>"
         for sigma, hits, threshold in by_sigma
     )
     return (

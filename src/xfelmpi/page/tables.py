@@ -9,7 +9,7 @@ import numpy as np
 
 from xfelmpi.config import Config
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
-from xfelmpi.page.headline import Headline
+from xfelmpi.page.headline import Headline, plural
 from xfelmpi.page.runfiles import RunFiles
 
 SIGMAS = (3.0, 4.0, 5.0, 6.0)
@@ -59,7 +59,7 @@ def complaints(head: Headline) -> str:
     parts = ["<h2>Problems and warnings</h2>"]
     if rows:
         parts.append(
-            f'<h3 class="alarm">{len(head.problems):,} problems: input that was excluded</h3>'
+            f'<h3 class="alarm">{plural(len(head.problems), "problem")}: what was excluded</h3>'
             '<div class="wide"><table><thead><tr><th>found</th><th class="text">file</th>'
             '<th>module</th><th>train</th><th class="text">done</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
@@ -67,7 +67,9 @@ def complaints(head: Headline) -> str:
     if more > 0:
         parts.append(f"<p>… and {more:,} more, all in the events file (problems).</p>")
     if warnings:
-        parts.append(f'<h3>{len(head.warnings)} warnings</h3><ul class="list">{warnings}</ul>')
+        parts.append(
+            f'<h3>{plural(len(head.warnings), "warning")}</h3><ul class="list">{warnings}</ul>'
+        )
     if not rows and not warnings:
         parts.append("<p>None.</p>")
     return "".join(parts)
