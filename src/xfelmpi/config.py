@@ -248,6 +248,9 @@ class Config:
         "sample to detector, in m (default: clen of the geometry file)",
         metavar="M",
     )
+    with_misses: bool = _option(
+        "outputs", False, bool, "add the misses to the CXI file, as its entry_2"
+    )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
     report: bool = _option(
         "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
