@@ -27,8 +27,12 @@ _BOLD, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
 
 def has_colours(stream) -> bool:
-    """Return whether a stream is a terminal whose user has not asked for plain text."""
-    return stream.isatty() and not os.environ.get("NO_COLOR")
+    """Return whether a stream is a terminal whose user has not asked for plain text.
+
+    Open MPI gives every rank a terminal of its own for standard output, wherever mpirun's own goes,
+    but a pipe for standard error: that tells.
+    """
+    return stream.isatty() and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 class _Painter(logging.Formatter):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xfelmpi.page import curves, pictures
-from xfelmpi.page.headline import Headline, duration, energy
+from xfelmpi.page.headline import Headline, clock, duration, energy
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 """Bits of the dots of a braille character: 4 rows of 2 (Unicode, block U+2800)."""
@@ -14,7 +14,7 @@ _SHADES = " ·:-=+*#%@"
 
 def headline_lines(head: Headline, colour: bool) -> list[str]:
     """Return the headline as lines of text."""
-    started = f", started {head.start_time}" if head.start_time else ""
+    started = f", started {clock(head.start_time)}" if head.start_time else ""
     bold, plain = (_BOLD, _PLAIN) if colour else ("", "")
     alarm = _RED if colour and head.excluded else ""
     rows = [
@@ -25,7 +25,7 @@ def headline_lines(head: Headline, colour: bool) -> list[str]:
         ("pulse energy", energy(head.pulse_energy), "mean"),
     ]
     lines = [f"{bold}run {head.run}, {head.proposal}, {head.sample or 'sample unknown'}{plain}"]
-    lines.append(f"{head.kind} data{started}; processed {head.created}")
+    lines.append(f"{head.kind} data{started}; processed {clock(head.created)}")
     lines += [f"{name:<13}{value:>12}   {more}" for name, value, more in rows]
     lines.append(f"{'excluded':<13}{alarm}{head.excluded or 'nothing':>12}{plain if alarm else ''}")
     return lines
