@@ -94,13 +94,13 @@ def test_colours_on_a_terminal_only_if_wished(prefix, plain):
 def test_plot_of_a_line():
     """From the lower left to the upper right."""
     x = np.linspace(0, 1, 8)
-    lines = plot_lines(x, x, (4, 2), "10", "end", start="a")
+    lines = plot_lines(x, x, (4, 2), "10", "e", start="a")
     assert [line[-4:] for line in lines[:2]] == [
         "\u2800\u2800\u2860\u280a",
         "\u2860\u280a\u2800\u2800",
     ]
     assert lines[2] == " 0 └────"
-    assert lines[3].split() == ["a", "end"]
+    assert lines[3].split() == ["a", "e"]
 
 
 def test_plot_with_gaps_and_a_mark():
