@@ -238,9 +238,9 @@ def test_jobs_of_an_array_do_not_lose_each_other(tmp_path):
     processes = [subprocess.Popen(a) for a in arguments]
     assert [p.wait(60) for p in processes] == [0] * 8
     text = (tmp_path / "report/index.html").read_text()
-    assert sorted(map(int, re.findall(r'<tr><td class="" data-value="(\d+)"', text))) == list(
-        range(80)
-    )
+    assert sorted(
+        map(int, re.findall(r'<tr><td class="" data-name="run" data-value="(\d+)"', text))
+    ) == list(range(80))
     assert not list((tmp_path / "report").glob("*.part"))
 
 

@@ -16,9 +16,22 @@ from pathlib import Path
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, XfelmpiError
 from xfelmpi.experiment import Experiment
 from xfelmpi.page.fill import fill_page
-from xfelmpi.page.headline import Headline, clock, energy
+from xfelmpi.page.headline import Headline, clock, energy, plural
 
 FAILED = "failed"
+
+_COLUMNS = (
+    ("run", ""),
+    ("sample", "text"),
+    ("processed", "text"),
+    ("frames", ""),
+    ("hits", ""),
+    ("hit rate", ""),
+    ("pulse energy", ""),
+    ("hit powder", "text image"),
+    ("status", "text words"),
+)
+"""Name and style."""
 
 _ATTEMPTS = 100
 """A page that is out of date after so many is left to the jobs that keep changing the files."""
@@ -164,28 +177,15 @@ def read_statuses(folder: Path) -> list[RunStatus]:
 
 def overview_page(runs: list[RunStatus]) -> str:
     """Return the overview as HTML."""
-    columns = (
-        ("run", ""),
-        ("sample", "text"),
-        ("processed", "text"),
-        ("frames", ""),
-        ("hits", ""),
-        ("hit rate", ""),
-        ("pulse energy", ""),
-        ("hit powder", "text"),
-        ("status", "text"),
-    )
-    heads = "".join(
-        f'<th class="{kind}"{sort}><button type="button">{name}</button></th>'
-        for (name, kind), sort in (
-            (c, ' aria-sort="descending"' if c[0] == "processed" else "") for c in columns
-        )
-    )
+    heads = ""
+    for name, kind in _COLUMNS:
+        sort = ' aria-sort="descending"' if name == "processed" else ""
+        heads += f'<th class="{kind}"{sort}><button type="button">{name}</button></th>'
     rows = "".join(_row(run) for run in runs)
     n_failed = sum(run.status == FAILED for run in runs)
     failed = f', <span class="alarm">{n_failed} failed</span>' if n_failed else ""
     body = (
-        f'<header><h1>All runs</h1><p class="soft">{len(runs):,} processed{failed}; '
+        f'<header><h1>All runs</h1><p class="soft">{plural(len(runs), "run")}{failed}; '
         f"{escape(clock(_now()))}</p></header>"
         f'<div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
@@ -199,25 +199,25 @@ def _row(run: RunStatus) -> str:
     state = {str(EXIT_COMPLETE): "", str(EXIT_PARTIAL): "look"}.get(run.status, "bad")
     label = "failed" if run.status == FAILED else f"status {run.status}"
     message = f'<div class="soft">{escape(run.message)}</div>' if run.message else ""
-    rate = None if run.hit_rate is None else f"{100 * run.hit_rate:.2f} %"
-    pulse = None if run.pulse_energy is None else energy(run.pulse_energy)
+    rate = "" if run.hit_rate is None else f"{100 * run.hit_rate:.2f} %"
+    pulse = "" if run.pulse_energy is None else energy(run.pulse_energy)
     # a run that failed the first time has no page
     link = f'<a href="{name}.html">{run.run}</a>' if run.frames is not None else str(run.run)
-    cells = [
-        (run.run, link, ""),
-        (run.sample, escape(run.sample), "text"),
-        (run.time, escape(clock(run.time)), "text"),
-        (run.frames, _count(run.frames), ""),
-        (run.hits, _count(run.hits), ""),
-        (run.hit_rate, rate or "", ""),
-        (run.pulse_energy, pulse or "", ""),
-        (run.hits, image, "text"),
-        (run.status, f'<span class="badge {state}">{label}</span>{message}', "words"),
-    ]
+    cells = (
+        (run.run, link),
+        (run.sample, escape(run.sample)),
+        (run.time, escape(clock(run.time))),
+        (run.frames, _count(run.frames)),
+        (run.hits, _count(run.hits)),
+        (run.hit_rate, rate),
+        (run.pulse_energy, pulse),
+        (run.hits, image),
+        (run.status, f'<span class="badge {state}">{label}</span>{message}'),
+    )
     row = ""
-    for value, shown, kind in cells:
+    for (name, kind), (value, shown) in zip(_COLUMNS, cells, strict=True):
         key = "" if value is None else escape(str(value))
-        row += f'<td class="{kind}" data-value="{key}">{shown}</td>'
+        row += f'<td class="{kind}" data-name="{name}" data-value="{key}">{shown}</td>'
     return f"<tr>{row}</tr>"
 
 
