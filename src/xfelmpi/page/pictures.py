@@ -103,8 +103,8 @@ def assemble_counts(raster: Raster, photons: np.ndarray, good: np.ndarray) -> As
 
 
 def count_limits(image: Assembled) -> tuple[float, float]:
-    """Return the lowest and highest value to show of counts: one photon differs from none."""
-    return 0.4, max(logarithmic_limits(image)[1], 2.0)
+    """Return the lowest and highest value to show of counts: one photon stands out from none."""
+    return 0.08, max(logarithmic_limits(image)[1], 2.0)
 
 
 def logarithmic_limits(image: Assembled) -> tuple[float, float]:
@@ -166,7 +166,7 @@ def png(numbers: np.ndarray, table: np.ndarray) -> bytes:
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
             chunk(b"PLTE", np.ascontiguousarray(table[:, :3]).tobytes()),
             chunk(b"tRNS", np.ascontiguousarray(table[:, 3]).tobytes()),
-            chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
+            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
             chunk(b"IEND", b""),
         )
     )
