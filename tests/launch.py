@@ -19,8 +19,13 @@ _FOR_TESTS = {
 
 
 def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
-    """Run ``python -m xfelmpi ARGS``; see `run_python`."""
-    return run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
+    """Run ``python -m xfelmpi ARGS``; see `run_python`.
+
+    Every job makes a page, whatever its run is like; a page that failed would only be a warning.
+    """
+    done = run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
+    assert "the page of the run could not be made" not in done.stderr, done.stderr
+    return done
 
 
 def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
@@ -80,6 +85,11 @@ def _environment(changes) -> dict[str, str]:
         if value is not None:
             environment[name] = str(value)
     return environment
+
+
+def output_files(folder: Path) -> list[str]:
+    """Return all files of a folder of outputs but what failed jobs leave, too: report, index."""
+    return [name for name in all_files(folder) if not name.startswith(("report/", "index/"))]
 
 
 def all_files(folder: Path) -> list[str]:

@@ -17,6 +17,8 @@ COMMANDS = {
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
+    "report": "make the page of a processed run, and the overview of all runs",
+    "show": "show a processed run, or one hit, in the terminal",
 }
 
 _TOP_HELP = """\

@@ -279,6 +279,9 @@ class Config:
         "outputs", False, bool, "add the misses to the CXI file, as its entry_2"
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    report: bool = _option(
+        "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
+    )
     add: tuple[str, ...] = _option(
         "outputs",
         (),

@@ -1,5 +1,7 @@
 """The hit decision of a run: gathers what spans ranks for the pure functions of select, scores."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from xfelmpi import collective, select
@@ -109,6 +111,22 @@ def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
         around, run_scores = _around(comm, config, frames.train_id, usable, score)
         return select.decide_by_window(score, usable, around, run_scores, rule_of(config))
     return decide_alone(config, frames)
+
+
+def hits_by_sigma(
+    config: Config, frames: ScoredFrames, sigmas: list[float]
+) -> list[tuple[float, int, float]]:
+    """Return (sigma, hits, median threshold) of all frames of a run, for each sigma; alone.
+
+    The threshold is NaN if no frame can be decided.
+    """
+    rows = []
+    for sigma in sigmas:
+        decision = decide_run(collective.alone(), replace(config, sigma=sigma), frames)
+        threshold = decision.threshold[decision.decidable]
+        middle = float(np.median(threshold)) if len(threshold) else float("nan")
+        rows.append((sigma, int(decision.is_hit.sum()), middle))
+    return rows
 
 
 def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:

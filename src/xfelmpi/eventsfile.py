@@ -29,6 +29,8 @@ class FinishedRun:
     sums : FrameSums
         Of all frames; `region_lit` and `region_photons` are not in the file, and are 0 here.
     problems : list of Problem
+    attributes : dict
+        Of the root group: where the file comes from.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class FinishedRun:
     events: EventColumns
     sums: FrameSums
     problems: list[Problem]
+    attributes: dict
 
 
 def read_config(path: Path) -> Config:
@@ -77,7 +80,10 @@ def read_finished_run(path: Path) -> FinishedRun:
             Problem(what.decode(), name.decode(), int(module), int(train), action.decode())
             for what, name, module, train, action in file["problems"][()].tolist()
         ]
-        return FinishedRun(_config(file), file.attrs["masks_digest"], events, sums, problems)
+        attributes = dict(file.attrs)
+        return FinishedRun(
+            _config(file), attributes["masks_digest"], events, sums, problems, attributes
+        )
 
 
 def _config(file: h5py.File) -> Config:

@@ -74,6 +74,21 @@ class Experiment:
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"
 
     @property
+    def page(self) -> Path:
+        """What a person looks at after the run."""
+        return self.output / "report" / f"{self.name}.html"
+
+    @property
+    def status(self) -> Path:
+        """The run's line in the overview of all runs."""
+        return self.page.with_suffix(".json")
+
+    @property
+    def overview(self) -> Path:
+        """The page of all runs."""
+        return self.page.with_name("index.html")
+
+    @property
     def geometry(self) -> Path:
         """The usual place of the CrystFEL geometry."""
         return self.det / "agipd.geom"

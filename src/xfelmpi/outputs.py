@@ -1,5 +1,6 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,8 @@ class Processed:
         Of the run, on rank 0.
     vds : Path or None
         The virtual dataset on rank 0, if written: complete but for its name.
+    warnings : tuple of str
+        Those of the log at the start, on rank 0.
     """
 
     share: Share
@@ -59,6 +62,7 @@ class Processed:
     geometry: DetectorGeometry | None
     problems: list[Problem]
     vds: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_folders(experiment: Experiment) -> None:
@@ -143,7 +147,11 @@ def write_outputs(
     write_events(
         comm,
         experiment.events,
-        attributes | {"masks_digest": mask_digest(comm, done.masks)},
+        attributes
+        | {
+            "masks_digest": mask_digest(comm, done.masks),
+            "warnings": comm.bcast(json.dumps(done.warnings)),
+        },
         done.events,
         done.sums,
         done.share.first_frame,

@@ -63,7 +63,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
-    log_start(comm, config, share, inputs)
+    warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
@@ -79,10 +79,14 @@ def process(config: Config, comm, argv: list[str]) -> int:
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
-        done = Processed(share, masks, sums, events, total, reader, geometry, problems, vds)
+        done = Processed(
+            share, masks, sums, events, total, reader, geometry, problems, vds, warnings
+        )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    return finish(comm, done, stages, sparsifier.bytes_read, written)
+    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    report_run(comm, experiment, config)
+    return status
 
 
 @dataclass(frozen=True)
@@ -146,10 +150,10 @@ def _spare_memory(config: Config) -> int:
     return config.memory_per_rank - BASE_MEMORY
 
 
-def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
-    """Say on rank 0 what is going to be processed, and with what."""
+def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
+    """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
-        return
+        return ()
     log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
@@ -160,8 +164,10 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    for line in (*warnings, *inputs.masks.warnings):
+    warnings += inputs.masks.warnings
+    for line in warnings:
         log.warning(line)
+    return warnings
 
 
 def read_photons(
@@ -329,6 +335,25 @@ def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> i
             [str(path) for path in written],
             tuple(switched) if done.share.facts.kind == "raw" else None,
         )
-        for line in summary.lines():
-            log.info(line)
+        summary.show()
     return EXIT_PARTIAL if n_problems else EXIT_COMPLETE
+
+
+def report_run(comm, experiment: Experiment, config: Config) -> None:
+    """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
+
+    The other ranks do not wait, and the outputs have their names already.
+    """
+    if comm.rank:
+        return
+    try:
+        # those of an earlier job do not fit the new outputs
+        for path in (experiment.page, experiment.status):
+            path.unlink(missing_ok=True)
+        if config.report:
+            # slow to import, and needed here only
+            from xfelmpi.page.make import make_report
+
+            log.info("look at it: %s", make_report(experiment))
+    except Exception as error:
+        log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)

@@ -12,7 +12,7 @@ import numpy as np
 
 from xfelmpi import collective
 from xfelmpi.config import Config
-from xfelmpi.decision import decide_run, draw_misses, scored_before
+from xfelmpi.decision import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError, UsageError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run
@@ -26,6 +26,7 @@ from xfelmpi.pipeline import (
     load_inputs,
     log_start,
     make_sparsifier,
+    report_run,
     without_dead_modules,
 )
 from xfelmpi.read import FilePool
@@ -115,11 +116,8 @@ def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
         f"{int(events.is_hit.sum()):,} hits now",
         f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
     ]
-    for sigma in sigmas:
-        decision = decide_run(collective.alone(), replace(config, sigma=sigma), scored)
-        n_hits = int(decision.is_hit.sum())
-        threshold = decision.threshold[decision.decidable]
-        middle = f"{np.median(threshold):,.1f}" if len(threshold) else "-"
+    for sigma, n_hits, threshold in hits_by_sigma(config, scored, sigmas):
+        middle = "-" if np.isnan(threshold) else f"{threshold:,.1f}"
         rate = 100 * n_hits / max(n_complete, 1)
         lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")
     lines.append("hit rate: of the complete frames; threshold: median over them")
@@ -150,18 +148,28 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         inputs = load_inputs(comm, experiment, config, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
         collective.on_root(comm, lambda: prepare_folders(experiment))
-    log_start(comm, config, share, inputs)
+    warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         nothing_kept = KeptFrames(len(share.frames), 0)
         reader = HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks)
         problems = run.problems if run else []
         done = Processed(
-            share, inputs.masks, sums, events, total, reader, inputs.geometry, problems
+            share,
+            inputs.masks,
+            sums,
+            events,
+            total,
+            reader,
+            inputs.geometry,
+            problems,
+            warnings=warnings,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    return finish(comm, done, stages, sparsifier.bytes_read, written)
+    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    report_run(comm, experiment, config)
+    return status
 
 
 def _decided(experiment: Experiment, config: Config):

@@ -1,5 +1,7 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
+from contextlib import contextmanager
+
 from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import UsageError
@@ -42,12 +44,15 @@ def main(argv: list[str], comm) -> int:
     if not given.from_events:
         from xfelmpi.pipeline import process
 
-        return process(from_root(comm, lambda: arguments.from_arguments(given)), comm, argv)
+        config = from_root(comm, lambda: arguments.from_arguments(given))
+        with _failure_recorded(config):
+            return process(config, comm, argv)
     from xfelmpi.redecide import decide_again, hit_rates
 
     config = from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
-        return decide_again(config, comm, argv)
+        with _failure_recorded(config):
+            return decide_again(config, comm, argv)
     on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
 
@@ -73,6 +78,19 @@ def _config_from_events(given) -> Config:
     config = arguments.from_arguments(given, first)
     refuse_other_scores(config, first)
     return config
+
+
+@contextmanager
+def _failure_recorded(config: Config):
+    """Let the overview of all runs tell of a job that fails."""
+    try:
+        yield
+    except Exception as error:
+        if config.report:
+            from xfelmpi.page.overview import record_failure
+
+            record_failure(Experiment(config.prefix, config.output, config.run), error)
+        raise
 
 
 def _show(lines: list[str]) -> None:
