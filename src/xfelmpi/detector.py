@@ -9,6 +9,9 @@ MODULE_SHAPE = (512, 128)
 FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
 MODULE_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 FRAME_PIXELS = N_MODULES * MODULE_PIXELS
+ASIC_SIZE = 64
+"""Edge of an ASIC in pixels; a module has 8 × 2 of them."""
+
 MAX_CELLS = 352
 """Analogue memory cells of every pixel; a cellId is 0 … 351."""
 

@@ -60,6 +60,11 @@ class Experiment:
         """The hits as a sparse EMC file for Dragonfly."""
         return self.output / "emc" / f"{self.name}.emc"
 
+    @property
+    def dragonfly_detector(self) -> Path:
+        """Dragonfly's detector file for the EMC file."""
+        return self.output / "emc" / f"{self.name}_det.h5"
+
     def index(self, kind: str) -> Path:
         """Return the index of the run's files, kept for the next job; ``raw`` or ``proc``."""
         return self.output / "index" / f"{self.name}_index_{kind}.h5"

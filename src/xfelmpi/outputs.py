@@ -8,6 +8,12 @@ import numpy as np
 from xfelmpi import background, collective
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
+from xfelmpi.dragonflyfiles import (
+    DragonflyFiles,
+    beam_wavelength,
+    make_folder,
+    usable_pixels,
+)
 from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
@@ -22,7 +28,6 @@ from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiHeader, CxiWriter
-from xfelmpi.write.emc import EmcWriter
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
 from xfelmpi.write.vds import same_frames, write_vds
@@ -115,7 +120,7 @@ def write_outputs(
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
     cxi = _open_cxi(comm, experiment, done, hits, attributes)
-    emc = _open_emc(comm, experiment, done, hits) if n_hits else None
+    emc = _open_emc(comm, experiment, config, done, hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
     blocks = done.reader.stream(hits, powder_hits)
@@ -132,8 +137,8 @@ def write_outputs(
             emc.write(sparse)
     board.finish()
     progress.close()
-    if emc:
-        emc.close()
+    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
+    for_dragonfly = emc.close(attributes, done.geometry, wavelength) if emc else []
     for _ in done.reader.stream(misses, powder_misses):
         pass
     sums = {
@@ -155,10 +160,11 @@ def write_outputs(
         done.problems,
     )
     files = [experiment.events, experiment.powder, experiment.cxi]
-    files += [experiment.emc] if emc else []
+    files += for_dragonfly
     files += [done.vds] if done.vds else []
     vds = experiment.vds(done.share.facts.kind)
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
+    collective.on_root(comm, lambda: make_folder(config, experiment, files))
     return files
 
 
@@ -166,9 +172,11 @@ def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         for path in files:
             publish(path)
-        if experiment.emc not in files:
-            # Dragonfly reads out of bounds on a file without frames: an old one must not stay
-            experiment.emc.unlink(missing_ok=True)
+        for path in (experiment.emc, experiment.dragonfly_detector):
+            # Dragonfly reads out of bounds without frames, or with another detector: an old file
+            # must not stay
+            if path not in files:
+                path.unlink(missing_ok=True)
         if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
             vds.unlink()
             log.warning(f"{vds} of an earlier job has other frames and was removed")
@@ -192,9 +200,19 @@ def _open_cxi(comm, experiment, done: Processed, hits: np.ndarray, attributes: d
     )
 
 
-def _open_emc(comm, experiment, done: Processed, hits: np.ndarray) -> EmcWriter:
+def _open_emc(
+    comm, experiment, config: Config, done: Processed, hits: np.ndarray
+) -> DragonflyFiles:
     ones = done.sums.ones[hits].astype(np.int64)
-    return EmcWriter(comm, experiment.emc, ones, done.sums.lit[hits] - ones)
+    cells, facts = done.share.frames.cell_id[hits], done.share.facts
+    usable = usable_pixels(comm, done.masks, facts.modules_in_run, cells, config.max_bad)
+
+    def read_hits():
+        nowhere = PowderSum.zeros(done.masks.good.shape[1])
+        return (sparse for _, sparse in done.reader.stream(hits, nowhere))
+
+    multi = done.sums.lit[hits] - ones
+    return DragonflyFiles(comm, config, experiment, usable, ones, multi, read_hits)
 
 
 def _weighting(comm, done: Processed) -> np.ndarray:
