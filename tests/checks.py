@@ -5,6 +5,7 @@ Reads with h5py and numpy only; `Expected` says what must be there.
 
 import json
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 import h5py
@@ -19,8 +20,7 @@ EVENTS = {
     **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
     "modules": "u2",
 }
-ENTRY, INSTRUMENT = "entry_1", "entry_1/instrument_1"
-SOURCE, DETECTOR = f"{INSTRUMENT}/source_1", f"{INSTRUMENT}/detector_1"
+SOURCE, DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 ROOT_ATTRIBUTES = {
     *("run", "proposal", "program_version", "configuration", "input_files", "creation_date"),
 }
@@ -32,7 +32,7 @@ def check_outputs(output: Path, expected: Expected, run: int = 50) -> None:
     events = check_events(output / "events" / f"{name}_events.h5", expected)
     check_powder(output / "powder" / f"{name}_powder.h5", expected, events["is_miss"])
     cxi = output / "saved_hits" / f"{name}_hits.cxi"
-    check_cxi(cxi, expected)
+    check_cxi(cxi, expected, events["is_miss"])
     emc = output / "emc" / f"{name}.emc"
     if expected.is_hit.any():
         check_emc(emc, expected)
@@ -103,16 +103,28 @@ def check_powder(path: Path, expected: Expected, is_miss: np.ndarray) -> None:
                 np.testing.assert_array_equal(file[name][:], right, name)
 
 
-def check_cxi(path: Path, expected: Expected) -> None:
+def check_cxi(path: Path, expected: Expected, is_miss: np.ndarray) -> None:
     """Assert that the CXI file is right."""
-    rows = np.flatnonzero(expected.is_hit)
+    entries = {"entry_1": np.flatnonzero(expected.is_hit)}
+    if expected.with_misses:
+        entries["entry_2"] = np.flatnonzero(is_miss)
+    places: dict[bytes, tuple] = {}
     with h5py.File(path) as file:
         check_provenance(file)
-        _check_singles(file)
-        _check_hit_columns(file, expected, rows)
-        _check_frames(file, expected, rows)
-        _check_detector(file, expected)
-        _check_groups(file)
+        assert set(file) == {"cxi_version", *entries}
+        assert file["cxi_version"][()] == 160
+        assert file.attrs["default"] == "entry_1"
+        titles = [_text(entry["title"]) for entry in (file[name] for name in entries)]
+        assert len(set(titles)) == len(entries)
+        for name, rows in entries.items():
+            entry = file[name]
+            _check_singles(entry, file.attrs)
+            _check_hit_columns(entry, expected, rows)
+            _check_frames(entry, expected, rows, places)
+            _check_detector(entry, expected)
+            _check_data(entry)
+        _check_datasets(file)
+    assert len(set(places.values())) == len(places), "two masks at one place"
 
 
 def _text(dataset) -> str:
@@ -121,33 +133,36 @@ def _text(dataset) -> str:
     return dataset[()].decode()
 
 
-def _check_singles(file) -> None:
-    assert file["cxi_version"][()] == 160
-    assert _text(file[f"{ENTRY}/name"])
-    assert _text(file[f"{ENTRY}/title"])
-    assert datetime.fromisoformat(_text(file[f"{ENTRY}/start_time"])).tzinfo is not None
-    assert _text(file[f"{ENTRY}/sample_1/name"]) == "Simulated spheres"
-    assert _text(file[f"{INSTRUMENT}/name"]) == "SPB"
+def _check_singles(entry, attributes) -> None:
+    assert _text(entry["name"])
+    assert datetime.fromisoformat(_text(entry["start_time"])).tzinfo is not None
+    assert _text(entry["sample_1/name"]) == "Simulated spheres"
+    assert _text(entry["instrument_1/name"]) == "SPB"
+    process = entry["process_1"]
+    assert process.attrs["NX_class"] == "NXprocess"
+    assert _text(process["command"]) == attributes["command_line"]
+    assert _text(process["version"]) == attributes["program_version"]
+    assert datetime.fromisoformat(_text(process["date"])).tzinfo is not None
 
 
-def _check_hit_columns(file, expected, rows) -> None:
+def _check_hit_columns(entry, expected, rows) -> None:
     wavelength = expected.column("wavelength")[rows]
     right = {
-        f"{ENTRY}/trainId": (expected.column("trainId")[rows], "u8", None),
-        f"{ENTRY}/cellId": (expected.column("cellId")[rows], "u2", None),
-        f"{ENTRY}/pulseId": (expected.column("pulseId")[rows], "u8", None),
-        f"{ENTRY}/vds_index": (rows, "u8", None),
+        "trainId": (expected.column("trainId")[rows], "u8", None),
+        "cellId": (expected.column("cellId")[rows], "u2", None),
+        "pulseId": (expected.column("pulseId")[rows], "u8", None),
+        "vds_index": (rows, "u8", None),
         f"{SOURCE}/photon_wavelength": (wavelength, "f8", "m"),
         f"{SOURCE}/photon_energy": (PLANCK * LIGHT_SPEED / wavelength, "f8", "J"),
         f"{SOURCE}/pulse_energy": (expected.column("pulse_energy")[rows], "f8", "J"),
-        f"{DETECTOR}/background_weighting": (expected.weighting, "f8", None),
+        f"{DETECTOR}/background_weighting": (expected.weighting(rows), "f8", None),
         f"{DETECTOR}/lit_pixels": (expected.sums["lit"][rows], "u4", None),
         f"{DETECTOR}/photon_counts": (expected.sums["photons"][rows], "u8", "photons"),
         f"{DETECTOR}/hit_score": (expected.sums["score"][rows], "f4", None),
         f"{DETECTOR}/hit_sigma": (expected.statistics["hit_sigma"][rows], "f4", None),
     }
     for name, (values, dtype, units) in right.items():
-        dataset = file[name]
+        dataset = entry[name]
         assert dataset.dtype == np.dtype(dtype), name
         assert dataset.attrs["axes"] == "experiment_identifier", name
         assert dataset.attrs.get("units") == units, name
@@ -156,7 +171,7 @@ def _check_hit_columns(file, expected, rows) -> None:
             np.testing.assert_allclose(found, values, rtol=1e-6 if dtype == "f4" else 1e-12)
         else:
             np.testing.assert_array_equal(found, values, name)
-    identifier = file[f"{ENTRY}/experiment_identifier"]
+    identifier = entry["experiment_identifier"]
     assert identifier.dtype.kind == "S"
     trains, cells = expected.column("trainId")[rows], expected.column("cellId")[rows]
     assert identifier[:].astype(str).tolist() == [
@@ -164,8 +179,8 @@ def _check_hit_columns(file, expected, rows) -> None:
     ]
 
 
-def _check_frames(file, expected, rows) -> None:
-    data, mask = file[f"{DETECTOR}/data"], file[f"{DETECTOR}/mask"]
+def _check_frames(entry, expected, rows, places) -> None:
+    data, mask = entry[f"{DETECTOR}/data"], entry[f"{DETECTOR}/mask"]
     peak = max((expected.frame(row).max() for row in rows), default=0)
     assert data.dtype == (np.uint16 if peak > 255 else np.uint8)
     assert mask.dtype == np.uint32
@@ -179,10 +194,14 @@ def _check_frames(file, expected, rows) -> None:
         right = np.where(expected.good_of(row), 0, 0x80)
         right[expected.absent] |= 0x200
         np.testing.assert_array_equal(mask[i], right)
+        # every different mask is stored once, whichever frames and entries have it
+        info = mask.id.get_chunk_info_by_coord((i, 0, 0, 0))
+        place = (info.byte_offset, info.size, info.filter_mask)
+        assert places.setdefault(sha256(right).digest(), place) == place
 
 
-def _check_detector(file, expected) -> None:
-    detector = file[DETECTOR]
+def _check_detector(entry, expected) -> None:
+    detector = entry[DETECTOR]
     good = detector["good_pixels"]
     assert good.dtype == bool
     np.testing.assert_array_equal(good[:], expected.ever_good)
@@ -209,11 +228,16 @@ def _check_detector(file, expected) -> None:
         assert detector[name].attrs["units"] == "m", name
 
 
-def _check_groups(file) -> None:
-    link = file.get(f"{ENTRY}/data_1/data", getlink=True)
+def _check_data(entry) -> None:
+    link = entry.get("data_1/data", getlink=True)
     assert isinstance(link, h5py.SoftLink)
-    assert link.path == f"/{DETECTOR}/data"
-    assert file[f"{ENTRY}/data_1"].attrs["NX_class"] == "NXdata"
+    assert link.path == f"{entry.name}/{DETECTOR}/data"
+    assert entry["data_1"].attrs["NX_class"] == "NXdata"
+    assert entry.attrs["NX_class"] == "NXentry"
+    assert entry.attrs["default"] == "data_1"
+
+
+def _check_datasets(file) -> None:
     found = []
     file.visititems(lambda name, item: found.append((name, item)))
     for name, item in found:

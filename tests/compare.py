@@ -7,7 +7,7 @@ import numpy as np
 
 FOLDERS = ("events", "powder", "saved_hits", "emc")
 
-UNSTABLE = {"date", "created", "creation_date", "command_line", "ranks", "end_time"}
+UNSTABLE = {"date", "created", "creation_date", "command", "command_line", "ranks", "end_time"}
 """Attributes and datasets about how and when a file was made; `configuration` holds paths."""
 
 UNSTABLE_ATTRIBUTES = UNSTABLE | {"configuration", "config"}

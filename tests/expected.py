@@ -31,6 +31,8 @@ class Expected:
         As the options of the main job; likewise those up to `excluded`.
     rows : (int, int or None)
         First and end of the frames that are processed, for ``--trains``.
+    with_misses : bool
+        Whether the CXI file has the misses too.
     bad : dict of int to ndarray
         By frame, pixels without a number of photons there, bool (16, 512, 128).
     """
@@ -53,6 +55,7 @@ class Expected:
     min_pulse_energy: float | None = None
     excluded: tuple[int, ...] = ()
     rows: tuple[int, int | None] = (0, None)
+    with_misses: bool = False
     bad: dict[int, np.ndarray] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
     _all_good: np.ndarray = field(default_factory=lambda: np.ones(FRAME_SHAPE, bool))
@@ -195,14 +198,13 @@ class Expected:
         with np.errstate(invalid="ignore"):
             return photons / np.where(good, good, np.nan)
 
-    @cached_property
-    def weighting(self) -> np.ndarray:
-        """What scales the background to each hit, float64 (hit,)."""
+    def weighting(self, rows: np.ndarray) -> np.ndarray:
+        """Return what scales the background to each of some frames, float64 (frame,)."""
         trains, photons = self.column("trainId"), self.sums["photons"]
         energy = self.column("pulse_energy")
         others = self.complete & ~self.is_hit
         weights = []
-        for row in np.flatnonzero(self.is_hit):
+        for row in rows:
             here = others & (trains == trains[row])
             factors = [
                 energy[row] / np.mean(energy[~self.is_hit]) if (~self.is_hit).any() else 1.0,

@@ -6,6 +6,7 @@ Nothing of xfelmpi is imported: these readers must not share its mistakes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,9 @@ FRAME_SHAPE = (16, 512, 128)
 FRAME_PIXELS = 16 * 512 * 128
 
 CXI_SIGNAL = "/entry_1/instrument_1/detector_1/data"
+_UNITS = {"Pa", "m", "m2", "J", "photons"}
+_MASK_BITS = 1 | 2 | 4 | 8 | 0x80 | 0x200 | 0x400
+"""Invalid, saturated, hot, dead, bad, missing, noisy."""
 _IMPLICIT_AXES = {"y", "x", "coordinate", "dimension", "dot_product", "unit_cell"}
 
 
@@ -136,29 +140,36 @@ def read_emc_with_dragonfly(
         yield reader.get_frame(row, raw=True)
 
 
-def read_cxi_with_silx(path: Path, row: int = 0) -> tuple[tuple[int, ...], np.ndarray]:
+def read_cxi_with_silx(
+    path: Path, row: int = 0, entry: str = "entry_1"
+) -> tuple[tuple[int, ...], np.ndarray]:
     """Find the data to plot as silx does; return their shape and one frame."""
     import silx.io
     from silx.io import nxdata
 
     with silx.io.open(str(path)) as root:
-        group = root["entry_1/data_1"]
-        data = nxdata.NXdata(group)
+        data = nxdata.NXdata(root[f"{entry}/data_1"])
         assert data.is_valid, data.issues
         assert data.signal_dataset_name == "data"
-        default = nxdata.get_default(root)
-        assert default is None or default.signal_dataset_name == "data"
+        # what is shown when the file, or an entry of it, is opened
+        for opened, first in ((root, "entry_1"), (root[entry], entry)):
+            default = nxdata.get_default(opened)
+            assert default.group.name == f"/{first}/data_1"
         return data.signal.shape, data.signal[row]
 
 
-def read_cxi_with_nexusformat(path: Path, row: int = 0) -> tuple[tuple[int, ...], np.ndarray]:
+def read_cxi_with_nexusformat(
+    path: Path, row: int = 0, entry: str = "entry_1"
+) -> tuple[tuple[int, ...], np.ndarray]:
     """Find the data to plot as nexusformat (NeXpy) does; return their shape and one frame."""
     from nexusformat.nexus import NXdata, NXentry, nxload
 
     with nxload(str(path), "r") as root:
-        assert isinstance(root["entry_1"], NXentry), type(root["entry_1"])
-        group = root["entry_1/data_1"]
+        assert isinstance(root[entry], NXentry), type(root[entry])
+        group = root[f"{entry}/data_1"]
         assert isinstance(group, NXdata), type(group)
+        assert root[entry].plottable_data.nxpath == group.nxpath
+        assert root.plottable_data.nxpath == "/entry_1/data_1"
         signal = group.nxsignal
         assert signal is not None, "nexusformat finds no signal"
         return tuple(signal.shape), np.asarray(signal[row].nxvalue)
@@ -198,21 +209,38 @@ def check_cxi_has_layout_of_extra_data(path: Path, tmp_path: Path) -> None:
 
 
 def check_cxi_rules(path: Path) -> None:
-    """Assert the rules of CXI 1.6 on version and axes that its validator checks."""
+    """Assert the rules of CXI 1.6: those that its validator checks, units, times and mask bits."""
     with h5py.File(path, "r") as file:
         version = file["cxi_version"]
         assert version.shape == ()
         assert version.dtype.kind in "iu"
         assert version[()] == 160
-        assert "entry_1/data_1/data" in file
-        detector = file["entry_1/instrument_1/detector_1"]
-        modules = len(detector["module_identifier"])
-        for name in ("corner_position", "basis_vectors"):
-            assert detector[name].shape[0] == modules, name
+        entries = sorted(set(file) - {"cxi_version"})
+        assert entries == [f"entry_{i}" for i in range(1, len(entries) + 1)]
+        for name in entries:
+            _check_entry(file[name])
         for group in _groups(file):
             for name, item in group.items():
-                if isinstance(item, h5py.Dataset) and "axes" in item.attrs:
-                    _check_axes(group, name)
+                if isinstance(item, h5py.Dataset):
+                    if "axes" in item.attrs:
+                        _check_axes(group, name)
+                    assert item.attrs.get("units", "photons") in _UNITS, f"{group.name}/{name}"
+
+
+def _check_entry(entry: h5py.Group) -> None:
+    assert "data" in entry["data_1"]
+    detector = entry["instrument_1/detector_1"]
+    modules = len(detector["module_identifier"])
+    for name in ("corner_position", "basis_vectors"):
+        assert detector[name].shape[0] == modules, name
+    assert detector["mask"].dtype == np.uint32
+    assert detector["mask"].shape == detector["data"].shape
+    for row in range(len(detector["mask"])):
+        assert not np.bitwise_or.reduce(detector["mask"][row], axis=None) & ~np.uint32(_MASK_BITS)
+    process = entry["process_1"]
+    assert all(process[name][()] for name in ("command", "version"))
+    for time in (entry["start_time"], process["date"]):
+        assert datetime.fromisoformat(time[()].decode()).tzinfo is not None, time.name
 
 
 def _groups(group: h5py.Group) -> Iterator[h5py.Group]:

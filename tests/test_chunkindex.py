@@ -136,3 +136,41 @@ def test_damaged_index_never_hangs_or_crashes(tmp_path):
         assert index.find(np.arange(400))[0].max() > 0
     os.close(fd)
     assert refused > 50
+
+
+def redirect(path, sources):
+    """Have every chunk read from the place of another one."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with h5py.File(path) as file:
+            index = ChunkIndex(fd, file["a/data"])
+        places = index.find(np.arange(len(sources)))
+        index.redirect(*(values[sources] for values in places))
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 64, 65, N_CHUNKS])
+@pytest.mark.parametrize("per_chunk", [1, 3])
+def test_chunks_that_share_a_place(tmp_path, rows, per_chunk):
+    path = write(tmp_path / "f.h5", rows=rows * per_chunk, per_chunk=per_chunk)
+    with h5py.File(path) as file:
+        before = file["a/data"][:].reshape(rows, per_chunk * 15)
+    sources = np.random.default_rng(5).integers(0, max(1, rows // 9), rows)
+    redirect(path, sources)
+    with h5py.File(path) as file:
+        data = file["a/data"]
+        np.testing.assert_array_equal(data[:].reshape(before.shape), before[sources])
+        for chunk in np.random.default_rng(6).integers(0, max(rows, 1), min(rows, 50)):
+            found = data[chunk * per_chunk : (chunk + 1) * per_chunk]
+            np.testing.assert_array_equal(found.reshape(-1), before[sources[chunk]])
+    if rows:
+        assert_as_hdf5_says(path, per_chunk)
+
+
+def test_chunks_that_are_not_there_cannot_share(tmp_path):
+    path = write(tmp_path / "f.h5", rows=100, order=range(0, 100, 2))
+    with pytest.raises(UnknownLayoutError, match="50 of 100 chunks"):
+        redirect(path, np.zeros(100, int))
+    with pytest.raises(UnknownLayoutError):
+        redirect(write(tmp_path / "g.h5", rows=4), np.arange(5))

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import silx.io
 from extra_data import RunDirectory
 from launch import run_xfelmpi
 from mockrun import tiny_run
@@ -32,7 +33,8 @@ def outputs(request, tmp_path_factory):
     mock = tiny_run(folder / "p007927", seed=3, **DATA[request.param])
     status = 3 if mock.options.absent_modules else 0
     where = ["--prefix", mock.options.prefix, "--output", folder / "out"]
-    done = run_xfelmpi([50, *where, "--geometry", mock.paths.geometry], 2)
+    options = ["--geometry", mock.paths.geometry, "--with-misses"]
+    done = run_xfelmpi([50, *where, *options], 2)
     assert done.returncode == status, done.stdout + done.stderr
     return mock, folder / "out"
 
@@ -66,6 +68,26 @@ def test_viewers_show_the_frames(cxi, frames, read):
         shape, frame = read(cxi, row)
         assert shape == (len(frames), *FRAME_SHAPE)
         np.testing.assert_array_equal(frame, frames[row])
+
+
+@pytest.mark.parametrize("read", [read_cxi_with_silx, read_cxi_with_nexusformat])
+def test_viewers_show_the_misses(cxi, read):
+    with h5py.File(cxi) as file:
+        right = file["entry_2/instrument_1/detector_1/data"][:]
+    shape, frame = read(cxi, 1, "entry_2")
+    assert shape == right.shape
+    assert frame.any()
+    np.testing.assert_array_equal(frame, right[1])
+
+
+def test_silx_reads_the_masks(cxi):
+    """Through a reader that opens the file its own way, in any order."""
+    with h5py.File(cxi) as file:
+        right = file["entry_1/instrument_1/detector_1/mask"][:]
+    with silx.io.open(str(cxi)) as root:
+        mask = root["entry_1/instrument_1/detector_1/mask"]
+        for row in (*range(len(right))[::-2], 0):
+            np.testing.assert_array_equal(mask[row], right[row])
 
 
 def test_cxi_has_what_extra_datas_own_has(cxi, tmp_path):

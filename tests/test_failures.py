@@ -175,10 +175,11 @@ CRASHES = {
     "masks": ("xfelmpi.masks", "xfelmpi.masks._module_mask", 2),
     "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
     "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
-    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiWriter.write", 1),
+    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiEntry.write", 1),
     "emc": ("xfelmpi.write.emc", "xfelmpi.write.emc.EmcWriter.write", 2),
     "kept": ("xfelmpi.kept", "xfelmpi.kept.KeptFrames.take", 1),
     "header": ("xfelmpi.outputs", "xfelmpi.outputs._cxi_header", 0),
+    "masks of the hits": ("xfelmpi.write._distinct", "xfelmpi.write._distinct._write_chunk", 0),
     "events": ("xfelmpi.outputs", "xfelmpi.outputs.write_events", 2),
     "publish": ("xfelmpi.outputs", "xfelmpi.outputs.publish", 0),
 }
@@ -208,7 +209,7 @@ def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
         check_outputs(tmp_path / "out", Expected(mock, decide="fixed", fixed_threshold=0.0))
 
 
-@pytest.mark.parametrize("where", ["photons", "open parallel file", "events"])
+@pytest.mark.parametrize("where", ["photons", "open parallel file", "masks of the hits", "events"])
 def test_killed_rank_ends_all(where, options, tmp_path):
     """SIGKILL, as from a machine without memory: nobody can say anything, and nobody waits."""
     module, target, rank = CRASHES[where]

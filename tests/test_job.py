@@ -58,6 +58,12 @@ def modules_region(*modules):
 
 CASES = {
     "u2": Case({"dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3}),
+    "with misses, their own type": Case(
+        {"dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3, "cells": (0, 5, 9)},
+        ("--with-misses", "--miss-fraction", "3"),
+        {"with_misses": True, "miss_fraction": 3},
+        ranks=3,
+    ),
     "u2 faint": Case({"dtype": "u2", "hit_rate": 0.2}),
     "u1 cut at 255": Case({"hit_photons": (2e6, 4e6), "seed": 3}),
     "f4": Case({"dtype": "f4", "compression": "none"}),
@@ -136,7 +142,7 @@ CASES = {
         ("--decide", "fixed", "--fixed-threshold", "0"),
         {"decide": "fixed", "fixed_threshold": 0.0},
     ),
-    "no hits": Case({"hit_rate": 0.0}, hits=False),
+    "no hits": Case({"hit_rate": 0.0}, ("--with-misses",), {"with_misses": True}, hits=False),
     "one frame": Case({"trains": 1, "cells": (7,)}, hits=False, ranks=3),
     "trains by position": Case(
         {"trains": 5}, ("--trains", "1:3"), {"rows": (6, 18)}
@@ -207,9 +213,9 @@ def masked(tmp_path_factory):
         ("--hit-mask", write_mask(folder / "region.h5", region)),
     )
     good = {int(c): overall & m for c, m in zip(cells, per_cell, strict=True)} | {5: overall}
-    expected = Expected(mock, good=good, region=region)
+    expected = Expected(mock, good=good, region=region, with_misses=True)
     assert expected.is_hit.any()
-    return mock, sum(options, ()), expected
+    return mock, (*sum(options, ()), "--with-misses"), expected
 
 
 @pytest.fixture(scope="module")
@@ -295,8 +301,9 @@ def test_a_second_run_replaces_the_first(tmp_path):
 def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
     mock = tiny_run(tmp_path / PROPOSAL, trains=1)
     here = Experiment(mock.options.prefix, tmp_path / "out", 50)
-    for path in (here.events, here.powder, here.cxi, here.emc):
-        path.parent.mkdir(parents=True)
+    masks = here.cxi.with_name(here.cxi.name + ".masks")
+    for path in (here.events, here.powder, here.cxi, masks, here.emc):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(path.name + ".part").write_bytes(bytes(8 << 20))
     process(mock, tmp_path / "out", ranks=2)
     check_outputs(tmp_path / "out", Expected(mock))
@@ -413,7 +420,8 @@ def test_without_machine_data_and_geometry(tmp_path):
         assert np.isnan(detector["distance"][()])
         weighting = detector["background_weighting"][:]
     mock.truth["pulse_energy"][:] = 1.0
-    np.testing.assert_allclose(weighting, expected.weighting, rtol=1e-12)
+    right = expected.weighting(np.flatnonzero(expected.is_hit))
+    np.testing.assert_allclose(weighting, right, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,11 @@ def cxi(tmp_path):
         file["cxi_version"] = 160
         entry = file.create_group("entry_1")
         entry.attrs["NX_class"] = "NXentry"
+        file.attrs["default"], entry.attrs["default"] = "entry_1", "data_1"
+        entry["start_time"] = np.bytes_("2024-10-01T12:00:00+02:00")
+        entry["process_1/command"] = np.bytes_("program 50")
+        entry["process_1/version"] = np.bytes_("1.0")
+        entry["process_1/date"] = np.bytes_("2024-10-02T12:00:00+02:00")
         entry["experiment_identifier"] = identifiers
         for name in ("trainId", "cellId", "pulseId"):
             entry[name] = np.arange(2)
@@ -161,6 +166,26 @@ def test_cxi_rules_are_checked(cxi, where, axes):
     with h5py.File(cxi, "r+") as file:
         file[where].attrs["axes"] = axes
     with pytest.raises(AssertionError):
+        check_cxi_rules(cxi)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cxi_version", 150),
+        ("entry_1/process_1/date", np.bytes_("2024-10-02T12:00:00")),
+        ("entry_1/process_1/command", np.bytes_("")),
+        ("entry_1/instrument_1/detector_1/mask", np.full((2, *FRAME_SHAPE), 0x10, np.uint32)),
+        ("entry_1/instrument_1/detector_1/mask", np.zeros((2, *FRAME_SHAPE), np.uint8)),
+        ("entry_3", np.zeros(1)),
+    ],
+)
+def test_cxi_rules_on_values_are_checked(cxi, name, value):
+    with h5py.File(cxi, "r+") as file:
+        if name in file:
+            del file[name]
+        file[name] = value
+    with pytest.raises((AssertionError, ValueError)):
         check_cxi_rules(cxi)
 
 

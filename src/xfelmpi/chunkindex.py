@@ -5,6 +5,8 @@ quadratic; later versions have a better call, but not all sites have them. So th
 kind is read here: a version 1 B-tree, found through the layout message of the dataset's object
 header (HDF5 File Format Specification 3.0, III.A.1, IV.A.1, IV.A.2.i). Everything else is left to
 HDF5: `ChunkIndex` raises `UnknownLayoutError`, and the caller reads through h5py.
+
+Nodes of such a tree carry no checksum: `ChunkIndex.redirect` changes their entries in place.
 """
 
 import os
@@ -77,7 +79,7 @@ class ChunkIndex:
         size, skipped = np.zeros((2, len(rows)), np.int64)
         if not len(rows) or self._root == _UNDEFINED:
             return offset, size, skipped
-        leaves = list(self._leaves(self._root, rows.min(), rows.max(), None))
+        leaves = [leaf for _, leaf in self._leaves(self._root, rows.min(), rows.max(), None)]
         entries = np.concatenate(leaves) if leaves else np.empty(0, self._entry)
         if len(entries):
             first_row = entries["start"][:, 0].astype(np.int64)
@@ -88,13 +90,44 @@ class ChunkIndex:
             size[found], skipped[found] = entries["size"][found], entries["mask"][found]
         return offset, size, skipped
 
+    def redirect(self, offset: np.ndarray, size: np.ndarray, skipped: np.ndarray) -> None:
+        """Have chunks read from other places; several may share one place.
+
+        HDF5 must not have the file open. It only looks up where a chunk is, so that every version
+        reads the result, but a dataset so changed must not be written to again.
+
+        Parameters
+        ----------
+        offset, size, skipped : ndarray, int64 (chunk,)
+            As `find` returns them, for every chunk of the dataset.
+
+        Raises
+        ------
+        UnknownLayoutError
+            If the index lacks a chunk.
+        OSError
+            If the file cannot be written.
+        """
+        found = 0
+        if self._root != _UNDEFINED:
+            last = len(offset) * self._per_chunk - 1
+            for address, leaf in self._leaves(self._root, 0, last, None):
+                chunk = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
+                entries = leaf.copy()
+                for name, values in (("at", offset), ("size", size), ("mask", skipped)):
+                    entries[name] = values[chunk]
+                os.pwrite(self._fd, entries.tobytes(), address + _NODE_HEADER)
+                found += len(entries)
+        if found != len(offset) or (offset < 0).any():
+            raise UnknownLayoutError(f"the index has {found} of {len(offset)} chunks")
+
     def _leaves(self, address: int, first: int, last: int, level: int | None):
-        """Yield the entries of all leaves that may hold the rows from first to last."""
+        """Yield (address, entries) of all leaves that may hold the rows from first to last."""
         found, entries, end = self._node(address)
         if found > _DEEPEST or (level is not None and found != level):
             raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
         if found == 0:
-            yield entries
+            yield address, entries
             return
         starts = np.append(entries["start"][:, 0], np.uint64(end))
         # a child holds the rows from its own key up to the next one

@@ -253,6 +253,9 @@ class Config:
         "sample to detector, in m (default: clen of the geometry file)",
         metavar="M",
     )
+    with_misses: bool = _option(
+        "outputs", False, bool, "add the misses to the CXI file, as its entry_2"
+    )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
     add: tuple[str, ...] = _option(
         "outputs",

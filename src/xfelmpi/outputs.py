@@ -27,7 +27,7 @@ from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
-from xfelmpi.write.cxi import CxiHeader, CxiWriter
+from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
 from xfelmpi.write.vds import same_frames, write_vds
@@ -119,28 +119,23 @@ def write_outputs(
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
-    cxi = _open_cxi(comm, experiment, done, hits, attributes)
+    cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, done.share.facts.modules_in_run)
+    weighting = _weighting(comm, done)
+    hit_entry = _add_entry(comm, experiment, done, cxi, "Single-particle hits", hits, weighting)
+    miss_entry = None
+    if config.with_misses:
+        miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
     emc = _open_emc(comm, experiment, config, done, hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
-    blocks = done.reader.stream(hits, powder_hits)
-    # all ranks write as often as the one with most blocks
-    progress = Progress(n_hits, stage="writing", unit="hits", found="")
-    board = collective.ProgressBoard(comm, progress.show, n_values=1)
-    written = 0
-    while collective.max_all(comm, (block := next(blocks, None)) is not None):
-        frames, sparse = block or done.reader.nothing()
-        written += len(frames)
-        board.update(written)
-        cxi.write(sparse, done.share.frames.cell_id[frames])
-        if emc:
-            emc.write(sparse)
-    board.finish()
-    progress.close()
+    _write_frames(comm, done, hits, powder_hits, "hits", hit_entry, emc)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     for_dragonfly = emc.close(attributes, done.geometry, wavelength) if emc else []
-    for _ in done.reader.stream(misses, powder_misses):
-        pass
+    if miss_entry:
+        _write_frames(comm, done, misses, powder_misses, "misses", miss_entry)
+    else:
+        for _ in done.reader.stream(misses, powder_misses):
+            pass
     sums = {
         "": done.powder,
         "_hits": sum_powder(comm, done.masks, powder_hits),
@@ -168,6 +163,33 @@ def write_outputs(
     return files
 
 
+def _write_frames(
+    comm,
+    done: Processed,
+    chosen: np.ndarray,
+    powder: PowderSum,
+    unit: str,
+    entry: CxiEntry,
+    emc: DragonflyFiles | None = None,
+) -> None:
+    """Stream frames of this rank, in blocks, into an entry and the EMC file; collective."""
+    blocks = done.reader.stream(chosen, powder)
+    total = collective.before_and_total(comm, len(chosen))[1]
+    progress = Progress(total, stage="writing", unit=unit, found="")
+    board = collective.ProgressBoard(comm, progress.show, n_values=1)
+    written = 0
+    # all ranks write as often as the one with most blocks
+    while collective.max_all(comm, (block := next(blocks, None)) is not None):
+        frames, sparse = block or done.reader.nothing()
+        written += len(frames)
+        board.update(written)
+        entry.write(sparse, done.share.frames.cell_id[frames])
+        if emc:
+            emc.write(sparse)
+    board.finish()
+    progress.close()
+
+
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         for path in files:
@@ -184,18 +206,16 @@ def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
 
 
-def _open_cxi(comm, experiment, done: Processed, hits: np.ndarray, attributes: dict) -> CxiWriter:
-    peak = collective.max_all(comm, done.sums.peak[hits].max(initial=0))
-    return CxiWriter(
-        comm,
-        experiment.cxi,
-        attributes,
+def _add_entry(
+    comm, experiment, done: Processed, cxi: CxiFile, what: str, frames: np.ndarray, weighting
+) -> CxiEntry:
+    peak = collective.max_all(comm, done.sums.peak[frames].max(initial=0))
+    return cxi.entry(
+        f"{what} of {experiment.proposal} run {experiment.run}",
         f"{experiment.proposal}_{experiment.name}",
-        done.events.take(hits),
-        (hits + done.share.first_frame).astype(np.uint64),
-        _weighting(comm, done)[hits],
-        done.masks,
-        done.share.facts.modules_in_run,
+        done.events.take(frames),
+        (frames + done.share.first_frame).astype(np.uint64),
+        weighting[frames],
         np.dtype(np.uint16 if peak > 255 else np.uint8),
     )
 
@@ -272,7 +292,6 @@ def _cxi_header(
     mean = background.mean_background(photons, good, hit_photons, hit_good)
     return CxiHeader(
         f"{experiment.proposal} {experiment.name}",
-        f"Single-particle hits of {experiment.proposal} run {experiment.run}",
         facts.start_time,
         facts.sample,
         facts.detector.split("_")[0],

@@ -52,8 +52,9 @@ class PowderSum:
             Bit field of the modules that have each frame.
         mask_row : ndarray, int (frame,)
         """
-        np.add.at(self.photons.reshape(-1), sparse.pixel, sparse.count)
-        np.add.at(self.invalid.reshape(-1), sparse.pixel[sparse.count == 0], 1)
+        # of the sum's own type: add.at is twenty times as slow where it has to convert
+        np.add.at(self.photons.reshape(-1), sparse.pixel, sparse.count.astype(np.uint64))
+        np.add.at(self.invalid.reshape(-1), sparse.pixel[sparse.count == 0], np.uint32(1))
         for module in range(N_MODULES):
             self.add_frames(module, mask_row[modules >> module & 1 == 1])
 

@@ -16,6 +16,9 @@ from xfelmpi.errors import OutputError
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
 
+LIBVER = ("earliest", "v110")
+"""What keeps older readers working: their formats where there is a choice."""
+
 
 class ParallelFile:
     """An HDF5 file that all ranks write together under ``NAME.part``.
@@ -37,9 +40,7 @@ class ParallelFile:
         self.comm = comm
         self.path = path
         self.part = part_name(path)
-        self._file = h5py.File(
-            self.part, "w", driver="mpio", comm=comm, libver=("earliest", "v110")
-        )
+        self._file = h5py.File(self.part, "w", driver="mpio", comm=comm, libver=LIBVER)
         for name, value in attributes.items():
             self._file.attrs[name] = value
 
@@ -69,16 +70,7 @@ class ParallelFile:
         **attributes
             Attributes of the dataset.
         """
-        layout = {}
-        if chunk_rows:
-            rows = max(1, min(chunk_rows, shape[0]))
-            layout = {
-                "chunks": (rows, *shape[1:]),
-                "maxshape": (None, *shape[1:]),
-                "compression": "gzip",
-                "compression_opts": 1,
-                "shuffle": np.dtype(dtype).itemsize > 1,
-            }
+        layout = compressed_layout(shape, dtype, chunk_rows) if chunk_rows else {}
         # every element is written: filling first would double the traffic
         dataset = self._file.create_dataset(name, shape, dtype, fill_time="never", **layout)
         dataset.attrs.update(attributes)
@@ -138,6 +130,17 @@ class ParallelFile:
     def close(self) -> None:
         """Close the file, complete but still under its temporary name."""
         self._file.close()
+
+
+def compressed_layout(shape: tuple[int, ...], dtype, chunk_rows: int) -> dict:
+    """Return the arguments of ``create_dataset`` for shuffle + gzip 1 with chunks of some rows."""
+    return {
+        "chunks": (max(1, min(chunk_rows, shape[0])), *shape[1:]),
+        "maxshape": (None, *shape[1:]),
+        "compression": "gzip",
+        "compression_opts": 1,
+        "shuffle": np.dtype(dtype).itemsize > 1,
+    }
 
 
 def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:

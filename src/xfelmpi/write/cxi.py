@@ -4,25 +4,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.collective import before_and_total
-from xfelmpi.detector import (
-    CXI_BAD,
-    CXI_MISSING,
-    FRAME_PIXELS,
-    FRAME_SHAPE,
-    MODULE_PIXELS,
-    N_MODULES,
-    PIXEL_SIZE,
-)
-from xfelmpi.masks import Masks, unpack
+from xfelmpi.collective import before_and_total, on_root
+from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, N_MODULES, PIXEL_SIZE
+from xfelmpi.masks import Masks
 from xfelmpi.records import EventColumns
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.units import PLANCK_TIMES_C
+from xfelmpi.write._distinct import DistinctMasks
 from xfelmpi.write._h5 import ParallelFile
 
-_ENTRY = "entry_1"
-_INSTRUMENT = "entry_1/instrument_1"
-_DETECTOR = "entry_1/instrument_1/detector_1"
+# below an entry
+_INSTRUMENT = "instrument_1"
+_SOURCE = "instrument_1/source_1"
+_DETECTOR = "instrument_1/detector_1"
+_GROUPS = {
+    "": "NXentry",
+    "process_1": "NXprocess",
+    "sample_1": "NXsample",
+    _INSTRUMENT: "NXinstrument",
+    _SOURCE: "NXsource",
+    _DETECTOR: "NXdetector",
+}
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 
@@ -33,7 +35,7 @@ class CxiHeader:
 
     Parameters
     ----------
-    name, title, start_time, sample, instrument : str
+    name, start_time, sample, instrument : str
         `start_time` is ISO 8601 with zone, or empty.
     geometry : DetectorGeometry
     good_pixels : ndarray, bool (16, 512, 128)
@@ -45,7 +47,6 @@ class CxiHeader:
     """
 
     name: str
-    title: str
     start_time: str
     sample: str
     instrument: str
@@ -55,8 +56,8 @@ class CxiHeader:
     background: np.ndarray
 
 
-class CxiWriter:
-    """Writes hits block by block; every method is collective.
+class CxiFile:
+    """A CXI file with one or more entries, each with frames of its own; all methods collective.
 
     Parameters
     ----------
@@ -65,139 +66,147 @@ class CxiWriter:
         Final name; the file is complete, but under its temporary name after `close`.
     attributes : dict
         Root attributes.
-    prefix : str
-        Start of every experiment identifier, e.g. ``p007927_r0050``.
-    hits : EventColumns
-        Rows of this rank's hits.
-    vds_index : ndarray, uint64 (hit,)
-        Their row numbers in the events file.
-    weighting : ndarray, float64 (hit,)
-        What scales the background to each hit.
     masks : Masks
     modules_in_run : int
-        Bit field of the modules that the run has; others are missing in every hit.
-    count_dtype : numpy.dtype
-        u1 or u2, the same on all ranks.
+        Bit field of the modules that the run has; others are missing in every frame.
     """
 
-    def __init__(
-        self,
-        comm,
-        path,
-        attributes,
-        prefix,
-        hits: EventColumns,
-        vds_index,
-        weighting,
-        masks: Masks,
-        modules_in_run: int,
-        count_dtype,
-    ):
+    def __init__(self, comm, path, attributes: dict, masks: Masks, modules_in_run: int):
         self._comm = comm
+        self._attributes = attributes
+        self._file = ParallelFile(comm, path, {**attributes, "default": "entry_1"})
+        self._masks = DistinctMasks(comm, path, masks, modules_in_run)
+        self._entries: list[CxiEntry] = []
+
+    def entry(
+        self, title: str, prefix: str, frames: EventColumns, vds_index, weighting, count_dtype
+    ) -> "CxiEntry":
+        """Add the next entry.
+
+        Parameters
+        ----------
+        title : str
+            What its frames are.
+        prefix : str
+            Start of every experiment identifier, e.g. ``p007927_r0050``.
+        frames : EventColumns
+            Rows of this rank's frames.
+        vds_index : ndarray, uint64 (frame,)
+            Their row numbers in the events file.
+        weighting : ndarray, float64 (frame,)
+            What scales the background to each frame.
+        count_dtype : numpy.dtype
+            u1 or u2, the same on all ranks.
+        """
+        columns = _hit_columns(prefix, frames, vds_index, weighting)
+        name = f"entry_{len(self._entries) + 1}"
+        new = CxiEntry(self._comm, self._file, self._masks, name, columns, count_dtype)
+        self._file.put(f"{name}/title", title)
+        self._entries.append(new)
+        return new
+
+    def close(self, header: CxiHeader | None) -> None:
+        """Write what stands once in the file, from rank 0, and the masks; close it."""
+        self._file.put("cxi_version", 160)
+        first, *others = (entry.name for entry in self._entries)
+        for name, value, attributes in _single_values(header, self._attributes):
+            self._file.put(f"{first}/{name}", value, **attributes)
+            for other in others:
+                self._file.link(f"{other}/{name}", f"/{first}/{name}")
+        self._file.close()
+        self._masks.close()
+        on_root(self._comm, self._masks.write)
+
+
+class CxiEntry:
+    """One entry of the file, whose frames are written block by block; made by `CxiFile.entry`.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    file : ParallelFile
+    masks : DistinctMasks
+    name : str
+    columns : list of (str, ndarray, dict)
+        Path, values and attributes of everything with one value per frame.
+    count_dtype : numpy.dtype
+    """
+
+    def __init__(self, comm, file: ParallelFile, masks: DistinctMasks, name, columns, count_dtype):
+        self.name = name
+        self._file = file
         self._masks = masks
-        self._next, n_hits = before_and_total(comm, len(vds_index))
-        self._file = ParallelFile(comm, path, attributes)
-        self._file.group(_ENTRY, NX_class="NXentry")
-        self._file.group(_INSTRUMENT, NX_class="NXinstrument")
-        self._file.group(_DETECTOR, NX_class="NXdetector")
-        self._file.group(f"{_INSTRUMENT}/source_1", NX_class="NXsource")
-        self._file.group(f"{_ENTRY}/sample_1", NX_class="NXsample")
-        for name, column, units in _hit_columns(prefix, hits, vds_index, weighting):
-            attrs = {"axes": _AXES, **({"units": units} if units else {})}
-            dataset = self._file.create(name, (n_hits,), column.dtype, **attrs)
-            self._file.write(dataset, self._next, column)
-        for added in hits.added:
-            dataset = self._file.create(
-                f"{_INSTRUMENT}/{added.name}",
-                (n_hits,),
-                added.values.dtype,
-                axes=_AXES,
-                **added.attributes(),
+        self._next, n_frames = before_and_total(comm, len(columns[0][1]))
+        for group, nx_class in _GROUPS.items():
+            file.group(f"{name}/{group}", NX_class=nx_class)
+        for path, column, attributes in columns:
+            dataset = file.create(
+                f"{name}/{path}", (n_frames,), column.dtype, axes=_AXES, **attributes
             )
-            self._file.write(dataset, self._next, added.values)
-        self._has_added = bool(hits.added)
-        shape = (n_hits, *FRAME_SHAPE)
-        self._data = self._file.create(
-            f"{_DETECTOR}/data",
-            shape,
+            file.write(dataset, self._next, column)
+        self._data = file.create(
+            f"{name}/{_DETECTOR}/data",
+            (n_frames, *FRAME_SHAPE),
             count_dtype,
             chunk_rows=1,
             axes=_FRAME_AXES,
             units="photons",
         )
-        self._mask = self._file.create(
-            f"{_DETECTOR}/mask", shape, np.uint32, chunk_rows=1, axes=_FRAME_AXES
-        )
-        self._absent = ~modules_in_run
+        self._first_mask = masks.dataset(f"{name}/{_DETECTOR}/mask", n_frames, axes=_FRAME_AXES)
+        self._link_data({path.rpartition("/")[0] for path, _, _ in columns})
 
-    def write(self, hits: SparseFrames, cell_id: np.ndarray) -> None:
-        """Append a block of this rank's hits, possibly none, given their cells."""
-        n = len(hits)
-        frame = np.repeat(np.arange(n), np.diff(hits.indptr))
-        data = np.zeros((n, FRAME_PIXELS), self._data.dtype)
-        data[frame, hits.pixel] = hits.count
-        mask = np.empty((n, N_MODULES, MODULE_PIXELS), np.uint32)
-        for i, cell in enumerate(cell_id):
-            mask[i] = self._cell_mask(cell)
-        bad = hits.count == 0
-        mask.reshape(n, FRAME_PIXELS)[frame[bad], hits.pixel[bad]] |= CXI_BAD
-        self._file.write(self._data, self._next, data.reshape(n, *FRAME_SHAPE))
-        self._file.write(self._mask, self._next, mask.reshape(n, *FRAME_SHAPE))
-        self._next += n
-
-    def _cell_mask(self, cell: int) -> np.ndarray:
-        good = unpack(self._masks.good[:, self._masks.row_of_cell[cell]])
-        mask = np.where(good, np.uint32(0), np.uint32(CXI_BAD))
-        for module in range(N_MODULES):
-            if self._absent >> module & 1:
-                mask[module] |= np.uint32(CXI_MISSING)
-        return mask
-
-    def close(self, header: CxiHeader | None) -> None:
-        """Write what stands once in the file, from rank 0, and close it."""
-        for name, value, attributes in _single_values(header):
-            self._file.put(name, value, **attributes)
+    def _link_data(self, groups: set[str]) -> None:
+        name, file = self.name, self._file
+        file.group(name, default="data_1")
         # a real group with '.' for axes is what silx and nexusformat both read
-        self._file.group(
-            f"{_ENTRY}/data_1", NX_class="NXdata", signal="data", axes=[".", ".", ".", "."]
-        )
-        for name in ("data", "module_identifier"):
-            self._file.link(f"{_ENTRY}/data_1/{name}", f"/{_DETECTOR}/{name}")
+        file.group(f"{name}/data_1", NX_class="NXdata", signal="data", axes=[".", ".", ".", "."])
+        for dataset in ("data", "module_identifier"):
+            file.link(f"{name}/data_1/{dataset}", f"/{name}/{_DETECTOR}/{dataset}")
         # CXI wants every dataset that `axes` names in the same group
-        groups = [f"{_ENTRY}/data_1", _DETECTOR, f"{_INSTRUMENT}/source_1"]
-        groups += [_INSTRUMENT] if self._has_added else []
-        for group in groups:
-            self._file.link(f"{group}/{_AXES}", f"/{_ENTRY}/{_AXES}")
-        self._file.close()
+        for group in sorted({"data_1", *groups} - {""}):
+            file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
+
+    def write(self, frames: SparseFrames, cell_id: np.ndarray) -> None:
+        """Append a block of this rank's frames, possibly none, given their cells; collective."""
+        n = len(frames)
+        data = np.zeros((n, FRAME_PIXELS), self._data.dtype)
+        data[np.repeat(np.arange(n), np.diff(frames.indptr)), frames.pixel] = frames.count
+        self._file.write(self._data, self._next, data.reshape(n, *FRAME_SHAPE))
+        self._masks.add(self._first_mask + self._next, frames, cell_id)
+        self._next += n
 
 
 def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):
-    """Return (path, values, units) of everything with one value per hit."""
+    """Return (path below the entry, values, attributes) of what has one value per frame."""
     identifier = np.array(
         [f"{prefix}_t{t}_c{c}".encode() for t, c in zip(hits.trainId, hits.cellId, strict=True)],
         # train IDs have up to 20 digits, cells 3: the same length on all ranks
         dtype=f"S{len(prefix) + 27}",
     )
-    source, detector = f"{_INSTRUMENT}/source_1", _DETECTOR
+    source, detector = _SOURCE, _DETECTOR
     return [
-        (f"{_ENTRY}/experiment_identifier", identifier, None),
-        (f"{_ENTRY}/trainId", hits.trainId, None),
-        (f"{_ENTRY}/cellId", hits.cellId, None),
-        (f"{_ENTRY}/pulseId", hits.pulseId, None),
-        (f"{_ENTRY}/vds_index", vds_index, None),
-        (f"{source}/photon_energy", PLANCK_TIMES_C / hits.wavelength, "J"),
-        (f"{source}/photon_wavelength", hits.wavelength, "m"),
-        (f"{source}/pulse_energy", hits.pulse_energy, "J"),
-        (f"{detector}/background_weighting", weighting, None),
-        (f"{detector}/lit_pixels", hits.litpixels, None),
-        (f"{detector}/photon_counts", hits.photons, "photons"),
-        (f"{detector}/hit_score", hits.hitscore, None),
-        (f"{detector}/hit_sigma", hits.hit_sigma, None),
+        ("experiment_identifier", identifier, {}),
+        ("trainId", hits.trainId, {}),
+        ("cellId", hits.cellId, {}),
+        ("pulseId", hits.pulseId, {}),
+        ("vds_index", vds_index, {}),
+        (f"{source}/photon_energy", PLANCK_TIMES_C / hits.wavelength, {"units": "J"}),
+        (f"{source}/photon_wavelength", hits.wavelength, {"units": "m"}),
+        (f"{source}/pulse_energy", hits.pulse_energy, {"units": "J"}),
+        (f"{detector}/background_weighting", weighting, {}),
+        (f"{detector}/lit_pixels", hits.litpixels, {}),
+        (f"{detector}/photon_counts", hits.photons, {"units": "photons"}),
+        (f"{detector}/hit_score", hits.hitscore, {}),
+        (f"{detector}/hit_sigma", hits.hit_sigma, {}),
+        *((f"{_INSTRUMENT}/{a.name}", a.values, a.attributes()) for a in hits.added),
     ]
 
 
-def _single_values(header: CxiHeader | None):
-    """Return (path, value, attributes) of what stands once; values are None but on rank 0."""
+def _single_values(header: CxiHeader | None, provenance: dict):
+    """Return (path below the entry, value, attributes) of what all entries have in common.
+
+    Values of the header are None but on rank 0.
+    """
     h = header
     g = header.geometry if header else None
     module_names = [f"AGIPD{m:02}" for m in range(N_MODULES)]
@@ -207,11 +216,12 @@ def _single_values(header: CxiHeader | None):
         return getattr(holder, name) if holder else None
 
     return [
-        ("cxi_version", 160, {}),
-        (f"{_ENTRY}/name", of(h, "name"), {}),
-        (f"{_ENTRY}/title", of(h, "title"), {}),
-        (f"{_ENTRY}/start_time", of(h, "start_time"), {}),
-        (f"{_ENTRY}/sample_1/name", of(h, "sample"), {}),
+        ("name", of(h, "name"), {}),
+        ("start_time", of(h, "start_time"), {}),
+        ("process_1/command", provenance["command_line"], {}),
+        ("process_1/version", provenance["program_version"], {}),
+        ("process_1/date", provenance["creation_date"], {}),
+        ("sample_1/name", of(h, "sample"), {}),
         (f"{_INSTRUMENT}/name", of(h, "instrument"), {}),
         (f"{_DETECTOR}/good_pixels", of(h, "good_pixels"), {}),
         (f"{_DETECTOR}/powder", of(h, "powder"), {"units": "photons"}),

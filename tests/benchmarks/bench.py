@@ -1,0 +1,67 @@
+"""What the benchmark programs share: whole commands timed, rows of the table of targets."""
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+PYTHON = sys.executable
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a command took: seconds of the clock, CPU seconds of it and its children, what it said.
+
+    Its peak memory is that of the largest single process, in MB.
+    """
+
+    wall: float
+    cpu: float
+    memory: float
+    said: str
+
+
+def timed(command, **env) -> Spent:
+    """Run a command to its end.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, with what it said.
+    """
+    start = monotonic()
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **env},
+    )
+    said = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    wall = monotonic() - start
+    if status:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{said}")
+    return Spent(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000, said)
+
+
+def xfelmpi(*arguments, ranks: int = 0) -> Spent:
+    """Run the program, alone or under mpirun."""
+    mpirun = ["mpirun", "-n", ranks] if ranks else []
+    return timed([*mpirun, PYTHON, "-m", "xfelmpi", *arguments])
+
+
+def simulated(folder: Path, run: int, trains: int, *options) -> Path:
+    """Return an experiment folder that has this simulated run; it is made unless it is there."""
+    if not any((folder / kind / f"r{run:04}").exists() for kind in ("proc", "raw")):
+        xfelmpi("simulate", run, "--prefix", folder, "--trains", trains, *options, ranks=2)
+    return folder
+
+
+def row(what: str, value: float, target: str, unit: str = "") -> None:
+    """Print one row of the table, as CSV: what, value, unit, target."""
+    csv.writer(sys.stdout).writerow([what, f"{value:.3g}", unit, target])
+    sys.stdout.flush()

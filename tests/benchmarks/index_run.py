@@ -1,0 +1,35 @@
+"""Indexing a run of many files: 16 modules x 100 sequence files, two frames in each.
+
+    python tests/benchmarks/index_run.py FOLDER [REPEATS]
+
+FOLDER gets the simulated run unless it has it. Prints rows of CSV: medians (of 5) of the index
+stage as the summary of the main job states it, the first time and the second.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from statistics import median
+
+from bench import row, simulated, xfelmpi
+
+RUN = 93
+
+
+def main() -> None:
+    prefix = Path(sys.argv[1]).absolute()
+    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    simulated(prefix, RUN, 100, "--cells", "0,1", "--sequence-length", 1)
+    seconds = {"first": [], "second": []}
+    for _ in range(repeats):
+        shutil.rmtree(prefix / "scratch" / "index", ignore_errors=True)
+        for times in seconds.values():
+            said = xfelmpi(RUN, "--prefix", prefix).said
+            times.append(float(re.search(r"index ([\d.]+)", said)[1]))
+    row("indexing 1600 files", median(seconds["first"]), "≤ 5", "s")
+    row("indexing 1600 files the second time", median(seconds["second"]), "≤ 0.5", "s")
+
+
+if __name__ == "__main__":
+    main()
