@@ -11,7 +11,7 @@ from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, N_MODULES
 from xfelmpi.dragonfly import make_detector
 from xfelmpi.errors import UsageError
-from xfelmpi.experiment import Experiment
+from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import MODULE_BYTES, Masks, unpack
 from xfelmpi.powder import mask_good_frames
@@ -131,7 +131,8 @@ class DragonflyFiles:
     ----------
     comm : Intracomm
     config : Config
-    experiment : Experiment
+    files : Experiment or MergedFiles
+        Says where the files lie.
     usable : ndarray, bool (1048576,)
         See `usable_pixels`.
     ones, multi : ndarray, int64 (hit,)
@@ -145,7 +146,7 @@ class DragonflyFiles:
         self,
         comm,
         config: Config,
-        experiment: Experiment,
+        files: Experiment | MergedFiles,
         usable: np.ndarray,
         ones: np.ndarray,
         multi: np.ndarray,
@@ -153,13 +154,13 @@ class DragonflyFiles:
     ):
         self._comm = comm
         self._config = config
-        self._experiment = experiment
+        self._files = files
         self._usable = usable
         self._n = config.bin
         if self._n > 1:
             with collective.together(comm):
                 ones, multi = self._count(read_hits())
-        self._emc = EmcWriter(comm, experiment.emc, ones, multi, n_blocks(self._n))
+        self._emc = EmcWriter(comm, files.emc, ones, multi, n_blocks(self._n))
 
     def _count(self, blocks: Iterator[SparseFrames]) -> tuple[np.ndarray, np.ndarray]:
         ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -199,14 +200,14 @@ class DragonflyFiles:
         written = collective.from_root(
             self._comm, lambda: self._write_detector(attributes, geometry, wavelength)
         )
-        return [self._experiment.emc, *written]
+        return [self._files.emc, *written]
 
     def _write_detector(self, attributes, geometry, wavelength: float) -> list[Path]:
         if np.isnan(geometry.distance):
             return []
         usable = self._usable.reshape(FRAME_SHAPE)
         detector = make_detector(self._config, geometry, wavelength, usable)
-        path = self._experiment.dragonfly_detector
+        path = self._files.dragonfly_detector
         write_detector(path, attributes, detector)
         edge, memory = detector.volume_edge, detector.memory(_THREADS)
         text = (
@@ -222,14 +223,14 @@ class DragonflyFiles:
         return [path]
 
 
-def make_folder(config: Config, experiment: Experiment, written: list[Path]) -> None:
+def make_folder(config: Config, files: Experiment | MergedFiles, written: list[Path]) -> None:
     """Make the folder to start Dragonfly in, if wanted, once the files have their names; one rank.
 
     Without hits there is nothing to start with.
     """
     if config.dragonfly is None:
         return
-    if experiment.emc not in written:
+    if files.emc not in written:
         log.warning(f"no hits: {config.dragonfly} is not ready for Dragonfly")
         return
-    log.info(write_folder(config.dragonfly, experiment.emc, experiment.dragonfly_detector))
+    log.info(write_folder(config.dragonfly, files.emc, files.dragonfly_detector))
