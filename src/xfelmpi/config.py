@@ -315,7 +315,7 @@ class Config:
         "dragonfly",
         0.1,
         float,
-        "mask pixels that the masks call bad in more than this fraction of the hits",
+        "mask pixels that are bad in more than this fraction of the hits",
         metavar="X",
     )
     memory_per_rank: int = _option(

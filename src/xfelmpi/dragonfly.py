@@ -75,6 +75,23 @@ class DragonflyDetector:
         return 8 * self.volume_edge**3 * (_VOLUMES + _VOLUMES_PER_THREAD * threads)
 
 
+def usable_pixels(good_frames: np.ndarray, n_frames: int, max_bad: float) -> np.ndarray:
+    """Return which pixels are good in enough of the frames, bool (…).
+
+    EMC files have no mask per frame: a pixel that is bad in a frame looks dark there.
+
+    Parameters
+    ----------
+    good_frames : ndarray, int (…)
+        In how many frames each pixel is good.
+    n_frames : int
+        Number of frames.
+    max_bad : float
+        Fraction of all frames in which a usable pixel may be bad.
+    """
+    return n_frames - good_frames.astype(np.int64) <= max_bad * n_frames
+
+
 def make_detector(
     config: Config, geometry: DetectorGeometry, wavelength: float, usable: np.ndarray | None = None
 ) -> DragonflyDetector:

@@ -8,13 +8,11 @@ import numpy as np
 from xfelmpi import collective
 from xfelmpi.binning import bin_frames, n_blocks
 from xfelmpi.config import Config
-from xfelmpi.detector import FRAME_SHAPE, N_MODULES
+from xfelmpi.detector import FRAME_SHAPE
 from xfelmpi.dragonfly import make_detector
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
-from xfelmpi.masks import MODULE_BYTES, Masks, unpack
-from xfelmpi.powder import mask_good_frames
 from xfelmpi.report import log
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.units import PLANCK_TIMES_C
@@ -91,39 +89,6 @@ def check_before(
     return collective.on_root(comm, check) or ()
 
 
-def usable_pixels(
-    comm, masks: Masks, modules_in_run: int, cell_id: np.ndarray, max_bad: float
-) -> np.ndarray:
-    """Return which pixels the masks call good in enough of the frames; collective.
-
-    EMC files have no mask per frame: a pixel that is bad in a frame looks dark there.
-
-    Parameters
-    ----------
-    comm : Intracomm
-    masks : Masks
-    modules_in_run : int
-        Bit field; the pixels of other modules are bad.
-    cell_id : ndarray, int (frame,)
-        Cells of this rank's frames.
-    max_bad : float
-        Fraction of all frames in which a usable pixel may be bad.
-
-    Returns
-    -------
-    ndarray, bool (1048576,)
-    """
-    rows = np.bincount(masks.row_of_cell[cell_id], minlength=masks.good.shape[1])
-    rows = collective.sum_all(comm, rows.astype(np.int64))
-    n_frames = rows.sum()
-    bits = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
-    for m in range(comm.rank, N_MODULES, comm.size):
-        if modules_in_run >> m & 1:
-            bad = n_frames - mask_good_frames(masks.good[m], rows)
-            bits[m] = np.packbits(bad <= max_bad * n_frames, bitorder="little")
-    return unpack(collective.or_all(comm, bits)).reshape(-1).astype(bool)
-
-
 class DragonflyFiles:
     """EMC and detector file, fed block by block; every method is collective.
 
@@ -133,13 +98,13 @@ class DragonflyFiles:
     config : Config
     files : Experiment or MergedFiles
         Says where the files lie.
-    usable : ndarray, bool (1048576,)
-        See `usable_pixels`.
     ones, multi : ndarray, int64 (hit,)
         Pixels with one and with more photons in the hits of this rank.
     read_hits : callable
         Returns an iterator over blocks of these hits; to count them when pixels are summed, because
         the EMC file wants to know the numbers first.
+    usable : ndarray, bool (1048576,), or None
+        See `usable_pixels`; needed only when pixels are summed.
     """
 
     def __init__(
@@ -147,10 +112,10 @@ class DragonflyFiles:
         comm,
         config: Config,
         files: Experiment | MergedFiles,
-        usable: np.ndarray,
         ones: np.ndarray,
         multi: np.ndarray,
         read_hits: Callable[[], Iterator[SparseFrames]],
+        usable: np.ndarray | None,
     ):
         self._comm = comm
         self._config = config
@@ -178,7 +143,11 @@ class DragonflyFiles:
         self._emc.write(hits)
 
     def close(
-        self, attributes: dict, geometry: DetectorGeometry | None, wavelength: float
+        self,
+        attributes: dict,
+        geometry: DetectorGeometry | None,
+        wavelength: float,
+        usable: np.ndarray | None,
     ) -> list[Path]:
         """Close the EMC file and write the detector file, if the distance is known.
 
@@ -190,6 +159,8 @@ class DragonflyFiles:
             On rank 0.
         wavelength : float
             In m, NaN if unknown.
+        usable : ndarray, bool (1048576,), or None
+            See `usable_pixels`; on rank 0.
 
         Returns
         -------
@@ -198,14 +169,14 @@ class DragonflyFiles:
         """
         self._emc.close()
         written = collective.from_root(
-            self._comm, lambda: self._write_detector(attributes, geometry, wavelength)
+            self._comm, lambda: self._write_detector(attributes, geometry, wavelength, usable)
         )
         return [self._files.emc, *written]
 
-    def _write_detector(self, attributes, geometry, wavelength: float) -> list[Path]:
+    def _write_detector(self, attributes, geometry, wavelength: float, usable) -> list[Path]:
         if np.isnan(geometry.distance):
             return []
-        usable = self._usable.reshape(FRAME_SHAPE)
+        usable = usable.reshape(FRAME_SHAPE)
         detector = make_detector(self._config, geometry, wavelength, usable)
         path = self._files.dragonfly_detector
         write_detector(path, attributes, detector)

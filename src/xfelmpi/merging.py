@@ -13,6 +13,7 @@ from xfelmpi import collective
 from xfelmpi.config import Config
 from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
 from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, N_MODULES, PIXEL_SIZE
+from xfelmpi.dragonfly import usable_pixels
 from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, check_before, make_folder
 from xfelmpi.errors import EXIT_COMPLETE, InputError, OutputError, UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
@@ -258,11 +259,12 @@ class _Tally:
 
 def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
     peak = collective.max_all(comm, tally.peak)
-    usable = collective.sum_all(comm, tally.bad) <= config.max_bad * hits.n_hits
+    good = hits.n_hits - collective.sum_all(comm, tally.bad)
+    usable = usable_pixels(good, hits.n_hits, config.max_bad)
     cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
     dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
     entry = cxi.entry_with("Single-particle hits of several runs", hits.columns, dtype)
-    emc = DragonflyFiles(comm, config, files, usable, tally.ones, tally.multi, hits.stream)
+    emc = DragonflyFiles(comm, config, files, tally.ones, tally.multi, hits.stream, usable)
     blocks = hits.stream()
     progress = Progress(hits.n_hits, stage="writing", unit="hits", found="")
     board = collective.ProgressBoard(comm, progress.show, n_values=1)
@@ -278,7 +280,7 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     progress.close()
     wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
     geometry = merged.header.geometry if merged else None
-    for_dragonfly = emc.close(attributes, geometry, wavelength)
+    for_dragonfly = emc.close(attributes, geometry, wavelength, usable)
     cxi.close(merged.header if merged else None)
     return [files.cxi, *for_dragonfly]
 

@@ -8,12 +8,8 @@ import numpy as np
 from xfelmpi import background, collective
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
-from xfelmpi.dragonflyfiles import (
-    DragonflyFiles,
-    beam_wavelength,
-    make_folder,
-    usable_pixels,
-)
+from xfelmpi.dragonfly import usable_pixels
+from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, make_folder
 from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
@@ -125,12 +121,10 @@ def write_outputs(
     miss_entry = None
     if config.with_misses:
         miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
-    emc = _open_emc(comm, experiment, config, done, hits) if n_hits else None
+    emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
     _write_frames(comm, done, hits, powder_hits, "hits", hit_entry, emc)
-    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
-    for_dragonfly = emc.close(attributes, done.geometry, wavelength) if emc else []
     if miss_entry:
         _write_frames(comm, done, misses, powder_misses, "misses", miss_entry)
     else:
@@ -142,6 +136,9 @@ def write_outputs(
         "_misses": sum_powder(comm, done.masks, powder_misses),
     }
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
+    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
+    usable = _usable(config, n_hits, sums["_hits"])
+    for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
     write_events(
@@ -221,18 +218,27 @@ def _add_entry(
 
 
 def _open_emc(
-    comm, experiment, config: Config, done: Processed, hits: np.ndarray
+    comm, experiment, config: Config, done: Processed, hits: np.ndarray, n_hits: int
 ) -> DragonflyFiles:
     ones = done.sums.ones[hits].astype(np.int64)
-    cells, facts = done.share.frames.cell_id[hits], done.share.facts
-    usable = usable_pixels(comm, done.masks, facts.modules_in_run, cells, config.max_bad)
+    powder, usable = PowderSum.zeros(done.masks.good.shape[1]), None
 
     def read_hits():
-        nowhere = PowderSum.zeros(done.masks.good.shape[1])
-        return (sparse for _, sparse in done.reader.stream(hits, nowhere))
+        return (sparse for _, sparse in done.reader.stream(hits, powder))
 
+    if config.bin > 1:
+        # which photons are summed depends on how often each pixel is good
+        with collective.together(comm):
+            for _ in read_hits():
+                pass
+        usable = comm.bcast(_usable(config, n_hits, sum_powder(comm, done.masks, powder)))
     multi = done.sums.lit[hits] - ones
-    return DragonflyFiles(comm, config, experiment, usable, ones, multi, read_hits)
+    return DragonflyFiles(comm, config, experiment, ones, multi, read_hits, usable)
+
+
+def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
+    """Return the pixels that Dragonfly may use, bool (1048576,), on rank 0."""
+    return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
 def _weighting(comm, done: Processed) -> np.ndarray:
