@@ -15,6 +15,7 @@ COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "darks": "make constants for raw data from dark runs",
+    "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
 }

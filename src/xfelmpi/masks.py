@@ -78,7 +78,9 @@ class _MaskFile:
     cells: tuple[int, ...] | None  # of a per-cell mask
 
 
-def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) -> Masks:
+def load_masks(
+    comm, experiment, config, cells: np.ndarray, calibration=None, only_global: bool = False
+) -> Masks:
     """Find, check and read the masks; collective.
 
     Parameters
@@ -92,14 +94,19 @@ def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) ->
         Cells of the run, the same on all ranks; one that the per-cell mask lacks is a problem.
     calibration : Calibration, optional
         Constants of raw data, whose bad pixels join the masks.
+    only_global : bool
+        Leave out the per-cell mask and the hit-finding region.
 
     Raises
     ------
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    files, notes, problems = from_root(comm, lambda: _find(experiment, config, cells))
-    region_bits, region_note = from_root(comm, lambda: _region(experiment, config))
+    files, notes, problems = from_root(comm, lambda: _find(experiment, config, cells, only_global))
+    region_bits = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
+    if not only_global:
+        region_bits, region_note = from_root(comm, lambda: _region(experiment, config))
+        notes += (region_note,)
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in files)
     rows = cells if per_cell else cells[:0]
@@ -112,7 +119,7 @@ def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) ->
     good = shared.ready()
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[rows] = np.arange(len(rows))
-    return Masks(good, row_of_cell, region_bits, (*notes, region_note), problems)
+    return Masks(good, row_of_cell, region_bits, notes, problems)
 
 
 def mask_digest(comm, masks: Masks) -> str:
@@ -138,13 +145,14 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def _find(experiment, config, cells):
+def _find(experiment, config, cells, only_global: bool):
     """Find and check the mask files; returns them, notes for the log, and problems."""
     files, notes, problems = [], [], []
-    for named, usual, what in (
+    places = (
         (config.cell_mask, experiment.cell_mask, "per-cell mask"),
         (config.global_mask, experiment.global_mask, "global mask"),
-    ):
+    )
+    for named, usual, what in places[1:] if only_global else places:
         path, note = _locate(named, usual, what)
         notes.append(note)
         if path is None:

@@ -264,6 +264,7 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
     dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
     entry = cxi.entry_with("Single-particle hits of several runs", hits.columns, dtype)
+    cxi.begin_frames()
     emc = DragonflyFiles(comm, config, files, tally.ones, tally.multi, hits.stream, usable)
     blocks = hits.stream()
     progress = Progress(hits.n_hits, stage="writing", unit="hits", found="")

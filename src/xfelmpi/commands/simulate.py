@@ -183,6 +183,13 @@ def _add_signal(group) -> None:
     _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
     _option(group, "--gain-spread", "relative deviation of gains in raw data", metavar="FRACTION")
     _option(group, "--bad-pixels", "bad pixels in raw data", metavar="FRACTION")
+    _option(
+        group,
+        "--bad-cells",
+        "hot, dead and flickering pixels of a memory cell in corrected data, half of them in all "
+        "cells; the truth file tells which",
+        metavar="FRACTION",
+    )
     _option(group, "--gain-stage", "in which all pixels of a dark run are")
     _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
 

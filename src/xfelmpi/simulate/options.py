@@ -107,7 +107,9 @@ class SimulationOptions:
     common_mode : float
         Standard deviation of the common mode of an ASIC from frame to frame in ADU.
     bad_pixels : float
-        Fraction of the pixels that is bad in a memory cell.
+        Fraction of the pixels that is bad in a memory cell, in ``raw`` and ``dark`` data.
+    bad_cells : float
+        The same for ``proc`` data, as hot, dead and flickering pixels.
     gain_stage : str
         In which gain stage the pixels of a ``dark`` run are: ``high``, ``medium`` or ``low``.
     constants_dtype : str
@@ -160,6 +162,7 @@ class SimulationOptions:
     gain_spread: float = 0.03
     common_mode: float = 0.0
     bad_pixels: float = 0.005
+    bad_cells: float = 0.0
     gain_stage: str = "high"
     constants_dtype: str = "i2"
     with_mask: bool = False
@@ -216,6 +219,11 @@ class SimulationOptions:
         return tuple(m for m in range(N_MODULES) if m not in self.absent_modules)
 
     @property
+    def bad_fraction(self) -> float:
+        """Fraction of the pixels that is bad in a memory cell of this kind of data."""
+        return self.bad_cells if self.kind == "proc" else self.bad_pixels
+
+    @property
     def max_count(self) -> int:
         """The largest photon count that a pixel of the data can hold.
 
@@ -259,6 +267,7 @@ _RANGES = (
     ("gain_spread", 0, 0.1),
     ("common_mode", 0, 500),
     ("bad_pixels", 0, 0.5),
+    ("bad_cells", 0, 0.5),
     ("seed", 0, 2**32 - 1),
 )
 

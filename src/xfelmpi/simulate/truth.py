@@ -179,7 +179,7 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
                 file[name] = np.concatenate(values)
         file["indptr"] = np.cumsum(np.concatenate(lengths))
         _write_powder(file, modules)
-        if options.kind != "proc":
+        if options.kind != "proc" or options.bad_cells:
             write_bad_kinds(file, options)
         file["pulse_energy"].attrs["units"] = "J"
         file["wavelength"].attrs["units"] = "m"
