@@ -149,6 +149,10 @@ def test_command_line_wins(toml, name):
         "first_cell": "7",
         "normalise": '"unmasked"',
         "miss_base": '"hits"',
+        "bin": "4",
+        "roi_qmax": "70",
+        "polarisation": '"none"',
+        "photon_energy": '"9keV"',
     }
     table[name] = other.get(name, '"other"' if line.startswith('"') else "0.125")
     path = toml("".join(f"{key} = {text}\n" for key, text in table.items()))
