@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from dragonfly import Detector
 from extra_geom import AGIPD_1MGeometry
+from mpi4py import MPI
 
 from xfelmpi.binning import SIZES, bin_frames, block_of_pixel, in_blocks, n_blocks
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.dragonfly import make_detector
+from xfelmpi.dragonflyfiles import beam_wavelength
 from xfelmpi.errors import InputError
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.scattering import ewald_vectors, solid_angle
@@ -205,3 +207,19 @@ def test_block_numbers():
     pixel = np.array([0, 7, 8, 128 * 8, FRAME_PIXELS - 1])
     assert block_of_pixel(pixel, 8).tolist() == [0, 0, 1, 16, 16383]
     assert len(bin_frames(SparseFrames.empty(), 8, np.ones(FRAME_PIXELS, bool))) == 0
+
+
+@pytest.mark.parametrize(
+    ("wavelength", "config", "right", "warned"),
+    [
+        ([2e-10, 2.001e-10, np.nan, 1.999e-10], Config(), 2e-10, False),
+        ([2e-10, 2.1e-10, 2e-10], Config(), 2e-10, True),
+        ([np.nan], Config(), np.nan, False),
+        ([2e-10, 3e-10], Config(photon_energy=1e-15), 1.9864458571489e-10, False),
+    ],
+)
+def test_wavelength(wavelength, config, right, warned):
+    """The median of what is known, with a warning if it varies; the user's comes first."""
+    found, warning = beam_wavelength(MPI.COMM_SELF, config, np.array(wavelength))
+    assert found == pytest.approx(right, nan_ok=True)
+    assert bool(warning) == warned
