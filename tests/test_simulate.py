@@ -361,6 +361,31 @@ def test_bad_cells(plain_run, tmp_path):
     assert (flickers.min(), flickers.max()) == (0, 20)
 
 
+@pytest.mark.parametrize("options", [{"dtype": "u2"}, {"chunk_frames": 4, "layout": "legacy"}])
+def test_masks_of_frames(tmp_path, options):
+    """Some pixels of a cell always, others at times; the truth says what is left."""
+    mock = tiny_run(
+        tmp_path, masked_pixels=0.1, masked_at_times=20.0, reorder_cells=True, **options
+    )
+    check_valid(mock)
+    detector = AGIPD1M(RunDirectory(mock.paths.proc))
+    bits, images = (detector[f"image.{name}"].ndarray() for name in ("mask", "data"))
+    trains, cells = (detector[f"image.{n}"].ndarray()[3] for n in ("trainId", "cellId"))
+    assert bits.dtype == np.uint32
+    assert bits.max() < 1 << 23
+    for cell in range(6):
+        always = np.bitwise_and.reduce(bits[:, cells == cell], axis=1)
+        assert 0.095 < (always != 0).mean() < 0.105
+        rest = (bits[:, cells == cell] != 0) & (always == 0)[:, None]
+        assert 5 < rest.sum(axis=(2, 3)).mean() < 30
+    for i in range(len(mock)):
+        row = mock.row(trains[i], cells[i])
+        np.testing.assert_array_equal(images[:, i], mock.frame(row))
+        left = np.where(bits[:, i], 0, images[:, i])
+        assert mock.truth["unmasked_photons"][row] == left.sum()
+        assert mock.truth["unmasked_litpixels"][row] == (left > 0).sum()
+
+
 def same_files(a, b):
     """Return the files below `a`, after comparing them byte by byte with those below `b`."""
     names = sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file())
@@ -439,7 +464,8 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "--layout legacy --dtype f4 --compression none --chunk-frames 0 --adu-per-photon 20 "
         "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --bad-cells 0.2 "
         "--gain-stage low --constants-dtype f4 --noise 0.1 --with-mask "
-        "--sequence-length 3 --ragged-sequences --truth full"
+        "--sequence-length 3 --ragged-sequences --truth full "
+        "--masked-pixels 0.02 --masked-at-times 4.5"
     )
     options = command.options_from(command._parser().parse_args(text.split()))
     assert options == SimulationOptions(
@@ -453,6 +479,7 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         **{"kind": "raw", "clip_noise": 0, "gain_spread": 0, "common_mode": 9},
         **{"bad_pixels": 0.1, "bad_cells": 0.2, "gain_stage": "low", "constants_dtype": "f4"},
         **{"with_mask": True, "sequence_length": 3, "ragged_sequences": True, "truth": "full"},
+        **{"masked_pixels": 0.02, "masked_at_times": 4.5},
     )
     defaults = command.options_from(command._parser().parse_args(["50"]))
     assert defaults == SimulationOptions(tmp_path)

@@ -12,13 +12,13 @@ import numpy as np
 from xfelmpi import collective
 from xfelmpi.config import Config
 from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
-from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, N_MODULES, PIXEL_SIZE
+from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES, PIXEL_SIZE
 from xfelmpi.dragonfly import usable_pixels
 from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, check_before, make_folder
 from xfelmpi.errors import EXIT_COMPLETE, InputError, OutputError, UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
-from xfelmpi.masks import MODULE_BYTES, Masks
+from xfelmpi.masks import Masks
 from xfelmpi.provenance import provenance
 from xfelmpi.report import Progress, log
 from xfelmpi.sparse import SparseFrames

@@ -202,6 +202,10 @@ def _add_files(group) -> None:
     _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
     _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
     _option(group, "--with-mask", "write image/mask of corrected data, all good")
+    _option(group, "--masked-pixels", "fraction that it calls bad in a cell", metavar="FRACTION")
+    _option(
+        group, "--masked-at-times", "further pixels of a module that it calls bad", metavar="PIXELS"
+    )
     _option(group, "--sequence-length", "trains in a file", metavar="N")
     _option(group, "--ragged-sequences", "break the files of every module elsewhere")
     _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")

@@ -116,6 +116,11 @@ class SimulationOptions:
         Of the offsets of ``raw`` and ``dark`` data: ``i2``, ``i4`` or ``f4``.
     with_mask : bool
         Whether to write ``image/mask`` (u4, all good) of ``proc`` data.
+    masked_pixels : float
+        Fraction of the pixels that ``image/mask`` of ``proc`` data calls bad in every frame of a
+        memory cell. They hold photons all the same.
+    masked_at_times : float
+        Mean number of further pixels of a module that it calls bad in one frame.
     sample : str
         Name of the sample in the files' metadata.
     truth : str
@@ -166,6 +171,8 @@ class SimulationOptions:
     gain_stage: str = "high"
     constants_dtype: str = "i2"
     with_mask: bool = False
+    masked_pixels: float = 0.0
+    masked_at_times: float = 0.0
     sample: str = "Simulated spheres"
     truth: str = "hits"
     seed: int = 1
@@ -224,6 +231,11 @@ class SimulationOptions:
         return self.bad_cells if self.kind == "proc" else self.bad_pixels
 
     @property
+    def masks_frames(self) -> bool:
+        """Whether the frames have masks that are not all good."""
+        return self.kind == "proc" and bool(self.masked_pixels or self.masked_at_times)
+
+    @property
     def max_count(self) -> int:
         """The largest photon count that a pixel of the data can hold.
 
@@ -268,6 +280,8 @@ _RANGES = (
     ("common_mode", 0, 500),
     ("bad_pixels", 0, 0.5),
     ("bad_cells", 0, 0.5),
+    ("masked_pixels", 0, 1),
+    ("masked_at_times", 0, 65536),
     ("seed", 0, 2**32 - 1),
 )
 
