@@ -3,10 +3,10 @@
     python tests/reconstruction/reconstruct.py FOLDER [--iterations 30] [--picture PNG]
 
 FOLDER gets a simulated run of one particle without symmetry in random orientations (run 60, about
-2100 hits), unless it has one; the run is processed with --bin 16 --roi-qmax 20 --dragonfly, and
-dragonfly.emc is run as the folder stands. Prints how the radial average of the reconstructed
-intensities correlates with that of the truth, as it is and of the logarithm, and how the volumes do
-after turning one onto the other. Takes about 20 minutes on two cores.
+2200 hits), unless it has one; the run is processed with --bin 16 --roi-qmax 20 --dragonfly, and
+dragonfly.emc is run as the folder stands, unless it has been. Prints how the radial average of
+the reconstructed intensities correlates with that of the truth, as it is and of the logarithm, and
+how the volumes do after turning one onto the other. Takes about 30 minutes on two cores.
 """
 
 import argparse
@@ -33,16 +33,15 @@ def xfelmpi(*arguments, ranks=2):
     subprocess.run(command, check=True)
 
 
-def prepare(folder: Path) -> Path:
-    """Simulate and process the run; returns the folder for Dragonfly."""
-    prefix, recon = folder / "p007927", folder / "recon"
+def prepare(folder: Path, recon: Path) -> None:
+    """Simulate and process the run, with a folder for Dragonfly."""
+    prefix = folder / "p007927"
     if not (prefix / "scratch" / "truth" / f"r{RUN:04d}_truth.h5").exists():
         options = ("--size-nm", SIZE_NM, SIZE_NM, "--hit-photons", PHOTONS, PHOTONS)
         options += ("--particle", "cluster", "--trains", HITS_FROM, "--hit-rate", 0.3)
         xfelmpi("simulate", RUN, "--prefix", prefix, "--background", 30, "--seed", 5, *options)
     options = ("--bin", 16, "--roi-qmax", 20, "--dragonfly", recon, "--no-vds")
     xfelmpi(RUN, "--prefix", prefix, *options)
-    return recon
 
 
 def true_volume(recon: Path, edge: int) -> np.ndarray:
@@ -64,7 +63,8 @@ def radii(edge: int) -> np.ndarray:
 def radial_average(volume: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the mean of shells one voxel thick."""
     shell = np.rint(radii(len(volume))).astype(int).ravel()
-    return np.bincount(shell, (volume * weight).ravel()) / np.bincount(shell, weight.ravel())
+    number = np.bincount(shell, weight.ravel())
+    return np.bincount(shell, (volume * weight).ravel()) / np.maximum(number, 1)
 
 
 def turned(volume: np.ndarray, turn: Rotation, where: np.ndarray) -> np.ndarray:
@@ -139,11 +139,14 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
-    recon = prepare(given.folder)
-    program = Path(sys.executable).with_name("dragonfly.emc")
-    command = [program, "-t", str(given.threads), str(given.iterations)]
-    subprocess.run(command, check=True, cwd=recon, stdout=subprocess.DEVNULL)
-    with h5py.File(recon / "data" / f"output_{given.iterations:03d}.h5") as file:
+    recon = given.folder / "recon"
+    output = recon / "data" / f"output_{given.iterations:03d}.h5"
+    if not output.exists():
+        prepare(given.folder, recon)
+        program = Path(sys.executable).with_name("dragonfly.emc")
+        command = [program, "-t", str(given.threads), str(given.iterations)]
+        subprocess.run(command, check=True, cwd=recon, stdout=subprocess.DEVNULL)
+    with h5py.File(output) as file:
         found = file["intens"][:].reshape(file["intens"].shape[-3:])
         weight = file["inter_weight"][:].reshape(found.shape)
         n_hits = len(file["orientations"])
