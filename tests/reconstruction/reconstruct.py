@@ -121,7 +121,7 @@ def draw(path: Path, truth, found, averages, turn: Rotation, text: str) -> None:
             plots[row, i].imshow(shown.take(edge // 2, i), norm=LogNorm(top * 1e-4, top))
             plots[row, i].set_title(f"{name}, {'xyz'[i]} = 0", fontsize=9)
             plots[row, i].set_axis_off()
-    shells = np.arange(len(averages[0]))
+    shells = np.arange(len(averages[0])) + np.ceil(INNER)
     for name, average in zip(("truth", "Dragonfly"), averages, strict=True):
         plots[0, 3].semilogy(shells, average / averages[0].mean(), label=name)
     plots[0, 3].set_xlabel("|q| / voxels")
