@@ -52,8 +52,15 @@ def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
         mpirun = shutil.which("mpirun")
         assert mpirun, "no mpirun"
         command = [mpirun, "-n", str(ranks), *command]
+    return run_program(command, seconds=seconds, **env)
+
+
+def run_program(command: list, folder=None, *, seconds: float = SECONDS, **env):
+    """Run any program in a folder; see `run_python`."""
+    command = list(map(str, command))
     process = subprocess.Popen(
         command,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

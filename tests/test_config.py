@@ -54,6 +54,13 @@ EVERY_OPTION = {
     "geometry": (["a.geom"], '"a.geom"', Path("a.geom")),
     "distance": (["0.7"], "0.7", 0.7),
     "add": (["a=S/k", "b_2=A/B/C:output/data.x"], '["a=S/k", "b_2=A/B/C:output/data.x"]', ADD),
+    "dragonfly": (["recon"], '"recon"', Path("recon")),
+    "bin": (["8"], "8", 8),
+    "roi_qmax": (["0.25/nm"], '"0.25/nm"', (0.25, "/nm")),
+    "ewald_rad": (["900"], "900", 900.0),
+    "polarisation": (["y"], '"y"', "y"),
+    "photon_energy": (["6keV"], '"6 keV"', 6000 * 1.602176634e-19),
+    "max_bad": (["0.25"], "0.25", 0.25),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
 }
 
@@ -148,6 +155,10 @@ def test_command_line_wins(toml, name):
         "first_cell": "7",
         "normalise": '"unmasked"',
         "miss_base": '"hits"',
+        "bin": "4",
+        "roi_qmax": "70",
+        "polarisation": '"none"',
+        "photon_energy": '"9keV"',
     }
     table[name] = other.get(name, '"other"' if line.startswith('"') else "0.125")
     path = toml("".join(f"{key} = {text}\n" for key, text in table.items()))

@@ -11,6 +11,7 @@ from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
+from xfelmpi.dragonflyfiles import check_before
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
@@ -124,7 +125,9 @@ def load_inputs(
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
-    return Inputs(masks, calibration, *(found or (None, ())))
+    geometry, warnings = found or (None, ())
+    more = check_before(comm, config, geometry, share.wavelength)
+    return Inputs(masks, calibration, geometry, (*warnings, *more))
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
