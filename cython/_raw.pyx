@@ -185,7 +185,7 @@ def sparsify_raw(
         int64_t[::1] start, int64_t[::1] stop, uint8_t[::1] status,
         uint32_t[::1] lit, uint64_t[::1] photons, uint32_t[::1] region_lit,
         uint64_t[::1] region_photons, uint32_t[::1] ones, uint16_t[::1] peak,
-        uint32_t[::1] entries, uint32_t[:, ::1] gain_switched):
+        uint32_t[::1] entries, uint32_t[::1] region_bad, uint32_t[:, ::1] gain_switched):
     """Work off the frames of one module in one file; returns how much of the list is used."""
     cdef Py_ssize_t f, row, n_frames = offset_in_file.shape[0]
     cdef size_t frame_bytes = PIXELS * 4
@@ -215,6 +215,7 @@ def sparsify_raw(
     out.lit, out.photons = &lit[0], &photons[0]
     out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
+    out.region_bad = &region_bad[0]
     with nogil:
         for f in range(n_frames):
             if offset_in_file[f] != decoded or decoded < 0:

@@ -76,6 +76,7 @@ cdef struct Scan:
     uint64_t region_photons
     uint32_t lit
     uint32_t region_lit
+    uint32_t region_bad
     uint32_t ones
     uint32_t peak
 
@@ -90,6 +91,7 @@ cdef inline void add(Scan *s, uint32_t p, uint32_t count) noexcept nogil:
     s.n += 1
     if count == 0:
         s.invalid[p] += 1
+        s.region_bad += (s.region[p >> 3] >> (p & 7)) & 1
         return
     s.powder[p] += count
     s.lit += 1
@@ -114,13 +116,14 @@ cdef struct Sums:
     uint32_t *ones
     uint16_t *peak
     uint32_t *entries
+    uint32_t *region_bad
 
 
 cdef inline void begin_frame(Scan *s, const uint8_t *good, int64_t used) noexcept nogil:
     s.good = good
     s.n = used
     s.photons = s.region_photons = 0
-    s.lit = s.region_lit = s.ones = s.peak = 0
+    s.lit = s.region_lit = s.region_bad = s.ones = s.peak = 0
 
 
 cdef inline int64_t end_frame(Scan *s, Sums *out, Py_ssize_t f, int64_t used) noexcept nogil:
@@ -132,6 +135,7 @@ cdef inline int64_t end_frame(Scan *s, Sums *out, Py_ssize_t f, int64_t used) no
     out.ones[f] = s.ones
     out.peak[f] = <uint16_t>s.peak
     out.entries[f] = <uint32_t>(s.n - used)
+    out.region_bad[f] = s.region_bad
     if s.n > s.room:
         # the sums stand, the list of this frame is left out
         out.start[f] = -1

@@ -103,13 +103,20 @@ class Expected:
             sums["score"][row] = counted.sum(dtype=np.int64)
         return sums | {"score": self._normalised(sums["score"], region)}
 
+    @cached_property
+    def good_in_region(self) -> np.ndarray:
+        """Good pixels of the hit-finding region, in the modules of the run, int64 (frame,)."""
+        region = self._all_good if self.region is None else self.region
+        there = region & ~self.absent[:, None, None]
+        return np.array([(self.good_of(row) & there).sum() for row in range(len(self))])
+
     def _normalised(self, score: np.ndarray, region: np.ndarray) -> np.ndarray:
+        seen = self.good_in_region > 0
         if self.normalise == "none":
-            return score
+            return np.where(seen, score, np.nan)
         if self.normalise == "unmasked":
-            there = ~self.absent[:, None, None]
-            good = [(self.mask_of(row) & region & there).sum() for row in range(len(self))]
-            return (score * (region.sum() / np.array(good))).astype(np.float32)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return (score * (region.sum() / self.good_in_region)).astype(np.float32)
         energy = self.column("pulse_energy")
         factor = [np.mean(energy[self.window(row)]) / energy[row] for row in range(len(self))]
         enough = energy >= (self.min_pulse_energy or 0)
@@ -126,6 +133,7 @@ class Expected:
         enough = True
         if self.min_pulse_energy is not None:
             enough = self.column("pulse_energy") >= self.min_pulse_energy
+        enough &= self.good_in_region > 0
         return self.complete & enough & ~np.isin(self.column("cellId"), self.excluded)
 
     @cached_property

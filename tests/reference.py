@@ -13,7 +13,8 @@ import numpy as np
 MODULES, SS, FS = 16, 512, 128
 PIXELS = SS * FS
 MOST_PHOTONS = 65535
-EMPTY = {"lit": 0, "photons": 0, "region_lit": 0, "region_photons": 0, "ones": 0, "peak": 0}
+EMPTY = {"lit": 0, "photons": 0, "region_lit": 0, "region_photons": 0, "region_bad": 0}
+EMPTY |= {"ones": 0, "peak": 0}
 
 
 def photon_image(values, adu_per_photon=1.0, threshold=0.7):
@@ -43,6 +44,7 @@ class ModuleTwin:
     photons: list[int]
     region_lit: list[int]
     region_photons: list[int]
+    region_bad: list[int]
     ones: list[int]
     peak: list[int]
     entries: list[int]
@@ -52,7 +54,9 @@ class ModuleTwin:
     invalid: np.ndarray
 
 
-def module_twin(values, good, region, adu_per_photon=1.0, threshold=0.7) -> ModuleTwin:
+def module_twin(
+    values, good, region, adu_per_photon=1.0, threshold=0.7, masks=None, bits=0xFFFFFFFF
+) -> ModuleTwin:
     """Work off frames of one module.
 
     Parameters
@@ -61,9 +65,23 @@ def module_twin(values, good, region, adu_per_photon=1.0, threshold=0.7) -> Modu
     good : ndarray, bool (frame, 512, 128)
     region : ndarray, bool (512, 128)
     adu_per_photon, threshold : float
+    masks : ndarray, uint32 (frame, 512, 128), optional
+        Masks of the frames themselves.
+    bits : int
+        Which of their bits make a pixel bad.
     """
     images = (photon_image(frame, adu_per_photon, threshold) for frame in values)
+    if masks is not None:
+        images = (
+            masked_image(*image, mask, bits) for image, mask in zip(images, masks, strict=True)
+        )
     return images_twin(images, good, region)
+
+
+def masked_image(photons, bad, mask, bits):
+    """Add the pixels that a frame's own mask calls bad to those that are bad in this frame."""
+    masked = mask & np.uint32(bits) != 0
+    return np.where(masked, 0, photons), bad | masked
 
 
 def images_twin(images, good, region) -> ModuleTwin:
@@ -80,6 +98,7 @@ def images_twin(images, good, region) -> ModuleTwin:
         columns["photons"].append(int(photons.sum()))
         columns["region_lit"].append(int((photons[region] > 0).sum()))
         columns["region_photons"].append(int(photons[region].sum()))
+        columns["region_bad"].append(int(bad[region].sum()))
         columns["ones"].append(int((photons == 1).sum()))
         columns["peak"].append(int(photons.max()))
         columns["entries"].append(len(pixel))

@@ -13,7 +13,7 @@ import pytest
 from xfelmpi.arguments import add_arguments, from_arguments, options, read_toml
 from xfelmpi.config import GROUPS, Config, parse_size, parse_trains
 from xfelmpi.errors import UsageError
-from xfelmpi.values import parse_cells, parse_energy
+from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits
 
 ADD = ("a=S/k", "b_2=A/B/C:output/data.x")
 
@@ -25,6 +25,9 @@ EVERY_OPTION = {
     "detector": (["MID_DET_AGIPD1M-1"], '"MID_DET_AGIPD1M-1"', "MID_DET_AGIPD1M-1"),
     "trains": (["2:90"], '"2:90"', (2, 90)),
     "sample": (["gold"], '"gold"', "gold"),
+    "mask": (["run", "file"], '["run", "file"]', ("run", "file")),
+    "mask_bits": (["NOISY_ADC", "0x3"], '["NOISY_ADC", 3]', (1 << 17, 3)),
+    "mask_trains": (["9"], "9", 9),
     "cell_mask": (["c.h5"], '"c.h5"', Path("c.h5")),
     "global_mask": (["g.h5"], '"g.h5"', Path("g.h5")),
     "hit_mask": (["h.h5"], '"h.h5"', Path("h.h5")),
@@ -132,6 +135,9 @@ def test_command_line_wins(toml, name):
         "common_mode": '"none"',
         "trains": '"1:"',
         "hit_modules": "[9]",
+        "mask": '"none"',
+        "mask_bits": "9",
+        "mask_trains": "7",
         "add": '["c=S/k"]',
         "memory_per_rank": '"300M"',
         "min_scores": "7",
@@ -229,6 +235,15 @@ def test_unknown_name(toml, key, near):
         ("hit_modules = [3.7]", "whole numbers"),
         ("hit_modules = [true]", "whole numbers"),
         ('hit_modules = ["a"]', "whole numbers"),
+        ('mask = "all"', "run-static"),
+        ('mask = ["run", "all"]', "run-static"),
+        ("mask = 3", "mask"),
+        ("mask = [true]", "mask"),
+        ('mask_bits = "NOISY"', "did you mean NOISY_ADC"),
+        ('mask_bits = ["NOISY_ADC", 0]', "from 1 to 0xffffffff"),
+        ("mask_bits = [1.5]", "mask_bits"),
+        ("mask_bits = true", "mask_bits"),
+        ("mask_trains = 2.5", "whole"),
         ("add = 3", "list of texts"),
         ("add = [3]", "list of texts"),
         ('add = "a=S/k"', "list of texts"),
@@ -316,6 +331,10 @@ IMPOSSIBLE = [
     ("max_score", "inf"),
     ("min_pulse_energy", "0"),
     ("min_pulse_energy", "200"),
+    ("mask", "auto run"),
+    ("mask", "run none"),
+    ("mask_trains", "0"),
+    ("mask_trains", "101"),
     ("first_cell", "-1"),
     ("first_cell", "352"),
     ("distance", "0"),
@@ -339,8 +358,12 @@ def test_impossible_values(toml, name, text):
         words += ["--decide", "fixed"]
     option = name.replace("_", "-")
     with pytest.raises(UsageError, match=f"--{option}: found .*, expected "):
-        configure(*words, f"--{option}={text}")
+        configure(
+            *words, *(["--mask", *text.split()] if name == "mask" else [f"--{option}={text}"])
+        )
     line = f"[{text}]" if name == "hit_modules" else text
+    if name == "mask":
+        line = str(text.split())
     if name in ("trains", "memory_per_rank"):
         line = f'"{text}"'
     with pytest.raises(UsageError, match=option):
@@ -422,6 +445,42 @@ def test_cells(text, cells):
 def test_no_cells(text):
     with pytest.raises(ValueError, match=r"names no cells|cells from 0 to 351"):
         parse_cells(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"),
+    [
+        ("OFFSET_OUT_OF_THRESHOLD", 1),
+        ("noisy_adc", 1 << 17),
+        ("NON_STANDARD_SIZE", 1 << 22),
+        ("CI_GAIN_OUT_OF_THRESHOLD", 16),
+        ("CI_GAIN_OF_OF_THRESHOLD", 16),
+        ("4096", 4096),
+        ("0x12", 18),
+        ("0b101", 5),
+        ("4294967295", 0xFFFFFFFF),
+        (6, 6),
+    ],
+)
+def test_mask_bits(text, bits):
+    assert parse_mask_bits(text) == bits
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "4294967296", "1.5", "HOT", "NOISY_ADC,OVERSCAN"])
+def test_no_mask_bits(text):
+    with pytest.raises(ValueError, match=r"expected bits from 1|kind of bad pixel"):
+        parse_mask_bits(text)
+
+
+@pytest.mark.parametrize("name", ["mask", "mask_bits"])
+def test_no_masks_or_bits_in_a_list(toml, name):
+    with pytest.raises(UsageError, match=r"--mask.*found none, expected at least one"):
+        configure("--prefix", "/e", "--config", toml(f"{name} = []"))
+
+
+def test_one_mask_in_a_file_needs_no_list(toml):
+    settings = configure("--prefix", "/e", "--config", toml('mask = "run"\nmask_bits = "OVERSCAN"'))
+    assert (settings.mask, settings.mask_bits) == (("run",), (1 << 18,))
 
 
 def test_empty_list_of_modules(toml):

@@ -53,7 +53,7 @@ def test_no_masks(experiment):
     assert (masks.row_of_cell == 0).all()
     assert (masks.region == 0xFF).all()
     assert masks.problems == ()
-    assert len(masks.notes) == 3
+    assert len(masks.notes) == 4
 
 
 def test_good_pixels_of_the_region(experiment):

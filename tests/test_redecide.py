@@ -153,6 +153,21 @@ def test_raw_run(tmp_path):
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
 
+@pytest.mark.parametrize("masks", [("run",), ("run-static",), ("run", "file")])
+def test_masks_of_the_run(masks, tmp_path):
+    mock = tiny_run(tmp_path / PROPOSAL, **FAINT, trains=4, masked_pixels=0.1, masked_at_times=20.0)
+    mask = mock.options.prefix / "scratch" / "det" / "mask.h5"
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(mask, "w") as file:
+        file["entry_1/good_pixels"] = np.random.default_rng(1).random((16, 512, 128)) < 0.9
+    settings = ("--mask", *masks, "--with-misses")
+    process(mock, tmp_path / "first", *settings, ranks=2)
+    process(mock, tmp_path / "full", *settings, "--sigma", "-1", ranks=3)
+    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
+    assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
+    assert_same_outputs(tmp_path / "full", tmp_path / "again")
+
+
 def test_only_hits_and_misses_are_read(tmp_path):
     """All other frames are overwritten with garbage: nobody notices."""
     mock = tiny_run(tmp_path / PROPOSAL, trains=4, **FAINT)
@@ -192,6 +207,8 @@ REFUSED = {
     "--trains": "0:2",
     "--cell-mask": "mask.h5",
     "--data": "raw",
+    "--mask": "none",
+    "--mask-trains": "7",
 }
 
 

@@ -520,7 +520,7 @@ def rows(path, source, module, number, problems, notes):
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
     ids = ModuleRows(train, cell, cell.astype(np.uint64), np.full(n, number, np.int32),
                      np.arange(n, dtype=np.int32))
-    return ids, "|u1"
+    return ids, "|u1", True
 
 runindex.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
 runindex.agipd_sources = lambda path, problems: [

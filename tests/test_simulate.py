@@ -338,6 +338,54 @@ def test_mask(tmp_path):
         assert not mask[5].any()
 
 
+def test_bad_cells(plain_run, tmp_path):
+    """Dead, hot and flickering pixels as the truth tells them, all else as without them."""
+    mock = tiny_run(tmp_path, bad_cells=0.03)
+    check_valid(mock)
+    check_against_truth(mock)
+    kinds = mock.truth["bad_kind"]
+    assert kinds.shape == (16, 6, 512, 128)
+    assert "bad_kind" not in plain_run.truth
+    counts = np.bincount(kinds.ravel(), minlength=4) / kinds.size
+    np.testing.assert_allclose(counts, [0.97, 0.01, 0.01, 0.01], atol=5e-4)
+    assert 0.014 < (kinds > 0).all(axis=1).mean() < 0.016
+    found, before = ([run.frame(i) for i in range(len(run))] for run in (mock, plain_run))
+    false = np.array(found).astype(int) - before
+    of_frame = kinds[:, mock.truth["cellId"]].swapaxes(0, 1)
+    assert not false[of_frame == 0].any()
+    assert not np.array(found)[of_frame == 1].any()
+    assert false[of_frame == 2].min() >= 0
+    assert 5 < false[of_frame == 2].mean() < 8
+    flickers = false[of_frame == 3]
+    assert (flickers > 0).mean() == pytest.approx(0.2, abs=0.02)
+    assert (flickers.min(), flickers.max()) == (0, 20)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "u2"}, {"chunk_frames": 4, "layout": "legacy"}])
+def test_masks_of_frames(tmp_path, options):
+    """Some pixels of a cell always, others at times; the truth says what is left."""
+    mock = tiny_run(
+        tmp_path, masked_pixels=0.1, masked_at_times=20.0, reorder_cells=True, **options
+    )
+    check_valid(mock)
+    detector = AGIPD1M(RunDirectory(mock.paths.proc))
+    bits, images = (detector[f"image.{name}"].ndarray() for name in ("mask", "data"))
+    trains, cells = (detector[f"image.{n}"].ndarray()[3] for n in ("trainId", "cellId"))
+    assert bits.dtype == np.uint32
+    assert bits.max() < 1 << 23
+    for cell in range(6):
+        always = np.bitwise_and.reduce(bits[:, cells == cell], axis=1)
+        assert 0.095 < (always != 0).mean() < 0.105
+        rest = (bits[:, cells == cell] != 0) & (always == 0)[:, None]
+        assert 5 < rest.sum(axis=(2, 3)).mean() < 30
+    for i in range(len(mock)):
+        row = mock.row(trains[i], cells[i])
+        np.testing.assert_array_equal(images[:, i], mock.frame(row))
+        left = np.where(bits[:, i], 0, images[:, i])
+        assert mock.truth["unmasked_photons"][row] == left.sum()
+        assert mock.truth["unmasked_litpixels"][row] == (left > 0).sum()
+
+
 def same_files(a, b):
     """Return the files below `a`, after comparing them byte by byte with those below `b`."""
     names = sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file())
@@ -414,9 +462,10 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "--hit-rate 0.2 --size-nm 10 20 --hit-photons 30 40 --background 5 --pulse-energy-mj 0.5 "
         "--pulse-jitter 0.01 --photon-energy-kev 9 --distance 1.5 --sample virus --seed 8 "
         "--layout legacy --dtype f4 --compression none --chunk-frames 0 --adu-per-photon 20 "
-        "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --gain-stage low "
-        "--constants-dtype f4 --noise 0.1 --with-mask --sequence-length 3 --ragged-sequences "
-        "--truth full"
+        "--clip-noise 0 --gain-spread 0 --common-mode 9 --bad-pixels 0.1 --bad-cells 0.2 "
+        "--gain-stage low --constants-dtype f4 --noise 0.1 --with-mask "
+        "--sequence-length 3 --ragged-sequences --truth full "
+        "--masked-pixels 0.02 --masked-at-times 4.5"
     )
     options = command.options_from(command._parser().parse_args(text.split()))
     assert options == SimulationOptions(
@@ -428,8 +477,9 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         **{"distance": 1.5, "sample": "virus", "seed": 8, "layout": "legacy", "dtype": "f4"},
         **{"compression": "none", "chunk_frames": 0, "adu_per_photon": 20, "noise": 0.1},
         **{"kind": "raw", "clip_noise": 0, "gain_spread": 0, "common_mode": 9},
-        **{"bad_pixels": 0.1, "gain_stage": "low", "constants_dtype": "f4"},
+        **{"bad_pixels": 0.1, "bad_cells": 0.2, "gain_stage": "low", "constants_dtype": "f4"},
         **{"with_mask": True, "sequence_length": 3, "ragged_sequences": True, "truth": "full"},
+        **{"masked_pixels": 0.02, "masked_at_times": 4.5},
     )
     defaults = command.options_from(command._parser().parse_args(["50"]))
     assert defaults == SimulationOptions(tmp_path)
@@ -460,6 +510,7 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "50 --kind dark --gain-stage lowest",
         "50 --kind raw --constants-dtype u2",
         "50 --kind raw --bad-pixels 0.6",
+        "50 --bad-cells 0.6",
         "50 --absent-modules " + " ".join(map(str, range(16))),
     ],
 )

@@ -17,7 +17,7 @@ from modulefiles import (
     sparse_images,
     write_module,
 )
-from reference import FS, MODULES, PIXELS, SS, module_twin, photon_image
+from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
 from xfelmpi import _sparse
 from xfelmpi.detector import FRAME_PIXELS
@@ -28,7 +28,7 @@ from xfelmpi.read import FilePool
 from xfelmpi.sparse import SparseFrames
 
 DTYPES = ("u1", "u2", "f4")
-SUMS = ("lit", "photons", "region_lit", "region_photons", "ones", "peak", "entries")
+SUMS = (*EMPTY, "entries")
 MAX = float(np.finfo(np.float32).max)
 
 
@@ -37,7 +37,15 @@ def random_mask(rng, *shape):
 
 
 def run_kernel(
-    values, good=None, region=None, mask_row=None, room=None, adu=1.0, threshold=0.7, readonly=False
+    values,
+    good=None,
+    region=None,
+    mask_row=None,
+    room=None,
+    adu=1.0,
+    threshold=0.7,
+    readonly=False,
+    spoilt=None,
 ):
     """Call the kernel itself on frames in memory; `room` entries are followed by a guard."""
     n = len(values)
@@ -60,6 +68,7 @@ def run_kernel(
         ones=np.zeros(n, np.uint32),
         peak=np.zeros(n, np.uint16),
         entries=np.zeros(n, np.uint32),
+        region_bad=np.zeros(n, np.uint32),
     )
     inputs = {
         "memory": np.ascontiguousarray(values).reshape(-1).view(np.uint8),
@@ -70,6 +79,7 @@ def run_kernel(
         "good": pack(good),
         "mask_row": np.zeros(n, np.int32) if mask_row is None else mask_row,
         "region": pack(region),
+        "spoilt": np.empty((0, PIXELS // 8), np.uint8) if spoilt is None else pack(spoilt),
     }
     if readonly:
         for array in inputs.values():
@@ -107,6 +117,8 @@ def assert_kernel(values, good=None, region=None, **options):
     formula["adu_per_photon"] = formula.pop("adu", 1.0)
     rows = options.get("mask_row")
     mask = good[np.zeros(len(values), int) if rows is None else rows]
+    if "spoilt" in options:
+        formula["masks"] = options["spoilt"].astype(np.uint32)
     twin = module_twin(values, mask, region, **formula)
     for name in SUMS:
         assert getattr(out, name).tolist() == getattr(twin, name), name
@@ -154,6 +166,52 @@ def test_everything_lit(dtype):
     values = rng.integers(1, 255, (2, SS, FS)).astype(dtype)
     out, _ = assert_kernel(values, random_mask(rng, 1), random_mask(rng))
     assert out.lit.min() > 40000
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0, 1e-4, 0.5, 1])
+def test_masks_of_frames(dtype, share):
+    """Their pixels stand in the lists with count 0, in order, in place of any photons."""
+    rng = np.random.default_rng(3)
+    values = sparse_images(rng, 4, dtype)
+    if dtype == "f4":
+        values[:, 7, ::5] = np.nan
+    spoilt = rng.random((4, SS, FS)) < share
+    spoilt[1], spoilt[2, :, 0], spoilt[3, 0, 0], spoilt[3, -1, -1] = False, True, True, True
+    row = np.array([0, 1, 1, 0], np.int32)
+    masks = {"good": random_mask(rng, 2), "region": random_mask(rng), "mask_row": row}
+    out, twin = assert_kernel(values, spoilt=spoilt, **masks)
+    assert (out.lit[0] > 0) == (share < 1)
+    assert out.region_bad[2] > 100
+    assert twin.lit[1] > 100
+
+
+def test_frame_that_its_mask_leaves_nothing_of():
+    values = sparse_images(np.random.default_rng(4), 2, "u1")
+    spoilt = np.zeros((2, SS, FS), bool)
+    spoilt[0] = True
+    out, _ = assert_kernel(values, spoilt=spoilt)
+    assert out.entries[0] == out.region_bad[0] == PIXELS
+    assert out.lit[0] == out.photons[0] == out.peak[0] == 0
+    assert not out.count[out.start[0] : out.stop[0]].any()
+    assert out.lit[1] > 100
+
+
+@pytest.mark.parametrize("missing", [0, 1, 300, 20_000])
+def test_masked_frame_that_does_not_fit(missing):
+    """Nothing is written behind the end, whether photons or masked pixels are too many."""
+    rng = np.random.default_rng(5)
+    values = sparse_images(rng, 3, "u1")
+    spoilt = rng.random((3, SS, FS)) < 0.2
+    twin = module_twin(values, np.ones((3, SS, FS), bool), np.ones((SS, FS), bool), masks=spoilt)
+    room = twin.entries[0] + twin.entries[1] - missing
+    out, _ = assert_kernel(values, spoilt=spoilt, room=room)
+    used, fits = 0, []
+    for entries in twin.entries:
+        fits.append(used + entries <= room)
+        used += entries * fits[-1]
+    assert (out.start >= 0).tolist() == fits
+    assert False in fits
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

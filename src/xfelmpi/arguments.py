@@ -128,12 +128,7 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
                 raise ValueError(f"{value!r} is neither true nor false")
             return value
         if about["many"]:
-            if isinstance(value, dict):
-                value = [f"{name}={where}" for name, where in value.items()]
-            kind, kinds = (int, "whole numbers") if about["parse"] is int else (str, "texts")
-            if not isinstance(value, list) or any(type(v) is not kind for v in value):
-                raise ValueError(f"{value!r} has the wrong form, expected a list of {kinds}")
-            return tuple(about["parse"](v) for v in value)
+            return _many_from_toml(f, value)
         if isinstance(value, (dict, bool)) or (
             isinstance(value, list) and f.name not in ("trains", "exclude_cells")
         ):
@@ -144,6 +139,23 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
     if about["choices"] and value not in about["choices"]:
         raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")
     return value
+
+
+def _many_from_toml(f: dataclasses.Field, value) -> tuple:
+    parse, choices = f.metadata["parse"], f.metadata["choices"]
+    if isinstance(value, dict):
+        value = [f"{name}={where}" for name, where in value.items()]
+    kinds, expected = ((int,), "whole numbers") if parse is int else ((str,), "texts")
+    if f.name == "mask_bits":
+        kinds, expected = (int, str), "names and whole numbers"
+    if f.name in ("mask", "mask_bits") and type(value) in kinds:
+        value = [value]
+    if not isinstance(value, list) or any(type(v) not in kinds for v in value):
+        raise ValueError(f"{value!r} has the wrong form, expected a list of {expected}")
+    for item in value:
+        if choices and item not in choices:
+            raise ValueError(f"found {item!r}, expected {choices}")
+    return tuple(parse(item) for item in value)
 
 
 def given_values(arguments: argparse.Namespace) -> dict:

@@ -16,9 +16,8 @@ from xfelmpi.constants import (
     prepare_cell,
     survey,
 )
-from xfelmpi.detector import MAX_CELLS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import MAX_CELLS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.masks import MODULE_BYTES
 from xfelmpi.records import Problem
 
 

@@ -5,6 +5,7 @@ nothing here creates one as a side effect of an import.
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
@@ -156,6 +157,32 @@ def _receive(comm, data: np.ndarray) -> None:
         comm.Recv(data[a : a + CHUNK], source=0)
 
 
+def exchange(comm, words: np.ndarray, number: np.ndarray, per_pair: int) -> Iterator[np.ndarray]:
+    """Send words to their ranks and yield those for this one, some at a time; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    words : ndarray, uint64 (word,)
+        Those for rank 0 first, then those for rank 1, and so on.
+    number : ndarray, int64 (rank,)
+        How many are for each.
+    per_pair : int
+        Words at most that go from one rank to another at a time.
+    """
+    starts = np.cumsum(number) - number
+    for done in range(0, max_all(comm, number.max()), per_pair):
+        send = np.clip(number - done, 0, per_pair)
+        receive = np.empty_like(send)
+        comm.Alltoall(send, receive)
+        received = np.empty(int(receive.sum()), np.uint64)
+        comm.Alltoallv(
+            [words, send, starts + np.minimum(done, number), MPI.UINT64_T],
+            [received, receive, np.cumsum(receive) - receive, MPI.UINT64_T],
+        )
+        yield received
+
+
 def gather_objects(comm, items: list) -> list:
     """Return the small Python objects of all ranks, in rank order, on rank 0 (empty elsewhere)."""
     parts = comm.gather(items, root=0)
@@ -204,12 +231,22 @@ class NodeShared:
 
 
 class SharedBytes:
-    """One file written by all ranks at byte offsets, through MPI-IO."""
+    """One file written by all ranks at byte offsets, through MPI-IO.
 
-    def __init__(self, comm, path: str):
-        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
-        # a longer file of an earlier, killed job must not leave its tail behind
-        self._file.Set_size(0)
+    Parameters
+    ----------
+    comm : Intracomm
+    path : str
+    append : bool
+        Whether the file is there and its content stays.
+    """
+
+    def __init__(self, comm, path: str, append: bool = False):
+        create = 0 if append else MPI.MODE_CREATE
+        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | create)
+        if not append:
+            # a longer file of an earlier, killed job must not leave its tail behind
+            self._file.Set_size(0)
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece; collective, may be empty."""

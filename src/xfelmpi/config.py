@@ -13,6 +13,7 @@ from xfelmpi.values import (
     parse_added,
     parse_cells,
     parse_energy,
+    parse_mask_bits,
     parse_size,
     parse_trains,
     parse_whole,
@@ -86,6 +87,32 @@ class Config:
     )
     sample: str | None = _option(
         "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"
+    )
+    mask: tuple[str, ...] = _option(
+        "masks",
+        ("auto",),
+        str,
+        "which masks, of which all must call a pixel good; file: of files; run: the corrected"
+        " data's own (image/mask), frame by frame; run-static: what these call bad all the time;"
+        " none: of no file that is not named (default: auto, which is file if there is one in det/,"
+        " else run-static if the data have masks)",
+        choices=("auto", "file", "run", "run-static", "none"),
+        many=True,
+    )
+    mask_bits: tuple[int, ...] | None = _option(
+        "masks",
+        None,
+        parse_mask_bits,
+        "bits of image/mask that make a pixel bad, numbers or names as NOISY_ADC (default: all)",
+        metavar="BITS",
+        many=True,
+    )
+    mask_trains: int = _option(
+        "masks",
+        5,
+        parse_whole,
+        "run-static: a bit counts that is set in the first N trains of a module and cell",
+        metavar="N",
     )
     cell_mask: Path | None = _option(
         "masks",

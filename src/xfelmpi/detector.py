@@ -9,6 +9,9 @@ MODULE_SHAPE = (512, 128)
 FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
 MODULE_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 FRAME_PIXELS = N_MODULES * MODULE_PIXELS
+MODULE_BYTES = MODULE_PIXELS // 8
+"""Bytes of a mask of one module, one bit a pixel."""
+
 MAX_CELLS = 352
 """Analogue memory cells of every pixel; a cellId is 0 … 351."""
 
@@ -24,3 +27,34 @@ MAX_COUNT = 65535
 CXI_BAD = 0x80
 CXI_MISSING = 0x200
 """Mask bits of the CXI format 1.6 (Maia 2012): pixel is bad; no data from this pixel."""
+
+BAD_PIXELS = (
+    "OFFSET_OUT_OF_THRESHOLD",
+    "NOISE_OUT_OF_THRESHOLD",
+    "OFFSET_NOISE_EVAL_ERROR",
+    "NO_DARK_DATA",
+    "CI_GAIN_OUT_OF_THRESHOLD",
+    "CI_LINEAR_DEVIATION",
+    "CI_EVAL_ERROR",
+    "FF_GAIN_EVAL_ERROR",
+    "FF_GAIN_DEVIATION",
+    "FF_NO_ENTRIES",
+    "CI2_EVAL_ERROR",
+    "VALUE_IS_NAN",
+    "VALUE_OUT_OF_RANGE",
+    "GAIN_THRESHOLDING_ERROR",
+    "DATA_STD_IS_ZERO",
+    "ASIC_STD_BELOW_NOISE",
+    "INTERPOLATED",
+    "NOISY_ADC",
+    "OVERSCAN",
+    "NON_SENSITIVE",
+    "NON_LIN_RESPONSE_REGION",
+    "WRONG_GAIN_VALUE",
+    "NON_STANDARD_SIZE",
+)
+"""Names of the bits of ``image/mask`` in corrected files, from bit 0 on (the facility's
+``extra.calibration.BadPixels``)."""
+
+ALL_MASK_BITS = 0xFFFF_FFFF
+"""Any bit of ``image/mask``, whether it has a name or not."""

@@ -51,6 +51,11 @@ class Experiment:
         return self.output / "powder" / f"{self.name}_powder.h5"
 
     @property
+    def cell_powder(self) -> Path:
+        """The powder patterns of every memory cell."""
+        return self.output / "powder" / f"{self.name}_powder_cells.h5"
+
+    @property
     def cxi(self) -> Path:
         """The hits as CXI."""
         return self.output / "saved_hits" / f"{self.name}_hits.cxi"

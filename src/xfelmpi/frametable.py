@@ -19,12 +19,20 @@ class ModuleFile:
         Path of the frames in the file.
     dtype : str
         Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
+    has_mask : bool
+        A mask of every frame lies beside them.
     """
 
     path: str
     module: int
     dataset: str
     dtype: str = ""
+    has_mask: bool = False
+
+    @property
+    def mask_dataset(self) -> str:
+        """Path of the frames' masks in the file, if there are any."""
+        return self.dataset.rpartition("/")[0] + "/mask"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def _key(folder: Path, kind: str, detector: str | None) -> str:
     for file in module_files(folder, kind):
         about = file.stat()
         files.append((file.name, about.st_size, about.st_mtime_ns))
-    return json.dumps([__version__, str(folder), kind, detector, files])
+    about = [*ModuleFile.__dataclass_fields__]
+    return json.dumps([__version__, about, str(folder), kind, detector, files])
 
 
 def _load(path: Path, key: str) -> RunIndex | None:

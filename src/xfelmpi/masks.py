@@ -1,4 +1,4 @@
-"""Good pixels: masks from files, combined by AND, as bits, once per node.
+"""Good pixels: masks from files and of the run, combined by AND, as bits, once per node.
 
 Bit order: pixel p of a module is bit ``p % 8`` of byte ``p // 8``, so that a photon's look-up is
 one byte of an 8 KiB row, which stays in the nearest cache with the frame.
@@ -13,13 +13,25 @@ import h5py
 import numpy as np
 
 from xfelmpi.collective import NodeShared, from_root, together
-from xfelmpi.detector import FRAME_SHAPE, MAX_CELLS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import (
+    ALL_MASK_BITS,
+    BAD_PIXELS,
+    FRAME_SHAPE,
+    MAX_CELLS,
+    MODULE_BYTES,
+    MODULE_PIXELS,
+    N_MODULES,
+)
 from xfelmpi.errors import InputError
+from xfelmpi.framemasks import MaskSamples
+from xfelmpi.read import FilePool
 from xfelmpi.records import Problem
+from xfelmpi.staticmask import add_static, find_drift
 
-MODULE_BYTES = MODULE_PIXELS // 8
-
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
+_ONES = (
+    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
+).sum(axis=1, dtype=np.uint8)
+"""Set bits of every number of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +47,13 @@ class Masks:
     region : ndarray, uint8 (16, 8192)
         Bits of the hit-finding region.
     notes : tuple of str
-        Which files were used, for the log.
+        What was used, for the log.
     problems : tuple of Problem
+        The same ones on several ranks.
+    frame_bits : int
+        Bits of the frames' own masks that make a pixel bad as well; 0: these do not count.
+    warnings : tuple of str
+        For the log.
     """
 
     good: np.ndarray
@@ -44,12 +61,14 @@ class Masks:
     region: np.ndarray
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    frame_bits: int = 0
+    warnings: tuple[str, ...] = ()
 
     @cached_property
     def good_in_region(self) -> np.ndarray:
         """Good pixels of the region, int64 (16, 352), by module and memory cell."""
         n = [
-            _ONES[good & region].sum(axis=1, dtype=np.int64)
+            _ONES[(good & region).view(np.uint16)].sum(axis=1, dtype=np.int64)
             for good, region in zip(self.good, self.region, strict=True)
         ]
         return np.array(n)[:, self.row_of_cell]
@@ -57,7 +76,7 @@ class Masks:
     @cached_property
     def region_pixels(self) -> int:
         """Number of pixels of the region, good or not."""
-        return int(_ONES[self.region].sum(dtype=np.int64))
+        return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
 
 
 def pack(good: np.ndarray) -> np.ndarray:
@@ -78,7 +97,26 @@ class _MaskFile:
     cells: tuple[int, ...] | None  # of a per-cell mask
 
 
-def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) -> Masks:
+@dataclass(frozen=True)
+class _Plan:
+    # which masks are used, as rank 0 decides
+    files: tuple[_MaskFile, ...]
+    frame_bits: int
+    static_bits: int
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def load_masks(
+    comm,
+    experiment,
+    config,
+    cells: np.ndarray,
+    calibration=None,
+    files: FilePool | None = None,
+    samples: MaskSamples | None = None,
+    only_global: bool = False,
+) -> Masks:
     """Find, check and read the masks; collective.
 
     Parameters
@@ -87,32 +125,94 @@ def load_masks(comm, experiment, config, cells: np.ndarray, calibration=None) ->
     experiment : Experiment
         Says where masks usually lie.
     config : Config
-        ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
+        ``mask``, ``mask_bits``, ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
     cells : ndarray, int (cell,)
         Cells of the run, the same on all ranks; one that the per-cell mask lacks is a problem.
     calibration : Calibration, optional
         Constants of raw data, whose bad pixels join the masks.
+    files : FilePool, optional
+        The files of the run.
+    samples : MaskSamples, optional
+        Some of its frames, if the files hold masks.
+    only_global : bool
+        Leave out the per-cell mask and the hit-finding region.
 
     Raises
     ------
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    files, notes, problems = from_root(comm, lambda: _find(experiment, config, cells))
-    region_bits, region_note = from_root(comm, lambda: _region(experiment, config))
+    plan = from_root(comm, lambda: _plan(experiment, config, cells, files, samples, only_global))
+    region_bits, region_notes = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8), ()
+    if not only_global:
+        region_bits, *region_notes = from_root(comm, lambda: _region(experiment, config))
     # without anything per cell, one row serves all cells
-    per_cell = calibration is not None or any(file.cells is not None for file in files)
-    rows = cells if per_cell else cells[:0]
+    per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
+    rows = cells if per_cell or plan.static_bits else cells[:0]
     shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
     with together(comm):
         for module in range(shared.node_rank, N_MODULES, shared.node_size):
-            shared.array[module] = _module_mask(files, module, rows)
+            shared.array[module] = _module_mask(plan.files, module, rows)
             if calibration is not None:
                 shared.array[module] &= ~calibration.bad_in_high_stage(module)
     good = shared.ready()
+    problems, drift, warnings = list(plan.problems), (), ()
+    if plan.static_bits:
+        with together(comm):
+            problems += add_static(shared, files, samples.first, plan.static_bits)
+        good = shared.ready()
+        drift, warnings = find_drift(comm, files, samples, plan.static_bits)
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[rows] = np.arange(len(rows))
-    return Masks(good, row_of_cell, region_bits, (*notes, region_note), problems)
+    notes = (*plan.notes, *drift, *region_notes)
+    return Masks(good, row_of_cell, region_bits, notes, tuple(problems), plan.frame_bits, warnings)
+
+
+def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:
+    """Decide which masks are used.
+
+    Raises
+    ------
+    InputError
+        If one that is named is not there, or cannot be used.
+    """
+    wanted = set(config.mask)
+    usual = bool({"auto", "file"} & wanted)
+    files, notes, problems = _find(experiment, config, cells, usual, only_global)
+    if "file" in wanted and not files:
+        raise InputError(
+            f"--mask file: neither {experiment.cell_mask} nor {experiment.global_mask} exists"
+        )
+    if "auto" in wanted and not files and samples is not None:
+        wanted = {"run-static"}
+    of_run = sorted({"run", "run-static"} & wanted)
+    if of_run and samples is None:
+        raise InputError(
+            f"--mask {of_run[0]}: the files of this run hold no masks, e.g. {pool.name(0)} has no "
+            "image/mask; expected corrected data with masks"
+        )
+    bits = ALL_MASK_BITS
+    if config.mask_bits is not None:
+        bits = int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
+    if of_run:
+        notes += (f"masks of the run: {_describe(of_run, config, bits)}",)
+    elif "auto" in wanted and not files and not only_global:
+        notes += ("masks of the run: none (its files hold no image/mask)",)
+    frame_bits, static_bits = (bits if name in wanted else 0 for name in ("run", "run-static"))
+    return _Plan(tuple(files), frame_bits, static_bits, notes, problems)
+
+
+def _describe(of_run: list[str], config, bits: int) -> str:
+    each = {
+        "run": "image/mask of every frame",
+        "run-static": f"bits of image/mask set in the first {config.mask_trains} trains",
+    }
+    names = [name for i, name in enumerate(BAD_PIXELS) if bits >> i & 1]
+    which = (
+        "all bits" if bits == ALL_MASK_BITS else f"bits {bits:#x}: {' '.join(names)}".rstrip(": ")
+    )
+    auto = " (--mask auto)" if "auto" in config.mask else ""
+    return f"{', '.join(each[name] for name in of_run)}; {which}{auto}"
 
 
 def mask_digest(comm, masks: Masks) -> str:
@@ -138,14 +238,21 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def _find(experiment, config, cells):
-    """Find and check the mask files; returns them, notes for the log, and problems."""
+def _find(experiment, config, cells, usual: bool, only_global: bool):
+    """Find and check the mask files; returns them, notes for the log, and problems.
+
+    Those at the usual places only count if `usual`.
+    """
     files, notes, problems = [], [], []
-    for named, usual, what in (
+    places = (
         (config.cell_mask, experiment.cell_mask, "per-cell mask"),
         (config.global_mask, experiment.global_mask, "global mask"),
-    ):
-        path, note = _locate(named, usual, what)
+    )
+    for named, place, what in places[1:] if only_global else places:
+        if named is None and not usual:
+            notes.append(f"{what}: none (--mask {' '.join(config.mask)})")
+            continue
+        path, note = _locate(named, place, what)
         notes.append(note)
         if path is None:
             continue

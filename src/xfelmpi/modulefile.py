@@ -113,8 +113,8 @@ def start_time(path: Path) -> str:
 
 def read_module_file(
     path, source, module, number, problems, notes
-) -> tuple[ModuleRows, str] | None:
-    """Return the usable frames of one file and their dtype, or None.
+) -> tuple[ModuleRows, str, bool] | None:
+    """Return the usable frames of one file, their dtype and whether they have masks, or None.
 
     What is not usable becomes a problem.
     """
@@ -133,7 +133,7 @@ def read_module_file(
             for k in ("trainId", "cellId", "pulseId")
         }
         data = image["data"]
-        shape, dtype = data.shape, data.dtype
+        shape, dtype, has_mask = data.shape, data.dtype, "mask" in image
         if (~access.validity_flag).any():
             notes.append("some trains are flagged suspect in INDEX/flag; they are included")
         access.close()
@@ -167,7 +167,7 @@ def read_module_file(
     train = np.repeat(train_ids, count)
     row = np.arange(len(train)) - np.repeat(np.cumsum(count) - count, count)
     row += np.repeat(first, count)
-    return _check_rows(train, row, ids, number, problem), dtype.str
+    return _check_rows(train, row, ids, number, problem), dtype.str, has_mask
 
 
 def _first_count(group) -> tuple[np.ndarray, np.ndarray]:

@@ -124,6 +124,7 @@ def write_outputs(
     miss_entry = None
     if config.with_misses:
         miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
+    cxi.begin_frames()
     emc = _open_emc(comm, experiment, done, hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)

@@ -7,24 +7,22 @@ import numpy as np
 
 from xfelmpi import _raw, _sparse
 from xfelmpi.calibration import Calibration
-from xfelmpi.detector import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.framemasks import MaskReader
 from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool, FrameBytes
+from xfelmpi.read import FRAME_STATUS, FilePool, FrameBytes
 from xfelmpi.records import Problem
 from xfelmpi.sparse import FrameBlock, FrameSums
 
-_STATUS = {
-    1: "bytes cannot be read (file too short?)",
-    2: "chunk does not inflate to a frame",
-    3: "chunk was never written or cannot be read",
-    4: "chunk has an impossible size",
-}
-"""What the kernel says of a frame; 0 is good."""
-
 H5PY_FRAMES = 32
 """Frames at a time of layouts that only h5py can read, which are dense in memory."""
+
+MASKED_FRAMES = 64
+"""Frames at a time with masks of their own, of which every one takes 8 KiB."""
+
+_NO_MASKS = np.empty((0, MODULE_BYTES), np.uint8)
 
 
 def photon_cut(adu_per_photon: float, threshold: float) -> float:
@@ -62,6 +60,8 @@ class Sparsifier:
         counted but not stored.
     calibration : Calibration, optional
         Constants, for raw data.
+    inflater : Inflater, optional
+        With another limit of chunks that are never dense.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Sparsifier:
         photon_threshold: float,
         room: int,
         calibration: Calibration | None = None,
+        inflater: _sparse.Inflater | None = None,
     ):
         self._files = files
         self._masks = masks
@@ -79,12 +80,23 @@ class Sparsifier:
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
         self.room = max(room, FRAME_PIXELS)
-        self._inflater = _sparse.Inflater()
+        self._inflater = inflater or _sparse.Inflater()
+        self._frame_masks = MaskReader(files)
         self._pixel = np.empty(self.room, np.uint32)
         self._count = np.empty(self.room, np.uint16)
         self._packed = self._spare = self._dense = np.empty(1, np.uint8)
         self.problems: list[Problem] = []
-        self.bytes_read = 0
+        self._bytes_read = 0
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of frames and of their masks, as they are in the files."""
+        return self._bytes_read + self._frame_masks.bytes_read
+
+    @property
+    def n_sparse(self) -> int:
+        """Frames that never were dense."""
+        return self._inflater.n_sparse
 
     def frames(self, table: FrameTable, powder: PowderSum) -> FrameBlock:
         """Read frames of all modules and add them to `powder`.
@@ -118,8 +130,12 @@ class Sparsifier:
             self._report(f"file cannot be opened: {error}", number, module, table.train_id[these])
             return used
         step = len(these) if file.direct else H5PY_FRAMES
+        if self._masks.frame_bits:
+            step = min(step, MASKED_FRAMES)
         for a in range(0, len(these), step):
-            part = these[a : a + step]
+            part, spoilt = self._spoilt(these[a : a + step], table, number, module)
+            if not len(part):
+                continue
             try:
                 source = file.frames(table.row[part, module])
             except (OSError, ValueError, RuntimeError) as error:
@@ -127,14 +143,29 @@ class Sparsifier:
                     f"frames cannot be located: {error}", number, module, table.train_id[part]
                 )
                 continue
-            status, used = self._run(source, block, module, part, table.cell_id[part], powder, used)
-            for code, text in _STATUS.items():
-                bad = part[status == code]
-                if len(bad):
-                    self._report(text, number, module, table.train_id[bad])
+            cells = table.cell_id[part]
+            status, used = self._run(source, block, module, part, cells, spoilt, powder, used)
+            self._report_status(status, "", number, module, table.train_id[part])
         return used
 
-    def _run(self, source: FrameBytes, block: FrameBlock, module, part, cells, powder, used):
+    def _spoilt(self, part, table: FrameTable, number: int, module: int):
+        """Return the frames whose own masks can be read, if these count, and their bad pixels."""
+        if not self._masks.frame_bits:
+            return part, _NO_MASKS
+        trains = table.train_id[part]
+        try:
+            bad, status = self._frame_masks.bad_pixels(
+                number, table.row[part, module], self._masks.frame_bits
+            )
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            self._report(f"image/mask cannot be used: {error}", number, module, trains)
+            return part[:0], _NO_MASKS
+        self._report_status(status, "image/mask: ", number, module, trains)
+        return part[status == 0], bad[status == 0]
+
+    def _run(
+        self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
+    ):
         """Run the kernel on frames of one file; returns their status, and how much is used."""
         n = len(part)
         self._need_buffers(source)
@@ -149,7 +180,7 @@ class Sparsifier:
         buffers = (self._packed, self._spare, self._dense, used, self._pixel, self._count)
         out = (powder.photons[module], powder.invalid[module], start, stop, status, sums.lit)
         out += (sums.photons, sums.region_lit, sums.region_photons, sums.ones, sums.peak)
-        tail = (*masks, module * MODULE_PIXELS, *buffers, *out, sums.entries)
+        tail = (*masks, module * MODULE_PIXELS, *buffers, *out, sums.entries, sums.region_bad)
         if self._calibration:
             signal = (self._calibration.common_mode, *self._signal, self._cut)
             c = self._calibration.modules[module]
@@ -160,10 +191,10 @@ class Sparsifier:
         else:
             values = (source.dtype.itemsize, source.dtype.kind == "f")
             signal = (1.0, 1.0, 1.0) if source.from_integers else (self._cut, *self._signal)
-            used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail)
+            used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail, spoilt)
         # frames of one chunk share its bytes
         _, chunks = np.unique(source.offset[status == 0], return_index=True)
-        self.bytes_read += int(source.size[status == 0][chunks].sum())
+        self._bytes_read += int(source.size[status == 0][chunks].sum())
         block.start[part, module], block.stop[part, module] = start, stop
         block.sums.add_module(module, part, sums, status == 0)
         powder.add_frames(module, mask_row[status == 0])
@@ -177,6 +208,11 @@ class Sparsifier:
             self._spare = np.empty(need, np.uint8)
             # deflate adds 5 bytes to 64 KiB at the worst, other encoders a little more
             self._packed = np.empty(need + need // 64 + 1024, np.uint8)
+
+    def _report_status(self, status, prefix: str, number: int, module: int, trains) -> None:
+        for code, text in FRAME_STATUS.items():
+            if (status == code).any():
+                self._report(prefix + text, number, module, trains[status == code])
 
     def _report(self, what: str, number: int, module: int, trains: np.ndarray) -> None:
         name = self._files.name(number)

@@ -59,13 +59,13 @@ def process(config: Config, comm, argv: list[str]) -> int:
     stages = Stages()
     with stages.timed("index"):
         share = share_run(comm, experiment, config)
-        inputs = load_inputs(comm, experiment, config, share)
+        files = FilePool(share.facts.files)
+        inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
-    files = FilePool(share.facts.files)
     sparsifier = make_sparsifier(config, inputs, files)
     powder = PowderSum.zeros(masks.good.shape[1])
     with stages.timed("photons"):
@@ -75,9 +75,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
     with stages.timed("decide"):
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
-        own = [*share.problems, *left_out, *sparsifier.problems]
-        if comm.rank == 0:
-            own += inputs.problems
+        own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
@@ -113,16 +111,18 @@ class Inputs:
 
     @property
     def problems(self) -> list[Problem]:
-        """What was found in masks and constants."""
+        """What was found in masks and constants; the same ones on several ranks."""
         return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
 
 
-def load_inputs(comm, experiment: Experiment, config: Config, share: Share) -> Inputs:
+def load_inputs(
+    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
+) -> Inputs:
     """Load constants, masks and geometry; collective."""
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    masks = load_masks(comm, experiment, config, facts.cells, calibration)
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     return Inputs(masks, calibration, *(found or (None, ())))
 
@@ -164,7 +164,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    for line in warnings:
+    for line in (*warnings, *inputs.masks.warnings):
         log.warning(line)
     return warnings
 
@@ -253,10 +253,12 @@ def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, ro
     """Score frames; collective, or by what this rank knows of them without `comm`."""
     values = sums.region_lit if config.score == "litpixels" else sums.region_photons
     frames = share.frames
+    there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
+    good = (there @ masks.good_in_region)[frames.cell_id[rows]] - sums.region_bad
+    # a frame of which nothing could be seen has not scored 0
+    values = np.where(good > 0, values, np.nan)
     if config.normalise == "unmasked":
-        there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
-        good = there @ masks.good_in_region
-        values = values * unmasked_factor(good, masks.region_pixels)[frames.cell_id[rows]]
+        values = values * unmasked_factor(good, masks.region_pixels)
     return score_frames(
         comm,
         config,

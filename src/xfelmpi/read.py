@@ -10,24 +10,32 @@ import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
-from xfelmpi.detector import MAX_COUNT, MODULE_PIXELS
+from xfelmpi.detector import ALL_MASK_BITS, MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.errors import OutOfFilesError
 from xfelmpi.frametable import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
 """Bits of a chunk's `filters`, as the kernel knows them."""
 
-NOT_ALLOCATED = -1
-"""`offset` of a chunk that was never written."""
+NOT_ALLOCATED, UNREADABLE = -1, -2
+"""`offset` of a chunk that was never written, and of a frame that h5py could not read."""
+
+FRAME_STATUS = {
+    1: "bytes cannot be read (file too short?)",
+    2: "chunk does not inflate to a frame",
+    3: "chunk was never written or cannot be read",
+    4: "chunk has an impossible size",
+}
+"""What a kernel says of a frame; 0 is good."""
 
 _H5Z_DEFLATE, _H5Z_SHUFFLE = 1, 2
-_DIRECT = ("|u1", "<u2", "<f4")
 _LARGEST_CHUNK = 64 << 20
 
 
@@ -42,7 +50,8 @@ class FrameBytes:
     memory : ndarray, uint8 (byte,)
         Bytes already read, or empty.
     offset, size : ndarray, int64 (frame,)
-        Place of the frame's chunk in the file or in `memory`; offset -1: never written.
+        Place of the frame's chunk in the file or in `memory`; below 0: `NOT_ALLOCATED` or
+        `UNREADABLE`.
     filters : ndarray, uint8 (frame,)
         How the chunk is packed: bits `DEFLATE`, `SHUFFLE`.
     within : ndarray, int32 (frame,)
@@ -50,7 +59,8 @@ class FrameBytes:
     chunk_frames : int
         Frames in a chunk as the kernel reads it; 1 where frames can be read one by one.
     dtype : numpy.dtype
-        u1, u2 or f4; raw frames are u2, analogue and digital values one after the other.
+        u1, u2 or f4; raw frames are u2, analogue and digital values one after the other; masks
+        are u4.
     from_integers : bool
         The values are photons as they stand, even if `dtype` is f4.
     """
@@ -66,35 +76,32 @@ class FrameBytes:
     from_integers: bool
 
 
-class OpenModuleFile:
-    """One file with frames of a module, opened once; finds chunks on first use.
+class FrameDataset:
+    """A dataset with frames of a module: finds chunks on first use.
 
-    Raises
-    ------
-    OSError, KeyError
-        If the file or its dataset cannot be opened.
+    Parameters
+    ----------
+    data : h5py.Dataset
+    fd : int
+        Its file, open for reading.
     """
 
-    def __init__(self, about: ModuleFile):
-        self.about = about
-        self._file = h5py.File(about.path, "r")
-        try:
-            self._data = self._file[about.dataset]
-            self._fd = os.open(about.path, os.O_RDONLY)
-        except (OSError, KeyError):
-            self._file.close()
-            raise
+    _direct_types: tuple[str, ...] = ("|u1", "<u2", "<f4")
+
+    def __init__(self, data: h5py.Dataset, fd: int):
+        self._data = data
+        self._fd = fd
         self._filters = _known_filters(self._data)
         self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
         self._frame_bytes = math.prod(self._data.shape[1:]) * self._data.dtype.itemsize
         self._direct = (
             self._filters is not None
             and (not self._filters or self._per_chunk * self._frame_bytes <= _LARGEST_CHUNK)
-            and self._data.dtype.str in _DIRECT
+            and self._data.dtype.str in self._direct_types
             and not self._data.is_virtual
             and self._data.external is None
             # HDF5 versions differ in whether a chunk's address counts from the user block
-            and self._file.userblock_size == 0
+            and self._data.file.userblock_size == 0
         )
         self._index = None
         if self._direct and self._data.chunks:
@@ -111,11 +118,6 @@ class OpenModuleFile:
             # HDF5 would walk through all chunks to sum their sizes
             return self._index.empty
         return self._data.id.get_storage_size() == 0
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-        os.close(self._fd)
 
     @property
     def direct(self) -> bool:
@@ -193,24 +195,97 @@ class OpenModuleFile:
     def _all_fill_value(self, n: int) -> FrameBytes:
         """Return a dataset that was never written as every HDF5 reader does: its fill value."""
         frame = np.full(self._data.shape[1:], self._data.fillvalue, self._data.dtype)
-        if self._data.dtype.str not in _DIRECT:
-            frame = _as_float32(frame)
+        if self._data.dtype.str not in self._direct_types:
+            frame = self._converted(frame)
         return _in_memory(frame, np.zeros(n, np.int64), frame.nbytes, self._data.dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
-        # raw frames have two planes of u2, whatever the filters; the index has checked that
-        is_raw = self._data.ndim == 4
-        values = np.empty((len(rows), *self._data.shape[1:]), "u2" if is_raw else "f4")
+        values = np.empty((len(rows), *self._data.shape[1:]), self._converted_type)
         frame_bytes = math.prod(values.shape[1:]) * values.dtype.itemsize
         offset = np.arange(len(rows), dtype=np.int64) * frame_bytes
         for i, row in enumerate(rows):
             try:
                 frame = self._data[int(row)]
             except OSError:
-                offset[i] = NOT_ALLOCATED
+                offset[i] = UNREADABLE
                 continue
-            values[i] = frame if is_raw else _as_float32(frame)
+            values[i] = self._converted(frame)
         return _in_memory(values, offset, frame_bytes, self._data.dtype.kind != "f")
+
+    @property
+    def _converted_type(self) -> str:
+        # raw frames have two planes of u2, whatever the filters; the index has checked that
+        return "u2" if self._data.ndim == 4 else "f4"
+
+    def _converted(self, frame: np.ndarray) -> np.ndarray:
+        return frame if self._data.ndim == 4 else _as_float32(frame)
+
+
+class MaskDataset(FrameDataset):
+    """The masks of a module's frames, u4, one bit for every reason why a pixel is bad.
+
+    Raises
+    ------
+    ValueError
+        If they are no integers or have another shape than the module.
+    """
+
+    _direct_types = ("<u4",)
+    _converted_type = "u4"
+
+    def __init__(self, data: h5py.Dataset, fd: int):
+        dtype, shape = getattr(data, "dtype", None), getattr(data, "shape", None)
+        if not shape or not shape[0] or shape[1:] != MODULE_SHAPE or dtype.kind not in "ui":
+            expected = ", ".join(map(str, MODULE_SHAPE))
+            raise ValueError(f"masks are {dtype} {shape}, expected integers (N, {expected})")
+        super().__init__(data, fd)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def fill_value(self) -> int:
+        """What stands in chunks that were never written."""
+        return int(self._data.fillvalue) & ALL_MASK_BITS
+
+    def _converted(self, frame: np.ndarray) -> np.ndarray:
+        return frame.astype("u4")
+
+
+class OpenModuleFile(FrameDataset):
+    """One file with frames of a module, opened once.
+
+    Raises
+    ------
+    OSError, KeyError
+        If the file or its dataset cannot be opened.
+    """
+
+    def __init__(self, about: ModuleFile):
+        self.about = about
+        self._file = h5py.File(about.path, "r")
+        try:
+            data, fd = self._file[about.dataset], os.open(about.path, os.O_RDONLY)
+        except (OSError, KeyError):
+            self._file.close()
+            raise
+        super().__init__(data, fd)
+
+    @cached_property
+    def masks(self) -> MaskDataset:
+        """The masks of the frames.
+
+        Raises
+        ------
+        OSError, KeyError, ValueError
+            If there are none, or none that can be used.
+        """
+        return MaskDataset(self._file[self.about.mask_dataset], self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        os.close(self._fd)
 
 
 def _as_float32(frame: np.ndarray) -> np.ndarray:

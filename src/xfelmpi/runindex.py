@@ -133,7 +133,7 @@ def _read_modules(sources, files, problems, notes) -> dict[int, "_Module"]:
             found = read_module_file(path, source, module, len(files), problems, notes)
             if found is not None:
                 dataset = f"INSTRUMENT/{source}/image/data"
-                files.append(ModuleFile(str(path), module, dataset, found[1]))
+                files.append(ModuleFile(str(path), module, dataset, *found[1:]))
                 parts.append(found[0])
         if sum(len(part.train) for part in parts):
             modules[module] = _tidy(module, parts, files, problems, modules)

@@ -9,6 +9,7 @@ from xfelmpi import collective, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.indexcache import cached_index
 from xfelmpi.machine import read_machine_data
@@ -39,6 +40,8 @@ class RunFacts:
     notes, warnings : tuple of str
         For the log.
     motors : QuadrantMotors or None
+    masks : MaskSamples or None
+        Frames whose own masks say what is bad all the time, if they have masks that may count.
     """
 
     kind: str
@@ -52,6 +55,7 @@ class RunFacts:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     motors: QuadrantMotors | None
+    masks: MaskSamples | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,11 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
     _, first = np.unique(index.frames.train_id, return_index=True)
     trains = partition.split_trains(np.add.reduceat(work, first), comm.size)
     bounds = np.append(first, len(index.frames))[trains]
+    cells = np.unique(index.frames.cell_id).astype(np.int64)
+    masks = None
+    has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
+    if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
+        masks = sample_masks(index.frames, cells, config.mask_trains)
     sources = f"{index.detector}, source {index.source}"
     facts = RunFacts(
         index.kind,
@@ -180,11 +189,12 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         index.files,
         index.modules_in_run,
         len(index.frames),
-        np.unique(index.frames.cell_id).astype(np.int64),
+        cells,
         index.start_time,
         config.sample or machine.sample,
         (sources, *index.notes, *machine.notes),
         machine.warnings,
         machine.motors,
+        masks,
     )
     return facts, bounds

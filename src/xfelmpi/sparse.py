@@ -1,7 +1,7 @@
 """Sparse frames and what is summed over them: the data between the pass and everything after it.
 
 An entry of a sparse list is a pixel number and a count; count 0 marks a pixel that is bad in this
-frame only (NaN, ±inf, more than 65535 photons, or a bad gain stage).
+frame only (NaN, ±inf, more than 65535 photons, a bad gain stage, or the frame's own mask).
 """
 
 from dataclasses import dataclass, field
@@ -82,7 +82,8 @@ def _zeros(dtype):
     return field(metadata={"dtype": dtype})
 
 
-_ADDED = ("lit", "photons", "region_lit", "region_photons", "ones", "entries", "switched")
+_ADDED = ("lit", "photons", "region_lit", "region_photons", "region_bad", "ones", "entries")
+_ADDED += ("switched",)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,9 @@ class FrameSums:
         Pixels with at least one photon; the same in the hit-finding region.
     photons, region_photons : ndarray, uint64 (frame,)
         Sum of photons; the same in the hit-finding region.
+    region_bad : ndarray, uint32 (frame,)
+        Pixels of the hit-finding region that the masks of the cell call good, but that are bad in
+        this frame.
     ones : ndarray, uint32 (frame,)
         Pixels with exactly one photon.
     peak : ndarray, uint16 (frame,)
@@ -111,6 +115,7 @@ class FrameSums:
     photons: np.ndarray = _zeros(np.uint64)
     region_lit: np.ndarray = _zeros(np.uint32)
     region_photons: np.ndarray = _zeros(np.uint64)
+    region_bad: np.ndarray = _zeros(np.uint32)
     ones: np.ndarray = _zeros(np.uint32)
     peak: np.ndarray = _zeros(np.uint16)
     entries: np.ndarray = _zeros(np.uint32)

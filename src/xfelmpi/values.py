@@ -1,9 +1,10 @@
 """Forms and limits of the values of options."""
 
+import difflib
 import math
 import re
 
-from xfelmpi.detector import MAX_CELLS, N_MODULES
+from xfelmpi.detector import ALL_MASK_BITS, BAD_PIXELS, MAX_CELLS, N_MODULES
 from xfelmpi.errors import UsageError
 from xfelmpi.records import EventColumns
 
@@ -98,6 +99,33 @@ def parse_cells(text) -> tuple[int, ...]:
             raise ValueError(f"{part}: expected cells from 0 to {MAX_CELLS - 1}, ascending")
         cells.update(range(first, last + 1))
     return tuple(sorted(cells))
+
+
+_BAD_PIXELS = {name: 1 << bit for bit, name in enumerate(BAD_PIXELS)}
+# as the facility's own list spells it
+_BAD_PIXELS["CI_GAIN_OF_OF_THRESHOLD"] = _BAD_PIXELS["CI_GAIN_OUT_OF_THRESHOLD"]
+
+
+def parse_mask_bits(text) -> int:
+    """Return bits of ``image/mask`` from the name of one, or a number such as ``4096`` or ``0x12``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    name = str(text).strip()
+    if name.upper() in _BAD_PIXELS:
+        return _BAD_PIXELS[name.upper()]
+    try:
+        bits = int(name, 0)
+    except ValueError:
+        near = difflib.get_close_matches(name.upper(), _BAD_PIXELS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f", e.g. {BAD_PIXELS[0]} or 0x3"
+        raise ValueError(f"{text!r} is neither a kind of bad pixel nor a number{hint}") from None
+    if not 0 < bits <= ALL_MASK_BITS:
+        raise ValueError(f"{text!r}: expected bits from 1 to {ALL_MASK_BITS:#x}")
+    return bits
 
 
 def parse_added(text) -> str:
@@ -202,6 +230,14 @@ def validate(config) -> None:
     need(all(0 <= c < MAX_CELLS for c in cells), "exclude-cells", cells, f"0 … {MAX_CELLS - 1}")
     first_cell = config.first_cell
     need(0 <= first_cell < MAX_CELLS, "first-cell", first_cell, f"0 … {MAX_CELLS - 1}")
+    masks = config.mask
+    need(masks != (), "mask", "none", "at least one")
+    alone = {"auto", "none"} & set(masks)
+    need(
+        not alone or len(masks) == 1, "mask", " ".join(masks), f"{' or '.join(sorted(alone))} alone"
+    )
+    need(config.mask_bits != (), "mask-bits", "none", "at least one")
+    need(1 <= config.mask_trains <= 100, "mask-trains", config.mask_trains, "1 … 100")
     modules = config.hit_modules
     need(modules != (), "hit-modules", "none", "at least one")
     modules = modules or ()

@@ -7,39 +7,20 @@ in microseconds per module-frame of plain reads and of the pass, without and wit
 the fraction of the reads' speed that the pass has (medians of 7, measured in turn).
 """
 
-import os
 import sys
 from pathlib import Path
 from statistics import median
-from time import process_time
 
-import numpy as np
+from bench import row
+from measure import Floor, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
 
-from xfelmpi.calibration import load_calibration
 from xfelmpi.config import Config
-from xfelmpi.experiment import Experiment
-from xfelmpi.masks import load_masks
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 from xfelmpi.report import start_logging
-from xfelmpi.share import share_run
-from xfelmpi.simulate import SimulationOptions, simulate
+from xfelmpi.simulate import SimulationOptions
 
 REPEATS = 7
 RUN = 90
-
-
-def read_all(pool: FilePool, frames) -> None:
-    """Read the bytes of all frames with `pread`, nothing else."""
-    buffer = np.empty(1 << 20, np.uint8)
-    for module in range(16):
-        for number in np.unique(frames.file[:, module]):
-            rows = frames.row[frames.file[:, module] == number, module]
-            source = pool.get(int(number)).frames(rows)
-            for offset, size in zip(source.offset.tolist(), source.size.tolist(), strict=True):
-                os.preadv(source.fd, [buffer[:size]], offset)
 
 
 def main() -> None:
@@ -47,12 +28,10 @@ def main() -> None:
     start_logging(comm.rank)
     folder = Path(sys.argv[1])
     trains, cells = (int(a) for a in sys.argv[2:4]) if len(sys.argv) > 2 else (16, 32)
-    if not Experiment(folder, folder / "scratch", RUN).run_folder("raw").exists():
-        comm.Barrier()
-        simulate(
-            SimulationOptions(folder, run=RUN, kind="raw", trains=trains, cells=range(cells)), comm
-        )
-    comm.Barrier()
+    simulate_once(
+        comm,
+        SimulationOptions(folder, run=RUN, kind="raw", trains=trains, cells=tuple(range(cells))),
+    )
     passes = {}
     for common_mode in ("none", "asic"):
         config = Config(
@@ -64,34 +43,12 @@ def main() -> None:
             common_mode=common_mode,
             vds=False,
         )
-        experiment = Experiment(folder, folder / "scratch", RUN)
-        share = share_run(comm, experiment, config)
-        facts = share.facts
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-        masks = load_masks(comm, experiment, config, facts.cells, calibration)
-        pool = FilePool(facts.files)
-        sparsifier = Sparsifier(pool, masks, 60.0, 0.7, 8 << 20, calibration)
-        powder = PowderSum.zeros(masks.good.shape[1])
-        passes[common_mode] = (sparsifier, powder)
-    n = len(share.frames) * 16
-    times = {"read": [], "none": [], "asic": []}
-    for _ in range(REPEATS):
-        for name, spent in times.items():
-            comm.Barrier()
-            start = process_time()
-            if name == "read":
-                read_all(pool, share.frames)
-            else:
-                sparsifier, powder = passes[name]
-                sparsifier.frames(share.frames, powder)
-            spent.append((process_time() - start) / n * 1e6)
+        passes[common_mode] = set_up(comm, config)
+    actions = {"read": Floor(passes["none"]).run}
+    actions |= {name: one.run for name, one in passes.items()}
+    times = in_turn(comm, actions, len(passes["none"].frames) * 16, REPEATS)
     table = comm.gather({name: median(spent) for name, spent in times.items()})
-    ratios = comm.gather(
-        {
-            name: median(r / p for r, p in zip(times["read"], times[name], strict=True))
-            for name in ("none", "asic")
-        }
-    )
+    ratios = comm.gather({name: ratio(times, "read", name) for name in passes})
     if comm.rank == 0:
         for rank, (t, r) in enumerate(zip(table, ratios, strict=True)):
             sys.stdout.write(
@@ -99,10 +56,14 @@ def main() -> None:
                 f"({100 * r['none']:.0f} % of the read's speed), with common mode "
                 f"{t['asic']:.1f} ({100 * r['asic']:.0f} %)\n"
             )
-        node = calibration.nbytes
+        for name, target in (("none", "≤ 2"), ("asic", "≤ 4")):
+            slowest = max(1 / r[name] for r in ratios)
+            row(f"pass over its floor, raw, common mode {name}", slowest, target)
+        calibration = passes["none"].calibration
+        node, n_cells = calibration.nbytes, int(calibration.row_of_cell.max()) + 1
         sys.stdout.write(
-            f"constants: {node / 2**20:.0f} MiB a node for {len(facts.cells)} cells, "
-            f"{node / len(facts.cells) * 352 / 2**30:.2f} GiB for 352\n"
+            f"constants: {node / 2**20:.0f} MiB a node for {n_cells} cells, "
+            f"{node / n_cells * 352 / 2**30:.2f} GiB for 352\n"
         )
 
 

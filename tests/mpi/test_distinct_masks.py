@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
-from xfelmpi.errors import OutputError
+from xfelmpi.errors import OutputError, PeerError
 from xfelmpi.masks import MODULE_BYTES, Masks, unpack
 from xfelmpi.sparse import SparseFrames
-from xfelmpi.write import _distinct
+from xfelmpi.write import _h5, _packed
 from xfelmpi.write._distinct import DistinctMasks
 from xfelmpi.write._h5 import ParallelFile, part_name
+from xfelmpi.write._packed import PackedFrames
 
 pytestmark = pytest.mark.mpi
 
@@ -47,27 +48,27 @@ def write(comm, path, masks, datasets, per_rank):
     Returns
     -------
     Exception or None
-        What went wrong on rank 0.
+        What went wrong, on every rank.
     """
-    file = ParallelFile(comm, path, {"run": 50})
-    store = DistinctMasks(comm, path, masks, IN_RUN)
-    firsts = [store.dataset(n, len(d), axes="a:b") for n, d in zip(NAMES, datasets, strict=False)]
+    ParallelFile(comm, path, {"run": 50}).close()
+    packed = PackedFrames(comm, path)
+    store = DistinctMasks(comm, packed, masks, IN_RUN)
+    firsts = [
+        packed.dataset(n, len(d), np.uint32, axes="a:b")
+        for n, d in zip(NAMES, datasets, strict=False)
+    ]
     for first, frames in zip(firsts, datasets, strict=True):
         start, stop = per_rank(len(frames))
         for a in range(0, len(frames) + 1, BLOCK):  # more rounds than any rank needs
             rows = range(min(start + a, stop), min(start + a + BLOCK, stop))
             cells = np.array([frames[i][0] for i in rows], np.uint16)
-            store.add(first + rows.start, frames_of([frames[i][1] for i in rows]), cells)
-    file.close()
-    store.close()
-    error = None
-    if comm.rank == 0:
-        try:
-            store.write()
-        except OutputError as caught:
-            error = caught
-    comm.Barrier()
-    return error
+            bad = frames_of([frames[i][1] for i in rows])
+            packed.add(*store.chunks(first + rows.start, bad, cells))
+    try:
+        packed.close(lambda file: file.attrs.update(filled=True))
+    except (OutputError, PeerError) as error:
+        return error
+    return None
 
 
 def dense(masks, cell, bad):
@@ -83,6 +84,7 @@ def check(path, masks, datasets, distinct, look_at=None):
     places = set()
     with h5py.File(part_name(path)) as file:
         assert file.attrs["run"] == 50
+        assert file.attrs["filled"]
         for name, frames in zip(NAMES, datasets, strict=False):
             mask = file[name]
             assert mask.shape == (len(frames), *FRAME_SHAPE)
@@ -96,8 +98,7 @@ def check(path, masks, datasets, distinct, look_at=None):
     assert len(places) == distinct
     # besides, an entry of the index for every frame, and what every file has
     frames = sum(map(len, datasets))
-    assert part_name(path).stat().st_size < sum(n for _, n in places) + 100 * frames + 10_000
-    assert not path.with_name(path.name + ".masks.part").exists()
+    assert part_name(path).stat().st_size < sum(n for _, n in places) + 100 * frames + 20_000
 
 
 def evenly(comm):
@@ -152,7 +153,12 @@ def test_index_of_several_levels(comm, shared_path):
 
 
 def test_another_kind_of_index_is_refused(comm, shared_path, monkeypatch):
-    monkeypatch.setattr(_distinct, "LIBVER", ("latest", "latest"))
+    monkeypatch.setattr(_packed, "LIBVER", ("latest", "latest"))
     error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, []), (1, [])]], evenly(comm))
-    if comm.rank == 0:
-        assert "a.h5.part: masks cannot be written (layout message of version" in str(error)
+    assert "a.h5.part: frames cannot be written (layout message of version" in str(error)
+
+
+def test_another_superblock_is_refused(comm, shared_path, monkeypatch):
+    monkeypatch.setattr(_h5, "LIBVER", ("latest", "latest"))
+    error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, [])]], evenly(comm))
+    assert "a.h5.part: frames cannot be written (superblock of another version)" in str(error)

@@ -182,6 +182,13 @@ def _add_signal(group) -> None:
     _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
     _option(group, "--gain-spread", "relative deviation of gains in raw data", metavar="FRACTION")
     _option(group, "--bad-pixels", "bad pixels in raw data", metavar="FRACTION")
+    _option(
+        group,
+        "--bad-cells",
+        "hot, dead and flickering pixels of a memory cell in corrected data, half of them in all "
+        "cells; the truth file tells which",
+        metavar="FRACTION",
+    )
     _option(group, "--gain-stage", "in which all pixels of a dark run are")
     _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
 
@@ -194,6 +201,10 @@ def _add_files(group) -> None:
     _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
     _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
     _option(group, "--with-mask", "write image/mask of corrected data, all good")
+    _option(group, "--masked-pixels", "fraction that it calls bad in a cell", metavar="FRACTION")
+    _option(
+        group, "--masked-at-times", "further pixels of a module that it calls bad", metavar="PIXELS"
+    )
     _option(group, "--sequence-length", "trains in a file", metavar="N")
     _option(group, "--ragged-sequences", "break the files of every module elsewhere")
     _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")

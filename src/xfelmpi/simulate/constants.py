@@ -71,7 +71,7 @@ class PixelConstants:
 
     def __init__(self, options: SimulationOptions, module: int):
         self._seed = [options.seed, _PIXELS, module]
-        self._n_bad = round(options.bad_pixels / 2 * MODULE_PIXELS)
+        self._n_bad = round(options.bad_fraction / 2 * MODULE_PIXELS)
         rng = np.random.default_rng(self._seed)
         self._offset = _Levels(
             rng, OFFSET, OFFSET_PIXEL_SPREAD, OFFSET_CELL_SPREAD, options.constants_dtype

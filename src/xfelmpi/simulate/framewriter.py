@@ -13,7 +13,7 @@ DEFLATE_LEVEL = 2
 
 
 class FrameWriter:
-    """Writes ``data`` frame by frame.
+    """Writes a dataset frame by frame.
 
     Chunks are compressed here and go around HDF5's filters, which would take five times as long.
 
@@ -25,6 +25,8 @@ class FrameWriter:
         Shape of the dataset, frames first.
     dtype : dtype-like
         Its data type.
+    name : str
+        Its name.
     chunk_frames : int
         Frames in a chunk, 0 for contiguous data.
     compressed : bool
@@ -39,6 +41,7 @@ class FrameWriter:
         shape: tuple[int, ...],
         dtype,
         *,
+        name: str = "data",
         chunk_frames: int,
         compressed: bool = False,
         resizable: bool = False,
@@ -59,7 +62,7 @@ class FrameWriter:
         layout = {} if self._contiguous else {"chunks": (length, *self._frame_shape)}
         if resizable and layout:
             layout["maxshape"] = (None, *self._frame_shape)
-        self._dataset = images.create_dataset("data", shape, dtype, **layout, **self._filters)
+        self._dataset = images.create_dataset(name, shape, dtype, **layout, **self._filters)
         self._next = 0
 
     def create_empty(self, name: str, dtype) -> None:

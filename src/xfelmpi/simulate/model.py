@@ -122,12 +122,15 @@ class ModulePhotons:
         Photons in the pixel, at least 1.
     switched : ndarray, uint32 (frame, 2) or None
         Good pixels in medium and in low gain; only known of raw frames.
+    masked : ndarray, bool (entry,) or None
+        Whether the mask of the frame calls the pixel bad; None if there are no masks.
     """
 
     indptr: np.ndarray
     pixel: np.ndarray
     count: np.ndarray
     switched: np.ndarray | None = None
+    masked: np.ndarray | None = None
 
 
 class ModuleModel:

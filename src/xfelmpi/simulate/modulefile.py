@@ -1,6 +1,7 @@
 """Writing the images of one AGIPD module into a European XFEL file, corrected or raw."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -8,6 +9,7 @@ import numpy as np
 
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.simulate import exdf
+from xfelmpi.simulate.framemask import FrameMasks
 from xfelmpi.simulate.framewriter import FrameWriter
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import SimulationOptions
@@ -130,7 +132,7 @@ def _write_header_and_trailer(file, source, train_ids, counts) -> None:
 
 def _image_writer(images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
     if options.kind == "proc":
-        return ProcImages(images, n_frames, options)
+        return ProcImages(images, n_frames, module, options)
     return RawImages(images, n_frames, module, options)
 
 
@@ -143,11 +145,13 @@ class ProcImages(FrameWriter):
         The group to make the datasets in.
     n_frames : int
         Frames in the file.
+    module : int
+        Module number.
     options : SimulationOptions
-        For type, chunks and compression.
+        For type, chunks, compression and masks.
     """
 
-    def __init__(self, images: h5py.Group, n_frames: int, options: SimulationOptions):
+    def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
         self._is_float = options.dtype == "f4"
         self._scale = np.float32(options.signal_per_photon)
         super().__init__(
@@ -157,8 +161,24 @@ class ProcImages(FrameWriter):
             chunk_frames=options.chunk_frames,
             compressed=options.compression == "gzip",
         )
-        if options.with_mask:
+        self._mask_file = None
+        if options.masks_frames:
+            self._masks = FrameMasks(options, module)
+            self._mask_file = FrameWriter(
+                images,
+                (n_frames, *MODULE_SHAPE),
+                np.uint32,
+                name="mask",
+                chunk_frames=max(1, options.chunk_frames),
+                compressed=True,
+            )
+        elif options.with_mask:
             self.create_empty("mask", np.uint32)
+
+    def __exit__(self, *error):
+        if self._mask_file is not None:
+            self._mask_file.__exit__(*error)
+        super().__exit__(*error)
 
     def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> ModulePhotons:
         """Write the frames of a train, in the order of the plan.
@@ -178,6 +198,9 @@ class ProcImages(FrameWriter):
             The photons that are in the file.
         """
         bounds = photons.indptr.tolist()
+        masked = None
+        if self._mask_file is not None:
+            masked = np.zeros(len(photons.pixel), bool)
         for frame in plan.order.tolist():
             image = self.frame()
             entries = slice(bounds[frame], bounds[frame + 1])
@@ -187,7 +210,12 @@ class ProcImages(FrameWriter):
                 image += next(noise)
                 image *= self._scale
             self.finish_frame()
-        return photons
+            if self._mask_file is not None:
+                mask = self._mask_file.frame()
+                self._masks.fill(plan, frame, mask)
+                masked[entries] = mask[photons.pixel[entries]] != 0
+                self._mask_file.finish_frame()
+        return replace(photons, masked=masked)
 
 
 class RawImages(FrameWriter):

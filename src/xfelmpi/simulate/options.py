@@ -104,13 +104,20 @@ class SimulationOptions:
     common_mode : float
         Standard deviation of the common mode of an ASIC from frame to frame in ADU.
     bad_pixels : float
-        Fraction of the pixels that is bad in a memory cell.
+        Fraction of the pixels that is bad in a memory cell, in ``raw`` and ``dark`` data.
+    bad_cells : float
+        The same for ``proc`` data, as hot, dead and flickering pixels.
     gain_stage : str
         In which gain stage the pixels of a ``dark`` run are: ``high``, ``medium`` or ``low``.
     constants_dtype : str
         Of the offsets of ``raw`` and ``dark`` data: ``i2``, ``i4`` or ``f4``.
     with_mask : bool
         Whether to write ``image/mask`` (u4, all good) of ``proc`` data.
+    masked_pixels : float
+        Fraction of the pixels that ``image/mask`` of ``proc`` data calls bad in every frame of a
+        memory cell. They hold photons all the same.
+    masked_at_times : float
+        Mean number of further pixels of a module that it calls bad in one frame.
     sample : str
         Name of the sample in the files' metadata.
     truth : str
@@ -156,9 +163,12 @@ class SimulationOptions:
     gain_spread: float = 0.03
     common_mode: float = 0.0
     bad_pixels: float = 0.005
+    bad_cells: float = 0.0
     gain_stage: str = "high"
     constants_dtype: str = "i2"
     with_mask: bool = False
+    masked_pixels: float = 0.0
+    masked_at_times: float = 0.0
     sample: str = "Simulated spheres"
     truth: str = "hits"
     seed: int = 1
@@ -212,6 +222,16 @@ class SimulationOptions:
         return tuple(m for m in range(N_MODULES) if m not in self.absent_modules)
 
     @property
+    def bad_fraction(self) -> float:
+        """Fraction of the pixels that is bad in a memory cell of this kind of data."""
+        return self.bad_cells if self.kind == "proc" else self.bad_pixels
+
+    @property
+    def masks_frames(self) -> bool:
+        """Whether the frames have masks that are not all good."""
+        return self.kind == "proc" and bool(self.masked_pixels or self.masked_at_times)
+
+    @property
     def max_count(self) -> int:
         """The largest photon count that a pixel of the data can hold.
 
@@ -255,6 +275,9 @@ _RANGES = (
     ("gain_spread", 0, 0.1),
     ("common_mode", 0, 500),
     ("bad_pixels", 0, 0.5),
+    ("bad_cells", 0, 0.5),
+    ("masked_pixels", 0, 1),
+    ("masked_at_times", 0, 65536),
     ("seed", 0, 2**32 - 1),
 )
 

@@ -12,6 +12,7 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.simulate import exdf, model, truth
+from xfelmpi.simulate.badcells import BadCells
 from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
 from xfelmpi.simulate.model import ModuleModel, Scene
 from xfelmpi.simulate.modulefile import module_file
@@ -253,6 +254,7 @@ def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: i
     trains = sequences(options, module)[sequence]
     plans = [_module_plan(options, module, position) for position in trains]
     photon_model = ModuleModel(scene, options, module)
+    bad_cells = BadCells(options, module) if options.kind == "proc" and options.bad_cells else None
     piece = truth.Piece(options)
     folder, prefix = (paths.proc, "CORR") if options.kind == "proc" else (paths.raw, "RAW")
     path = folder / f"{prefix}-R{options.run:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
@@ -263,6 +265,8 @@ def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: i
         for plan in plans:
             if len(plan):
                 photons = photon_model.draw(plan)
+                if bad_cells:
+                    photons = bad_cells.spoil(plan, photons)
                 piece.append(plan, images.append(plan, photons, photon_model.noise(plan)))
     piece.write(truth.piece_path(paths.pieces, module, sequence))
 

@@ -1,7 +1,8 @@
 """The known answer of a simulated run, in one plain HDF5 file.
 
 Of raw data it says what the good pixels hold (see `raw`), how many of them left high gain, and
-what is wrong with the others.
+what is wrong with the others. Of corrected data with masks it says what all pixels hold, and as
+``unmasked_litpixels`` and ``unmasked_photons`` what those do that the masks call good.
 
 Whoever writes a module's file also writes a *piece*: the answer for these frames of this module.
 Rank 0 then joins the pieces train by train, so that no rank ever holds more than one train of
@@ -51,6 +52,10 @@ class Piece:
         # the sum of nothing does not exist for reduceat: differences of a running sum instead
         running = np.concatenate([[0], np.cumsum(photons.count, dtype=np.uint64)])
         switched = np.zeros((len(plan), 2)) if photons.switched is None else photons.switched
+        count_unmasked = photons.count
+        if photons.masked is not None:
+            count_unmasked = np.where(photons.masked, 0, photons.count)
+        frame = np.repeat(np.arange(len(plan)), lit)
         kept = kept_frames(self.options, plan)
         entries = np.repeat(np.isin(np.arange(len(plan)), kept), lit)
         pixel, count = photons.pixel, photons.count
@@ -58,6 +63,8 @@ class Piece:
         for name, values in {
             "litpixels": lit,
             "photons": np.diff(running[photons.indptr]),
+            "unmasked_lit": np.bincount(frame, count_unmasked > 0, len(plan)),
+            "unmasked_photons": np.bincount(frame, count_unmasked, len(plan)),
             "medium": switched[:, 0],
             "low": switched[:, 1],
             "entries": lit[kept],
@@ -75,6 +82,7 @@ class Piece:
 
 
 _PIECE_SUMS = {"litpixels": "u4", "photons": "u8", "medium": "u4", "low": "u4"}
+_PIECE_SUMS |= {"unmasked_lit": "u4", "unmasked_photons": "u8"}
 _PIECE_COLUMNS = {**_PIECE_SUMS, "entries": "i8", "pixel": "u2", "count": "u2"}
 
 
@@ -174,12 +182,15 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
             pixel[part], count[part] = train.pixel, train.count
             n_rows += len(plan)
             n_entries += len(train.pixel)
+        left_out = _RAW_ONLY if options.kind == "proc" else ()
+        if not options.masks_frames:
+            left_out += _MASKED_ONLY
         for name, values in columns.items():
-            if options.kind != "proc" or name not in _RAW_ONLY:
+            if name not in left_out:
                 file[name] = np.concatenate(values)
         file["indptr"] = np.cumsum(np.concatenate(lengths))
         _write_powder(file, modules)
-        if options.kind != "proc":
+        if options.kind != "proc" or options.bad_cells:
             write_bad_kinds(file, options)
         file["pulse_energy"].attrs["units"] = "J"
         file["wavelength"].attrs["units"] = "m"
@@ -206,12 +217,15 @@ _COLUMNS = {
     "photons": "u8",
     "medium_pixels": "u4",
     "low_pixels": "u4",
+    "unmasked_litpixels": "u4",
+    "unmasked_photons": "u8",
     "is_particle": "?",
     "pulse_energy": "f8",
     "wavelength": "f8",
     "frames": "i8",
 }
 _RAW_ONLY = ("medium_pixels", "low_pixels")
+_MASKED_ONLY = ("unmasked_litpixels", "unmasked_photons")
 
 
 @dataclass(frozen=True)
@@ -253,6 +267,8 @@ def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Trai
         "photons": sums["photons"],
         "medium_pixels": sums["medium"],
         "low_pixels": sums["low"],
+        "unmasked_litpixels": sums["unmasked_lit"],
+        "unmasked_photons": sums["unmasked_photons"],
         "is_particle": plan.is_particle,
         # from the float32 numbers of the gas monitor's file, so that readers get the same
         "pulse_energy": plan.pulse_energy_uj[plan.frame_pulse].astype(np.float64) * 1e-6,

@@ -111,9 +111,7 @@ class ParallelFile:
 
     def put(self, name: str, value, **attributes) -> None:
         """Write a whole small array, string or number that rank 0 has; every rank calls it."""
-        array = np.asarray(value)
-        if array.dtype.kind == "U":
-            array = np.char.encode(array, "utf-8")
+        array = fixed_length(value)
         shape, dtype = self.comm.bcast((array.shape, array.dtype))
         dataset = self._file.create_dataset(name, shape, dtype, fill_time="never")
         dataset.attrs.update(attributes)
@@ -147,6 +145,12 @@ def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:
     transfer = h5p.create(h5p.DATASET_XFER)
     transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
     dataset.id.write(in_memory, in_file, np.ascontiguousarray(array), dxpl=transfer)
+
+
+def fixed_length(value) -> np.ndarray:
+    """Return a value as an array; text as UTF-8 of fixed length, as parallel files need it."""
+    array = np.asarray(value)
+    return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
 def part_name(path: Path) -> Path:

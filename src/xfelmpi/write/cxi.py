@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 
-from xfelmpi.collective import before_and_total, on_root
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, N_MODULES, PIXEL_SIZE
+from xfelmpi._deflate import Deflater
+from xfelmpi.collective import before_and_total
+from xfelmpi.detector import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.masks import Masks
 from xfelmpi.records import EventColumns
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.units import PLANCK_TIMES_C
 from xfelmpi.write._distinct import DistinctMasks
-from xfelmpi.write._h5 import ParallelFile
+from xfelmpi.write._h5 import ParallelFile, fixed_length
+from xfelmpi.write._packed import PackedFrames
 
 # below an entry
 _INSTRUMENT = "instrument_1"
@@ -25,6 +28,9 @@ _GROUPS = {
     _SOURCE: "NXsource",
     _DETECTOR: "NXdetector",
 }
+_LEVEL = 2
+"""Of libdeflate, faster and smaller on sparse frames than its level 1, or zlib's."""
+
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 
@@ -73,9 +79,10 @@ class CxiFile:
 
     def __init__(self, comm, path, attributes: dict, masks: Masks, modules_in_run: int):
         self._comm = comm
+        self._path = path
         self._attributes = attributes
+        self._masks = (masks, modules_in_run)
         self._file = ParallelFile(comm, path, {**attributes, "default": "entry_1"})
-        self._masks = DistinctMasks(comm, path, masks, modules_in_run)
         self._entries: list[CxiEntry] = []
 
     def entry(
@@ -100,22 +107,31 @@ class CxiFile:
         """
         columns = _hit_columns(prefix, frames, vds_index, weighting)
         name = f"entry_{len(self._entries) + 1}"
-        new = CxiEntry(self._comm, self._file, self._masks, name, columns, count_dtype)
+        new = CxiEntry(self._comm, self._file, name, columns, count_dtype)
         self._file.put(f"{name}/title", title)
         self._entries.append(new)
         return new
 
+    def begin_frames(self) -> None:
+        """Begin with the frames; all entries have been added."""
+        self._file.close()
+        self._packed = PackedFrames(self._comm, self._path)
+        masks = DistinctMasks(self._comm, self._packed, *self._masks)
+        for entry in self._entries:
+            entry.begin(self._packed, masks)
+
     def close(self, header: CxiHeader | None) -> None:
-        """Write what stands once in the file, from rank 0, and the masks; close it."""
-        self._file.put("cxi_version", 160)
+        """Write what stands once in the file, given on rank 0, and close it."""
+        self._packed.close(lambda file: self._fill(file, header))
+
+    def _fill(self, file: h5py.File, header: CxiHeader) -> None:
+        file["cxi_version"] = 160
         first, *others = (entry.name for entry in self._entries)
         for name, value, attributes in _single_values(header, self._attributes):
-            self._file.put(f"{first}/{name}", value, **attributes)
+            file[f"{first}/{name}"] = fixed_length(value)
+            file[f"{first}/{name}"].attrs.update(attributes)
             for other in others:
-                self._file.link(f"{other}/{name}", f"/{first}/{name}")
-        self._file.close()
-        self._masks.close()
-        on_root(self._comm, self._masks.write)
+                file[f"{other}/{name}"] = h5py.SoftLink(f"/{first}/{name}")
 
 
 class CxiEntry:
@@ -125,34 +141,24 @@ class CxiEntry:
     ----------
     comm : Intracomm
     file : ParallelFile
-    masks : DistinctMasks
     name : str
     columns : list of (str, ndarray, dict)
         Path, values and attributes of everything with one value per frame.
     count_dtype : numpy.dtype
     """
 
-    def __init__(self, comm, file: ParallelFile, masks: DistinctMasks, name, columns, count_dtype):
+    def __init__(self, comm, file: ParallelFile, name, columns, count_dtype):
         self.name = name
         self._file = file
-        self._masks = masks
-        self._next, n_frames = before_and_total(comm, len(columns[0][1]))
+        self._dtype = np.dtype(count_dtype)
+        self._next, self._n_frames = before_and_total(comm, len(columns[0][1]))
         for group, nx_class in _GROUPS.items():
             file.group(f"{name}/{group}", NX_class=nx_class)
         for path, column, attributes in columns:
             dataset = file.create(
-                f"{name}/{path}", (n_frames,), column.dtype, axes=_AXES, **attributes
+                f"{name}/{path}", (self._n_frames,), column.dtype, axes=_AXES, **attributes
             )
             file.write(dataset, self._next, column)
-        self._data = file.create(
-            f"{name}/{_DETECTOR}/data",
-            (n_frames, *FRAME_SHAPE),
-            count_dtype,
-            chunk_rows=1,
-            axes=_FRAME_AXES,
-            units="photons",
-        )
-        self._first_mask = masks.dataset(f"{name}/{_DETECTOR}/mask", n_frames, axes=_FRAME_AXES)
         self._link_data({path.rpartition("/")[0] for path, _, _ in columns})
 
     def _link_data(self, groups: set[str]) -> None:
@@ -166,14 +172,38 @@ class CxiEntry:
         for group in sorted({"data_1", *groups} - {""}):
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
 
+    def begin(self, packed: PackedFrames, masks: DistinctMasks) -> None:
+        """Get to know where the frames go; collective."""
+        self._packed, self._masks = packed, masks
+        detector, n, axes = f"{self.name}/{_DETECTOR}", self._n_frames, _FRAME_AXES
+        self._first_frame = packed.dataset(
+            f"{detector}/data", n, self._dtype, axes=axes, units="photons"
+        )
+        self._first_mask = packed.dataset(f"{detector}/mask", n, np.uint32, axes=axes)
+        # one dense frame, as the shuffle filter has it: all low bytes, then all high bytes
+        self._planes = np.zeros((self._dtype.itemsize, FRAME_PIXELS), np.uint8)
+        self._deflater = Deflater(_LEVEL)
+
     def write(self, frames: SparseFrames, cell_id: np.ndarray) -> None:
         """Append a block of this rank's frames, possibly none, given their cells; collective."""
         n = len(frames)
-        data = np.zeros((n, FRAME_PIXELS), self._data.dtype)
-        data[np.repeat(np.arange(n), np.diff(frames.indptr)), frames.pixel] = frames.count
-        self._file.write(self._data, self._next, data.reshape(n, *FRAME_SHAPE))
-        self._masks.add(self._first_mask + self._next, frames, cell_id)
+        first = self._first_frame + self._next
+        numbers, chunks = self._masks.chunks(self._first_mask + self._next, frames, cell_id)
+        numbers += range(first, first + n)
+        chunks += [
+            self._chunk(frames.pixel[a:b], frames.count[a:b])
+            for a, b in zip(frames.indptr[:-1], frames.indptr[1:], strict=True)
+        ]
+        self._packed.add(numbers, chunks)
         self._next += n
+
+    def _chunk(self, pixel: np.ndarray, count: np.ndarray) -> bytes:
+        for i, plane in enumerate(self._planes):
+            plane[pixel] = count >> 8 * i
+        chunk = self._deflater.compress(self._planes.reshape(-1))
+        # not all of it again: the frame is sparse
+        self._planes[:, pixel] = 0
+        return chunk
 
 
 def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):

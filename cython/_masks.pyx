@@ -1,0 +1,111 @@
+"""Masks of the frames of one module, as the files hold them, → bits of bad pixels.
+
+Loops only: `xfelmpi.framemasks` checks, allocates and documents. A chunk that was never written is
+what every HDF5 reader takes it for: the dataset's fill value.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memset
+
+from frames cimport (
+    OK,
+    SHUFFLE,
+    decode_chunk,
+    libdeflate_alloc_decompressor,
+    libdeflate_decompressor,
+    libdeflate_free_decompressor,
+)
+
+cdef extern from "mask_fold.h":
+    void fold_words(const uint32_t *mask, uint32_t bits, int n, uint8_t *bad) nogil
+    void fold_planes(
+        const uint8_t *plane, size_t stride, uint32_t bits, int n, uint8_t *bad) nogil
+
+DEF PIXELS = 65536
+DEF BYTES = 8192
+DEF NEVER_WRITTEN = -1
+
+
+cdef libdeflate_decompressor *new_inflater() except NULL:
+    cdef libdeflate_decompressor *inflater = libdeflate_alloc_decompressor()
+    if inflater == NULL:
+        raise MemoryError("libdeflate_alloc_decompressor")
+    return inflater
+
+
+def fold_masks(
+        int fd, const uint8_t[::1] memory,
+        const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
+        const int32_t[::1] within, int64_t chunk_frames, uint32_t fill,
+        uint8_t[::1] packed, uint8_t[::1] dense,
+        uint32_t bits, uint8_t[:, ::1] bad, uint8_t[::1] status):
+    """Find the pixels of every frame of which any of `bits` is set."""
+    cdef Py_ssize_t f, n_frames = offset.shape[0]
+    cdef size_t chunk_pixels = PIXELS * <size_t>chunk_frames
+    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
+    cdef const uint8_t *frame
+    cdef int64_t decoded = -1
+    cdef int state = OK
+    cdef libdeflate_decompressor *inflater = new_inflater()
+
+    with nogil:
+        for f in range(n_frames):
+            if offset[f] == NEVER_WRITTEN:
+                status[f] = OK
+                memset(&bad[f, 0], 0xFF if fill & bits else 0, BYTES)
+                continue
+            if offset[f] != decoded or offset[f] < 0:
+                # shuffled bytes are folded as they are: nothing has to be put together
+                state = decode_chunk(
+                    inflater, fd, in_memory, offset[f], size[f], filters[f] & ~SHUFFLE, 4,
+                    4 * chunk_pixels, &packed[0], packed.shape[0], &dense[0], &dense[0])
+                decoded = offset[f]
+            status[f] = state
+            if state != OK:
+                continue
+            if filters[f] & SHUFFLE:
+                frame = &dense[0] + within[f] * <size_t>PIXELS
+                fold_planes(frame, chunk_pixels, bits, PIXELS, &bad[f, 0])
+            else:
+                frame = &dense[0] + within[f] * <size_t>(4 * PIXELS)
+                fold_words(<const uint32_t *>frame, bits, PIXELS, &bad[f, 0])
+    libdeflate_free_decompressor(inflater)
+
+
+def join_masks(
+        int fd, const uint8_t[::1] memory,
+        const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
+        const int32_t[::1] within, int64_t chunk_frames, uint32_t fill,
+        uint8_t[::1] packed, uint8_t[::1] dense,
+        uint8_t[::1] spare, const int32_t[::1] slot, uint32_t[:, ::1] held,
+        uint8_t[::1] status):
+    """Keep in ``held[slot]`` only the bits that are set in the frame too."""
+    cdef Py_ssize_t f, p, n_frames = offset.shape[0]
+    cdef size_t chunk_pixels = PIXELS * <size_t>chunk_frames
+    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
+    cdef const uint32_t *frame
+    cdef uint32_t *joined
+    cdef int64_t decoded = -1
+    cdef int state = OK
+    cdef libdeflate_decompressor *inflater = new_inflater()
+
+    with nogil:
+        for f in range(n_frames):
+            joined = &held[slot[f], 0]
+            if offset[f] == NEVER_WRITTEN:
+                status[f] = OK
+                for p in range(PIXELS):
+                    joined[p] &= fill
+                continue
+            if offset[f] != decoded or offset[f] < 0:
+                state = decode_chunk(
+                    inflater, fd, in_memory, offset[f], size[f], filters[f], 4,
+                    4 * chunk_pixels, &packed[0], packed.shape[0], &spare[0], &dense[0])
+                decoded = offset[f]
+            status[f] = state
+            if state != OK:
+                continue
+            frame = <const uint32_t *>(&dense[0] + within[f] * <size_t>(4 * PIXELS))
+            for p in range(PIXELS):
+                joined[p] &= frame[p]
+    libdeflate_free_decompressor(inflater)

@@ -1,0 +1,305 @@
+"""Making a mask per memory cell: the stages in order."""
+
+import json
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from xfelmpi import collective
+from xfelmpi.badpixels import KINDS, Limits, asic_edges
+from xfelmpi.calibration import Calibration, load_calibration
+from xfelmpi.cellmask import PartJudge, Tally, add_dead_asics, dead_asics, noise_outliers
+from xfelmpi.cellpowder import (
+    BYTES_PER_ENTRY,
+    HIT,
+    JUDGED,
+    MISS,
+    CellReader,
+    Labelled,
+    Part,
+    plan_parts,
+    sum_part,
+)
+from xfelmpi.config import Config
+from xfelmpi.detector import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
+from xfelmpi.experiment import Experiment
+from xfelmpi.hitlabels import HitLabels, share_hit_labels
+from xfelmpi.masks import MODULE_BYTES, Masks, load_masks, pack, unpack
+from xfelmpi.photons import Sparsifier
+from xfelmpi.pipeline import BASE_MEMORY, train_blocks
+from xfelmpi.provenance import provenance
+from xfelmpi.read import FilePool
+from xfelmpi.records import Problem
+from xfelmpi.report import Progress, log, problem_lines
+from xfelmpi.share import Share, share_run
+from xfelmpi.write._h5 import prepare, publish
+from xfelmpi.write.cellpowder import CellPowderWriter
+from xfelmpi.write.mask import write_mask
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """What the mask shall be; the rest stands in the `Config`.
+
+    Parameters
+    ----------
+    limits : Limits
+    leave_out : str
+        Frames that do not count: ``bright``, ``hits`` or ``none``.
+    noise : Path or None
+        Folder of constants with the noise.
+    noise_sigma : float
+    asic_edges : bool
+    mask_file : Path or None
+        Where the mask goes, if not to its usual place.
+    overwrite : bool
+    powder_cells : bool
+        Whether to write the powder per cell.
+    """
+
+    limits: Limits
+    leave_out: str
+    noise: Path | None
+    noise_sigma: float
+    asic_edges: bool
+    mask_file: Path | None
+    overwrite: bool
+    powder_cells: bool
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    share: Share
+    masks: Masks
+    calibration: Calibration | None
+    events: HitLabels | None
+    labels: np.ndarray
+
+
+def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> int:
+    """Make the mask of a run on all ranks and return the exit status.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the run or another input cannot be used, or an output not be written.
+    """
+    start = monotonic()
+    experiment = Experiment(config.prefix, config.output, config.run)
+    path = options.mask_file or experiment.cell_mask
+    collective.on_root(comm, lambda: _check_outputs(experiment, path, options))
+    log.info("indexing the run …")
+    inputs = _inputs(comm, experiment, config, options)
+    facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
+    settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
+    attributes = comm.bcast(provenance(experiment, settings, facts.files, ["mask", *argv]))
+    writer = None
+    if options.powder_cells:
+        split = inputs.events is not None
+        writer = CellPowderWriter(comm, experiment.cell_powder, attributes, facts.cells, split)
+    bad, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
+    found_before = _add_other_masks(comm, options, inputs, bad, tally)
+    problems += inputs.share.problems
+    if comm.rank == 0:
+        problems += [*masks.problems, *(calibration.problems if calibration else ())]
+    problems = sorted(set(collective.gather_objects(comm, problems)))
+    written = [path, *([experiment.cell_powder] if writer else [])]
+    collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
+    peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if comm.rank == 0:
+        for line in _summary(inputs, tally, found_before, bad):
+            log.info(line)
+        log.info(f"memory     {peak / 2**20:14,.0f} MiB at most per rank ({comm.size})")
+        log.info(f"time       {monotonic() - start:14.2f} s")
+        for line in problem_lines(problems, "the rest is like these"):
+            log.info(line)
+        for line in ("files written:", *(f"  {name}" for name in written)):
+            log.info(line)
+    return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> None:
+    if path.exists() and not options.overwrite:
+        raise OutputError(f"{path} exists; --overwrite replaces it, --mask-file writes elsewhere")
+    prepare(path)
+    if options.powder_cells:
+        prepare(experiment.cell_powder)
+
+
+def _inputs(comm, experiment: Experiment, config: Config, options: MaskOptions) -> _Inputs:
+    """Index the run, read masks and constants, and say so; collective."""
+    share = share_run(comm, experiment, config)
+    facts, calibration = share.facts, None
+    if facts.kind == "raw":
+        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
+    log.info("run: %s frames, %s ranks", f"{facts.n_frames:,}", comm.size)
+    for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
+        log.info(line)
+    events = None
+    if options.powder_cells or options.leave_out == "hits":
+        events = share_hit_labels(comm, experiment.events)
+        if events is None and options.leave_out == "hits":
+            raise UsageError(f"--leave-out hits: no events file {experiment.events}")
+    labels, unknown = _labels(share, events, options.leave_out)
+    unknown = int(collective.sum_all(comm, np.array([unknown]))[0])
+    if comm.rank == 0 and options.powder_cells and events is None:
+        log.warning(f"no powder of hits and misses: {experiment.events} does not exist")
+    if comm.rank == 0 and unknown:
+        log.warning(f"{unknown:,} frames are not in {experiment.events}: neither hits nor misses")
+    return _Inputs(share, masks, calibration, events, labels)
+
+
+def _labels(share: Share, events: HitLabels | None, leave_out: str) -> tuple[np.ndarray, int]:
+    """Return the label of every frame of this rank, uint16 (frame,), and how many are unknown."""
+    frames = share.frames
+    labels = np.searchsorted(share.facts.cells, frames.cell_id).astype(np.uint16)
+    labels |= np.uint16(JUDGED)
+    if events is None or not len(frames):
+        return labels, 0
+    row = events.find(frames.train_id, frames.cell_id)
+    is_hit, is_miss = ((row >= 0) & column[row] for column in (events.is_hit, events.is_miss))
+    labels[is_hit] |= np.uint16(HIT)
+    labels[is_miss] |= np.uint16(MISS)
+    if leave_out == "hits":
+        labels[is_hit] &= np.uint16(0xFFFF - JUDGED)
+    return labels, int((row < 0).sum())
+
+
+def _sum_and_judge(
+    comm, config: Config, options: MaskOptions, inputs: _Inputs, writer: CellPowderWriter | None
+) -> tuple[np.ndarray, Tally, list[Problem]]:
+    """Sum and judge the detector part by part; collective.
+
+    Returns
+    -------
+    bad : ndarray, uint8 (16, cell, 8192)
+        Bits of the bad pixels.
+    tally : Tally
+        Of all ranks.
+    problems : list of Problem
+        Of this rank.
+    """
+    facts, masks = inputs.share.facts, inputs.masks
+    spare = config.memory_per_rank - BASE_MEMORY
+    room = max(FRAME_PIXELS, spare // 4 // BYTES_PER_ENTRY)
+    planes = 3 if writer is None else 6
+    n_cells = len(facts.cells)
+    parts = plan_parts(facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
+    log.info(_plan(parts))
+    files = FilePool(facts.files)
+    signal = (config.adu_per_photon, config.photon_threshold)
+    sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
+    bright = options.leave_out == "bright"
+    reader = CellReader(
+        inputs.share.frames, inputs.labels, bright, sparsifier, masks.good.shape[1], n_cells
+    )
+    bad = np.zeros((N_MODULES, n_cells, MODULE_BYTES), np.uint8)
+    tally = Tally.zeros()
+    progress = Progress(
+        facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
+    )
+    for part in parts:
+        board = collective.ProgressBoard(comm, progress.show, n_values=1)
+        items = _read(reader, part, inputs.share, sparsifier.room, board)
+        sums = sum_part(comm, part, items, (planes, n_cells), room)
+        board.finish()
+        frames = {kind: collective.sum_all(comm, n) for kind, n in reader.frames.items()}
+        judge = PartJudge(comm, part, sums, frames, masks, facts.cells, options.limits, tally)
+        for module, bits in judge.bad_bits():
+            bad[module] |= bits
+        if writer:
+            writer.write(part, sums)
+    progress.close()
+    files.close()
+    if writer:
+        writer.close(facts.modules_in_run, frames)
+    return bad, tally.of_all_ranks(comm), list(sparsifier.problems)
+
+
+def _plan(parts: list[Part]) -> str:
+    times = len(parts) // len({module for part in parts for module in part.modules})
+    if times <= 1:
+        return f"summing in {len(parts)} parts, every frame is read once"
+    return (
+        f"summing in {len(parts)} parts, every frame is read {times} times; once with more "
+        "ranks, or more --memory-per-rank"
+    )
+
+
+def _read(reader: CellReader, part: Part, share: Share, room: int, board) -> Iterator[Labelled]:
+    frames, kind = share.frames, share.facts.kind
+    for first, end in train_blocks(frames, reader.sums, room, kind):
+        yield from reader.read(part, first, end)
+        board.update(end * len(part.modules))
+
+
+def _add_other_masks(
+    comm, options: MaskOptions, inputs: _Inputs, bad: np.ndarray, tally: Tally
+) -> dict[str, np.ndarray]:
+    """Add what the sums do not tell to `bad`; collective.
+
+    Returns
+    -------
+    dict of str to ndarray, int64 (16,)
+        Cells × pixels of every kind of mask, by module.
+    """
+    facts, masks = inputs.share.facts, inputs.masks
+    in_run = [m for m in range(N_MODULES) if facts.modules_in_run >> m & 1]
+    add_dead_asics(dead_asics(tally, options.limits), bad, tally)
+    found = {"masked before": np.zeros(N_MODULES, np.int64)}
+    rows = masks.row_of_cell[facts.cells]
+    for module in in_run:
+        before = ~masks.good[module][rows]
+        found["masked before"][module] = unpack(before).sum(dtype=np.int64)
+        bad[module] |= before
+    if options.noise:
+        found["noise"] = np.zeros(N_MODULES, np.int64)
+        sigma = options.noise_sigma
+        for module, bits in noise_outliers(comm, options.noise, in_run, facts.cells, sigma):
+            found["noise"][module] = unpack(bits).sum(dtype=np.int64)
+            bad[module] |= bits
+    if options.asic_edges:
+        edges = asic_edges()
+        found["ASIC edges"] = np.zeros(N_MODULES, np.int64)
+        found["ASIC edges"][in_run] = edges.sum() * len(facts.cells)
+        bad[in_run] |= pack(edges)
+    return found
+
+
+def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
+    write_mask(written[0], attributes, cells, bad)
+    for path in written:
+        publish(path)
+
+
+def _summary(
+    inputs: _Inputs, tally: Tally, others: dict[str, np.ndarray], bad: np.ndarray
+) -> list[str]:
+    """Return what was found as lines of text, and warn of what could not be."""
+    facts = inputs.share.facts
+    n_modules = facts.modules_in_run.bit_count()
+    total = MODULE_PIXELS * len(facts.cells) * n_modules
+    found = dict(zip(KINDS.values(), tally.kinds, strict=True)) | others
+    masked = np.array([unpack(bits).sum(dtype=np.int64) for bits in bad])
+    whole = sum(int(unpack(np.bitwise_and.reduce(bits)).sum()) for bits in bad)
+    lines = ["", f"{'cells × pixels':14} {total:14,}   in {n_modules} modules"]
+    for name, n in (*found.items(), ("masked", masked)):
+        share = f"{100 * n.sum() / total:8.3f} % in {np.count_nonzero(n)} modules"
+        lines.append(f"{name:14} {n.sum():14,} {share}")
+    lines.append(f"{'whole pixels':14} {whole:14,}   masked in all cells")
+    dark, judged = int(tally.too_dark.sum()), max(int(tally.judged.sum()), 1)
+    percent = 100 * dark / judged
+    lines.append(f"{'too dark':14} {dark:14,} {percent:8.3f} % cannot be told from dead")
+    if dark > judged // 100:
+        log.warning(
+            f"too little light to tell dead cells in {percent:.1f} % of the cells × "
+            f"pixels, and dead pixels in {tally.pixels_too_dark.sum():,} pixels: they stay good. "
+            "More trains help"
+        )
+    return lines
