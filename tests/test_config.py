@@ -565,6 +565,7 @@ def test_values_to_add_of_another_form(toml, text):
         ("is_hit",),
         ("gain_switched",),
         ("problems",),
+        ("sums",),
         ("name",),
         ("detector_1",),
         ("a", "a"),

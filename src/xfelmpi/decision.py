@@ -65,9 +65,8 @@ def score_frames(
     return ScoredFrames(train_id, cell_id, score.astype(np.float32), usable)
 
 
-def scored_before(config: Config, events: EventColumns) -> ScoredFrames:
-    """Return the scores of a finished run, given all of its frames: they are normalised already."""
-    complete = events.modules == np.bitwise_or.reduce(events.modules, initial=0)
+def scored_before(config: Config, events: EventColumns, complete: np.ndarray) -> ScoredFrames:
+    """Return the scores of a finished run, which are normalised already; see `score_frames`."""
     score = events.hitscore
     usable = _usable(config, events.cellId, events.pulse_energy, complete, score)
     return ScoredFrames(events.trainId, events.cellId, score, usable)

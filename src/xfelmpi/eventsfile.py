@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
@@ -40,9 +41,25 @@ class FinishedRun:
     problems: list[Problem]
     attributes: dict
 
+    @property
+    def modules_in_run(self) -> int:
+        """Bit field of the modules that the run has, be it only in trains left out."""
+        return int(self.attributes["modules_in_run"])
 
-def read_config(path: Path) -> Config:
-    """Return the settings that an events file was made with.
+    @property
+    def complete(self) -> np.ndarray:
+        """Which frames every module of the run has, bool (frame,)."""
+        return self.events.modules == self.modules_in_run
+
+
+def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
+    """Return the settings that an events file was made with, and what some of them came to.
+
+    Returns
+    -------
+    config : Config
+    chosen : dict
+        Which ``data`` and ``detector`` were taken.
 
     Raises
     ------
@@ -50,7 +67,7 @@ def read_config(path: Path) -> Config:
         If it cannot be read, or has none.
     """
     with _opened(path) as file:
-        return _config(file)
+        return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
 
 
 def read_finished_run(path: Path) -> FinishedRun:

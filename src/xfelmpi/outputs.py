@@ -152,6 +152,9 @@ def write_outputs(
         attributes
         | {
             "masks_digest": mask_digest(comm, done.masks),
+            "modules_in_run": done.share.facts.modules_in_run,
+            "data": done.share.facts.kind,
+            "detector": done.share.facts.detector,
             "warnings": comm.bcast(json.dumps(done.warnings)),
         },
         done.events,

@@ -33,7 +33,7 @@ from xfelmpi.records import EventColumns, Problem
 from xfelmpi.report import Progress, Stages, Summary, log
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
-from xfelmpi.sparse import FrameSums
+from xfelmpi.sparse import ENTRY_BYTES, FrameSums
 
 MISS_CANDIDATES = 0.1
 """Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
@@ -44,8 +44,6 @@ MOST_TRAINS = 16
 
 BASE_MEMORY = 200 << 20
 """Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
-
-_BYTES_PER_ENTRY = 6
 
 
 def process(config: Config, comm, argv: list[str]) -> int:
@@ -137,7 +135,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         inputs.masks,
         config.adu_per_photon,
         config.photon_threshold,
-        _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
+        _spare_memory(config) // 4 // ENTRY_BYTES,
         inputs.calibration,
     )
 

@@ -10,7 +10,7 @@ from xfelmpi.errors import UsageError
 from xfelmpi.records import EventColumns
 from xfelmpi.units import ELECTRONVOLT
 
-_TAKEN = {*EventColumns.__dataclass_fields__, "problems"}
+_TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
 """Names of the events file, and of the group ``instrument_1`` of the CXI."""
 

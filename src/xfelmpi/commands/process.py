@@ -70,13 +70,14 @@ def _parse(argv: list[str]):
 
 
 def _config_from_events(given) -> Config:
-    from xfelmpi.eventsfile import read_config
+    from xfelmpi.eventsfile import read_settings
     from xfelmpi.redecide import refuse_other_scores
 
     values = arguments.given_values(given)
-    first = read_config(Experiment(values["prefix"], values["output"], given.run).events)
+    path = Experiment(values["prefix"], values["output"], given.run).events
+    first, chosen = read_settings(path)
     config = arguments.from_arguments(given, first)
-    refuse_other_scores(config, first)
+    refuse_other_scores(config, first, chosen)
     return config
 
 

@@ -55,7 +55,6 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
     import numpy as np
 
     from xfelmpi.page.curves import over_trains
-    from xfelmpi.page.headline import complete_frames
     from xfelmpi.page.runfiles import read_run_files
     from xfelmpi.page.terminal import headline_lines, rate_lines, score_lines
 
@@ -63,7 +62,7 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
     run, events = found.run, found.run.events
     decided = np.isfinite(events.hit_threshold)
     threshold = float(np.median(events.hit_threshold[decided])) if decided.any() else np.nan
-    curve = over_trains(events.trainId, complete_frames(run), events.is_hit, events.pulse_energy)
+    curve = over_trains(events.trainId, run.complete, events.is_hit, events.pulse_energy)
     width = max(columns - 14, 30)
     return [
         *headline_lines(found.head, colour),

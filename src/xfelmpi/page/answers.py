@@ -6,7 +6,7 @@ import numpy as np
 
 from xfelmpi.detector import N_MODULES
 from xfelmpi.eventsfile import FinishedRun
-from xfelmpi.page.headline import Headline, complete_frames, energy, plural
+from xfelmpi.page.headline import Headline, energy, plural
 
 GOOD, LOOK, BAD = "good", "look", "bad"
 
@@ -75,7 +75,7 @@ def _sample(run: FinishedRun, head: Headline) -> Answer:
     if not head.hits:
         return Answer(question, "no hits", f"none of {head.complete:,} complete frames", BAD)
     # rows are in time order
-    complete, is_hit = complete_frames(run), run.events.is_hit
+    complete, is_hit = run.complete, run.events.is_hit
     frames = [int(part.sum()) for part in np.array_split(complete, 4)]
     hits = [int(part.sum()) for part in np.array_split(is_hit, 4)]
     rates = (f"{100 * h / max(n, 1):.3g}" for h, n in zip(hits, frames, strict=True))
@@ -106,7 +106,7 @@ def _hits(run: FinishedRun, head: Headline) -> Answer:
 
 def _detector(run: FinishedRun, head: Headline, bad_pixels: float) -> Answer:
     question = "Is the detector healthy?"
-    modules = int(np.bitwise_or.reduce(run.events.modules, initial=0)).bit_count()
+    modules = run.modules_in_run.bit_count()
     incomplete = head.incomplete / max(head.frames, 1)
     why = f"{modules} of {N_MODULES} modules, {100 * incomplete:.2g} % of the frames incomplete"
     if np.isfinite(bad_pixels):

@@ -72,7 +72,7 @@ def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
     """Return the numbers of a finished run."""
     events, attributes = run.events, run.attributes
     trains = np.unique(events.trainId)
-    complete = complete_frames(run)
+    complete = run.complete
     wavelength = _mean(events.wavelength)
     return Headline(
         int(attributes["run"]),
@@ -92,12 +92,6 @@ def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
         tuple(run.problems),
         tuple(json.loads(attributes.get("warnings", "[]"))),
     )
-
-
-def complete_frames(run: FinishedRun) -> np.ndarray:
-    """Return which frames every module of the run has, bool (frame,)."""
-    modules = run.events.modules
-    return modules == np.bitwise_or.reduce(modules, initial=0)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from xfelmpi.page import curves
 from xfelmpi.page.answers import answers
 from xfelmpi.page.charts import Axis, Mark, Series, axis_around, chart
 from xfelmpi.page.fill import fill_page
-from xfelmpi.page.headline import Headline, clock, complete_frames, duration, energy
+from xfelmpi.page.headline import Headline, clock, duration, energy
 from xfelmpi.page.images import detector_images
 from xfelmpi.page.runfiles import RunFiles
 from xfelmpi.page.tables import SIGMAS, commands, complaints, module_table, settings
@@ -84,7 +84,7 @@ def _metres(distance: float | None) -> str:
 
 def _rates(found: RunFiles) -> str:
     events = found.run.events
-    complete = complete_frames(found.run)
+    complete = found.run.complete
     curve = curves.over_trains(events.trainId, complete, events.is_hit, events.pulse_energy)
     first = f"from {events.trainId[0]}" if len(events.trainId) else ""
     last = float(curve.train.max(initial=0))
@@ -136,7 +136,7 @@ def _scores(found: RunFiles) -> str:
     edges, logarithmic = curves.score_edges(score)
     everything = curves.histogram(score, edges).astype(float)
     hits = curves.histogram(events.hitscore[events.is_hit], edges).astype(float)
-    by_sigma = hits_by_sigma(config, scored_before(config, events), list(SIGMAS))
+    by_sigma = hits_by_sigma(config, scored_before(config, run.events, run.complete), list(SIGMAS))
     marks = []
     if len(score) and np.isfinite(events.hit_median[decided]).any():
         marks.append(Mark(float(np.nanmedian(events.hit_median[decided])), "median"))
@@ -193,5 +193,4 @@ def _decision_words(config: Config) -> str:
 
 
 def _modules_in_run(run: FinishedRun) -> np.ndarray:
-    present = int(np.bitwise_or.reduce(run.events.modules, initial=0))
-    return (present >> np.arange(N_MODULES) & 1).astype(bool)
+    return (run.modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)

@@ -14,10 +14,11 @@ from xfelmpi.detector import (
     CXI_BAD,
     CXI_MISSING,
     FRAME_PIXELS,
+    MODULE_BYTES,
     MODULE_PIXELS,
     N_MODULES,
 )
-from xfelmpi.masks import MODULE_BYTES, Masks, unpack
+from xfelmpi.masks import Masks, unpack
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._packed import PackedFrames
 
