@@ -28,7 +28,7 @@ passed=0 failed=0 tests_run=0
 failures=()
 
 # Seconds: a deadlock of the ranks must not last for ever.
-readonly SINGLE_LIMIT=1200 MPI_LIMIT=300
+readonly SINGLE_LIMIT=1800 MPI_LIMIT=300
 
 style() {
     say "" && say "=== $*"
