@@ -22,7 +22,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         "--from-events",
         action="store_true",
         help="take the scores from the events file, decide with the options given here (all others "
-        "as the first time), and write everything anew, reading hits and misses only",
+        "as the first time), and write all files anew but the virtual dataset, reading hits and "
+        "misses only",
     )
     again.add_argument(
         "--dry-run",
