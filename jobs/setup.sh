@@ -134,6 +134,10 @@ has_gsl() { command -v gsl-config; }
 
 has_chromium() { command -v "${CHROMIUM:-chromium}"; }
 
+has_valgrind() {
+    command -v valgrind && "${CC:-cc}" -E -x c - <<<'#include <valgrind/callgrind.h>'
+}
+
 has_slurm() { command -v sbatch && command -v slurmctld && command -v slurmd && command -v munged; }
 
 # check FUNCTION PACKAGES HINT: collects what is missing.
@@ -157,6 +161,7 @@ check_machine() {
     check has_libdeflate libdeflate-dev "libdeflate with its header, e.g. 'module load libdeflate'"
     if ((with_tests)); then
         check has_gsl libgsl-dev "the GNU Scientific Library (gsl-config)"
+        check has_valgrind valgrind "valgrind with its headers (valgrind/callgrind.h)"
     fi
 }
 

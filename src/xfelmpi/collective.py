@@ -35,10 +35,10 @@ def agree(comm, error: Exception | None) -> None:
         status of the first failing rank. ``agreed`` is True on it: all ranks raise, so that the
         job can end in order; ``told_elsewhere`` is True where another rank shows the message.
     """
-    failed = comm.allgather(error is not None)
-    if not any(failed):
+    # one number, because this is called often and nearly always finds nothing
+    first = min_all(comm, comm.size if error is None else comm.rank)
+    if first == comm.size:
         return
-    first = failed.index(True)
     told = (str(error), getattr(error, "exit_status", 1)) if comm.rank == first else None
     message, status = comm.bcast(told, root=first)
     if error is None:
@@ -107,7 +107,19 @@ def or_all(comm, array: np.ndarray) -> np.ndarray:
 
 def max_all(comm, value: int) -> int:
     """Return the largest value of all ranks."""
-    return comm.allreduce(int(value), op=MPI.MAX)
+    return _all_to_one(comm, value, MPI.MAX)
+
+
+def min_all(comm, value: int) -> int:
+    """Return the smallest value of all ranks."""
+    return _all_to_one(comm, value, MPI.MIN)
+
+
+def _all_to_one(comm, value: int, op: MPI.Op) -> int:
+    # a buffer: MPI4Py's reduction of Python objects is a tree of pickled messages
+    result = np.array([value], np.int64)
+    comm.Allreduce(MPI.IN_PLACE, result, op=op)
+    return int(result[0])
 
 
 def before_and_total(comm, value: int) -> tuple[int, int]:

@@ -71,8 +71,9 @@ class HitReader:
     masks : Masks
     """
 
-    BLOCK_FRAMES = 8
-    """Frames of a block; the CXI file needs 6 MiB of dense arrays for each."""
+    BLOCK_FRAMES = 32
+    """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
+    with many ranks last longer than the work."""
 
     def __init__(self, kept: KeptFrames, table, sums, sparsifier: Sparsifier, masks: Masks):
         self._kept = kept

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from h5py import h5p, h5s
 
+from xfelmpi.collective import max_all
 from xfelmpi.errors import OutputError
 
 ROUND_BYTES = 128 << 20
@@ -88,7 +89,7 @@ class ParallelFile:
             raise TypeError(f"{dataset.name}: {rows.dtype} rows for a {dataset.dtype} dataset")
         row_bytes = max(1, int(np.prod(rows.shape[1:])) * rows.dtype.itemsize)
         per_round = max(1, ROUND_BYTES // row_bytes)
-        n_rounds = max(self.comm.allgather(-(-len(rows) // per_round)))
+        n_rounds = max_all(self.comm, -(-len(rows) // per_round))
         for i in range(n_rounds):
             self._write_slab(
                 dataset,
