@@ -301,8 +301,7 @@ def test_a_second_run_replaces_the_first(tmp_path):
 def test_leftovers_of_a_killed_job_do_no_harm(tmp_path):
     mock = tiny_run(tmp_path / PROPOSAL, trains=1)
     here = Experiment(mock.options.prefix, tmp_path / "out", 50)
-    masks = here.cxi.with_name(here.cxi.name + ".masks")
-    for path in (here.events, here.powder, here.cxi, masks, here.emc):
+    for path in (here.events, here.powder, here.cxi, here.emc, here.dragonfly_detector):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(path.name + ".part").write_bytes(bytes(8 << 20))
     process(mock, tmp_path / "out", ranks=2)

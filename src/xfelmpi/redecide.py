@@ -220,8 +220,9 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
             )
         return (events.is_hit | events.is_miss) * _FRAME_WORK + 1
 
-    chosen = collective.from_root(comm, lambda: read_settings(experiment.events)[1])
-    return share_run(comm, experiment, replace(config, vds=False, **chosen), work_of)
+    # what `auto` chose the first time
+    kind = collective.from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
+    return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
 def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
