@@ -132,6 +132,8 @@ has_libdeflate() {
 
 has_gsl() { command -v gsl-config; }
 
+has_chromium() { command -v "${CHROMIUM:-chromium}"; }
+
 has_valgrind() {
     command -v valgrind && "${CC:-cc}" -E -x c - <<<'#include <valgrind/callgrind.h>'
 }
@@ -184,6 +186,13 @@ if [[ -n $hints ]]; then
 On Debian, as root: apt-get install$packages
 With conda or mamba: openmpi openmpi-mpicc 'hdf5=*=mpi_openmpi_*' libdeflate pkg-config in an active
 environment. Then run this again."
+fi
+if ((with_tests)) && ! has_chromium >/dev/null; then
+    if is_debian_root; then
+        step "installing chromium" install_debian chromium fonts-dejavu-core
+    else
+        say "  no Chromium here (or name one: CHROMIUM=...): the tests that need it will be skipped"
+    fi
 fi
 if ((with_tests)) && ! has_slurm >/dev/null; then
     if is_debian_root; then

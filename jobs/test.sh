@@ -17,8 +17,10 @@ load_site
 use_venv
 limit_threads
 prepare_mpi 5 # also for the tests that call mpirun themselves
-# Where setup.sh installs Slurm, its tests must not be skipped.
-if [[ $(id -u) == 0 && -r /etc/debian_version ]]; then export XFELMPI_TEST_SLURM=1; fi
+# Where setup.sh installs Slurm and Chromium, their tests must not be skipped.
+if [[ $(id -u) == 0 && -r /etc/debian_version ]]; then
+    export XFELMPI_TEST_SLURM=1 XFELMPI_TEST_BROWSER=1
+fi
 cd -- "$ROOT"
 results=$(mktemp -d)
 trap 'rm -rf -- "$results"' EXIT
@@ -26,7 +28,7 @@ passed=0 failed=0 tests_run=0
 failures=()
 
 # Seconds: a deadlock of the ranks must not last for ever.
-readonly SINGLE_LIMIT=1200 MPI_LIMIT=300
+readonly SINGLE_LIMIT=1800 MPI_LIMIT=300
 
 style() {
     say "" && say "=== $*"

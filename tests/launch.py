@@ -19,8 +19,13 @@ _FOR_TESTS = {
 
 
 def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
-    """Run ``python -m xfelmpi ARGS``; see `run_python`."""
-    return run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
+    """Run ``python -m xfelmpi ARGS``; see `run_python`.
+
+    Every job makes a page, whatever its run is like; a page that failed would only be a warning.
+    """
+    done = run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
+    assert "the page of the run could not be made" not in done.stderr, done.stderr
+    return done
 
 
 def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
@@ -47,8 +52,15 @@ def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
         mpirun = shutil.which("mpirun")
         assert mpirun, "no mpirun"
         command = [mpirun, "-n", str(ranks), *command]
+    return run_program(command, seconds=seconds, **env)
+
+
+def run_program(command: list, folder=None, *, seconds: float = SECONDS, **env):
+    """Run any program in a folder; see `run_python`."""
+    command = list(map(str, command))
     process = subprocess.Popen(
         command,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -80,6 +92,11 @@ def _environment(changes) -> dict[str, str]:
         if value is not None:
             environment[name] = str(value)
     return environment
+
+
+def output_files(folder: Path) -> list[str]:
+    """Return all files of a folder of outputs but what failed jobs leave, too: report, index."""
+    return [name for name in all_files(folder) if not name.startswith(("report/", "index/"))]
 
 
 def all_files(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from checks import check_outputs
 from expected import Expected
-from launch import SECONDS, all_files, run_python, run_xfelmpi
+from launch import SECONDS, all_files, output_files, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
 
@@ -105,7 +105,7 @@ def test_unusable_input_is_explained(name, options, tmp_path):
     # of an option given twice the last one counts
     done = run_xfelmpi([run, *options, *make(tmp_path)])
     explained(done, *words)
-    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+    assert "r00" not in " ".join(output_files(tmp_path / "out"))
 
 
 SOME_REFUSED = (
@@ -119,7 +119,7 @@ def test_unusable_input_is_explained_on_three_ranks(name, options, tmp_path):
     run, make, words = REFUSED[name]
     done = run_xfelmpi([run, *options, *make(tmp_path)], 3)
     explained(done, *words)
-    assert "r00" not in " ".join(all_files(tmp_path / "out"))
+    assert "r00" not in " ".join(output_files(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("ranks", [0, 3])
@@ -171,9 +171,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 def unfinished(output) -> bool:
-    """Return whether no output has its final name; the index is one for the next job."""
-    names = [name for name in all_files(output) if not name.startswith("index/")]
-    return all(name.endswith(".part") for name in names)
+    """Return whether no output has its final name."""
+    return all(name.endswith(".part") for name in output_files(output))
 
 
 # where: module, what is replaced there
@@ -232,7 +231,9 @@ def test_killed_rank_ends_all(where, options, tmp_path):
 
 def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
     assert run_xfelmpi([50, *options]).returncode == 0
-    before = {name: (tmp_path / "out" / name).read_bytes() for name in all_files(tmp_path / "out")}
+    before = {
+        name: (tmp_path / "out" / name).read_bytes() for name in output_files(tmp_path / "out")
+    }
     assert len(before) >= 4
     script = tmp_path / "crash.py"
     module, target, rank = CRASHES["events"]

@@ -107,6 +107,28 @@ def test_a_damaged_cache_is_not_used(run, tmp_path, counted, damage):
     assert len(counted) == 2
 
 
+def test_what_could_not_be_opened_is_tried_again(run, tmp_path, counted):
+    victim = sorted(run.glob("CORR-*-AGIPD03-*.h5"))[0]
+    content = victim.read_bytes()
+    victim.write_text("no HDF5")
+    path = tmp_path / "i.h5"
+    for _ in range(2):
+        assert_same(get(path, run), index_run(run, "proc"))
+    assert len(counted) == 2
+    victim.write_bytes(content)
+    for _ in range(2):
+        assert_same(get(path, run), index_run(run, "proc"))
+    assert len(counted) == 3
+
+
+def test_a_link_to_nowhere_is_a_problem(run, tmp_path):
+    victim = sorted(run.glob("CORR-*-AGIPD03-*.h5"))[0]
+    victim.unlink()
+    victim.symlink_to(tmp_path / "nowhere")
+    index = get(tmp_path / "i.h5", run)
+    assert any(problem.file == victim.name for problem in index.problems)
+
+
 def test_a_folder_that_cannot_be_written_does_no_harm(run, tmp_path, counted):
     (tmp_path / "file").touch()
     for _ in range(2):

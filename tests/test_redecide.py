@@ -226,7 +226,18 @@ def test_what_would_change_the_scores_is_refused(proc, option, tmp_path):
 
 def test_the_same_value_is_not_refused(proc, tmp_path):
     mock, first = proc
-    same = ("--score", "litpixels", "--photon-threshold", "0.7", "--sigma", "4")
+    same = (
+        "--data",
+        "proc",
+        "--detector",
+        "SPB_DET_AGIPD1M-1",
+        "--score",
+        "litpixels",
+        "--photon-threshold",
+        "0.7",
+        "--sigma",
+        "4",
+    )
     decide_again(mock, first, tmp_path / "again", *same, status=3)
     assert_same_outputs(first, tmp_path / "again")
 
@@ -272,8 +283,53 @@ def test_the_run_has_changed(tmp_path):
     assert hits.stat().st_mtime_ns == before
 
 
+def test_another_region_is_noticed(proc, tmp_path):
+    mock, first = proc
+    region = np.zeros((16, 512, 128), bool)
+    region[3:5] = True
+    (tmp_path / "det").mkdir()
+    with h5py.File(tmp_path / "det" / "hit_finding_mask.h5", "w") as file:
+        file["entry_1/good_pixels"] = region
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
+    done = process(mock, tmp_path, "--from-events", ranks=2, status=2)
+    assert "was made with other masks than those found now" in done.stderr
+
+
+def test_module_that_is_only_in_trains_left_out(tmp_path):
+    """Its frames are not complete, neither the first time nor when decided again."""
+    mock = tiny_run(tmp_path / PROPOSAL, **FAINT, trains=4, sequence_length=2)
+    (mock.paths.proc / "CORR-R0050-AGIPD05-S00000.h5").unlink()
+    chosen = ("--trains", "0:2")
+    process(mock, tmp_path / "first", *chosen, status=3)
+    assert hits_and_misses(tmp_path / "first") == (0, 0)
+    dry = ("--from-events", "--dry-run", "--sigma", "-5")
+    assert rows_of(process(mock, tmp_path / "first", *dry).stdout) == {-5.0: (0, 0.0)}
+    process(mock, tmp_path / "full", *chosen, "--sigma", "-5", status=3)
+    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-5", ranks=2, status=3)
+    assert_same_outputs(tmp_path / "full", tmp_path / "again")
+
+
+def test_paths_hold_in_another_folder(tmp_path, monkeypatch):
+    mock = tiny_run(tmp_path / PROPOSAL)
+    region = np.ones((16, 512, 128), bool)
+    with h5py.File(tmp_path / "hit.h5", "w") as file:
+        file["entry_1/good_pixels"] = region
+    monkeypatch.chdir(tmp_path)
+    process(mock, tmp_path / "out", "--hit-mask", "hit.h5")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    process(mock, tmp_path / "out", "--from-events", "--sigma", "3")
+
+
+def test_virtual_dataset_afterwards_is_refused(tmp_path):
+    mock = tiny_run(tmp_path / PROPOSAL)
+    process(mock, tmp_path / "out", "--no-vds")
+    done = process(mock, tmp_path / "out", "--from-events", "--vds", status=2)
+    assert "xfelmpi vds does" in done.stderr
+
+
 def rows_of(table: str) -> dict[float, tuple[int, float]]:
-    found = re.findall(r"^ +([\d.]+) +([\d,]+) +([\d.]+) %", table, re.M)
+    found = re.findall(r"^ +([-\d.]+) +([\d,]+) +([\d.]+) %", table, re.M)
     return {float(s): (int(n.replace(",", "")), float(rate)) for s, n, rate in found}
 
 

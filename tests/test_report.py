@@ -301,3 +301,33 @@ def test_starting_twice_says_things_once(capsys, logger):
     captured = capsys.readouterr()
     assert captured.out.count("message") == 1
     assert captured.err.count("broken") == 1
+
+
+class Painted(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("no_color", "painted"), [("", True), ("1", False)])
+def test_colours_on_a_terminal(monkeypatch, logger, no_color, painted):
+    out, err = Painted(), Painted()
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    start_logging(0)
+    make_summary(problems=[Problem("something")]).show()
+    logger.warning("careful")
+    logger.error("broken")
+    assert (
+        err.getvalue() == "\x1b[33mWARNING: careful\x1b[0m\n\x1b[31mERROR: broken\x1b[0m\n"
+    ) is (painted)
+    lines = [line for line in out.getvalue().splitlines() if "\x1b" in line]
+    assert [line[:12] for line in lines] == (
+        ["\x1b[1mhits    ", "\x1b[31mexcluded"[:12]] if painted else []
+    )
+
+
+def test_no_colours_under_mpirun(monkeypatch):
+    """Open MPI: standard output is a terminal of its own, standard error a pipe."""
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert not report.has_colours(Painted())

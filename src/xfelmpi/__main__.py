@@ -13,10 +13,13 @@ from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, X
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
+    "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "darks": "make constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
+    "report": "make the page of a processed run, and the overview of all runs",
+    "show": "show a processed run, or one hit, in the terminal",
 }
 
 _TOP_HELP = """\

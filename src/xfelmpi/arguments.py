@@ -171,6 +171,10 @@ def given_values(arguments: argparse.Namespace) -> dict:
         given = getattr(arguments, f.name, None)
         if given is not None:
             values[f.name] = tuple(given) if f.metadata["many"] else given
+    for f in options():
+        # these are kept for later jobs, which may start in another folder
+        if f.metadata["parse"] is Path and f.name in values and f.name not in ("prefix", "output"):
+            values[f.name] = values[f.name].absolute()
     values["prefix"] = prefix_or_environment(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
     return values | {"run": arguments.run}

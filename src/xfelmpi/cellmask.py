@@ -24,9 +24,9 @@ from xfelmpi.badpixels import (
 from xfelmpi.cellpowder import BAND_PIXELS, BAND_ROWS, INVALID, PAIRS, PHOTONS, Part
 from xfelmpi.constants import constants_file, open_constants
 from xfelmpi.darks import outliers
-from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detector import MODULE_BYTES, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.masks import MODULE_BYTES, Masks, pack, unpack
+from xfelmpi.masks import Masks, pack, unpack
 
 _CHUNK = 1 << 15
 """Cells × pixels judged at a time, about: what the nearest caches hold."""

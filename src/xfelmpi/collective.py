@@ -12,7 +12,7 @@ from time import monotonic, sleep
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi.errors import PeerError
+from xfelmpi.errors import OutputError, PeerError
 
 CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
@@ -255,14 +255,30 @@ class SharedBytes:
 
     def __init__(self, comm, path: str, append: bool = False):
         create = 0 if append else MPI.MODE_CREATE
+        self._path = path
         self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | create)
         if not append:
             # a longer file of an earlier, killed job must not leave its tail behind
             self._file.Set_size(0)
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
-        """Write the rank's own contiguous piece; collective, may be empty."""
-        self._file.Write_at_all(int(offset), np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        """Write the rank's own contiguous piece, which may be empty; each rank by itself.
+
+        Raises
+        ------
+        OutputError
+            If it is not written, e.g. because the disk is full.
+        """
+        piece = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        status = MPI.Status()
+        # not together: then one rank may write for others, and only that one learns of a failure
+        self._file.Write_at(int(offset), piece, status)
+        # Open MPI raises nothing when a write fails, it only counts fewer bytes
+        written = status.Get_count(MPI.BYTE)
+        if written != piece.size:
+            raise OutputError(
+                f"{self._path}: {max(written, 0)} of {piece.size} bytes written; is the disk full?"
+            )
 
     def close(self) -> None:
         """Close the file; collective."""

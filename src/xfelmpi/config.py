@@ -9,11 +9,15 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xfelmpi.binning import SIZES
+from xfelmpi.scattering import POLARISATIONS
 from xfelmpi.values import (
     parse_added,
     parse_cells,
     parse_energy,
     parse_mask_bits,
+    parse_photon_energy,
+    parse_qmax,
     parse_size,
     parse_trains,
     parse_whole,
@@ -27,6 +31,7 @@ GROUPS = {
     "decision": "hit decision",
     "geometry": "geometry",
     "outputs": "what is written",
+    "dragonfly": "for Dragonfly (EMC and detector file)",
     "resources": "resources",
 }
 
@@ -279,6 +284,9 @@ class Config:
         "outputs", False, bool, "add the misses to the CXI file, as its entry_2"
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    report: bool = _option(
+        "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
+    )
     add: tuple[str, ...] = _option(
         "outputs",
         (),
@@ -288,6 +296,57 @@ class Config:
         " (default: none)",
         metavar="NAME=SOURCE/KEY",
         many=True,
+    )
+    dragonfly: Path | None = _option(
+        "dragonfly",
+        None,
+        Path,
+        "make a folder in which dragonfly.emc starts as it is: config.ini and links to the files",
+        metavar="DIR",
+    )
+    bin: int = _option(
+        "dragonfly",
+        1,
+        parse_whole,
+        "sum n x n pixels, within each ASIC, for a smaller problem",
+        choices=SIZES,
+    )
+    roi_qmax: tuple[float, str] | None = _option(
+        "dragonfly",
+        None,
+        parse_qmax,
+        "mask pixels with larger |q|, for a smaller problem: in voxels, or 1/d = 2 sin(theta) /"
+        " lambda, e.g. 0.25/nm (default: no limit)",
+        metavar="Q",
+    )
+    ewald_rad: float | None = _option(
+        "dragonfly",
+        None,
+        float,
+        "radius of the Ewald sphere in voxels (default: a voxel is one pixel at the detector's"
+        " centre)",
+        metavar="VOXELS",
+    )
+    polarisation: str = _option(
+        "dragonfly",
+        "x",
+        str,
+        "direction of the electric field; x: horizontal, none: unpolarised",
+        choices=POLARISATIONS,
+    )
+    photon_energy: float | None = _option(
+        "dragonfly",
+        None,
+        parse_photon_energy,
+        "photon energy, e.g. 6keV (default: from the run)",
+        metavar="E",
+    )
+    max_bad: float = _option(
+        "dragonfly",
+        0.1,
+        float,
+        "mask pixels that are bad in more than this fraction of the hits",
+        metavar="X",
     )
     memory_per_rank: int = _option(
         "resources",

@@ -1,5 +1,7 @@
 """The hit decision of a run: gathers what spans ranks for the pure functions of select, scores."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from xfelmpi import collective, select
@@ -63,9 +65,8 @@ def score_frames(
     return ScoredFrames(train_id, cell_id, score.astype(np.float32), usable)
 
 
-def scored_before(config: Config, events: EventColumns) -> ScoredFrames:
-    """Return the scores of a finished run, given all of its frames: they are normalised already."""
-    complete = events.modules == np.bitwise_or.reduce(events.modules, initial=0)
+def scored_before(config: Config, events: EventColumns, complete: np.ndarray) -> ScoredFrames:
+    """Return the scores of a finished run, which are normalised already; see `score_frames`."""
     score = events.hitscore
     usable = _usable(config, events.cellId, events.pulse_energy, complete, score)
     return ScoredFrames(events.trainId, events.cellId, score, usable)
@@ -109,6 +110,22 @@ def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
         around, run_scores = _around(comm, config, frames.train_id, usable, score)
         return select.decide_by_window(score, usable, around, run_scores, rule_of(config))
     return decide_alone(config, frames)
+
+
+def hits_by_sigma(
+    config: Config, frames: ScoredFrames, sigmas: list[float]
+) -> list[tuple[float, int, float]]:
+    """Return (sigma, hits, median threshold) of all frames of a run, for each sigma; alone.
+
+    The threshold is NaN if no frame can be decided.
+    """
+    rows = []
+    for sigma in sigmas:
+        decision = decide_run(collective.alone(), replace(config, sigma=sigma), frames)
+        threshold = decision.threshold[decision.decidable]
+        middle = float(np.median(threshold)) if len(threshold) else float("nan")
+        rows.append((sigma, int(decision.is_hit.sum()), middle))
+    return rows
 
 
 def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:

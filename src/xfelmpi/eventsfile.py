@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
@@ -29,6 +30,8 @@ class FinishedRun:
     sums : FrameSums
         Of all frames; `region_lit` and `region_photons` are not in the file, and are 0 here.
     problems : list of Problem
+    attributes : dict
+        Of the root group: where the file comes from.
     """
 
     config: Config
@@ -36,10 +39,27 @@ class FinishedRun:
     events: EventColumns
     sums: FrameSums
     problems: list[Problem]
+    attributes: dict
+
+    @property
+    def modules_in_run(self) -> int:
+        """Bit field of the modules that the run has, be it only in trains left out."""
+        return int(self.attributes["modules_in_run"])
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Which frames every module of the run has, bool (frame,)."""
+        return self.events.modules == self.modules_in_run
 
 
-def read_config(path: Path) -> Config:
-    """Return the settings that an events file was made with.
+def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
+    """Return the settings that an events file was made with, and what some of them came to.
+
+    Returns
+    -------
+    config : Config
+    chosen : dict
+        Which ``data`` and ``detector`` were taken.
 
     Raises
     ------
@@ -47,7 +67,7 @@ def read_config(path: Path) -> Config:
         If it cannot be read, or has none.
     """
     with _opened(path) as file:
-        return _config(file)
+        return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
 
 
 def read_finished_run(path: Path) -> FinishedRun:
@@ -77,7 +97,10 @@ def read_finished_run(path: Path) -> FinishedRun:
             Problem(what.decode(), name.decode(), int(module), int(train), action.decode())
             for what, name, module, train, action in file["problems"][()].tolist()
         ]
-        return FinishedRun(_config(file), file.attrs["masks_digest"], events, sums, problems)
+        attributes = dict(file.attrs)
+        return FinishedRun(
+            _config(file), attributes["masks_digest"], events, sums, problems, attributes
+        )
 
 
 def _config(file: h5py.File) -> Config:

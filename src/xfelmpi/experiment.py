@@ -65,6 +65,11 @@ class Experiment:
         """The hits as a sparse EMC file for Dragonfly."""
         return self.output / "emc" / f"{self.name}.emc"
 
+    @property
+    def dragonfly_detector(self) -> Path:
+        """Dragonfly's detector file for the EMC file."""
+        return self.output / "emc" / f"{self.name}_det.h5"
+
     def index(self, kind: str) -> Path:
         """Return the index of the run's files, kept for the next job; ``raw`` or ``proc``."""
         return self.output / "index" / f"{self.name}_index_{kind}.h5"
@@ -72,6 +77,21 @@ class Experiment:
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"
+
+    @property
+    def page(self) -> Path:
+        """What a person looks at after the run."""
+        return self.output / "report" / f"{self.name}.html"
+
+    @property
+    def status(self) -> Path:
+        """The run's line in the overview of all runs."""
+        return self.page.with_suffix(".json")
+
+    @property
+    def overview(self) -> Path:
+        """The page of all runs."""
+        return self.page.with_name("index.html")
 
     @property
     def geometry(self) -> Path:
@@ -106,3 +126,32 @@ class Experiment:
     def hit_mask(self) -> Path:
         """The usual place of the hit-finding region."""
         return self.det / "hit_finding_mask.h5"
+
+
+@dataclass(frozen=True)
+class MergedFiles:
+    """Paths of the hits of several runs in one.
+
+    Parameters
+    ----------
+    output : Path
+    name : str
+    """
+
+    output: Path
+    name: str
+
+    @property
+    def cxi(self) -> Path:
+        """The hits as CXI."""
+        return self.output / "merged" / f"{self.name}_hits.cxi"
+
+    @property
+    def emc(self) -> Path:
+        """The hits as a sparse EMC file for Dragonfly."""
+        return self.output / "merged" / f"{self.name}.emc"
+
+    @property
+    def dragonfly_detector(self) -> Path:
+        """Dragonfly's detector file for the EMC file."""
+        return self.output / "merged" / f"{self.name}_det.h5"

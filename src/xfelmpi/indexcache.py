@@ -16,7 +16,7 @@ import numpy as np
 from xfelmpi import __version__
 from xfelmpi.detector import N_MODULES
 from xfelmpi.frametable import FrameTable, ModuleFile
-from xfelmpi.modulefile import module_files
+from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
 
@@ -48,7 +48,9 @@ def cached_index(
     index = _load(path, key)
     if index is None:
         index = index_files(folder, kind, detector)
-        _save(path, key, index)
+        if not any(problem.action == FILE_LEFT_OUT for problem in index.problems):
+            # what kept a file from being opened may not be the file
+            _save(path, key, index)
     return slice_trains(index, trains, folder)
 
 
@@ -56,7 +58,11 @@ def _key(folder: Path, kind: str, detector: str | None) -> str:
     """Return what must be the same for a cached index to hold."""
     files = []
     for file in module_files(folder, kind):
-        about = file.stat()
+        try:
+            about = file.stat()
+        except OSError as error:  # a link to nowhere: the index will name it
+            files.append((file.name, str(error), 0))
+            continue
         files.append((file.name, about.st_size, about.st_mtime_ns))
     about = [*ModuleFile.__dataclass_fields__]
     return json.dumps([__version__, about, str(folder), kind, detector, files])
@@ -70,7 +76,7 @@ def _load(path: Path, key: str) -> RunIndex | None:
             table = {name: file[name][()] for name in ("per_train", "train", "cell", "pulse")}
             segments = file["segments"][()]
             about = json.loads(file["about"][()])
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
         return None
     n = len(table["cell"])
     return RunIndex(

@@ -8,7 +8,7 @@ from xfelmpi.errors import InputError
 from xfelmpi.masks import Masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.sparse import FrameBlock, SparseFrames, gather
+from xfelmpi.sparse import ENTRY_BYTES, FrameBlock, SparseFrames, gather
 
 
 class KeptFrames:
@@ -26,7 +26,7 @@ class KeptFrames:
     """
 
     def __init__(self, n_frames: int, budget: int):
-        room = budget // 6
+        room = budget // ENTRY_BYTES
         self._pixel = np.empty(room, np.uint32)
         self._count = np.empty(room, np.uint16)
         self._used = 0

@@ -25,11 +25,11 @@ from xfelmpi.cellpowder import (
     sum_part,
 )
 from xfelmpi.config import Config
-from xfelmpi.detector import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.hitlabels import HitLabels, share_hit_labels
-from xfelmpi.masks import MODULE_BYTES, Masks, load_masks, pack, unpack
+from xfelmpi.masks import Masks, load_masks, pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY, train_blocks
 from xfelmpi.provenance import provenance

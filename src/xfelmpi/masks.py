@@ -216,7 +216,7 @@ def _describe(of_run: list[str], config, bits: int) -> str:
 
 
 def mask_digest(comm, masks: Masks) -> str:
-    """Return a digest of the good pixels of all cells, the same on every rank; collective."""
+    """Return a digest of good pixels and region, the same on every rank; collective."""
     shares = comm.allgather(
         [
             hashlib.blake2b(masks.good[m].tobytes(), digest_size=16).digest()
@@ -224,7 +224,7 @@ def mask_digest(comm, masks: Masks) -> str:
         ]
     )
     modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
-    rows = masks.row_of_cell.astype("<i4").tobytes()
+    rows = masks.row_of_cell.astype("<i4").tobytes() + masks.region.tobytes()
     return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()
 
 

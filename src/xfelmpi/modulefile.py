@@ -17,6 +17,9 @@ from xfelmpi.errors import InputError
 from xfelmpi.records import Problem
 
 _FILE_NAME = re.compile(r"(RAW|CORR)-R\d{4}-AGIPD(\d\d)-S(\d{5})\.h5")
+FILE_LEFT_OUT = "file left out"
+"""What is done about a file that cannot be used at all."""
+
 _SOURCE = re.compile(r"(.+)/(CORR|DET)/(\d+)CH0:(output|xtdf)")
 
 
@@ -84,7 +87,7 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
     except Exception as error:
         problems.append(
             Problem(
-                f"file cannot be opened: {_one_line(error)}", path.name, number, 0, "file left out"
+                f"file cannot be opened: {_one_line(error)}", path.name, number, 0, FILE_LEFT_OUT
             )
         )
         return []
@@ -93,7 +96,7 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
         if (m := _SOURCE.fullmatch(name)) and int(m[3]) < N_MODULES:
             best.setdefault((m[1], int(m[3])), name)
     if not best:
-        problems.append(Problem("file has no AGIPD source", path.name, number, 0, "file left out"))
+        problems.append(Problem("file has no AGIPD source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
 
 
@@ -138,14 +141,14 @@ def read_module_file(
             notes.append("some trains are flagged suspect in INDEX/flag; they are included")
         access.close()
     except Exception as error:
-        problem(f"file cannot be indexed: {_one_line(error)}", action="file left out")
+        problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
     expected = (2, *MODULE_SHAPE) if path.name.startswith("RAW") else MODULE_SHAPE
     right_dtype = dtype == np.uint16 if path.name.startswith("RAW") else dtype.kind in "uif"
     if shape[1:] != expected or not right_dtype:
         problem(
             f"frames are {dtype} {shape}, expected numbers (N, {str(expected)[1:]}",
-            action="file left out",
+            action=FILE_LEFT_OUT,
         )
         return None
     usable = min(shape[0], *(len(v) for v in ids.values()))

@@ -1,5 +1,6 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from xfelmpi import background, collective
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
+from xfelmpi.dragonfly import usable_pixels
+from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, make_folder
 from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
@@ -22,7 +25,6 @@ from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
-from xfelmpi.write.emc import EmcWriter
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
 from xfelmpi.write.vds import same_frames, write_vds
@@ -48,6 +50,8 @@ class Processed:
         Of the run, on rank 0.
     vds : Path or None
         The virtual dataset on rank 0, if written: complete but for its name.
+    warnings : tuple of str
+        Those of the log at the start, on rank 0.
     """
 
     share: Share
@@ -59,6 +63,7 @@ class Processed:
     geometry: DetectorGeometry | None
     problems: list[Problem]
     vds: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_folders(experiment: Experiment) -> None:
@@ -121,12 +126,10 @@ def write_outputs(
     if config.with_misses:
         miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
     cxi.begin_frames()
-    emc = _open_emc(comm, experiment, done, hits) if n_hits else None
+    emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
     _write_frames(comm, done, hits, powder_hits, "hits", hit_entry, emc)
-    if emc:
-        emc.close()
     if miss_entry:
         _write_frames(comm, done, misses, powder_misses, "misses", miss_entry)
     else:
@@ -138,12 +141,22 @@ def write_outputs(
         "_misses": sum_powder(comm, done.masks, powder_misses),
     }
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
+    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
+    usable = _usable(config, n_hits, sums["_hits"])
+    for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
     write_events(
         comm,
         experiment.events,
-        attributes | {"masks_digest": mask_digest(comm, done.masks)},
+        attributes
+        | {
+            "masks_digest": mask_digest(comm, done.masks),
+            "modules_in_run": done.share.facts.modules_in_run,
+            "data": done.share.facts.kind,
+            "detector": done.share.facts.detector,
+            "warnings": comm.bcast(json.dumps(done.warnings)),
+        },
         done.events,
         done.sums,
         done.share.first_frame,
@@ -151,10 +164,11 @@ def write_outputs(
         done.problems,
     )
     files = [experiment.events, experiment.powder, experiment.cxi]
-    files += [experiment.emc] if emc else []
+    files += for_dragonfly
     files += [done.vds] if done.vds else []
     vds = experiment.vds(done.share.facts.kind)
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
+    collective.on_root(comm, lambda: make_folder(config, experiment, files))
     return files
 
 
@@ -165,7 +179,7 @@ def _write_frames(
     powder: PowderSum,
     unit: str,
     entry: CxiEntry,
-    emc: EmcWriter | None = None,
+    emc: DragonflyFiles | None = None,
 ) -> None:
     """Stream frames of this rank, in blocks, into an entry and the EMC file; collective."""
     blocks = done.reader.stream(chosen, powder)
@@ -189,9 +203,11 @@ def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         for path in files:
             publish(path)
-        if experiment.emc not in files:
-            # Dragonfly reads out of bounds on a file without frames: an old one must not stay
-            experiment.emc.unlink(missing_ok=True)
+        for path in (experiment.emc, experiment.dragonfly_detector):
+            # Dragonfly reads out of bounds without frames, or with another detector: an old file
+            # must not stay
+            if path not in files:
+                path.unlink(missing_ok=True)
         if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
             vds.unlink()
             log.warning(f"{vds} of an earlier job has other frames and was removed")
@@ -213,9 +229,28 @@ def _add_entry(
     )
 
 
-def _open_emc(comm, experiment, done: Processed, hits: np.ndarray) -> EmcWriter:
+def _open_emc(
+    comm, experiment, config: Config, done: Processed, hits: np.ndarray, n_hits: int
+) -> DragonflyFiles:
     ones = done.sums.ones[hits].astype(np.int64)
-    return EmcWriter(comm, experiment.emc, ones, done.sums.lit[hits] - ones)
+    powder, usable = PowderSum.zeros(done.masks.good.shape[1]), None
+
+    def read_hits():
+        return (sparse for _, sparse in done.reader.stream(hits, powder))
+
+    if config.bin > 1:
+        # which photons are summed depends on how often each pixel is good
+        with collective.together(comm):
+            for _ in read_hits():
+                pass
+        usable = comm.bcast(_usable(config, n_hits, sum_powder(comm, done.masks, powder)))
+    multi = done.sums.lit[hits] - ones
+    return DragonflyFiles(comm, config, experiment, ones, multi, read_hits, usable)
+
+
+def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
+    """Return the pixels that Dragonfly may use, bool (1048576,), on rank 0."""
+    return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
 def _weighting(comm, done: Processed) -> np.ndarray:

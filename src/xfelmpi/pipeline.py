@@ -11,6 +11,7 @@ from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
+from xfelmpi.dragonflyfiles import check_before
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
@@ -32,7 +33,7 @@ from xfelmpi.records import EventColumns, Problem
 from xfelmpi.report import Progress, Stages, Summary, log
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
-from xfelmpi.sparse import FrameSums
+from xfelmpi.sparse import ENTRY_BYTES, FrameSums
 
 MISS_CANDIDATES = 0.1
 """Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
@@ -43,8 +44,6 @@ MOST_TRAINS = 16
 
 BASE_MEMORY = 200 << 20
 """Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
-
-_BYTES_PER_ENTRY = 6
 
 
 def process(config: Config, comm, argv: list[str]) -> int:
@@ -63,7 +62,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
-    log_start(comm, config, share, inputs)
+    warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
@@ -79,10 +78,14 @@ def process(config: Config, comm, argv: list[str]) -> int:
         problems = sorted(set(collective.gather_objects(comm, own)))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
-        done = Processed(share, masks, sums, events, total, reader, geometry, problems, vds)
+        done = Processed(
+            share, masks, sums, events, total, reader, geometry, problems, vds, warnings
+        )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    return finish(comm, done, stages, sparsifier.bytes_read, written)
+    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    report_run(comm, experiment, config)
+    return status
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ def load_inputs(
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
-    return Inputs(masks, calibration, *(found or (None, ())))
+    geometry, warnings = found or (None, ())
+    more = check_before(comm, config, geometry, share.wavelength)
+    return Inputs(masks, calibration, geometry, (*warnings, *more))
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
@@ -130,7 +135,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         inputs.masks,
         config.adu_per_photon,
         config.photon_threshold,
-        _spare_memory(config) // 4 // _BYTES_PER_ENTRY,
+        _spare_memory(config) // 4 // ENTRY_BYTES,
         inputs.calibration,
     )
 
@@ -146,10 +151,10 @@ def _spare_memory(config: Config) -> int:
     return config.memory_per_rank - BASE_MEMORY
 
 
-def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
-    """Say on rank 0 what is going to be processed, and with what."""
+def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
+    """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
-        return
+        return ()
     log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
@@ -160,8 +165,10 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> None:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    for line in (*warnings, *inputs.masks.warnings):
+    warnings += inputs.masks.warnings
+    for line in warnings:
         log.warning(line)
+    return warnings
 
 
 def read_photons(
@@ -329,6 +336,25 @@ def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> i
             [str(path) for path in written],
             tuple(switched) if done.share.facts.kind == "raw" else None,
         )
-        for line in summary.lines():
-            log.info(line)
+        summary.show()
     return EXIT_PARTIAL if n_problems else EXIT_COMPLETE
+
+
+def report_run(comm, experiment: Experiment, config: Config) -> None:
+    """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
+
+    The other ranks do not wait, and the outputs have their names already.
+    """
+    if comm.rank:
+        return
+    try:
+        # those of an earlier job do not fit the new outputs
+        for path in (experiment.page, experiment.status):
+            path.unlink(missing_ok=True)
+        if config.report:
+            # slow to import, and needed here only
+            from xfelmpi.page.make import make_report
+
+            log.info("look at it: %s", make_report(experiment))
+    except Exception as error:
+        log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)

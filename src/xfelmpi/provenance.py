@@ -1,6 +1,7 @@
 """What every output file says about where it comes from, as attributes of its root group."""
 
 import json
+import shlex
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -31,7 +32,7 @@ def provenance(
         "proposal": experiment.proposal,
         "program": "xfelmpi",
         "program_version": __version__,
-        "command_line": " ".join(["xfelmpi", *argv]),
+        "command_line": shlex.join(["xfelmpi", *argv]),
         "configuration": configuration,
         "input_files": json.dumps([file.path for file in files]),
         "creation_date": datetime.now(UTC).isoformat(timespec="seconds"),

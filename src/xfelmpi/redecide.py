@@ -12,10 +12,10 @@ import numpy as np
 
 from xfelmpi import collective
 from xfelmpi.config import Config
-from xfelmpi.decision import decide_run, draw_misses, scored_before
+from xfelmpi.decision import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError, UsageError
-from xfelmpi.eventsfile import FinishedRun, read_finished_run
+from xfelmpi.eventsfile import FinishedRun, read_finished_run, read_settings
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
 from xfelmpi.kept import HitReader, KeptFrames
@@ -26,6 +26,7 @@ from xfelmpi.pipeline import (
     load_inputs,
     log_start,
     make_sparsifier,
+    report_run,
     without_dead_modules,
 )
 from xfelmpi.read import FilePool
@@ -38,8 +39,8 @@ _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""
 
 
-def refuse_other_scores(config: Config, first: Config) -> None:
-    """Check that no option differs that made the scores.
+def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -> None:
+    """Check that no option differs that made the scores, or that has no effect here.
 
     Parameters
     ----------
@@ -47,6 +48,8 @@ def refuse_other_scores(config: Config, first: Config) -> None:
         The settings to decide with.
     first : Config
         Those that the events file was made with.
+    chosen : dict
+        What some of these came to, by name: the same by name is no difference.
 
     Raises
     ------
@@ -60,12 +63,18 @@ def refuse_other_scores(config: Config, first: Config) -> None:
         fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}
     for name in sorted(fixed):
         old, new = getattr(first, name), getattr(config, name)
-        if old != new:
+        if new not in (old, chosen.get(name, old)):
             raise UsageError(
                 f"--{name.replace('_', '-')} {_shown(name, new)} would change the scores, which "
                 f"were made with {_shown(name, old)}; to process the run again, leave out "
                 "--from-events"
             )
+
+    if config.vds and not first.vds:
+        raise UsageError(
+            "--vds: the virtual dataset does not depend on the decision, and --from-events writes "
+            "none; xfelmpi vds does"
+        )
 
 
 def _shown(name: str, value) -> str:
@@ -76,7 +85,7 @@ def _shown(name: str, value) -> str:
     return "its default" if value is None else str(value)
 
 
-def decide_finished(config: Config, events: EventColumns) -> EventColumns:
+def decide_finished(config: Config, run: FinishedRun) -> EventColumns:
     """Decide all frames of a finished run again; this process alone.
 
     Returns
@@ -85,10 +94,10 @@ def decide_finished(config: Config, events: EventColumns) -> EventColumns:
         With new hits, misses and statistics.
     """
     alone = collective.alone()
-    scored = scored_before(config, events)
+    scored = scored_before(config, run.events, run.complete)
     decision = decide_run(alone, config, scored)
     return replace(
-        events,
+        run.events,
         is_hit=decision.is_hit,
         is_miss=draw_misses(alone, config, scored, decision),
         hit_median=decision.median,
@@ -107,19 +116,16 @@ def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
         If there is no usable events file.
     """
     experiment = Experiment(config.prefix, config.output, config.run)
-    events = read_finished_run(experiment.events).events
-    scored = scored_before(config, events)
-    n_complete = int((events.modules == np.bitwise_or.reduce(events.modules, initial=0)).sum())
+    run = read_finished_run(experiment.events)
+    events, scored = run.events, scored_before(config, run.events, run.complete)
+    n_complete = int(run.complete.sum())
     lines = [
         f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} complete, "
         f"{int(events.is_hit.sum()):,} hits now",
         f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
     ]
-    for sigma in sigmas:
-        decision = decide_run(collective.alone(), replace(config, sigma=sigma), scored)
-        n_hits = int(decision.is_hit.sum())
-        threshold = decision.threshold[decision.decidable]
-        middle = f"{np.median(threshold):,.1f}" if len(threshold) else "-"
+    for sigma, n_hits, threshold in hits_by_sigma(config, scored, sigmas):
+        middle = "-" if np.isnan(threshold) else f"{threshold:,.1f}"
         rate = 100 * n_hits / max(n_complete, 1)
         lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")
     lines.append("hit rate: of the complete frames; threshold: median over them")
@@ -150,23 +156,33 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         inputs = load_inputs(comm, experiment, config, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
         collective.on_root(comm, lambda: prepare_folders(experiment))
-    log_start(comm, config, share, inputs)
+    warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         nothing_kept = KeptFrames(len(share.frames), 0)
         reader = HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks)
         problems = run.problems if run else []
         done = Processed(
-            share, inputs.masks, sums, events, total, reader, inputs.geometry, problems
+            share,
+            inputs.masks,
+            sums,
+            events,
+            total,
+            reader,
+            inputs.geometry,
+            problems,
+            warnings=warnings,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    return finish(comm, done, stages, sparsifier.bytes_read, written)
+    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    report_run(comm, experiment, config)
+    return status
 
 
 def _decided(experiment: Experiment, config: Config):
     run = read_finished_run(experiment.events)
-    return run, decide_finished(config, run.events), _read_powder(experiment, run)
+    return run, decide_finished(config, run), _read_powder(experiment, run)
 
 
 def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
@@ -204,10 +220,8 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
             )
         return (events.is_hit | events.is_miss) * _FRAME_WORK + 1
 
-    # what `auto` chose the first time
-    raw = collective.from_root(comm, lambda: events.gain_switched is not None)
-    kind = "raw" if raw else "proc"
-    return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
+    chosen = collective.from_root(comm, lambda: read_settings(experiment.events)[1])
+    return share_run(comm, experiment, replace(config, vds=False, **chosen), work_of)
 
 
 def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:

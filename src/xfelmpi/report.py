@@ -1,6 +1,7 @@
 """What a person sees: messages, progress and the summary, all from rank 0."""
 
 import logging
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,17 +23,44 @@ LINE_EVERY = 15.0
 """Seconds between two progress lines in a batch log."""
 
 
+_BOLD, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+
+
+def has_colours(stream) -> bool:
+    """Return whether a stream is a terminal whose user has not asked for plain text.
+
+    Open MPI gives every rank a terminal of its own for standard output, wherever mpirun's own goes,
+    but a pipe for standard error: that tells.
+    """
+    return stream.isatty() and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+class _Painter(logging.Formatter):
+    """Paints what matters, on a terminal: a record's own colour, else that of its level."""
+
+    def __init__(self, text: str, stream):
+        super().__init__(text)
+        self._colours = has_colours(stream)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        level = {logging.WARNING: _YELLOW, logging.ERROR: _RED}.get(record.levelno, "")
+        colour = getattr(record, "colour", level)
+        text = super().format(record)
+        return f"{colour}{text}{_PLAIN}" if colour and self._colours else text
+
+
 def start_logging(rank: int) -> None:
     """Send the messages of rank 0 to standard output, and errors of all ranks to standard error."""
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     out = logging.StreamHandler(sys.stdout)
-    out.setFormatter(logging.Formatter("%(message)s"))
+    out.setFormatter(_Painter("%(message)s", sys.stdout))
     out.addFilter(lambda record: record.levelno < logging.WARNING)
     err = logging.StreamHandler(sys.stderr)
     err.setLevel(logging.WARNING)
-    err.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    err.setFormatter(_Painter("%(levelname)s: %(message)s", sys.stderr))
     log.addHandler(out)
     log.addHandler(err)
 
@@ -144,6 +172,14 @@ class Summary:
     problems: list[Problem]
     files: list[str]
     switched: tuple[int, int] | None = None
+
+    def show(self) -> None:
+        """Log the summary; on a terminal the hits stand out, and so does what was excluded."""
+        for line in self.lines():
+            colour = _BOLD if line.startswith("hits ") else ""
+            if line.startswith("excluded ") and self.problems:
+                colour = _RED
+            log.info(line, extra={"colour": colour})
 
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""

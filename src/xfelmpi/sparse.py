@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+ENTRY_BYTES = 6
+"""Memory of one entry: pixel number and count."""
+
 
 @dataclass(frozen=True)
 class SparseFrames:

@@ -4,13 +4,18 @@ import difflib
 import math
 import re
 
+from xfelmpi.binning import SIZES
 from xfelmpi.detector import ALL_MASK_BITS, BAD_PIXELS, MAX_CELLS, N_MODULES
 from xfelmpi.errors import UsageError
 from xfelmpi.records import EventColumns
+from xfelmpi.units import ELECTRONVOLT
 
-_TAKEN = {*EventColumns.__dataclass_fields__, "problems"}
+_TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
 """Names of the events file, and of the group ``instrument_1`` of the CXI."""
+
+
+_NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 
 
 def parse_size(text) -> int:
@@ -73,6 +78,34 @@ def parse_energy(text) -> float:
     power = {"m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9}.get(match[2], 0)
     number, _, exponent = match[1].lower().partition("e")
     return float(f"{number}e{int(exponent or 0) + power}")
+
+
+def parse_photon_energy(text) -> float:
+    """Return J from ``6keV`` or ``6000 eV``.
+
+    Raises
+    ------
+    ValueError
+        If it is no such energy.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(k?)eV\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no photon energy; expected e.g. 6keV or 6000eV")
+    return float(match[1]) * (1e3 if match[2] else 1) * ELECTRONVOLT
+
+
+def parse_qmax(text) -> tuple[float, str]:
+    """Return number and unit, ``/nm`` or empty for voxels, from ``0.25/nm`` or ``80``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(/nm)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no limit of q; expected e.g. 80 (voxels) or 0.25/nm")
+    return float(match[1]), match[2] or ""
 
 
 def parse_cells(text) -> tuple[int, ...]:
@@ -252,6 +285,7 @@ def validate(config) -> None:
         config.distance,
         "metres, above 0 and below 100",
     )
+    _validate_dragonfly(config, need)
     need(
         config.memory_per_rank >= 256 << 20,
         "memory-per-rank",
@@ -260,3 +294,19 @@ def validate(config) -> None:
     )
     first, end = config.trains
     need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
+
+
+def _validate_dragonfly(config, need) -> None:
+    need(config.bin in SIZES, "bin", config.bin, f"one of {SIZES}")
+    q_max, _ = config.roi_qmax or (1, "")
+    need(0 < q_max < math.inf, "roi-qmax", q_max, "a number above 0")
+    radius = config.ewald_rad
+    need(radius is None or 0 < radius < math.inf, "ewald-rad", radius, "voxels, above 0")
+    need(0 <= config.max_bad < 1, "max-bad", config.max_bad, "a fraction, from 0 and below 1")
+    energy = config.photon_energy
+    need(
+        energy is None or 99 <= energy / ELECTRONVOLT <= 101e3,
+        "photon-energy",
+        f"{(energy or 0) / ELECTRONVOLT:g} eV",
+        "100eV to 100keV",
+    )

@@ -1,4 +1,9 @@
-"""What the benchmark programs share: whole commands timed, rows of the table of targets."""
+"""What the benchmark programs share: whole commands timed, rows of the table of targets.
+
+    python tests/benchmarks/bench.py benchmark.csv
+
+shows the table that was collected in a file.
+"""
 
 import csv
 import os
@@ -64,6 +69,20 @@ def simulated(folder: Path, run: int, trains: int, *options) -> Path:
 
 
 def row(what: str, value: float, target: str, unit: str = "") -> None:
-    """Print one row of the table, as CSV: what, value, unit, target."""
-    csv.writer(sys.stdout).writerow([what, f"{value:.3g}", unit, target])
+    """Show one row of the table, and append it to the CSV file that ``BENCHMARK_CSV`` names."""
+    shown = f"{value:.3g}"
+    _show(what, shown, unit, target)
+    if path := os.environ.get("BENCHMARK_CSV"):
+        with open(path, "a", newline="") as file:
+            csv.writer(file).writerow([what, shown, unit, target])
+
+
+def _show(what: str, value: str, unit: str, target: str) -> None:
+    sys.stdout.write(f"{what:64} {value:>8} {unit:4} {target}\n")
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], newline="") as table:
+        for line in csv.reader(table):
+            _show(*line)

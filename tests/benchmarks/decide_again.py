@@ -3,20 +3,19 @@
     python tests/benchmarks/decide_again.py FOLDER [RANKS TRAINS REPEATS]
 
 FOLDER gets a simulated run (run 91; 64 trains x 352 cells, 5 % hits) unless it has one, and a
-made-up events file of 10^6 frames. Prints medians (of 5): seconds of the write stage of a full
+made-up events file of 10^6 frames. Shows medians (of 5): seconds of the write stage of a full
 run, of all stages of `--from-events` with another sigma, their ratio within each repetition, and of
 a dry run with four sigmas on the made-up file, start-up included.
 """
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
-from time import monotonic
 
 import h5py
 import numpy as np
+from bench import row, simulated, xfelmpi
 
 from xfelmpi.config import Config
 from xfelmpi.records import EventColumns
@@ -25,12 +24,6 @@ from xfelmpi.write.events import SUMS
 RUN = 91
 MANY = 1_000_000
 CELLS = 352
-
-
-def xfelmpi(*arguments, ranks=1) -> str:
-    """Run the program and return what it says."""
-    command = ["mpirun", "-n", str(ranks), sys.executable, "-m", "xfelmpi", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def stages(said: str) -> dict[str, float]:
@@ -66,25 +59,20 @@ def make_up_events(folder: Path) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     ranks, trains, repeats = map(int, sys.argv[2:] or (2, 64, 5))
-    if not (folder / "proc" / f"r{RUN:04}").exists():
-        xfelmpi("simulate", RUN, "--prefix", folder, "--trains", trains, ranks=ranks)
+    simulated(folder, RUN, trains)
     make_up_events(folder)
     write, again, dry = [], [], []
     for _ in range(repeats):
-        write.append(stages(xfelmpi(RUN, "--prefix", folder, "--sigma", 3, ranks=ranks))["write"])
+        said = xfelmpi(RUN, "--prefix", folder, "--sigma", 3, ranks=ranks).said
+        write.append(stages(said)["write"])
         xfelmpi(RUN, "--prefix", folder, ranks=ranks)
-        said = xfelmpi(RUN, "--prefix", folder, "--from-events", "--sigma", 3, ranks=ranks)
+        said = xfelmpi(RUN, "--prefix", folder, "--from-events", "--sigma", 3, ranks=ranks).said
         again.append(sum(stages(said).values()))
-        start = monotonic()
         many = ("--output", folder / "many", "--from-events", "--dry-run")
-        xfelmpi(RUN, "--prefix", folder, *many, "--sigma", 3, 4, 5, 6)
-        dry.append(monotonic() - start)
+        dry.append(xfelmpi(RUN, "--prefix", folder, *many, "--sigma", 3, 4, 5, 6).wall)
     ratio = median(a / w for a, w in zip(again, write, strict=True))
-    sys.stdout.write(
-        f"{ranks} ranks: write stage of the full run {median(write):.2f} s, --from-events in all "
-        f"{median(again):.2f} s, ratio {ratio:.2f} (aim: at most 1.5)\n"
-        f"--dry-run of {MANY:,} frames with four sigmas: {median(dry):.2f} s (aim: below 5)\n"
-    )
+    row(f"--from-events over the write stage of a full run, {trains} trains", ratio, "≤ 1.5")
+    row(f"--dry-run with four sigmas, {MANY:,} frames", median(dry), "≤ 5", "s")
 
 
 if __name__ == "__main__":

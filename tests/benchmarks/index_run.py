@@ -2,8 +2,8 @@
 
     python tests/benchmarks/index_run.py FOLDER [REPEATS]
 
-FOLDER gets the simulated run unless it has it. Prints rows of CSV: medians (of 5) of the index
-stage as the summary of the main job states it, the first time and the second.
+FOLDER gets the simulated run unless it has it. Shows rows of the table: medians (of 5) of the
+index stage as the summary of the main job states it, the first time and the second.
 """
 
 import re

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
+from bench import row
 from measure import Floor, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
 
@@ -55,6 +56,9 @@ def main() -> None:
                 f"({100 * r['none']:.0f} % of the read's speed), with common mode "
                 f"{t['asic']:.1f} ({100 * r['asic']:.0f} %)\n"
             )
+        for name, target in (("none", "≤ 2"), ("asic", "≤ 4")):
+            slowest = max(1 / r[name] for r in ratios)
+            row(f"pass over its floor, raw, common mode {name}", slowest, target)
         calibration = passes["none"].calibration
         node, n_cells = calibration.nbytes, int(calibration.row_of_cell.max()) + 1
         sys.stdout.write(

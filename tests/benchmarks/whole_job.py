@@ -2,8 +2,8 @@
 
     python tests/benchmarks/whole_job.py FOLDER [REPEATS [TRAINS …]]
 
-FOLDER gets simulated runs (16 and 64 trains x 352 cells) unless it has them. Prints rows of CSV:
-medians (of 5) of ratios within one repetition.
+FOLDER gets simulated runs (16 and 64 trains x 352 cells) unless it has them. Shows rows of the
+table: medians (of 5) of ratios within one repetition.
 """
 
 import shutil

@@ -1,11 +1,14 @@
 """What the ranks do together, with ranks that have nothing to contribute."""
 
+import resource
+import signal
+
 import numpy as np
 import pytest
 from mpi4py import MPI
 
 from xfelmpi import collective
-from xfelmpi.errors import InputError, PeerError
+from xfelmpi.errors import InputError, OutputError, PeerError
 
 pytestmark = pytest.mark.mpi
 
@@ -203,3 +206,23 @@ def test_library_versions(comm):
     versions = collective.library_versions()
     assert versions["mpi"]
     assert all(isinstance(text, str) for text in versions.values())
+
+
+def test_a_write_that_fails_is_noticed(comm, shared_path):
+    """A file that may not grow, as on a full disk; the last rank cannot write its piece."""
+    file = collective.SharedBytes(comm, str(shared_path / "full.bin"))
+    last = comm.size - 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if comm.rank == last:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * last, limits[1]))
+    error = raised(lambda: file.write_at(4096 * comm.rank, np.ones(4096, np.uint8)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+    comm.Barrier()
+    file.close()
+    if comm.rank == last:
+        assert isinstance(error, OutputError)
+        assert str(error).endswith("0 of 4096 bytes written; is the disk full?")
+    else:
+        assert error is None

@@ -1,5 +1,7 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
+from contextlib import contextmanager
+
 from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import UsageError
@@ -20,7 +22,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         "--from-events",
         action="store_true",
         help="take the scores from the events file, decide with the options given here (all others "
-        "as the first time), and write everything anew, reading hits and misses only",
+        "as the first time), and write all files anew but the virtual dataset, reading hits and "
+        "misses only",
     )
     again.add_argument(
         "--dry-run",
@@ -42,12 +45,15 @@ def main(argv: list[str], comm) -> int:
     if not given.from_events:
         from xfelmpi.pipeline import process
 
-        return process(from_root(comm, lambda: arguments.from_arguments(given)), comm, argv)
+        config = from_root(comm, lambda: arguments.from_arguments(given))
+        with _failure_recorded(config):
+            return process(config, comm, argv)
     from xfelmpi.redecide import decide_again, hit_rates
 
     config = from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
-        return decide_again(config, comm, argv)
+        with _failure_recorded(config):
+            return decide_again(config, comm, argv)
     on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
 
@@ -65,14 +71,28 @@ def _parse(argv: list[str]):
 
 
 def _config_from_events(given) -> Config:
-    from xfelmpi.eventsfile import read_config
+    from xfelmpi.eventsfile import read_settings
     from xfelmpi.redecide import refuse_other_scores
 
     values = arguments.given_values(given)
-    first = read_config(Experiment(values["prefix"], values["output"], given.run).events)
+    path = Experiment(values["prefix"], values["output"], given.run).events
+    first, chosen = read_settings(path)
     config = arguments.from_arguments(given, first)
-    refuse_other_scores(config, first)
+    refuse_other_scores(config, first, chosen)
     return config
+
+
+@contextmanager
+def _failure_recorded(config: Config):
+    """Let the overview of all runs tell of a job that fails."""
+    try:
+        yield
+    except Exception as error:
+        if config.report:
+            from xfelmpi.page.overview import record_failure
+
+            record_failure(Experiment(config.prefix, config.output, config.run), error)
+        raise
 
 
 def _show(lines: list[str]) -> None:

@@ -153,7 +153,8 @@ def _add_frames(group) -> None:
 def _add_photons(group) -> None:
     pair = {"nargs": 2, "type": float, "metavar": ("MIN", "MAX")}
     _option(group, "--hit-rate", "chance of a particle in a frame", metavar="FRACTION")
-    _option(group, "--size-nm", "diameters of the spheres in nm", **pair)
+    _option(group, "--particle", "spheres, or a particle without any symmetry in all orientations")
+    _option(group, "--size-nm", "diameters of the particles in nm", **pair)
     _option(group, "--hit-photons", "mean photons from a particle on the detector", **pair)
     _option(group, "--background", "mean photons per module and frame", metavar="PHOTONS")
     _option(group, "--pulse-energy-mj", "mean pulse energy in mJ", metavar="MJ")

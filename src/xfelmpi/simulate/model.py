@@ -1,7 +1,7 @@
-"""The photons: a background that falls off with the radius, and spheres in the beam.
+"""The photons: a background that falls off with the radius, and particles in the beam.
 
-Both depend only on the momentum transfer q, so everything is tabulated over rings of equal q;
-a photon is first given a ring, then a pixel of that ring.
+Background and spheres depend only on the length of the momentum transfer q, so everything is
+tabulated over rings of equal q; a photon is first given a ring, then a pixel of that ring.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES, PIXEL_SIZE
+from xfelmpi.simulate.cluster import Cluster, rotation
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 
@@ -46,6 +47,8 @@ class Scene:
         Pixels of the whole detector in the ring.
     ring_background : ndarray, float64 (ring,)
         Background of a pixel of the ring, relative to the mean pixel.
+    q : ndarray, float64 (3, module, pixel) or None
+        Momentum transfer of every pixel in 1/m; None if that of its ring will do.
     """
 
     ring: np.ndarray
@@ -53,6 +56,7 @@ class Scene:
     ring_solid_angle: np.ndarray
     ring_pixels: np.ndarray
     ring_background: np.ndarray
+    q: np.ndarray | None = None
 
 
 def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
@@ -78,7 +82,15 @@ def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
         ring_solid_angle=PIXEL_SIZE**2 * np.cos(two_theta) ** 3 / options.distance**2,
         ring_pixels=pixels,
         ring_background=background / np.average(background, weights=pixels),
+        q=_pixel_q(positions, options) if options.particle == "cluster" else None,
     )
+
+
+def _pixel_q(positions: np.ndarray, options: SimulationOptions) -> np.ndarray:
+    x, y = np.moveaxis(positions[..., :2], -1, 0).reshape(2, N_MODULES, MODULE_PIXELS)
+    length = np.sqrt(x**2 + y**2 + options.distance**2)
+    wave_number = 2 * np.pi / (float(wavelength_nm(options)) * 1e-9)
+    return wave_number * np.stack([x / length, y / length, options.distance / length - 1])
 
 
 def sphere_intensity(q: np.ndarray, radius: float) -> np.ndarray:
@@ -166,7 +178,8 @@ class ModuleModel:
         entries = rng.integers(0, 2**TABLE_BITS, int(totals.sum()), np.uint32)
         keys = np.repeat(np.arange(len(plan)) * MODULE_PIXELS, totals) + self._table[entries]
         hits = np.flatnonzero(plan.is_particle)
-        keys = np.concatenate([keys, *(self._particle(rng, plan, hit) for hit in hits)])
+        draw = self._sphere if self._scene.q is None else self._cluster
+        keys = np.concatenate([keys, *(draw(rng, plan, hit) for hit in hits)])
         keys.sort()
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         count = np.minimum(np.diff(starts, append=len(keys)), self._options.max_count)
@@ -177,7 +190,7 @@ class ModuleModel:
             count=count.astype(np.uint16),
         )
 
-    def _particle(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
+    def _sphere(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
         """Return frame × pixels + pixel of every photon of a frame's particle, int64."""
         mean = ring_photons(self._scene, plan.diameter[frame], plan.particle_photons[frame])
         ends = np.cumsum(mean * self._ring_pixels)
@@ -187,6 +200,19 @@ class ModuleModel:
         ring = np.minimum(ring, np.searchsorted(ends, ends[-1]))
         nth = (rng.random(n) * self._ring_pixels[ring]).astype(np.int64)
         return frame * MODULE_PIXELS + self._by_ring[self._ring_start[ring] + nth]
+
+    def _cluster(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
+        """Return the same of a particle that is no sphere."""
+        scene = self._scene
+        cluster = Cluster(plan.diameter[frame])
+        q, ring = scene.q[:, self._module], scene.ring[self._module]
+        amplitudes = cluster.amplitudes(scene.ring_q)
+        turn = rotation(plan.orientation[frame])
+        mean = cluster.intensity(q, amplitudes[:, ring], turn) * scene.ring_solid_angle[ring]
+        # the same light on the particle, whatever its orientation
+        whole = cluster.mean_intensity(scene.ring_q) * scene.ring_solid_angle @ scene.ring_pixels
+        photons = rng.poisson(mean * (plan.particle_photons[frame] / whole))
+        return frame * MODULE_PIXELS + np.repeat(np.arange(MODULE_PIXELS), photons)
 
     def noise(self, plan: TrainPlan):
         """Yield the noise of one frame after the other as filed, float32 (pixel,) photons."""

@@ -28,6 +28,7 @@ CHOICES = {
     "compression": ("gzip", "none"),
     "missing_style": ("empty", "gone"),
     "truth": ("hits", "full"),
+    "particle": ("sphere", "cluster"),
 }
 
 
@@ -69,8 +70,10 @@ class SimulationOptions:
         Modules without any file.
     hit_rate : float
         Chance of a particle in a frame, 0 … 1.
+    particle : str
+        ``sphere``, or ``cluster``: balls that form one particle without any symmetry.
     size_nm : tuple of float
-        Smallest and largest diameter of the spheres in nm.
+        Smallest and largest diameter of the particles in nm.
     hit_photons : tuple of float
         Smallest and largest mean number of photons from a particle on the whole detector;
         log-uniform in between.
@@ -146,6 +149,7 @@ class SimulationOptions:
     missing_style: str = "empty"
     absent_modules: tuple[int, ...] = ()
     hit_rate: float = 0.05
+    particle: str = "sphere"
     size_nm: tuple[float, float] = (40.0, 80.0)
     hit_photons: tuple[float, float] = (5e3, 5e4)
     background: float = 300.0

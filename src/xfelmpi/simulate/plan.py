@@ -9,8 +9,8 @@ import numpy as np
 
 from xfelmpi.simulate.options import SimulationOptions
 
-_PURPOSE = 0
-"""First number after the seed of the generators of this module; `model` uses others."""
+_PURPOSE, _ORIENTATIONS = 0, 3
+"""First numbers after the seed of the generators of this module; `model` uses others."""
 
 LOWEST_PULSE_ENERGY = 0.2
 """Of the mean: a machine that delivers less is off."""
@@ -42,6 +42,8 @@ class TrainPlan:
         Whether a particle was in the beam.
     diameter : ndarray, float64 (frame,)
         Diameter of the particle in m.
+    orientation : ndarray, float64 (frame, 4)
+        Of the particle: a quaternion of any length.
     particle_photons : ndarray, float64 (frame,)
         Mean number of photons from the particle on the whole detector.
     background : ndarray, float64 (frame,)
@@ -58,6 +60,7 @@ class TrainPlan:
     frame_pulse: np.ndarray
     is_particle: np.ndarray
     diameter: np.ndarray
+    orientation: np.ndarray
     particle_photons: np.ndarray
     background: np.ndarray
 
@@ -67,7 +70,7 @@ class TrainPlan:
     def without_frames(self) -> "TrainPlan":
         """Return the same train with no frame recorded."""
         per_frame = ("cells", "order", "pulse_ids", "frame_pulse", "is_particle")
-        per_frame += ("diameter", "particle_photons", "background")
+        per_frame += ("diameter", "orientation", "particle_photons", "background")
         return replace(self, **{name: getattr(self, name)[:0] for name in per_frame})
 
 
@@ -84,6 +87,8 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
     photons = np.exp(rng.uniform(*np.log(options.hit_photons), n_pulses))
     vetoed = rng.random(n_pulses) < options.veto
     level = options.background * _drift(position) * (1 + 0.01 * rng.standard_normal())
+    orientations = np.random.default_rng([options.seed, _ORIENTATIONS, position])
+    orientation = orientations.standard_normal((n_pulses, 4))
     if options.kind == "dark":
         is_particle[:], level = False, 0.0
 
@@ -101,6 +106,7 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
         frame_pulse=cells,
         is_particle=is_particle[cells],
         diameter=diameter[cells],
+        orientation=orientation[cells],
         particle_photons=photons[cells],
         background=level * relative[cells],
     )

@@ -10,12 +10,19 @@ import numpy as np
 
 from xfelmpi._deflate import Deflater
 from xfelmpi.collective import before_and_total, concat_all, from_root
-from xfelmpi.detector import CXI_BAD, CXI_MISSING, N_MODULES
-from xfelmpi.masks import MODULE_BYTES, Masks, unpack
+from xfelmpi.detector import (
+    CXI_BAD,
+    CXI_MISSING,
+    FRAME_PIXELS,
+    MODULE_BYTES,
+    MODULE_PIXELS,
+    N_MODULES,
+)
+from xfelmpi.masks import Masks, unpack
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._packed import PackedFrames
 
-_LEVEL = 6
+_LEVEL = 2
 _DIGEST_BYTES = 16
 
 
@@ -36,7 +43,9 @@ class DistinctMasks:
         self._comm = comm
         self._packed = packed
         self._masks = masks
-        self._absent = (~modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)
+        absent = (~modules_in_run >> np.arange(N_MODULES) & 1).astype(np.uint8)
+        self._planes = np.zeros((4, FRAME_PIXELS), np.uint8)
+        self._planes[1] = np.repeat(absent * (CXI_MISSING >> 8), MODULE_PIXELS)
         self._of_row: dict[int, bytes] = {}
         self._deflater = Deflater(_LEVEL)
         # rank 0 only: number of the first frame with a mask, by the mask's digest
@@ -106,7 +115,6 @@ class DistinctMasks:
     def _chunk(self, row: int, bad: np.ndarray) -> bytes:
         """Return a mask, shuffled and deflated as HDF5's filters do."""
         good = unpack(self._good(row, bad).reshape(N_MODULES, MODULE_BYTES))
-        mask = np.where(good, np.uint32(0), np.uint32(CXI_BAD))
-        mask[self._absent] |= np.uint32(CXI_MISSING)
-        shuffled = np.ascontiguousarray(mask.view(np.uint8).reshape(-1, mask.itemsize).T)
-        return self._deflater.compress(shuffled.reshape(-1))
+        # the bytes of each bit field stand together, the lowest first
+        np.multiply(1 - good, CXI_BAD, out=self._planes[0].reshape(good.shape))
+        return self._deflater.compress(self._planes.reshape(-1))

@@ -48,7 +48,7 @@ class CxiHeader:
         Good in at least one cell.
     powder : ndarray, uint64 (16, 512, 128)
         Over all frames.
-    background : ndarray, float32 (16, 512, 128)
+    background : ndarray, float32 (16, 512, 128) or (run, 16, 512, 128)
         Mean photons per good frame over all non-hits, NaN where no frame was good.
     """
 
@@ -106,6 +106,10 @@ class CxiFile:
             u1 or u2, the same on all ranks.
         """
         columns = _hit_columns(prefix, frames, vds_index, weighting)
+        return self.entry_with(title, columns, count_dtype)
+
+    def entry_with(self, title: str, columns, count_dtype) -> "CxiEntry":
+        """Add the next entry, given all of its values per frame; see `CxiEntry`."""
         name = f"entry_{len(self._entries) + 1}"
         new = CxiEntry(self._comm, self._file, name, columns, count_dtype)
         self._file.put(f"{name}/title", title)

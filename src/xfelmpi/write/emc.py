@@ -27,6 +27,8 @@ class EmcWriter:
         Final name; the file is complete, but under its temporary name after `close`.
     ones, multi : ndarray, int (hit,)
         Pixels with one and with more photons in the hits of this rank.
+    num_pix : int
+        Pixels of a frame.
 
     Raises
     ------
@@ -34,7 +36,9 @@ class EmcWriter:
         If there are more hits than Dragonfly's 32-bit numbers can count.
     """
 
-    def __init__(self, comm, path, ones: np.ndarray, multi: np.ndarray):
+    def __init__(
+        self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int = FRAME_PIXELS
+    ):
         first, n_hits = before_and_total(comm, len(ones))
         if n_hits > np.iinfo(_INT).max:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
@@ -42,7 +46,7 @@ class EmcWriter:
         before_multi, all_multi = before_and_total(comm, multi.sum())
         self._file = SharedBytes(comm, str(part_name(path)))
         header = np.zeros(HEADER_BYTES // 4, _INT)
-        header[:2] = n_hits, FRAME_PIXELS
+        header[:2] = n_hits, num_pix
         self._file.write_at(0, header if comm.rank == 0 else header[:0])
         self._file.write_at(HEADER_BYTES + 4 * first, ones.astype(_INT))
         self._file.write_at(HEADER_BYTES + 4 * (n_hits + first), multi.astype(_INT))

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Measures the program against its targets, and shows them side by side; half an hour on 2 cores.
+# Simulates its runs into FOLDER (a few GB) unless they are there. The table goes to FOLDER/benchmark.csv
+# as well. Nothing else should run meanwhile.
+#
+#   bash jobs/benchmark.sh FOLDER             REPEATS=3 bash jobs/benchmark.sh FOLDER
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+folder=${1:?usage: bash jobs/benchmark.sh FOLDER}
+repeats=${REPEATS:-5}
+mkdir -p -- "$folder"
+folder=$(cd -- "$folder" && pwd)
+load_site
+use_venv
+limit_threads
+prepare_mpi 16
+export BENCHMARK_CSV=$folder/benchmark.csv
+programs=$ROOT/tests/benchmarks
+printf 'what,value,unit,target\n' >"$BENCHMARK_CSV"
+
+say "machine: $(cpus) CPUs, $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo)"
+say "date: $(date -u +%Y-%m-%d), commit: $(git -C "$ROOT" rev-parse --short HEAD)"
+python "$programs/pass_floor.py" "$folder/pass" 16 352 libdeflate zlib
+python "$programs/pass_floor.py" "$folder/plain" 4 64 u2 f4 u2-plain f4-plain
+mpirun -n 2 python "$programs/raw_pass.py" "$folder/raw"
+python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
+python "$programs/index_run.py" "$folder/index" "$repeats"
+python "$programs/decide_again.py" "$folder/again" 2 64 "$repeats"
+python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64
+
+say ""
+say "All together (also in $BENCHMARK_CSV):"
+python "$programs/bench.py" "$BENCHMARK_CSV"

@@ -1,0 +1,315 @@
+"""The hits of several finished runs as one: CXI, EMC and detector file, written by all ranks.
+
+Starts from the runs' CXI files; nothing of the runs themselves is read.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import collective
+from xfelmpi.config import Config
+from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
+from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES, PIXEL_SIZE
+from xfelmpi.dragonfly import usable_pixels
+from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, check_before, make_folder
+from xfelmpi.errors import EXIT_COMPLETE, InputError, OutputError, UsageError
+from xfelmpi.experiment import Experiment, MergedFiles
+from xfelmpi.geometry import DetectorGeometry
+from xfelmpi.masks import Masks
+from xfelmpi.provenance import provenance
+from xfelmpi.report import Progress, log
+from xfelmpi.sparse import SparseFrames
+from xfelmpi.where import rows_where
+from xfelmpi.write._h5 import prepare, publish
+from xfelmpi.write.cxi import CxiFile, CxiHeader
+
+BLOCK_FRAMES = 8
+"""Hits of a block; the CXI file needs 6 MiB of dense arrays for each."""
+
+_SHIFT, _TOO_FAR = 0.02, 0.5
+"""Pixels: how far apart the runs' pixels may lie for a warning, and for an error."""
+
+_DETECTOR = "instrument_1/detector_1"
+_WAVELENGTH = "instrument_1/source_1/photon_wavelength"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What rank 0 knows of the runs and of the hits that were chosen.
+
+    Parameters
+    ----------
+    header : CxiHeader
+        With one background per run.
+    modules : int
+        Bit m set: module m is in at least one of the runs.
+    columns : dict of HitColumn
+        Of the hits chosen, by path below the entry.
+    source, row : ndarray, int64 (hit,)
+        Which run, and which hit of its file.
+    """
+
+    header: CxiHeader
+    modules: int
+    columns: dict[str, HitColumn]
+    source: np.ndarray
+    row: np.ndarray
+
+
+def merge(
+    config: Config, runs: tuple[int, ...], where: str | None, name: str, comm, argv: list[str]
+) -> int:
+    """Merge runs and return the exit status; collective.
+
+    Parameters
+    ----------
+    config : Config
+        Where the files lie, and what Dragonfly gets.
+    runs : tuple of int
+        Ascending, each once.
+    where : str or None
+        Which hits; see `rows_where`.
+    name : str
+        Of the files.
+    comm : Intracomm
+    argv : list of str
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if files are missing or do not fit each other, or nothing is left.
+    """
+    inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
+    files = MergedFiles(config.output, name)
+    collective.on_root(comm, lambda: _prepare(files))
+    merged = collective.on_root(comm, lambda: collect(runs, inputs, where))
+    hits = _Share(comm, inputs, merged)
+    geometry = merged.header.geometry if merged else None
+    for warning in check_before(comm, config, geometry, hits.wavelength):
+        log.warning(warning)
+    with collective.together(comm):
+        tally = _Tally(hits)
+    attributes = comm.bcast(_attributes(config, runs, inputs, where, argv))
+    written = _write(comm, config, files, hits, tally, attributes, merged)
+    collective.on_root(comm, lambda: _publish(files, written))
+    collective.on_root(comm, lambda: make_folder(config, files, written))
+    if comm.rank == 0:
+        for path in written:
+            log.info(f"  {path}")
+    return EXIT_COMPLETE
+
+
+def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merged:
+    """Read the files of all runs but for the frames, and choose the hits; one rank.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or the runs' geometries differ.
+    UsageError
+        If the condition cannot be used, or no hit fulfils it.
+    """
+    parts, sources, rows, backgrounds = [], [], [], []
+    for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
+        found = read_finished_hits(path)
+        columns = found.columns | _new_columns(run, number, len(found.columns["trainId"].values))
+        chosen = _choose(columns, where, run)
+        log.info(f"run {run}: {chosen.sum():,} of {len(chosen):,} hits")
+        parts.append({p: HitColumn(c.values[chosen], c.attributes) for p, c in columns.items()})
+        rows.append(np.flatnonzero(chosen))
+        sources.append(np.full(len(rows[-1]), number, np.int64))
+        backgrounds.append(found.background)
+        if number == 0:
+            first, modules, good, powder = found, found.modules, found.good_pixels, found.powder
+            continue
+        _check_geometry(first.geometry, found.geometry)
+        if 0 not in (found.modules, modules) and found.modules != modules:
+            log.warning(f"run {run} has other modules than runs before; what lacks counts as bad")
+        modules |= found.modules
+        good, powder = good | found.good_pixels, powder + found.powder
+    row = np.concatenate(rows)
+    if not len(row):
+        raise UsageError("no hits" + (f" with --where {where!r}" if where else " in these runs"))
+    header = CxiHeader(
+        f"{first.proposal} " + " ".join(f"r{run:04d}" for run in runs),
+        first.start_time,
+        first.sample,
+        first.instrument,
+        first.geometry,
+        good,
+        powder,
+        np.stack(backgrounds),
+    )
+    return Merged(header, modules, _join(parts, rows), np.concatenate(sources), row)
+
+
+def _new_columns(run: int, number: int, n: int) -> dict[str, HitColumn]:
+    return {
+        "run": HitColumn(np.full(n, run, np.uint16), {}),
+        f"{_DETECTOR}/background_index": HitColumn(np.full(n, number, np.uint32), {}),
+    }
+
+
+def _choose(columns: dict[str, HitColumn], where: str | None, run: int) -> np.ndarray:
+    """Return which hits of a run are wanted, bool (hit,)."""
+    if where is None:
+        return np.ones(len(columns["run"].values), bool)
+    named = {
+        path.rpartition("/")[2]: _signed(column.values)
+        for path, column in columns.items()
+        if column.values.dtype.kind in "iuf"
+    }
+    try:
+        return rows_where(where, named)
+    except UsageError as error:
+        raise UsageError(f"run {run}: {error}") from None
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    # the difference of unsigned numbers would never be below 0
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+
+
+def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str, HitColumn]:
+    """Join the columns of all runs; where a run lacks one, its hits have NaN."""
+    joined = {}
+    for path in dict.fromkeys(path for part in parts for path in part):
+        there = [part[path] for part in parts if path in part]
+        units = {column.attributes.get("units") for column in there}
+        if len(units) > 1:
+            log.warning(f"{path} has different units in the runs, and is left out")
+            continue
+        values = [
+            part[path].values if path in part else np.full(len(row), np.nan)
+            for part, row in zip(parts, rows, strict=True)
+        ]
+        joined[path] = HitColumn(np.concatenate(values), there[0].attributes)
+    return joined
+
+
+def _check_geometry(first: DetectorGeometry, other: DetectorGeometry) -> None:
+    """Check that pixels lie where those of the first run lie, as seen from the sample."""
+    (*across, z), (*other_across, other_z) = first.xyz, other.xyz
+    if np.isnan(first.distance) != np.isnan(other.distance):
+        raise InputError(f"{other.description}: only this or {first.description} has a distance")
+    scale = 1.0 if np.isnan(first.distance) else z / other_z
+    steps = [b * scale - a for a, b in zip(across, other_across, strict=True)]
+    shift = float(np.hypot(*steps).max()) / PIXEL_SIZE
+    text = (
+        f"{other.description}: pixels are up to {shift:.2f} pixels from where {first.description} "
+        "has them"
+    )
+    if shift > _TOO_FAR:
+        raise InputError(f"{text}; process the runs with the same --geometry and --distance")
+    if shift > _SHIFT:
+        log.warning(f"{text}; the latter is taken for all runs")
+
+
+class _Share:
+    """The hits of one rank: a part of those chosen, in order."""
+
+    def __init__(self, comm, paths: list[Path], merged: Merged | None):
+        about = (len(merged.row), merged.modules) if merged else None
+        names = [(p, c.attributes) for p, c in merged.columns.items()] if merged else None
+        (self.n_hits, self.modules), names = comm.bcast((about, names))
+        bounds = self.n_hits * np.arange(comm.size + 1) // comm.size
+        self._paths = paths
+
+        def deal(column):
+            return collective.scatter_rows(comm, column, bounds)
+
+        self._source = deal(merged.source if merged else None)
+        self._row = deal(merged.row if merged else None)
+        self.columns = [
+            (path, deal(merged.columns[path].values if merged else None), attributes)
+            for path, attributes in names
+        ]
+
+    def __len__(self):
+        return len(self._row)
+
+    @property
+    def wavelength(self) -> np.ndarray:
+        """Of this rank's hits, in m."""
+        return next(values for path, values, _ in self.columns if path == _WAVELENGTH)
+
+    def stream(self):
+        """Yield the hits in blocks of sparse frames."""
+        return stream_hits(self._paths, self._source, self._row, BLOCK_FRAMES)
+
+
+class _Tally:
+    """What must be known of a rank's hits before they are written."""
+
+    def __init__(self, hits: _Share):
+        ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        self.bad = np.zeros(FRAME_PIXELS, np.int32)
+        self.peak = 0
+        for block in hits.stream():
+            frame = np.repeat(np.arange(len(block)), np.diff(block.indptr))
+            ones.append(np.bincount(frame[block.count == 1], minlength=len(block)))
+            multi.append(np.bincount(frame[block.count > 1], minlength=len(block)))
+            self.bad += np.bincount(block.pixel[block.count == 0], minlength=FRAME_PIXELS)
+            self.peak = max(self.peak, int(block.count.max(initial=0)))
+        self.ones, self.multi = np.concatenate(ones), np.concatenate(multi)
+
+
+def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
+    peak = collective.max_all(comm, tally.peak)
+    good = hits.n_hits - collective.sum_all(comm, tally.bad)
+    usable = usable_pixels(good, hits.n_hits, config.max_bad)
+    cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
+    dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
+    entry = cxi.entry_with("Single-particle hits of several runs", hits.columns, dtype)
+    cxi.begin_frames()
+    emc = DragonflyFiles(comm, config, files, tally.ones, tally.multi, hits.stream, usable)
+    blocks = hits.stream()
+    progress = Progress(hits.n_hits, stage="writing", unit="hits", found="")
+    board = collective.ProgressBoard(comm, progress.show, n_values=1)
+    written = 0
+    # all ranks write as often as the one with most blocks
+    while collective.max_all(comm, (block := next(blocks, None)) is not None):
+        block = block or SparseFrames.empty()
+        written += len(block)
+        board.update(written)
+        entry.write(block, np.zeros(len(block), np.int64))
+        emc.write(block)
+    board.finish()
+    progress.close()
+    wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
+    geometry = merged.header.geometry if merged else None
+    for_dragonfly = emc.close(attributes, geometry, wavelength, usable)
+    cxi.close(merged.header if merged else None)
+    return [files.cxi, *for_dragonfly]
+
+
+def _all_good() -> Masks:
+    # bad pixels come with the frames
+    good = np.full((N_MODULES, 1, MODULE_BYTES), 0xFF, np.uint8)
+    return Masks(good, np.zeros(MAX_CELLS, np.int32), good[:, 0])
+
+
+def _attributes(config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
+    experiment = Experiment(config.prefix, config.output, runs[0])
+    attributes = provenance(experiment, config.to_json(), (), argv)
+    paths = json.dumps([str(path) for path in inputs])
+    runs = np.array(runs, np.uint16)
+    return {**attributes, "run": runs, "input_files": paths, "where": where or ""}
+
+
+def _prepare(files: MergedFiles) -> None:
+    for path in (files.cxi, files.emc, files.dragonfly_detector):
+        prepare(path)
+
+
+def _publish(files: MergedFiles, written: list[Path]) -> None:
+    try:
+        for path in written:
+            publish(path)
+        if files.dragonfly_detector not in written:
+            files.dragonfly_detector.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,81 @@
+"""The CXI file of a finished run, read back: where the pixels are, and single hits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.detector import FRAME_PIXELS
+from xfelmpi.errors import InputError
+
+_DETECTOR = "entry_1/instrument_1/detector_1"
+
+
+@dataclass(frozen=True)
+class HitFile:
+    """What stands once in the CXI file.
+
+    Parameters
+    ----------
+    path : Path
+    sample, start_time : str
+        Empty if unknown.
+    xyz : ndarray, float64 (3, pixel)
+        Centres of the pixels in m; z is NaN if the distance is unknown.
+    background : ndarray, float32 (pixel,)
+        Mean photons per good frame over all non-hits, NaN where no frame was good.
+    rows : ndarray, int64 (hit,)
+        Rows of the hits in the events file.
+    """
+
+    path: Path
+    sample: str
+    start_time: str
+    xyz: np.ndarray
+    background: np.ndarray
+    rows: np.ndarray
+
+
+def read_hit_file(path: Path) -> HitFile:
+    """Read what stands once in a CXI file.
+
+    Raises
+    ------
+    InputError
+        If it is missing or not one of this program's.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            detector = file[_DETECTOR]
+            return HitFile(
+                path,
+                file["entry_1/sample_1/name"].asstr()[()],
+                file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
+                detector["xyz_map"][()].reshape(3, FRAME_PIXELS),
+                detector["background"][()].reshape(FRAME_PIXELS),
+                file["entry_1/vds_index"][()].astype(np.int64),
+            )
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {error}; no pictures without it") from None
+
+
+def read_hit(path: Path, hit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read one hit, by its position in the CXI file.
+
+    Returns
+    -------
+    photons : ndarray, uint8 or uint16 (pixel,)
+    good : ndarray, bool (pixel,)
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            photons, mask = (file[_DETECTOR][name][hit] for name in ("data", "mask"))
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: hit {hit}: {error}") from None
+    return photons.reshape(FRAME_PIXELS), mask.reshape(FRAME_PIXELS) == 0

@@ -1,0 +1,65 @@
+"""The output files of a run, read back."""
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from xfelmpi.detector import FRAME_PIXELS
+from xfelmpi.errors import InputError
+from xfelmpi.eventsfile import FinishedRun, read_finished_run
+from xfelmpi.experiment import Experiment
+from xfelmpi.page.headline import Headline, headline
+from xfelmpi.page.hitfile import HitFile, read_hit_file
+
+SUMS = ("", "_hits", "_misses")
+"""Ends of the names in the powder file: all frames, hits, misses."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the output files of a run say.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    run : FinishedRun
+    head : Headline
+    powder : dict of str to ndarray
+        Datasets of the powder file by name, (pixel,) each.
+    hit_file : HitFile or None
+        None if it is not there, or cannot be read.
+    missing : str
+        Why there is none.
+    """
+
+    experiment: Experiment
+    run: FinishedRun
+    head: Headline
+    powder: dict[str, np.ndarray]
+    hit_file: HitFile | None
+    missing: str
+
+
+def read_run_files(experiment: Experiment) -> RunFiles:
+    """Read events, powder and CXI of a run; of the latter only what stands there once.
+
+    Raises
+    ------
+    InputError
+        If events or powder file are missing or damaged.
+    """
+    run = read_finished_run(experiment.events)
+    powder = {}
+    try:
+        with h5py.File(experiment.powder, "r") as file:
+            for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
+                powder[name] = file[name][()].reshape(FRAME_PIXELS)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{experiment.powder}: {error}; process the run again") from None
+    hit_file, missing = None, ""
+    try:
+        hit_file = read_hit_file(experiment.cxi)
+    except InputError as error:
+        missing = str(error)
+    return RunFiles(experiment, run, headline(run, hit_file), powder, hit_file, missing)

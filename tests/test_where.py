@@ -1,0 +1,86 @@
+"""Conditions on columns: the same rows as numpy gives, and nothing else is possible."""
+
+import numpy as np
+import pytest
+
+from xfelmpi.errors import UsageError
+from xfelmpi.where import rows_where
+
+COLUMNS = {
+    "run": np.array([50, 50, 51, 52, 52]),
+    "hit_sigma": np.array([3.0, 9.0, np.nan, 8.0, 20.0]),
+    "photons": np.array([10, 2000, 300, 40, 5]),
+}
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("hit_sigma > 8", [1, 4]),
+        (" hit_sigma >= 8 ", [1, 3, 4]),
+        ("8 <= hit_sigma < 20", [1, 3]),
+        ("not hit_sigma > 8", [0, 2, 3]),
+        ("run == 50 or run == 52 and photons > 10", [0, 1, 3]),
+        ("run in (50, 51)", [0, 1, 2]),
+        ("run not in [50, 51]", [3, 4]),
+        ("run in ()", []),
+        ("photons / hit_sigma < 5 + -1 * 0", [0, 4]),
+        ("photons - 100 > 0", [1, 2]),
+        ("abs(photons - 40) <= 30", [0, 3]),
+        ("isfinite(hit_sigma)", [0, 1, 3, 4]),
+        ("(hit_sigma > 8) + (photons > 100) == 2", [1]),
+        ("run % 2 == 0", [0, 1, 3, 4]),
+        ("photons / 0 > 1", [0, 1, 2, 3, 4]),
+        ("hit_sigma != hit_sigma", [2]),
+        ("True", [0, 1, 2, 3, 4]),
+        ("1 > 2", []),
+        ("run != 51 and hit_sigma > 1e0 and photons < 99", [0, 3, 4]),
+    ],
+)
+def test_rows(condition, rows):
+    found = rows_where(condition, COLUMNS)
+    assert found.dtype == bool
+    assert np.flatnonzero(found).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (
+            "hit_sgima > 8",
+            "no column hit_sgima (did you mean hit_sigma?); there are run, hit",
+        ),
+        ("hit_sigma", "is a number, expected a condition"),
+        ("hit_sigma + 1", "is a number, expected a condition"),
+        ("hit_sigma and run", "'hit_sigma' is a number, expected a condition"),
+        ("not run", "'run' is a number"),
+        ("hit_sigma > ", "invalid syntax"),
+        ("hit_sigma = 8", "invalid syntax"),
+        ("", "invalid syntax"),
+        ("hit_sigma > 8; run", "invalid syntax"),
+        ("run == 'r0050'", "'r0050' is no number"),
+        ("run == None", "None is no number"),
+        ("run is 50", "not possible here"),
+        ("run in 50", "'50' is no list"),
+        ("(hit_sigma > 8) & (run > 5)", "use and, or, not"),
+        ("run ** 9999 > 1", "not possible here"),
+        ("~run > 1", "not possible here"),
+        ("1 / 0 > 1", "division by zero"),
+        ("__import__('os').system('true')", "there are abs(x) and isfinite(x)"),
+        ("run.__class__ == 1", "not possible here"),
+        ("abs(run, 2) > 1", "there are abs(x)"),
+        ("[r for r in (1, 2)] == 1", "not possible here"),
+        ("(lambda: 1)() > 0", "there are abs(x)"),
+        ("run[0] > 1", "not possible here"),
+        ("(run := 5) > 1", "not possible here"),
+        ("run > 1 if 1 else 0", "not possible here"),
+        ("-" * 5000 + "run > 1", ""),
+        ("1 +" * 5000 + "1 > 0", "too long"),
+        ("run > \0", ""),
+    ],
+)
+def test_refused(condition, message):
+    with pytest.raises(UsageError) as error:
+        rows_where(condition, COLUMNS)
+    assert message in str(error.value)
+    assert "--where" in str(error.value)
