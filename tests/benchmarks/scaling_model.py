@@ -26,6 +26,9 @@ HIT_COLUMNS, EVENT_COLUMNS, POWDER_SETS = 14, 18, 6
 # Measured, CPU seconds; docs/scaling.md says with which command.
 START_CPU = 0.25
 START_FILE_CALLS = 3250
+OPEN_FILE_CALLS = 3
+"""Of a rank, for a file that it reads."""
+
 INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 1.7e-3, 0.3e-3, 1.5e-6
 CONSTANTS, CONSTANTS_BYTES = 4.5e-3, 1.58e6
 """Of one cell of one module, on every node."""
@@ -34,7 +37,7 @@ HIT = 1.55e-3
 REDUCE = 0.04
 POWDER_FILE = 0.1
 CXI_BASE, CXI_HIT = 0.06, 11e-6
-REST_OF_WRITE = 0.1
+REST_OF_WRITE, PAGE = 0.1, 0.8
 CXI_BYTES, EMC_BYTES, EVENT_BYTES = 166e3, 59e3, 83
 
 
@@ -84,7 +87,7 @@ class Machine:
     metadata: float = 20e3
     """Calls per second that the file system's servers answer."""
     file_call: float = 0.2e-3
-    """Seconds until a call that opens or looks up a file returns, with nobody else there."""
+    """Seconds until a call that opens, looks up or writes a file returns, with no other there."""
     collective_write: float = 1e-3
     """Seconds of an empty collective write, besides 2 µs per rank."""
     launch: float = 0.5
@@ -149,15 +152,15 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         + 7 * (p - 1) * m.latency,
         **({"constants": loaded} if data.constants else {}),
         "read": module_frames * data.stored / m.files_bandwidth(p)
-        + m.metadata_calls(2 * MODULES, p),
+        + m.metadata_calls(OPEN_FILE_CALLS * MODULES, p),
         "kernel": module_frames * share * data.kernel,
         "powder": 3 * reduced,
         "decide": run.frames * share * DECIDE_FRAME + 2 * m.gather(p, 8 * run.frames),
-        "hits": run.hits * share * HIT + m.writes(p, 4 * n) + 8 * n * m.small(p),
-        "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS + 2 * POWDER_SETS + 3),
+        "hits": run.hits * share * HIT + 4 * n * m.file_call + 8 * n * m.small(p),
+        "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS + 2 * POWDER_SETS),
         "bytes": (run.hits * (CXI_BYTES + EMC_BYTES) + run.frames * EVENT_BYTES)
         / m.files_bandwidth(p),
-        "rank 0": POWDER_FILE + CXI_BASE + run.hits * CXI_HIT + REST_OF_WRITE,
+        "rank 0": POWDER_FILE + CXI_BASE + run.hits * CXI_HIT + REST_OF_WRITE + PAGE,
     }
 
 
@@ -194,9 +197,9 @@ def counts(run: Run, ranks: int, hits_of_rank: int) -> dict[tuple[str, str], tup
         ("write: frames", "allgatherv"): (1 + n, 24 * run.hits + 5 * p),
         ("write: frames", "allreduce"): (1 + 2 * n, 0),
         ("write: frames", "bcast"): (2 * n, 0),
-        ("write: frames", "file write_at_all"): (4 * n, 0),
+        ("write: frames", "file write_at"): (4 * n, 0),
         ("write: CXI columns", "file write_at_all"): (HIT_COLUMNS, 0),
-        ("write: EMC head", "file write_at_all"): (3, 0),
+        ("write: EMC head", "file write_at"): (3, 0),
         ("write: powder file", "file write_at_all"): (2 * POWDER_SETS, 0),
         ("write: events file", "file write_at_all"): (EVENT_COLUMNS, 0),
         ("write: CXI columns", "file set_view"): (2 * HIT_COLUMNS, 0),
@@ -217,7 +220,7 @@ def check(path: str, frames: int, hits: int) -> int:
     wrong = 0
     for ranks, table in found.items():
         # how the hits are spread is not known here, but the EMC file has four pieces a block
-        n = table["write: frames", "file write_at_all"][0] // 4
+        n = table["write: frames", "file write_at"][0] // 4
         for key, (calls, n_bytes) in counts(Run(frames, 0, hits), ranks, n * BLOCK).items():
             counted = table.get(key, (0, 0))
             if counted[0] != calls or (n_bytes and counted[1] != n_bytes):
