@@ -217,9 +217,8 @@ def test_what_would_change_the_scores_is_refused(proc, option, tmp_path):
     mock, first = proc
     before = {name: (first / name).stat().st_mtime_ns for name in all_files(first)}
     done = process(mock, first, "--from-events", option, REFUSED[option], ranks=2, status=2)
-    assert f"{option} {REFUSED[option]} would change the scores, which were made with" in (
-        done.stderr
-    )
+    value = (tmp_path.cwd() / "mask.h5") if option == "--cell-mask" else REFUSED[option]
+    assert f"{option} {value} would change the scores, which were made with" in (done.stderr)
     assert done.stderr.count("error") == 1
     assert before == {name: (first / name).stat().st_mtime_ns for name in all_files(first)}
 
