@@ -48,7 +48,8 @@ def make_up_events(folder: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.attrs["configuration"] = Config(run=RUN).to_json()
-        file.attrs["masks_digest"] = ""
+        about = {"masks_digest": "", "modules_in_run": 0xFFFF, "data": "proc", "detector": ""}
+        file.attrs.update(about)
         file["problems"] = np.zeros(0, [(n, "S1") for n in "abcde"])
         for name, column in columns.items():
             file[name] = column
