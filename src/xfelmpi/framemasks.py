@@ -11,7 +11,7 @@ import numpy as np
 from xfelmpi import _masks
 from xfelmpi.detector import MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.frametable import FrameTable
-from xfelmpi.read import UNREADABLE, FilePool
+from xfelmpi.read import UNREADABLE, FilePool, packed_room
 
 LATER_PLACES = 2
 """How often, after its first trains, the run is looked at again: evenly, and once at its end."""
@@ -168,8 +168,7 @@ class MaskReader:
         need = source.chunk_frames * MODULE_PIXELS * 4
         if len(self._dense) < need:
             self._dense, self._spare = np.empty((2, need), np.uint8)
-            # what an encoder adds to bytes that it cannot pack
-            self._packed = np.empty(need + need // 64 + 1024, np.uint8)
+            self._packed = np.empty(packed_room(need), np.uint8)
         _, chunks = np.unique(source.offset, return_index=True)
         self.bytes_read += int(source.size[chunks][source.offset[chunks] >= 0].sum())
         bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)

@@ -27,7 +27,7 @@ from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiFile, CxiHeader
 
 BLOCK_FRAMES = 8
-"""Hits of a block; the CXI file needs 6 MiB of dense arrays for each."""
+"""Hits of a block, read dense: 1 or 2 MiB each."""
 
 _SHIFT, _TOO_FAR = 0.02, 0.5
 """Pixels: how far apart the runs' pixels may lie for a warning, and for an error."""

@@ -12,7 +12,7 @@ from xfelmpi.framemasks import MaskReader
 from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FRAME_STATUS, FilePool, FrameBytes
+from xfelmpi.read import FRAME_STATUS, FilePool, FrameBytes, packed_room
 from xfelmpi.records import Problem
 from xfelmpi.sparse import FrameBlock, FrameSums
 
@@ -206,8 +206,7 @@ class Sparsifier:
         if len(self._dense) < need:
             self._dense = np.empty(need, np.uint8)
             self._spare = np.empty(need, np.uint8)
-            # deflate adds 5 bytes to 64 KiB at the worst, other encoders a little more
-            self._packed = np.empty(need + need // 64 + 1024, np.uint8)
+            self._packed = np.empty(packed_room(need), np.uint8)
 
     def _report_status(self, status, prefix: str, number: int, module: int, trains) -> None:
         for code, text in FRAME_STATUS.items():

@@ -326,6 +326,14 @@ def _known_filters(data: h5py.Dataset) -> list[int] | None:
     return [bits[code] for code in codes]
 
 
+def packed_room(n_bytes: int) -> int:
+    """Return the size of a buffer for packed chunks that hold so many bytes.
+
+    Deflate adds 5 bytes to 64 KiB that it cannot pack, other encoders a little more.
+    """
+    return n_bytes + n_bytes // 64 + 1024
+
+
 class FilePool:
     """The files of a rank, the least recently used closed beyond `limit`."""
 
