@@ -21,6 +21,7 @@ TARGETS = {16: "≥ 20", 64: "≥ 40"}
 def extra_redu(root: Path, run: int, output: Path):
     """Run the facility's hit finder on 2 processes, as its users do."""
     program = shutil.which("extra-redu-spi-hitfinding")
+    output.mkdir(exist_ok=True)
     what = ("-p", PROPOSAL, "-r", run, "-d", DETECTOR)
     how = ("-n", 2, "-o", output, "--no-progress-bar")
     return timed([program, *what, *how], EXTRA_DATA_DATA_ROOT=str(root))
