@@ -288,15 +288,19 @@ def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.nd
         good[module] = mask_good_frames(masks.good[module], frames[module])
     photons = collective.sum_to_root(comm, powder.photons)
     good = collective.sum_to_root(comm, good)
-    invalid = collective.sum_to_root(comm, powder.invalid)
+    # corrected data hardly ever have such pixels
+    has_invalid = collective.max_all(comm, powder.invalid.any())
+    invalid = collective.sum_to_root(comm, powder.invalid) if has_invalid else 0
     return (photons, good - invalid) if comm.rank == 0 else None
 
 
-def _ever_good(comm, done: Processed) -> np.ndarray:
-    """Return which pixels are good in at least one cell of the run, bool (16, 65536)."""
+def _ever_good(comm, done: Processed) -> np.ndarray | None:
+    """Return on rank 0 which pixels are good in at least one cell, bool (16, 65536)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
     used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
     rows = collective.sum_all(comm, used) > 0
+    if comm.rank:
+        return None
     good = unpack(np.bitwise_or.reduce(done.masks.good[:, rows], axis=1)).astype(bool)
     in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
     return good & in_run.astype(bool)[:, None]
