@@ -7,6 +7,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc
 
 cdef extern from "libdeflate.h":
+    const char *LIBDEFLATE_VERSION_STRING
     struct libdeflate_compressor:
         pass
     libdeflate_compressor *libdeflate_alloc_compressor(int level) nogil
@@ -17,6 +18,9 @@ cdef extern from "libdeflate.h":
     size_t libdeflate_zlib_compress_bound(
         libdeflate_compressor *compressor, size_t size
     ) nogil
+
+LIBDEFLATE = LIBDEFLATE_VERSION_STRING.decode()
+"""Version of the library."""
 
 
 cdef class Deflater:
