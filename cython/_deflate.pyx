@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 cdef extern from "libdeflate.h":
+    const char *LIBDEFLATE_VERSION_STRING
     struct libdeflate_compressor:
         pass
     libdeflate_compressor *libdeflate_alloc_compressor(int level) nogil
@@ -33,6 +34,9 @@ cdef extern from "sparse_deflate.h":
     size_t deflate_write(
         const DeflateCode *code, const uint16_t *token, size_t n, uint32_t adler, uint8_t *out
     ) nogil
+
+LIBDEFLATE = LIBDEFLATE_VERSION_STRING.decode()
+"""Version of the library."""
 
 
 cdef class Deflater:

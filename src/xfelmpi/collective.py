@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
+import mpi4py
 import numpy as np
 from mpi4py import MPI
 
@@ -380,6 +381,7 @@ class ProgressBoard:
 def library_versions() -> dict[str, str]:
     """Return the MPI library's name and mpi4py's version, for the log and provenance."""
     return {
+        "mpi4py_version": mpi4py.__version__,
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
         "mpi_io": os.environ.get("OMPI_MCA_io", "default"),  # noqa: SIM112, Open MPI's spelling
     }

@@ -34,6 +34,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class UsedFile:
+    """A mask, constants or a geometry that a job has read.
+
+    Parameters
+    ----------
+    role : str
+        What it is, e.g. ``global mask``.
+    path : str
+    """
+
+    role: str
+    path: str
+
+
+@dataclass(frozen=True)
 class AddedColumn:
     """One more value per frame, which the user asked for (``--add``).
 
@@ -96,6 +111,8 @@ class MachineData:
     added : tuple of AddedColumn
     motors : QuadrantMotors or None
         None if no motors of this detector are known.
+    files : tuple of str
+        Paths of the files that were looked into.
     """
 
     pulse_energy: np.ndarray
@@ -105,6 +122,7 @@ class MachineData:
     warnings: tuple[str, ...] = ()
     added: tuple[AddedColumn, ...] = ()
     motors: QuadrantMotors | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
