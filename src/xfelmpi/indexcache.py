@@ -29,6 +29,7 @@ def cached_index(
     kind: str,
     detector: str | None,
     trains: tuple[int | None, int | None],
+    suspect_trains: str = "include",
 ) -> RunIndex:
     """Return the index of a run from its cache, or index the run and write the cache; one rank.
 
@@ -36,7 +37,7 @@ def cached_index(
     ----------
     path : Path
         Of the cache.
-    folder, kind, detector, trains
+    folder, kind, detector, trains, suspect_trains
         As for `index_run`.
 
     Raises
@@ -44,17 +45,17 @@ def cached_index(
     InputError
         As `index_run` does.
     """
-    key = _key(folder, kind, detector)
+    key = _key(folder, kind, detector, suspect_trains)
     index = _load(path, key)
     if index is None:
-        index = index_files(folder, kind, detector)
+        index = index_files(folder, kind, detector, suspect_trains)
         if not any(problem.action == FILE_LEFT_OUT for problem in index.problems):
             # what kept a file from being opened may not be the file
             _save(path, key, index)
     return slice_trains(index, trains, folder)
 
 
-def _key(folder: Path, kind: str, detector: str | None) -> str:
+def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
     """Return what must be the same for a cached index to hold."""
     files = []
     for file in module_files(folder, kind):
@@ -65,7 +66,8 @@ def _key(folder: Path, kind: str, detector: str | None) -> str:
             continue
         files.append((file.name, about.st_size, about.st_mtime_ns))
     about = [*ModuleFile.__dataclass_fields__]
-    return json.dumps([__version__, about, str(folder), kind, detector, files])
+    chosen = (str(folder), kind, detector, suspect_trains)
+    return json.dumps([__version__, about, *chosen, files])
 
 
 def _load(path: Path, key: str) -> RunIndex | None:

@@ -35,7 +35,7 @@ from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY, train_blocks
 from xfelmpi.provenance import describe_used, provenance, stamp_end
 from xfelmpi.read import FilePool
-from xfelmpi.records import Problem, UsedFile
+from xfelmpi.records import Problem, UsedFile, summarised
 from xfelmpi.report import Progress, log, problem_lines
 from xfelmpi.share import Share, share_run
 from xfelmpi.write._h5 import prepare, publish
@@ -109,7 +109,7 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     problems += inputs.share.problems
     if comm.rank == 0:
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
-    problems = sorted(set(collective.gather_objects(comm, problems)))
+    problems = summarised(collective.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
     collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

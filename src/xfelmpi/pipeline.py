@@ -30,7 +30,7 @@ from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
-from xfelmpi.records import EventColumns, Problem
+from xfelmpi.records import EventColumns, Problem, summarised
 from xfelmpi.report import Progress, Stages, Summary, log
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
@@ -76,7 +76,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
         own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
-        problems = sorted(set(collective.gather_objects(comm, own)))
+        problems = summarised(collective.gather_objects(comm, own))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
         done = Processed(

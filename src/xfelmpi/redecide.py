@@ -57,7 +57,7 @@ def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -
         With the first option that would have to be the same.
     """
     fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
-    fixed |= {"data", "detector", "trains", "score", "normalise"}
+    fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise"}
     if first.normalise == "pulse-energy":
         # these say which frames the mean energy is taken of
         fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}

@@ -148,7 +148,8 @@ def _find(
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
     kind, why = choose_data(experiment, config.data)
     folder = experiment.run_folder(kind)
-    index = cached_index(experiment.index(kind), folder, kind, config.detector, config.trains)
+    chosen = (config.detector, config.trains, config.suspect_trains)
+    index = cached_index(experiment.index(kind), folder, kind, *chosen)
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
     work = work_of(frames) if work_of else np.ones(len(frames), np.int64)

@@ -8,8 +8,8 @@ from xfelmpi.badpixels import Limits
 from xfelmpi.errors import UsageError
 
 _OPTIONS = (
-    *("prefix", "output", "data", "detector", "trains", "global_mask", "adu_per_photon"),
-    *("photon_threshold", "constants", "common_mode", "memory_per_rank"),
+    *("prefix", "output", "data", "detector", "trains", "suspect_trains", "global_mask"),
+    *("adu_per_photon", "photon_threshold", "constants", "common_mode", "memory_per_rank"),
 )
 
 _RANGES = (

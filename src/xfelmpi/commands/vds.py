@@ -6,7 +6,7 @@ from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 
-_OPTIONS = ("prefix", "output", "data", "detector", "trains")
+_OPTIONS = ("prefix", "output", "data", "detector", "trains", "suspect_trains")
 
 
 def parser() -> arguments.Parser:
@@ -37,6 +37,7 @@ def _write(config: Config, argv: list[str]) -> int:
     from xfelmpi.collective import alone
     from xfelmpi.experiment import Experiment
     from xfelmpi.provenance import provenance, stamp_end
+    from xfelmpi.records import summarised
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
     from xfelmpi.share import choose_data
@@ -47,7 +48,8 @@ def _write(config: Config, argv: list[str]) -> int:
     start = monotonic()
     experiment = Experiment(config.prefix, config.output, config.run)
     kind, why = choose_data(experiment, config.data)
-    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    chosen = (config.detector, config.trains, config.suspect_trains)
+    index = index_run(experiment.run_folder(kind), kind, *chosen)
     for line in (why, f"{index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)
@@ -59,7 +61,7 @@ def _write(config: Config, argv: list[str]) -> int:
     write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
     stamp_end([path])
     publish(path)
-    problems = sorted({*index.problems, *left_out})
+    problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
         log.info(line)
     n, seconds = len(layout.mappings), monotonic() - start
