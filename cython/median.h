@@ -12,19 +12,19 @@
 #define MOST 4096
 #define SAMPLE 32
 #define FEW 64
-#define GUESSES 5
+#define GUESSES 6
 
-/* Where the median of an ASIC was found last, and how far around it some hundred values were. */
+/* The last median of an ASIC, and how many values there were around it for an interval of 1. */
 typedef struct {
-    float middle, half;
-} Window;
+    float median, density;
+} Guess;
 
-WIDE static void count_around(const float *v, int n, float a, float b, int *below_b, int *up_to_a)
+WIDE static void count_around(const float *v, int n, float t, int *below, int *up_to)
 {
     int lt = 0, le = 0;
-    for (int i = 0; i < n; i++) { lt += v[i] < b; le += v[i] <= a; }
-    *below_b = lt;
-    *up_to_a = le;
+    for (int i = 0; i < n; i++) { lt += v[i] < t; le += v[i] <= t; }
+    *below = lt;
+    *up_to = le;
 }
 
 static float largest_below(const float *v, int n, float t)
@@ -34,16 +34,20 @@ static float largest_below(const float *v, int n, float t)
     return best;
 }
 
-WIDE static int collect_between(const float *v, int n, float lo, float hi, float *out)
+MARK(mark_between, (const float *v, float lo, float hi, int n, uint64_t *words),
+     (v, lo, hi, n, words), , (v[i + j] > lo) & (v[i + j] < hi))
+
+/* Copy the values between `lo` and `hi`, in order; returns how many. */
+static int collect_between(const float *v, int n, float lo, float hi, float *out)
 {
-    int m = 0, i = 0;
-    for (; i + 16 <= n; i += 16) {
-        int any = 0;
-        for (int j = 0; j < 16; j++) any |= (v[i + j] > lo) & (v[i + j] < hi);
-        if (!any) continue;
-        for (int j = 0; j < 16; j++) { out[m] = v[i + j]; m += (v[i + j] > lo) & (v[i + j] < hi); }
-    }
-    for (; i < n; i++) { out[m] = v[i]; m += (v[i] > lo) & (v[i] < hi); }
+    uint64_t words[MOST / 64];
+    int32_t found[MOST];
+    int whole = n & ~63, m;
+    mark_between(v, lo, hi, whole, words);
+    m = list_bits(words, whole / 64, found);
+    for (int k = 0; k < m; k++) out[k] = v[found[k]];
+    for (int i = whole; i < n; i++)
+        if (v[i] > lo && v[i] < hi) out[m++] = v[i];
     return m;
 }
 
@@ -87,7 +91,7 @@ static float select_kth(const float *values, int n, int k, float *previous)
         while (last - first > 1) {
             int i = first + 1 + (int)((long)(k - c_lo) * (last - first - 1) / (c_hi - c_lo));
             float t = sample[i];
-            count_around(v, n, t, t, &lt, &le);
+            count_around(v, n, t, &lt, &le);
             if (k < lt) {
                 last = i; c_hi = lt; hi = t;
             } else if (k >= le) {
@@ -106,32 +110,41 @@ static float select_kth(const float *values, int n, int k, float *previous)
     return rank_few(v, n, k, previous);
 }
 
+/* Any value between lo and hi, if there is one. */
+static float value_between(const float *v, float lo, float hi)
+{
+    int i = 0;
+    while (i < MOST - 1 && !(v[i] > lo && v[i] < hi)) i++;
+    return v[i];
+}
+
 /* Of v[MOST], of which n ≥ 1 are numbers. */
-static float median_of(const float *v, int n, Window *w)
+static float median_of(const float *v, int n, Guess *guess)
 {
     float some[MOST], lower, upper, lo = -INFINITY, hi = INFINITY;
-    float middle = w->middle, half = w->half;
-    int k = n / 2, n_lo = 0, n_hi = n;
+    float t = guess->median, density = guess->density;
+    int k = n / 2, j = k - (n % 2 == 0), n_lo = 0, n_hi = n, lt, le;
 
+    /* places j … k are between lo, up to which there are n_lo values, and hi, below which n_hi */
     for (int i = 0; i < GUESSES && n_hi - n_lo > FEW; i++) {
-        float a = middle - half, b = middle + half, density;
-        int up_to_a, below_b, before = n_hi - n_lo;
-        count_around(v, MOST, a, b, &below_b, &up_to_a);
-        /* both middle values must lie between lo and hi */
-        if (up_to_a < k && a > lo) { lo = a; n_lo = up_to_a; }
-        if (below_b > k && b < hi) { hi = b; n_hi = below_b; }
-        /* a heap of equal values never gets smaller */
-        if (i && 2 * (n_hi - n_lo) > before && before < n / 2) break;
-        if (below_b <= up_to_a) { half *= 16; continue; }
-        density = (float)(below_b - up_to_a) / (b - a);
-        middle = a + ((float)(k - up_to_a) + 0.5f) / density;
-        half = 0.35f * FEW / density;
+        int before = n_hi - n_lo;
+        count_around(v, MOST, t, &lt, &le);
+        if (lt <= j && k < le) return guess->median = t;
+        if (le <= j) { lo = t; n_lo = le; }
+        if (lt > k) { hi = t; n_hi = lt; }
+        if (n_lo && n_hi < n) {
+            if (i > 2 && 2 * (n_hi - n_lo) > before) { t = value_between(v, lo, hi); continue; }
+            density = (float)(n_hi - n_lo) / (hi - lo);
+        } else if (i) {
+            density /= 4;
+        }
+        /* a little beyond, so that the median lies between */
+        t = le <= j ? lo + (float)(k - n_lo + FEW / 4) / density
+                    : hi - (float)(n_hi - k + FEW / 4) / density;
     }
     n_hi = collect_between(v, MOST, lo, hi, some);
     upper = select_kth(some, n_hi, k - n_lo, &lower);
-    if (half < 1e30f) {
-        w->middle = upper;
-        w->half = fmaxf(6 * half, 1e-30f);
-    }
+    guess->median = upper;
+    if (isfinite(lo) && isfinite(hi)) guess->density = (float)n_hi / (hi - lo);
     return n % 2 ? upper : 0.5f * (lower + upper);
 }
