@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from checks import check_events, check_outputs, check_powder, problems
 from compare import assert_same_outputs
-from damage import NOWHERE, cut, deflated, left_over, linked_run, replace_dataset, without
+from damagedrun import NOWHERE, cut, deflated, left_over, linked_run, replace_dataset, without
 from expected import Expected
 from launch import run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
