@@ -1,27 +1,35 @@
-/* Exact median of up to 4096 finite float32 without sorting them all.
+/* Exact median of the numbers among 4096 float32, finite or NaN, without sorting them.
  *
- * A small sorted sample gives pivots; counting passes, which the compiler vectorises, say between
- * which two of them the middle lies; only the few values there are looked at one by one. Pivots are
- * values of the data, so that many equal values (integer signals) end the search at once.
- * The result is that of numpy.median: the middle value, or half the sum of the two middle ones.
+ * The medians of an ASIC in two frames differ little: counting passes, which the compiler vectorises,
+ * narrow the place of this one down from that of the last; only the few values there are compared
+ * with each other. What was guessed decides how many passes there are, never the result, which is
+ * that of numpy.median: the middle value, or half the sum of the two middle ones.
  */
+#include <math.h>
+
 #include "wide.h"
 
 #define MOST 4096
 #define SAMPLE 32
 #define FEW 64
+#define GUESSES 5
 
-WIDE static void count_around(const float *v, int n, float t, int *below, int *up_to)
+/* Where the median of an ASIC was found last, and how far around it some hundred values were. */
+typedef struct {
+    float middle, half;
+} Window;
+
+WIDE static void count_around(const float *v, int n, float a, float b, int *below_b, int *up_to_a)
 {
     int lt = 0, le = 0;
-    for (int i = 0; i < n; i++) { lt += v[i] < t; le += v[i] <= t; }
-    *below = lt;
-    *up_to = le;
+    for (int i = 0; i < n; i++) { lt += v[i] < b; le += v[i] <= a; }
+    *below_b = lt;
+    *up_to_a = le;
 }
 
 static float largest_below(const float *v, int n, float t)
 {
-    float best = -3.402823466e+38f;
+    float best = -INFINITY;
     for (int i = 0; i < n; i++) if (v[i] < t && v[i] > best) best = v[i];
     return best;
 }
@@ -49,7 +57,22 @@ static void sort_few(float *v, int n)
     }
 }
 
-/* The value at place k > 0 (from 0) in ascending order; *previous: that at place k - 1. */
+/* The values at places k and k - 1 of at most FEW: how many are smaller says which ones they are. */
+WIDE static float rank_few(const float *values, int n, int k, float *previous)
+{
+    float v[FEW], result = 0;
+    for (int i = 0; i < FEW; i++) v[i] = i < n ? values[i] : INFINITY;
+    for (int i = 0; i < n; i++) {
+        int lt = 0, le = 0;
+        for (int j = 0; j < FEW; j++) { lt += v[j] < v[i]; le += v[j] <= v[i]; }
+        if (lt <= k && k < le) result = v[i];
+        if (lt < k && k <= le) *previous = v[i];
+    }
+    return result;
+}
+
+/* The value at place k (from 0) in ascending order; *previous: that at place k - 1 if k > 0.
+ * Pivots are values of the data, so that many equal ones end the search at once. */
 static float select_kth(const float *values, int n, int k, float *previous)
 {
     float sample[SAMPLE], few[MOST];
@@ -58,13 +81,13 @@ static float select_kth(const float *values, int n, int k, float *previous)
 
     while (n > FEW) {
         int first = -1, last = SAMPLE, c_lo = 0, c_hi = n, lt, le;
-        float lo = -3.402823466e+38f, hi = 3.402823466e+38f;
+        float lo = -INFINITY, hi = INFINITY;
         for (int i = 0; i < SAMPLE; i++) sample[i] = v[(long)i * n / SAMPLE];
         sort_few(sample, SAMPLE);
         while (last - first > 1) {
             int i = first + 1 + (int)((long)(k - c_lo) * (last - first - 1) / (c_hi - c_lo));
             float t = sample[i];
-            count_around(v, n, t, &lt, &le);
+            count_around(v, n, t, t, &lt, &le);
             if (k < lt) {
                 last = i; c_hi = lt; hi = t;
             } else if (k >= le) {
@@ -79,17 +102,36 @@ static float select_kth(const float *values, int n, int k, float *previous)
         v = few;
         k -= c_lo;
     }
-    if (v != few) memcpy(few, v, n * sizeof(float));
-    sort_few(few, n);
-    *previous = k > 0 ? few[k - 1] : before;
-    return few[k];
+    *previous = before;
+    return rank_few(v, n, k, previous);
 }
 
-/* n ≥ 1 */
-static float median_of(const float *v, int n)
+/* Of v[MOST], of which n ≥ 1 are numbers. */
+static float median_of(const float *v, int n, Window *w)
 {
-    float lower, upper;
-    if (n == 1) return v[0];
-    upper = select_kth(v, n, n / 2, &lower);
+    float some[MOST], lower, upper, lo = -INFINITY, hi = INFINITY;
+    float middle = w->middle, half = w->half;
+    int k = n / 2, n_lo = 0, n_hi = n;
+
+    for (int i = 0; i < GUESSES && n_hi - n_lo > FEW; i++) {
+        float a = middle - half, b = middle + half, density;
+        int up_to_a, below_b, before = n_hi - n_lo;
+        count_around(v, MOST, a, b, &below_b, &up_to_a);
+        /* both middle values must lie between lo and hi */
+        if (up_to_a < k && a > lo) { lo = a; n_lo = up_to_a; }
+        if (below_b > k && b < hi) { hi = b; n_hi = below_b; }
+        /* a heap of equal values never gets smaller */
+        if (i && 2 * (n_hi - n_lo) > before && before < n / 2) break;
+        if (below_b <= up_to_a) { half *= 16; continue; }
+        density = (float)(below_b - up_to_a) / (b - a);
+        middle = a + ((float)(k - up_to_a) + 0.5f) / density;
+        half = 0.35f * FEW / density;
+    }
+    n_hi = collect_between(v, MOST, lo, hi, some);
+    upper = select_kth(some, n_hi, k - n_lo, &lower);
+    if (half < 1e30f) {
+        w->middle = upper;
+        w->half = fmaxf(6 * half, 1e-30f);
+    }
     return n % 2 ? upper : 0.5f * (lower + upper);
 }

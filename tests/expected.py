@@ -166,11 +166,13 @@ class Expected:
             median[row] = middle
             threshold[row] = middle + self.sigma * std[row]
         in_range = (score >= self.min_score) & (score <= self.max_score)
+        sigma = np.full(n, np.nan)
+        np.divide(score - median, std, out=sigma, where=std > 0)
         return {
             "hit_median": median,
             "hit_std": std,
             "hit_threshold": threshold,
-            "hit_sigma": (score - median) / std,
+            "hit_sigma": sigma,
             "is_hit": (score > threshold) & in_range,
         }
 

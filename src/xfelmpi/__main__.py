@@ -9,6 +9,7 @@ import sys
 import traceback
 
 from xfelmpi import __version__
+from xfelmpi._commit import COMMIT
 from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
 
 COMMANDS = {
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(_help())
         return EXIT_COMPLETE if argv else EXIT_UNUSABLE
     if argv[0] == "--version":
-        sys.stdout.write(f"xfelmpi {__version__}\n")
+        sys.stdout.write(f"xfelmpi {__version__} (commit {COMMIT})\n")
         return EXIT_COMPLETE
     command = "process" if argv[0].isdigit() or argv[0].startswith("-") else argv[0]
     if command == argv[0]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
+import mpi4py
 import numpy as np
 from mpi4py import MPI
 
@@ -16,6 +17,9 @@ from xfelmpi.errors import OutputError, PeerError
 
 CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
+
+LONGEST_SLEEP = 0.01
+"""Seconds between two looks of a rank that waits for others."""
 
 _PROGRESS_TAG = 4711
 
@@ -35,6 +39,7 @@ def agree(comm, error: Exception | None) -> None:
         status of the first failing rank. ``agreed`` is True on it: all ranks raise, so that the
         job can end in order; ``told_elsewhere`` is True where another rank shows the message.
     """
+    wait_for_all(comm)
     # one number, because this is called often and nearly always finds nothing
     first = min_all(comm, comm.size if error is None else comm.rank)
     if first == comm.size:
@@ -47,6 +52,19 @@ def agree(comm, error: Exception | None) -> None:
     error.agreed = True
     error.told_elsewhere = comm.rank != first
     raise error
+
+
+def wait_for_all(comm) -> None:
+    """Return when every rank is here, and leave the core to others meanwhile.
+
+    Inside a collective call a waiting rank asks for messages all the time, which takes the core
+    from ranks with work if there are more ranks than cores. Here it sleeps a tenth of the time
+    that it has waited already.
+    """
+    barrier = comm.Ibarrier()
+    start = monotonic()
+    while not barrier.Test():
+        sleep(min((monotonic() - start) / 10, LONGEST_SLEEP))
 
 
 @contextmanager
@@ -79,7 +97,15 @@ def from_root(comm, work):
 
 
 def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
-    """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere)."""
+    """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere).
+
+    Unsigned integers of 64 bits travel as 32 bits if that is enough for any sum.
+    """
+    if array.dtype == np.uint64:
+        most = max_all(comm, min(int(array.max(initial=0)), 1 << 32))
+        if most * comm.size < 1 << 32:
+            total = sum_to_root(comm, array.astype(np.uint32))
+            return total.astype(np.uint64) if comm.rank == 0 else None
     array = np.ascontiguousarray(array)
     total = np.empty_like(array) if comm.rank == 0 else None
     flat = array.reshape(-1)
@@ -355,6 +381,7 @@ class ProgressBoard:
 def library_versions() -> dict[str, str]:
     """Return the MPI library's name and mpi4py's version, for the log and provenance."""
     return {
+        "mpi4py_version": mpi4py.__version__,
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
         "mpi_io": os.environ.get("OMPI_MCA_io", "default"),  # noqa: SIM112, Open MPI's spelling
     }

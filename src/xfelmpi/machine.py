@@ -79,11 +79,12 @@ def read_machine_data(
         columns = tuple(read_added((proc, raw), text, frames, slots, found) for text in added)
         motors = first(quadrant_motors)
         sample = _sample([*proc, *raw], found.damage)
+        files = tuple(file.filename for file in (*proc, *raw))
     if found.damage:
         reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
         found.warnings.append(f"machine data could not be read from {reasons}")
     return MachineData(
-        energy, wavelength, sample, tuple(found.notes), tuple(found.warnings), columns, motors
+        energy, wavelength, sample, tuple(found.notes), tuple(found.warnings), columns, motors, files
     )
 
 

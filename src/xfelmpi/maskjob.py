@@ -25,6 +25,7 @@ from xfelmpi.cellpowder import (
     sum_part,
 )
 from xfelmpi.config import Config
+from xfelmpi.constants import constants_file
 from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
 from xfelmpi.experiment import Experiment
@@ -32,9 +33,9 @@ from xfelmpi.hitlabels import HitLabels, share_hit_labels
 from xfelmpi.masks import Masks, load_masks, pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY, train_blocks
-from xfelmpi.provenance import provenance
+from xfelmpi.provenance import describe_used, provenance, stamp_end
 from xfelmpi.read import FilePool
-from xfelmpi.records import Problem, summarised
+from xfelmpi.records import Problem, UsedFile, summarised
 from xfelmpi.report import Progress, log, problem_lines
 from xfelmpi.share import Share, share_run
 from xfelmpi.write._h5 import prepare, publish
@@ -97,7 +98,8 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     inputs = _inputs(comm, experiment, config, options)
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
-    attributes = comm.bcast(provenance(experiment, settings, facts.files, ["mask", *argv]))
+    used = describe_used(comm, _used_files(experiment, options, inputs))
+    attributes = provenance(comm, experiment, settings, facts.input_files, ["mask", *argv], used)
     writer = None
     if options.powder_cells:
         split = inputs.events is not None
@@ -121,6 +123,18 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         for line in ("files written:", *(f"  {name}" for name in written)):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _used_files(experiment: Experiment, options: MaskOptions, inputs: _Inputs) -> list[UsedFile]:
+    """Return what is read besides the run."""
+    masks, calibration, facts = inputs.masks, inputs.calibration, inputs.share.facts
+    files = [*masks.files, *(calibration.files if calibration else ())]
+    if inputs.events is not None:
+        files.append(UsedFile("events", str(experiment.events)))
+    if options.noise:
+        modules = np.flatnonzero(facts.modules_in_run >> np.arange(N_MODULES) & 1)
+        files += [UsedFile("noise", str(constants_file(options.noise, m))) for m in modules]
+    return files
 
 
 def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> None:
@@ -274,6 +288,7 @@ def _add_other_masks(
 
 def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
     write_mask(written[0], attributes, cells, bad)
+    stamp_end(written)
     for path in written:
         publish(path)
 

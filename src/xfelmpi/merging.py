@@ -3,7 +3,6 @@
 Starts from the runs' CXI files; nothing of the runs themselves is read.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from xfelmpi.errors import EXIT_COMPLETE, InputError, OutputError, UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import Masks
-from xfelmpi.provenance import provenance
+from xfelmpi.provenance import provenance, stamp_end
 from xfelmpi.report import Progress, log
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.where import rows_where
@@ -92,7 +91,7 @@ def merge(
         log.warning(warning)
     with collective.together(comm):
         tally = _Tally(hits)
-    attributes = comm.bcast(_attributes(config, runs, inputs, where, argv))
+    attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
@@ -292,12 +291,10 @@ def _all_good() -> Masks:
     return Masks(good, np.zeros(MAX_CELLS, np.int32), good[:, 0])
 
 
-def _attributes(config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
+def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
     experiment = Experiment(config.prefix, config.output, runs[0])
-    attributes = provenance(experiment, config.to_json(), (), argv)
-    paths = json.dumps([str(path) for path in inputs])
-    runs = np.array(runs, np.uint16)
-    return {**attributes, "run": runs, "input_files": paths, "where": where or ""}
+    attributes = provenance(comm, experiment, config.to_json(), map(str, inputs), argv)
+    return {**attributes, "run": np.array(runs, np.uint16), "where": where or ""}
 
 
 def _prepare(files: MergedFiles) -> None:
@@ -306,6 +303,7 @@ def _prepare(files: MergedFiles) -> None:
 
 
 def _publish(files: MergedFiles, written: list[Path]) -> None:
+    stamp_end(written)
     try:
         for path in written:
             publish(path)

@@ -1,7 +1,7 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
-from xfelmpi.provenance import provenance
+from xfelmpi.provenance import provenance, stamp_end
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
@@ -52,6 +52,10 @@ class Processed:
         The virtual dataset on rank 0, if written: complete but for its name.
     warnings : tuple of str
         Those of the log at the start, on rank 0.
+    used : tuple of dict
+        Masks, constants and geometry; see `describe_used`.
+    earlier : dict
+        Attributes that name the job that made the scores, if it is not this one.
     """
 
     share: Share
@@ -64,6 +68,8 @@ class Processed:
     problems: list[Problem]
     vds: Path | None = None
     warnings: tuple[str, ...] = ()
+    used: tuple[dict, ...] = ()
+    earlier: dict[str, str] = field(default_factory=dict)
 
 
 def prepare_folders(experiment: Experiment) -> None:
@@ -79,7 +85,7 @@ def prepare_folders(experiment: Experiment) -> None:
 
 
 def begin_vds(
-    experiment: Experiment, config: Config, share: Share, argv: list[str], memory: int
+    experiment: Experiment, attributes: dict, share: Share, memory: int
 ) -> tuple[Path | None, tuple[Problem, ...]]:
     """Write the virtual dataset, if wanted, under its temporary name; rank 0 only.
 
@@ -88,9 +94,9 @@ def begin_vds(
     Parameters
     ----------
     experiment : Experiment
-    config : Config
+    attributes : dict
+        Root attributes.
     share : Share
-    argv : list of str
     memory : int
         Bytes; with more mappings than fit there is a problem instead of a virtual dataset.
 
@@ -107,7 +113,6 @@ def begin_vds(
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
         return None, (Problem(what, action="not written; the command vds does it in any case"),)
     prepare(experiment.vds(share.facts.kind))
-    attributes = provenance(experiment, config.to_json(), share.facts.files, argv)
     return write_vds(experiment, attributes, share.virtual), ()
 
 
@@ -115,7 +120,9 @@ def write_outputs(
     comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
 ) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their names."""
-    attributes = comm.bcast(provenance(experiment, config.to_json(), done.share.facts.files, argv))
+    attributes = done.earlier | provenance(
+        comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
+    )
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
@@ -200,6 +207,7 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
+    stamp_end(files)
     try:
         for path in files:
             publish(path)
@@ -288,15 +296,19 @@ def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.nd
         good[module] = mask_good_frames(masks.good[module], frames[module])
     photons = collective.sum_to_root(comm, powder.photons)
     good = collective.sum_to_root(comm, good)
-    invalid = collective.sum_to_root(comm, powder.invalid)
+    # corrected data hardly ever have such pixels
+    has_invalid = collective.max_all(comm, powder.invalid.any())
+    invalid = collective.sum_to_root(comm, powder.invalid) if has_invalid else 0
     return (photons, good - invalid) if comm.rank == 0 else None
 
 
-def _ever_good(comm, done: Processed) -> np.ndarray:
-    """Return which pixels are good in at least one cell of the run, bool (16, 65536)."""
+def _ever_good(comm, done: Processed) -> np.ndarray | None:
+    """Return on rank 0 which pixels are good in at least one cell, bool (16, 65536)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
     used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
     rows = collective.sum_all(comm, used) > 0
+    if comm.rank:
+        return None
     good = unpack(np.bitwise_or.reduce(done.masks.good[:, rows], axis=1)).astype(bool)
     in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
     return good & in_run.astype(bool)[:, None]

@@ -28,6 +28,7 @@ from xfelmpi.outputs import (
 )
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
+from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
 from xfelmpi.report import Progress, Stages, Summary, log
@@ -61,7 +62,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
-        vds, left_out = _write_vds(comm, experiment, config, share, argv)
+        vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
@@ -79,7 +80,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
         done = Processed(
-            share, masks, sums, events, total, reader, geometry, problems, vds, warnings
+            share, masks, sums, events, total, reader, geometry, problems, vds, warnings, inputs.used
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
@@ -101,12 +102,15 @@ class Inputs:
         On rank 0.
     warnings : tuple of str
         For the log, on rank 0.
+    used : tuple of dict
+        The files that these come from; see `describe_used`.
     """
 
     masks: Masks
     calibration: Calibration | None
     geometry: DetectorGeometry | None
     warnings: tuple[str, ...]
+    used: tuple[dict, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -125,7 +129,10 @@ def load_inputs(
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
     more = check_before(comm, config, geometry, share.wavelength)
-    return Inputs(masks, calibration, geometry, (*warnings, *more))
+    files_used = [*masks.files, *(calibration.files if calibration else ())]
+    files_used += geometry.files if geometry else ()
+    used = describe_used(comm, files_used)
+    return Inputs(masks, calibration, geometry, (*warnings, *more), used)
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
@@ -140,10 +147,11 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
     )
 
 
-def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv):
+def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
-    memory = _spare_memory(config)
-    begun = collective.on_root(comm, lambda: begin_vds(experiment, config, share, argv, memory))
+    memory, files = _spare_memory(config), share.facts.input_files
+    attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
+    begun = collective.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
     return begun or (None, ())
 
 

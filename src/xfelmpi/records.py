@@ -63,6 +63,21 @@ def summarised(problems: Iterable[Problem]) -> list[Problem]:
 
 
 @dataclass(frozen=True)
+class UsedFile:
+    """A mask, constants or a geometry that a job has read.
+
+    Parameters
+    ----------
+    role : str
+        What it is, e.g. ``global mask``.
+    path : str
+    """
+
+    role: str
+    path: str
+
+
+@dataclass(frozen=True)
 class AddedColumn:
     """One more value per frame, which the user asked for (``--add``).
 
@@ -125,6 +140,8 @@ class MachineData:
     added : tuple of AddedColumn
     motors : QuadrantMotors or None
         None if no motors of this detector are known.
+    files : tuple of str
+        Paths of the files that were looked into.
     """
 
     pulse_energy: np.ndarray
@@ -134,6 +151,7 @@ class MachineData:
     warnings: tuple[str, ...] = ()
     added: tuple[AddedColumn, ...] = ()
     motors: QuadrantMotors | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

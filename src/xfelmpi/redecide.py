@@ -172,6 +172,8 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
             inputs.geometry,
             problems,
             warnings=warnings,
+            used=inputs.used,
+            earlier={"scores_by": comm.bcast(run and run.scores_by)},
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()

@@ -42,6 +42,8 @@ class RunFacts:
     motors : QuadrantMotors or None
     masks : MaskSamples or None
         Frames whose own masks say what is bad all the time, if they have masks that may count.
+    machine_files : tuple of str
+        Paths of the files of the run that were searched for machine data.
     """
 
     kind: str
@@ -56,6 +58,12 @@ class RunFacts:
     warnings: tuple[str, ...]
     motors: QuadrantMotors | None
     masks: MaskSamples | None = None
+    machine_files: tuple[str, ...] = ()
+
+    @property
+    def input_files(self) -> list[str]:
+        """Paths of all files of the run that were read."""
+        return [*(file.path for file in self.files), *self.machine_files]
 
 
 @dataclass(frozen=True)
@@ -197,5 +205,6 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         machine.warnings,
         machine.motors,
         masks,
+        machine.files,
     )
     return facts, bounds

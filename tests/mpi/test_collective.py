@@ -86,6 +86,19 @@ def test_sum_to_root_in_pieces(comm, monkeypatch):
             assert total is None
 
 
+def test_sums_that_need_more_than_32_bits(comm):
+    for value in (2**32 // comm.size - 1, 2**32 // comm.size + 1, 2**32 - 1, 2**32, 2**40):
+        total = collective.sum_to_root(comm, np.array([0, value], np.uint64))
+        if comm.rank == 0:
+            assert total.dtype == np.uint64
+            assert total.tolist() == [0, value * comm.size]
+    # the largest value may be on one rank alone
+    alone = 2**33 if comm.rank == comm.size - 1 else 1
+    total = collective.sum_to_root(comm, np.array([alone], np.uint64))
+    if comm.rank == 0:
+        assert total.tolist() == [2**33 + comm.size - 1]
+
+
 def test_sum_of_an_array_in_another_order(comm):
     values = np.asfortranarray(np.arange(12, dtype=np.uint64).reshape(3, 4))
     total = collective.sum_to_root(comm, values)

@@ -16,7 +16,7 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.partition import split_trains
-from xfelmpi.provenance import provenance
+from xfelmpi.provenance import provenance, stamp_end
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
@@ -107,15 +107,15 @@ def main(argv: list[str], comm) -> int:
     modules = sorted({module for module, _ in measured})
     collective.on_root(comm, lambda: [prepare(constants_file(out, m)) for m in modules])
     settings = json.dumps(vars(given), default=str)
-    files = [file for run in runs for file in run.files]
-    attributes = comm.bcast(provenance(experiments[0], settings, files, ["darks", *argv]))
+    files = [file.path for run in runs for file in run.files]
+    attributes = provenance(comm, experiments[0], settings, files, ["darks", *argv])
     n_cells = max(cell for _, cell in measured) + 1
     # the cells between are written too: nothing else would make them bad
     tasks = [(module, cell) for module in modules for cell in range(n_cells)]
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
-    collective.on_root(comm, lambda: [publish(path) for path in writer.paths])
+    collective.on_root(comm, lambda: _publish(writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
@@ -167,6 +167,12 @@ def _share(comm, index) -> _Run:
             )
         )
     return _Run(files, *columns)
+
+
+def _publish(paths) -> None:
+    stamp_end(paths)
+    for path in paths:
+        publish(path)
 
 
 def _measured(runs: list[_Run]) -> list[tuple[int, int]]:

@@ -34,8 +34,9 @@ def main(argv: list[str], comm) -> int:
 
 
 def _write(config: Config, argv: list[str]) -> int:
+    from xfelmpi.collective import alone
     from xfelmpi.experiment import Experiment
-    from xfelmpi.provenance import provenance
+    from xfelmpi.provenance import provenance, stamp_end
     from xfelmpi.records import summarised
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
@@ -56,7 +57,9 @@ def _write(config: Config, argv: list[str]) -> int:
     if layout is None:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     prepare(path)
-    write_vds(experiment, provenance(experiment, config.to_json(), index.files, argv), layout)
+    files = [file.path for file in index.files]
+    write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
+    stamp_end([path])
     publish(path)
     problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
