@@ -132,7 +132,7 @@ def _per_train(
         row = table.rows(frames.train_id)
         wanted = np.where(row < 0, np.nan, values[row])
         found.notes.append(f"{what} from {source} {key}")
-        found.note_missing(what, wanted)
+        found.warn_missing(what, wanted)
         unit = table.unit()
         return wanted * (unit if unit and unit.symbol == usual.symbol else usual).factor
     return None

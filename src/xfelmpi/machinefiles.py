@@ -81,11 +81,11 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     damage: Damage = field(default_factory=dict)
 
-    def note_missing(self, what: str, values: np.ndarray) -> None:
+    def warn_missing(self, what: str, values: np.ndarray) -> None:
         """Say of how many frames a value is unknown, if of any."""
         missing = int(np.isnan(values).sum())
         if missing:
-            self.notes.append(f"{what} unknown for {missing} of {values.size} frames")
+            self.warnings.append(f"{what} unknown for {missing} of {values.size} frames")
 
 
 @contextmanager

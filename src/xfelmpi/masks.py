@@ -5,6 +5,8 @@ one byte of an 8 KiB row, which stays in the nearest cache with the frame.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -286,10 +288,12 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
     return good
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: no readable HDF5 file ({error})") from None
 
 

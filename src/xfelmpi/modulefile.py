@@ -4,6 +4,7 @@ EXtra-data opens the file, since it knows every version of the format; the index
 here, because damage (a train ID of 0, an index beyond the data) must be seen.
 """
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -105,16 +106,19 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        # HDF5 tells it in three lines
+        return os.strerror(error.errno)
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def start_time(path: Path) -> str:
     """Return the creation date in a file's metadata, which is UTC."""
-    dates = _open(path).file.get("METADATA/creationDate")
     try:
+        dates = _open(path).file.get("METADATA/creationDate")
         stamp = bytes(dates[0]).decode("ascii")
         return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
-    except (TypeError, IndexError, ValueError):  # no date, or not in this form
+    except Exception:  # no date, not in this form, or damaged
         return ""
 
 
@@ -143,6 +147,11 @@ def read_module_file(
             action=FILE_LEFT_OUT,
         )
         return None
+    in_order = found.train_ids[found.train_ids > 0]
+    if len(lower := np.flatnonzero(in_order[1:] < in_order[:-1])):
+        problem(
+            "train IDs of INDEX decrease", in_order[lower[0] + 1], "frames matched by their IDs"
+        )
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
