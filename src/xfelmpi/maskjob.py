@@ -274,8 +274,7 @@ def _add_other_masks(
 
 def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
     write_mask(written[0], attributes, cells, bad)
-    for path in written:
-        publish(path)
+    publish(*written)
 
 
 def _summary(

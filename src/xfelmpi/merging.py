@@ -307,8 +307,7 @@ def _prepare(files: MergedFiles) -> None:
 
 def _publish(files: MergedFiles, written: list[Path]) -> None:
     try:
-        for path in written:
-            publish(path)
+        publish(*written)
         if files.dragonfly_detector not in written:
             files.dragonfly_detector.unlink(missing_ok=True)
     except OSError as error:

@@ -201,8 +201,7 @@ def _write_frames(
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
-        for path in files:
-            publish(path)
+        publish(*files)
         for path in (experiment.emc, experiment.dragonfly_detector):
             # Dragonfly reads out of bounds without frames, or with another detector: an old file
             # must not stay

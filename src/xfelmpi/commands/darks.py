@@ -115,7 +115,7 @@ def main(argv: list[str], comm) -> int:
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
-    collective.on_root(comm, lambda: [publish(path) for path in writer.paths])
+    collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
