@@ -224,6 +224,8 @@ def test_a_write_that_fails_is_noticed(comm, shared_path):
     file.close()
     if comm.rank == last:
         assert isinstance(error, OutputError)
-        assert str(error).endswith(f"0 of 4,096 bytes written at {4096 * last:,}; is the disk full?")
+        assert str(error).endswith(
+            f"0 of 4,096 bytes written at {4096 * last:,}; is the disk full?"
+        )
     else:
         assert error is None
