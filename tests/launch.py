@@ -95,8 +95,9 @@ def _environment(changes) -> dict[str, str]:
 
 
 def output_files(folder: Path) -> list[str]:
-    """Return all files of a folder of outputs but what failed jobs leave, too: report, index."""
-    return [name for name in all_files(folder) if not name.startswith(("report/", "index/"))]
+    """Return all files of a folder of outputs but what failed jobs leave: report, index, lock."""
+    others = ("report/", "index/", "lock/")
+    return [name for name in all_files(folder) if not name.startswith(others)]
 
 
 def all_files(folder: Path) -> list[str]:

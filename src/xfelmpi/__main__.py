@@ -90,8 +90,9 @@ def _run(command: str, argv: list[str]) -> int:
     start_logging(comm.rank)
     try:
         return _load(command).main(argv, comm)
-    except SystemExit as stop:  # argparse
-        return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
+    except SystemExit as stop:
+        # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
+        return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
         return _fail(comm, error)
 

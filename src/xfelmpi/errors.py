@@ -31,5 +31,9 @@ class OutputError(XfelmpiError):
     """An output file cannot be written."""
 
 
+class BusyError(XfelmpiError):
+    """Another job writes the same outputs."""
+
+
 class PeerError(XfelmpiError):
     """Another rank failed; its message is the one to read."""

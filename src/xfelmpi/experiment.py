@@ -94,6 +94,16 @@ class Experiment:
         return self.page.with_name("index.html")
 
     @property
+    def lock(self) -> Path:
+        """Of the job that writes the outputs of the run."""
+        return self.output / "lock" / f"{self.name}.lock"
+
+    @property
+    def mask_lock(self) -> Path:
+        """Of the job that makes a mask of the run."""
+        return self.lock.with_name(f"{self.name}_mask.lock")
+
+    @property
     def geometry(self) -> Path:
         """The usual place of the CrystFEL geometry."""
         return self.det / "agipd.geom"
@@ -145,6 +155,11 @@ class MergedFiles:
     def cxi(self) -> Path:
         """The hits as CXI."""
         return self.output / "merged" / f"{self.name}_hits.cxi"
+
+    @property
+    def lock(self) -> Path:
+        """Of the job that writes them."""
+        return self.output / "lock" / f"merged_{self.name}.lock"
 
     @property
     def emc(self) -> Path:

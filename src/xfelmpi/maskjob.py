@@ -289,8 +289,7 @@ def _add_other_masks(
 def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
     write_mask(written[0], attributes, cells, bad)
     stamp_end(written)
-    for path in written:
-        publish(path)
+    publish(*written)
 
 
 def _summary(

@@ -305,8 +305,7 @@ def _prepare(files: MergedFiles) -> None:
 def _publish(files: MergedFiles, written: list[Path]) -> None:
     stamp_end(written)
     try:
-        for path in written:
-            publish(path)
+        publish(*written)
         if files.dragonfly_detector not in written:
             files.dragonfly_detector.unlink(missing_ok=True)
     except OSError as error:

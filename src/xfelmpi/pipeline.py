@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xfelmpi import collective, select
+from xfelmpi import collective, fault, select
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
@@ -124,8 +124,11 @@ def load_inputs(
     """Load constants, masks and geometry; collective."""
     facts, calibration = share.facts, None
     if facts.kind == "raw":
+        fault.point(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault.point(comm, "masks")
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    fault.point(comm, "geometry")
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
     more = check_before(comm, config, geometry, share.wavelength)
@@ -149,6 +152,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
 
 def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
+    fault.point(comm, "vds")
     memory, files = _spare_memory(config), share.facts.input_files
     attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
     begun = collective.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
@@ -201,6 +205,7 @@ def read_photons(
     hits = 0
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind):
         block = sparsifier.frames(frames[a:b], powder)
+        fault.point(comm, "photons")
         sums.put(a, block.sums)
         scored = _score(None, config, share, masks, block.sums, slice(a, b))
         likely = decide_alone(config, scored).is_hit
@@ -283,6 +288,7 @@ def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, ro
 def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
+    fault.point(comm, "decide")
     scored = _score(comm, config, share, masks, sums, slice(None))
     decision = decide_run(comm, config, scored)
     n_decided = collective.sum_all(comm, np.array([decision.decidable.sum()]))[0]
@@ -311,6 +317,7 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
 
 def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> int:
     """Show the summary and return the exit status; collective."""
+    fault.point(comm, "finish")
     events = done.events
     complete = events.modules == done.share.facts.modules_in_run
     counts = collective.sum_all(
@@ -353,6 +360,7 @@ def report_run(comm, experiment: Experiment, config: Config) -> None:
 
     The other ranks do not wait, and the outputs have their names already.
     """
+    fault.point(comm, "report")
     if comm.rank:
         return
     try:

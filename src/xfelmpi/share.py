@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective, partition
+from xfelmpi import collective, fault, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
@@ -114,6 +114,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     InputError
         On all ranks, if the run cannot be used.
     """
+    fault.point(comm, "index")
     found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
     index, machine, virtual, problems, work = found or (None, None, None, (), None)
     facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
@@ -122,6 +123,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
         return collective.scatter_rows(comm, column, bounds)
 
     table = index.frames if index else None
+    fault.point(comm, "deal")
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)

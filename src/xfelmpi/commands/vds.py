@@ -28,9 +28,13 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
+    from xfelmpi.experiment import Experiment
+    from xfelmpi.lock import held
 
     config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
-    return from_root(comm, lambda: _write(config, ["vds", *argv]))
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    with held(comm, lock, f"run {config.run} is being processed"):
+        return from_root(comm, lambda: _write(config, ["vds", *argv]))
 
 
 def _write(config: Config, argv: list[str]) -> int:
