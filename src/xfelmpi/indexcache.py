@@ -19,6 +19,7 @@ from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
+from xfelmpi.stopping import plan
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -109,6 +110,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
     }
     # a name of its own: jobs on the same run may write at the same time
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    plan.unfinished.add(part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(part, "w") as file:

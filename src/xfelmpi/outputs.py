@@ -22,6 +22,7 @@ from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
+from xfelmpi.stopping import held
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
@@ -200,6 +201,11 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
+    with held():
+        _give_names(experiment, files, vds)
+
+
+def _give_names(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         for path in files:
             publish(path)

@@ -13,6 +13,7 @@ from h5py import h5p, h5s
 
 from xfelmpi.collective import max_all
 from xfelmpi.errors import OutputError
+from xfelmpi.stopping import plan
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
@@ -155,8 +156,10 @@ def fixed_length(value) -> np.ndarray:
 
 
 def part_name(path: Path) -> Path:
-    """Return the name of a file while it is being written."""
-    return path.with_name(path.name + ".part")
+    """Return the name of a file while it is being written; removed if the job is stopped."""
+    part = path.with_name(path.name + ".part")
+    plan.unfinished.add(part)
+    return part
 
 
 def prepare(path: Path) -> None:
