@@ -226,7 +226,9 @@ def read_photons(
     n_before = int(collective.sum_all(comm, np.array([done_before.sum()]))[0])
     progress = Progress(n_run - n_before)
     board = collective.ProgressBoard(comm, progress.show)
-    stopping.plan.progress = lambda: f" after {n_before + board.total[0]:,} of {n_run:,} frames"
+    stopping.plan.progress = lambda: (
+        f"after about {n_before + board.total[0]:,} of {n_run:,} frames"
+    )
     stopping.plan.save = writer.write
     stopping.plan.resumable = config.checkpoint_minutes > 0
     candidates = np.uint64(int(MISS_CANDIDATES * 2**64))

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import h5py
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, stopping
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
@@ -144,6 +144,7 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     """
     experiment = Experiment(config.prefix, config.output, config.run)
     stages = Stages()
+    stopping.describe_job(comm.rank, comm.size, argv, stages)
     with stages.timed("decide"):
         found = collective.on_root(comm, lambda: _decided(experiment, config))
         run, events, total = found or (None, None, None)

@@ -43,6 +43,8 @@ class StopPlan:
         Returns how far the stage is, likewise.
     save : callable
         Writes down what this rank has done, without communication.
+    record : callable
+        Called with what was said, to keep it; only on the rank that tells.
     resumable : bool
         Whether there may be something to continue from.
     unfinished : set of Path
@@ -54,6 +56,7 @@ class StopPlan:
     advice: Callable[[], str] = str
     progress: Callable[[], str] = str
     save: Callable[[], None] = lambda: None
+    record: Callable[[str], None] = lambda _text: None
     resumable: bool = False
     unfinished: set[Path] = field(default_factory=set)
 
@@ -136,9 +139,10 @@ def _wait_and_stop(wanted: list[int]) -> None:
     # the lock was given back; from here on it takes as long as what is held, and saving
     signal.alarm(2 * PATIENCE)
     _stopped.set()
+    told = ""
     if plan.speaks:
         with suppress(Exception):
-            _tell(number)
+            told = _tell(number)
     if _busy.acquire(timeout=PATIENCE):
         # the end must come, whatever fails
         with suppress(Exception):
@@ -147,16 +151,20 @@ def _wait_and_stop(wanted: list[int]) -> None:
         for path in list(plan.unfinished):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+        with suppress(Exception):
+            plan.record(told)
     os._exit(EXIT_SIGNAL + number)
 
 
-def _tell(number: int) -> None:
+def _tell(number: int) -> str:
     limit = " (time limit?)" if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ else ""
     # where a progress bar may stand
-    text = "\r\x1b[K" if sys.stderr.isatty() else ""
-    text += f"xfelmpi: stopped by {signal.Signals(number).name}{limit}"
-    text += f" in stage {plan.stage()}{plan.progress()}\n" if plan.stage() else "\n"
-    if advice := plan.advice():
-        text += f"xfelmpi: {advice}\n"
-    sys.stderr.write(text)
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    what = f"stopped by {signal.Signals(number).name}{limit}"
+    if plan.stage():
+        what += f" in stage {plan.stage()} {plan.progress()}".rstrip()
+    advice = plan.advice()
+    lines = [line for line in (what, advice) if line]
+    sys.stderr.write(clear + "".join(f"xfelmpi: {line}\n" for line in lines))
     sys.stderr.flush()
+    return "; ".join(lines)

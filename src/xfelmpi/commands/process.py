@@ -2,9 +2,9 @@
 
 from contextlib import contextmanager
 
-from xfelmpi import arguments
+from xfelmpi import arguments, stopping
 from xfelmpi.config import Config
-from xfelmpi.errors import UsageError
+from xfelmpi.errors import UsageError, XfelmpiError
 from xfelmpi.experiment import Experiment
 
 
@@ -93,7 +93,9 @@ def _config_from_events(given) -> Config:
 
 @contextmanager
 def _failure_recorded(config: Config):
-    """Let the overview of all runs tell of a job that fails."""
+    """Let the overview of all runs tell of a job that fails or is stopped."""
+    if config.report:
+        stopping.plan.record = lambda text: _record_stop(config, text)
     try:
         yield
     except Exception as error:
@@ -102,6 +104,14 @@ def _failure_recorded(config: Config):
 
             record_failure(Experiment(config.prefix, config.output, config.run), error)
         raise
+
+
+def _record_stop(config: Config, text: str) -> None:
+    from xfelmpi.page.overview import record_failure
+
+    if stopping.plan.stage():
+        experiment = Experiment(config.prefix, config.output, config.run)
+        record_failure(experiment, XfelmpiError(text))
 
 
 def _show(lines: list[str]) -> None:
