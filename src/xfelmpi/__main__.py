@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from xfelmpi import __version__
+from xfelmpi import __version__, stopping
 from xfelmpi._commit import COMMIT
 from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
 
@@ -37,7 +37,13 @@ Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 6
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial."""
+    """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial.
+
+    As a program of its own (without `argv`) it also takes care of SIGTERM and SIGINT, which end it
+    with 128 + the signal's number.
+    """
+    if argv is None:
+        stopping.watch()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())

@@ -348,6 +348,11 @@ class ProgressBoard:
         self._sent = 0
         self._last = monotonic()
 
+    @property
+    def total(self) -> np.ndarray:
+        """What was last heard of all ranks, int64 (value,), on rank 0."""
+        return self._state.sum(axis=0)
+
     def update(self, *values: int) -> None:
         """Report this rank's numbers so far."""
         self._state[0] = values

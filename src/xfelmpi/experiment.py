@@ -74,6 +74,11 @@ class Experiment:
         """Return the index of the run's files, kept for the next job; ``raw`` or ``proc``."""
         return self.output / "index" / f"{self.name}_index_{kind}.h5"
 
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of what an unfinished job has read so far."""
+        return self.output / "checkpoint" / self.name
+
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"

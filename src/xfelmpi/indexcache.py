@@ -21,6 +21,7 @@ from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
 from xfelmpi.outfile import make_folder, make_readable, serial_file
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
+from xfelmpi.stopping import plan
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -113,6 +114,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
     }
     # a name of its own: jobs on the same run may write at the same time
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    plan.unfinished.add(part)
     try:
         make_folder(path.parent)
         with serial_file(part) as file:

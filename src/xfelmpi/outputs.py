@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import background, collective, fault
+from xfelmpi import background, collective, fault, stopping
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
 from xfelmpi.dragonfly import usable_pixels
@@ -17,7 +17,7 @@ from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
-from xfelmpi.provenance import provenance, stamp_end
+from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
@@ -216,7 +216,11 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    stamp_end(files)
+    with stopping.held():
+        _give_names(experiment, files, vds)
+
+
+def _give_names(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
         publish(*files)
         for path in (experiment.emc, experiment.dragonfly_detector):

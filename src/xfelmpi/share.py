@@ -106,7 +106,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     experiment : Experiment
     config : Config
     work_of : callable, optional
-        Called on rank 0 with the `FrameTable` of the run; returns how much work every frame is,
+        Called on rank 0 with the `RunIndex`; returns how much work every frame is,
         int (frame,), which is what is balanced over the ranks. Default: all the same.
 
     Raises
@@ -154,7 +154,7 @@ def _find(
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
-    work = work_of(frames) if work_of else np.ones(len(frames), np.int64)
+    work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = read_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )

@@ -17,7 +17,7 @@ from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.lock import held
 from xfelmpi.partition import split_trains
-from xfelmpi.provenance import provenance, stamp_end
+from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
@@ -121,7 +121,7 @@ def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv)
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
-    collective.on_root(comm, lambda: _publish(writer.paths))
+    collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
@@ -173,11 +173,6 @@ def _share(comm, index) -> _Run:
             )
         )
     return _Run(files, *columns)
-
-
-def _publish(paths) -> None:
-    stamp_end(paths)
-    publish(*paths)
 
 
 def _measured(runs: list[_Run]) -> list[tuple[int, int]]:

@@ -2,9 +2,9 @@
 
 from contextlib import contextmanager, nullcontext
 
-from xfelmpi import arguments
+from xfelmpi import arguments, stopping
 from xfelmpi.config import Config
-from xfelmpi.errors import UsageError
+from xfelmpi.errors import UsageError, XfelmpiError
 from xfelmpi.experiment import Experiment
 
 
@@ -14,7 +14,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         prog="xfelmpi",
         description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
         "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
-        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
+        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
+        "143 or 130 stopped by SIGTERM or SIGINT.",
     )
     parser.add_argument("run", type=int, help="run number")
     again = parser.add_argument_group("deciding a processed run again")
@@ -30,6 +31,12 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         action="store_true",
         help="with --from-events: write nothing, show the hit rate for every --sigma, which then "
         "takes several values, e.g. --sigma 3 4 5 6",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a job that was stopped or killed from its last checkpoint, with any number "
+        "of ranks and any options of the decision; all files are as if it had never been stopped",
     )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser
@@ -47,7 +54,7 @@ def main(argv: list[str], comm) -> int:
 
         config = from_root(comm, lambda: arguments.from_arguments(given))
         with _only_job(comm, config), _failure_recorded(config):
-            return process(config, comm, argv)
+            return process(config, comm, argv, given.resume)
     from xfelmpi.redecide import decide_again, hit_rates
 
     config = from_root(comm, lambda: _config_from_events(given))
@@ -62,6 +69,8 @@ def _parse(argv: list[str]):
     """Return the parsed arguments, and the sigmas of a dry run."""
     dry_run = "--dry-run" in argv
     given = parser(dry_run).parse_args(argv)
+    if given.resume and given.from_events:
+        raise UsageError("--from-events reads only hits and misses: leave out --resume")
     if not dry_run:
         return given, []
     if not given.from_events:
@@ -95,7 +104,9 @@ def _only_job(comm, config: Config):
 
 @contextmanager
 def _failure_recorded(config: Config):
-    """Let the overview of all runs tell of a job that fails."""
+    """Let the overview of all runs tell of a job that fails or is stopped."""
+    if config.report:
+        stopping.plan.record = lambda text: _record_stop(config, text)
     try:
         yield
     except Exception as error:
@@ -104,6 +115,14 @@ def _failure_recorded(config: Config):
 
             record_failure(Experiment(config.prefix, config.output, config.run), error)
         raise
+
+
+def _record_stop(config: Config, text: str) -> None:
+    from xfelmpi.page.overview import record_failure
+
+    if stopping.plan.stage():
+        experiment = Experiment(config.prefix, config.output, config.run)
+        record_failure(experiment, XfelmpiError(text))
 
 
 def _show(lines: list[str]) -> None:

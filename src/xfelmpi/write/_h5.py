@@ -5,6 +5,7 @@ skips the collective call then and the job hangs (h5py#965), hence the low-level
 """
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ from h5py import h5p, h5s
 from xfelmpi.collective import max_all, on_root
 from xfelmpi.errors import OutputError
 from xfelmpi.outfile import make_folder, make_readable, reserve
+from xfelmpi.stopping import plan
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
@@ -181,8 +183,10 @@ def fixed_length(value) -> np.ndarray:
 
 
 def part_name(path: Path) -> Path:
-    """Return the name of a file while it is being written."""
-    return path.with_name(path.name + ".part")
+    """Return the name of a file while it is being written; removed if the job is stopped."""
+    part = path.with_name(path.name + ".part")
+    plan.unfinished.add(part)
+    return part
 
 
 def prepare(path: Path) -> None:
@@ -204,7 +208,7 @@ def prepare(path: Path) -> None:
 def publish(*paths: Path) -> None:
     """Give complete files their final names and let group and world read them; one rank.
 
-    No file gets its name before all are safely on the disk.
+    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on the disk.
 
     Raises
     ------
@@ -214,6 +218,7 @@ def publish(*paths: Path) -> None:
     path = None
     try:
         for path in paths:
+            _stamp_end(part_name(path))
             make_readable(part_name(path))
             with open(part_name(path), "rb") as file:
                 os.fsync(file.fileno())
@@ -221,3 +226,13 @@ def publish(*paths: Path) -> None:
             part_name(path).replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _stamp_end(part: Path) -> None:
+    if not h5py.is_hdf5(part):
+        return
+    try:
+        with h5py.File(part, "r+") as file:
+            file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    except OSError as error:
+        raise OutputError(f"{part}: cannot be written ({error})") from None
