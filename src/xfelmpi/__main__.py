@@ -19,6 +19,7 @@ COMMANDS = {
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
+    "verify": "check the outputs of a run against each other and against the run",
     "report": "make the page of a processed run, and the overview of all runs",
     "show": "show a processed run, or one hit, in the terminal",
 }

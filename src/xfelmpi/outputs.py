@@ -128,7 +128,7 @@ def write_outputs(
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
     cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, done.share.facts.modules_in_run)
-    weighting = _weighting(comm, done)
+    weighting = background_weights(comm, done.events, done.share.facts.modules_in_run)
     hit_entry = _add_entry(comm, experiment, done, cxi, "Single-particle hits", hits, weighting)
     miss_entry = None
     if config.with_misses:
@@ -273,10 +273,18 @@ def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
     return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
-def _weighting(comm, done: Processed) -> np.ndarray:
-    """Return the background weighting of every frame of this rank, float64 (frame,)."""
-    events = done.events
-    complete = events.modules == done.share.facts.modules_in_run
+def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
+    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    events : EventColumns
+        Rows of this rank.
+    modules_in_run : int
+        Bit field.
+    """
+    complete = events.modules == modules_in_run
     counts = complete & ~events.is_hit
     number, photons = collective.sum_all(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)

@@ -95,7 +95,17 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
         done = Processed(
-            share, masks, sums, events, total, reader, geometry, problems, vds, warnings, inputs.used
+            share,
+            masks,
+            sums,
+            events,
+            total,
+            reader,
+            geometry,
+            problems,
+            vds,
+            warnings,
+            inputs.used,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()

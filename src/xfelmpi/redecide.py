@@ -150,8 +150,8 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
-        sums = FrameSums(**_deal(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(**_deal(comm, share, events, EventColumns), added=share.added)
+        sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**deal_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
@@ -229,7 +229,7 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
-def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
     """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
 
