@@ -1,4 +1,4 @@
-"""The kernel of corrected frames, called as the program calls it, with guards around its outputs."""
+"""The kernel of corrected frames, called as the program calls it, with guards behind its lists."""
 
 from types import SimpleNamespace
 

@@ -2,7 +2,6 @@
 
 import os
 import zlib
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,9 +19,7 @@ from modulefiles import (
 )
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
-from xfelmpi import _sparse
 from xfelmpi.detector import FRAME_PIXELS
-from xfelmpi.masks import pack
 from xfelmpi.photons import Sparsifier, photon_cut
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool

@@ -4,9 +4,9 @@
 
 Meant for a build with sanitizers, or with bounds checks: see docs/testing.md. The chunks lie in a
 file in memory: packed or not, shuffled or not, one frame or several each, u1, u2, f4 or masks, cut
-off, with bytes changed, with places and sizes that cannot be. What zlib refuses must be refused, all
-else must give the twin's lists, or masks. Every number follows from the seed; the first difference
-raises, and says from which.
+off, with bytes changed, with places and sizes that cannot be. What zlib refuses must be refused,
+all else must give the twin's lists, or masks. Every number follows from the seed; the first
+difference raises, and says from which.
 """
 
 import os
