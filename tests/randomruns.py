@@ -1,6 +1,6 @@
 """Random simulated runs, damaged or not, how to process each, and what must come out.
 
-All choices come from a `random.Random`: that of the soak, or one that hypothesis directs.
+All choices come from a `random.Random`: the same seed gives the same run.
 """
 
 import random
