@@ -319,7 +319,7 @@ def test_layout_of_cheetah(made, dark_runs):
             assert settings["runs"] == list(RUNS)
             assert settings["gains"] == [1, 38, 180]
             inputs = json.loads(file.attrs["input_files"])
-            assert {path.split("/")[-2] for path in inputs} == {"r0010", "r0011", "r0012"}
+            assert {file["path"].split("/")[-2] for file in inputs} == {"r0010", "r0011", "r0012"}
     del dark_runs
 
 
