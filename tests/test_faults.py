@@ -155,7 +155,7 @@ def test_failing_rank_while_a_mask_is_made(stage, action, mock, tmp_path):
     args = ["mask", 50, *where, mask, "--overwrite"]
     fault = f"{stage}:1:{action}"
     failed(lambda **env: run_xfelmpi(args, 3, **env), action, XFELMPI_FAULT=fault)
-    assert mask.read_text() == "old"
+    assert mask.read_bytes() == b"old"
     assert run_xfelmpi(args, 2).returncode == 0
     assert mask.read_bytes() != b"old"
 

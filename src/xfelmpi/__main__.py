@@ -9,7 +9,14 @@ import sys
 import traceback
 
 from xfelmpi import __version__
-from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
+from xfelmpi.errors import (
+    EXIT_BUG,
+    EXIT_COMPLETE,
+    EXIT_UNUSABLE,
+    UsageError,
+    XfelmpiError,
+    explained,
+)
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -114,6 +121,7 @@ def _check_launch() -> None:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
+    error = explained(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""

@@ -110,6 +110,8 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     problems = sorted(set(collective.gather_objects(comm, problems)))
     written = [path, *([experiment.cell_powder] if writer else [])]
     fault.point(comm, "mask")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:

@@ -95,6 +95,8 @@ def merge(
     attributes = comm.bcast(_attributes(config, runs, inputs, where, argv))
     written = _write(comm, config, files, hits, tally, attributes, merged)
     fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:

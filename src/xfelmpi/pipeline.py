@@ -60,7 +60,7 @@ def process(config: Config, comm, argv: list[str]) -> int:
         share = share_run(comm, experiment, config)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
-        collective.on_root(comm, lambda: prepare_folders(experiment))
+        collective.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
         vds, left_out = _write_vds(comm, experiment, config, share, argv)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks

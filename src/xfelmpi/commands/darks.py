@@ -122,6 +122,8 @@ def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
     fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
