@@ -10,7 +10,14 @@ import traceback
 
 from xfelmpi import __version__, stopping
 from xfelmpi._commit import COMMIT
-from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
+from xfelmpi.errors import (
+    EXIT_BUG,
+    EXIT_COMPLETE,
+    EXIT_UNUSABLE,
+    UsageError,
+    XfelmpiError,
+    explained,
+)
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -122,6 +129,7 @@ def _check_launch() -> None:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
+    error = explained(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""

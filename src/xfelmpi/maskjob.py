@@ -9,7 +9,7 @@ from time import monotonic
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.badpixels import KINDS, Limits, asic_edges
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.cellmask import PartJudge, Tally, add_dead_asics, dead_asics, noise_outliers
@@ -111,6 +111,9 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(collective.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
+    fault.point(comm, "mask")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
@@ -220,6 +223,7 @@ def _sum_and_judge(
     )
     for part in parts:
         board = collective.ProgressBoard(comm, progress.show, n_values=1)
+        fault.point(comm, "sums")
         items = _read(reader, part, inputs.share, sparsifier.room, board)
         sums = sum_part(comm, part, items, (planes, n_cells), room)
         board.finish()

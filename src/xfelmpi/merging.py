@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.config import Config
 from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
 from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES, PIXEL_SIZE
@@ -93,6 +93,9 @@ def merge(
         tally = _Tally(hits)
     attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:
@@ -272,6 +275,7 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     # all ranks write as often as the one with most blocks
     while collective.max_all(comm, (block := next(blocks, None)) is not None):
         block = block or SparseFrames.empty()
+        fault.point(comm, "merge")
         written += len(block)
         board.update(written)
         entry.write(block, np.zeros(len(block), np.int64))

@@ -179,7 +179,9 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:
-    return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
+    # a glob would say nothing of a folder that cannot be read
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
 
 
 def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import arguments as options
-from xfelmpi import collective, darks
+from xfelmpi import collective, darks, fault
 from xfelmpi.config import parse_size
 from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
@@ -121,6 +121,9 @@ def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv)
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
@@ -198,6 +201,7 @@ def _work(comm, given, runs, tasks, writer) -> tuple[list, int]:
     bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
     n_bad = 0
     for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
+        fault.point(comm, "darks")
         stages = [f.statistics(module, cell) if f else None for f in frames]
         constants = darks.combine_stages(
             stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
