@@ -6,7 +6,6 @@ here, because damage (a train ID of 0, an index beyond the data) must be seen.
 
 import os
 import re
-import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from xfelmpi.detector import MAX_CELLS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import open_access, watched
 from xfelmpi.records import Problem
 from xfelmpi.suspecttrains import SuspectTrain, flagged
 
@@ -75,20 +75,11 @@ def module_files(folder: Path, kind: str) -> list[Path]:
     return found
 
 
-def _open(path: Path):
-    # extra_data takes a second to import: only the rank that indexes pays for it
-    from extra_data.file_access import FileAccess
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return FileAccess(str(path))
-
-
 def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, int]]:
     """Return (detector, source, module) of a file; a modern name wins over its legacy link."""
     number = int(_FILE_NAME.fullmatch(path.name)[2])
     try:
-        names = _open(path).instrument_sources
+        names = open_access(path).instrument_sources
     except Exception as error:
         problems.append(
             Problem(
@@ -115,7 +106,7 @@ def _one_line(error: Exception) -> str:
 def start_time(path: Path) -> str:
     """Return the creation date in a file's metadata, which is UTC."""
     try:
-        dates = _open(path).file.get("METADATA/creationDate")
+        dates = open_access(path).file.get("METADATA/creationDate")
         stamp = bytes(dates[0]).decode("ascii")
         return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
     except Exception:  # no date, not in this form, or damaged
@@ -134,7 +125,7 @@ def read_module_file(
         problems.append(Problem(what, path.name, module, int(train), action))
 
     try:
-        found = _read_index(path, source)
+        found = watched(path, _read_index, path, source)
     except Exception as error:
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
@@ -172,7 +163,7 @@ class _FileIndex:
 
 
 def _read_index(path: Path, source: str) -> _FileIndex:
-    access = _open(path)
+    access = open_access(path)
     file = access.file
     image = file[f"INSTRUMENT/{source}/image"]
     train_ids = _column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
