@@ -27,10 +27,7 @@ cdef extern from "<math.h>":
     const float NAN
 
 cdef extern from "median.h":
-    ctypedef struct Window:
-        float middle
-        float half
-    float median_of(const float *v, int n, Window *w) nogil
+    float median_of(const float *v, int n, float *last) nogil
 
 cdef extern from "raw_scan.h":
     int find_candidates(
@@ -124,7 +121,7 @@ cdef void scan_common_mode(
         const uint16_t *lowest1, const uint16_t *level1, const uint16_t *level2,
         const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float threshold, float photon_signal, Window *window) noexcept nogil:
+        float adu, float threshold, float photon_signal, float *last) noexcept nogil:
     """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
     cdef float signal[BAND]
     cdef float median[2]
@@ -166,7 +163,7 @@ cdef void scan_common_mode(
                     (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p])
         for half in range(2):
             median[half] = median_of(
-                signal + ASIC * half, n_good[half], window + 2 * (first // BAND) + half
+                signal + ASIC * half, n_good[half], last + 2 * (first // BAND) + half
             ) if n_good[half] else 0
         # NaN fails the comparison: what is bad is not bright
         n_found = find_bright(signal, median, photon_signal, spoilt, found)
@@ -207,8 +204,8 @@ def sparsify_raw(
     cdef Scan s
     cdef Sums out
     cdef Switched switched
-    # of every ASIC; cells share them, since the result does not depend on them
-    cdef Window window[ASICS]
+    # medians: where the next ones are sought first
+    cdef float last[ASICS]
     cdef libdeflate_decompressor *inflater
 
     if n_frames == 0:
@@ -228,8 +225,7 @@ def sparsify_raw(
     out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     out.region_bad = &region_bad[0]
-    for f in range(ASICS):
-        window[f].middle, window[f].half = 0, 1
+    memset(last, 0, sizeof(last))
     with nogil:
         for f in range(n_frames):
             if offset_in_file[f] != decoded or decoded < 0:
@@ -251,7 +247,7 @@ def sparsify_raw(
                     &s, &switched, frame, frame + PIXELS, &lowest1[row, 0], &level1[row, 0],
                     &level2[row, 0],
                     &bad_medium[row, 0], &bad_low[row, 0], offset[row], gain[row],
-                    adu, threshold, photon_signal, window)
+                    adu, threshold, photon_signal, last)
             else:
                 scan_plain(
                     &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],

@@ -17,7 +17,11 @@
 # of the sbatch, which is removed when it stayed empty. A --output given to sbatch is left alone.
 # RANKS is the number of ranks (default: the job's --ntasks, else one per core); XFELMPI_ROOT names
 # the project if it cannot be found. The exit status is the program's: 0 complete, 3 complete but
-# some input was excluded, 2 wrong use or unusable input, 1 a bug.
+# some input was excluded, 2 wrong use or unusable input, 1 a bug, 143 stopped.
+#
+# 60 s before the time limit Slurm sends SIGTERM to the ranks (--signal above; another --time may be
+# given to sbatch). They write down what they have read and end; so does the log, with the command
+# that continues: sbatch jobs/process_run.sh RUN --resume
 set -euo pipefail
 
 # Slurm runs a copy of this script from a folder of its own.
@@ -97,7 +101,14 @@ move_log() {
     fi
 }
 
+# For the log: how a stopped job is continued.
+launcher() { printf '%s %q' "$1" "$root/jobs/process_run.sh"; }
+
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    XFELMPI_LAUNCHER=$(launcher bash)
+    export XFELMPI_LAUNCHER
+    # A rank ends within a block of frames, of which one of raw data takes longer than a second.
+    export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-30}
     ranks=${RANKS:-$(cpus)}
     prepare_mpi "$ranks"
     exec mpirun -n "$ranks" python -m xfelmpi "$run" "$@"
@@ -111,6 +122,8 @@ per_node=$((${SLURM_CPUS_ON_NODE:-1} / ${per_core:-1} / ${SLURM_CPUS_PER_TASK:-1
 per_node=${SLURM_NTASKS_PER_NODE:-$((per_node > 0 ? per_node : 1))}
 ranks=${RANKS:-${SLURM_NTASKS:-$((per_node * ${SLURM_JOB_NUM_NODES:-1}))}}
 prepare_mpi "$((ranks / ${SLURM_JOB_NUM_NODES:-1}))"
+XFELMPI_LAUNCHER=$(launcher sbatch)
+export XFELMPI_LAUNCHER
 say "$(date '+%F %T') job $SLURM_JOB_ID, run $run, $ranks ranks on ${SLURM_JOB_NODELIST:-$(hostname)}"
 # exec: srun's status and signals are the job's.
 exec srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \

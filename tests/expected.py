@@ -228,8 +228,8 @@ class Expected:
         """Good in at least one cell of the run, in a module that the run has."""
         good = np.zeros(FRAME_SHAPE, bool)
         for row in range(len(self)):
-            good |= self.mask_of(row) & self.present(row)[:, None, None]
-        return good
+            good |= self.mask_of(row)
+        return good & ~self.absent[:, None, None]
 
     @property
     def switched(self) -> np.ndarray:

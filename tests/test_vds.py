@@ -1,6 +1,5 @@
 """The virtual dataset: frame by frame what the run's files hold, and found wherever it goes."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from mpi4py import MPI
 
 from xfelmpi import arguments
 from xfelmpi.commands import vds as command
-from xfelmpi.config import Config
 from xfelmpi.errors import OutputError, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable, ModuleFile

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 
-from xfelmpi import __version__
+from xfelmpi import __version__, stopping
 from xfelmpi._commit import COMMIT
 from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
+    "verify": "check the outputs of a run against each other and against the run",
     "report": "make the page of a processed run, and the overview of all runs",
     "show": "show a processed run, or one hit, in the terminal",
 }
@@ -37,7 +38,13 @@ Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 6
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial."""
+    """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial.
+
+    As a program of its own (without `argv`) it also takes care of SIGTERM and SIGINT, which end it
+    with 128 + the signal's number.
+    """
+    if argv is None:
+        stopping.watch()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())
@@ -92,8 +99,9 @@ def _run(command: str, argv: list[str]) -> int:
     start_logging(comm.rank)
     try:
         return _load(command).main(argv, comm)
-    except SystemExit as stop:  # argparse
-        return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
+    except SystemExit as stop:
+        # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
+        return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
         return _fail(comm, error)
 

@@ -275,17 +275,20 @@ class SharedBytes:
     ----------
     comm : Intracomm
     path : str
-    append : bool
-        Whether the file is there and its content stays.
+        If it is there, its content stays.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be opened.
     """
 
-    def __init__(self, comm, path: str, append: bool = False):
-        create = 0 if append else MPI.MODE_CREATE
+    def __init__(self, comm, path: str):
         self._path = path
-        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | create)
-        if not append:
-            # a longer file of an earlier, killed job must not leave its tail behind
-            self._file.Set_size(0)
+        try:
+            self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
+        except MPI.Exception as error:
+            raise OutputError(f"{path}: cannot be opened ({error})") from None
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece, which may be empty; each rank by itself.
@@ -297,14 +300,23 @@ class SharedBytes:
         """
         piece = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         status = MPI.Status()
-        # not together: then one rank may write for others, and only that one learns of a failure
-        self._file.Write_at(int(offset), piece, status)
-        # Open MPI raises nothing when a write fails, it only counts fewer bytes
-        written = status.Get_count(MPI.BYTE)
-        if written != piece.size:
-            raise OutputError(
-                f"{self._path}: {max(written, 0)} of {piece.size} bytes written; is the disk full?"
-            )
+        written = 0
+        while written < piece.size:
+            part = piece[written : written + CHUNK]
+            try:
+                # not together: then one rank may write for others, and only that one learns of a
+                # failure
+                self._file.Write_at(int(offset) + written, part, status)
+                # Open MPI raises nothing when a write fails, it only counts fewer bytes
+                done = max(status.Get_count(MPI.BYTE), 0)
+            except MPI.Exception:
+                done = 0
+            written += done
+            if done != part.size:
+                raise OutputError(
+                    f"{self._path}: {written:,} of {piece.size:,} bytes written at "
+                    f"{int(offset):,}; is the disk full?"
+                )
 
     def close(self) -> None:
         """Close the file; collective."""
@@ -335,6 +347,11 @@ class ProgressBoard:
         self._received = 0
         self._sent = 0
         self._last = monotonic()
+
+    @property
+    def total(self) -> np.ndarray:
+        """What was last heard of all ranks, int64 (value,), on rank 0."""
+        return self._state.sum(axis=0)
 
     def update(self, *values: int) -> None:
         """Report this rank's numbers so far."""

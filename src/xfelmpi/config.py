@@ -364,6 +364,13 @@ class Config:
         "memory of one rank, bytes or e.g. 400M; hits beyond it are read again",
         metavar="SIZE",
     )
+    checkpoint_minutes: float = _option(
+        "resources",
+        3.0,
+        float,
+        "every so often each rank writes down what it has read, for --resume; 0: never",
+        metavar="X",
+    )
 
     def __post_init__(self):
         validate(self)

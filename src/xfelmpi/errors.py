@@ -7,6 +7,8 @@ EXIT_COMPLETE = 0
 EXIT_BUG = 1
 EXIT_UNUSABLE = 2
 EXIT_PARTIAL = 3
+EXIT_SIGNAL = 128
+"""Plus the number of the signal that stopped the job: 143 for SIGTERM, 130 for SIGINT."""
 
 
 class XfelmpiError(Exception):
@@ -29,6 +31,10 @@ class OutOfFilesError(XfelmpiError):
 
 class OutputError(XfelmpiError):
     """An output file cannot be written."""
+
+
+class BusyError(XfelmpiError):
+    """Another job writes the same outputs."""
 
 
 class PeerError(XfelmpiError):

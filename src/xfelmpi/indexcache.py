@@ -15,10 +15,13 @@ import numpy as np
 
 from xfelmpi import __version__
 from xfelmpi.detector import N_MODULES
+from xfelmpi.errors import OutputError
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
+from xfelmpi.outfile import make_folder, make_readable, serial_file
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
+from xfelmpi.stopping import plan
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -111,17 +114,18 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
     }
     # a name of its own: jobs on the same run may write at the same time
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    plan.unfinished.add(part)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
+        make_folder(path.parent)
+        with serial_file(part) as file:
             for name, array in arrays.items():
                 # a checksum, since a wrong index would mean wrong frames
                 file.create_dataset(name, data=array, chunks=True, fletcher32=True)
             file["about"] = json.dumps(about)
             file["key"] = key
-        part.chmod(0o664)
+        make_readable(part)
         part.replace(path)
-    except OSError:
+    except (OSError, OutputError):
         with suppress(OSError):
             part.unlink()
 

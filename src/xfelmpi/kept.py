@@ -23,34 +23,64 @@ class KeptFrames:
         Frames of this rank.
     budget : int
         Bytes at most.
+
+    Attributes
+    ----------
+    used : int
+        Entries so far.
     """
 
     def __init__(self, n_frames: int, budget: int):
         room = budget // ENTRY_BYTES
         self._pixel = np.empty(room, np.uint32)
         self._count = np.empty(room, np.uint16)
-        self._used = 0
+        self.used = 0
         self._start = np.full(n_frames, -1, np.int64)
         self._stop = np.zeros(n_frames, np.int64)
 
     def keep(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
         """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
         frames = np.flatnonzero(wanted & block.stored)
-        ends = self._used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
+        ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
         frames = frames[ends <= len(self._pixel)]
         if not len(frames):
             return
-        part = block.take(frames)
-        end = self._used + len(part.pixel)
-        self._pixel[self._used : end] = part.pixel
-        self._count[self._used : end] = part.count
-        self._start[first + frames] = self._used + part.indptr[:-1]
-        self._stop[first + frames] = self._used + part.indptr[1:]
-        self._used = end
+        self.put(first + frames, block.take(frames))
+
+    def put(self, frames: np.ndarray, sparse: SparseFrames) -> None:
+        """Keep the first of some frames, int (frame,), as many as fit."""
+        n = int((self.used + sparse.indptr[1:] <= len(self._pixel)).sum())
+        indptr = self.used + sparse.indptr[: n + 1]
+        end = int(indptr[-1])
+        self._pixel[self.used : end] = sparse.pixel[: end - self.used]
+        self._count[self.used : end] = sparse.count[: end - self.used]
+        self._start[frames[:n]] = indptr[:-1]
+        self._stop[frames[:n]] = indptr[1:]
+        self.used = end
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""
         return self._start[frames] >= 0
+
+    def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the entries after the first `used` ones, and where those of the frames are.
+
+        Parameters
+        ----------
+        used : int
+        frames : ndarray, int (frame,)
+            That have no entries before.
+
+        Returns
+        -------
+        start, stop : ndarray, int64 (frame,)
+            In what is returned; start -1: the frame is not kept.
+        pixel : ndarray, uint32 (entry,)
+        count : ndarray, uint16 (entry,)
+        """
+        start, stop = self._start[frames], self._stop[frames]
+        start, stop = np.where(start < 0, -1, start - used), stop - used
+        return start, stop, self._pixel[used : self.used], self._count[used : self.used]
 
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Return kept frames, int (frame,)."""

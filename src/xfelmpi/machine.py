@@ -84,7 +84,14 @@ def read_machine_data(
         reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
         found.warnings.append(f"machine data could not be read from {reasons}")
     return MachineData(
-        energy, wavelength, sample, tuple(found.notes), tuple(found.warnings), columns, motors, files
+        energy,
+        wavelength,
+        sample,
+        tuple(found.notes),
+        tuple(found.warnings),
+        columns,
+        motors,
+        files,
     )
 
 

@@ -33,7 +33,7 @@ from xfelmpi.hitlabels import HitLabels, share_hit_labels
 from xfelmpi.masks import Masks, load_masks, pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY, train_blocks
-from xfelmpi.provenance import describe_used, provenance, stamp_end
+from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile, summarised
 from xfelmpi.report import Progress, log, problem_lines
@@ -288,9 +288,7 @@ def _add_other_masks(
 
 def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
     write_mask(written[0], attributes, cells, bad)
-    stamp_end(written)
-    for path in written:
-        publish(path)
+    publish(*written)
 
 
 def _summary(

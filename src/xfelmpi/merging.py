@@ -18,7 +18,7 @@ from xfelmpi.errors import EXIT_COMPLETE, InputError, OutputError, UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import Masks
-from xfelmpi.provenance import provenance, stamp_end
+from xfelmpi.provenance import provenance
 from xfelmpi.report import Progress, log
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.where import rows_where
@@ -303,10 +303,8 @@ def _prepare(files: MergedFiles) -> None:
 
 
 def _publish(files: MergedFiles, written: list[Path]) -> None:
-    stamp_end(written)
     try:
-        for path in written:
-            publish(path)
+        publish(*written)
         if files.dragonfly_detector not in written:
             files.dragonfly_detector.unlink(missing_ok=True)
     except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import background, collective
+from xfelmpi import background, collective, fault, stopping
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
 from xfelmpi.dragonfly import usable_pixels
@@ -17,7 +17,7 @@ from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
 from xfelmpi.powder import PowderSum, mask_good_frames
-from xfelmpi.provenance import provenance, stamp_end
+from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
@@ -123,16 +123,18 @@ def write_outputs(
     attributes = done.earlier | provenance(
         comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
     )
+    fault.point(comm, "cxi")
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
     cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, done.share.facts.modules_in_run)
-    weighting = _weighting(comm, done)
+    weighting = background_weights(comm, done.events, done.share.facts.modules_in_run)
     hit_entry = _add_entry(comm, experiment, done, cxi, "Single-particle hits", hits, weighting)
     miss_entry = None
     if config.with_misses:
         miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
     cxi.begin_frames()
+    fault.point(comm, "emc")
     emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
@@ -147,12 +149,16 @@ def write_outputs(
         "_hits": sum_powder(comm, done.masks, powder_hits),
         "_misses": sum_powder(comm, done.masks, powder_misses),
     }
+    fault.point(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     usable = _usable(config, n_hits, sums["_hits"])
+    fault.point(comm, "detector")
     for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
+    fault.point(comm, "frames")
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
+    fault.point(comm, "events")
     write_events(
         comm,
         experiment.events,
@@ -174,7 +180,9 @@ def write_outputs(
     files += for_dragonfly
     files += [done.vds] if done.vds else []
     vds = experiment.vds(done.share.facts.kind)
+    fault.point(comm, "publish")
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
+    fault.point(comm, "folder")
     collective.on_root(comm, lambda: make_folder(config, experiment, files))
     return files
 
@@ -200,6 +208,7 @@ def _write_frames(
         written += len(frames)
         board.update(written)
         entry.write(sparse, done.share.frames.cell_id[frames])
+        fault.point(comm, unit)
         if emc:
             emc.write(sparse)
     board.finish()
@@ -207,10 +216,13 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    stamp_end(files)
+    with stopping.held():
+        _give_names(experiment, files, vds)
+
+
+def _give_names(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
-        for path in files:
-            publish(path)
+        publish(*files)
         for path in (experiment.emc, experiment.dragonfly_detector):
             # Dragonfly reads out of bounds without frames, or with another detector: an old file
             # must not stay
@@ -261,10 +273,18 @@ def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
     return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
-def _weighting(comm, done: Processed) -> np.ndarray:
-    """Return the background weighting of every frame of this rank, float64 (frame,)."""
-    events = done.events
-    complete = events.modules == done.share.facts.modules_in_run
+def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
+    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    events : EventColumns
+        Rows of this rank.
+    modules_in_run : int
+        Bit field.
+    """
+    complete = events.modules == modules_in_run
     counts = complete & ~events.is_hit
     number, photons = collective.sum_all(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)

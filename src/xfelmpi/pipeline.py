@@ -6,8 +6,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xfelmpi import collective, select
+from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
+from xfelmpi.checkpoints import (
+    CheckpointWriter,
+    PassResult,
+    discard_checkpoint,
+    remove_checkpoint,
+    take_up,
+    warn_of_failures,
+)
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_alone, decide_run, draw_misses, score_frames
 from xfelmpi.detector import N_MODULES
@@ -32,8 +40,9 @@ from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
 from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.resume import Selection, share_remaining
 from xfelmpi.scores import ScoredFrames, unmasked_factor
-from xfelmpi.share import Share, share_run
+from xfelmpi.share import Share
 from xfelmpi.sparse import ENTRY_BYTES, FrameSums
 
 MISS_CANDIDATES = 0.1
@@ -47,8 +56,8 @@ BASE_MEMORY = 200 << 20
 """Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
 
 
-def process(config: Config, comm, argv: list[str]) -> int:
-    """Run the main job on all ranks and return its exit status.
+def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
+    """Run the main job on all ranks, or continue an earlier one, and return its exit status.
 
     Raises
     ------
@@ -57,8 +66,9 @@ def process(config: Config, comm, argv: list[str]) -> int:
     """
     experiment = Experiment(config.prefix, config.output, config.run)
     stages = Stages()
+    stopping.describe_job(comm.rank, comm.size, argv, stages)
     with stages.timed("index"):
-        share = share_run(comm, experiment, config)
+        share, selection = share_remaining(comm, experiment, config, resume)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         collective.on_root(comm, lambda: prepare_folders(experiment))
@@ -67,9 +77,14 @@ def process(config: Config, comm, argv: list[str]) -> int:
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
-    powder = PowderSum.zeros(masks.good.shape[1])
+    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
+    result = PassResult(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
-        sums = read_photons(comm, config, share, masks, sparsifier, powder, kept)
+        done_before = begin_pass(comm, experiment, selection, result, resume)
+        folder, minutes = experiment.checkpoint, config.checkpoint_minutes
+        writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
+        read_photons(comm, config, masks, result, done_before, writer)
+        warn_of_failures(comm, writer)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
     with stages.timed("decide"):
@@ -80,11 +95,23 @@ def process(config: Config, comm, argv: list[str]) -> int:
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
         done = Processed(
-            share, masks, sums, events, total, reader, geometry, problems, vds, warnings, inputs.used
+            share,
+            masks,
+            sums,
+            events,
+            total,
+            reader,
+            geometry,
+            problems,
+            vds,
+            warnings,
+            inputs.used,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
-    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    stopping.plan.save = lambda: None
+    collective.on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
+    status = finish(comm, done, stages, sparsifier.bytes_read, written, selection.n_done)
     report_run(comm, experiment, config)
     return status
 
@@ -124,8 +151,11 @@ def load_inputs(
     """Load constants, masks and geometry; collective."""
     facts, calibration = share.facts, None
     if facts.kind == "raw":
+        fault.point(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault.point(comm, "masks")
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    fault.point(comm, "geometry")
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
     more = check_before(comm, config, geometry, share.wavelength)
@@ -149,6 +179,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
 
 def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
+    fault.point(comm, "vds")
     memory, files = _spare_memory(config), share.facts.input_files
     attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
     begun = collective.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
@@ -179,39 +210,70 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
     return warnings
 
 
+def begin_pass(
+    comm, experiment: Experiment, selection: Selection, result: PassResult, resume: bool
+) -> np.ndarray:
+    """Take up what an earlier job has done, or remove its checkpoint; collective.
+
+    Returns
+    -------
+    ndarray, bool (frame,)
+        Which of the rank's frames are done.
+    """
+    if not resume:
+        collective.on_root(comm, lambda: remove_checkpoint(experiment.checkpoint))
+    for line in selection.warnings:
+        log.warning(line)
+    for line in selection.notes:
+        log.info(line)
+    with collective.together(comm):
+        return take_up(selection.paths_of(result.share), result)
+
+
 def read_photons(
     comm,
     config: Config,
-    share: Share,
     masks: Masks,
-    sparsifier: Sparsifier,
-    powder: PowderSum,
-    kept: KeptFrames,
-) -> FrameSums:
-    """Read all frames of this rank once, train by train, and return their sums.
+    result: PassResult,
+    done_before: np.ndarray,
+    writer: CheckpointWriter,
+) -> None:
+    """Read the frames of this rank that are not done, train by train, and add them to `result`.
 
     Frames that will probably be needed again (hits by the train's own statistics, and candidates
-    for misses) go to `kept`; what is guessed wrong is read again later, with the same result.
+    for misses) are kept; what is guessed wrong is read again later, with the same result.
     """
-    frames = share.frames
-    sums = FrameSums.zeros(len(frames))
-    progress = Progress(share.facts.n_frames)
+    share, sums, kept, sparsifier = result.share, result.sums, result.kept, result.sparsifier
+    frames, n_run = share.frames, share.facts.n_frames
+    n_before = int(collective.sum_all(comm, np.array([done_before.sum()]))[0])
+    progress = Progress(n_run - n_before)
     board = collective.ProgressBoard(comm, progress.show)
+    stopping.plan.progress = lambda: (
+        f"after about {n_before + board.total[0]:,} of {n_run:,} frames"
+    )
+    stopping.plan.save = writer.write
+    stopping.plan.resumable = config.checkpoint_minutes > 0
     candidates = np.uint64(int(MISS_CANDIDATES * 2**64))
-    hits = 0
-    for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind):
-        block = sparsifier.frames(frames[a:b], powder)
-        sums.put(a, block.sums)
-        scored = _score(None, config, share, masks, block.sums, slice(a, b))
-        likely = decide_alone(config, scored).is_hit
-        lottery = select.lottery_number(frames.train_id[a:b], frames.cell_id[a:b])
-        kept.keep(a, block, likely)
-        kept.keep(a, block, ~likely & (lottery < candidates))
+    read = hits = 0
+    for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
+        with stopping.held():
+            block = sparsifier.frames(frames[a:b], writer.recent)
+            fault.point(comm, "photons")
+            sums.put(a, block.sums)
+            scored = _score(None, config, share, masks, block.sums, slice(a, b))
+            likely = decide_alone(config, scored).is_hit
+            lottery = select.lottery_number(frames.train_id[a:b], frames.cell_id[a:b])
+            kept.keep(a, block, likely)
+            kept.keep(a, block, ~likely & (lottery < candidates))
+            writer.add(a, b)
+        read += b - a
         hits += int(likely.sum())
-        board.update(b, hits)
+        board.update(read, hits)
+    with stopping.held():
+        writer.end_pass()
     board.finish()
     progress.close()
-    return sums
+    stopping.plan.progress = str
 
 
 def without_dead_modules(comm, share: Share, sums: FrameSums) -> Share:
@@ -236,9 +298,11 @@ def without_dead_modules(comm, share: Share, sums: FrameSums) -> Share:
 
 
 def train_blocks(
-    frames: FrameTable, sums: FrameSums, room: int, kind: str
+    frames: FrameTable, sums: FrameSums, room: int, kind: str, skip: np.ndarray | None = None
 ) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of whole trains, as many as fit the sparse buffer.
+
+    Trains of which `skip`, bool (frame,), is true are in none of them; their sums are known.
 
     Frames of raw data are worked off cell by cell within a block, so that the constants of a cell
     serve several trains; corrected data gain nothing from more than one train. How many sparse
@@ -246,13 +310,17 @@ def train_blocks(
     """
     edges = [0, *(np.flatnonzero(np.diff(frames.train_id)) + 1).tolist(), len(frames)]
     at, most = 0, MOST_TRAINS if kind == "raw" else 1
+    skipped = np.zeros(len(edges), bool) if skip is None else np.append(skip, False)[edges]
     while at < len(edges) - 1:
+        if skipped[at]:
+            at += 1
+            continue
         # the first train alone says how many photons to expect
         n, done = 1, edges[at]
         if done:
             entries = int(sums.entries[:done].sum()) / done
             while n < most and at + n < len(edges) - 1:
-                if entries * (edges[at + n + 1] - done) > room:
+                if skipped[at + n] or entries * (edges[at + n + 1] - done) > room:
                     break
                 n += 1
         yield done, edges[at + n]
@@ -283,6 +351,7 @@ def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, ro
 def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
+    fault.point(comm, "decide")
     scored = _score(comm, config, share, masks, sums, slice(None))
     decision = decide_run(comm, config, scored)
     n_decided = collective.sum_all(comm, np.array([decision.decidable.sum()]))[0]
@@ -309,8 +378,14 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
     )
 
 
-def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> int:
-    """Show the summary and return the exit status; collective."""
+def finish(
+    comm, done: Processed, stages: Stages, bytes_read: int, written, done_before: int = 0
+) -> int:
+    """Show the summary and return the exit status; collective.
+
+    Of all frames, an earlier job has read `done_before`.
+    """
+    fault.point(comm, "finish")
     events = done.events
     complete = events.modules == done.share.facts.modules_in_run
     counts = collective.sum_all(
@@ -343,6 +418,7 @@ def finish(comm, done: Processed, stages: Stages, bytes_read: int, written) -> i
             done.problems,
             [str(path) for path in written],
             tuple(switched) if done.share.facts.kind == "raw" else None,
+            done_before,
         )
         summary.show()
     return EXIT_PARTIAL if n_problems else EXIT_COMPLETE
@@ -353,6 +429,7 @@ def report_run(comm, experiment: Experiment, config: Config) -> None:
 
     The other ranks do not wait, and the outputs have their names already.
     """
+    fault.point(comm, "report")
     if comm.rank:
         return
     try:

@@ -38,6 +38,21 @@ class PowderSum:
             np.zeros((N_MODULES, n_mask_rows), np.int64),
         )
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the arrays."""
+        return list(cls.__dataclass_fields__)
+
+    def add(self, other: "PowderSum") -> None:
+        """Add the sum over other frames."""
+        for name in self.names():
+            getattr(self, name)[...] += getattr(other, name)
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        for name in self.names():
+            getattr(self, name)[...] = 0
+
     def add_frames(self, module: int, mask_row: np.ndarray) -> None:
         """Count frames of a module, given the mask row of each, int (frame,)."""
         self.frames[module] += np.bincount(mask_row, minlength=self.frames.shape[1])

@@ -132,24 +132,5 @@ def _sha256(path: str) -> str | None:
         return None
 
 
-def stamp_end(paths: Iterable[Path]) -> None:
-    """Write the time into those of the complete, unpublished files that are HDF5; one rank.
-
-    Raises
-    ------
-    OutputError
-        If that is not possible.
-    """
-    now = _iso(datetime.now(UTC))
-    for path in paths:
-        part = part_name(path)
-        try:
-            if h5py.is_hdf5(part):
-                with h5py.File(part, "r+") as file:
-                    file.attrs["end_time"] = now
-        except OSError as error:
-            raise OutputError(f"{part}: cannot be written ({error})") from None
-
-
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="seconds")

@@ -10,14 +10,13 @@ from dataclasses import fields, replace
 import h5py
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, stopping
 from xfelmpi.config import Config
 from xfelmpi.decision import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError, UsageError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run, read_settings
 from xfelmpi.experiment import Experiment
-from xfelmpi.frametable import FrameTable
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, mask_digest
 from xfelmpi.outputs import Processed, prepare_folders, write_outputs
@@ -32,6 +31,7 @@ from xfelmpi.pipeline import (
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns
 from xfelmpi.report import Stages
+from xfelmpi.runindex import RunIndex
 from xfelmpi.share import Share, share_run
 from xfelmpi.sparse import FrameSums
 
@@ -144,13 +144,14 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     """
     experiment = Experiment(config.prefix, config.output, config.run)
     stages = Stages()
+    stopping.describe_job(comm.rank, comm.size, argv, stages)
     with stages.timed("decide"):
         found = collective.on_root(comm, lambda: _decided(experiment, config))
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
-        sums = FrameSums(**_deal(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(**_deal(comm, share, events, EventColumns), added=share.added)
+        sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**deal_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
@@ -210,7 +211,8 @@ def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, 
 def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> Share:
     """Share the run so that every rank has as many hits and misses to read; collective."""
 
-    def work_of(frames: FrameTable) -> np.ndarray:
+    def work_of(index: RunIndex) -> np.ndarray:
+        frames = index.frames
         same = len(frames) == len(events.trainId) and (
             np.array_equal(frames.train_id, events.trainId)
             and np.array_equal(frames.cell_id, events.cellId)
@@ -227,7 +229,7 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
-def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
     """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
 

@@ -67,16 +67,19 @@ def start_logging(rank: int) -> None:
 
 @dataclass
 class Stages:
-    """Seconds of every stage, in the order they ran."""
+    """Seconds of every stage, in the order they ran, and the one that runs now."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    now: str = ""
 
     @contextmanager
     def timed(self, name: str):
         """Say that a stage begins, and time it."""
         log.info("%s …", STAGE_TITLES.get(name, name))
         start = monotonic()
+        self.now = name
         yield
+        self.now = ""
         self.seconds[name] = self.seconds.get(name, 0.0) + monotonic() - start
 
 
@@ -158,6 +161,8 @@ class Summary:
         What was written.
     switched : (int, int), optional
         Of raw data: pixels in medium and in low gain, over all frames.
+    done_before : int
+        Frames that an earlier job has read.
     """
 
     frames: int
@@ -172,6 +177,7 @@ class Summary:
     problems: list[Problem]
     files: list[str]
     switched: tuple[int, int] | None = None
+    done_before: int = 0
 
     def show(self) -> None:
         """Log the summary; on a terminal the hits stand out, and so does what was excluded."""
@@ -204,7 +210,11 @@ class Summary:
         if "photons" not in self.seconds:
             return "  hits and misses only"
         seconds = max(self.seconds["photons"], 1e-9)
-        return f"{self.bytes_read / 1e9 / seconds:.2f} GB/s, {self.frames / seconds:,.0f} frames/s"
+        read = self.frames - self.done_before
+        speed = f"{self.bytes_read / 1e9 / seconds:.2f} GB/s, {read / seconds:,.0f} frames/s"
+        if self.done_before:
+            speed += f"; {self.done_before:,} frames were done before"
+        return speed
 
     def _gain_lines(self) -> list[str]:
         if self.switched is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective, partition
+from xfelmpi import collective, fault, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
@@ -106,7 +106,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     experiment : Experiment
     config : Config
     work_of : callable, optional
-        Called on rank 0 with the `FrameTable` of the run; returns how much work every frame is,
+        Called on rank 0 with the `RunIndex`; returns how much work every frame is,
         int (frame,), which is what is balanced over the ranks. Default: all the same.
 
     Raises
@@ -114,6 +114,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     InputError
         On all ranks, if the run cannot be used.
     """
+    fault.point(comm, "index")
     found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
     index, machine, virtual, problems, work = found or (None, None, None, (), None)
     facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
@@ -122,6 +123,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
         return collective.scatter_rows(comm, column, bounds)
 
     table = index.frames if index else None
+    fault.point(comm, "deal")
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
@@ -152,7 +154,7 @@ def _find(
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
-    work = work_of(frames) if work_of else np.ones(len(frames), np.int64)
+    work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = read_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )

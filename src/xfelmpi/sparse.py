@@ -131,6 +131,11 @@ class FrameSums:
         fields = cls.__dataclass_fields__.values()
         return cls(*(np.zeros(n, f.metadata["dtype"]) for f in fields))
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the columns."""
+        return list(cls.__dataclass_fields__)
+
     def add_module(self, module: int, rows: np.ndarray, other: "FrameSums", good: np.ndarray):
         """Add the sums of one module's frames.
 

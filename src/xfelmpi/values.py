@@ -292,6 +292,12 @@ def validate(config) -> None:
         config.memory_per_rank,
         "at least 256M",
     )
+    need(
+        0 <= config.checkpoint_minutes < math.inf,
+        "checkpoint-minutes",
+        config.checkpoint_minutes,
+        "minutes, 0 or more",
+    )
     first, end = config.trains
     need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
 

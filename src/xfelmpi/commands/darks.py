@@ -15,8 +15,9 @@ from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
+from xfelmpi.lock import held
 from xfelmpi.partition import split_trains
-from xfelmpi.provenance import provenance, stamp_end
+from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
@@ -100,6 +101,11 @@ def main(argv: list[str], comm) -> int:
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
+    with held(comm, out / "darks.lock", f"constants in {out} are being made"):
+        return _make_constants(comm, given, experiments, out, argv)
+
+
+def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv) -> int:
     start = time.monotonic()
     indices = collective.on_root(comm, lambda: _index(experiments, given.detector))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(given.runs))]
@@ -115,7 +121,7 @@ def main(argv: list[str], comm) -> int:
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
-    collective.on_root(comm, lambda: _publish(writer.paths))
+    collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
@@ -167,12 +173,6 @@ def _share(comm, index) -> _Run:
             )
         )
     return _Run(files, *columns)
-
-
-def _publish(paths) -> None:
-    stamp_end(paths)
-    for path in paths:
-        publish(path)
 
 
 def _measured(runs: list[_Run]) -> list[tuple[int, int]]:

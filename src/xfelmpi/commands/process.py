@@ -1,10 +1,10 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from xfelmpi import arguments
+from xfelmpi import arguments, stopping
 from xfelmpi.config import Config
-from xfelmpi.errors import UsageError
+from xfelmpi.errors import UsageError, XfelmpiError
 from xfelmpi.experiment import Experiment
 
 
@@ -14,7 +14,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         prog="xfelmpi",
         description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
         "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
-        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
+        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
+        "143 or 130 stopped by SIGTERM or SIGINT.",
     )
     parser.add_argument("run", type=int, help="run number")
     again = parser.add_argument_group("deciding a processed run again")
@@ -31,6 +32,12 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         help="with --from-events: write nothing, show the hit rate for every --sigma, which then "
         "takes several values, e.g. --sigma 3 4 5 6",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a job that was stopped or killed from its last checkpoint, with any number "
+        "of ranks and any options of the decision; all files are as if it had never been stopped",
+    )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser
 
@@ -46,13 +53,13 @@ def main(argv: list[str], comm) -> int:
         from xfelmpi.pipeline import process
 
         config = from_root(comm, lambda: arguments.from_arguments(given))
-        with _failure_recorded(config):
-            return process(config, comm, argv)
+        with _only_job(comm, config), _failure_recorded(config):
+            return process(config, comm, argv, given.resume)
     from xfelmpi.redecide import decide_again, hit_rates
 
     config = from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
-        with _failure_recorded(config):
+        with _only_job(comm, config), _failure_recorded(config):
             return decide_again(config, comm, argv)
     on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
@@ -62,6 +69,8 @@ def _parse(argv: list[str]):
     """Return the parsed arguments, and the sigmas of a dry run."""
     dry_run = "--dry-run" in argv
     given = parser(dry_run).parse_args(argv)
+    if given.resume and given.from_events:
+        raise UsageError("--from-events reads only hits and misses: leave out --resume")
     if not dry_run:
         return given, []
     if not given.from_events:
@@ -82,9 +91,22 @@ def _config_from_events(given) -> Config:
     return config
 
 
+def _only_job(comm, config: Config):
+    """Return what holds the lock of the run; without an experiment folder nothing is written."""
+    from xfelmpi.collective import from_root
+    from xfelmpi.lock import held
+
+    if not from_root(comm, config.prefix.is_dir):
+        return nullcontext()
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    return held(comm, lock, f"run {config.run} is being processed")
+
+
 @contextmanager
 def _failure_recorded(config: Config):
-    """Let the overview of all runs tell of a job that fails."""
+    """Let the overview of all runs tell of a job that fails or is stopped."""
+    if config.report:
+        stopping.plan.record = lambda text: _record_stop(config, text)
     try:
         yield
     except Exception as error:
@@ -93,6 +115,14 @@ def _failure_recorded(config: Config):
 
             record_failure(Experiment(config.prefix, config.output, config.run), error)
         raise
+
+
+def _record_stop(config: Config, text: str) -> None:
+    from xfelmpi.page.overview import record_failure
+
+    if stopping.plan.stage():
+        experiment = Experiment(config.prefix, config.output, config.run)
+        record_failure(experiment, XfelmpiError(text))
 
 
 def _show(lines: list[str]) -> None:

@@ -28,15 +28,19 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
+    from xfelmpi.experiment import Experiment
+    from xfelmpi.lock import held
 
     config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
-    return from_root(comm, lambda: _write(config, ["vds", *argv]))
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    with held(comm, lock, f"run {config.run} is being processed"):
+        return from_root(comm, lambda: _write(config, ["vds", *argv]))
 
 
 def _write(config: Config, argv: list[str]) -> int:
     from xfelmpi.collective import alone
     from xfelmpi.experiment import Experiment
-    from xfelmpi.provenance import provenance, stamp_end
+    from xfelmpi.provenance import provenance
     from xfelmpi.records import summarised
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
@@ -59,7 +63,6 @@ def _write(config: Config, argv: list[str]) -> int:
     prepare(path)
     files = [file.path for file in index.files]
     write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
-    stamp_end([path])
     publish(path)
     problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):

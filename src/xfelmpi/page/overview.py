@@ -15,6 +15,7 @@ from pathlib import Path
 
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, XfelmpiError
 from xfelmpi.experiment import Experiment
+from xfelmpi.outfile import make_folder, make_readable
 from xfelmpi.page.fill import fill_page
 from xfelmpi.page.headline import Headline, clock, energy, plural
 
@@ -119,7 +120,7 @@ def record(experiment: Experiment, status: RunStatus) -> None:
     OSError
         If the folder cannot be written.
     """
-    experiment.status.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(experiment.status.parent)
     replace_file(experiment.status, json.dumps(asdict(status), indent=1))
     rebuild(experiment.overview)
 
@@ -138,7 +139,7 @@ def replace_file(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
-        part.chmod(0o664)
+        make_readable(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from h5py import h5d, h5p, h5s, h5t
 from xfelmpi.detector import MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.outfile import serial_file
 from xfelmpi.virtual import VirtualLayout
 from xfelmpi.write._h5 import part_name
 
@@ -46,7 +47,7 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
     try:
         # HDF5 before 1.10 knows no virtual datasets; from 1.10 on, a regular hyperslab takes the
         # same few bytes for any number of blocks, but only if older readers are given up
-        with h5py.File(part_name(path), "w", libver=("v110", "v110")) as file:
+        with serial_file(part_name(path), libver=("v110", "v110")) as file:
             file.attrs.update(attributes)
             group = file.create_group(f"INSTRUMENT/{layout.detector}/DET/image")
             group["trainId"] = layout.train_id

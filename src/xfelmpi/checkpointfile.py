@@ -1,0 +1,125 @@
+"""One file of a checkpoint: a line of JSON, arrays as they lie in memory, and a digest of it all.
+
+No file format that is parsed by a library: what is damaged must be recognised before it is used.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = "xfelmpi checkpoint 1"
+
+_DIGEST_BYTES = 32
+_BLOCK = 8 << 20
+
+
+class DamagedError(Exception):
+    """A file is not, or not completely, what was once written."""
+
+
+def _digest():
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+
+def write_checkpoint(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> None:
+    """Write a file, which appears under its name only when complete.
+
+    Parameters
+    ----------
+    path : Path
+    about : dict
+        Anything that JSON can hold.
+    arrays : dict of str to ndarray
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left then.
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    shapes = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
+    head = json.dumps({"format": FORMAT, "about": about, "arrays": shapes}).encode() + b"\n"
+    digest = _digest()
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            for piece in (head, *(array.reshape(-1).view(np.uint8) for array in arrays.values())):
+                digest.update(piece)
+                file.write(piece)
+            file.write(digest.digest())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A complete file of a checkpoint, of which arrays are read when they are asked for.
+
+    Parameters
+    ----------
+    path : Path
+    about : dict
+    places : dict
+        (dtype, shape, offset in the file) of every array.
+    """
+
+    path: Path
+    about: dict
+    places: dict[str, tuple[np.dtype, tuple[int, ...], int]]
+
+    def array(self, name: str) -> np.ndarray:
+        """Return a whole array."""
+        _, shape, _ = self.places[name]
+        return self.part(name, 0, int(np.prod(shape))).reshape(shape)
+
+    def part(self, name: str, first: int, end: int) -> np.ndarray:
+        """Return the elements ``first:end`` of an array."""
+        dtype, _, offset = self.places[name]
+        return np.fromfile(self.path, dtype, end - first, offset=offset + first * dtype.itemsize)
+
+
+def open_checkpoint(path: Path) -> CheckpointFile:
+    """Open a file of a checkpoint, and check all of its bytes.
+
+    Raises
+    ------
+    DamagedError
+        If it cannot be used.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            _check(file, size)
+            file.seek(0)
+            head = file.readline()
+    except OSError as error:
+        raise DamagedError(str(error)) from None
+    found = json.loads(head)
+    if found["format"] != FORMAT:
+        raise DamagedError(f"found {found['format']!r}, expected {FORMAT!r}")
+    places, offset = {}, len(head)
+    for name, dtype, shape in found["arrays"]:
+        places[name] = np.dtype(dtype), tuple(shape), offset
+        offset += int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return CheckpointFile(path, found["about"], places)
+
+
+def _check(file, size: int) -> None:
+    left, digest = size - _DIGEST_BYTES, _digest()
+    if left <= 0:
+        raise DamagedError(f"{size} bytes are too few")
+    while left:
+        block = file.read(min(left, _BLOCK))
+        if not block:
+            raise DamagedError("shorter than a moment ago")
+        digest.update(block)
+        left -= len(block)
+    if file.read(_DIGEST_BYTES) != digest.digest():
+        raise DamagedError("its bytes do not have the digest that stands at its end")

@@ -1,0 +1,326 @@
+"""Jobs that are killed and resumed give the files of one that never was; stopped ones say so."""
+
+import os
+import shutil
+import signal
+
+import h5py
+import numpy as np
+import pytest
+from compare import assert_same_outputs
+from launch import all_files, run_xfelmpi
+from mockrun import tiny_raw_run, tiny_run
+from stopped import run_until
+
+from xfelmpi.checkpointfile import DamagedError, open_checkpoint, write_checkpoint
+from xfelmpi.resume import Found, choose
+
+TRAINS = 10
+OFTEN = ("--checkpoint-minutes", "1e-5")
+WRITTEN = "checkpoints:write_checkpoint"
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    """In one train a module is missing, in others frames of another cannot be read."""
+    folder = tmp_path_factory.mktemp("resume") / "p007927"
+    mock = tiny_run(folder, trains=TRAINS, missing=((3, 4),))
+    path = sorted((folder / "proc" / "r0050").glob("*AGIPD06*"))[0]
+    with h5py.File(path) as file:
+        data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/6CH0:output/image/data"]
+        chunks = [data.id.get_chunk_info(i) for i in (1, 27, 50)]
+    content = bytearray(path.read_bytes())
+    for chunk in chunks:
+        content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(content)
+    return mock
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """More trains than a block has at most."""
+    return tiny_raw_run(tmp_path_factory.mktemp("resume_raw") / "p007927", trains=20)
+
+
+def options(mock, output, *more):
+    """What every job here is started with."""
+    return [50, "--prefix", mock.options.prefix, "--output", output, "--no-report",
+            "--geometry", mock.paths.geometry, *more]  # fmt: skip
+
+
+def raw_options(mock, output, *more):
+    adu, constants = mock.options.adu_per_photon, mock.paths.constants
+    more = ("--data", "raw", "--adu-per-photon", adu, "--constants", constants, *more)
+    return options(mock, output, *more)
+
+
+def run_here(args, ranks=0):
+    done = run_xfelmpi(args, ranks)
+    expected = 0 if "raw" in args else 3
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def undisturbed(mock, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    run_here(options(mock, output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def killed(mock, tmp_path_factory):
+    """A killed job's outputs, with the first checkpoints of two ranks."""
+    folder = tmp_path_factory.mktemp("killed")
+    kill(folder, options(mock, folder / "out", *OFTEN), 2, rank=1, call=3)
+    assert len(checkpoint(folder / "out")) >= 2
+    return folder / "out"
+
+
+@pytest.fixture
+def output(killed, tmp_path):
+    """A copy of what the killed job left."""
+    return shutil.copytree(killed, tmp_path / "out")
+
+
+def kill(folder, args, ranks, function=WRITTEN, **where):
+    done = run_until(folder, args, ranks, signal.SIGKILL, function, **where)
+    assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def checkpoint(output):
+    return sorted((output / "checkpoint" / "r0050").glob("*.checkpoint"))
+
+
+def frames_done(done):
+    """The number of frames that a resumed job found done, by its log."""
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("resume: "))
+    return 0 if "starting over" in line else int(line.split()[1].replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rank", "call", "then"), [(1, 0, 4, 3), (2, 1, 2, 1), (3, 0, 3, 5), (5, 4, 2, 2)]
+)
+def test_killed_job_resumes_on_other_ranks(mock, undisturbed, tmp_path, ranks, rank, call, then):
+    args = options(mock, tmp_path / "out", *OFTEN)
+    kill(tmp_path, args, ranks, rank=rank, call=call)
+    assert len(checkpoint(tmp_path / "out")) >= call - 1
+    done = run_here([*args, "--resume"], then)
+    assert 0 < frames_done(done) < len(mock)
+    assert_same_outputs(tmp_path / "out", undisturbed)
+    assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+def test_killed_twice(mock, undisturbed, tmp_path):
+    args = options(mock, tmp_path / "out", *OFTEN)
+    kill(tmp_path, args, 2, rank=1, call=2)
+    first = len(checkpoint(tmp_path / "out"))
+    kill(tmp_path, [*args, "--resume"], 3, rank=2, call=2)
+    assert len(checkpoint(tmp_path / "out")) > first
+    assert frames_done(run_here([*args, "--resume"], 2)) > 0
+    assert_same_outputs(tmp_path / "out", undisturbed)
+
+
+def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
+    args = options(mock, tmp_path / "out", *OFTEN)
+    kill(tmp_path, args, 2, "checkpointfile:Path.replace", call=2)
+    left = all_files(tmp_path / "out" / "checkpoint")
+    assert any(name.endswith(".checkpoint.part") for name in left), left
+    assert frames_done(run_here([*args, "--resume"])) > 0
+    assert_same_outputs(tmp_path / "out", undisturbed)
+    assert not (tmp_path / "out" / "checkpoint").exists()
+
+
+@pytest.mark.parametrize(("ranks", "then"), [(3, 1), (1, 2)])
+def test_nothing_is_left_to_read(mock, undisturbed, tmp_path, ranks, then):
+    args = options(mock, tmp_path / "out", *OFTEN)
+    kill(tmp_path, args, ranks, "outputs:write_powder")
+    done = run_here([*args, "--resume"], then)
+    assert frames_done(done) == len(mock)
+    assert f", 0 frames/s; {len(mock)} frames were done before" in done.stdout
+    assert_same_outputs(tmp_path / "out", undisturbed)
+
+
+def test_raw_run(raw, tmp_path):
+    run_here(raw_options(raw, tmp_path / "whole"), 2)
+    args = raw_options(raw, tmp_path / "out", *OFTEN)
+    kill(tmp_path, args, 2, rank=1, call=2)
+    assert 0 < frames_done(run_here([*args, "--resume"], 3)) < len(raw)
+    assert_same_outputs(tmp_path / "out", tmp_path / "whole")
+
+
+def test_other_decision(mock, output, tmp_path):
+    run_here(options(mock, tmp_path / "whole", "--sigma", "2", "--with-misses"))
+    more = ("--sigma", "2", "--with-misses", "--resume", "--memory-per-rank", "256M")
+    assert frames_done(run_here(options(mock, output, *more), 2)) > 0
+    assert_same_outputs(output, tmp_path / "whole")
+
+
+def damage_byte(path):
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_damaged_files_are_left_out(mock, undisturbed, output):
+    first, second, *_ = checkpoint(output)
+    damage_byte(first)
+    os.truncate(second, second.stat().st_size - 100)
+    (first.parent / f"empty{first.suffix}").touch()
+    done = run_here(options(mock, output, "--resume"), 2)
+    assert done.stderr.count("is damaged and left out") == 3, done.stderr
+    assert_same_outputs(output, undisturbed)
+    assert not (output / "checkpoint").exists()
+
+
+def test_overlapping_files(mock, undisturbed, output, tmp_path):
+    kill(tmp_path, options(mock, tmp_path / "other", *OFTEN), 3, "outputs:write_powder")
+    for path in checkpoint(tmp_path / "other"):
+        shutil.copy(path, checkpoint(output)[0].parent / f"other_{path.name}")
+    done = run_here(options(mock, output, "--resume"), 2)
+    assert "others have the same frames" in done.stderr
+    assert frames_done(done) >= TRAINS // 2
+    assert_same_outputs(output, undisturbed)
+
+
+def test_other_settings_start_over_and_keep_the_checkpoint(mock, output, tmp_path):
+    more = ("--photon-threshold", "0.5", "--resume")
+    before = [path.read_bytes() for path in checkpoint(output)]
+    args = options(mock, output, *more)
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, "photons:Sparsifier.frames")
+    assert done.returncode == 143
+    assert "--photon-threshold was 0.7 and is 0.5" in done.stderr
+    assert frames_done(done) == 0
+    assert [path.read_bytes() for path in checkpoint(output)] == before
+    run_here(args)
+    run_here(options(mock, tmp_path / "whole", *more[:2]))
+    assert_same_outputs(output, tmp_path / "whole")
+
+
+def test_changed_run_starts_over(mock, undisturbed, output):
+    path = sorted((mock.options.prefix / "proc" / "r0050").glob("*AGIPD05*"))[0]
+    about = path.stat()
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1000))
+    done = run_here(options(mock, output, "--resume"))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert "the run's files changed" in done.stderr
+    assert frames_done(done) == 0
+    assert_same_outputs(output, undisturbed)
+
+
+def test_without_resume_everything_is_read(mock, undisturbed, output):
+    done = run_here(options(mock, output))
+    assert "resume" not in done.stdout
+    assert_same_outputs(output, undisturbed)
+    assert not (output / "checkpoint").exists()
+
+
+def test_resume_without_a_checkpoint(mock, undisturbed, tmp_path):
+    done = run_here(options(mock, tmp_path, "--resume"))
+    assert "resume: no checkpoint that fits, starting over" in done.stdout
+    assert_same_outputs(tmp_path, undisturbed)
+
+
+def test_resume_does_not_go_with_from_events(mock, tmp_path):
+    done = run_xfelmpi(options(mock, tmp_path, "--resume", "--from-events"))
+    assert done.returncode == 2
+    assert "leave out --resume" in done.stderr
+
+
+def test_checkpoints_that_cannot_be_written_are_a_warning(mock, undisturbed, tmp_path):
+    (tmp_path / "checkpoint").write_text("in the way")
+    done = run_here(options(mock, tmp_path, *OFTEN), 2)
+    assert "checkpoints could not be written on 2 of 2 ranks" in done.stderr
+    assert_same_outputs(tmp_path, undisturbed)
+
+
+STAGES = {
+    "index": "share:cached_index",
+    "photons": "photons:Sparsifier.frames",
+    "decide": "pipeline:draw_misses",
+    "write": "outputs:write_powder",
+}
+
+
+@pytest.mark.parametrize(("ranks", "stuck"), [(3, True), (2, False), (0, True)])
+@pytest.mark.parametrize("stage", STAGES)
+def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, ranks, stuck):
+    """One rank hangs, the others wait for it: all say what there is to say, once, and end."""
+    output = shutil.copytree(undisturbed, tmp_path / "out")
+    before = {name: (output / name).read_bytes() for name in all_files(output)}
+    call = 2 if stage == "photons" else 1
+    done = run_until(
+        tmp_path, options(mock, output), ranks, signal.SIGTERM, STAGES[stage], 0, call, stuck
+    )
+    assert done.returncode == 143, done.stdout + done.stderr
+    ours = [line for line in done.stderr.splitlines() if line.startswith("xfelmpi: ")]
+    assert len(ours) == 2, done.stderr
+    assert ours[0].startswith(f"xfelmpi: stopped by SIGTERM in stage {stage}")
+    assert "Traceback" not in done.stderr
+    if stuck:
+        after = {n: (output / n).read_bytes() for n in all_files(output) if "checkpoint" not in n}
+        assert after == before
+    if stage == "index":
+        assert "start again with: " in ours[1]
+        return
+    assert f"of {len(mock)} frames" in ours[0] or stage != "photons"
+    assert ours[1].endswith("--resume")
+    again = run_here([*options(mock, output), "--resume"])
+    assert frames_done(again) == len(mock) or stage == "photons"
+    assert frames_done(again) > 0 or not stuck
+    assert_same_outputs(output, undisturbed)
+
+
+def test_interrupted_at_the_terminal(mock, tmp_path):
+    args = options(mock, tmp_path / "out")
+    done = run_until(tmp_path, args, 0, signal.SIGINT, "photons:Sparsifier.frames", call=3)
+    assert done.returncode == 130
+    assert done.stderr.count("stopped by SIGINT in stage photons") == 1
+    assert "Traceback" not in done.stderr
+    assert len(checkpoint(tmp_path / "out")) == 1
+
+
+def test_every_damaged_byte_of_a_file_is_noticed(tmp_path):
+    path = tmp_path / "x.checkpoint"
+    arrays = {"a": np.arange(5, dtype=np.uint16).reshape(5, 1), "none": np.zeros(0), "b": np.eye(2)}
+    write_checkpoint(path, {"rows": [[0, 5]]}, arrays)
+    file = open_checkpoint(path)
+    assert file.about == {"rows": [[0, 5]]}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(file.array(name), array)
+        assert file.array(name).dtype == array.dtype
+    np.testing.assert_array_equal(file.part("b", 1, 3), [0, 0])
+    content = path.read_bytes()
+    for i in range(len(content)):
+        path.write_bytes(content[:i])
+        with pytest.raises(DamagedError):
+            open_checkpoint(path)
+        path.write_bytes(content[:i] + bytes([content[i] ^ 4]) + content[i + 1 :])
+        with pytest.raises(DamagedError):
+            open_checkpoint(path)
+
+
+def test_choice_of_files_is_disjoint_and_does_not_depend_on_their_order(tmp_path):
+    def found(name, *rows, basis="x", damage=""):
+        return Found(tmp_path / name, damage, {"frames": basis}, rows, f"time of {name}")
+
+    files = [
+        found("a", (0, 10)),
+        found("b", (5, 25)),
+        found("c", (25, 30), (40, 45)),
+        found("d", (42, 50)),
+        found("e", (50, 60), basis="y"),
+        found("f", (60, 70), damage="too short"),
+    ]
+    for order in (files, files[::-1]):
+        selection = choose(order, {"frames": "x"}, 100)
+        assert [file.path.name for file in selection.files] == ["b", "c"]
+        assert selection.n_done == 30
+        assert (
+            "30 of 100 frames are done (2 checkpoint files, the last of time of c)"
+            in (selection.notes[0])
+        )
+        assert any("frames changed" in line for line in selection.warnings)
