@@ -50,9 +50,9 @@ def check_provenance(file: h5py.File) -> None:
     assert file.attrs["run"] == 50
     assert file.attrs["proposal"] == "p007927"
     assert json.loads(file.attrs["configuration"])["run"] == 50
-    paths = json.loads(file.attrs["input_files"])
-    assert paths
-    assert all(Path(path).is_file() for path in paths)
+    files = json.loads(file.attrs["input_files"])
+    assert files
+    assert all(Path(about["path"]).is_file() for about in files)
     created = datetime.fromisoformat(file.attrs["creation_date"])
     assert created.tzinfo is not None
 

@@ -22,6 +22,11 @@ _FILE_NAME = re.compile(r"(RAW|CORR)-R\d{4}-AGIPD(\d\d)-S(\d{5})\.h5")
 FILE_LEFT_OUT = "file left out"
 """What is done about a file that cannot be used at all."""
 
+FARTHEST_TRAIN = 1_000_000
+"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+
+_IMPOSSIBLE = np.uint64(1 << 63)
+
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
 """Trains and frames in a file at most, far more than any real one has."""
 
@@ -138,11 +143,7 @@ def read_module_file(
             action=FILE_LEFT_OUT,
         )
         return None
-    in_order = found.train_ids[found.train_ids > 0]
-    if len(lower := np.flatnonzero(in_order[1:] < in_order[:-1])):
-        problem(
-            "train IDs of INDEX decrease", in_order[lower[0] + 1], "frames matched by their IDs"
-        )
+    _check_order(found.train_ids, problem)
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
@@ -191,6 +192,15 @@ def _column(dataset, most: int = MOST_ROWS) -> np.ndarray:
             f"at most {most}"
         )
     return dataset[:].reshape(-1)
+
+
+def _check_order(train_ids: np.ndarray, problem) -> None:
+    ids = train_ids[(train_ids > 0) & (train_ids < _IMPOSSIBLE)].astype(np.int64)
+    step = np.diff(ids)
+    # what is farther off is a train of another run, and named as such
+    back = np.flatnonzero((step < 0) & (step >= -FARTHEST_TRAIN))
+    if len(back):
+        problem("train IDs of INDEX decrease", ids[back[0] + 1], "frames matched by their IDs")
 
 
 def _rows_of_trains(found: _FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
