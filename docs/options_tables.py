@@ -37,7 +37,9 @@ def command(name: str) -> str:
             continue
         # argparse has these two titles for what stands in no group
         if group.title not in ("positional arguments", "options"):
-            lines.append(f"({name}-{_slug(group.title)})=\n### {group.title[0].upper()}{group.title[1:]}")
+            lines.append(
+                f"({name}-{_slug(group.title)})=\n### {group.title[0].upper()}{group.title[1:]}"
+            )
         lines.append(table(actions, toml=name == "process"))
     return "\n\n".join(lines)
 
@@ -90,7 +92,9 @@ def _value(action: argparse.Action) -> str:
 
 def _words(text: str) -> str:
     """Return a text for a cell of a table, what a user types set as such."""
-    text = re.sub(r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z_]+|\w+/\w*[\w./-]*\.h5)", r"`\1`", text)
+    text = re.sub(
+        r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z_]+|\w+/\w*[\w./-]*\.h5)", r"`\1`", text
+    )
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

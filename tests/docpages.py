@@ -127,7 +127,7 @@ def reader_environment(programs: Path) -> dict[str, str]:
     for viewer in ("firefox", "silx"):
         _script(programs / viewer, '[[ -s "${!#}" ]]')
     _script(programs / "module", ":")
-    _script(programs / "mpirun", f"exec {_where('mpirun')} -n 2 \"${{@:3}}\"")
+    _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
     _script(programs / "srun", _FEWER.format(srun=_where("srun")))
     foreign = ("SLURM", "SBATCH", "OMPI_", "PMIX_", "PMI_", "EXP_PREFIX", "RANKS", "VIRTUAL_ENV")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}

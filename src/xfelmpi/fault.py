@@ -1,7 +1,7 @@
 """Failures on purpose, for tests only: at a named point of a job, on one rank.
 
-``XFELMPI_FAULT=POINT:RANK:ACTION`` has that rank raise an exception, exit as if all was well, or kill
-itself with SIGKILL, when it gets there. Without the variable nothing happens.
+``XFELMPI_FAULT=POINT:RANK:ACTION`` has that rank raise an exception, exit as if all was well, or
+kill itself with SIGKILL, when it gets there. Without the variable nothing happens.
 """
 
 import os

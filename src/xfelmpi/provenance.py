@@ -17,10 +17,8 @@ import numpy as np
 from xfelmpi import __version__, collective
 from xfelmpi._commit import COMMIT
 from xfelmpi._deflate import LIBDEFLATE
-from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.records import UsedFile
-from xfelmpi.write._h5 import part_name
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
 """What tells a job from others."""

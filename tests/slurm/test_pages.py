@@ -5,7 +5,17 @@ import re
 import shutil
 
 import pytest
-from docpages import COMMANDS, EXPERIMENT, PAGES, ROOT, Shell, blocks, name, reader_environment, shape
+from docpages import (
+    COMMANDS,
+    EXPERIMENT,
+    PAGES,
+    ROOT,
+    Shell,
+    blocks,
+    name,
+    reader_environment,
+    shape,
+)
 
 from xfelmpi.simulate import SimulationOptions, simulate
 
@@ -80,7 +90,9 @@ def wait_for_jobs(request, terminal) -> str:
     slurm = request.getfixturevalue("slurm")
     slurm.wait_for_all(120)
     jobs = slurm.run("scontrol", "--oneliner", "show", "jobs").stdout
-    logs = terminal.run('cat slurm-*.out "$EXP_PREFIX"/scratch/log/*.log 2>/dev/null || true').stdout
+    logs = terminal.run(
+        'cat slurm-*.out "$EXP_PREFIX"/scratch/log/*.log 2>/dev/null || true'
+    ).stdout
     ended = set(re.findall(r"JobState=(\w+)", jobs))
     assert ended == {"COMPLETED"}, f"{jobs}\n{logs}"
     return logs

@@ -208,7 +208,7 @@ def prepare(path: Path) -> None:
 def publish(*paths: Path) -> None:
     """Give complete files their final names and let group and world read them; one rank.
 
-    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on the disk.
+    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on disk.
 
     Raises
     ------
