@@ -98,21 +98,7 @@ def replace_dataset(group, name: str, values) -> None:
     group[name] = values
 
 
-@dataclass(frozen=True)
-class LeftOver(MockRun):
-    """What is left of a run: rows of the good run, without some modules in some of them."""
-
-    rows: np.ndarray = None
-    lost: np.ndarray = None
-
-    def frame(self, row: int) -> np.ndarray:
-        """Return the photons that are left of a frame, uint16 (module, ss, fs)."""
-        image = MockRun.frame(self, self.rows[row])
-        image[self.lost[row]] = 0
-        return image
-
-
-def left_over(good: MockRun, lost=(), excluded=()) -> LeftOver:
+def left_over(good: MockRun, lost=(), excluded=()) -> MockRun:
     """Return the answer for a damaged run.
 
     Parameters
@@ -123,19 +109,19 @@ def left_over(good: MockRun, lost=(), excluded=()) -> LeftOver:
     excluded : iterable of int
         Positions of trains that are not in the run any more.
     """
-    truth = good.truth
-    trains = np.unique(truth["trainId"])
-    rows = np.flatnonzero(~np.isin(truth["trainId"], trains[list(excluded)]))
-    flags = np.zeros((len(rows), 16), bool)
+    left = replace(good, truth={name: values.copy() for name, values in good.truth.items()})
+    trains = np.unique(good.truth["trainId"])
     for train, cell, module in lost:
-        here = truth["trainId"][rows] == trains[train]
-        if cell is not None:
-            here &= truth["cellId"][rows] == cell
-        assert here.any()
-        flags[here, module] = True
-    columns = {name: truth[name][rows] for name in PER_FRAME}
-    columns["modules"] = columns["modules"] & ~(flags @ (1 << np.arange(16)))
-    return LeftOver(good.options, good.paths, {**truth, **columns}, rows, flags)
+        for row in np.flatnonzero(good.truth["trainId"] == trains[train]):
+            if cell in (None, good.truth["cellId"][row]):
+                left.lose(int(row), module)
+    rows = np.flatnonzero(~np.isin(good.truth["trainId"], trains[list(excluded)]))
+    for name in PER_FRAME:
+        left.truth[name] = left.truth[name][rows]
+    new_row = np.full(len(good), -1)
+    new_row[rows] = np.arange(len(rows))
+    left.truth["frames"] = new_row[left.truth["frames"]]
+    return left
 
 
 def deflated(n_bytes: int) -> bytes:

@@ -98,8 +98,10 @@ def _run(command: str, argv: list[str]) -> int:
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
+    from xfelmpi.fileaccess import end_with_traceback
     from xfelmpi.report import start_logging
 
+    end_with_traceback()
     comm = MPI.COMM_WORLD
     start_logging(comm.rank)
     try:

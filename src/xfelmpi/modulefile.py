@@ -6,7 +6,6 @@ here, because damage (a train ID of 0, an index beyond the data) must be seen.
 
 import os
 import re
-import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +14,18 @@ import numpy as np
 
 from xfelmpi.detector import MAX_CELLS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import open_access, watched
 from xfelmpi.records import Problem
 from xfelmpi.suspecttrains import SuspectTrain, flagged
 
 _FILE_NAME = re.compile(r"(RAW|CORR)-R\d{4}-AGIPD(\d\d)-S(\d{5})\.h5")
 FILE_LEFT_OUT = "file left out"
 """What is done about a file that cannot be used at all."""
+
+FARTHEST_TRAIN = 1_000_000
+"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+
+_IMPOSSIBLE = np.uint64(1 << 63)
 
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
 """Trains and frames in a file at most, far more than any real one has."""
@@ -75,20 +80,11 @@ def module_files(folder: Path, kind: str) -> list[Path]:
     return found
 
 
-def _open(path: Path):
-    # extra_data takes a second to import: only the rank that indexes pays for it
-    from extra_data.file_access import FileAccess
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return FileAccess(str(path))
-
-
 def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, int]]:
     """Return (detector, source, module) of a file; a modern name wins over its legacy link."""
     number = int(_FILE_NAME.fullmatch(path.name)[2])
     try:
-        names = _open(path).instrument_sources
+        names = open_access(path).instrument_sources
     except Exception as error:
         problems.append(
             Problem(
@@ -115,7 +111,7 @@ def _one_line(error: Exception) -> str:
 def start_time(path: Path) -> str:
     """Return the creation date in a file's metadata, which is UTC."""
     try:
-        dates = _open(path).file.get("METADATA/creationDate")
+        dates = open_access(path).file.get("METADATA/creationDate")
         stamp = bytes(dates[0]).decode("ascii")
         return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
     except Exception:  # no date, not in this form, or damaged
@@ -134,7 +130,7 @@ def read_module_file(
         problems.append(Problem(what, path.name, module, int(train), action))
 
     try:
-        found = _read_index(path, source)
+        found = watched(path, _read_index, path, source)
     except Exception as error:
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
@@ -147,11 +143,7 @@ def read_module_file(
             action=FILE_LEFT_OUT,
         )
         return None
-    in_order = found.train_ids[found.train_ids > 0]
-    if len(lower := np.flatnonzero(in_order[1:] < in_order[:-1])):
-        problem(
-            "train IDs of INDEX decrease", in_order[lower[0] + 1], "frames matched by their IDs"
-        )
+    _check_order(found.train_ids, problem)
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
@@ -172,7 +164,7 @@ class _FileIndex:
 
 
 def _read_index(path: Path, source: str) -> _FileIndex:
-    access = _open(path)
+    access = open_access(path)
     file = access.file
     image = file[f"INSTRUMENT/{source}/image"]
     train_ids = _column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
@@ -200,6 +192,15 @@ def _column(dataset, most: int = MOST_ROWS) -> np.ndarray:
             f"at most {most}"
         )
     return dataset[:].reshape(-1)
+
+
+def _check_order(train_ids: np.ndarray, problem) -> None:
+    ids = train_ids[(train_ids > 0) & (train_ids < _IMPOSSIBLE)].astype(np.int64)
+    step = np.diff(ids)
+    # what is farther off is a train of another run, and named as such
+    back = np.flatnonzero((step < 0) & (step >= -FARTHEST_TRAIN))
+    if len(back):
+        problem("train IDs of INDEX decrease", ids[back[0] + 1], "frames matched by their IDs")
 
 
 def _rows_of_trains(found: _FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import (
+    FARTHEST_TRAIN,
     ModuleRows,
     agipd_sources,
     module_files,
@@ -24,9 +25,6 @@ from xfelmpi.modulefile import (
 )
 from xfelmpi.records import Problem
 from xfelmpi.suspecttrains import SuspectTrain, suspect_problems
-
-FARTHEST_TRAIN = 1_000_000
-"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
 _CELL_SLOTS = 512
 

@@ -159,6 +159,8 @@ def outcome(good: Path, folder: Path, kind: str, seed: int, right: tuple) -> str
     from xfelmpi.errors import XfelmpiError
 
     damaged = mutated_run(good, folder / "run", seed)
+    # says where it hangs
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     try:
         found, n_problems = read_run(folder / "run", folder / "out", kind)
     except XfelmpiError as error:
@@ -166,6 +168,7 @@ def outcome(good: Path, folder: Path, kind: str, seed: int, right: tuple) -> str
     except Exception:
         return f"exception: {damaged}: {traceback.format_exc()}"
     finally:
+        faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(folder / "out", ignore_errors=True)
     for place, lists in right[0].items():
         if place[0] not in damaged and found.get(place) != lists:
@@ -219,18 +222,16 @@ class Child:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             # the first one also imports everything
-            if not selector.select(HANGS * (4 if first else 1)):
+            if not selector.select(HANGS * (4 if first else 2)):
                 self.stop()
-                return "hung: " + self._last_words()
+                return "hung: and could not say where"
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
         status = self._process.wait()
         self._process = None
-        return f"died: status {status}: {self._last_words()}"
-
-    def _last_words(self) -> str:
-        return self._errors.read_text(errors="replace")[-3000:]
+        words = self._errors.read_text(errors="replace")[:3000]
+        return f"hung: {words}" if words.startswith("Timeout") else f"died: {status}: {words}"
 
     def stop(self) -> None:
         """End the process."""
