@@ -22,7 +22,7 @@ from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
-from xfelmpi.stopping import held
+from xfelmpi.stopping import giving_names
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
@@ -201,7 +201,7 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    with held():
+    with giving_names():
         _give_names(experiment, files, vds)
 
 
