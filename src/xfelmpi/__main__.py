@@ -98,6 +98,8 @@ def _run(command: str, argv: list[str]) -> int:
     except SystemExit as stop:  # argparse
         return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
     except BaseException as error:
+        # mpirun sends SIGTERM to the ranks that are left when one has failed
+        stopping.plan.speaks = False
         return _fail(comm, error)
 
 

@@ -27,6 +27,9 @@ from xfelmpi.sparse import FrameSums, gather
 
 ENDING = ".checkpoint"
 
+MEMORY = 24 << 20
+"""Bytes that a rank needs for checkpoints: another powder sum, and copies while it writes."""
+
 _SHORT = 0.1
 """Of the time between two checkpoints: a pass that took less leaves none when it ends."""
 

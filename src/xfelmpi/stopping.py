@@ -149,21 +149,24 @@ def _wait_and_stop(wanted: list[int]) -> None:
     # the lock was given back; from here on it takes as long as what is held, and saving
     signal.alarm(2 * PATIENCE)
     _stopped.set()
-    told = ""
-    if plan.speaks:
-        with suppress(Exception):
-            told = _tell(number)
+    try:
+        _stop(number)
+    finally:
+        os._exit(EXIT_SIGNAL + number)
+
+
+def _stop(number: int) -> None:
+    speaks = plan.speaks
+    if speaks:
+        told = _tell(number)
         # before anything that takes time: mpirun kills all ranks a second after the first has left
         _remove_unfinished()
-    # the end must come, whatever fails
     if _busy.acquire(timeout=PATIENCE):
         with suppress(Exception):
             plan.save()
-    if plan.speaks:
+    if speaks:
         _remove_unfinished()
-        with suppress(Exception):
-            plan.record(told)
-    os._exit(EXIT_SIGNAL + number)
+        plan.record(told)
 
 
 def _remove_unfinished() -> None:

@@ -164,7 +164,7 @@ def test_time_limit_leaves_a_checkpoint(slurm, prefix, one_rank, submit_folder, 
 
 
 def test_script_asks_for_the_signal_in_time():
-    """Before the ranks are given up on (see `xfelmpi.stopping`), and nobody but the ranks gets it."""
+    """Earlier than the ranks may take (see `xfelmpi.stopping`), and to the ranks only."""
     assert "#SBATCH --signal=TERM@60\n" in SCRIPT.read_text()
 
 
