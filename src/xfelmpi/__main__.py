@@ -110,6 +110,8 @@ def _run(command: str, argv: list[str]) -> int:
         # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
         return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
+        # mpirun sends SIGTERM to the ranks that are left when one has failed
+        stopping.plan.speaks = False
         return _fail(comm, error)
 
 

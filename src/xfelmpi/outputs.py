@@ -225,7 +225,7 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    with stopping.held():
+    with stopping.giving_names():
         _give_names(experiment, files, vds)
 
 

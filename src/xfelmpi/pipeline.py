@@ -9,6 +9,7 @@ import numpy as np
 from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
+    MEMORY as CHECKPOINT_MEMORY,
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
@@ -187,7 +188,8 @@ def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv,
 
 
 def _spare_memory(config: Config) -> int:
-    return config.memory_per_rank - BASE_MEMORY
+    checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
+    return config.memory_per_rank - BASE_MEMORY - checkpoints
 
 
 def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
