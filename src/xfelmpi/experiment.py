@@ -74,6 +74,11 @@ class Experiment:
         """Return the index of the run's files, kept for the next job; ``raw`` or ``proc``."""
         return self.output / "index" / f"{self.name}_index_{kind}.h5"
 
+    @property
+    def machine(self) -> Path:
+        """What the run tells of the machine, kept for the next job."""
+        return self.output / "index" / f"{self.name}_machine.h5"
+
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"

@@ -88,6 +88,24 @@ class Findings:
             self.notes.append(f"{what} unknown for {missing} of {values.size} frames")
 
 
+def machine_files(folder: Path) -> list[Path]:
+    """Return the files of a run folder that can hold machine data, in the order of their names.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+
+
 @contextmanager
 def opened(folder: Path, damage: Damage) -> Iterator[list]:
     """Open the files of a run folder that can hold machine data.
@@ -107,9 +125,8 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
     from extra_data.file_access import FileAccess
 
     paths: list[Path] = []
-    if folder.is_dir():
-        with tolerated(str(folder), damage):
-            paths = sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+    with tolerated(str(folder), damage):
+        paths = machine_files(folder)
     files = []
     for path in paths:
         # EXtra-data warns of format 1.1, whose train flags we do not use: frames decide.
