@@ -12,7 +12,7 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.indexcache import cached_index
-from xfelmpi.machine import read_machine_data
+from xfelmpi.machinecache import cached_machine_data
 from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
@@ -155,7 +155,7 @@ def _find(
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
-    machine = read_machine_data(
+    machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )
     # laid out here, because only here the frames of the whole run are in one place
