@@ -30,7 +30,7 @@ from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem
-from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.report import Progress, Stages, Summary, log, plural
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share, share_run
 from xfelmpi.sparse import ENTRY_BYTES, FrameSums
@@ -155,7 +155,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
         return ()
-    log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):

@@ -127,7 +127,9 @@ def main(argv: list[str], comm) -> int:
             time.monotonic() - start,
             100 * total_bad / (65536 * len(measured)),
         )
-        for line in (*problem_lines(problems, "the rest is like these"), *map(str, writer.paths)):
+        first, *_, last = writer.paths * 2
+        files = ("files written:", f"  {first} … {last.name}")
+        for line in (*problem_lines(problems, "the rest is like these"), *files):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
