@@ -91,7 +91,7 @@ def _value(action: argparse.Action) -> str:
 
 def _words(text: str) -> str:
     """Return a text for a cell of a table, what a user types set as such."""
-    typed = r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z_]+|\w+/\w*[\w./-]*\.h5)"
+    typed = r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z0-9_-]+[\w/]*|\w+/\w*[\w./-]*\.h5)"
     text = re.sub(typed, r"`\1`", text)
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 

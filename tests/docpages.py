@@ -121,13 +121,14 @@ def reader_environment(programs: Path) -> dict[str, str]:
     """Return the environment of a reader on this machine.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
-    viewers, which look whether the file is there, and launchers that start two ranks.
+    viewers, which look whether the file is there, and launchers that start two ranks on one node.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         _script(programs / viewer, '[[ -s "${!#}" ]]')
     _script(programs / "module", ":")
     _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
+    _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     _script(programs / "srun", _FEWER.format(srun=_where("srun")))
     foreign = ("SLURM", "SBATCH", "OMPI_", "PMIX_", "PMI_", "EXP_PREFIX", "RANKS", "VIRTUAL_ENV")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}

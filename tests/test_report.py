@@ -178,7 +178,7 @@ def test_summary_numbers():
     assert line_of(summary, "memory").startswith("memory 300 MiB")
     assert "(8)" in line_of(summary, "memory")
     assert line_of(summary, "time") == (
-        "time 3.75 s index 0.50, photons 2.00, decide 0.25, write 1.00"
+        "time 3.75 s: index 0.50, photons 2.00, decide 0.25, write 1.00"
     )
     assert line_of(summary, "excluded") == "excluded none"
     assert summary.lines()[-3:] == [
@@ -223,7 +223,7 @@ def test_summary_of_nothing():
     )
     assert line_of(summary, "hits") == "hits 0 0.00 % of the complete frames"
     assert line_of(summary, "read") == "read 0.000 GB 0.00 GB/s, 0 frames/s"
-    assert line_of(summary, "time") == "time 0.00 s photons 0.00"
+    assert line_of(summary, "time") == "time 0.00 s: photons 0.00"
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ class Summary:
             *self._gain_lines(),
             f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
             f"memory     {self.peak_memory / 2**20:12,.0f}   MiB at most per rank ({self.ranks})",
-            f"time       {total:12.2f} s   "
+            f"time       {total:12.2f}   s: "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]
         lines += problem_lines(self.problems, "all in the events file (problems)")

@@ -101,7 +101,7 @@ def wait_for_jobs(request, terminal) -> str:
         'cat slurm-*.out "$EXP_PREFIX"/scratch/log/*.log 2>/dev/null || true'
     ).stdout
     ended = set(re.findall(r"JobState=(\w+)", jobs))
-    assert ended <= {"COMPLETED", "COMPLETING"}, f"{jobs}\n{logs}"
+    assert ended == {"COMPLETED"}, f"{jobs}\n{logs}"
     return logs
 
 

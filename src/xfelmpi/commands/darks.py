@@ -28,7 +28,7 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY)
+    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
     parser.add_argument(
         "runs",
         type=int,
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="S",
-        help="bad if the noise is (default: 8)",
+        help="bad if the noise is farther from that of the others, likewise (default: 8)",
     )
     parser.add_argument(
         "--memory-per-rank",
