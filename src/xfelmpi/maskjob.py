@@ -36,7 +36,7 @@ from xfelmpi.pipeline import BASE_MEMORY, train_blocks
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile, summarised
-from xfelmpi.report import Progress, log, problem_lines
+from xfelmpi.report import Progress, log, plural, problem_lines
 from xfelmpi.share import Share, share_run
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cellpowder import CellPowderWriter
@@ -119,8 +119,8 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, bad):
             log.info(line)
-        log.info(f"memory     {peak / 2**20:14,.0f} MiB at most per rank ({comm.size})")
-        log.info(f"time       {monotonic() - start:14.2f} s")
+        log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
+        log.info(f"time       {monotonic() - start:14.2f}   s")
         for line in problem_lines(problems, "the rest is like these"):
             log.info(line)
         for line in ("files written:", *(f"  {name}" for name in written)):
@@ -155,7 +155,7 @@ def _inputs(comm, experiment: Experiment, config: Config, options: MaskOptions) 
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
-    log.info("run: %s frames, %s ranks", f"{facts.n_frames:,}", comm.size)
+    log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
     for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
         log.info(line)
     events = None

@@ -19,7 +19,7 @@ from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import Masks
 from xfelmpi.provenance import provenance
-from xfelmpi.report import Progress, log
+from xfelmpi.report import Progress, log, plural
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.where import rows_where
 from xfelmpi.write._h5 import prepare, publish
@@ -99,8 +99,10 @@ def merge(
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:
-        for path in written:
-            log.info(f"  {path}")
+        total = len(merged.row)
+        log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
+        for line in ("files written:", *(f"  {path}" for path in written)):
+            log.info(line)
     return EXIT_COMPLETE
 
 

@@ -10,6 +10,8 @@ from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
     MEMORY as CHECKPOINT_MEMORY,
+)
+from xfelmpi.checkpoints import (
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
@@ -40,7 +42,7 @@ from xfelmpi.powder import PowderSum
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
-from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.report import Progress, Stages, Summary, log, plural
 from xfelmpi.resume import Selection, share_remaining
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share
@@ -196,7 +198,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
         return ()
-    log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):

@@ -29,7 +29,7 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY)
+    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
     parser.add_argument(
         "runs",
         type=int,
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="S",
-        help="bad if the noise is (default: 8)",
+        help="bad if the noise is farther from that of the others, likewise (default: 8)",
     )
     parser.add_argument(
         "--memory-per-rank",
@@ -136,7 +136,9 @@ def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv)
             time.monotonic() - start,
             100 * total_bad / (65536 * len(measured)),
         )
-        for line in (*problem_lines(problems, "the rest is like these"), *map(str, writer.paths)):
+        first, *_, last = writer.paths * 2
+        files = ("files written:", f"  {first} … {last.name}")
+        for line in (*problem_lines(problems, "the rest is like these"), *files):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
