@@ -226,7 +226,7 @@ class Summary:
 
 
 def problem_lines(problems: list[Problem], all_where: str) -> list[str]:
-    """Return some problems of every kind as lines of text; `all_where` tells where the others are."""
+    """Return problems of every kind as lines of text; `all_where` tells where the others are."""
     if not problems:
         return ["excluded            none"]
     lines = [f"excluded   {len(problems):12,}   problems:"]
