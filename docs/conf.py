@@ -21,6 +21,7 @@ highlight_language = "none"
 html_theme = "furo"
 html_title = f"xfelmpi {__version__}"
 html_show_copyright = html_show_sphinx = html_copy_source = False
+html_static_path = html_css_files = ["style.css"]
 html_theme_options = {"top_of_page_buttons": []}
 
 

@@ -28,18 +28,17 @@ def fill(markdown: str) -> str:
 def command(name: str) -> str:
     """Return the section of one command."""
     parser = importlib.import_module(f"xfelmpi.commands.{name}").parser()
-    title = "xfelmpi RUN" if name == "process" else f"xfelmpi {name}"
+    heading = "xfelmpi RUN" if name == "process" else f"xfelmpi {name}"
     arguments = " ".join(_value(a) for a in _actions(parser) if not a.option_strings)
-    lines = [f"## {title}", f"`{parser.prog} {arguments} [options]`", _words(parser.description)]
+    lines = [f"## {heading}", f"`{parser.prog} {arguments} [options]`", _words(parser.description)]
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
         if not actions:
             continue
         # argparse has these two titles for what stands in no group
         if group.title not in ("positional arguments", "options"):
-            lines.append(
-                f"({name}-{_slug(group.title)})=\n### {group.title[0].upper()}{group.title[1:]}"
-            )
+            title = group.title[0].upper() + group.title[1:]
+            lines.append(f"({name}-{_slug(title)})=\n### {title}")
         lines.append(table(actions, toml=name == "process"))
     return "\n\n".join(lines)
 
@@ -92,9 +91,8 @@ def _value(action: argparse.Action) -> str:
 
 def _words(text: str) -> str:
     """Return a text for a cell of a table, what a user types set as such."""
-    text = re.sub(
-        r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z_]+|\w+/\w*[\w./-]*\.h5)", r"`\1`", text
-    )
+    typed = r"(?<![\w`-])(--[a-z][a-z-]+|\$?[A-Z]+_[A-Z0-9_-]+[\w/]*|\w+/\w*[\w./-]*\.h5)"
+    text = re.sub(typed, r"`\1`", text)
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

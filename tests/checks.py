@@ -23,6 +23,8 @@ EVENTS = {
 SOURCE, DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 ROOT_ATTRIBUTES = {
     *("run", "proposal", "program_version", "configuration", "input_files", "creation_date"),
+    *("program_commit", "used_files", "job_id", "start_time", "end_time", "ranks", "nodes", "host"),
+    *("command_line", "mpi", "mpi4py_version", "hdf5_version", "h5py_version", "numpy_version"),
 }
 
 
@@ -50,11 +52,20 @@ def check_provenance(file: h5py.File) -> None:
     assert file.attrs["run"] == 50
     assert file.attrs["proposal"] == "p007927"
     assert json.loads(file.attrs["configuration"])["run"] == 50
-    files = json.loads(file.attrs["input_files"])
-    assert files
-    assert all(Path(about["path"]).is_file() for about in files)
-    created = datetime.fromisoformat(file.attrs["creation_date"])
-    assert created.tzinfo is not None
+    inputs = json.loads(file.attrs["input_files"])
+    assert inputs
+    for about in (*inputs, *json.loads(file.attrs["used_files"])):
+        found = Path(about["path"]).stat()
+        assert about["size"] == found.st_size
+        changed = datetime.fromisoformat(about["mtime"])
+        assert changed.tzinfo is not None
+        assert abs(changed.timestamp() - found.st_mtime) < 1e-3
+    times = [
+        datetime.fromisoformat(file.attrs[name])
+        for name in ("start_time", "creation_date", "end_time")
+    ]
+    assert all(time.tzinfo is not None for time in times)
+    assert sorted(times) == times
 
 
 def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:

@@ -48,7 +48,7 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Return the fenced blocks of a page."""
-    found, mark, opened = [], None, None
+    found, lines, start, mark, opened = [], [], 0, None, None
     for number, line in enumerate(page.read_text().splitlines(), 1):
         fence = _FENCE.match(line)
         if opened:
@@ -99,7 +99,7 @@ class Shell:
         (state / "folder").write_text(f"{folder}\n")
         (state / "variables").touch()
 
-    def run(self, text: str, seconds: float = 120) -> subprocess.CompletedProcess:
+    def run(self, text: str, seconds: float = 300) -> subprocess.CompletedProcess:
         """Run a few lines; standard output has standard error, too."""
         return subprocess.run(
             ["bash", "-c", _LAST.format(state=self._state) + text],
@@ -121,13 +121,14 @@ def reader_environment(programs: Path) -> dict[str, str]:
     """Return the environment of a reader on this machine.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
-    viewers, which look whether the file is there, and launchers that start two ranks.
+    viewers, which look whether the file is there, and launchers that start two ranks on one node.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         _script(programs / viewer, '[[ -s "${!#}" ]]')
     _script(programs / "module", ":")
     _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
+    _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     _script(programs / "srun", _FEWER.format(srun=_where("srun")))
     foreign = ("SLURM", "SBATCH", "OMPI_", "PMIX_", "PMI_", "EXP_PREFIX", "RANKS", "VIRTUAL_ENV")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -135,6 +136,8 @@ def reader_environment(programs: Path) -> dict[str, str]:
     return kept | {
         "PATH": path,
         "RANKS": "2",
+        "TRAINS": "2",
+        "CELLS": "32",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_rmaps_base_oversubscribe": "1",

@@ -1,5 +1,6 @@
 """Jobs that are killed and resumed give the files of one that never was; stopped ones say so."""
 
+import json
 import os
 import shutil
 import signal
@@ -49,7 +50,7 @@ def options(mock, output, *more):
 
 
 def raw_options(mock, output, *more):
-    adu, constants = mock.options.adu_per_photon, mock.paths.constants
+    adu, constants = mock.options.signal_per_photon, mock.paths.constants
     more = ("--data", "raw", "--adu-per-photon", adu, "--constants", constants, *more)
     return options(mock, output, *more)
 
@@ -124,7 +125,7 @@ def test_killed_twice(mock, undisturbed, tmp_path):
 
 def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN)
-    kill(tmp_path, args, 2, "checkpointfile:Path.replace", call=2)
+    kill(tmp_path, args, 2, "checkpointfile:Path.replace", call=3)
     left = all_files(tmp_path / "out" / "checkpoint")
     assert any(name.endswith(".checkpoint.part") for name in left), left
     assert frames_done(run_here([*args, "--resume"])) > 0
@@ -132,11 +133,10 @@ def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
     assert not (tmp_path / "out" / "checkpoint").exists()
 
 
-@pytest.mark.parametrize(("ranks", "then"), [(3, 1), (1, 2)])
-def test_nothing_is_left_to_read(mock, undisturbed, tmp_path, ranks, then):
+def test_nothing_is_left_to_read(mock, undisturbed, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN)
-    kill(tmp_path, args, ranks, "outputs:write_powder")
-    done = run_here([*args, "--resume"], then)
+    kill(tmp_path, args, 3, "outputs:write_powder")
+    done = run_here([*args, "--resume"], 2)
     assert frames_done(done) == len(mock)
     assert f", 0 frames/s; {len(mock)} frames were done before" in done.stdout
     assert_same_outputs(tmp_path / "out", undisturbed)
@@ -188,13 +188,13 @@ def test_overlapping_files(mock, undisturbed, output, tmp_path):
 
 def test_other_settings_start_over_and_keep_the_checkpoint(mock, output, tmp_path):
     more = ("--photon-threshold", "0.5", "--resume")
-    before = [path.read_bytes() for path in checkpoint(output)]
+    before = {path: path.read_bytes() for path in checkpoint(output)}
     args = options(mock, output, *more)
-    done = run_until(tmp_path, args, 0, signal.SIGTERM, "photons:Sparsifier.frames")
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, "pipeline:draw_misses")
     assert done.returncode == 143
     assert "--photon-threshold was 0.7 and is 0.5" in done.stderr
     assert frames_done(done) == 0
-    assert [path.read_bytes() for path in checkpoint(output)] == before
+    assert {path: path.read_bytes() for path in before} == before
     run_here(args)
     run_here(options(mock, tmp_path / "whole", *more[:2]))
     assert_same_outputs(output, tmp_path / "whole")
@@ -213,7 +213,7 @@ def test_changed_run_starts_over(mock, undisturbed, output):
 
 def test_without_resume_everything_is_read(mock, undisturbed, output):
     done = run_here(options(mock, output))
-    assert "resume" not in done.stdout
+    assert "resume: " not in done.stdout
     assert_same_outputs(output, undisturbed)
     assert not (output / "checkpoint").exists()
 
@@ -237,50 +237,55 @@ def test_checkpoints_that_cannot_be_written_are_a_warning(mock, undisturbed, tmp
     assert_same_outputs(tmp_path, undisturbed)
 
 
-STAGES = {
-    "index": "share:cached_index",
-    "photons": "photons:Sparsifier.frames",
-    "decide": "pipeline:draw_misses",
-    "write": "outputs:write_powder",
-}
-
-
-@pytest.mark.parametrize(("ranks", "stuck"), [(3, True), (2, False), (0, True)])
-@pytest.mark.parametrize("stage", STAGES)
-def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, ranks, stuck):
-    """One rank hangs, the others wait for it: all say what there is to say, once, and end."""
+@pytest.mark.parametrize(
+    ("stage", "function", "ranks", "stuck"),
+    [
+        ("index", "share:cached_index", 2, True),
+        ("photons", "photons:Sparsifier.frames", 3, False),
+        ("photons", "photons:Sparsifier.frames", 0, False),
+        ("decide", "pipeline:draw_misses", 3, True),
+        ("write", "outputs:write_powder", 3, True),
+        ("write", "outputs:publish", 2, False),
+    ],
+)
+def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ranks, stuck):
+    """Also if one rank hangs and the others wait for it: one message, nothing left, and the end."""
     output = shutil.copytree(undisturbed, tmp_path / "out")
     before = {name: (output / name).read_bytes() for name in all_files(output)}
+    args = options(mock, output, *OFTEN)
     call = 2 if stage == "photons" else 1
-    done = run_until(
-        tmp_path, options(mock, output), ranks, signal.SIGTERM, STAGES[stage], 0, call, stuck
-    )
+    done = run_until(tmp_path, args, ranks, signal.SIGTERM, function, call=call, stuck=stuck)
     assert done.returncode == 143, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
     ours = [line for line in done.stderr.splitlines() if line.startswith("xfelmpi: ")]
     assert len(ours) == 2, done.stderr
     assert ours[0].startswith(f"xfelmpi: stopped by SIGTERM in stage {stage}")
-    assert "Traceback" not in done.stderr
-    if stuck:
-        after = {n: (output / n).read_bytes() for n in all_files(output) if "checkpoint" not in n}
-        assert after == before
+    assert (f"of {len(mock)} frames" in ours[0]) == (stage == "photons")
+    assert ("start again with: " in ours[1]) == (stage == "index")
+    left = [name for name in all_files(output) if not name.startswith("checkpoint/")]
+    assert left == list(before)
+    if function != "outputs:publish":
+        assert {name: (output / name).read_bytes() for name in left} == before
     if stage == "index":
-        assert "start again with: " in ours[1]
         return
-    assert f"of {len(mock)} frames" in ours[0] or stage != "photons"
     assert ours[1].endswith("--resume")
-    again = run_here([*options(mock, output), "--resume"])
+    again = run_here([*args, "--resume"])
     assert frames_done(again) == len(mock) or stage == "photons"
-    assert frames_done(again) > 0 or not stuck
+    assert frames_done(again) > 0
     assert_same_outputs(output, undisturbed)
 
 
 def test_interrupted_at_the_terminal(mock, tmp_path):
-    args = options(mock, tmp_path / "out")
-    done = run_until(tmp_path, args, 0, signal.SIGINT, "photons:Sparsifier.frames", call=3)
+    args = [*options(mock, tmp_path / "out"), "--report"]
+    function = "photons:Sparsifier.frames"
+    done = run_until(tmp_path, args, 0, signal.SIGINT, function, call=3, stuck=False)
     assert done.returncode == 130
     assert done.stderr.count("stopped by SIGINT in stage photons") == 1
     assert "Traceback" not in done.stderr
     assert len(checkpoint(tmp_path / "out")) == 1
+    status = json.loads((tmp_path / "out" / "report" / "r0050.json").read_text())
+    assert status["status"] == "failed"
+    assert status["message"].endswith("--resume")
 
 
 def test_every_damaged_byte_of_a_file_is_noticed(tmp_path):

@@ -23,7 +23,7 @@ from xfelmpi.outputs import begin_vds
 from xfelmpi.runindex import RunIndex, index_run
 from xfelmpi.virtual import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 from xfelmpi.write._h5 import publish
-from xfelmpi.write.vds import fill_value, source_name, write_vds
+from xfelmpi.write.vds import fill_value, source_names, write_vds
 
 IMAGE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"
 TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
@@ -387,9 +387,9 @@ def test_experiment_folder_named_through_a_link(tmp_path):
 def test_output_outside_the_experiment_folder(tmp_path):
     prefix, folder = tmp_path / "exp", tmp_path / "out" / "vds"
     source = prefix / "raw" / "r0001" / "a.h5"
-    assert source_name(source, prefix, folder) == str(source)
+    assert source_names([source], prefix, folder) == [str(source)]
     inside = prefix / "usr" / "me" / "vds"
-    assert source_name(source, prefix, inside) == "../../../raw/r0001/a.h5"
+    assert source_names([source], prefix, inside) == ["../../../raw/r0001/a.h5"]
 
 
 @pytest.mark.parametrize("name", ["50 %b", "é ü"])

@@ -10,7 +10,14 @@ import traceback
 
 from xfelmpi import __version__, stopping
 from xfelmpi._commit import COMMIT
-from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
+from xfelmpi.errors import (
+    EXIT_BUG,
+    EXIT_COMPLETE,
+    EXIT_UNUSABLE,
+    UsageError,
+    XfelmpiError,
+    explained,
+)
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -103,6 +110,8 @@ def _run(command: str, argv: list[str]) -> int:
         # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
         return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
+        # mpirun sends SIGTERM to the ranks that are left when one has failed
+        stopping.plan.speaks = False
         return _fail(comm, error)
 
 
@@ -124,6 +133,7 @@ def _check_launch() -> None:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
+    error = explained(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""

@@ -52,6 +52,7 @@ def write_checkpoint(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> 
                 digest.update(piece)
                 file.write(piece)
             file.write(digest.digest())
+        part.chmod(0o664)
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)

@@ -5,6 +5,8 @@ their sums, the sparse lists that are kept, their part of the powder, and the pr
 of a file are whole trains, of one rank of one job; nothing in it depends on the number of ranks.
 """
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +26,12 @@ from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums, gather
 
 ENDING = ".checkpoint"
+
+MEMORY = 24 << 20
+"""Bytes that a rank needs for checkpoints: another powder sum, and copies while it writes."""
+
+_SHORT = 0.1
+"""Of the time between two checkpoints: a pass that took less leaves none when it ends."""
 
 _READ_ENTRIES = 1 << 20
 """Entries of sparse lists that are read at a time."""
@@ -76,10 +84,12 @@ class CheckpointWriter:
     ):
         self._folder = folder
         self._basis = basis
+        # files of a job with other settings are not replaced
+        self._key = hashlib.blake2b(json.dumps(basis).encode(), digest_size=4).hexdigest()
         self._seconds = minutes * 60
         self._rank = rank
         self._result = result
-        self._last = monotonic()
+        self._last = self._begin = monotonic()
         self._rows: list[tuple[int, int]] = []
         self._kept_before = result.kept.used
         self._problems_before = len(result.sparsifier.problems)
@@ -98,11 +108,11 @@ class CheckpointWriter:
             self.write()
 
     def end_pass(self) -> None:
-        """Complete the powder; of a pass that took long, write the rest.
+        """Complete the powder; write the rest, unless the pass was so short that it is no loss.
 
         What was not written stays for `write`, in case that the job is stopped later.
         """
-        if self.n_written:
+        if monotonic() - self._begin > _SHORT * self._seconds:
             self.write()
         if self.recent is not self._result.powder and not self._merged:
             self._result.powder.add(self.recent)
@@ -114,7 +124,7 @@ class CheckpointWriter:
             return
         first = self._rows[0][0]
         train = int(self._result.share.frames.train_id[first])
-        path = self._folder / f"train{train:012}_rank{self._rank:04}{ENDING}"
+        path = self._folder / f"train{train:012}_rank{self._rank:04}_{self._key}{ENDING}"
         try:
             write_checkpoint(path, *self._content())
         except OSError as error:

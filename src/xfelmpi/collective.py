@@ -13,7 +13,7 @@ import mpi4py
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi.errors import OutputError, PeerError
+from xfelmpi.errors import OutputError, PeerError, explained
 
 CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
@@ -78,7 +78,7 @@ def together(comm):
     try:
         yield
     except Exception as caught:
-        error = caught
+        error = explained(caught)
     agree(comm, error)
 
 

@@ -79,6 +79,11 @@ class Experiment:
         """The folder of what an unfinished job has read so far."""
         return self.output / "checkpoint" / self.name
 
+    @property
+    def machine(self) -> Path:
+        """What the run tells of the machine, kept for the next job."""
+        return self.output / "index" / f"{self.name}_machine.h5"
+
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"

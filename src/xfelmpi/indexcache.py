@@ -1,27 +1,20 @@
 """The index of a run, kept beside the outputs: the second job on a run need not open its files.
 
-What is kept holds as long as the folder has the same files with the same sizes and times. Anything
-odd about the cache means that the run is indexed again; it is never an error.
+What is kept holds as long as the folder has the same files with the same sizes and times.
 """
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from xfelmpi import __version__
+from xfelmpi import __version__, cachefile
 from xfelmpi.detector import N_MODULES
-from xfelmpi.errors import OutputError
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
-from xfelmpi.outfile import make_folder, make_readable, serial_file
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
-from xfelmpi.stopping import plan
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -60,29 +53,17 @@ def cached_index(
 
 def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
     """Return what must be the same for a cached index to hold."""
-    files = []
-    for file in module_files(folder, kind):
-        try:
-            about = file.stat()
-        except OSError as error:  # a link to nowhere: the index will name it
-            files.append((file.name, str(error), 0))
-            continue
-        files.append((file.name, about.st_size, about.st_mtime_ns))
+    files = cachefile.describe_files(module_files(folder, kind))
     about = [*ModuleFile.__dataclass_fields__]
     chosen = (str(folder), kind, detector, suspect_trains)
     return json.dumps([__version__, about, *chosen, files])
 
 
 def _load(path: Path, key: str) -> RunIndex | None:
-    try:
-        with h5py.File(path, "r") as file:
-            if file["key"][()] != key.encode():
-                return None
-            table = {name: file[name][()] for name in ("per_train", "train", "cell", "pulse")}
-            segments = file["segments"][()]
-            about = json.loads(file["about"][()])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+    kept = cachefile.load(path, key, ("per_train", "train", "cell", "pulse", "segments"))
+    if kept is None:
         return None
+    table, about = kept
     n = len(table["cell"])
     return RunIndex(
         **{name: about[name] for name in _TEXTS},
@@ -91,7 +72,7 @@ def _load(path: Path, key: str) -> RunIndex | None:
             np.repeat(table["train"], table["per_train"]),
             table["cell"],
             table["pulse"],
-            *_places(segments, n),
+            *_places(table["segments"], n),
         ),
         modules_in_run=about["modules_in_run"],
         problems=tuple(Problem(**p) for p in about["problems"]),
@@ -112,22 +93,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
         "pulse": frames.pulse_id,
         "segments": _segments(frames),
     }
-    # a name of its own: jobs on the same run may write at the same time
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    plan.unfinished.add(part)
-    try:
-        make_folder(path.parent)
-        with serial_file(part) as file:
-            for name, array in arrays.items():
-                # a checksum, since a wrong index would mean wrong frames
-                file.create_dataset(name, data=array, chunks=True, fletcher32=True)
-            file["about"] = json.dumps(about)
-            file["key"] = key
-        make_readable(part)
-        part.replace(path)
-    except (OSError, OutputError):
-        with suppress(OSError):
-            part.unlink()
+    cachefile.save(path, key, arrays, about)
 
 
 def _segments(frames: FrameTable) -> np.ndarray:

@@ -19,6 +19,9 @@ from xfelmpi.records import MachineData
 from xfelmpi.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 
 _UNDULATOR = re.compile(r"_XTD\d+_UND/DOOCS/ENERGY$")
+UNREADABLE = "machine data could not be read from"
+"""Start of the warning that names files; what kept one from being read may not be the file."""
+
 _NO_SAMPLE = {"", "no sample", "none", "unknown", "n/a", "na", "-"}
 
 
@@ -82,7 +85,7 @@ def read_machine_data(
         files = tuple(file.filename for file in (*proc, *raw))
     if found.damage:
         reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
-        found.warnings.append(f"machine data could not be read from {reasons}")
+        found.warnings.append(f"{UNREADABLE} {reasons}")
     return MachineData(
         energy,
         wavelength,

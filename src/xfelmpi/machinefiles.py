@@ -91,6 +91,24 @@ class Findings:
             self.warnings.append(f"{what} unknown for {missing} of {values.size} frames")
 
 
+def machine_files(folder: Path) -> list[Path]:
+    """Return the files of a run folder that can hold machine data, in the order of their names.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+
+
 @contextmanager
 def opened(folder: Path, damage: Damage) -> Iterator[list]:
     """Open the files of a run folder that can hold machine data.
@@ -108,9 +126,8 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
         All but the files of the detector's modules, in the order of their names.
     """
     paths: list[Path] = []
-    if folder.is_dir():
-        with tolerated(str(folder), damage):
-            paths = sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+    with tolerated(str(folder), damage):
+        paths = machine_files(folder)
     files = []
     for path in paths:
         with tolerated(path.name, damage):

@@ -9,7 +9,7 @@ from time import monotonic
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.badpixels import KINDS, Limits, asic_edges
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.cellmask import PartJudge, Tally, add_dead_asics, dead_asics, noise_outliers
@@ -36,7 +36,7 @@ from xfelmpi.pipeline import BASE_MEMORY, train_blocks
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile, summarised
-from xfelmpi.report import Progress, log, problem_lines
+from xfelmpi.report import Progress, log, plural, problem_lines
 from xfelmpi.share import Share, share_run
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cellpowder import CellPowderWriter
@@ -111,13 +111,16 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(collective.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
+    fault.point(comm, "mask")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, bad):
             log.info(line)
-        log.info(f"memory     {peak / 2**20:14,.0f} MiB at most per rank ({comm.size})")
-        log.info(f"time       {monotonic() - start:14.2f} s")
+        log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
+        log.info(f"time       {monotonic() - start:14.2f}   s")
         for line in problem_lines(problems, "the rest is like these"):
             log.info(line)
         for line in ("files written:", *(f"  {name}" for name in written)):
@@ -152,7 +155,7 @@ def _inputs(comm, experiment: Experiment, config: Config, options: MaskOptions) 
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
-    log.info("run: %s frames, %s ranks", f"{facts.n_frames:,}", comm.size)
+    log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
     for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
         log.info(line)
     events = None
@@ -220,6 +223,7 @@ def _sum_and_judge(
     )
     for part in parts:
         board = collective.ProgressBoard(comm, progress.show, n_values=1)
+        fault.point(comm, "sums")
         items = _read(reader, part, inputs.share, sparsifier.room, board)
         sums = sum_part(comm, part, items, (planes, n_cells), room)
         board.finish()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.config import Config
 from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
 from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES, PIXEL_SIZE
@@ -19,7 +19,7 @@ from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import Masks
 from xfelmpi.provenance import provenance
-from xfelmpi.report import Progress, log
+from xfelmpi.report import Progress, log, plural
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.where import rows_where
 from xfelmpi.write._h5 import prepare, publish
@@ -93,11 +93,16 @@ def merge(
         tally = _Tally(hits)
     attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:
-        for path in written:
-            log.info(f"  {path}")
+        total = len(merged.row)
+        log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
+        for line in ("files written:", *(f"  {path}" for path in written)):
+            log.info(line)
     return EXIT_COMPLETE
 
 
@@ -272,6 +277,7 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     # all ranks write as often as the one with most blocks
     while collective.max_all(comm, (block := next(blocks, None)) is not None):
         block = block or SparseFrames.empty()
+        fault.point(comm, "merge")
         written += len(block)
         board.update(written)
         entry.write(block, np.zeros(len(block), np.int64))

@@ -5,6 +5,7 @@ ends, and in a parallel file the other ranks wait for ever. So space is reserved
 file is written to, and files of one rank go through `GuardedFile`, which HDF5 never sees fail.
 """
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -21,25 +22,45 @@ _SMALL = 1 << 16
 _PAGE = 4096
 
 
-def cannot_write(path: Path, reason: str, needed: int) -> OutputError:
-    """Return the error of a file for which there is no room.
+def cannot_write(path: Path, error: OSError, needed: int = 0) -> OutputError:
+    """Return the error of a file that cannot be written, e.g. because there is no room.
 
     Parameters
     ----------
     path : Path
         May be the temporary name.
-    reason : str
-        The system's.
+    error : OSError
     needed : int
         Bytes of the whole file, as far as that is known.
     """
-    room = ""
-    with suppress(OSError):
-        disk = os.statvfs(path.parent)
-        room = f", {disk.f_bavail * disk.f_frsize:,} are free there"
-    name = str(path).removesuffix(".part")
-    need = f": it needs {needed:,} bytes{room}" if needed else ""
-    return OutputError(f"{name}: cannot be written ({reason}){need}")
+    text = f"{str(path).removesuffix('.part')}: cannot be written ({error.strerror})"
+    if needed:
+        text += f": it needs {needed:,} bytes"
+    if needed and error.errno == errno.ENOSPC:
+        with suppress(OSError):
+            text += f", {free_bytes(path.parent):,} are free there"
+    return OutputError(text)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much room the disk of a folder has for this user."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check, before the work, that the outputs have at least the room that they surely need.
+
+    Raises
+    ------
+    OutputError
+        If they have not.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        raise OutputError(
+            f"{folder}: found {free:,} bytes free there, the outputs need at least {needed:,}"
+        )
 
 
 def reserve(path: Path, size: int, anew: bool = False) -> None:
@@ -61,7 +82,7 @@ def reserve(path: Path, size: int, anew: bool = False) -> None:
     except OSError as error:
         with suppress(OSError):
             path.unlink()
-        raise cannot_write(path, error.strerror, size) from None
+        raise cannot_write(path, error, size) from None
 
 
 class GuardedFile(io.RawIOBase):
@@ -174,7 +195,7 @@ def serial_file(path: Path, mode: str = "w", **options) -> Iterator[h5py.File]:
     try:
         guarded = GuardedFile(path, mode)
     except OSError as error:
-        raise cannot_write(path, error.strerror, 0) from None
+        raise cannot_write(path, error) from None
     try:
         with h5py.File(guarded, mode, **options) as file:
             yield file
@@ -183,7 +204,7 @@ def serial_file(path: Path, mode: str = "w", **options) -> Iterator[h5py.File]:
         if guarded.error:
             with suppress(OSError):
                 path.unlink()
-            raise cannot_write(path, guarded.error.strerror, guarded.needed) from None
+            raise cannot_write(path, guarded.error, guarded.needed) from None
 
 
 def make_readable(path: Path) -> None:

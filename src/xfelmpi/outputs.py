@@ -16,6 +16,7 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
+from xfelmpi.outfile import check_room
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
@@ -28,6 +29,9 @@ from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
 from xfelmpi.write.vds import same_frames, write_vds
+
+_EVENT_BYTES = 80
+"""Of a frame in the events file, at least."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ class Processed:
     earlier: dict[str, str] = field(default_factory=dict)
 
 
-def prepare_folders(experiment: Experiment) -> None:
+def prepare_folders(experiment: Experiment, n_frames: int) -> None:
     """Make the output folders and check that they can be written; one rank.
+
+    How much room the hits need is known only later.
 
     Raises
     ------
@@ -82,6 +88,7 @@ def prepare_folders(experiment: Experiment) -> None:
     """
     for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
         prepare(path)
+    check_room(experiment.output, n_frames * _EVENT_BYTES)
 
 
 def begin_vds(
@@ -181,6 +188,8 @@ def write_outputs(
     files += [done.vds] if done.vds else []
     vds = experiment.vds(done.share.facts.kind)
     fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
     fault.point(comm, "folder")
     collective.on_root(comm, lambda: make_folder(config, experiment, files))
@@ -216,7 +225,7 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    with stopping.held():
+    with stopping.giving_names():
         _give_names(experiment, files, vds)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
+    MEMORY as CHECKPOINT_MEMORY,
+)
+from xfelmpi.checkpoints import (
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
@@ -39,7 +42,7 @@ from xfelmpi.powder import PowderSum
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
-from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.report import Progress, Stages, Summary, log, plural
 from xfelmpi.resume import Selection, share_remaining
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share
@@ -71,7 +74,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         share, selection = share_remaining(comm, experiment, config, resume)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
-        collective.on_root(comm, lambda: prepare_folders(experiment))
+        collective.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
         vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
@@ -187,14 +190,15 @@ def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv,
 
 
 def _spare_memory(config: Config) -> int:
-    return config.memory_per_rank - BASE_MEMORY
+    checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
+    return config.memory_per_rank - BASE_MEMORY - checkpoints
 
 
 def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
         return ()
-    log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):

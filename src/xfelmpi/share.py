@@ -12,7 +12,7 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.indexcache import cached_index
-from xfelmpi.machine import read_machine_data
+from xfelmpi.machinecache import cached_machine_data
 from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
@@ -155,7 +155,7 @@ def _find(
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
-    machine = read_machine_data(
+    machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )
     # laid out here, because only here the frames of the whole run are in one place
@@ -179,7 +179,9 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:
-    return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
+    # a glob would say nothing of a folder that cannot be read
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
 
 
 def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):

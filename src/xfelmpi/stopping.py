@@ -23,10 +23,12 @@ from xfelmpi.errors import EXIT_SIGNAL
 STUCK_SECONDS = 10
 """What the main thread may take to give back the interpreter's lock, which HDF5's calls hold."""
 
-PATIENCE = 40
+PATIENCE = 25
 """Seconds that a block of frames, or giving files their names, may take to be finished.
 
-Slurm sends the signal 60 s or more before the time limit (jobs/process_run.sh)."""
+Slurm sends the signal 60 s or more before the time limit (jobs/process_run.sh), and ends the other
+ranks 30 s (KillWait) after the first has left.
+"""
 
 
 @dataclass
@@ -65,6 +67,7 @@ plan = StopPlan()
 """Of this process: signals are, too."""
 
 _busy = threading.Lock()
+_naming = threading.Lock()
 _stopped = threading.Event()
 
 
@@ -86,10 +89,17 @@ def watch() -> None:
 
 @contextmanager
 def held():
-    """Let a block end before the job does, if it is stopped meanwhile; not to be nested."""
+    """Let a block end before this rank's work is saved, if the job is stopped; not to be nested."""
     while _stopped.is_set():
         sleep(1)
     with _busy:
+        yield
+
+
+@contextmanager
+def giving_names():
+    """Let all outputs get their names, and none be removed, if the job is stopped meanwhile."""
+    with _naming:
         yield
 
 
@@ -139,21 +149,34 @@ def _wait_and_stop(wanted: list[int]) -> None:
     # the lock was given back; from here on it takes as long as what is held, and saving
     signal.alarm(2 * PATIENCE)
     _stopped.set()
-    told = ""
-    if plan.speaks:
-        with suppress(Exception):
-            told = _tell(number)
+    try:
+        _stop(number)
+    finally:
+        os._exit(EXIT_SIGNAL + number)
+
+
+def _stop(number: int) -> None:
+    speaks = plan.speaks
+    if speaks:
+        told = _tell(number)
+        # before anything that takes time: mpirun kills all ranks a second after the first has left
+        _remove_unfinished()
     if _busy.acquire(timeout=PATIENCE):
-        # the end must come, whatever fails
         with suppress(Exception):
             plan.save()
-    if plan.speaks:
-        for path in list(plan.unfinished):
+    if speaks:
+        _remove_unfinished()
+        plan.record(told)
+
+
+def _remove_unfinished() -> None:
+    if not _naming.acquire(timeout=PATIENCE):
+        return
+    with suppress(RuntimeError):  # another file was begun meanwhile
+        for path in plan.unfinished:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-        with suppress(Exception):
-            plan.record(told)
-    os._exit(EXIT_SIGNAL + number)
+    _naming.release()
 
 
 def _tell(number: int) -> str:

@@ -1,6 +1,6 @@
-/* A disk that is full for some files: loaded with LD_PRELOAD, it lets files whose name ends with
-   FULL_DISK_FILE grow to FULL_DISK_BYTES; what goes beyond is written in part, then refused with
-   ENOSPC, as file systems do. */
+/* A disk that is full for some files: loaded with LD_PRELOAD, it lets files with FULL_DISK_FILE in
+   their name grow to FULL_DISK_BYTES; what goes beyond is written in part, then refused with ENOSPC,
+   as file systems do. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -15,14 +15,14 @@
 /* Bytes of n that fit at an offset of a file; n for all other files. */
 static size_t fitting(int fd, off_t offset, size_t n)
 {
-    const char *ending = getenv("FULL_DISK_FILE"), *limit = getenv("FULL_DISK_BYTES");
+    const char *file = getenv("FULL_DISK_FILE"), *limit = getenv("FULL_DISK_BYTES");
     char link[64], name[4096];
-    if (!ending || !limit || !n)
+    if (!file || !limit || !n)
         return n;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, name, sizeof name);
-    size_t tail = strlen(ending);
-    if (length < (ssize_t)tail || memcmp(name + length - tail, ending, tail))
+    ssize_t length = readlink(link, name, sizeof name - 1);
+    name[length < 0 ? 0 : length] = 0;
+    if (!strstr(name, file))
         return n;
     off_t left = atoll(limit) - offset;
     return left <= 0 ? 0 : (size_t)left < n ? (size_t)left : n;

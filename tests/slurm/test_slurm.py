@@ -105,6 +105,69 @@ def test_array_job_has_a_run_per_task(slurm, prefix, submit_folder, tmp_path):
         assert (output / "events" / f"r{run:04d}_events.h5").exists()
 
 
+SLOW = """
+import sys
+import time
+
+from xfelmpi import stopping
+
+stopping.watch()
+from xfelmpi import pipeline
+
+blocks = pipeline.train_blocks
+
+
+def slow_blocks(*args):
+    for block in blocks(*args):
+        yield block
+        time.sleep(100)
+
+
+pipeline.train_blocks = slow_blocks
+from xfelmpi.__main__ import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def slow_project(folder):
+    """Return a folder with the scripts, and a Python that is slow to read frames."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / "jobs").symlink_to(ROOT / "jobs")
+    script, python = folder / "slow.py", folder / ".venv" / "bin" / "python"
+    script.write_text(SLOW)
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then shift 2; set -- "{script}" "$@"; fi\n'
+        f'exec "{sys.executable}" "$@"\n'
+    )
+    python.chmod(0o755)
+    return folder
+
+
+def test_time_limit_leaves_a_checkpoint(slurm, prefix, one_rank, submit_folder, tmp_path):
+    """Slurm looks at time limits every 30 s."""
+    project, output = slow_project(tmp_path / "project"), tmp_path / "out"
+    env = {"EXP_PREFIX": str(prefix), "RANKS": "2", "XFELMPI_ROOT": str(project)}
+    args = (SCRIPT, "50", *into(prefix, output))
+    job = slurm.submit("--time=1", "--signal=TERM@55", *args, cwd=submit_folder, env=env)
+    assert slurm.wait(job) == ("FAILED", "143:0"), all_text(submit_folder, output / "log")
+    log = (output / "log" / f"r0050_{job}.log").read_text()
+    assert log.count("xfelmpi: stopped by SIGTERM (time limit?) in stage photons after about") == 1
+    assert f"xfelmpi: continue with: sbatch {project}/jobs/process_run.sh 50 " in log
+    assert len(list((output / "checkpoint" / "r0050").glob("*.checkpoint"))) == 2
+    assert not list(output.rglob("*.part"))
+    job = submit(slurm, submit_folder, prefix, *args, "--resume")
+    assert slurm.wait(job) == ("COMPLETED", "0:0"), all_text(submit_folder, output / "log")
+    log = (output / "log" / f"r0050_{job}.log").read_text()
+    assert "resume: 12 of 18 frames are done (2 checkpoint files" in log
+    assert_same_outputs(output, one_rank)
+
+
+def test_script_asks_for_the_signal_in_time():
+    """Earlier than the ranks may take (see `xfelmpi.stopping`), and to the ranks only."""
+    assert "#SBATCH --signal=TERM@60\n" in SCRIPT.read_text()
+
+
 def test_run_number_in_an_array_job_is_refused(slurm, prefix, submit_folder):
     job = submit(slurm, submit_folder, prefix, "--array=50-50", SCRIPT, "51")
     assert slurm.wait(f"{job}_50") == ("FAILED", "2:0")

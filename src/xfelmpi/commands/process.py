@@ -1,6 +1,7 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 from xfelmpi import arguments, stopping
 from xfelmpi.config import Config
@@ -105,24 +106,34 @@ def _only_job(comm, config: Config):
 @contextmanager
 def _failure_recorded(config: Config):
     """Let the overview of all runs tell of a job that fails or is stopped."""
-    if config.report:
-        stopping.plan.record = lambda text: _record_stop(config, text)
-    try:
-        yield
-    except Exception as error:
+    experiment = Experiment(config.prefix, config.output, config.run)
+
+    def record(error: Exception) -> None:
         if config.report:
             from xfelmpi.page.overview import record_failure
 
-            record_failure(Experiment(config.prefix, config.output, config.run), error)
+            record_failure(experiment, error)
+
+    before = _stamp(experiment.status)
+
+    def record_stop(text: str) -> None:
+        # when the outputs are complete that is no failure, and one of another rank tells more
+        if stopping.plan.stage() and _stamp(experiment.status) == before:
+            record(XfelmpiError(text))
+
+    stopping.plan.record = record_stop
+    try:
+        yield
+    except Exception as error:
+        record(error)
         raise
 
 
-def _record_stop(config: Config, text: str) -> None:
-    from xfelmpi.page.overview import record_failure
-
-    if stopping.plan.stage():
-        experiment = Experiment(config.prefix, config.output, config.run)
-        record_failure(experiment, XfelmpiError(text))
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _show(lines: list[str]) -> None:

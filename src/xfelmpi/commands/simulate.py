@@ -87,6 +87,7 @@ def _missing_pair(text: str) -> tuple[int, int]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = Parser(
         prog="xfelmpi simulate",
         description=SUMMARY.capitalize() + ".",

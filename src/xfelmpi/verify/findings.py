@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.errors import InputError
 from xfelmpi.report import log
 
 SHOWN = 5
@@ -103,7 +104,7 @@ class Results:
         """Do a check of a file; that it cannot be done is a finding, too."""
         try:
             findings = list(check())
-        except DAMAGE as error:
+        except (*DAMAGE, InputError) as error:
             findings = [Finding(file.name, f"cannot be checked: {describe(error)}")]
         self.add(name, findings)
 

@@ -44,17 +44,34 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
 
 
 def verify(comm, config: Config, frames: int, whole: bool) -> int:
-    """Check the outputs of a run and return the exit status; collective.
+    """Check the outputs of a run, show what was found, and return the exit status; collective.
+
+    See `check_run` for the parameters and what is raised.
+    """
+    results = check_run(comm, config, frames, whole)
+    if comm.rank == 0:
+        results.show()
+    failed = comm.bcast(bool(results.failed))
+    return EXIT_FAILED if failed else EXIT_COMPLETE
+
+
+def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
+    """Do all checks of a run; collective.
 
     Parameters
     ----------
     comm : Intracomm
     config : Config
-        Settings of the job that made them, with where they lie now.
+        Settings of the job that made the outputs, with where they lie now.
     frames : int
         Frames that are read again from the run; 0: none.
     whole : bool
         Read the whole run again instead.
+
+    Returns
+    -------
+    Results
+        Empty but on rank 0.
 
     Raises
     ------
@@ -68,11 +85,8 @@ def verify(comm, config: Config, frames: int, whole: bool) -> int:
         if comm.bcast(outputs is not None):
             _check_outputs(comm, experiment, outputs, results)
             if frames or whole:
-                _check_run(comm, experiment, config, outputs, results, 0 if whole else frames)
-    if comm.rank == 0:
-        results.show()
-    failed = comm.bcast(bool(results.failed))
-    return EXIT_FAILED if failed else EXIT_COMPLETE
+                _check_input(comm, experiment, config, outputs, results, 0 if whole else frames)
+    return results
 
 
 def _open(stack: ExitStack, experiment: Experiment, results: Results) -> Outputs | None:
@@ -114,7 +128,7 @@ def _introduction(outputs: Outputs) -> str:
     )
 
 
-def _check_run(comm, experiment, config: Config, outputs, results: Results, frames: int) -> None:
+def _check_input(comm, experiment, config: Config, outputs, results: Results, frames: int) -> None:
     """Check the outputs against the run, all frames if `frames` is 0; collective."""
     try:
         data, findings = rundata.open_run(comm, experiment, config, outputs and outputs.run)

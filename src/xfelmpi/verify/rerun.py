@@ -59,15 +59,12 @@ def check_all(
         pair = (getattr(data.events, name), getattr(events, name))
         findings[DECISION] += compare(path, name, *pair, first=first)
     total = sum_powder(comm, masks, powder)
-    if not comm.allreduce(bool(findings[SUMS])):
-        # else they would not read the same
+    if collective.max_all(comm, len(findings[SUMS])):
+        # frames with other sums would stop the reading of the hits
+        del findings[HITS]
+    else:
         reader = HitReader(nothing_kept, share.frames, data.sums, sparsifier, masks)
-        entries = {"entry_1": data.events.is_hit, "entry_2": data.events.is_miss}
-        for name in ["entry_1"] + ["entry_2"] * config.with_misses:
-            before, _ = collective.before_and_total(comm, int(entries[name].sum()))
-            rows = np.flatnonzero(entries[name])
-            with collective.together(comm):
-                findings[HITS] += _check_hits(experiment, name, before, rows, reader, data)
+        findings[HITS] = _check_entries(comm, experiment, config, data, reader)
     gathered = {name: collective.gather_objects(comm, own) for name, own in findings.items()}
     if comm.rank == 0:
         gathered[POWDER] = _check_powder(outputs, total)
@@ -83,6 +80,20 @@ def _check_powder(outputs: Outputs, total) -> list[Finding]:
             findings.append(Finding(path.name, f"{name} cannot be read: {describe(error)}"))
             continue
         findings += compare(path, name, found, values.reshape(-1).astype(np.int64), "pixel")
+    return findings
+
+
+def _check_entries(comm, experiment, config: Config, data: RunData, reader: HitReader):
+    """Compare the hits, and misses if they are there, of this rank with the CXI; collective."""
+    findings: list[Finding] = []
+    entries = {"entry_1": data.events.is_hit}
+    if config.with_misses:
+        entries["entry_2"] = data.events.is_miss
+    for name, chosen in entries.items():
+        rows = np.flatnonzero(chosen)
+        before, _ = collective.before_and_total(comm, len(rows))
+        with collective.together(comm):
+            findings += _check_hits(experiment, name, before, rows, reader, data)
     return findings
 
 

@@ -53,17 +53,17 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
             group["trainId"] = layout.train_id
             group["pulseId"] = layout.pulse_id
             group["cellId"] = layout.cell_id
-            sources = [
-                source_name(Path(f.path), experiment.prefix, path.parent) for f in layout.files
-            ]
+            sources = source_names(
+                [Path(f.path) for f in layout.files], experiment.prefix, path.parent
+            )
             _create_data(group, layout, sources)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from None
     return path
 
 
-def source_name(source: Path, prefix: Path, folder: Path) -> str:
-    """Return the name by which a virtual dataset in `folder` finds a source file.
+def source_names(sources: list[Path], prefix: Path, folder: Path) -> list[str]:
+    """Return the names by which a virtual dataset in `folder` finds its source files.
 
     A relative name starts in the folder of the virtual dataset, whatever links lead there, and
     must climb through real folders only: ``..`` does not lead back through a link. If the folder
@@ -73,8 +73,8 @@ def source_name(source: Path, prefix: Path, folder: Path) -> str:
 
     Parameters
     ----------
-    source : Path
-        In `prefix`, as the run index names it.
+    sources : list of Path
+        In `prefix`, as the run index names them.
     prefix : Path
         The experiment folder.
     folder : Path
@@ -83,8 +83,8 @@ def source_name(source: Path, prefix: Path, folder: Path) -> str:
     real_prefix, real_folder = prefix.resolve(), folder.resolve()
     if real_folder.is_relative_to(real_prefix):
         up = os.path.relpath(real_prefix, real_folder)
-        return os.path.join(up, source.relative_to(prefix))  # noqa: PTH118, keeps the dots
-    return str(source.absolute())
+        return [os.path.join(up, s.relative_to(prefix)) for s in sources]  # noqa: PTH118, keeps the dots
+    return [str(source.absolute()) for source in sources]
 
 
 def fill_value(dtype) -> np.ndarray:
