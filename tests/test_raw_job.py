@@ -18,6 +18,7 @@ from launch import output_files, run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
 from reference import raw_photons
 
+from xfelmpi.checkpoints import CHECKPOINT_MEMORY
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
@@ -192,7 +193,7 @@ def blocks_of(mock, memory: int):
     """Return how many trains the blocks of a single rank have, given its memory."""
     sums = FrameSums.zeros(len(mock))
     sums.entries[:] = mock.truth["litpixels"]
-    room = (memory - BASE_MEMORY) // 4 // 6
+    room = (memory - BASE_MEMORY - CHECKPOINT_MEMORY) // 4 // 6
     frames = table_of(mock.truth["trainId"])
     return [(b - a) // 3 for a, b in train_blocks(frames, sums, room, "raw")]
 

@@ -9,7 +9,7 @@ import numpy as np
 from xfelmpi import collective, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
-    MEMORY as CHECKPOINT_MEMORY,
+    CHECKPOINT_MEMORY,
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
