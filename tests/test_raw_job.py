@@ -154,7 +154,7 @@ def test_masks_and_bad_pixels_of_the_constants(tmp_path):
 
 # the same for any number of ranks and any block size
 
-BLOCKS = [(1, "256M"), (2, "256M"), (3, "300M"), (5, "1G")]
+BLOCKS = [(1, "256M"), (2, "256M"), (3, "324M"), (5, "1G")]
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def blocks_of(mock, memory: int):
 
 def test_block_sizes_differ(bright):
     """What the memory limits of these tests mean."""
-    found = [blocks_of(bright, m << 20) for m in (256, 300, 1024)]
+    found = [blocks_of(bright, m << 20) for m in (256, 324, 1024)]
     assert found == [[1, 1, 1, 1, 1], [1, 3, 1], [1, 4]]
 
 
@@ -222,7 +222,7 @@ def test_same_for_all_ranks_and_blocks(bright, bright_outputs, tmp_path, ranks, 
     assert_same_outputs(bright_outputs[0] / "plain", tmp_path)
 
 
-@pytest.mark.parametrize(("ranks", "memory"), [(2, "300M"), (3, "256M"), (5, "1G")])
+@pytest.mark.parametrize(("ranks", "memory"), [(2, "324M"), (3, "256M"), (5, "1G")])
 def test_common_mode_same_for_all_ranks_and_blocks(bright, bright_outputs, tmp_path, ranks, memory):
     options = ("--no-vds", *ALL_HITS, "--common-mode", "asic", "--memory-per-rank", memory)
     process(bright, tmp_path, *options, ranks=ranks)
