@@ -8,7 +8,7 @@ photon in the high stage. Only what fails them gets the formula.
 
 from libc.math cimport floorf
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from frames cimport (
     OK,
@@ -23,11 +23,11 @@ from frames cimport (
     libdeflate_free_decompressor,
 )
 
-cdef extern from "<float.h>":
-    const float FLT_MAX
+cdef extern from "<math.h>":
+    const float NAN
 
 cdef extern from "median.h":
-    float median_of(const float *v, int n) nogil
+    float median_of(const float *v, int n, float *last) nogil
 
 cdef extern from "raw_scan.h":
     int find_candidates(
@@ -37,19 +37,21 @@ cdef extern from "raw_scan.h":
         const uint16_t *digital, const uint16_t *level, const uint16_t *lowest, int n,
         int32_t *found) nogil
     int find_bright(
-        const float *signal, const float *median, float cut, int n, int32_t *found) nogil
+        const float *signal, const float *median, float cut, const uint64_t *also,
+        int32_t *found) nogil
+    int find_bad(const uint8_t *good, int32_t *found) nogil
     void high_stage_i2(const uint16_t *a, const int16_t *offset, const float *gain,
-                       int gain_step, int n, float *signal) nogil
+                       int gain_step, float *signal) nogil
     void high_stage_f4(const uint16_t *a, const float *offset, const float *gain,
-                       int gain_step, int n, float *signal) nogil
+                       int gain_step, float *signal) nogil
+    int in_asic(int j) nogil
     void prefetch(const void *address) nogil
-    int gather_usable(const float *signal, const uint8_t *usable, float *values) nogil
 
 DEF PIXELS = 65536
-DEF ROW = 128       # pixels of a detector row, on two ASICs of 64
-DEF BAND = 8192     # pixels of the two ASICs side by side
-DEF BAND_BYTES = 1024
+DEF BAND = 8192     # pixels of two ASICs side by side
+DEF BAND_WORDS = 128
 DEF ASIC = 4096
+DEF ASICS = 16
 DEF AHEAD = 24       # candidates whose constants are fetched in advance
 
 ctypedef fused offset_t:
@@ -88,7 +90,7 @@ cdef void scan_plain(
         const uint16_t *level2, const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
         float adu, float threshold) noexcept nogil:
-    cdef int32_t found[PIXELS + 1]
+    cdef int32_t found[PIXELS]
     cdef uint32_t i, p
     cdef int stage, n_found
     cdef float signal
@@ -119,25 +121,29 @@ cdef void scan_common_mode(
         const uint16_t *lowest1, const uint16_t *level1, const uint16_t *level2,
         const uint8_t *bad_medium, const uint8_t *bad_low,
         const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float threshold, float photon_signal) noexcept nogil:
+        float adu, float threshold, float photon_signal, float *last) noexcept nogil:
     """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
     cdef float signal[BAND]
-    cdef float values[ASIC]
     cdef float median[2]
-    cdef int32_t found[BAND + 1]
-    cdef uint8_t usable[BAND_BYTES]
-    cdef uint8_t spoilt[BAND_BYTES]
+    cdef int n_good[2]
+    cdef int32_t found[BAND]
+    cdef uint64_t spoilt[BAND_WORDS]
     cdef uint32_t first, i, j, p, half
-    cdef int n, n_found, stage
+    cdef int n_found, stage
     for first in range(0, PIXELS, BAND):
         if offset_t is float:
             high_stage_f4(analogue + first, &offset[0, first], &gain[0, first],
-                          gain.strides[1] != 0, BAND, signal)
+                          gain.strides[1] != 0, signal)
         else:
             high_stage_i2(analogue + first, &offset[0, first], &gain[0, first],
-                          gain.strides[1] != 0, BAND, signal)
-        memcpy(usable, s.good + first // 8, BAND_BYTES)
-        memset(spoilt, 0, BAND_BYTES)
+                          gain.strides[1] != 0, signal)
+        n_good[0] = n_good[1] = ASIC
+        n_found = find_bad(s.good + first // 8, found)
+        for i in range(n_found):
+            j = found[i]
+            signal[in_asic(j)] = NAN
+            n_good[(j >> 6) & 1] -= 1
+        memset(spoilt, 0, sizeof(spoilt))
         n_found = find_switched(
             digital + first, level1 + first, lowest1 + first // 64, BAND, found)
         for i in range(n_found):
@@ -148,24 +154,25 @@ cdef void scan_common_mode(
             stage = 2 if digital[p] > level2[p] else 1
             switched.medium += stage == 1
             switched.low += stage == 2
-            signal[j] = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
             if bit(bad_medium if stage == 1 else bad_low, p):
-                usable[j >> 3] &= ~(1 << (j & 7))
-                spoilt[j >> 3] |= 1 << (j & 7)
-                # so that it is found below, whatever the median
-                signal[j] = FLT_MAX
+                spoilt[j >> 6] |= <uint64_t>1 << (j & 63)
+                signal[in_asic(j)] = NAN
+                n_good[(j >> 6) & 1] -= 1
+            else:
+                signal[in_asic(j)] = (
+                    (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p])
         for half in range(2):
-            n = 0
-            for i in range(64 * half, BAND, ROW):
-                n += gather_usable(signal + i, usable + i // 8, values + n)
-            median[half] = median_of(values, n) if n else 0
-        n_found = find_bright(signal, median, photon_signal, BAND, found)
+            median[half] = median_of(
+                signal + ASIC * half, n_good[half], last + 2 * (first // BAND) + half
+            ) if n_good[half] else 0
+        # NaN fails the comparison: what is bad is not bright
+        n_found = find_bright(signal, median, photon_signal, spoilt, found)
         for i in range(n_found):
             j = found[i]
-            if bit(spoilt, j):
+            if (spoilt[j >> 6] >> (j & 63)) & 1:
                 add(s, first + j, 0)
             else:
-                add_signal(s, first + j, signal[j] - median[(j >> 6) & 1], adu, threshold)
+                add_signal(s, first + j, signal[in_asic(j)] - median[(j >> 6) & 1], adu, threshold)
 
 
 def sparsify_raw(
@@ -197,6 +204,8 @@ def sparsify_raw(
     cdef Scan s
     cdef Sums out
     cdef Switched switched
+    # medians: where the next ones are sought first
+    cdef float last[ASICS]
     cdef libdeflate_decompressor *inflater
 
     if n_frames == 0:
@@ -216,6 +225,7 @@ def sparsify_raw(
     out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
     out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
     out.region_bad = &region_bad[0]
+    memset(last, 0, sizeof(last))
     with nogil:
         for f in range(n_frames):
             if offset_in_file[f] != decoded or decoded < 0:
@@ -237,7 +247,7 @@ def sparsify_raw(
                     &s, &switched, frame, frame + PIXELS, &lowest1[row, 0], &level1[row, 0],
                     &level2[row, 0],
                     &bad_medium[row, 0], &bad_low[row, 0], offset[row], gain[row],
-                    adu, threshold, photon_signal)
+                    adu, threshold, photon_signal, last)
             else:
                 scan_plain(
                     &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],

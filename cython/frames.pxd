@@ -4,37 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <unistd.h>
-
-    /* Read exactly `size` bytes at `offset`: 0, or 1 if the file ends before or cannot be read. */
-    static inline int pread_fully(int fd, unsigned char *to, size_t size, long long offset)
-    {
-        while (size > 0) {
-            ssize_t n = pread(fd, to, size, (off_t)offset);
-            if (n < 0 && errno == EINTR) continue;
-            if (n <= 0) return 1;
-            to += n; size -= (size_t)n; offset += n;
-        }
-        return 0;
-    }
-
-    /* The shuffle filter of HDF5 stores byte 0 of all items, then byte 1, …: put them together. */
-    static inline void unshuffle(
-        const unsigned char *from, unsigned char *to, size_t n, int itemsize)
-    {
-        if (itemsize == 2) {
-            for (size_t i = 0; i < n; i++) { to[2*i] = from[i]; to[2*i + 1] = from[n + i]; }
-        } else {
-            for (size_t i = 0; i < n; i++) {
-                to[4*i] = from[i]; to[4*i + 1] = from[n + i];
-                to[4*i + 2] = from[2*n + i]; to[4*i + 3] = from[3*n + i];
-            }
-        }
-    }
-    """
+cdef extern from "chunk_bytes.h":
     int pread_fully(int fd, uint8_t *to, size_t size, long long offset) nogil
     void unshuffle(const uint8_t *source, uint8_t *target, size_t n, int itemsize) nogil
 

@@ -1,76 +1,93 @@
-/* Vector loops over raw frames; `found` has room for n + 1 positions, n is a multiple of 64. */
+/* Vector loops over raw frames; n is a multiple of 64, at most 65536, and `found` has room for n
+ * positions. */
+#include <math.h>
+
 #include "wide.h"
+
+#define ASIC_PIXELS 4096
+#define BAND_WORDS 128
 
 /* Pixels that may have a photon, or may not be in the high stage. `lowest` is the smallest level of
  * every 64 pixels: it settles almost all of them without touching the levels, which saves a quarter
  * of the memory traffic, and a cache miss for every photon. */
-WIDE static int find_candidates(const uint16_t *analogue, const uint16_t *digital,
-                                const uint16_t *cut, const uint16_t *lowest, int n,
-                                int32_t *found)
+MARK(mark_candidates,
+     (const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
+      const uint16_t *lowest, int n, uint64_t *words),
+     (analogue, digital, cut, lowest, n, words), uint16_t low = lowest[i / 64],
+     (analogue[i + j] >= cut[i + j]) | (digital[i + j] >= low))
+
+MARK(mark_maybe_switched,
+     (const uint16_t *digital, const uint16_t *lowest, int n, uint64_t *words),
+     (digital, lowest, n, words), uint16_t low = lowest[i / 64], digital[i + j] >= low)
+
+/* Two ASICs side by side are worked off one after the other: where pixel j of both is then. */
+static inline int in_asic(int j) { return (j >> 6 & 1) * ASIC_PIXELS + (j >> 7) * 64 + (j & 63); }
+
+/* Pixels whose signal less the median of their ASIC is at least `cut`. */
+MARK(mark_bright,
+     (const float *signal, const float *median, float cut, int n, uint64_t *words),
+     (signal, median, cut, n, words),
+     float middle = median[i / 64 & 1]; const float *v = signal + in_asic(i),
+     v[j] - middle >= cut)
+
+static int find_candidates(const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
+                           const uint16_t *lowest, int n, int32_t *found)
 {
-    int m = 0;
-#define CANDIDATE(j) ((analogue[j] >= cut[j]) | (digital[j] >= lowest[i / 64]))
-    FIND(CANDIDATE, ALWAYS)
-    return m;
+    uint64_t words[MOST_WORDS];
+    mark_candidates(analogue, digital, cut, lowest, n, words);
+    return list_bits(words, n / 64, found);
 }
 
 /* Pixels that are not in the high stage. */
-WIDE static int find_switched(const uint16_t *digital, const uint16_t *level,
-                              const uint16_t *lowest, int n, int32_t *found)
+static int find_switched(const uint16_t *digital, const uint16_t *level, const uint16_t *lowest,
+                         int n, int32_t *found)
 {
-    int m = 0;
-#define MAYBE_SWITCHED(j) (digital[j] >= lowest[i / 64])
-#define SWITCHED(j) (digital[j] >= level[j])
-    FIND(MAYBE_SWITCHED, SWITCHED)
-    return m;
-}
-
-/* Pixels whose signal less the median of their ASIC is at least `cut`; every other 64 pixels belong
- * to the same of two ASICs. */
-WIDE static int find_bright(const float *signal, const float *median, float cut, int n,
-                            int32_t *found)
-{
-    int m = 0;
-    for (int i = 0; i < n; i += 64) {
-        float middle = median[i / 64 & 1];
-        int any = 0;
-        for (int j = i; j < i + 64; j++) any |= signal[j] - middle >= cut;
-        if (!any) continue;
-#define BRIGHT(j) (signal[j] - middle >= cut)
-        FIND_IN_64(BRIGHT, ALWAYS)
+    uint64_t words[MOST_WORDS];
+    int m = 0, n_maybe;
+    mark_maybe_switched(digital, lowest, n, words);
+    n_maybe = list_bits(words, n / 64, found);
+    for (int k = 0; k < n_maybe; k++) {
+        int j = found[k];
+        found[m] = j;
+        m += digital[j] >= level[j];
     }
     return m;
 }
 
+/* Bright pixels of two ASICs, and those marked in `also`. */
+static int find_bright(const float *signal, const float *median, float cut, const uint64_t *also,
+                       int32_t *found)
+{
+    uint64_t words[BAND_WORDS];
+    mark_bright(signal, median, cut, 64 * BAND_WORDS, words);
+    for (int i = 0; i < BAND_WORDS; i++) words[i] |= also[i];
+    return list_bits(words, BAND_WORDS, found);
+}
+
+/* Pixels of two ASICs that are not marked in `good`. */
+static int find_bad(const uint8_t *good, int32_t *found)
+{
+    uint64_t words[BAND_WORDS];
+    memcpy(words, good, sizeof words);
+    for (int i = 0; i < BAND_WORDS; i++) words[i] = ~words[i];
+    return list_bits(words, BAND_WORDS, found);
+}
+
+/* Signals of two ASICs by the constants of the high stage, first those of one, then of the other. */
 #define HIGH_STAGE(NAME, TYPE)                                                                  \
 WIDE static void NAME(const uint16_t *a, const TYPE *offset, const float *gain, int gain_step,  \
-                      int n, float *signal)                                                     \
+                      float *signal)                                                            \
 {                                                                                               \
-    if (gain_step) {                                                                            \
-        for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * gain[i];            \
-    } else {                                                                                    \
-        float g = gain[0];                                                                      \
-        for (int i = 0; i < n; i++) signal[i] = ((float)a[i] - offset[i]) * g;                  \
+    for (int i = 0; i < 64 * BAND_WORDS; i += 64) {                                             \
+        float *out = signal + in_asic(i);                                                       \
+        if (gain_step)                                                                          \
+            for (int j = 0; j < 64; j++)                                                        \
+                out[j] = ((float)a[i + j] - offset[i + j]) * gain[i + j];                       \
+        else                                                                                    \
+            for (int j = 0; j < 64; j++) out[j] = ((float)a[i + j] - offset[i + j]) * gain[0];  \
     }                                                                                           \
 }
 HIGH_STAGE(high_stage_i2, int16_t)
 HIGH_STAGE(high_stage_f4, float)
 
 static inline void prefetch(const void *address) { __builtin_prefetch(address); }
-
-/* Copy the 64 values whose bit in `usable` is set, in any order; returns how many. */
-static inline int gather_usable(const float *signal, const uint8_t *usable, float *values)
-{
-    uint64_t bad;
-    int n = 64;
-    memcpy(&bad, usable, 8);
-    bad = ~bad;
-    memcpy(values, signal, 64 * sizeof(float));
-    /* from the end, so that the value that fills a hole is a usable one */
-    while (bad) {
-        int hole = 63 - __builtin_clzll(bad);
-        values[hole] = values[--n];
-        bad &= ~(1ull << hole);
-    }
-    return n;
-}

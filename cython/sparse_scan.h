@@ -1,5 +1,5 @@
-/* Which pixels of a corrected frame may have photons; n is a multiple of 64, and `found` has room
- * for n positions. */
+/* Which pixels of a corrected frame may have photons; n is a multiple of 64, at most 65536, and
+ * `found` has room for n positions. */
 #ifndef XFELMPI_SPARSE_SCAN_H
 #define XFELMPI_SPARSE_SCAN_H
 
@@ -7,29 +7,33 @@
 
 #include "wide.h"
 
-#define LIT(j) (v[j] != 0)
+MARK(mark_lit_u1, (const uint8_t *v, int n, uint64_t *words), (v, n, words), , v[i + j] != 0)
 
-WIDE static int find_lit_u1(const uint8_t *v, int n, int32_t *found)
-{
-    int m = 0;
-    FIND(LIT, ALWAYS)
-    return m;
-}
-
-WIDE static int find_lit_u2(const uint16_t *v, int n, int32_t *found)
-{
-    int m = 0;
-    FIND(LIT, ALWAYS)
-    return m;
-}
+MARK(mark_lit_u2, (const uint16_t *v, int n, uint64_t *words), (v, n, words), , v[i + j] != 0)
 
 /* Whatever is not an ordinary number below `cut`: a photon, NaN or ±inf. */
-WIDE static int find_lit_f4(const float *v, float cut, int n, int32_t *found)
+MARK(mark_lit_f4, (const float *v, float cut, int n, uint64_t *words), (v, cut, n, words), ,
+     !(v[i + j] < cut) | !(v[i + j] >= -FLT_MAX))
+
+static int find_lit_u1(const uint8_t *v, int n, int32_t *found)
 {
-    int m = 0;
-#define LIT_OR_BAD(j) (!(v[j] < cut) | !(v[j] >= -FLT_MAX))
-    FIND(LIT_OR_BAD, ALWAYS)
-    return m;
+    uint64_t words[MOST_WORDS];
+    mark_lit_u1(v, n, words);
+    return list_bits(words, n / 64, found);
+}
+
+static int find_lit_u2(const uint16_t *v, int n, int32_t *found)
+{
+    uint64_t words[MOST_WORDS];
+    mark_lit_u2(v, n, words);
+    return list_bits(words, n / 64, found);
+}
+
+static int find_lit_f4(const float *v, float cut, int n, int32_t *found)
+{
+    uint64_t words[MOST_WORDS];
+    mark_lit_f4(v, cut, n, words);
+    return list_bits(words, n / 64, found);
 }
 
 #endif

@@ -2,7 +2,7 @@
 # The whole program on this machine, with nothing given: sets up, simulates run 50 into ./demo/ of
 # the project, processes it with mpirun and compares what was found with what was simulated.
 #
-#   bash jobs/demo.sh            RANKS=4 bash jobs/demo.sh
+#   bash jobs/demo.sh            RANKS=4 TRAINS=4 CELLS=64 bash jobs/demo.sh
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
@@ -11,15 +11,15 @@ bash "$ROOT/jobs/setup.sh"
 load_site
 use_venv
 limit_threads
-ranks=${RANKS:-2}
+ranks=${RANKS:-2} trains=${TRAINS:-16} cells=${CELLS:-352}
 geometry=demo/scratch/det/agipd.geom
 prepare_mpi "$ranks"
 cd -- "$ROOT"
 
 say ""
-say "Simulating run 50 on $ranks ranks: 16 trains of 352 cells, 16 modules"
+say "Simulating run 50 on $ranks ranks: $trains trains of $cells cells, 16 modules"
 rm -rf -- demo
-mpirun -n "$ranks" python -m xfelmpi simulate 50 --prefix demo --trains 16 --cells 352
+mpirun -n "$ranks" python -m xfelmpi simulate 50 --prefix demo --trains "$trains" --cells "$cells"
 
 say ""
 say "Processing it: mpirun -n $ranks python -m xfelmpi 50 --prefix demo --geometry $geometry"

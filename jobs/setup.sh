@@ -2,7 +2,8 @@
 # Makes .venv with everything xfelmpi needs; run again, it does only what is missing or has changed.
 #
 #   bash jobs/setup.sh            what the program needs
-#   bash jobs/setup.sh --tests    and what its tests need
+#   bash jobs/setup.sh --docs     and what builds its documentation
+#   bash jobs/setup.sh --tests    and what its tests need, which is this, too
 #
 # As root on Debian the missing Debian packages are installed; elsewhere it says what to load.
 # Environment: PYTHON (default: the newest of python3), MPICC (default: mpicc), HDF5_DIR (a parallel
@@ -12,12 +13,13 @@ set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-with_tests=0
+with_tests=0 with_docs=0
 for argument in "$@"; do
     case $argument in
-    --tests) with_tests=1 ;;
+    --tests) with_tests=1 with_docs=1 ;;
+    --docs) with_docs=1 ;;
     -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
-    *) die "unknown argument '$argument'; the only one is --tests" ;;
+    *) die "unknown argument '$argument'; there are --tests and --docs" ;;
     esac
 done
 
@@ -294,7 +296,7 @@ python_version=$("$PY" -VV)
 base="$python_version; $MPICC $("$MPICC" --showme:version 2>&1 | head -n 1); HDF5 $HDF5_VERSION ${HDF5_DIR:-}"
 wheels=${XFELMPI_WHEELS:-$VENV/wheels}/$(sha256sum <<<"$base" | cut -c 1-16)
 if [[ $(probe_h5py) != "$HDF5_VERSION" ]] || { [[ -r $STAMPS/base ]] && ! is_current base "$base"; }; then
-    rm -f -- "$STAMPS"/{base,package,tests}
+    rm -f -- "$STAMPS"/{base,package,docs,tests}
     step "installing build tools" build_tools
     step "building mpi4py with $MPICC (up to 3 minutes)" build_mpi4py
     step "building h5py with HDF5 $HDF5_VERSION ${HDF5_DIR:-($HDF5_PKGCONFIG_NAME)} (1 to 4 minutes)" build_h5py
@@ -336,6 +338,19 @@ package="$base $(sources)"
 if ! is_current package "$package" || ! [[ -x $VENV/bin/xfelmpi ]]; then
     step "building and installing xfelmpi" install_package
     set_stamp package "$package"
+fi
+
+# ------------------------------------------------------------------ what the documentation needs
+
+install_docs() {
+    mapfile -t wanted < <(requirements project optional-dependencies docs)
+    install_requirements "${wanted[@]}"
+}
+
+docs="$base $(requirements project optional-dependencies docs | sha256sum)"
+if ((with_docs)) && ! is_current docs "$docs"; then
+    step "installing what the documentation needs" install_docs
+    set_stamp docs "$docs"
 fi
 
 # ------------------------------------------------------------------ what the tests need

@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
 # Sets up, then checks the style of the sources and runs all the tests: in one process, and those
-# of tests/mpi on 1, 2, 3 and 5 ranks. Goes on after a failure and lists the failures at the end.
+# of tests/mpi on 1, 2, 3 and 5 ranks; then the tests of the kernels once more, with every index
+# of an array checked. Goes on after a failure and lists the failures at the end.
 #
 #   bash jobs/test.sh                      everything
 #   bash jobs/test.sh -k kernels -x        arguments go to every pytest
 #   bash jobs/test.sh tests/test_read.py   a quick subset
+#   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
+#   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
-# RANKS="1 2" for other numbers of ranks. The last line is "N passed, N failed", in which a check of
-# the style counts as one. The status is 0 if nothing failed and at least one test ran.
+# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 2 of the
+# machine's CPUs). The last line is "N passed, N failed", in which a check of the style counts as
+# one. The status is 0 if nothing failed and at least one test ran. See docs/testing.md.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
+build=release
+case ${1:-} in
+--bounds | --sanitize) build=${1#--} && shift ;;
+esac
 bash "$ROOT/jobs/setup.sh" --tests
 load_site
 use_venv
@@ -28,7 +36,11 @@ passed=0 failed=0 tests_run=0
 failures=()
 
 # Seconds: a deadlock of the ranks must not last for ever.
-readonly SINGLE_LIMIT=1800 MPI_LIMIT=300
+single_limit=1800 mpi_limit=300
+
+# The tests that reach the kernels soonest, in one process and in whole jobs.
+readonly KERNEL_TESTS=(tests/test_{sparse,sparse_inflate,raw,read,framemasks,cellpowder,darks}.py
+    tests/test_{calibration,masks,chunkindex,kernel_loops,properties,job}.py)
 
 style() {
     say "" && say "=== $*"
@@ -61,23 +73,57 @@ for argument in "$@"; do
     if [[ -e ${argument%%::*} ]]; then named_paths=1; fi
 done
 
-# In one process, then on several ranks, each with its own report and output.
-single() {
-    local status=0
-    say "" && say "=== pytest"
-    mkdir -p "$results/single"
-    timeout --kill-after=30 "$SINGLE_LIMIT" python -m pytest -m "not mpi" -o faulthandler_timeout=600 \
-        --junitxml="$results/single/rank0.xml" "${arguments[@]}" || status=$?
-    count pytest "$status" "$results/single"
+# What stands before the command of a phase, and what its pytest leaves out.
+environment=()
+left_out=()
+
+# use_build NAME: makes a build of its own, below .venv, and has the phases from here on import it.
+use_build() {
+    local folder=$VENV/builds/$1 options=(-Dbounds_checks=true) option settings=()
+    # Instructions are counted in the release build.
+    left_out=(--ignore=tests/test_instructions.py)
+    if [[ $1 == sanitize ]]; then
+        # Of an optimised build, debugging symbols; Python leaks by design, and Chromium and Slurm's
+        # daemons cannot have the sanitizers loaded into them.
+        options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
+        left_out+=(--ignore=tests/test_browser.py --ignore=tests/slurm)
+        environment=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+            ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+            XFELMPI_TEST_PATIENCE=5)
+        single_limit=10800 mpi_limit=1500
+    fi
+    for option in "${options[@]}"; do settings+=("--config-settings=setup-args=$option"); done
+    say "" && say "=== building with ${options[*]}"
+    rm -rf -- "$folder" # the folder beside it, which compiles only what has changed, stays
+    python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+        --target "$folder" --config-settings=build-dir="$folder.build" "${settings[@]}" "$ROOT"
+    export PYTHONPATH=$folder
+    "${environment[@]}" python tests/which_build.py "$folder" "$1"
 }
 
+# single LABEL ARGUMENTS...: in one process, or in several if all tests are run, whole files each.
+single() {
+    local label=$1 folder=$results/single-$1 status=0 workers=()
+    shift
+    if ((${#arguments[@]} == 0)); then
+        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist loadfile)
+    fi
+    say "" && say "=== pytest, $label"
+    mkdir -p "$folder"
+    timeout --kill-after=30 "$single_limit" "${environment[@]}" python -m pytest -m "not mpi" \
+        -o faulthandler_timeout=600 --junitxml="$folder/rank0.xml" "${workers[@]}" "${left_out[@]}" \
+        "$@" "${arguments[@]}" || status=$?
+    count "$label" "$status" "$folder"
+}
+
+# on_ranks LABEL RANKS: each rank with its own report and output.
 on_ranks() {
-    local ranks=$1 folder=$results/$1 status=0 file paths=(tests/mpi)
+    local label=$1 ranks=$2 folder=$results/$1-$2 status=0 file paths=(tests/mpi)
     ((named_paths)) && paths=()
     mkdir -p "$folder"
-    say "" && say "=== pytest on $ranks ranks"
+    say "" && say "=== pytest on $ranks ranks, $label"
     # shellcheck disable=SC2016
-    timeout --kill-after=30 "$MPI_LIMIT" mpirun -n "$ranks" bash -c '
+    timeout --kill-after=30 "$mpi_limit" "${environment[@]}" mpirun -n "$ranks" bash -c '
         export RANK=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}
         exec python -m pytest --junitxml="$0/rank$RANK.xml" "$@" >"$0/rank$RANK.out" 2>&1' \
         "$folder" --with-mpi -m mpi -o faulthandler_timeout=240 -p no:cacheprovider \
@@ -89,17 +135,23 @@ on_ranks() {
             say "--- ${file##*/}" && tail -n 150 -- "$file"
         done
     fi
-    count "$ranks ranks" "$status" "$folder"
+    count "$ranks ranks, $label" "$status" "$folder"
 }
 
 style python -m ruff check .
 style python -m ruff format --check .
 style cython-lint cython
 style codespell --skip=.git,.venv,build,demo .
-single
+if [[ $build != release ]]; then use_build "$build"; fi
+single "$build"
 for ranks in ${RANKS:-1 2 3 5}; do
-    on_ranks "$ranks"
+    on_ranks "$build" "$ranks"
 done
+if [[ $build == release ]] && ((${#arguments[@]} == 0)); then
+    use_build bounds
+    single bounds "${KERNEL_TESTS[@]}"
+    on_ranks bounds 3
+fi
 
 say ""
 if ((${#failures[@]})); then

@@ -10,7 +10,9 @@ FOLDERS = ("events", "powder", "saved_hits", "emc")
 UNSTABLE = {"date", "created", "creation_date", "command", "command_line", "ranks", "end_time"}
 """Attributes and datasets about how and when a file was made; `configuration` holds paths."""
 
-UNSTABLE_ATTRIBUTES = UNSTABLE | {"configuration", "config"}
+_JOB = {"job_id", "start_time", "host", "nodes", "used_files", "scores_by"}
+
+UNSTABLE_ATTRIBUTES = UNSTABLE | _JOB | {"configuration", "config"}
 
 
 def assert_same_outputs(folder_a: Path, folder_b: Path) -> None:

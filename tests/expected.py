@@ -166,11 +166,13 @@ class Expected:
             median[row] = middle
             threshold[row] = middle + self.sigma * std[row]
         in_range = (score >= self.min_score) & (score <= self.max_score)
+        sigma = np.full(n, np.nan)
+        np.divide(score - median, std, out=sigma, where=std > 0)
         return {
             "hit_median": median,
             "hit_std": std,
             "hit_threshold": threshold,
-            "hit_sigma": (score - median) / std,
+            "hit_sigma": sigma,
             "is_hit": (score > threshold) & in_range,
         }
 
@@ -226,8 +228,8 @@ class Expected:
         """Good in at least one cell of the run, in a module that the run has."""
         good = np.zeros(FRAME_SHAPE, bool)
         for row in range(len(self)):
-            good |= self.mask_of(row) & self.present(row)[:, None, None]
-        return good
+            good |= self.mask_of(row)
+        return good & ~self.absent[:, None, None]
 
     @property
     def switched(self) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
+from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, MODULE_PIXELS
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
 from xfelmpi.simulate.constants import constants_path
 
@@ -48,6 +48,14 @@ class MockRun:
         match = (self.truth["trainId"] == train_id) & (self.truth["cellId"] == cell)
         (row,) = np.flatnonzero(match)
         return int(row)
+
+    def lose(self, row: int, module: int) -> None:
+        """Make the truth that of a run whose module lacks a frame."""
+        self.truth["modules"][row] &= 0xFFFF ^ 1 << module
+        (kept,) = np.flatnonzero(self.truth["frames"] == row)
+        start, stop = self.truth["indptr"][kept : kept + 2]
+        of_module = self.truth["pixel"][start:stop] // MODULE_PIXELS == module
+        self.truth["count"][start:stop][of_module] = 0
 
     def has(self, module: int) -> np.ndarray:
         """Return which frames a module has, bool (frame,)."""

@@ -24,6 +24,7 @@ EVERY_OPTION = {
     "data": (["proc"], '"proc"', "proc"),
     "detector": (["MID_DET_AGIPD1M-1"], '"MID_DET_AGIPD1M-1"', "MID_DET_AGIPD1M-1"),
     "trains": (["2:90"], '"2:90"', (2, 90)),
+    "suspect_trains": (["exclude"], '"exclude"', "exclude"),
     "sample": (["gold"], '"gold"', "gold"),
     "mask": (["run", "file"], '["run", "file"]', ("run", "file")),
     "mask_bits": (["NOISY_ADC", "0x3"], '["NOISY_ADC", 3]', (1 << 17, 3)),

@@ -8,7 +8,7 @@ import pytest
 
 from xfelmpi import report
 from xfelmpi.records import Problem
-from xfelmpi.report import Progress, Stages, Summary, log, start_logging
+from xfelmpi.report import Progress, Stages, Summary, log, size_text, start_logging
 
 
 class Terminal(io.StringIO):
@@ -178,7 +178,7 @@ def test_summary_numbers():
     assert line_of(summary, "memory").startswith("memory 300 MiB")
     assert "(8)" in line_of(summary, "memory")
     assert line_of(summary, "time") == (
-        "time 3.75 s index 0.50, photons 2.00, decide 0.25, write 1.00"
+        "time 3.75 s: index 0.50, photons 2.00, decide 0.25, write 1.00"
     )
     assert line_of(summary, "excluded") == "excluded none"
     assert summary.lines()[-3:] == [
@@ -206,6 +206,7 @@ def test_numbers_stand_below_each_other():
     lines = [line for line in lines if re.match(r"[a-z]+ +[\d,.]+ ", line)]
     assert len(lines) == 9
     assert {re.match(r"[a-z]+ +[\d,.]+", line).end() for line in lines} == {23}
+    assert {re.match(r"[a-z]+ +[\d,.]+ +", line).end() for line in lines} == {26}
 
 
 def test_summary_of_nothing():
@@ -222,7 +223,7 @@ def test_summary_of_nothing():
     )
     assert line_of(summary, "hits") == "hits 0 0.00 % of the complete frames"
     assert line_of(summary, "read") == "read 0.000 GB 0.00 GB/s, 0 frames/s"
-    assert line_of(summary, "time") == "time 0.00 s photons 0.00"
+    assert line_of(summary, "time") == "time 0.00 s: photons 0.00"
 
 
 @pytest.mark.parametrize(
@@ -244,8 +245,19 @@ def test_summary_of_nothing():
 def test_problem_names_where_it_is(problem, line):
     lines = make_summary(problems=[problem]).lines()
     at = lines.index(line)
-    assert lines[at - 1].split() == ["excluded", "1", "problems:"]
+    assert lines[at - 1].split() == ["excluded", "1", "problem,", "exit", "status", "3:"]
     assert lines[at + 1] == "files written:"
+
+
+def test_sizes_are_easily_read():
+    sizes = (0, 2048, 14.3e6, 2**30, 342.7 * 2**30)
+    assert [size_text(n) for n in sizes] == [
+        "0.0 KiB",
+        "2.0 KiB",
+        "13.6 MiB",
+        "1.0 GiB",
+        "342.7 GiB",
+    ]
 
 
 @pytest.mark.parametrize("n", [1, 19, 20, 21, 1520])

@@ -15,6 +15,7 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.errors import InputError
+from xfelmpi.records import Problem, summarised
 from xfelmpi.runindex import index_run
 
 FIRST = 1_500_000_000
@@ -498,11 +499,99 @@ def test_counts_that_vary_without_a_pattern(tmp_path):
     assert len(set(counts.tolist())) > 5
 
 
+def flag(run, module, position, sequence=0):
+    with opened(run, module, sequence) as (trains, _, _):
+        trains["flag"][position] = 0
+
+
 def test_flagged_trains_stay(run):
+    flag(run, 5, 1)
+    index = indexed(run, problems=[(file_name(5), 5, FIRST + 1, "flagged suspect")])
+    assert [p.action for p in index.problems] == ["used (--suspect-trains include)"]
+
+
+def test_trains_flagged_by_some_modules_are_left_out_there(run):
+    for module in (5, 9):
+        flag(run, module, 1)
+    lost = {(m, FIRST + 1, c) for m in (5, 9) for c in CELLS}
+    index = index_run(run, "proc", suspect_trains="exclude")
+    lacking = np.argwhere(index.frames.file < 0)
+    assert {(m, TRAINS[f // 3], CELLS[f % 3]) for f, m in lacking.tolist()} == lost
+    found = [p for p in index.problems if "INDEX/flag" in p.what]
+    assert found == [
+        Problem(
+            "flagged suspect (INDEX/flag) by modules 5 9",
+            train=FIRST + 1,
+            action="frames of these modules left out",
+        )
+    ]
+
+
+def test_trains_flagged_by_all_modules_are_left_out(run):
+    """Two stretches of one and two trains, over the boundary of files, each named once."""
+    for module in range(16):
+        for position, sequence in ((0, 0), (0, 1), (1, 1)):
+            flag(run, module, position, sequence)
+    index = index_run(run, "proc", suspect_trains="exclude")
+    assert np.unique(index.frames.train_id).tolist() == [FIRST + 1]
+    assert (index.frames.file >= 0).all()
+    assert [(p.train, p.what, p.action) for p in index.problems] == [
+        (FIRST, "flagged suspect (INDEX/flag) by all modules", "train excluded"),
+        (
+            FIRST + 2,
+            f"2 trains flagged suspect (INDEX/flag) by all modules: {FIRST + 2} … {FIRST + 3}",
+            "train excluded",
+        ),
+    ]
+    assert [p.train for p in index_run(run, "proc").problems] == [FIRST, FIRST + 2]
+
+
+def test_every_train_suspect(run):
+    for module in range(16):
+        for position, sequence in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            flag(run, module, position, sequence)
+    with pytest.raises(InputError, match="no usable frame"):
+        index_run(run, "proc", suspect_trains="exclude")
+    assert [p.what[:16] for p in indexed(run).problems] == ["4 trains flagged"]
+
+
+def test_flag_of_format_1_1_is_a_server(run):
     with opened(run, 5) as (trains, _, _):
-        trains["flag"][1] = 0
-    index = indexed(run)
-    assert any("suspect" in note for note in index.notes)
+        trains["flag"][:] = (0, 3)
+        del trains.file["METADATA/dataFormatVersion"]
+        trains.file["METADATA/dataFormatVersion"] = [b"1.1"]
+    indexed(run, problems=[(file_name(5), 5, FIRST + 1, "flagged suspect")])
+
+
+def test_index_that_names_the_same_frames_again_and_again(run):
+    """Thousands of trains times all frames would be more than fits the memory."""
+    n = 5000
+    with opened(run, 3) as (trains, index, images):
+        for group, name in ((trains, "trainId"), (index, "first"), (index, "count")):
+            replace(group, name, np.resize(group[name][:], n))
+        replace(trains, "flag", np.ones(n, np.int32))
+        trains["trainId"][:] = FIRST + np.arange(n)
+        index["first"][:] = 0
+        index["count"][:] = len(images["trainId"])
+    index = index_run(run, "proc")
+    check_places(index)
+    assert {t for t, m in zip(*np.nonzero(index.frames.file < 0), strict=True)} == set()
+    found = [p for p in index.problems if p.file == file_name(3)]
+    assert f"INDEX gives it {2 * len(CELLS)} frames, of which {len(CELLS)} are its own" in {
+        p.what for p in found
+    }
+    assert len(summarised(found)) < 50
+
+
+def test_header_that_asks_for_more_memory_than_there_is(run):
+    with opened(run, 3) as (_, _, images):
+        del images["cellId"]
+        images.create_dataset("cellId", (1 << 40,), "u2", chunks=(1024,))
+    indexed(
+        run,
+        missing={(3, t, c) for t in TRAINS[:2] for c in CELLS},
+        problems=[(file_name(3), 3, 0, "values of uint16, expected whole numbers, at most")],
+    )
 
 
 MEMORY_OF_A_LONG_RUN = """
@@ -514,7 +603,7 @@ from xfelmpi.modulefile import ModuleRows
 
 TRAINS = 2841  # of 352 cells: a million frames
 
-def rows(path, source, module, number, problems, notes):
+def rows(path, source, module, number, problems, suspects):
     n = TRAINS * 352
     train = np.repeat(np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)

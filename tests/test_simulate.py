@@ -467,7 +467,7 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "--sequence-length 3 --ragged-sequences --truth full "
         "--masked-pixels 0.02 --masked-at-times 4.5"
     )
-    options = command.options_from(command._parser().parse_args(text.split()))
+    options = command.options_from(command.parser().parse_args(text.split()))
     assert options == SimulationOptions(
         **{"prefix": tmp_path, "run": 7, "trains": 9, "cells": (1, 5), "pulse_step": 2},
         **{"veto": 0.1, "reorder_cells": True, "first_train": 12, "missing": ((3, 0), (4, 1))},
@@ -481,7 +481,7 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         **{"with_mask": True, "sequence_length": 3, "ragged_sequences": True, "truth": "full"},
         **{"masked_pixels": 0.02, "masked_at_times": 4.5},
     )
-    defaults = command.options_from(command._parser().parse_args(["50"]))
+    defaults = command.options_from(command.parser().parse_args(["50"]))
     assert defaults == SimulationOptions(tmp_path)
 
 

@@ -2,11 +2,11 @@
 
 import os
 import zlib
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from kernelcalls import run_kernel
 from modulefiles import (
     DATASET,
     LAYOUTS,
@@ -19,9 +19,7 @@ from modulefiles import (
 )
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
-from xfelmpi import _sparse
 from xfelmpi.detector import FRAME_PIXELS
-from xfelmpi.masks import pack
 from xfelmpi.photons import Sparsifier, photon_cut
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool
@@ -34,78 +32,6 @@ MAX = float(np.finfo(np.float32).max)
 
 def random_mask(rng, *shape):
     return rng.random((*shape, SS, FS)) < 0.7
-
-
-def run_kernel(
-    values,
-    good=None,
-    region=None,
-    mask_row=None,
-    room=None,
-    adu=1.0,
-    threshold=0.7,
-    readonly=False,
-    spoilt=None,
-):
-    """Call the kernel itself on frames in memory; `room` entries are followed by a guard."""
-    n = len(values)
-    good = np.ones((1, SS, FS), bool) if good is None else good
-    region = np.ones((SS, FS), bool) if region is None else region
-    frame_bytes = PIXELS * values.dtype.itemsize
-    room = n * PIXELS if room is None else room
-    pixel = np.full(room + 64, 0xFFFFFFFF, np.uint32)
-    count = np.full(room + 64, 0xFFFF, np.uint16)
-    out = SimpleNamespace(
-        powder=np.zeros(PIXELS, np.uint64),
-        invalid=np.zeros(PIXELS, np.uint32),
-        start=np.full(n, 77, np.int64),
-        stop=np.full(n, 77, np.int64),
-        status=np.full(n, 77, np.uint8),
-        lit=np.zeros(n, np.uint32),
-        photons=np.zeros(n, np.uint64),
-        region_lit=np.zeros(n, np.uint32),
-        region_photons=np.zeros(n, np.uint64),
-        ones=np.zeros(n, np.uint32),
-        peak=np.zeros(n, np.uint16),
-        entries=np.zeros(n, np.uint32),
-        region_bad=np.zeros(n, np.uint32),
-    )
-    inputs = {
-        "memory": np.ascontiguousarray(values).reshape(-1).view(np.uint8),
-        "offset": np.arange(n, dtype=np.int64) * frame_bytes,
-        "size": np.full(n, frame_bytes, np.int64),
-        "filters": np.zeros(n, np.uint8),
-        "within": np.zeros(n, np.int32),
-        "good": pack(good),
-        "mask_row": np.zeros(n, np.int32) if mask_row is None else mask_row,
-        "region": pack(region),
-        "spoilt": np.empty((0, PIXELS // 8), np.uint8) if spoilt is None else pack(spoilt),
-    }
-    if readonly:
-        for array in inputs.values():
-            array.flags.writeable = False
-    scratch = {name: np.empty(frame_bytes, np.uint8) for name in ("packed", "spare", "dense")}
-    out.used = _sparse.sparsify(
-        inflater=_sparse.Inflater(),
-        fd=-1,
-        itemsize=values.dtype.itemsize,
-        is_float=values.dtype.kind == "f",
-        chunk_frames=1,
-        cut=photon_cut(adu, threshold),
-        adu=adu,
-        threshold=threshold,
-        base=0,
-        used=0,
-        out_pixel=pixel[:room],
-        out_count=count[:room],
-        **inputs,
-        **scratch,
-        **{name: value for name, value in vars(out).items() if name != "used"},
-    )
-    assert (pixel[room:] == 0xFFFFFFFF).all(), "written behind the end"
-    assert (count[room:] == 0xFFFF).all(), "written behind the end"
-    out.pixel, out.count = pixel, count
-    return out
 
 
 def assert_kernel(values, good=None, region=None, **options):

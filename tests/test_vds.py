@@ -1,6 +1,5 @@
 """The virtual dataset: frame by frame what the run's files hold, and found wherever it goes."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from mpi4py import MPI
 
 from xfelmpi import arguments
 from xfelmpi.commands import vds as command
-from xfelmpi.config import Config
 from xfelmpi.errors import OutputError, UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable, ModuleFile
@@ -25,7 +23,7 @@ from xfelmpi.outputs import begin_vds
 from xfelmpi.runindex import RunIndex, index_run
 from xfelmpi.virtual import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 from xfelmpi.write._h5 import publish
-from xfelmpi.write.vds import fill_value, source_name, write_vds
+from xfelmpi.write.vds import fill_value, source_names, write_vds
 
 IMAGE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"
 TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
@@ -389,9 +387,9 @@ def test_experiment_folder_named_through_a_link(tmp_path):
 def test_output_outside_the_experiment_folder(tmp_path):
     prefix, folder = tmp_path / "exp", tmp_path / "out" / "vds"
     source = prefix / "raw" / "r0001" / "a.h5"
-    assert source_name(source, prefix, folder) == str(source)
+    assert source_names([source], prefix, folder) == [str(source)]
     inside = prefix / "usr" / "me" / "vds"
-    assert source_name(source, prefix, inside) == "../../../raw/r0001/a.h5"
+    assert source_names([source], prefix, inside) == ["../../../raw/r0001/a.h5"]
 
 
 @pytest.mark.parametrize("name", ["50 %b", "é ü"])
@@ -443,16 +441,15 @@ def share_of(index: RunIndex) -> SimpleNamespace:
 def test_too_many_mappings_are_a_problem(tmp_path):
     share = share_of(big_run(3, 352))
     experiment = Experiment(Path("/p"), tmp_path / "out", 50)
-    config = Config(run=50, prefix=Path("/p"), output=tmp_path / "out")
-    path, problems = begin_vds(experiment, config, share, ["50"], 48 * BYTES_PER_MAPPING - 1)
+    path, problems = begin_vds(experiment, {"run": 50}, share, 48 * BYTES_PER_MAPPING - 1)
     assert path is None
     assert "48 mappings" in problems[0].what
     assert all_files(tmp_path) == []
-    path, problems = begin_vds(experiment, config, share, ["50"], 48 * BYTES_PER_MAPPING)
+    path, problems = begin_vds(experiment, {"run": 50}, share, 48 * BYTES_PER_MAPPING)
     assert problems == ()
     assert all_files(tmp_path) == ["out/vds/r0050_vds_proc.h5.part"]
     with h5py.File(path.with_name(path.name + ".part")) as file:
-        assert len(json.loads(file.attrs["input_files"])) == 48
+        assert file.attrs["run"] == 50
 
 
 def test_frames_that_nobody_could_open(tmp_path, monkeypatch):

@@ -9,7 +9,15 @@ import sys
 import traceback
 
 from xfelmpi import __version__, stopping
-from xfelmpi.errors import EXIT_BUG, EXIT_COMPLETE, EXIT_UNUSABLE, UsageError, XfelmpiError
+from xfelmpi._commit import COMMIT
+from xfelmpi.errors import (
+    EXIT_BUG,
+    EXIT_COMPLETE,
+    EXIT_UNUSABLE,
+    UsageError,
+    XfelmpiError,
+    explained,
+)
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -18,6 +26,7 @@ COMMANDS = {
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a run with a known answer",
     "vds": "write the virtual dataset of a run",
+    "verify": "check the outputs of a run against each other and against the run",
     "report": "make the page of a processed run, and the overview of all runs",
     "show": "show a processed run, or one hit, in the terminal",
 }
@@ -48,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(_help())
         return EXIT_COMPLETE if argv else EXIT_UNUSABLE
     if argv[0] == "--version":
-        sys.stdout.write(f"xfelmpi {__version__}\n")
+        sys.stdout.write(f"xfelmpi {__version__} (commit {COMMIT})\n")
         return EXIT_COMPLETE
     command = "process" if argv[0].isdigit() or argv[0].startswith("-") else argv[0]
     if command == argv[0]:
@@ -89,14 +98,17 @@ def _run(command: str, argv: list[str]) -> int:
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
+    from xfelmpi.fileaccess import end_with_traceback
     from xfelmpi.report import start_logging
 
+    end_with_traceback()
     comm = MPI.COMM_WORLD
     start_logging(comm.rank)
     try:
         return _load(command).main(argv, comm)
-    except SystemExit as stop:  # argparse
-        return _leave(comm, stop.code if isinstance(stop.code, int) else EXIT_UNUSABLE)
+    except SystemExit as stop:
+        # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
+        return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
         # mpirun sends SIGTERM to the ranks that are left when one has failed
         stopping.plan.speaks = False
@@ -121,6 +133,7 @@ def _check_launch() -> None:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
+    error = explained(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""

@@ -60,7 +60,7 @@ def read_added(
         if np.isnan(values).all() and values.size:
             raise _UnusableError(f"{where} has no values for the frames of this run")
         found.notes.append(f"{name} from {where}: {rule}")
-        found.note_missing(name, values)
+        found.warn_missing(name, values)
     except _UnusableError as why:
         found.warnings.append(f"--add {name}: {why}; NaN in all frames")
     return AddedColumn(name, values, where, units)

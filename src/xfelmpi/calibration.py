@@ -18,7 +18,7 @@ from xfelmpi.constants import (
 )
 from xfelmpi.detector import MAX_CELLS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.records import Problem
+from xfelmpi.records import Problem, UsedFile
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Calibration:
         Memory of the constants on a node.
     notes : tuple of str
     problems : tuple of Problem
+    files : tuple of UsedFile
     """
 
     modules: dict[int, ModuleConstants]
@@ -78,6 +79,7 @@ class Calibration:
     nbytes: int
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    files: tuple[UsedFile, ...] = ()
 
     def bad_in_high_stage(self, module: int) -> np.ndarray:
         """Return the bits of a module's bad pixels, uint8 (row, 8192).
@@ -162,6 +164,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         nbytes,
         notes,
         problems,
+        tuple(UsedFile("constants", str(constants_file(folder, m))) for m in modules),
     )
 
 

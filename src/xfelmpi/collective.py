@@ -9,13 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
+import mpi4py
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi.errors import OutputError, PeerError
+from xfelmpi.errors import OutputError, PeerError, explained
 
 CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
+
+LONGEST_SLEEP = 0.01
+"""Seconds between two looks of a rank that waits for others."""
 
 _PROGRESS_TAG = 4711
 
@@ -35,6 +39,7 @@ def agree(comm, error: Exception | None) -> None:
         status of the first failing rank. ``agreed`` is True on it: all ranks raise, so that the
         job can end in order; ``told_elsewhere`` is True where another rank shows the message.
     """
+    wait_for_all(comm)
     # one number, because this is called often and nearly always finds nothing
     first = min_all(comm, comm.size if error is None else comm.rank)
     if first == comm.size:
@@ -49,6 +54,19 @@ def agree(comm, error: Exception | None) -> None:
     raise error
 
 
+def wait_for_all(comm) -> None:
+    """Return when every rank is here, and leave the core to others meanwhile.
+
+    Inside a collective call a waiting rank asks for messages all the time, which takes the core
+    from ranks with work if there are more ranks than cores. Here it sleeps a tenth of the time
+    that it has waited already.
+    """
+    barrier = comm.Ibarrier()
+    start = monotonic()
+    while not barrier.Test():
+        sleep(min((monotonic() - start) / 10, LONGEST_SLEEP))
+
+
 @contextmanager
 def together(comm):
     """Run a block of purely local work; at its end all ranks fail if one did.
@@ -60,7 +78,7 @@ def together(comm):
     try:
         yield
     except Exception as caught:
-        error = caught
+        error = explained(caught)
     agree(comm, error)
 
 
@@ -79,7 +97,15 @@ def from_root(comm, work):
 
 
 def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
-    """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere)."""
+    """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere).
+
+    Unsigned integers of 64 bits travel as 32 bits if that is enough for any sum.
+    """
+    if array.dtype == np.uint64:
+        most = max_all(comm, min(int(array.max(initial=0)), 1 << 32))
+        if most * comm.size < 1 << 32:
+            total = sum_to_root(comm, array.astype(np.uint32))
+            return total.astype(np.uint64) if comm.rank == 0 else None
     array = np.ascontiguousarray(array)
     total = np.empty_like(array) if comm.rank == 0 else None
     flat = array.reshape(-1)
@@ -249,17 +275,20 @@ class SharedBytes:
     ----------
     comm : Intracomm
     path : str
-    append : bool
-        Whether the file is there and its content stays.
+        If it is there, its content stays.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be opened.
     """
 
-    def __init__(self, comm, path: str, append: bool = False):
-        create = 0 if append else MPI.MODE_CREATE
+    def __init__(self, comm, path: str):
         self._path = path
-        self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | create)
-        if not append:
-            # a longer file of an earlier, killed job must not leave its tail behind
-            self._file.Set_size(0)
+        try:
+            self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
+        except MPI.Exception as error:
+            raise OutputError(f"{path}: cannot be opened ({error})") from None
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece, which may be empty; each rank by itself.
@@ -271,14 +300,23 @@ class SharedBytes:
         """
         piece = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         status = MPI.Status()
-        # not together: then one rank may write for others, and only that one learns of a failure
-        self._file.Write_at(int(offset), piece, status)
-        # Open MPI raises nothing when a write fails, it only counts fewer bytes
-        written = status.Get_count(MPI.BYTE)
-        if written != piece.size:
-            raise OutputError(
-                f"{self._path}: {max(written, 0)} of {piece.size} bytes written; is the disk full?"
-            )
+        written = 0
+        while written < piece.size:
+            part = piece[written : written + CHUNK]
+            try:
+                # not together: then one rank may write for others, and only that one learns of a
+                # failure
+                self._file.Write_at(int(offset) + written, part, status)
+                # Open MPI raises nothing when a write fails, it only counts fewer bytes
+                done = max(status.Get_count(MPI.BYTE), 0)
+            except MPI.Exception:
+                done = 0
+            written += done
+            if done != part.size:
+                raise OutputError(
+                    f"{self._path}: {written:,} of {piece.size:,} bytes written at "
+                    f"{int(offset):,}; is the disk full?"
+                )
 
     def close(self) -> None:
         """Close the file; collective."""
@@ -360,6 +398,7 @@ class ProgressBoard:
 def library_versions() -> dict[str, str]:
     """Return the MPI library's name and mpi4py's version, for the log and provenance."""
     return {
+        "mpi4py_version": mpi4py.__version__,
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip("\0 "),
         "mpi_io": os.environ.get("OMPI_MCA_io", "default"),  # noqa: SIM112, Open MPI's spelling
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xfelmpi.binning import SIZES
 from xfelmpi.scattering import POLARISATIONS
+from xfelmpi.suspecttrains import CHOICES as SUSPECT_TRAINS
 from xfelmpi.values import (
     parse_added,
     parse_cells,
@@ -89,6 +90,14 @@ class Config:
         parse_trains,
         "only these trains, by position in the run, end excluded (default: all)",
         metavar="A:B",
+    )
+    suspect_trains: str = _option(
+        "run",
+        "include",
+        str,
+        "trains that the files flag as suspect (INDEX/flag): use them, as EXtra-data does, or leave"
+        " them out",
+        choices=SUSPECT_TRAINS,
     )
     sample: str | None = _option(
         "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"

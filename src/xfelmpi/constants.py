@@ -7,6 +7,8 @@ DigitalGainLevel[2], else medium; its signal is (analogue − offset[stage]) × 
 float32, in ADU of the high stage.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +46,13 @@ def constants_file(folder: Path, module: int) -> Path:
     return folder / f"Cheetah-AGIPD{module:02}-calib.h5"
 
 
-def open_constants(path: Path) -> h5py.File:
-    """Open a constants file; `InputError` if that is not possible."""
+@contextmanager
+def open_constants(path: Path) -> Iterator[h5py.File]:
+    """Open a constants file; `InputError` if it cannot be opened, or read later on."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: constants cannot be read ({error})") from None
 
 

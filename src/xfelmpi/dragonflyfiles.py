@@ -1,5 +1,6 @@
 """The files for Dragonfly, written with the hits by all ranks: EMC, detector file, folder."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from xfelmpi.dragonfly import make_detector
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
-from xfelmpi.report import log
+from xfelmpi.report import log, size_text
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.units import PLANCK_TIMES_C
 from xfelmpi.write._h5 import prepare
@@ -183,12 +184,14 @@ class DragonflyFiles:
         edge, memory = detector.volume_edge, detector.memory(_THREADS)
         text = (
             f"Dragonfly: {detector.n_used:,} of {len(detector.mask):,} pixels, {edge}³ voxels, "
-            f"about {memory / 2**30:.1f} GiB in {_THREADS} threads"
+            f"about {size_text(memory)} in {_THREADS} threads"
         )
         if not detector.n_used:
             log.warning(f"{text}; no pixel is good in enough of the hits, see --max-bad")
         elif memory > _MUCH_MEMORY:
-            log.warning(f"{text}; --bin and --roi-qmax make this smaller")
+            # of no concern to somebody who has not asked for Dragonfly
+            level = logging.WARNING if self._config.dragonfly else logging.INFO
+            log.log(level, f"{text}; --bin and --roi-qmax make this smaller")
         else:
             log.info(text)
         return [path]

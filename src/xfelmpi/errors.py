@@ -3,6 +3,8 @@
 Messages say what was found, what was expected, and in which file.
 """
 
+import errno
+
 EXIT_COMPLETE = 0
 EXIT_BUG = 1
 EXIT_UNUSABLE = 2
@@ -33,5 +35,22 @@ class OutputError(XfelmpiError):
     """An output file cannot be written."""
 
 
+class BusyError(XfelmpiError):
+    """Another job writes the same outputs."""
+
+
 class PeerError(XfelmpiError):
     """Another rank failed; its message is the one to read."""
+
+
+_NOT_OURS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE),
+)
+
+
+def explained(error: BaseException) -> BaseException:
+    """Return an error with a message for the user if the system refused a file, else the same."""
+    if not isinstance(error, OSError) or not error.filename or error.errno not in _NOT_OURS:
+        return error
+    return InputError(f"{error.filename}: {error.strerror}")

@@ -1,5 +1,6 @@
 """The events file of a finished run, read back: what deciding again starts from."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
+from xfelmpi.provenance import JOB_ATTRIBUTES
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.sparse import FrameSums
 from xfelmpi.write.events import SUMS
@@ -45,6 +47,13 @@ class FinishedRun:
     def modules_in_run(self) -> int:
         """Bit field of the modules that the run has, be it only in trains left out."""
         return int(self.attributes["modules_in_run"])
+
+    @property
+    def scores_by(self) -> str:
+        """The job that read the whole run, as JSON."""
+        attributes = self.attributes
+        job = {name: str(attributes.get(name, "")) for name in JOB_ATTRIBUTES}
+        return attributes.get("scores_by", json.dumps(job))
 
     @property
     def complete(self) -> np.ndarray:

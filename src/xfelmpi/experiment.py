@@ -79,6 +79,11 @@ class Experiment:
         """The folder of what an unfinished job has read so far."""
         return self.output / "checkpoint" / self.name
 
+    @property
+    def machine(self) -> Path:
+        """What the run tells of the machine, kept for the next job."""
+        return self.output / "index" / f"{self.name}_machine.h5"
+
     def vds(self, kind: str) -> Path:
         """Return the virtual dataset over all modules; `kind` is ``raw`` or ``proc``."""
         return self.output / "vds" / f"{self.name}_vds_{kind}.h5"
@@ -97,6 +102,16 @@ class Experiment:
     def overview(self) -> Path:
         """The page of all runs."""
         return self.page.with_name("index.html")
+
+    @property
+    def lock(self) -> Path:
+        """Of the job that writes the outputs of the run."""
+        return self.output / "lock" / f"{self.name}.lock"
+
+    @property
+    def mask_lock(self) -> Path:
+        """Of the job that makes a mask of the run."""
+        return self.lock.with_name(f"{self.name}_mask.lock")
 
     @property
     def geometry(self) -> Path:
@@ -150,6 +165,11 @@ class MergedFiles:
     def cxi(self) -> Path:
         """The hits as CXI."""
         return self.output / "merged" / f"{self.name}_hits.cxi"
+
+    @property
+    def lock(self) -> Path:
+        """Of the job that writes them."""
+        return self.output / "lock" / f"merged_{self.name}.lock"
 
     @property
     def emc(self) -> Path:

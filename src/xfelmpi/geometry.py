@@ -5,13 +5,13 @@ meets the sample, z along the beam, y up; x and y are therefore used as extra-ge
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.errors import InputError
-from xfelmpi.records import QuadrantMotors
+from xfelmpi.records import QuadrantMotors, UsedFile
 
 _CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
@@ -42,6 +42,8 @@ class DetectorGeometry:
         Sample to detector in m (CrystFEL's ``clen``), NaN if unknown.
     description : str
         Where this comes from, for the log.
+    files : tuple of UsedFile
+        The geometry file, if there is one.
     """
 
     xyz: np.ndarray
@@ -49,6 +51,7 @@ class DetectorGeometry:
     basis_vectors: np.ndarray
     distance: float
     description: str
+    files: tuple[UsedFile, ...] = ()
 
 
 def load_geometry(
@@ -101,7 +104,8 @@ def load_geometry(
     elif distance is None:
         warnings.append("detector distance unknown: no geometry file and none given")
     distance = float("nan") if distance is None else float(distance)
-    return _arrays(geometry, distance, origin), tuple(warnings)
+    used = () if path is None else (UsedFile("geometry", str(path)),)
+    return replace(_arrays(geometry, distance, origin), files=used), tuple(warnings)
 
 
 def _from_crystfel(agipd: type, path: Path):

@@ -1,25 +1,20 @@
 """The index of a run, kept beside the outputs: the second job on a run need not open its files.
 
-What is kept holds as long as the folder has the same files with the same sizes and times. Anything
-odd about the cache means that the run is indexed again; it is never an error.
+What is kept holds as long as the folder has the same files with the same sizes and times.
 """
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from xfelmpi import __version__
+from xfelmpi import __version__, cachefile
 from xfelmpi.detector import N_MODULES
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import FILE_LEFT_OUT, module_files
 from xfelmpi.records import Problem
 from xfelmpi.runindex import RunIndex, index_files, slice_trains
-from xfelmpi.stopping import plan
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -30,6 +25,7 @@ def cached_index(
     kind: str,
     detector: str | None,
     trains: tuple[int | None, int | None],
+    suspect_trains: str = "include",
 ) -> RunIndex:
     """Return the index of a run from its cache, or index the run and write the cache; one rank.
 
@@ -37,7 +33,7 @@ def cached_index(
     ----------
     path : Path
         Of the cache.
-    folder, kind, detector, trains
+    folder, kind, detector, trains, suspect_trains
         As for `index_run`.
 
     Raises
@@ -45,40 +41,29 @@ def cached_index(
     InputError
         As `index_run` does.
     """
-    key = _key(folder, kind, detector)
+    key = _key(folder, kind, detector, suspect_trains)
     index = _load(path, key)
     if index is None:
-        index = index_files(folder, kind, detector)
+        index = index_files(folder, kind, detector, suspect_trains)
         if not any(problem.action == FILE_LEFT_OUT for problem in index.problems):
             # what kept a file from being opened may not be the file
             _save(path, key, index)
     return slice_trains(index, trains, folder)
 
 
-def _key(folder: Path, kind: str, detector: str | None) -> str:
+def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
     """Return what must be the same for a cached index to hold."""
-    files = []
-    for file in module_files(folder, kind):
-        try:
-            about = file.stat()
-        except OSError as error:  # a link to nowhere: the index will name it
-            files.append((file.name, str(error), 0))
-            continue
-        files.append((file.name, about.st_size, about.st_mtime_ns))
+    files = cachefile.describe_files(module_files(folder, kind))
     about = [*ModuleFile.__dataclass_fields__]
-    return json.dumps([__version__, about, str(folder), kind, detector, files])
+    chosen = (str(folder), kind, detector, suspect_trains)
+    return json.dumps([__version__, about, *chosen, files])
 
 
 def _load(path: Path, key: str) -> RunIndex | None:
-    try:
-        with h5py.File(path, "r") as file:
-            if file["key"][()] != key.encode():
-                return None
-            table = {name: file[name][()] for name in ("per_train", "train", "cell", "pulse")}
-            segments = file["segments"][()]
-            about = json.loads(file["about"][()])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+    kept = cachefile.load(path, key, ("per_train", "train", "cell", "pulse", "segments"))
+    if kept is None:
         return None
+    table, about = kept
     n = len(table["cell"])
     return RunIndex(
         **{name: about[name] for name in _TEXTS},
@@ -87,7 +72,7 @@ def _load(path: Path, key: str) -> RunIndex | None:
             np.repeat(table["train"], table["per_train"]),
             table["cell"],
             table["pulse"],
-            *_places(segments, n),
+            *_places(table["segments"], n),
         ),
         modules_in_run=about["modules_in_run"],
         problems=tuple(Problem(**p) for p in about["problems"]),
@@ -108,22 +93,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
         "pulse": frames.pulse_id,
         "segments": _segments(frames),
     }
-    # a name of its own: jobs on the same run may write at the same time
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    plan.unfinished.add(part)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
-            for name, array in arrays.items():
-                # a checksum, since a wrong index would mean wrong frames
-                file.create_dataset(name, data=array, chunks=True, fletcher32=True)
-            file["about"] = json.dumps(about)
-            file["key"] = key
-        part.chmod(0o664)
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
+    cachefile.save(path, key, arrays, about)
 
 
 def _segments(frames: FrameTable) -> np.ndarray:

@@ -19,6 +19,9 @@ from xfelmpi.records import MachineData
 from xfelmpi.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 
 _UNDULATOR = re.compile(r"_XTD\d+_UND/DOOCS/ENERGY$")
+UNREADABLE = "machine data could not be read from"
+"""Start of the warning that names files; what kept one from being read may not be the file."""
+
 _NO_SAMPLE = {"", "no sample", "none", "unknown", "n/a", "na", "-"}
 
 
@@ -79,11 +82,19 @@ def read_machine_data(
         columns = tuple(read_added((proc, raw), text, frames, slots, found) for text in added)
         motors = first(quadrant_motors)
         sample = _sample([*proc, *raw], found.damage)
+        files = tuple(file.filename for file in (*proc, *raw))
     if found.damage:
         reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
-        found.warnings.append(f"machine data could not be read from {reasons}")
+        found.warnings.append(f"{UNREADABLE} {reasons}")
     return MachineData(
-        energy, wavelength, sample, tuple(found.notes), tuple(found.warnings), columns, motors
+        energy,
+        wavelength,
+        sample,
+        tuple(found.notes),
+        tuple(found.warnings),
+        columns,
+        motors,
+        files,
     )
 
 
@@ -131,7 +142,7 @@ def _per_train(
         row = table.rows(frames.train_id)
         wanted = np.where(row < 0, np.nan, values[row])
         found.notes.append(f"{what} from {source} {key}")
-        found.note_missing(what, wanted)
+        found.warn_missing(what, wanted)
         unit = table.unit()
         return wanted * (unit if unit and unit.symbol == usual.symbol else usual).factor
     return None

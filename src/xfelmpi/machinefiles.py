@@ -5,7 +5,6 @@ is named in `Damage`, and its values are unknown.
 """
 
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,9 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.fileaccess import open_access, watched
 from xfelmpi.units import Unit, si_unit
 
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
+
+_LARGEST = 256 << 20
+"""Bytes of a dataset in one file at most."""
 
 _NO_PULSE = np.uint64(2**64 - 1)
 
@@ -81,11 +84,29 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     damage: Damage = field(default_factory=dict)
 
-    def note_missing(self, what: str, values: np.ndarray) -> None:
+    def warn_missing(self, what: str, values: np.ndarray) -> None:
         """Say of how many frames a value is unknown, if of any."""
         missing = int(np.isnan(values).sum())
         if missing:
-            self.notes.append(f"{what} unknown for {missing} of {values.size} frames")
+            self.warnings.append(f"{what} unknown for {missing} of {values.size} frames")
+
+
+def machine_files(folder: Path) -> list[Path]:
+    """Return the files of a run folder that can hold machine data, in the order of their names.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
 
 
 @contextmanager
@@ -104,18 +125,13 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
     list of extra_data.FileAccess
         All but the files of the detector's modules, in the order of their names.
     """
-    from extra_data.file_access import FileAccess
-
     paths: list[Path] = []
-    if folder.is_dir():
-        with tolerated(str(folder), damage):
-            paths = sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+    with tolerated(str(folder), damage):
+        paths = machine_files(folder)
     files = []
     for path in paths:
-        # EXtra-data warns of format 1.1, whose train flags we do not use: frames decide.
-        with tolerated(path.name, damage), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            files.append(FileAccess(str(path)))
+        with tolerated(path.name, damage):
+            files.append(open_access(path))
     try:
         yield files
     finally:
@@ -178,22 +194,32 @@ def read_table(
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
         with tolerated(Path(file.filename).name, damage):
-            if path not in file.file:
+            found = watched(file.filename, _read_samples, file.file, index, path, samples)
+            if found is None:
                 continue
-            dataset = file.file[path]
-            if dataset.dtype.kind not in "fiub":
-                raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
-            new_trains, new_values = samples(file.file, index, dataset)
+            new_trains, new_values, about = found
             new_values = convert(new_values)
             if values and new_values.shape[1:] != values[0].shape[1:]:
                 raise ValueError(f"{path} has another shape than in the files before")
             trains.append(new_trains)
             values.append(new_values)
-            # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
-            attributes = attributes or {**dataset.attrs, **dataset.parent.attrs}
+            attributes = attributes or about
     if not trains:
         return None
     return TrainTable(*_unique(np.concatenate(trains), np.concatenate(values)), attributes)
+
+
+def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
+    """Return trains, values and attributes of a dataset, None if the file does not have it."""
+    if path not in file:
+        return None
+    dataset = file[path]
+    if dataset.dtype.kind not in "fiub":
+        raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
+    if dataset.size * dataset.dtype.itemsize > _LARGEST:
+        raise ValueError(f"{path} has {dataset.size} values, more than can be values of trains")
+    # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
+    return *samples(file, index, dataset), {**dataset.attrs, **dataset.parent.attrs}
 
 
 def _first_samples(

@@ -9,7 +9,7 @@ from time import monotonic
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.badpixels import KINDS, Limits, asic_edges
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.cellmask import PartJudge, Tally, add_dead_asics, dead_asics, noise_outliers
@@ -25,6 +25,7 @@ from xfelmpi.cellpowder import (
     sum_part,
 )
 from xfelmpi.config import Config
+from xfelmpi.constants import constants_file
 from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
 from xfelmpi.experiment import Experiment
@@ -32,10 +33,10 @@ from xfelmpi.hitlabels import HitLabels, share_hit_labels
 from xfelmpi.masks import Masks, load_masks, pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY, train_blocks
-from xfelmpi.provenance import provenance
+from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
-from xfelmpi.records import Problem
-from xfelmpi.report import Progress, log, problem_lines
+from xfelmpi.records import Problem, UsedFile, summarised
+from xfelmpi.report import Progress, log, plural, problem_lines
 from xfelmpi.share import Share, share_run
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cellpowder import CellPowderWriter
@@ -97,7 +98,8 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     inputs = _inputs(comm, experiment, config, options)
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
-    attributes = comm.bcast(provenance(experiment, settings, facts.files, ["mask", *argv]))
+    used = describe_used(comm, _used_files(experiment, options, inputs))
+    attributes = provenance(comm, experiment, settings, facts.input_files, ["mask", *argv], used)
     writer = None
     if options.powder_cells:
         split = inputs.events is not None
@@ -107,20 +109,35 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     problems += inputs.share.problems
     if comm.rank == 0:
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
-    problems = sorted(set(collective.gather_objects(comm, problems)))
+    problems = summarised(collective.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
+    fault.point(comm, "mask")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, bad):
             log.info(line)
-        log.info(f"memory     {peak / 2**20:14,.0f} MiB at most per rank ({comm.size})")
-        log.info(f"time       {monotonic() - start:14.2f} s")
+        log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
+        log.info(f"time       {monotonic() - start:14.2f}   s")
         for line in problem_lines(problems, "the rest is like these"):
             log.info(line)
         for line in ("files written:", *(f"  {name}" for name in written)):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _used_files(experiment: Experiment, options: MaskOptions, inputs: _Inputs) -> list[UsedFile]:
+    """Return what is read besides the run."""
+    masks, calibration, facts = inputs.masks, inputs.calibration, inputs.share.facts
+    files = [*masks.files, *(calibration.files if calibration else ())]
+    if inputs.events is not None:
+        files.append(UsedFile("events", str(experiment.events)))
+    if options.noise:
+        modules = np.flatnonzero(facts.modules_in_run >> np.arange(N_MODULES) & 1)
+        files += [UsedFile("noise", str(constants_file(options.noise, m))) for m in modules]
+    return files
 
 
 def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> None:
@@ -138,7 +155,7 @@ def _inputs(comm, experiment: Experiment, config: Config, options: MaskOptions) 
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
-    log.info("run: %s frames, %s ranks", f"{facts.n_frames:,}", comm.size)
+    log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
     for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
         log.info(line)
     events = None
@@ -206,6 +223,7 @@ def _sum_and_judge(
     )
     for part in parts:
         board = collective.ProgressBoard(comm, progress.show, n_values=1)
+        fault.point(comm, "sums")
         items = _read(reader, part, inputs.share, sparsifier.room, board)
         sums = sum_part(comm, part, items, (planes, n_cells), room)
         board.finish()
@@ -274,8 +292,7 @@ def _add_other_masks(
 
 def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
     write_mask(written[0], attributes, cells, bad)
-    for path in written:
-        publish(path)
+    publish(*written)
 
 
 def _summary(

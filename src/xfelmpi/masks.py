@@ -5,6 +5,8 @@ one byte of an 8 KiB row, which stays in the nearest cache with the frame.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +27,7 @@ from xfelmpi.detector import (
 from xfelmpi.errors import InputError
 from xfelmpi.framemasks import MaskSamples
 from xfelmpi.read import FilePool
-from xfelmpi.records import Problem
+from xfelmpi.records import Problem, UsedFile
 from xfelmpi.staticmask import add_static, find_drift
 
 _ONES = (
@@ -54,6 +56,8 @@ class Masks:
         Bits of the frames' own masks that make a pixel bad as well; 0: these do not count.
     warnings : tuple of str
         For the log.
+    files : tuple of UsedFile
+        Where masks and region come from, but for the files of the run.
     """
 
     good: np.ndarray
@@ -63,6 +67,7 @@ class Masks:
     problems: tuple[Problem, ...] = ()
     frame_bits: int = 0
     warnings: tuple[str, ...] = ()
+    files: tuple[UsedFile, ...] = ()
 
     @cached_property
     def good_in_region(self) -> np.ndarray:
@@ -95,6 +100,9 @@ class _MaskFile:
     # what rank 0 found, small enough to send to every rank
     path: Path
     cells: tuple[int, ...] | None  # of a per-cell mask
+
+
+_ROLES = ("per-cell mask", "global mask")
 
 
 @dataclass(frozen=True)
@@ -144,8 +152,10 @@ def load_masks(
     """
     plan = from_root(comm, lambda: _plan(experiment, config, cells, files, samples, only_global))
     region_bits, region_notes = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8), ()
+    used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
     if not only_global:
-        region_bits, *region_notes = from_root(comm, lambda: _region(experiment, config))
+        region_bits, of_region, *region_notes = from_root(comm, lambda: _region(experiment, config))
+        used += of_region
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
@@ -165,7 +175,8 @@ def load_masks(
     row_of_cell = np.zeros(MAX_CELLS, np.int32)
     row_of_cell[rows] = np.arange(len(rows))
     notes = (*plan.notes, *drift, *region_notes)
-    return Masks(good, row_of_cell, region_bits, notes, tuple(problems), plan.frame_bits, warnings)
+    problems = tuple(problems)
+    return Masks(good, row_of_cell, region_bits, notes, problems, plan.frame_bits, warnings, used)
 
 
 def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:
@@ -277,10 +288,12 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
     return good
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: no readable HDF5 file ({error})") from None
 
 
@@ -325,8 +338,8 @@ def _module_mask(files: list[_MaskFile], module: int, cells: np.ndarray) -> np.n
     return rows
 
 
-def _region(experiment, config) -> tuple[np.ndarray, str]:
-    """Return the bits of the hit-finding region, uint8 (16, 8192), and what to say of it."""
+def _region(experiment, config) -> tuple[np.ndarray, tuple[UsedFile, ...], str]:
+    """Return the bits of the region, uint8 (16, 8192), its file if any, and what to say of it."""
     path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
     if path is not None:
         if _check(path) is not None:
@@ -334,9 +347,11 @@ def _region(experiment, config) -> tuple[np.ndarray, str]:
         if config.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
         with _open(path) as file:
-            return pack(_good_pixels(file, path)[()] != 0), note
+            used = (UsedFile("hit-finding region", str(path)),)
+            return pack(_good_pixels(file, path)[()] != 0), used, note
     if config.hit_modules is None:
-        return np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8), "hit-finding region: all pixels"
+        everything = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
+        return everything, (), "hit-finding region: all pixels"
     region = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
     region[list(config.hit_modules)] = 0xFF
-    return region, f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"
+    return region, (), f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"

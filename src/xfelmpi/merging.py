@@ -3,13 +3,12 @@
 Starts from the runs' CXI files; nothing of the runs themselves is read.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective
+from xfelmpi import collective, fault
 from xfelmpi.config import Config
 from xfelmpi.cxifile import HitColumn, read_finished_hits, stream_hits
 from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES, PIXEL_SIZE
@@ -20,7 +19,7 @@ from xfelmpi.experiment import Experiment, MergedFiles
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.masks import Masks
 from xfelmpi.provenance import provenance
-from xfelmpi.report import Progress, log
+from xfelmpi.report import Progress, log, plural
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.where import rows_where
 from xfelmpi.write._h5 import prepare, publish
@@ -92,13 +91,18 @@ def merge(
         log.warning(warning)
     with collective.together(comm):
         tally = _Tally(hits)
-    attributes = comm.bcast(_attributes(config, runs, inputs, where, argv))
+    attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(files, written))
     collective.on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:
-        for path in written:
-            log.info(f"  {path}")
+        total = len(merged.row)
+        log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
+        for line in ("files written:", *(f"  {path}" for path in written)):
+            log.info(line)
     return EXIT_COMPLETE
 
 
@@ -273,6 +277,7 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     # all ranks write as often as the one with most blocks
     while collective.max_all(comm, (block := next(blocks, None)) is not None):
         block = block or SparseFrames.empty()
+        fault.point(comm, "merge")
         written += len(block)
         board.update(written)
         entry.write(block, np.zeros(len(block), np.int64))
@@ -292,12 +297,10 @@ def _all_good() -> Masks:
     return Masks(good, np.zeros(MAX_CELLS, np.int32), good[:, 0])
 
 
-def _attributes(config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
+def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
     experiment = Experiment(config.prefix, config.output, runs[0])
-    attributes = provenance(experiment, config.to_json(), (), argv)
-    paths = json.dumps([str(path) for path in inputs])
-    runs = np.array(runs, np.uint16)
-    return {**attributes, "run": runs, "input_files": paths, "where": where or ""}
+    attributes = provenance(comm, experiment, config.to_json(), map(str, inputs), argv)
+    return {**attributes, "run": np.array(runs, np.uint16), "where": where or ""}
 
 
 def _prepare(files: MergedFiles) -> None:
@@ -307,8 +310,7 @@ def _prepare(files: MergedFiles) -> None:
 
 def _publish(files: MergedFiles, written: list[Path]) -> None:
     try:
-        for path in written:
-            publish(path)
+        publish(*written)
         if files.dragonfly_detector not in written:
             files.dragonfly_detector.unlink(missing_ok=True)
     except OSError as error:

@@ -110,7 +110,7 @@ def pulse_energy(
             if slots is None:
                 continue
             found.notes.append(f"pulse energy from {source} data.{key}: {slots.rule}")
-            found.note_missing("pulse energy", slots.energy)
+            found.warn_missing("pulse energy", slots.energy)
             unit = slots.table.unit()
             if unit is None or unit.symbol != "J":
                 found.warnings.append(

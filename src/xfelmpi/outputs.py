@@ -1,12 +1,12 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import background, collective
+from xfelmpi import background, collective, fault, stopping
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
 from xfelmpi.dragonfly import usable_pixels
@@ -16,19 +16,22 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
 from xfelmpi.masks import Masks, mask_digest, unpack
+from xfelmpi.outfile import check_room
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
-from xfelmpi.stopping import giving_names
 from xfelmpi.virtual import BYTES_PER_MAPPING
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cxi import CxiEntry, CxiFile, CxiHeader
 from xfelmpi.write.events import write_events
 from xfelmpi.write.powder import write_powder
 from xfelmpi.write.vds import same_frames, write_vds
+
+_EVENT_BYTES = 80
+"""Of a frame in the events file, at least."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Processed:
         The virtual dataset on rank 0, if written: complete but for its name.
     warnings : tuple of str
         Those of the log at the start, on rank 0.
+    used : tuple of dict
+        Masks, constants and geometry; see `describe_used`.
+    earlier : dict
+        Attributes that name the job that made the scores, if it is not this one.
     """
 
     share: Share
@@ -65,10 +72,14 @@ class Processed:
     problems: list[Problem]
     vds: Path | None = None
     warnings: tuple[str, ...] = ()
+    used: tuple[dict, ...] = ()
+    earlier: dict[str, str] = field(default_factory=dict)
 
 
-def prepare_folders(experiment: Experiment) -> None:
+def prepare_folders(experiment: Experiment, n_frames: int) -> None:
     """Make the output folders and check that they can be written; one rank.
+
+    How much room the hits need is known only later.
 
     Raises
     ------
@@ -77,10 +88,11 @@ def prepare_folders(experiment: Experiment) -> None:
     """
     for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
         prepare(path)
+    check_room(experiment.output, n_frames * _EVENT_BYTES)
 
 
 def begin_vds(
-    experiment: Experiment, config: Config, share: Share, argv: list[str], memory: int
+    experiment: Experiment, attributes: dict, share: Share, memory: int
 ) -> tuple[Path | None, tuple[Problem, ...]]:
     """Write the virtual dataset, if wanted, under its temporary name; rank 0 only.
 
@@ -89,9 +101,9 @@ def begin_vds(
     Parameters
     ----------
     experiment : Experiment
-    config : Config
+    attributes : dict
+        Root attributes.
     share : Share
-    argv : list of str
     memory : int
         Bytes; with more mappings than fit there is a problem instead of a virtual dataset.
 
@@ -108,7 +120,6 @@ def begin_vds(
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
         return None, (Problem(what, action="not written; the command vds does it in any case"),)
     prepare(experiment.vds(share.facts.kind))
-    attributes = provenance(experiment, config.to_json(), share.facts.files, argv)
     return write_vds(experiment, attributes, share.virtual), ()
 
 
@@ -116,17 +127,21 @@ def write_outputs(
     comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
 ) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their names."""
-    attributes = comm.bcast(provenance(experiment, config.to_json(), done.share.facts.files, argv))
+    attributes = done.earlier | provenance(
+        comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
+    )
+    fault.point(comm, "cxi")
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
     cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, done.share.facts.modules_in_run)
-    weighting = _weighting(comm, done)
+    weighting = background_weights(comm, done.events, done.share.facts.modules_in_run)
     hit_entry = _add_entry(comm, experiment, done, cxi, "Single-particle hits", hits, weighting)
     miss_entry = None
     if config.with_misses:
         miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
     cxi.begin_frames()
+    fault.point(comm, "emc")
     emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     n_mask_rows = done.masks.good.shape[1]
     powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
@@ -141,12 +156,16 @@ def write_outputs(
         "_hits": sum_powder(comm, done.masks, powder_hits),
         "_misses": sum_powder(comm, done.masks, powder_misses),
     }
+    fault.point(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     usable = _usable(config, n_hits, sums["_hits"])
+    fault.point(comm, "detector")
     for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
+    fault.point(comm, "frames")
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
+    fault.point(comm, "events")
     write_events(
         comm,
         experiment.events,
@@ -168,7 +187,11 @@ def write_outputs(
     files += for_dragonfly
     files += [done.vds] if done.vds else []
     vds = experiment.vds(done.share.facts.kind)
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
+    fault.point(comm, "folder")
     collective.on_root(comm, lambda: make_folder(config, experiment, files))
     return files
 
@@ -194,6 +217,7 @@ def _write_frames(
         written += len(frames)
         board.update(written)
         entry.write(sparse, done.share.frames.cell_id[frames])
+        fault.point(comm, unit)
         if emc:
             emc.write(sparse)
     board.finish()
@@ -201,14 +225,13 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    with giving_names():
+    with stopping.giving_names():
         _give_names(experiment, files, vds)
 
 
 def _give_names(experiment: Experiment, files: list[Path], vds: Path) -> None:
     try:
-        for path in files:
-            publish(path)
+        publish(*files)
         for path in (experiment.emc, experiment.dragonfly_detector):
             # Dragonfly reads out of bounds without frames, or with another detector: an old file
             # must not stay
@@ -259,10 +282,18 @@ def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
     return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
-def _weighting(comm, done: Processed) -> np.ndarray:
-    """Return the background weighting of every frame of this rank, float64 (frame,)."""
-    events = done.events
-    complete = events.modules == done.share.facts.modules_in_run
+def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
+    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    events : EventColumns
+        Rows of this rank.
+    modules_in_run : int
+        Bit field.
+    """
+    complete = events.modules == modules_in_run
     counts = complete & ~events.is_hit
     number, photons = collective.sum_all(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
@@ -294,15 +325,19 @@ def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.nd
         good[module] = mask_good_frames(masks.good[module], frames[module])
     photons = collective.sum_to_root(comm, powder.photons)
     good = collective.sum_to_root(comm, good)
-    invalid = collective.sum_to_root(comm, powder.invalid)
+    # corrected data hardly ever have such pixels
+    has_invalid = collective.max_all(comm, powder.invalid.any())
+    invalid = collective.sum_to_root(comm, powder.invalid) if has_invalid else 0
     return (photons, good - invalid) if comm.rank == 0 else None
 
 
-def _ever_good(comm, done: Processed) -> np.ndarray:
-    """Return which pixels are good in at least one cell of the run, bool (16, 65536)."""
+def _ever_good(comm, done: Processed) -> np.ndarray | None:
+    """Return on rank 0 which pixels are good in at least one cell, bool (16, 65536)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
     used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
     rows = collective.sum_all(comm, used) > 0
+    if comm.rank:
+        return None
     good = unpack(np.bitwise_or.reduce(done.masks.good[:, rows], axis=1)).astype(bool)
     in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
     return good & in_run.astype(bool)[:, None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xfelmpi import collective, select, stopping
+from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
     CHECKPOINT_MEMORY,
@@ -37,9 +37,10 @@ from xfelmpi.outputs import (
 )
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
+from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
-from xfelmpi.records import EventColumns, Problem
-from xfelmpi.report import Progress, Stages, Summary, log
+from xfelmpi.records import EventColumns, Problem, summarised
+from xfelmpi.report import Progress, Stages, Summary, log, plural
 from xfelmpi.resume import Selection, share_remaining
 from xfelmpi.scores import ScoredFrames, unmasked_factor
 from xfelmpi.share import Share
@@ -71,8 +72,8 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         share, selection = share_remaining(comm, experiment, config, resume)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
-        collective.on_root(comm, lambda: prepare_folders(experiment))
-        vds, left_out = _write_vds(comm, experiment, config, share, argv)
+        collective.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
     kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
@@ -91,11 +92,21 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
         own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
-        problems = sorted(set(collective.gather_objects(comm, own)))
+        problems = summarised(collective.gather_objects(comm, own))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry
         done = Processed(
-            share, masks, sums, events, total, reader, geometry, problems, vds, warnings
+            share,
+            masks,
+            sums,
+            events,
+            total,
+            reader,
+            geometry,
+            problems,
+            vds,
+            warnings,
+            inputs.used,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
@@ -119,12 +130,15 @@ class Inputs:
         On rank 0.
     warnings : tuple of str
         For the log, on rank 0.
+    used : tuple of dict
+        The files that these come from; see `describe_used`.
     """
 
     masks: Masks
     calibration: Calibration | None
     geometry: DetectorGeometry | None
     warnings: tuple[str, ...]
+    used: tuple[dict, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -138,12 +152,18 @@ def load_inputs(
     """Load constants, masks and geometry; collective."""
     facts, calibration = share.facts, None
     if facts.kind == "raw":
+        fault.point(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault.point(comm, "masks")
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    fault.point(comm, "geometry")
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
     more = check_before(comm, config, geometry, share.wavelength)
-    return Inputs(masks, calibration, geometry, (*warnings, *more))
+    files_used = [*masks.files, *(calibration.files if calibration else ())]
+    files_used += geometry.files if geometry else ()
+    used = describe_used(comm, files_used)
+    return Inputs(masks, calibration, geometry, (*warnings, *more), used)
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
@@ -158,10 +178,12 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
     )
 
 
-def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv):
+def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
-    memory = _spare_memory(config)
-    begun = collective.on_root(comm, lambda: begin_vds(experiment, config, share, argv, memory))
+    fault.point(comm, "vds")
+    memory, files = _spare_memory(config), share.facts.input_files
+    attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
+    begun = collective.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
     return begun or (None, ())
 
 
@@ -174,7 +196,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
         return ()
-    log.info("run: %s frames, %s ranks", f"{share.facts.n_frames:,}", comm.size)
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
     for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
@@ -238,6 +260,7 @@ def read_photons(
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
         with stopping.held():
             block = sparsifier.frames(frames[a:b], writer.recent)
+            fault.point(comm, "photons")
             sums.put(a, block.sums)
             scored = _score(None, config, share, masks, block.sums, slice(a, b))
             likely = decide_alone(config, scored).is_hit
@@ -330,6 +353,7 @@ def _score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, ro
 def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
+    fault.point(comm, "decide")
     scored = _score(comm, config, share, masks, sums, slice(None))
     decision = decide_run(comm, config, scored)
     n_decided = collective.sum_all(comm, np.array([decision.decidable.sum()]))[0]
@@ -363,6 +387,7 @@ def finish(
 
     Of all frames, an earlier job has read `done_before`.
     """
+    fault.point(comm, "finish")
     events = done.events
     complete = events.modules == done.share.facts.modules_in_run
     counts = collective.sum_all(
@@ -406,6 +431,7 @@ def report_run(comm, experiment: Experiment, config: Config) -> None:
 
     The other ranks do not wait, and the outputs have their names already.
     """
+    fault.point(comm, "report")
     if comm.rank:
         return
     try:

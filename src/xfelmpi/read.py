@@ -19,6 +19,7 @@ import numpy as np
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import ALL_MASK_BITS, MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.errors import OutOfFilesError
+from xfelmpi.fileaccess import watched
 from xfelmpi.frametable import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
@@ -350,7 +351,8 @@ class FilePool:
             if len(self._open) >= self._limit:
                 self._open.popitem(last=False)[1].close()
             try:
-                self._open[number] = OpenModuleFile(self._files[number])
+                path = self._files[number].path
+                self._open[number] = watched(path, OpenModuleFile, self._files[number])
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     # no damage of this file: every further one would be lost as well

@@ -1,8 +1,12 @@
 """What passes between the stages: one row per frame, and one record per problem found."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +35,46 @@ class Problem:
     module: int = -1
     train: int = 0
     action: str = "excluded"
+
+
+MOST_ALIKE = 20
+"""Problems of one kind in one file that are recorded one by one."""
+
+
+def summarised(problems: Iterable[Problem]) -> list[Problem]:
+    """Return every problem once, sorted; of many that differ in numbers only, the first and a sum.
+
+    A module full of garbage would otherwise be told in thousands of lines. Which frames are
+    concerned stands in the ``modules`` column of the events file.
+    """
+    kinds: dict[tuple, list[Problem]] = {}
+    for p in set(problems):
+        kind = (_NUMBER.sub("#", p.what), p.file, p.module, p.action)
+        kinds.setdefault(kind, []).append(p)
+    result = []
+    for alike in kinds.values():
+        alike.sort(key=lambda p: (p.train, p.what))
+        result += alike[:MOST_ALIKE]
+        if rest := alike[MOST_ALIKE:]:
+            first, last = rest[0], rest[-1]
+            trains = f", trains {first.train} … {last.train}" if last.train else ""
+            result.append(replace(first, what=f"{len(rest)} more{trains}, such as: {first.what}"))
+    return sorted(result)
+
+
+@dataclass(frozen=True)
+class UsedFile:
+    """A mask, constants or a geometry that a job has read.
+
+    Parameters
+    ----------
+    role : str
+        What it is, e.g. ``global mask``.
+    path : str
+    """
+
+    role: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +140,8 @@ class MachineData:
     added : tuple of AddedColumn
     motors : QuadrantMotors or None
         None if no motors of this detector are known.
+    files : tuple of str
+        Paths of the files that were looked into.
     """
 
     pulse_energy: np.ndarray
@@ -105,6 +151,7 @@ class MachineData:
     warnings: tuple[str, ...] = ()
     added: tuple[AddedColumn, ...] = ()
     motors: QuadrantMotors | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -
         With the first option that would have to be the same.
     """
     fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
-    fixed |= {"data", "detector", "trains", "score", "normalise"}
+    fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise"}
     if first.normalise == "pulse-energy":
         # these say which frames the mean energy is taken of
         fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}
@@ -150,13 +150,13 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
-        sums = FrameSums(**_deal(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(**_deal(comm, share, events, EventColumns), added=share.added)
+        sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**deal_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
-        collective.on_root(comm, lambda: prepare_folders(experiment))
+        collective.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
     warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
@@ -173,6 +173,8 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
             inputs.geometry,
             problems,
             warnings=warnings,
+            used=inputs.used,
+            earlier={"scores_by": comm.bcast(run and run.scores_by)},
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
@@ -227,7 +229,7 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
-def _deal(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
     """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
 

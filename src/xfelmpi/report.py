@@ -134,6 +134,19 @@ class Progress:
             self._stream.flush()
 
 
+def plural(n: int, what: str) -> str:
+    """Return the name of what was counted, in the singular if there is one."""
+    return what if n == 1 else f"{what}s"
+
+
+def size_text(n_bytes: float) -> str:
+    """Return a number of bytes with a unit in which it is easily read."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes / 2**10:.1f} KiB"
+
+
 def _duration(seconds: float) -> str:
     if seconds != seconds:
         return "unknown time"
@@ -198,9 +211,9 @@ class Summary:
             f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames",
             f"misses     {self.misses:12,}   drawn for comparison",
             *self._gain_lines(),
-            f"read       {self.bytes_read / 1e9:12.3f} GB {self._speed()}",
-            f"memory     {self.peak_memory / 2**20:12,.0f} MiB at most per rank ({self.ranks})",
-            f"time       {total:12.2f} s   "
+            f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
+            f"memory     {self.peak_memory / 2**20:12,.0f}   MiB at most per rank ({self.ranks})",
+            f"time       {total:12.2f}   s: "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]
         lines += problem_lines(self.problems, "all in the events file (problems)")
@@ -208,7 +221,7 @@ class Summary:
 
     def _speed(self) -> str:
         if "photons" not in self.seconds:
-            return "  hits and misses only"
+            return "hits and misses only"
         seconds = max(self.seconds["photons"], 1e-9)
         read = self.frames - self.done_before
         speed = f"{self.bytes_read / 1e9 / seconds:.2f} GB/s, {read / seconds:,.0f} frames/s"
@@ -229,7 +242,7 @@ def problem_lines(problems: list[Problem], all_where: str) -> list[str]:
     """Return the first problems as lines of text; `all_where` tells where the others are."""
     if not problems:
         return ["excluded            none"]
-    lines = [f"excluded   {len(problems):12,}   problems:"]
+    lines = [f"excluded   {len(problems):12,}   {plural(len(problems), 'problem')}, exit status 3:"]
     for p in problems[:PROBLEMS_SHOWN]:
         where = " ".join(
             part

@@ -16,6 +16,7 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import (
+    FARTHEST_TRAIN,
     ModuleRows,
     agipd_sources,
     module_files,
@@ -23,9 +24,7 @@ from xfelmpi.modulefile import (
     start_time,
 )
 from xfelmpi.records import Problem
-
-FARTHEST_TRAIN = 1_000_000
-"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+from xfelmpi.suspecttrains import SuspectTrain, suspect_problems
 
 _CELL_SLOTS = 512
 
@@ -72,12 +71,15 @@ def index_run(
     kind: str,
     detector: str | None = None,
     trains: tuple[int | None, int | None] = (None, None),
+    suspect_trains: str = "include",
 ) -> RunIndex:
     """Return the index of some trains of a run folder; see `index_files`, `slice_trains`."""
-    return slice_trains(index_files(folder, kind, detector), trains, folder)
+    return slice_trains(index_files(folder, kind, detector, suspect_trains), trains, folder)
 
 
-def index_files(folder: Path, kind: str, detector: str | None = None) -> RunIndex:
+def index_files(
+    folder: Path, kind: str, detector: str | None = None, suspect_trains: str = "include"
+) -> RunIndex:
     """Index the AGIPD frames of a run folder; what modules lack is not among its problems yet.
 
     Parameters
@@ -88,6 +90,8 @@ def index_files(folder: Path, kind: str, detector: str | None = None) -> RunInde
         ``proc`` or ``raw``.
     detector : str, optional
         Which detector; default: the one AGIPD-1M in the run.
+    suspect_trains : str
+        Whether to ``include`` or ``exclude`` what files flag as suspect.
 
     Raises
     ------
@@ -97,18 +101,20 @@ def index_files(folder: Path, kind: str, detector: str | None = None) -> RunInde
     paths = module_files(folder, kind)
     files: list[ModuleFile] = []
     problems: list[Problem] = []
-    notes: list[str] = []
+    suspects: list[SuspectTrain] = []
     sources: dict[str, list[tuple[Path, str, int]]] = {}
     for path in paths:
         for prefix, source, module in agipd_sources(path, problems):
             sources.setdefault(prefix, []).append((path, source, module))
     detector = _choose_detector(detector, sources, folder, problems)
-    modules = _read_modules(sources[detector], files, problems, notes)
+    exclude = suspect_trains == "exclude"
+    modules = _read_modules(sources[detector], files, problems, suspects, exclude)
     _drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
     frames = _merge(modules, problems)
     modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
+    problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
     return RunIndex(
         kind,
@@ -118,23 +124,33 @@ def index_files(folder: Path, kind: str, detector: str | None = None) -> RunInde
         frames,
         modules_in_run,
         tuple(dict.fromkeys(problems)),
-        tuple(dict.fromkeys(notes)),
-        start_time(Path(files[0].path)),
+        start_time=start_time(Path(files[0].path)),
     )
 
 
-def _read_modules(sources, files, problems, notes) -> dict[int, "_Module"]:
+def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
+    """Return the trains, ascending, and which modules have frames of them, a bit for each."""
+    trains, first = np.unique(frames.train_id, return_index=True)
+    there = np.logical_or.reduceat(frames.file >= 0, first, axis=0)
+    return trains, there @ (1 << np.arange(N_MODULES))
+
+
+def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, "_Module"]:
     """Read the ids of all modules, one after the other: only one is in memory as in its files."""
     modules: dict[int, _Module] = {}
     in_order = sorted(sources, key=lambda found: found[2])
     for module, group in groupby(in_order, key=lambda found: found[2]):
         parts = []
         for path, source, _ in group:
-            found = read_module_file(path, source, module, len(files), problems, notes)
+            found = read_module_file(path, source, module, len(files), problems, new := [])
+            suspects += new
             if found is not None:
+                rows = found[0]
+                if exclude and new:
+                    rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/image/data"
                 files.append(ModuleFile(str(path), module, dataset, *found[1:]))
-                parts.append(found[0])
+                parts.append(rows)
         if sum(len(part.train) for part in parts):
             modules[module] = _tidy(module, parts, files, problems, modules)
     return modules

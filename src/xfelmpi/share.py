@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import collective, partition
+from xfelmpi import collective, fault, partition
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.framemasks import MaskSamples, sample_masks
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.indexcache import cached_index
-from xfelmpi.machine import read_machine_data
+from xfelmpi.machinecache import cached_machine_data
 from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 from xfelmpi.runindex import RunIndex
 from xfelmpi.virtual import VirtualLayout, plan_virtual
@@ -42,6 +42,8 @@ class RunFacts:
     motors : QuadrantMotors or None
     masks : MaskSamples or None
         Frames whose own masks say what is bad all the time, if they have masks that may count.
+    machine_files : tuple of str
+        Paths of the files of the run that were searched for machine data.
     """
 
     kind: str
@@ -56,6 +58,12 @@ class RunFacts:
     warnings: tuple[str, ...]
     motors: QuadrantMotors | None
     masks: MaskSamples | None = None
+    machine_files: tuple[str, ...] = ()
+
+    @property
+    def input_files(self) -> list[str]:
+        """Paths of all files of the run that were read."""
+        return [*(file.path for file in self.files), *self.machine_files]
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     InputError
         On all ranks, if the run cannot be used.
     """
+    fault.point(comm, "index")
     found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
     index, machine, virtual, problems, work = found or (None, None, None, (), None)
     facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
@@ -114,6 +123,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
         return collective.scatter_rows(comm, column, bounds)
 
     table = index.frames if index else None
+    fault.point(comm, "deal")
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
@@ -140,11 +150,12 @@ def _find(
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
     kind, why = choose_data(experiment, config.data)
     folder = experiment.run_folder(kind)
-    index = cached_index(experiment.index(kind), folder, kind, config.detector, config.trains)
+    chosen = (config.detector, config.trains, config.suspect_trains)
+    index = cached_index(experiment.index(kind), folder, kind, *chosen)
     index = replace(index, notes=(why, *index.notes))
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
-    machine = read_machine_data(
+    machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )
     # laid out here, because only here the frames of the whole run are in one place
@@ -168,7 +179,9 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:
-    return any(folder.glob(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5"))
+    # a glob would say nothing of a folder that cannot be read
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
 
 
 def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):
@@ -196,5 +209,6 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         machine.warnings,
         machine.motors,
         masks,
+        machine.files,
     )
     return facts, bounds

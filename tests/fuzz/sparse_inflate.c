@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "draw.h"
 #include "sparse_inflate.h"
 
 enum { PIXELS = 65536, ROOM = 1 << 20, MOST_STREAMS = 4096 };
@@ -33,17 +34,6 @@ static int n_bytes = PIXELS; /* of a frame: u1, or the two planes of u2 */
 static Stream corpus[MOST_STREAMS];
 static int n_corpus;
 static long n_valid, n_accepted;
-static uint64_t state;
-
-static uint32_t any(uint32_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (uint32_t)((state >> 32) * below >> 32);
-}
-
-static int chance(uint32_t one_in) { return any(one_in) == 0; }
 
 static void fail(const char *what, const uint8_t *bytes, size_t size)
 {
@@ -323,7 +313,7 @@ int main(int argc, char **argv)
 {
     if (argc < 3) return 2;
     long executions = atol(argv[1]);
-    state = strtoull(argv[2], NULL, 10) * 0x9E3779B97F4A7C15u + 1;
+    seed(argv[2]);
     reference = libdeflate_alloc_decompressor();
     sparse = calloc(1, sizeof *sparse);
     sparse_init(sparse);

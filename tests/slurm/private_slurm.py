@@ -173,9 +173,7 @@ class PrivateSlurm:
     def _end_jobs(self):
         self.run("scancel", "--state=PENDING", "--me")
         self.run("scancel", "--me")
-        self._wait_for(
-            lambda: not self.run("squeue", "--noheader").stdout.strip(), "jobs did not end", 15
-        )
+        self.wait_for_all(15)
         # The keeper of a step outlives it a little; it has a socket here until it ends.
         self._wait_for(
             lambda: not any(self.folder.glob("spool/localhost_*.*")), "steps did not end", 15
@@ -237,6 +235,12 @@ class PrivateSlurm:
         )
         job = self.job(job_id)
         return job["JobState"], job["ExitCode"]
+
+    def wait_for_all(self, seconds: float = 600) -> None:
+        """Wait for the end of all jobs."""
+        self._wait_for(
+            lambda: not self.run("squeue", "--noheader").stdout.strip(), "jobs did not end", seconds
+        )
 
 
 def _alive(pid: int) -> bool:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import arguments as options
-from xfelmpi import collective, darks
+from xfelmpi import collective, darks, fault
 from xfelmpi.config import parse_size
 from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
+from xfelmpi.lock import held
 from xfelmpi.partition import split_trains
 from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
@@ -28,7 +29,7 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY)
+    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
     parser.add_argument(
         "runs",
         type=int,
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="S",
-        help="bad if the noise is (default: 8)",
+        help="bad if the noise is farther from that of the others, likewise (default: 8)",
     )
     parser.add_argument(
         "--memory-per-rank",
@@ -100,6 +101,11 @@ def main(argv: list[str], comm) -> int:
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
+    with held(comm, out / "darks.lock", f"constants in {out} are being made"):
+        return _make_constants(comm, given, experiments, out, argv)
+
+
+def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv) -> int:
     start = time.monotonic()
     indices = collective.on_root(comm, lambda: _index(experiments, given.detector))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(given.runs))]
@@ -107,15 +113,18 @@ def main(argv: list[str], comm) -> int:
     modules = sorted({module for module, _ in measured})
     collective.on_root(comm, lambda: [prepare(constants_file(out, m)) for m in modules])
     settings = json.dumps(vars(given), default=str)
-    files = [file for run in runs for file in run.files]
-    attributes = comm.bcast(provenance(experiments[0], settings, files, ["darks", *argv]))
+    files = [file.path for run in runs for file in run.files]
+    attributes = provenance(comm, experiments[0], settings, files, ["darks", *argv])
     n_cells = max(cell for _, cell in measured) + 1
     # the cells between are written too: nothing else would make them bad
     tasks = [(module, cell) for module in modules for cell in range(n_cells)]
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _work(comm, given, runs, tasks, writer)
     writer.close()
-    collective.on_root(comm, lambda: [publish(path) for path in writer.paths])
+    fault.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
+    collective.on_root(comm, lambda: publish(*writer.paths))
     problems = collective.gather_objects(comm, problems)
     total_bad = int(collective.sum_all(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
@@ -127,7 +136,9 @@ def main(argv: list[str], comm) -> int:
             time.monotonic() - start,
             100 * total_bad / (65536 * len(measured)),
         )
-        for line in (*problem_lines(problems, "the rest is like these"), *map(str, writer.paths)):
+        first, *_, last = writer.paths * 2
+        files = ("files written:", f"  {first} … {last.name}")
+        for line in (*problem_lines(problems, "the rest is like these"), *files):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
@@ -192,6 +203,7 @@ def _work(comm, given, runs, tasks, writer) -> tuple[list, int]:
     bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
     n_bad = 0
     for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
+        fault.point(comm, "darks")
         stages = [f.statistics(module, cell) if f else None for f in frames]
         constants = darks.combine_stages(
             stages, tuple(given.gains), given.offset_sigma, given.noise_sigma

@@ -6,10 +6,11 @@ from pathlib import Path
 from xfelmpi import arguments
 from xfelmpi.badpixels import Limits
 from xfelmpi.errors import UsageError
+from xfelmpi.experiment import Experiment
 
 _OPTIONS = (
-    *("prefix", "output", "data", "detector", "trains", "global_mask", "adu_per_photon"),
-    *("photon_threshold", "constants", "common_mode", "memory_per_rank"),
+    *("prefix", "output", "data", "detector", "trains", "suspect_trains", "global_mask"),
+    *("adu_per_photon", "photon_threshold", "constants", "common_mode", "memory_per_rank"),
 )
 
 _RANGES = (
@@ -106,10 +107,13 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
+    from xfelmpi.lock import held
     from xfelmpi.maskjob import make_mask
 
     config, options = from_root(comm, lambda: _given(argv))
-    return make_mask(comm, config, options, argv)
+    lock = Experiment(config.prefix, config.output, config.run).mask_lock
+    with held(comm, lock, f"the mask of run {config.run} is being made"):
+        return make_mask(comm, config, options, argv)
 
 
 def _given(argv: list[str]) -> tuple:

@@ -37,10 +37,13 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
+    from xfelmpi.experiment import MergedFiles
+    from xfelmpi.lock import held
     from xfelmpi.merging import merge
 
     config, runs, where, name = from_root(comm, lambda: _parse(argv))
-    return merge(config, runs, where, name, comm, ["merge", *argv])
+    with held(comm, MergedFiles(config.output, name).lock, f"{name} is being merged"):
+        return merge(config, runs, where, name, comm, ["merge", *argv])
 
 
 def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:

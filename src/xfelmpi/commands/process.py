@@ -1,6 +1,6 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from xfelmpi import arguments, stopping
@@ -54,13 +54,13 @@ def main(argv: list[str], comm) -> int:
         from xfelmpi.pipeline import process
 
         config = from_root(comm, lambda: arguments.from_arguments(given))
-        with _failure_recorded(config):
+        with _only_job(comm, config), _failure_recorded(config):
             return process(config, comm, argv, given.resume)
     from xfelmpi.redecide import decide_again, hit_rates
 
     config = from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
-        with _failure_recorded(config):
+        with _only_job(comm, config), _failure_recorded(config):
             return decide_again(config, comm, argv)
     on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
@@ -90,6 +90,17 @@ def _config_from_events(given) -> Config:
     config = arguments.from_arguments(given, first)
     refuse_other_scores(config, first, chosen)
     return config
+
+
+def _only_job(comm, config: Config):
+    """Return what holds the lock of the run; without an experiment folder nothing is written."""
+    from xfelmpi.collective import from_root
+    from xfelmpi.lock import held
+
+    if not from_root(comm, config.prefix.is_dir):
+        return nullcontext()
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    return held(comm, lock, f"run {config.run} is being processed")
 
 
 @contextmanager

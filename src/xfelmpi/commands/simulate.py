@@ -40,11 +40,11 @@ def main(argv: list[str], comm=None) -> int:
         If an argument is wrong.
     """
     if comm is None:
-        options = options_from(_parser().parse_args(argv))
+        options = options_from(parser().parse_args(argv))
     else:
         from xfelmpi.collective import from_root
 
-        options = from_root(comm, lambda: options_from(_parser().parse_args(argv)))
+        options = from_root(comm, lambda: options_from(parser().parse_args(argv)))
     start = perf_counter()
     try:
         result = simulate(options, comm)
@@ -86,7 +86,8 @@ def _missing_pair(text: str) -> tuple[int, int]:
     return module, position
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
     parser = Parser(
         prog="xfelmpi simulate",
         description=SUMMARY.capitalize() + ".",

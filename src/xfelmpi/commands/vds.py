@@ -6,7 +6,7 @@ from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 
-_OPTIONS = ("prefix", "output", "data", "detector", "trains")
+_OPTIONS = ("prefix", "output", "data", "detector", "trains", "suspect_trains")
 
 
 def parser() -> arguments.Parser:
@@ -28,14 +28,20 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
+    from xfelmpi.experiment import Experiment
+    from xfelmpi.lock import held
 
     config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
-    return from_root(comm, lambda: _write(config, ["vds", *argv]))
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    with held(comm, lock, f"run {config.run} is being processed"):
+        return from_root(comm, lambda: _write(config, ["vds", *argv]))
 
 
 def _write(config: Config, argv: list[str]) -> int:
+    from xfelmpi.collective import alone
     from xfelmpi.experiment import Experiment
     from xfelmpi.provenance import provenance
+    from xfelmpi.records import summarised
     from xfelmpi.report import log, problem_lines
     from xfelmpi.runindex import index_run
     from xfelmpi.share import choose_data
@@ -46,7 +52,8 @@ def _write(config: Config, argv: list[str]) -> int:
     start = monotonic()
     experiment = Experiment(config.prefix, config.output, config.run)
     kind, why = choose_data(experiment, config.data)
-    index = index_run(experiment.run_folder(kind), kind, config.detector, config.trains)
+    chosen = (config.detector, config.trains, config.suspect_trains)
+    index = index_run(experiment.run_folder(kind), kind, *chosen)
     for line in (why, f"{index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)
@@ -54,9 +61,10 @@ def _write(config: Config, argv: list[str]) -> int:
     if layout is None:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     prepare(path)
-    write_vds(experiment, provenance(experiment, config.to_json(), index.files, argv), layout)
+    files = [file.path for file in index.files]
+    write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
     publish(path)
-    problems = sorted({*index.problems, *left_out})
+    problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
         log.info(line)
     n, seconds = len(layout.mappings), monotonic() - start

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from xfelmpi.experiment import Experiment
+from xfelmpi.outfile import make_folder
 from xfelmpi.page.images import thumbnail
 from xfelmpi.page.overview import record_success, replace_file
 from xfelmpi.page.runfiles import read_run_files
@@ -26,7 +27,7 @@ def make_report(experiment: Experiment) -> Path:
     """
     found = read_run_files(experiment)
     page = run_page(found)
-    experiment.page.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(experiment.page.parent)
     replace_file(experiment.page, page)
     record_success(experiment, found.head, thumbnail(found))
     return experiment.page

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, XfelmpiError
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, XfelmpiError
 from xfelmpi.experiment import Experiment
+from xfelmpi.outfile import cannot_write, make_folder, make_readable
 from xfelmpi.page.fill import fill_page
 from xfelmpi.page.headline import Headline, clock, energy, plural
 
@@ -106,7 +107,7 @@ def record_failure(experiment: Experiment, error: Exception) -> None:
     message = str(error) if known else f"{type(error).__name__}: {error} (a bug; see the log)"
     try:
         record(experiment, RunStatus(experiment.run, FAILED, _now(), message))
-    except (OSError, ValueError):
+    except (OSError, OutputError, ValueError):
         # the error itself is what the user must see
         return
 
@@ -119,7 +120,7 @@ def record(experiment: Experiment, status: RunStatus) -> None:
     OSError
         If the folder cannot be written.
     """
-    experiment.status.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(experiment.status.parent)
     replace_file(experiment.status, json.dumps(asdict(status), indent=1))
     rebuild(experiment.overview)
 
@@ -134,12 +135,20 @@ def rebuild(overview: Path) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when complete."""
+    """Write a text file that appears under its name only when complete.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
     part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
-        part.chmod(0o664)
+        make_readable(part)
         part.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error, len(text.encode())) from None
     finally:
         part.unlink(missing_ok=True)
 
@@ -212,7 +221,7 @@ def _row(run: RunStatus) -> str:
         (run.hit_rate, rate),
         (run.pulse_energy, pulse),
         (run.hits, image),
-        (run.status, f'<span class="badge {state}">{label}</span>{message}'),
+        (run.status, f'<span class="badge {state}">{escape(label)}</span>{message}'),
     )
     row = ""
     for (name, kind), (value, shown) in zip(_COLUMNS, cells, strict=True):

@@ -4,9 +4,11 @@ import base64
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from xfelmpi._deflate import zlib_compress
 from xfelmpi.detector import PIXEL_SIZE
 
 GAP, BAD, LOWEST = 0, 1, 2
@@ -37,10 +39,16 @@ class Raster:
     shape: tuple[int, int]
     size: float
 
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """How many pixels fall on every point, float64, of the image's shape."""
+        return self.sums(np.ones(len(self.point)))
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Return the sum of the pixels on every point, float64, of the image's shape."""
+        (some,) = np.nonzero(values)
         n = self.shape[0] * self.shape[1]
-        return np.bincount(self.point, values, n).reshape(self.shape)
+        return np.bincount(self.point[some], values[some], n).reshape(self.shape)
 
 
 def make_raster(xyz: np.ndarray, pixels: float) -> Raster:
@@ -90,16 +98,15 @@ def assemble(raster: Raster, photons: np.ndarray, frames: np.ndarray) -> Assembl
     total, n = raster.sums(photons), raster.sums(frames)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.where(n > 0, total / n, np.nan)
-    there = raster.sums(np.ones(len(photons)))
-    return Assembled(values, (n == 0) & (there > 0))
+    return Assembled(values, (n == 0) & (raster.pixels > 0))
 
 
 def assemble_counts(raster: Raster, photons: np.ndarray, good: np.ndarray) -> Assembled:
     """Return how many photons of one frame fall on every point, given its good pixels."""
-    there = raster.sums(np.ones(len(photons))) > 0
-    some_good = raster.sums(good) > 0
+    # most pixels are good, and most have no photon
+    some_good = raster.pixels > raster.sums(~good)
     counts = raster.sums(np.where(good, photons, 0))
-    return Assembled(np.where(some_good, counts, np.nan), there & ~some_good)
+    return Assembled(np.where(some_good, counts, np.nan), (raster.pixels > 0) & ~some_good)
 
 
 def count_limits(image: Assembled) -> tuple[float, float]:
@@ -166,7 +173,7 @@ def png(numbers: np.ndarray, table: np.ndarray) -> bytes:
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
             chunk(b"PLTE", np.ascontiguousarray(table[:, :3]).tobytes()),
             chunk(b"tRNS", np.ascontiguousarray(table[:, 3]).tobytes()),
-            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
+            chunk(b"IDAT", zlib_compress(lines.reshape(-1), 6)),
             chunk(b"IEND", b""),
         )
     )

@@ -67,7 +67,7 @@ def _header(found: RunFiles, good: np.ndarray) -> str:
     return (
         '<nav><a href="index.html">all runs</a></nav><header>'
         f"<h1>Run {head.run} · {escape(head.proposal)}</h1>"
-        f'<p class="soft">{head.kind} data{escape(started)}; processed '
+        f'<p class="soft">{escape(head.kind)} data{escape(started)}; processed '
         f"{escape(clock(head.created))}</p></header>"
         f'<dl class="numbers">{cells}</dl><ul class="answers">{cards}</ul>'
     )

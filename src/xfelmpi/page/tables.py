@@ -121,7 +121,7 @@ def settings(found: RunFiles) -> str:
     origin = "".join(
         f'<tr><td>{escape(name)}</td><td class="words">{escape(str(value))}</td></tr>'
         for name, value in sorted(attributes.items())
-        if name not in ("configuration", "input_files", "warnings")
+        if name not in ("configuration", "input_files", "used_files", "warnings")
     )
     experiment = found.experiment
     outputs = (experiment.events, experiment.powder, experiment.cxi, experiment.emc)
@@ -130,7 +130,12 @@ def settings(found: RunFiles) -> str:
         for path in outputs
         if path.exists()
     )
-    listed = "".join(f"<li>{escape(path)}</li>" for path in inputs)
+    listed = "".join(f"<li>{_described(file)}</li>" for file in inputs)
+    used = json.loads(attributes.get("used_files", "[]"))
+    used_listed = "".join(
+        f"<li>{escape(file['role'])}: {_described(file)}, sha256 {file['sha256']}</li>"
+        for file in used
+    )
     return (
         "<h2>Settings and provenance</h2><details><summary>all settings (those that are not the "
         f"default in bold)</summary><table><tbody>{''.join(rows)}</tbody></table></details>"
@@ -138,4 +143,12 @@ def settings(found: RunFiles) -> str:
         f'</details><details><summary>output files</summary><ul class="list">{files_there}</ul>'
         f"</details><details><summary>{len(inputs):,} input files</summary>"
         f'<ul class="list">{listed}</ul></details>'
+        f"<details><summary>masks, constants and geometry: {plural(len(used), 'file')}</summary>"
+        f'<ul class="list">{used_listed}</ul></details>'
     )
+
+
+def _described(file: dict) -> str:
+    if file["size"] is None:
+        return escape(f"{file['path']}, not found at the end of the job")
+    return escape(f"{file['path']}, {file['size'] / 1e6:,.1f} MB, {file['mtime']}")

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.outfile import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.options import BUNCH_SLOTS, SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
@@ -63,7 +64,7 @@ def published(path: Path, **options):
         For `h5py.File`.
     """
     part = path.with_name(path.name + ".part")
-    with h5py.File(part, "w", **options) as file:
+    with serial_file(part, **options) as file:
         yield file
     part.replace(path)
 

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.outfile import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.constants import write_bad_kinds
 from xfelmpi.simulate.exdf import published
@@ -75,7 +76,7 @@ class Piece:
 
     def write(self, path: Path) -> None:
         """Write the piece into a file of its own."""
-        with h5py.File(path, "w") as file:
+        with serial_file(path) as file:
             file["powder"] = self.powder.reshape(MODULE_SHAPE)
             for name, dtype in _PIECE_COLUMNS.items():
                 file[name] = np.concatenate([np.empty(0, dtype), *self._columns[name]])

@@ -5,18 +5,23 @@ skips the collective call then and the job hangs (h5py#965), hence the low-level
 """
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
 import numpy as np
 from h5py import h5p, h5s
 
-from xfelmpi.collective import max_all
+from xfelmpi.collective import max_all, on_root
 from xfelmpi.errors import OutputError
+from xfelmpi.outfile import make_folder, make_readable, reserve
 from xfelmpi.stopping import plan
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
+
+STRUCTURE_BYTES = 1 << 20
+"""Room for all that a file has besides its data: attributes, groups, indices."""
 
 LIBVER = ("earliest", "v110")
 """What keeps older readers working: their formats where there is a choice."""
@@ -27,6 +32,7 @@ class ParallelFile:
 
     Use `close` then `publish`. There is no ``with``: leaving the block on an exception of one rank
     would close collectively and hang; an error inside an open parallel file ends the job instead.
+    That the disk is full is found out before: see `xfelmpi.outfile`.
 
     Parameters
     ----------
@@ -36,15 +42,34 @@ class ParallelFile:
         Final name.
     attributes : dict
         Attributes of the root group: what every file carries.
+
+    Raises
+    ------
+    OutputError
+        On all ranks, if there is no room for the file.
     """
 
     def __init__(self, comm, path: Path, attributes: dict):
         self.comm = comm
         self.path = path
         self.part = part_name(path)
+        texts = [value for value in attributes.values() if isinstance(value, str)]
+        self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
+        # once without HDF5, which would have to be closed in a file without room
+        on_root(comm, lambda: reserve(self.part, self._size))
         self._file = h5py.File(self.part, "w", driver="mpio", comm=comm, libver=LIBVER)
+        self._reserve(0)
         for name, value in attributes.items():
             self._file.attrs[name] = value
+
+    def _reserve(self, n_bytes: int) -> None:
+        """Have room for so many bytes more; collective. Closes the file if there is none."""
+        self._size += n_bytes
+        try:
+            on_root(self.comm, lambda: reserve(self.part, self._size))
+        except OutputError:
+            self._file.close()
+            raise
 
     def group(self, name: str, **attributes) -> h5py.Group:
         """Create a group, and its parents, with attributes."""
@@ -73,6 +98,7 @@ class ParallelFile:
             Attributes of the dataset.
         """
         layout = compressed_layout(shape, dtype, chunk_rows) if chunk_rows else {}
+        self._reserve(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         # every element is written: filling first would double the traffic
         dataset = self._file.create_dataset(name, shape, dtype, fill_time="never", **layout)
         dataset.attrs.update(attributes)
@@ -115,6 +141,7 @@ class ParallelFile:
         """Write a whole small array, string or number that rank 0 has; every rank calls it."""
         array = fixed_length(value)
         shape, dtype = self.comm.bcast((array.shape, array.dtype))
+        self._reserve(int(np.prod(shape)) * dtype.itemsize)
         dataset = self._file.create_dataset(name, shape, dtype, fill_time="never")
         dataset.attrs.update(attributes)
         if 0 in shape:
@@ -171,17 +198,41 @@ def prepare(path: Path) -> None:
         If it cannot.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         part_name(path).touch()
         part_name(path).unlink()
     except OSError as error:
         raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
 
 
-def publish(path: Path) -> None:
-    """Give a complete file its final name and make it readable for group and world; one rank."""
-    part = part_name(path)
-    part.chmod(0o664)
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
+def publish(*paths: Path) -> None:
+    """Give complete files their final names and let group and world read them; one rank.
+
+    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on disk.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be.
+    """
+    path = None
+    try:
+        for path in paths:
+            _stamp_end(part_name(path))
+            make_readable(part_name(path))
+            with open(part_name(path), "rb") as file:
+                os.fsync(file.fileno())
+        for path in paths:
+            part_name(path).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _stamp_end(part: Path) -> None:
+    if not h5py.is_hdf5(part):
+        return
+    try:
+        with h5py.File(part, "r+") as file:
+            file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    except OSError as error:
+        raise OutputError(f"{part}: cannot be written ({error})") from None

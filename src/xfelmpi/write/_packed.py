@@ -20,6 +20,7 @@ from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.collective import SharedBytes, before_and_total, concat_all, from_root, on_root
 from xfelmpi.detector import FRAME_SHAPE
 from xfelmpi.errors import OutputError
+from xfelmpi.outfile import serial_file
 from xfelmpi.write._h5 import LIBVER, compressed_layout, part_name
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -45,7 +46,7 @@ class PackedFrames:
         # the others may still be closing it
         comm.Barrier()
         self._end = from_root(comm, lambda: self._part.stat().st_size)
-        self._bytes = SharedBytes(comm, str(self._part), append=True)
+        self._bytes = SharedBytes(comm, str(self._part))
         self._datasets: list[tuple[str, int, np.dtype, dict]] = []
         self._n_frames = 0
         # number, offset and size of every chunk that this rank has written
@@ -99,7 +100,7 @@ class PackedFrames:
             table[shared[:, 0]] = table[shared[:, 1]]
         try:
             self._set_end()
-            with h5py.File(self._part, "r+", libver=LIBVER) as file:
+            with serial_file(self._part, "r+", libver=LIBVER) as file:
                 fill(file)
                 for about in self._datasets:
                     _create(file, *about)

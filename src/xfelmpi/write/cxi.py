@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from xfelmpi._deflate import Deflater
+from xfelmpi._deflate import compress_sparse
 from xfelmpi.collective import before_and_total
 from xfelmpi.detector import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.masks import Masks
@@ -28,9 +28,6 @@ _GROUPS = {
     _SOURCE: "NXsource",
     _DETECTOR: "NXdetector",
 }
-_LEVEL = 2
-"""Of libdeflate, faster and smaller on sparse frames than its level 1, or zlib's."""
-
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 
@@ -184,9 +181,6 @@ class CxiEntry:
             f"{detector}/data", n, self._dtype, axes=axes, units="photons"
         )
         self._first_mask = packed.dataset(f"{detector}/mask", n, np.uint32, axes=axes)
-        # one dense frame, as the shuffle filter has it: all low bytes, then all high bytes
-        self._planes = np.zeros((self._dtype.itemsize, FRAME_PIXELS), np.uint8)
-        self._deflater = Deflater(_LEVEL)
 
     def write(self, frames: SparseFrames, cell_id: np.ndarray) -> None:
         """Append a block of this rank's frames, possibly none, given their cells; collective."""
@@ -195,19 +189,13 @@ class CxiEntry:
         numbers, chunks = self._masks.chunks(self._first_mask + self._next, frames, cell_id)
         numbers += range(first, first + n)
         chunks += [
-            self._chunk(frames.pixel[a:b], frames.count[a:b])
+            compress_sparse(
+                frames.pixel[a:b], frames.count[a:b], self._dtype.itemsize, FRAME_PIXELS
+            )
             for a, b in zip(frames.indptr[:-1], frames.indptr[1:], strict=True)
         ]
         self._packed.add(numbers, chunks)
         self._next += n
-
-    def _chunk(self, pixel: np.ndarray, count: np.ndarray) -> bytes:
-        for i, plane in enumerate(self._planes):
-            plane[pixel] = count >> 8 * i
-        chunk = self._deflater.compress(self._planes.reshape(-1))
-        # not all of it again: the frame is sparse
-        self._planes[:, pixel] = 0
-        return chunk
 
 
 def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-import h5py
-
 from xfelmpi.dragonfly import DragonflyDetector
 from xfelmpi.errors import OutputError
+from xfelmpi.outfile import serial_file
 from xfelmpi.write._h5 import part_name
 
 _CONFIG = """\
@@ -44,7 +43,7 @@ def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) ->
         If it cannot be written.
     """
     try:
-        with h5py.File(part_name(path), "w") as file:
+        with serial_file(part_name(path)) as file:
             file.attrs.update(attributes)
             file.attrs["bin"] = detector.bin
             file.attrs["polarisation"] = detector.polarisation

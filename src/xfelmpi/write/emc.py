@@ -7,9 +7,10 @@ all little-endian int32. Every rank knows from the sums of its frames where its 
 
 import numpy as np
 
-from xfelmpi.collective import SharedBytes, before_and_total
+from xfelmpi.collective import SharedBytes, before_and_total, on_root
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.errors import OutputError
+from xfelmpi.outfile import reserve
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import part_name
 
@@ -33,7 +34,7 @@ class EmcWriter:
     Raises
     ------
     OutputError
-        If there are more hits than Dragonfly's 32-bit numbers can count.
+        If there are more hits than Dragonfly's 32-bit numbers can count, or no room for the file.
     """
 
     def __init__(
@@ -44,7 +45,11 @@ class EmcWriter:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
         before_ones, all_ones = before_and_total(comm, ones.sum())
         before_multi, all_multi = before_and_total(comm, multi.sum())
-        self._file = SharedBytes(comm, str(part_name(path)))
+        part = part_name(path)
+        size = HEADER_BYTES + 4 * (2 * n_hits + all_ones + 2 * all_multi)
+        # a longer file of an earlier, killed job must not leave its tail behind
+        on_root(comm, lambda: reserve(part, size, anew=True))
+        self._file = SharedBytes(comm, str(part))
         header = np.zeros(HEADER_BYTES // 4, _INT)
         header[:2] = n_hits, num_pix
         self._file.write_at(0, header if comm.rank == 0 else header[:0])

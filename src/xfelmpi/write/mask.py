@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi.detector import FRAME_SHAPE, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import OutputError
 from xfelmpi.masks import unpack
-from xfelmpi.write._h5 import part_name
+from xfelmpi.outfile import serial_file
+from xfelmpi.write._h5 import LIBVER, part_name
 
 
 def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
@@ -30,7 +30,7 @@ def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray)
         If it cannot be written.
     """
     try:
-        with h5py.File(part_name(path), "w", libver=("earliest", "v110")) as file:
+        with serial_file(part_name(path), libver=LIBVER) as file:
             file.attrs.update(attributes)
             file["entry_1/cellIds"] = cells.astype(np.uint16)
             # readers take the cells of one module at a time

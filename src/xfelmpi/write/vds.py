@@ -14,6 +14,7 @@ from h5py import h5d, h5p, h5s, h5t
 from xfelmpi.detector import MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.outfile import serial_file
 from xfelmpi.virtual import VirtualLayout
 from xfelmpi.write._h5 import part_name
 
@@ -46,23 +47,23 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
     try:
         # HDF5 before 1.10 knows no virtual datasets; from 1.10 on, a regular hyperslab takes the
         # same few bytes for any number of blocks, but only if older readers are given up
-        with h5py.File(part_name(path), "w", libver=("v110", "v110")) as file:
+        with serial_file(part_name(path), libver=("v110", "v110")) as file:
             file.attrs.update(attributes)
             group = file.create_group(f"INSTRUMENT/{layout.detector}/DET/image")
             group["trainId"] = layout.train_id
             group["pulseId"] = layout.pulse_id
             group["cellId"] = layout.cell_id
-            sources = [
-                source_name(Path(f.path), experiment.prefix, path.parent) for f in layout.files
-            ]
+            sources = source_names(
+                [Path(f.path) for f in layout.files], experiment.prefix, path.parent
+            )
             _create_data(group, layout, sources)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from None
     return path
 
 
-def source_name(source: Path, prefix: Path, folder: Path) -> str:
-    """Return the name by which a virtual dataset in `folder` finds a source file.
+def source_names(sources: list[Path], prefix: Path, folder: Path) -> list[str]:
+    """Return the names by which a virtual dataset in `folder` finds its source files.
 
     A relative name starts in the folder of the virtual dataset, whatever links lead there, and
     must climb through real folders only: ``..`` does not lead back through a link. If the folder
@@ -72,8 +73,8 @@ def source_name(source: Path, prefix: Path, folder: Path) -> str:
 
     Parameters
     ----------
-    source : Path
-        In `prefix`, as the run index names it.
+    sources : list of Path
+        In `prefix`, as the run index names them.
     prefix : Path
         The experiment folder.
     folder : Path
@@ -82,8 +83,8 @@ def source_name(source: Path, prefix: Path, folder: Path) -> str:
     real_prefix, real_folder = prefix.resolve(), folder.resolve()
     if real_folder.is_relative_to(real_prefix):
         up = os.path.relpath(real_prefix, real_folder)
-        return os.path.join(up, source.relative_to(prefix))  # noqa: PTH118, keeps the dots
-    return str(source.absolute())
+        return [os.path.join(up, s.relative_to(prefix)) for s in sources]  # noqa: PTH118, keeps the dots
+    return [str(source.absolute()) for source in sources]
 
 
 def fill_value(dtype) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""Opening files that may be damaged: what HDF5 itself does not survive.
+
+HDF5 1.10 reads for ever where the heap of a file's strings is damaged, and may crash on other
+metadata. The heap is checked here, so that such a file is a problem like any other. Whatever else
+there is ends the job, after `CPU_SECONDS` at the latest, with a traceback that names the file.
+"""
+
+import faulthandler
+import os
+import signal
+import struct
+import warnings
+from types import FunctionType
+
+import h5py
+import numpy as np
+
+CPU_SECONDS = 30.0
+"""What reading one file's metadata may take of the processor; other waiting does not count."""
+
+_STRINGS = (
+    "dataFormatVersion",
+    *(f"dataSources/{n}" for n in ("dataSourceId", "deviceId", "root")),
+)
+"""What EXtra-data reads of ``METADATA`` when it opens a file."""
+
+_LARGEST_HEAP = 64 << 20
+_STRING = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
+_HEADER = 16
+
+
+def end_with_traceback() -> None:
+    """Have this process print where it is, files included, when HDF5 crashes or does not return."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGVTALRM, all_threads=False, chain=True)
+
+
+def watched(path, read, *arguments):
+    """Return ``read(*arguments)``; a traceback from within names the file.
+
+    Tracebacks of crashes have the names of functions and of their source files only: this one's
+    source is said to be the file.
+    """
+    code = _call.__code__.replace(co_filename=str(path), co_name="HDF5_fails_on_this_file")
+    before = signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)[0]
+    try:
+        return FunctionType(code, globals())(read, arguments)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, before)
+
+
+def _call(read, arguments):
+    return read(*arguments)
+
+
+def open_access(path):
+    """Open a file by EXtra-data, which knows every version of the format.
+
+    Raises
+    ------
+    Exception
+        Whatever EXtra-data and HDF5 raise, and `ValueError` for damaged strings.
+    """
+    return watched(path, _open_access, path)
+
+
+def _open_access(path):
+    # extra_data takes a second to import: only the rank that indexes pays for it
+    from extra_data.file_access import FileAccess
+
+    with h5py.File(path, "r") as file, warnings.catch_warnings():
+        _check_strings(file)
+        warnings.simplefilter("ignore")
+        return FileAccess(str(path))
+
+
+def _check_strings(file: h5py.File) -> None:
+    """Check the heaps of the strings that tell format and sources."""
+    fd = file.id.get_vfd_handle()
+    heaps = set()
+    for name in _STRINGS:
+        data = file.get(f"METADATA/{name}")
+        if not isinstance(data, h5py.Dataset) or h5py.check_string_dtype(data.dtype) is None:
+            continue
+        if h5py.check_string_dtype(data.dtype).length is None and data.chunks is None:
+            place, n_bytes = data.id.get_offset(), min(data.size, 1 << 16) * _STRING.itemsize
+            stored = os.pread(fd, n_bytes, place) if place is not None else b""
+            whole = len(stored) // _STRING.itemsize
+            heaps.update(np.frombuffer(stored, _STRING, whole)["heap"].tolist())
+    for address in sorted(heaps - {0}):
+        _check_heap(fd, address)
+
+
+def _check_heap(fd: int, address: int) -> None:
+    """Check that the objects of a global heap collection end where it ends (HDF5: III.E)."""
+    try:
+        signature, size = struct.unpack("<8sQ", os.pread(fd, _HEADER, address))
+        if signature != b"GCOL\1\0\0\0" or not _HEADER <= size <= _LARGEST_HEAP:
+            raise ValueError(f"{signature} of {size} bytes")
+        heap = os.pread(fd, size, address)
+        if len(heap) < size:
+            raise ValueError(f"{len(heap)} of {size} bytes")
+        at = _HEADER
+        while at + _HEADER <= size:
+            index, length = struct.unpack_from("<H6xQ", heap, at)
+            # number 0 is the free space, with its header
+            need = _HEADER + (length + 7) // 8 * 8 if index else length
+            if need < _HEADER or at + need > size:
+                raise ValueError(f"object {index} of {length} bytes at {at} of {size}")
+            at += need
+    except (ValueError, struct.error, OverflowError, OSError) as error:
+        raise ValueError(f"heap of strings at {address} is damaged: {error}") from None

@@ -1,0 +1,192 @@
+"""Some frames of the run, read by other means than the job's: h5py and numpy, pixel by pixel.
+
+Corrected data: frames, ids and masks of the frames come from the files by h5py, photons by numpy;
+nothing of the kernels, of the chunk index or of the sparse lists is used. What the masks of files
+and constants say is taken from where the job takes it. Raw data: the kernels read the frames again.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi import collective
+from xfelmpi.config import Config
+from xfelmpi.detector import FRAME_PIXELS, MAX_COUNT, MODULE_PIXELS, N_MODULES
+from xfelmpi.experiment import Experiment
+from xfelmpi.pipeline import make_sparsifier
+from xfelmpi.powder import PowderSum
+from xfelmpi.verify.findings import DAMAGE, Finding, describe
+from xfelmpi.verify.hitframes import DETECTOR
+from xfelmpi.verify.rerun import compare_hit, dense, good_pixels
+from xfelmpi.verify.rundata import RunData
+
+HITS_PER_FRAME = 0.1
+"""Hits that are drawn besides, of the frames that are asked for."""
+
+_SEED = 20240519
+
+
+def draw(is_hit: np.ndarray, n: int) -> np.ndarray:
+    """Return the rows of a sample, int64 (frame,), ascending: any frames, and some hits.
+
+    Parameters
+    ----------
+    is_hit : ndarray, bool (frame,)
+        Of the run.
+    n : int
+        How many of any kind; the same frames are drawn every time.
+    """
+    random = np.random.default_rng(_SEED)
+    hits = np.flatnonzero(is_hit)
+    n_hits = min(len(hits), max(1, round(n * HITS_PER_FRAME)))
+    any_kind = random.choice(len(is_hit), min(n, len(is_hit)), replace=False)
+    return np.union1d(any_kind, random.choice(hits, n_hits, replace=False))
+
+
+def check_sample(
+    comm, experiment: Experiment, config: Config, data: RunData, rows: np.ndarray
+) -> list[Finding]:
+    """Compare frames of the run with events and CXI file; collective. Findings are on rank 0.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    config : Config
+    data : RunData
+    rows : ndarray, int (frame,)
+        Rows of the events file, the same on all ranks.
+    """
+    first = data.share.first_frame
+    own = rows[(rows >= first) & (rows < first + len(data.share.frames))] - first
+    before, _ = collective.before_and_total(comm, int(data.events.is_hit.sum()))
+    number = before + np.cumsum(data.events.is_hit) - 1
+    read = _kernel_reader(config, data) if data.share.facts.kind == "raw" else _h5py_reader(config)
+    found: list[Finding] = []
+    with collective.together(comm):
+        for row in own.tolist():
+            try:
+                hit = int(number[row]) if data.events.is_hit[row] else -1
+                found += _check_frame(experiment, data, row, hit, read(data, row))
+            except DAMAGE as error:
+                text = f"row {first + row}: cannot be compared: {describe(error)}"
+                found.append(Finding(experiment.events.name, text))
+    return collective.gather_objects(comm, found)
+
+
+def _check_frame(experiment, data: RunData, row: int, hit: int, frame) -> list[Finding]:
+    """Compare one frame: photons and spoilt pixels, (1048576,) each, and modules that were read."""
+    image, spoilt, modules, complaints = frame
+    events, sums, where = data.events, data.sums, f"row {data.share.first_frame + row}"
+    found = [Finding(experiment.events.name, f"{where}: {text}") for text in complaints]
+    own = {
+        "litpixels": (events.litpixels, np.count_nonzero(image)),
+        "photons": (events.photons, int(image.sum())),
+        "sums/ones": (sums.ones, int((image == 1).sum())),
+        "sums/peak": (sums.peak, int(image.max(initial=0))),
+        "modules": (events.modules, modules),
+    }
+    for name, (column, value) in own.items():
+        if column[row] != value:
+            text = f"{where}, {name}: found {column[row]}, but the run has {value}"
+            found.append(Finding(experiment.events.name, text))
+    if hit >= 0:
+        good = good_pixels(data, row, np.flatnonzero(spoilt))
+        with h5py.File(experiment.cxi, "r") as file:
+            in_file = [file[f"entry_1/{DETECTOR}/{name}"][hit] for name in ("data", "mask")]
+        found += compare_hit(experiment.cxi, f"frame {hit}", in_file, image, good)
+    return found
+
+
+def _kernel_reader(config: Config, data: RunData):
+    sparsifier = make_sparsifier(config, data.inputs, data.files)
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1])
+
+    def read(data: RunData, row: int):
+        block = sparsifier.frames(data.share.frames[row : row + 1], powder)
+        sparse = block.take(np.arange(1))
+        image = dense(sparse.pixel, sparse.count)
+        spoilt = np.zeros(FRAME_PIXELS, bool)
+        spoilt[sparse.pixel[sparse.count == 0]] = True
+        return image.astype(np.int64), spoilt, int(block.sums.modules[0]), []
+
+    return read
+
+
+def _h5py_reader(config: Config):
+    def read(data: RunData, row: int):
+        table = data.share.frames
+        good = good_pixels(data, row, np.empty(0, np.int64))
+        image = np.zeros(FRAME_PIXELS, np.int64)
+        spoilt = np.zeros(FRAME_PIXELS, bool)
+        modules, complaints = 0, []
+        for module in range(N_MODULES):
+            if table.file[row, module] < 0:
+                continue
+            file = data.share.facts.files[table.file[row, module]]
+            ids = (int(table.train_id[row]), int(table.cell_id[row]))
+            found = _read_module(file, int(table.row[row, module]), ids, data, config)
+            if found is None:
+                continue
+            if isinstance(found, str):
+                complaints.append(found)
+                continue
+            pixels = slice(module * MODULE_PIXELS, (module + 1) * MODULE_PIXELS)
+            usable = good[pixels]
+            image[pixels] = np.where(usable, found[0], 0)
+            spoilt[pixels] = found[1] & usable
+            modules |= 1 << module
+        return image, spoilt, modules, complaints
+
+    return read
+
+
+def _read_module(file, row: int, ids: tuple[int, int], data: RunData, config: Config):
+    """Return photons and spoilt pixels of a module's frame, or what is wrong, or None: unreadable.
+
+    Parameters
+    ----------
+    file : ModuleFile
+    row : int
+        In the file.
+    ids : (int, int)
+        Train and cell that must stand there.
+    data : RunData
+    config : Config
+    """
+    frame_bits = data.inputs.masks.frame_bits
+    mask = None
+    with h5py.File(file.path, "r") as opened:
+        image = opened[file.dataset].parent
+        in_file = tuple(int(image[name][row].reshape(-1)[0]) for name in ("trainId", "cellId"))
+        if in_file != ids:
+            name = Path(file.path).name
+            return f"{name} has train and cell {in_file} in row {row}, expected {ids}"
+        try:
+            values = image["data"][row].reshape(-1)
+            if frame_bits:
+                mask = image["mask"][row].reshape(-1)
+        except (OSError, KeyError, ValueError):
+            return None
+    photons, bad = photons_of(values, config.adu_per_photon, config.photon_threshold)
+    if mask is not None:
+        bad |= mask & np.uint32(frame_bits) != 0
+    return np.where(bad, 0, photons), bad
+
+
+def photons_of(values: np.ndarray, adu_per_photon: float, threshold: float):
+    """Return photons, int64 (pixel,), and which pixels are bad in this frame, bool (pixel,).
+
+    As docs/formats.md has it: integers are photons as they stand, floats are
+    floor(signal / adu_per_photon + 1 − threshold), every step in float32.
+    """
+    if values.dtype.kind in "iu":
+        bad = values > MAX_COUNT
+        return np.where(bad | (values < 0), 0, values).astype(np.int64), bad
+    with np.errstate(over="ignore", invalid="ignore"):
+        signal = values.astype(np.float32)
+        photons = signal / np.float32(adu_per_photon) + np.float32(1) - np.float32(threshold)
+        photons = np.floor(photons)
+        bad = ~np.isfinite(signal) | (photons > MAX_COUNT)
+    return np.where(bad | ~(photons > 0), 0, photons).astype(np.int64), bad

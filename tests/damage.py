@@ -1,0 +1,139 @@
+"""Damage done to the files of a simulated run, and what it means for the run's known answer.
+
+Every function takes the run, a random number generator and one file of a module, changes the file,
+and returns which frames the module has lost: rows of the truth.
+"""
+
+import random
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+from mockrun import MockRun
+
+
+def module_files(mock: MockRun, module: int) -> list[Path]:
+    """Return the files of a module, in the order of their trains."""
+    folder = mock.paths.proc if mock.options.kind == "proc" else mock.paths.raw
+    return sorted(folder.glob(f"*AGIPD{module:02d}-S*.h5"))
+
+
+def image_group(file: h5py.File, module: int) -> h5py.Group:
+    """Return the images of a module's file, by the name that the program takes."""
+    detector = file["INSTRUMENT/SPB_DET_AGIPD1M-1"]
+    names = (f"CORR/{module}CH0:output/image", f"DET/{module}CH0:xtdf/image")
+    return next(detector[name] for name in names if name in detector)
+
+
+def rows_in(mock: MockRun, image: h5py.Group) -> np.ndarray:
+    """Return which row of the truth every frame of a file is."""
+    ids = (image[name][:].reshape(-1) for name in ("trainId", "cellId"))
+    return np.array([mock.row(train, cell) for train, cell in zip(*ids, strict=True)], int)
+
+
+def _all_rows(mock: MockRun, path: Path, module: int) -> np.ndarray:
+    with h5py.File(path) as file:
+        return rows_in(mock, image_group(file, module))
+
+
+def remove_file(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Delete the file."""
+    lost = _all_rows(mock, path, module)
+    path.unlink()
+    return lost
+
+
+def truncate(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Cut the file off anywhere: HDF5 refuses what is shorter than it says itself."""
+    lost = _all_rows(mock, path, module)
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+    return lost
+
+
+def garbage(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Put bytes that mean nothing where the file's header is."""
+    lost = _all_rows(mock, path, module)
+    content = bytearray(path.read_bytes())
+    content[:512] = rng.randbytes(512)
+    path.write_bytes(content)
+    return lost
+
+
+def zero_train(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Set a train ID of the index to 0, as dropped trains have it."""
+    with h5py.File(path, "r+") as file:
+        trains = file["INDEX/trainId"]
+        at = rng.randrange(len(trains))
+        rows = rows_in(mock, image_group(file, module))
+        lost = rows[mock.truth["trainId"][rows] == trains[at]]
+        trains[at] = 0
+    return lost
+
+
+def wrong_cell(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Give a frame a memory cell that the detector does not have."""
+    with h5py.File(path, "r+") as file:
+        image = image_group(file, module)
+        rows = rows_in(mock, image)
+        if not len(rows):
+            return rows
+        at = rng.randrange(len(rows))
+        cells = image["cellId"][...]
+        cells.reshape(-1)[at] = 9999
+        image["cellId"][...] = cells
+    return rows[at : at + 1]
+
+
+def damaged_chunk(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Zero a packed chunk, or change some of its bytes; zlib says whether that matters."""
+    with h5py.File(path) as file:
+        image = image_group(file, module)
+        rows, data = rows_in(mock, image), image["data"]
+        if not len(rows):
+            return rows
+        chunk = data.id.get_chunk_info(rng.randrange(data.id.get_num_chunks()))
+        first = chunk.chunk_offset[0]
+        lost = rows[first : first + data.chunks[0]]
+    content = bytearray(path.read_bytes())
+    here = slice(chunk.byte_offset, chunk.byte_offset + chunk.size)
+    before = bytes(content[here])
+    after = bytearray(before)
+    if rng.random() < 0.3:
+        after = bytes(chunk.size)
+    else:
+        for _ in range(rng.randint(1, 3)):
+            after[rng.randrange(chunk.size)] = rng.randrange(256)
+    content[here] = after
+    path.write_bytes(content)
+    return lost[:0] if _inflated(after) == _inflated(before) else lost
+
+
+def _inflated(packed: bytes) -> bytes | None:
+    try:
+        return zlib.decompress(packed)
+    except zlib.error:
+        return None
+
+
+KINDS = {
+    "file removed": remove_file,
+    "file cut off": truncate,
+    "file without its header": garbage,
+    "train 0": zero_train,
+    "impossible cell": wrong_cell,
+}
+PACKED_KINDS = {**KINDS, "packed chunk": damaged_chunk, "another packed chunk": damaged_chunk}
+"""Kinds of damage by name, and of packed frames; without filters a changed byte cannot be seen."""
+
+
+def do_damage(mock: MockRun, rng: random.Random, kind: str, module: int) -> bool:
+    """Damage one of a module's files and the truth; returns whether frames were lost."""
+    files = module_files(mock, module)
+    if not files:
+        return False
+    lost = PACKED_KINDS[kind](mock, rng, rng.choice(files), module)
+    for row in lost:
+        mock.lose(int(row), module)
+    return bool(len(lost))

@@ -1,0 +1,171 @@
+"""The pages of the documentation as a reader uses them: their blocks of commands, and a shell."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
+COMMANDS = ("bash", "python", "toml")
+"""Languages of blocks that are run; the others are shown: output, drawings, layouts."""
+
+EXPERIMENT = "/gpfs/exfel/exp/SPB/202405/p007927"
+"""The experiment folder in the pages; a simulated one takes its place."""
+
+_MARK = re.compile(r"<!-- test: (?:skip, (?P<skip>.+)|status (?P<status>\d+)) -->")
+_FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*).*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code of a page.
+
+    Parameters
+    ----------
+    page : Path
+    line : int
+        Where it stands.
+    language, text : str
+    status : int
+        Exit status that it ends with, by the comment ``<!-- test: status 3 -->`` before it.
+    skip : str or None
+        Why it is not run, by the comment ``<!-- test: skip, REASON -->``.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    status: int
+    skip: str | None
+
+    def __str__(self):
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page."""
+    found, lines, start, mark, opened = [], [], 0, None, None
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        fence = _FENCE.match(line)
+        if opened:
+            if line.strip() != "```":
+                lines.append(line.removeprefix(opened["indent"]))
+                continue
+            status, skip = (int(mark["status"] or 0), mark["skip"]) if mark else (0, None)
+            text = "\n".join(lines) + "\n"
+            found.append(Block(page, start, opened["language"], text, status, skip))
+            mark = opened = None
+        elif fence:
+            opened, lines, start = fence, [], number
+        elif line.strip():
+            mark = _MARK.fullmatch(line.strip())
+    assert not opened, f"{page}: a block is not closed"
+    return found
+
+
+def name(page: Path) -> str:
+    """Return the name of a page relative to the project."""
+    return str(page.relative_to(ROOT))
+
+
+_LAST = """\
+cd -- "$(cat '{state}/folder')"
+source '{state}/variables'
+trap 'status=$?; export -p >"{state}/variables"; pwd >"{state}/folder"; exit $status' EXIT
+set -eo pipefail
+"""
+
+
+class Shell:
+    """A reader's terminal: folder and exported variables last from block to block.
+
+    Parameters
+    ----------
+    state : Path
+        Folder for what lasts.
+    folder : Path
+        Where the reader starts.
+    environment : dict
+    """
+
+    def __init__(self, state: Path, folder: Path, environment: dict[str, str]):
+        self._state = state
+        self._environment = environment
+        state.mkdir()
+        (state / "folder").write_text(f"{folder}\n")
+        (state / "variables").touch()
+
+    def run(self, text: str, seconds: float = 300) -> subprocess.CompletedProcess:
+        """Run a few lines; standard output has standard error, too."""
+        return subprocess.run(
+            ["bash", "-c", _LAST.format(state=self._state) + text],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def run_python(self, text: str) -> subprocess.CompletedProcess:
+        """Run a program, as if pasted into the interpreter."""
+        return self.run(f"python - <<'END OF PROGRAM'\n{text}END OF PROGRAM\n")
+
+
+def reader_environment(programs: Path) -> dict[str, str]:
+    """Return the environment of a reader on this machine.
+
+    There is no display, and there are few processors: `programs` is filled with small stand-ins for
+    viewers, which look whether the file is there, and launchers that start two ranks on one node.
+    """
+    programs.mkdir()
+    for viewer in ("firefox", "silx"):
+        _script(programs / viewer, '[[ -s "${!#}" ]]')
+    _script(programs / "module", ":")
+    _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
+    _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
+    _script(programs / "srun", _FEWER.format(srun=_where("srun")))
+    foreign = ("SLURM", "SBATCH", "OMPI_", "PMIX_", "PMI_", "EXP_PREFIX", "RANKS", "VIRTUAL_ENV")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    path = f"{programs}:{Path(sys.executable).parent}:{kept['PATH']}"
+    return kept | {
+        "PATH": path,
+        "RANKS": "2",
+        "TRAINS": "2",
+        "CELLS": "32",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+_FEWER = """\
+arguments=()
+while (($#)); do
+    if [[ $1 == -n ]]; then arguments+=(-n 2) && shift; else arguments+=("$1"); fi
+    shift
+done
+exec {srun} "${{arguments[@]}}"
+"""
+
+
+def _where(program: str) -> str:
+    done = subprocess.run(["which", program], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or f"/usr/bin/{program}"
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def shape(line: str, project: Path) -> str:
+    """Return a line of output without what differs from run to run: numbers, spaces, the folder."""
+    line = line.replace(f"{project}/", "").replace("\r", "")
+    return re.sub(r"\s+", " ", re.sub(r"[\d.,:]*\d", "#", line)).strip()

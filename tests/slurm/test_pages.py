@@ -1,0 +1,113 @@
+"""Every command in the documentation, run in order, page by page, as a reader would."""
+
+import os
+import re
+import shutil
+
+import pytest
+from docpages import (
+    COMMANDS,
+    EXPERIMENT,
+    PAGES,
+    ROOT,
+    Shell,
+    blocks,
+    name,
+    reader_environment,
+    shape,
+)
+
+from xfelmpi.simulate import SimulationOptions, simulate
+
+SMALL = {"trains": 4, "cells": tuple(range(12)), "hit_rate": 0.15, "truth": "hits"}
+"""The runs of the pages here: what is said there of 10⁶ frames holds of 48."""
+
+PARTS = (".venv", "tests", "docs", "CHANGES.md")
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+RUN_PAGES = [page for page in PAGES if any(b.language in COMMANDS for b in blocks(page))]
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """An experiment folder: corrected runs 50 to 53, raw run 60, darks 41 to 43."""
+    prefix = tmp_path_factory.mktemp("experiment") / "p007927"
+    raw = {"trains": 4, "cells": (0, 1), "hit_rate": 0.3}
+    for run in (50, 51, 52, 53):
+        simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, seed=run, with_mask=run == 51))
+    simulate(SimulationOptions(run=60, prefix=prefix, kind="raw", **raw))
+    for run, stage in ((41, "high"), (42, "medium"), (43, "low")):
+        simulate(SimulationOptions(run=run, prefix=prefix, kind="dark", gain_stage=stage, **raw))
+    return prefix
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder that looks like the project's, to work in."""
+    folder = tmp_path / "project"
+    (folder / "jobs").mkdir(parents=True)
+    for path in (*(ROOT / p for p in PARTS), *ROOT.glob("jobs/*")):
+        (folder / path.relative_to(ROOT)).symlink_to(path)
+    # all is installed, or no test would run; and the tests' own .venv must stay as it is
+    (folder / "jobs" / "setup.sh").unlink()
+    (folder / "jobs" / "setup.sh").write_text("#!/usr/bin/env bash\n")
+    return folder
+
+
+@pytest.fixture
+def shell(request, project, tmp_path):
+    """A reader's terminal in the project, with an experiment that nobody has worked on yet."""
+    prefix = tmp_path / "p007927"
+    if EXPERIMENT in request.param.read_text():
+        experiment = request.getfixturevalue("experiment")
+        shutil.copytree(experiment, prefix, copy_function=os.link, symlinks=True)
+    environment = reader_environment(tmp_path / "programs")
+    if any("sbatch" in b.text or "srun" in b.text for b in blocks(request.param)):
+        environment["SLURM_CONF"] = str(request.getfixturevalue("slurm").config)
+    yield Shell(tmp_path / "state", project, environment), prefix
+    shutil.rmtree(tmp_path)  # hundreds of MB
+
+
+@pytest.mark.parametrize("shell", RUN_PAGES, indirect=True, ids=name)
+def test_commands_of_a_page(shell, project, request):
+    terminal, prefix = shell
+    output = ""
+    for block in blocks(request.node.callspec.params["shell"]):
+        if block.skip:
+            continue
+        text = block.text.replace(EXPERIMENT, str(prefix))
+        if block.language == "bash":
+            done = terminal.run(text)
+            output = done.stdout + (wait_for_jobs(request, terminal) if "sbatch" in text else "")
+        elif block.language == "python":
+            done = terminal.run_python(text)
+            output = done.stdout
+        elif block.language == "text":
+            assert_shown(block, text, output, project)
+            continue
+        else:
+            continue
+        assert done.returncode == block.status, f"{block}: status {done.returncode}\n{output}"
+        assert "Traceback" not in output, f"{block}\n{output}"
+
+
+def wait_for_jobs(request, terminal) -> str:
+    """Wait until all batch jobs are over, and return what is in their logs."""
+    slurm = request.getfixturevalue("slurm")
+    slurm.wait_for_all()
+    jobs = slurm.run("scontrol", "--oneliner", "show", "jobs").stdout
+    logs = terminal.run(
+        'cat slurm-*.out "$EXP_PREFIX"/scratch/log/*.log 2>/dev/null || true'
+    ).stdout
+    ended = set(re.findall(r"JobState=(\w+)", jobs))
+    assert ended == {"COMPLETED"}, f"{jobs}\n{logs}"
+    return logs
+
+
+def assert_shown(block, text, output, project):
+    """Every line that the page shows is a line of the output, but for numbers."""
+    lines = {shape(line, project) for line in output.splitlines()}
+    for line in text.splitlines():
+        wanted = shape(line, project)
+        assert wanted in lines or wanted in ("", "…"), f"{block}: {line!r} is not in\n{output}"

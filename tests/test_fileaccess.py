@@ -1,0 +1,115 @@
+"""Files that HDF5 itself does not survive: named, and the job neither hangs nor dies in silence."""
+
+import shutil
+import signal
+
+import h5py
+import pytest
+from launch import run_python
+from mockrun import tiny_run
+
+from xfelmpi.fileaccess import open_access, watched
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files") / "p007927"
+    mock = tiny_run(folder, trains=1, cells=(0,), absent_modules=tuple(range(1, 16)))
+    return next(mock.paths.proc.glob("*AGIPD00*"))
+
+
+@pytest.fixture
+def path(good, tmp_path):
+    return shutil.copy(good, tmp_path / good.name)
+
+
+def heap_address(path) -> int:
+    raw = path.read_bytes()
+    assert raw.count(b"GCOL") == 1
+    return raw.index(b"GCOL")
+
+
+def patch(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_good_file(path):
+    access = open_access(path)
+    assert access.instrument_sources
+    access.close()
+
+
+HEAPS = {
+    # on which HDF5 1.10.8 reads for ever
+    "first object cleared": lambda path, at: patch(path, at + 16, bytes(16)),
+    "objects cleared": lambda path, at: patch(path, at + 24, bytes(2000)),
+    "object of no end": lambda path, at: patch(path, at + 24, b"\xff" * 8),
+    "object that ends behind": lambda path, at: patch(path, at + 24, (5000).to_bytes(8, "little")),
+    "no heap": lambda path, at: patch(path, at, b"GCOB"),
+    "another version": lambda path, at: patch(path, at + 4, b"\x07"),
+    "size 0": lambda path, at: patch(path, at + 8, bytes(8)),
+    "size garbage": lambda path, at: patch(path, at + 8, b"\xff" * 8),
+    "longer than the file": lambda path, at: patch(path, at + 8, (1 << 25).to_bytes(8, "little")),
+}
+
+
+@pytest.mark.parametrize("name", HEAPS)
+def test_damaged_heap(name, path):
+    at = heap_address(path)
+    HEAPS[name](path, at)
+    with pytest.raises(ValueError, match=f"heap of strings at {at} is damaged"):
+        open_access(path)
+
+
+def test_string_that_lies_nowhere(path):
+    with h5py.File(path) as file:
+        place = file["METADATA/dataFormatVersion"].id.get_offset()
+    patch(path, place + 4, (1 << 62).to_bytes(8, "little"))
+    with pytest.raises(ValueError, match="heap of strings"):
+        open_access(path)
+
+
+def test_errors_pass_through(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        watched(tmp_path, lambda: 1 / 0)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
+
+
+FAILS = """
+import ctypes
+from xfelmpi import fileaccess
+
+fileaccess.CPU_SECONDS = 0.3
+fileaccess.end_with_traceback()
+
+def forever():
+    while True:
+        pass
+
+def crash():
+    ctypes.string_at(0)
+
+def read_it():
+    return 5
+
+assert fileaccess.watched("/run/good.h5", read_it) == 5
+fileaccess.watched("/run/RAW-R0050-AGIPD03-S00000.h5", {what})
+"""
+
+
+def test_file_on_which_hdf5_does_not_return():
+    done = run_python(["-c", FAILS.format(what="forever")])
+    assert done.returncode == -signal.SIGVTALRM
+    assert '"/run/RAW-R0050-AGIPD03-S00000.h5", line' in done.stderr
+    assert "HDF5_fails_on_this_file" in done.stderr
+    assert "good.h5" not in done.stderr
+
+
+def test_file_on_which_hdf5_crashes():
+    done = run_python(["-c", FAILS.format(what="crash")])
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr
+    assert '"/run/RAW-R0050-AGIPD03-S00000.h5", line' in done.stderr
+    assert "HDF5_fails_on_this_file" in done.stderr

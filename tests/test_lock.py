@@ -1,0 +1,224 @@
+"""The lock of the jobs that write the same outputs: one holds it, and no dead one keeps it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from time import monotonic, sleep, time
+
+import pytest
+from launch import all_files, run_xfelmpi
+from mockrun import tiny_run
+from mpi4py import MPI
+
+from xfelmpi import lock
+from xfelmpi.errors import BusyError, OutputError
+
+WHAT = "run 50 is being processed"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock" / "r0050.lock"
+
+
+def held_by(path, age=0.0, **changes):
+    """Make a lock as if another job did, `age` seconds ago."""
+    path.parent.mkdir(exist_ok=True)
+    owner = replace(lock._myself(), **changes)
+    path.write_text(json.dumps(asdict(owner)))
+    then = path.stat().st_mtime - age
+    os.utime(path, (then, then))
+    return owner
+
+
+def test_only_one_holds_it(path):
+    token = lock.acquire(path, WHAT)
+    with pytest.raises(BusyError, match=rf"{WHAT} by .* on .* \(process {os.getpid()}\) since "):
+        lock.acquire(path, WHAT)
+    lock.release(path, "another")
+    assert path.exists()
+    lock.release(path, token)
+    lock.release(path, token)
+    assert not path.parent.exists()
+    lock.release(path, lock.acquire(path, WHAT))
+
+
+def test_message_says_all(path, monkeypatch):
+    held_by(path, 12, user="alice", host="max-exfl123", job="4711", since=1.7e9)
+    with pytest.raises(BusyError) as caught:
+        lock.acquire(path, WHAT)
+    for part in ("by alice on max-exfl123 (job 4711) since 2023-11-1", "12 s ago", str(path)):
+        assert part in str(caught.value)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("age", "changes", "why"),
+    [
+        (0, {"pid": 2**22 + 1}, "is not running any more"),
+        (0, {"birth": 1}, "is not running any more"),
+        (lock.STALE_AFTER + 60, {"host": "elsewhere"}, "gave no sign of life for 4 min"),
+        (0, {"host": "elsewhere", "job": "4711", "restart": "0"}, "was requeued"),
+    ],
+)
+def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
+    monkeypatch.setattr(lock.log, "propagate", True)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    held_by(path, age, **changes)
+    token = lock.acquire(path, WHAT)
+    assert json.loads(path.read_text())["token"] == token
+    assert why in caplog.text
+    assert "taking over from" in caplog.text
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"host": "elsewhere"}, {"host": "elsewhere", "pid": 2**22 + 1}]
+)
+def test_owner_elsewhere_is_believed_to_live(changes, path):
+    held_by(path, lock.STALE_AFTER - 30, **changes)
+    with pytest.raises(BusyError):
+        lock.acquire(path, WHAT)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"user": "a"}', "\0", '{"token": "../../x"}'])
+def test_lock_that_says_nothing(text, path):
+    """Its age still counts."""
+    held_by(path)
+    path.write_text(text)
+    with pytest.raises(BusyError, match="somebody"):
+        lock.acquire(path, WHAT)
+    then = path.stat().st_mtime - lock.STALE_AFTER - 1
+    os.utime(path, (then, then))
+    lock.release(path, lock.acquire(path, WHAT))
+    assert not path.exists()
+
+
+def test_token_is_no_path(path):
+    held_by(path, lock.STALE_AFTER + 1, host="elsewhere", token="../../../x")
+    lock.acquire(path, WHAT)
+    assert all_files(path.parents[1]) == ["lock/r0050.lock"]
+
+
+def test_candidate_that_died_while_it_took_over(path, monkeypatch):
+    monkeypatch.setattr(lock, "_ATTEMPTS", 3)
+    owner = held_by(path, lock.STALE_AFTER + 1, host="elsewhere")
+    marker = path.with_name(f"{path.name}.{owner.token}")
+    marker.write_text("")
+    with pytest.raises(BusyError):
+        lock.acquire(path, WHAT)
+    os.utime(marker, (0, 0))
+    lock.acquire(path, WHAT)
+    assert not marker.exists()
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from xfelmpi import lock
+from xfelmpi.errors import BusyError
+
+folder, number = Path(sys.argv[1]), sys.argv[2]
+(folder / f"ready{number}").touch()
+while not (folder / "go").exists():
+    pass
+for i in range(40):
+    path = folder / f"{i}" / "a.lock"
+    while time.time() < float((folder / "go").read_text() or "inf") + i * 0.05:
+        pass
+    try:
+        lock.acquire(path, "this")
+        print(i)
+    except BusyError:
+        pass
+time.sleep(1)
+"""
+
+
+def test_one_of_many_candidates_wins(tmp_path):
+    """Four at the same moment, forty times, for new locks and for stale ones."""
+    for i in range(0, 40, 2):
+        path = tmp_path / f"{i}" / "a.lock"
+        path.parent.mkdir()
+        held_by(path, lock.STALE_AFTER + 1, host="elsewhere")
+    script = tmp_path / "race.py"
+    script.write_text(RACE)
+    command = [sys.executable, script, tmp_path]
+    racers = [
+        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
+    ]
+    while len(list(tmp_path.glob("ready*"))) < 4:
+        sleep(0.01)
+    begun = tmp_path / "begun"
+    begun.write_text(str(time() + 0.2))
+    begun.rename(tmp_path / "go")
+    won = [int(line) for racer in racers for line in racer.communicate(timeout=60)[0].split()]
+    assert sorted(won) == list(range(40))
+
+
+def test_sign_of_life(path, monkeypatch):
+    monkeypatch.setattr(lock, "TOUCH_EVERY", 0.01)
+    with lock.held(MPI.COMM_SELF, path, WHAT):
+        os.utime(path, (0, 0))
+        end = monotonic() + 20
+        while path.stat().st_mtime == 0 and monotonic() < end:
+            sleep(0.01)
+        assert path.stat().st_mtime > 0
+        # of another job, which thought this one was dead
+        path.write_text(json.dumps(asdict(replace(lock._myself(), token="ab"))))
+        os.utime(path, (0, 0))
+        sleep(0.1)
+        assert path.stat().st_mtime == 0
+    assert path.exists()
+    assert threading.active_count() < 10
+
+
+def test_released_after_a_failure(path):
+    with pytest.raises(KeyError), lock.held(MPI.COMM_SELF, path, WHAT):
+        raise KeyError("x")
+    assert not path.exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "lock").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        lock.acquire(tmp_path / "lock" / "a.lock", WHAT)
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("lock") / "p007927", trains=1, cells=(0,))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "name", "args"),
+    [
+        (0, "r0050.lock", ["50"]),
+        (3, "r0050.lock", ["50", "--from-events", "--sigma", "4"]),
+        (0, "r0050.lock", ["vds", "50"]),
+        (3, "r0050_mask.lock", ["mask", "50"]),
+        (0, "merged_r0050-r0050.lock", ["merge", "50"]),
+    ],
+)
+def test_commands_wait_for_nobody(ranks, name, args, mock, tmp_path):
+    """They end at once and write nothing while another job holds the lock."""
+    where = ["--prefix", mock.options.prefix, "--output", tmp_path]
+    assert run_xfelmpi([50, *where, "--no-report"]).returncode == 0
+    held_by(tmp_path / "lock" / name, 5, user="alice", host="max-exfl123", job="4711")
+    before = all_files(tmp_path)
+    done = run_xfelmpi([*args, *where], ranks)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("by alice on max-exfl123 (job 4711) since ") == 1
+    assert "Traceback" not in done.stderr
+    assert all_files(tmp_path) == before
+
+
+def test_constants_are_locked(tmp_path):
+    held_by(tmp_path / "darks.lock", host="max-exfl123")
+    done = run_xfelmpi(["darks", 10, "--prefix", tmp_path, "--out", tmp_path], 2)
+    assert done.returncode == 2
+    assert f"constants in {tmp_path} are being made by" in done.stderr

@@ -1,0 +1,535 @@
+"""Checking finished outputs: all is well with good ones, and one thing changed is found."""
+
+import json
+import logging
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from launch import run_xfelmpi
+from mockrun import TINY_RAW, tiny_raw_run, tiny_run
+
+from xfelmpi import collective, report
+from xfelmpi.commands import verify as command
+from xfelmpi.verify import hitframes, job, rerun, rundata
+from xfelmpi.verify.job import check_run
+from xfelmpi.verify.sample import draw, photons_of
+
+RUN = {
+    "trains": 3,
+    "cells": tuple(range(7)),
+    "hit_photons": (500.0, 3e3),
+    "missing": ((2, 1),),
+    "absent_modules": (9,),
+    "chunk_frames": 1,
+}
+SETTINGS = ["--decide", "run", "--sigma", "2", "--with-misses"]
+DETECTOR = "entry_1/instrument_1/detector_1"
+EVENTS, POWDER, CXI = (
+    "events/r0050_events.h5",
+    "powder/r0050_powder.h5",
+    "saved_hits/r0050_hits.cxi",
+)
+EMC, DRAGONFLY, VDS = "emc/r0050.emc", "emc/r0050_det.h5", "vds/r0050_vds_proc.h5"
+
+
+def process(mock, output, *options, ranks=0, status=0):
+    paths = ["--prefix", mock.options.prefix, "--output", output]
+    done = run_xfelmpi([50, *paths, *options], ranks)
+    assert done.returncode == status, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("verify") / "p007927", **RUN)
+
+
+@pytest.fixture(scope="module")
+def outputs(mock, tmp_path_factory):
+    output = tmp_path_factory.mktemp("outputs")
+    process(mock, output, *SETTINGS, status=3)
+    return output
+
+
+@pytest.fixture
+def spoilt(outputs, tmp_path):
+    """A copy of the outputs in which something can be changed."""
+    # the virtual dataset finds its sources by absolute names, from a folder outside the run's
+    return shutil.copytree(outputs, tmp_path / "out")
+
+
+@pytest.fixture
+def quiet():
+    report.log.setLevel(logging.CRITICAL)
+
+
+def failures(mock, output, *options) -> dict:
+    """Return what does not pass, checked in this process."""
+    argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), *options]
+    return check_run(collective.alone(), *command._parse(argv)).failed
+
+
+def add_one(name, where=0):
+    def change(file):
+        values = file[name]
+        row = values[where]
+        values[where] = row + 1
+
+    return change
+
+
+def flip(name, where=0):
+    def change(file):
+        file[name][where] = ~file[name][where]
+
+    return change
+
+
+def swap(*names):
+    def change(file):
+        for name in names:
+            file[name][0], file[name][1] = file[name][1], file[name][0]
+
+    return change
+
+
+def replace(name, make):
+    """Write another dataset in place of one."""
+
+    def change(file):
+        values, attributes = file[name][()], dict(file[name].attrs)
+        # HDF5 cannot free chunks that are shared
+        file["old"] = file[name]
+        del file[name]
+        file[name] = make(values)
+        file[name].attrs.update(attributes)
+
+    return change
+
+
+def attribute(name, value, of="/"):
+    def change(file):
+        if value is None:
+            del file[of].attrs[name]
+        else:
+            file[of].attrs[name] = value
+
+    return change
+
+
+def move_photon(name):
+    """Move what one pixel has to the next pixel without photons."""
+
+    def change(file):
+        values = file[name][0] if file[name].ndim == 4 else file[name][()]
+        flat = values.reshape(-1)
+        (lit,) = np.nonzero(flat[:-1])
+        at = lit[flat[lit + 1] == 0][0]
+        flat[at + 1], flat[at] = flat[at], 0
+        file[name][(0,) if file[name].ndim == 4 else ()] = values
+
+    return change
+
+
+def dark_pixel(file):
+    """Mask a pixel that has photons."""
+    lit = np.argwhere(file[f"{DETECTOR}/data"][0])[0]
+    file[f"{DETECTOR}/mask"][(0, *lit)] = 0x80
+
+
+def other_bit(file):
+    file[f"{DETECTOR}/mask"][0, 0, 0, 0] |= 4
+
+
+def no_problems(file):
+    table = file["problems"][:0]
+    del file["problems"]
+    file["problems"] = table
+
+
+def no_words(file):
+    row = file["problems"][0]
+    row["what"] = b""
+    file["problems"][0] = row
+
+
+def no_link(file):
+    del file["entry_1/data_1/data"]
+
+
+def not_good(file):
+    never = np.argwhere(file["powder"][()] > 0)[0]
+    file["good_frames"][tuple(never)] = 0
+
+
+def emc_number(at, add):
+    def change(data):
+        np.frombuffer(data, "<i4")[at] += add
+
+    return change
+
+
+ROWS, SHAPES = "CXI: rows are those of the events", "CXI: shapes"
+SINGLES = "CXI: powder, background, geometry"
+DECISION = "events: hits and misses by scores and settings"
+PHOTONS = "powder: photons are those of the events"
+PARTS = "powder: hits and misses are parts of all"
+FRAMES_OF_EMC = 1024 // 4
+DAMAGE = {
+    "a short column": (EVENTS, replace("wavelength", lambda v: v[:-1]), "events: columns"),
+    "another type": (EVENTS, replace("hitscore", lambda v: v.astype("f8")), "events: columns"),
+    "no unit": (EVENTS, attribute("units", None, "pulse_energy"), "events: columns"),
+    "rows swapped": (EVENTS, swap("cellId"), "events: rows ascend by train and cell"),
+    "row twice": (EVENTS, replace("cellId", lambda v: v[[0, 0, *range(2, len(v))]]),
+                  "events: rows ascend by train and cell"),
+    "photons": (EVENTS, add_one("photons"), PHOTONS),
+    "peak": (EVENTS, replace("sums/peak", lambda v: v * 0), "events: sums fit each other"),
+    "ones": (EVENTS, replace("sums/ones", lambda v: v + 999999), "events: sums fit each other"),
+    "entries": (EVENTS, replace("sums/entries", lambda v: v * 0), "events: sums fit each other"),
+    "module 9": (EVENTS, replace("modules", lambda v: v | 512), "events: sums fit each other"),
+    "score": (EVENTS, add_one("hitscore"), "events: sums fit each other"),
+    "hit": (EVENTS, flip("is_hit", 3), DECISION),
+    "miss": (EVENTS, flip("is_miss", 3), DECISION),
+    "threshold": (EVENTS, add_one("hit_threshold"),
+                  DECISION),
+    "no problems": (EVENTS, no_problems, "events: problems"),
+    "a problem without words": (EVENTS, no_words, "events: problems"),
+    "powder": (POWDER, add_one("powder", (0, 0, 0)), PHOTONS),
+    "powder of hits": (POWDER, add_one("powder_hits", (0, 0, 0)),
+                       PHOTONS),
+    "photon elsewhere": (POWDER, move_photon("powder"), SINGLES),
+    "photon of hits elsewhere": (POWDER, move_photon("powder_hits"), hitframes.POWDER),
+    "photon of misses elsewhere": (POWDER, move_photon("powder_misses"), hitframes.POWDER),
+    "good frames of hits": (POWDER, add_one("good_frames_hits", (0, 0, 0)), hitframes.POWDER),
+    "never good": (POWDER, not_good, PARTS),
+    "powder unit": (POWDER, attribute("units", "frames", "powder"), "powder: shapes"),
+    "hits swapped": (CXI, swap("entry_1/cellId"), ROWS),
+    "index": (CXI, add_one("entry_1/vds_index"), ROWS),
+    "photon counts": (CXI, add_one(f"{DETECTOR}/photon_counts"),
+                      ROWS),
+    "weighting": (CXI, add_one(f"{DETECTOR}/background_weighting"),
+                  ROWS),
+    "name of a hit": (CXI, replace("entry_1/experiment_identifier", lambda v: v[::-1]),
+                      ROWS),
+    "misses swapped": (CXI, swap("entry_2/trainId", "entry_2/cellId"),
+                       ROWS),
+    "frames swapped": (CXI, swap(f"{DETECTOR}/data"), hitframes.SUMS),
+    "a photon more": (CXI, add_one(f"{DETECTOR}/data", (0, 0, 0, 0)), hitframes.SUMS),
+    "photon of a hit elsewhere": (CXI, move_photon(f"{DETECTOR}/data"), hitframes.EMC),
+    "lit pixel masked": (CXI, dark_pixel, hitframes.MASKS),
+    "foreign bit": (CXI, other_bit, hitframes.MASKS),
+    "no link": (CXI, no_link, "CXI: structure"),
+    "another class": (CXI, attribute("NX_class", "NXentry", DETECTOR), "CXI: structure"),
+    "axes": (CXI, attribute("axes", None, f"{DETECTOR}/mask"), "CXI: structure"),
+    "energy in eV": (CXI, attribute("units", "eV", "entry_1/instrument_1/source_1/photon_energy"),
+                     "CXI: structure"),
+    "a mask less": (CXI, replace(f"{DETECTOR}/mask", lambda v: v[:-1]), SHAPES),
+    "other counts": (CXI, replace(f"{DETECTOR}/data", lambda v: v.astype("u4")), SHAPES),
+    "background": (CXI, add_one(f"{DETECTOR}/background", (0, 0, 0)),
+                   SINGLES),
+    "no good pixels": (CXI, replace(f"{DETECTOR}/good_pixels", np.zeros_like),
+                       SINGLES),
+    "command": (CXI, replace("entry_1/process_1/command", lambda _: np.bytes_("other")),
+                "CXI: processing step"),
+    "distance": (CXI, replace(f"{DETECTOR}/xyz_map", lambda v: v * 2), "Dragonfly: detector"),
+    "mask of the detector": (DRAGONFLY, replace("mask", lambda v: v ^ 2), "Dragonfly: detector"),
+    "q": (DRAGONFLY, add_one("qx"), "Dragonfly: detector"),
+    "hits in the EMC": (EMC, emc_number(0, -1), "EMC: header"),
+    "pixels in the EMC": (EMC, emc_number(1, 1), "EMC: header"),
+    "ones in the EMC": (EMC, emc_number(FRAMES_OF_EMC, 1), "EMC: header"),
+    "a place in the EMC": (EMC, emc_number(-5000, 1), hitframes.EMC),
+    "a count in the EMC": (EMC, emc_number(-1, 1), hitframes.EMC),
+    "trains of the VDS": (VDS, add_one("INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image/trainId"),
+                          "VDS: frames and sources"),
+    "no job": (POWDER, attribute("job_id", None), "provenance: complete"),
+    "no end": (VDS, attribute("end_time", None), "provenance: complete"),
+    "end before start": (CXI, attribute("end_time", "2020-01-01T00:00:00+00:00"),
+                         "provenance: complete"),
+    "another run": (DRAGONFLY, attribute("run", 51), "provenance: complete"),
+    "another job": (POWDER, attribute("job_id", "0"), "provenance: one job"),
+    "other settings": (CXI, attribute("configuration", "{}"), "provenance: one job"),
+}  # fmt: skip
+
+CONSEQUENCES = {
+    "a short column": [ROWS],
+    "rows swapped": [ROWS, "VDS: frames and sources"],
+    "row twice": ["VDS: frames and sources"],
+    "photons": [hitframes.SUMS, ROWS],
+    "peak": [hitframes.SUMS],
+    "ones": [hitframes.SUMS],
+    "module 9": [ROWS, DECISION],
+    "score": [ROWS, DECISION],
+    "hit": [ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS],
+    "miss": [ROWS, SHAPES, PHOTONS],
+    "powder": [SINGLES],
+    "powder of hits": [SINGLES, PARTS, hitframes.POWDER],
+    "photon elsewhere": [PARTS],
+    "photon of hits elsewhere": [SINGLES, PARTS],
+    "photon of misses elsewhere": [PARTS],
+    "good frames of hits": [PARTS],
+    "never good": [SINGLES],
+    "frames swapped": [hitframes.EMC],
+    "a photon more": [hitframes.EMC, hitframes.POWDER],
+    "photon of a hit elsewhere": [hitframes.POWDER],
+    "lit pixel masked": [hitframes.POWDER],
+    "foreign bit": [hitframes.POWDER],
+    "no job": ["provenance: one job"],
+    "a mask less": [SINGLES, "Dragonfly: detector"],
+}
+"""Of some changes: the other checks that fail, too."""
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_one_thing_changed_is_found(name, mock, spoilt, quiet):
+    file, change, check = DAMAGE[name]
+    path = spoilt / file
+    if file == EMC:
+        data = bytearray(path.read_bytes())
+        change(data)
+        path.write_bytes(data)
+    else:
+        with h5py.File(path, "r+") as opened:
+            change(opened)
+    failed = failures(mock, spoilt, "--frames", "0")
+    assert check in failed, failed
+    # all other checks pass, but for those that compare with the same thing
+    assert set(failed) == {check} | set(CONSEQUENCES.get(name, ())), failed
+
+
+def test_nothing_changed_passes(mock, outputs, quiet):
+    results = check_run(
+        collective.alone(),
+        *command._parse(["50", "--prefix", str(mock.options.prefix), "--output", str(outputs)]),
+    )
+    assert results.failed == {}
+    # every check that is known has been done
+    names = {name for name, *_ in job._CHECKS} | {hitframes.SUMS, hitframes.MASKS}
+    names |= {hitframes.POWDER, hitframes.EMC, rundata.FRAMES, rundata.MASKS}
+    assert results.n_checks == len(names) + 2
+    assert not results.notes
+    assert {check for *_, check in DAMAGE.values()} == names - {rundata.FRAMES, rundata.MASKS}
+
+
+@pytest.mark.parametrize("file", [POWDER, CXI, EMC, DRAGONFLY])
+def test_missing_files(file, mock, spoilt, quiet):
+    (spoilt / file).unlink()
+    failed = failures(mock, spoilt, "--frames", "0")
+    check = {EMC: "EMC: header", DRAGONFLY: "Dragonfly: detector"}.get(file, job.FILES)
+    assert list(failed) == [check]
+
+
+@pytest.mark.parametrize("file", [EVENTS, POWDER, CXI, DRAGONFLY, VDS])
+def test_files_cut_short(file, mock, spoilt, quiet):
+    data = (spoilt / file).read_bytes()
+    (spoilt / file).write_bytes(data[: len(data) // 2])
+    assert job.FILES in failures(mock, spoilt, "--frames", "0")
+
+
+def test_sources_of_the_vds(mock, spoilt, quiet, tmp_path):
+    with h5py.File(spoilt / VDS) as file:
+        image = file["INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"]
+        assert image["data"].virtual_sources()
+    moved = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
+    victim = mock.options.prefix / "proc" / "r0050" / "CORR-R0050-AGIPD04-S00000.h5"
+    kept = victim.rename(victim.with_suffix(".away"))
+    try:
+        assert "VDS: frames and sources" in failures(mock, spoilt, "--frames", "0")
+    finally:
+        kept.rename(victim)
+        shutil.rmtree(moved)
+
+
+def in_the_run(folder, change):
+    """Change one file of the run."""
+    with h5py.File(folder / "proc" / "r0050" / "CORR-R0050-AGIPD04-S00000.h5", "r+") as file:
+        change(file)
+    return folder
+
+
+def photon_in_a_frame(file):
+    file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/data"][2, 0, 0] += 1
+
+
+def ids_swapped(file):
+    image = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image"]
+    for name in ("cellId", "pulseId"):
+        image[name][0], image[name][1] = image[name][1], image[name][0]
+
+
+def chunk_broken(file):
+    data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/data"]
+    data.id.write_direct_chunk((1, 0, 0), b"no deflate stream")
+
+
+@pytest.mark.parametrize("change", [photon_in_a_frame, ids_swapped, chunk_broken])
+@pytest.mark.parametrize("how", [["--frames", "100"], ["--all"]])
+def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
+    """As if the job had read it wrongly."""
+    folder = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
+    in_the_run(folder, change)
+    argv = ["50", "--prefix", str(folder), "--output", str(spoilt), *how]
+    failed = check_run(collective.alone(), *command._parse(argv)).failed
+    if how == ["--all"]:
+        assert rerun.SUMS in failed
+        assert (rerun.POWDER in failed) == (change is not ids_swapped)
+        assert rerun.HITS not in failed
+    else:
+        assert [name for name in failed if name.startswith(job.SAMPLE)], failed
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "check"),
+    [
+        (EVENTS, add_one("pulse_energy", 5), rundata.FRAMES),
+        (EVENTS, add_one("pulseId", 5), rundata.FRAMES),
+        (EVENTS, attribute("masks_digest", "0"), rundata.MASKS),
+        (EVENTS, replace("trainId", lambda v: v[:-1]), rundata.FRAMES),
+        (POWDER, move_photon("powder"), rerun.POWDER),
+        (CXI, move_photon(f"{DETECTOR}/data"), rerun.HITS),
+        (CXI, move_photon("entry_2/instrument_1/detector_1/data"), rerun.HITS),
+        (EVENTS, flip("is_miss", 3), rerun.DECISION),
+    ],
+)
+def test_outputs_against_all_of_the_run(file, change, check, mock, spoilt, quiet):
+    with h5py.File(spoilt / file, "r+") as opened:
+        change(opened)
+    failed = failures(mock, spoilt, "--all")
+    assert check in failed, failed
+
+
+def test_a_hit_of_the_sample(mock, spoilt, quiet):
+    with h5py.File(spoilt / CXI, "r+") as file:
+        move_photon(f"{DETECTOR}/data")(file)
+    failed = failures(mock, spoilt, "--frames", "100")
+    (name,) = (name for name in failed if name.startswith(job.SAMPLE))
+    assert [f.file for f in failed[name]] == ["r0050_hits.cxi"]
+
+
+def test_run_that_is_gone(mock, spoilt, quiet, tmp_path):
+    argv = ["50", "--prefix", str(tmp_path / "p007927"), "--output", str(spoilt)]
+    results = check_run(collective.alone(), *command._parse(argv))
+    assert job.RUN in results.failed
+    assert "--frames 0 checks without the run" in results.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "again"),
+    [
+        ({"masked_pixels": 0.01, "masked_at_times": 0.002}, ["--mask", "run", "--bin", "4"], []),
+        (
+            {"dtype": "f4", "adu_per_photon": 60.0},
+            ["--adu-per-photon", "60", "--hit-modules", "3"],
+            ["--sigma", "1"],
+        ),
+        (
+            {"hit_rate": 0.0},
+            ["--score", "photons", "--decide", "fixed", "--fixed-threshold", "1e9"],
+            [],
+        ),
+        (None, ["--data", "raw", "--adu-per-photon", "60", "--common-mode", "asic"], []),
+    ],
+)
+def test_other_outputs_pass(options, settings, again, tmp_path):
+    """Under mpirun and alone, on a sample and on all frames."""
+    folder = tmp_path / "p007927"
+    few = {"trains": 2, "cells": (0, 2, 3, 5)}
+    if options is None:
+        run = tiny_raw_run(folder, absent_modules=tuple(range(3, 16)), **TINY_RAW | {"trains": 2})
+        settings = [*settings, "--constants", run.paths.constants]
+    else:
+        run = tiny_run(folder, **few, **options)
+    paths = ["--prefix", folder, "--output", tmp_path / "out"]
+    first = run_xfelmpi([50, *paths, *settings])
+    assert first.returncode in (0, 3), first.stderr
+    if again:
+        done = run_xfelmpi([50, *paths, "--from-events", *again])
+        assert done.returncode in (0, 3), done.stderr
+    for how, ranks in ((["--all"], 3), (["--frames", "5"], 0)):
+        done = run_xfelmpi(["verify", 50, *paths, *how], ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "checks passed" in done.stdout
+        assert "FAILED" not in done.stdout
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+def test_what_a_user_sees(ranks, mock, spoilt):
+    paths = ["--prefix", mock.options.prefix, "--output", spoilt]
+    (spoilt / "powder" / "r0050_powder.h5.part").write_text("")
+    with h5py.File(spoilt / CXI, "r+") as file:
+        file[f"{DETECTOR}/photon_counts"][1] += 1
+    done = run_xfelmpi(["verify", 50, *paths, "--frames", "5"], ranks)
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.endswith(" FAILED")] == [
+        f"{'CXI: rows are those of the events':48} FAILED"
+    ]
+    assert "1 of 26 checks FAILED:" in lines
+    (found,) = (line for line in lines if "photon_counts" in line)
+    assert found.startswith(
+        "    r0050_hits.cxi: entry_1/instrument_1/detector_1/photon_counts: 1 of "
+    )
+    assert "row 1 first: found " in found
+    assert any(line.startswith("note: ") and ".part" in line for line in lines)
+
+
+def test_wrong_use(mock, outputs):
+    paths = ["--prefix", mock.options.prefix, "--output", outputs]
+    done = run_xfelmpi(["verify", 51, *paths], 2)
+    assert done.returncode == 2
+    assert "r0051_events.h5: no such file; process the run first" in done.stderr
+    for options in (["--all", "--frames", "5"], ["--frames", "-1"]):
+        done = run_xfelmpi(["verify", 50, *paths, *options])
+        assert done.returncode == 2
+        assert "--frames" in done.stderr
+
+
+def test_files_that_have_changed_since(mock, spoilt, quiet):
+    """Masks, constants and geometry: a note, because the outputs are what they were."""
+    about = json.dumps([
+        {"role": "global mask", "path": "/nowhere/mask.h5", "size": 1, "mtime": None, "sha256": ""},
+    ])  # fmt: skip
+    with h5py.File(spoilt / EVENTS, "r+") as file:
+        file.attrs["used_files"] = about
+    argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(spoilt), "--frames", "0"]
+    results = check_run(collective.alone(), *command._parse(argv))
+    assert not results.failed
+    assert results.notes == ["global mask /nowhere/mask.h5 is not there any more"]
+
+
+def test_the_sample():
+    is_hit = np.zeros(1000, bool)
+    is_hit[::100] = True
+    rows = draw(is_hit, 100)
+    assert (np.diff(rows) > 0).all()
+    assert 100 <= len(rows) <= 110
+    assert is_hit[rows].sum() == 10
+    np.testing.assert_array_equal(rows, draw(is_hit, 100))
+    assert draw(is_hit, 5000).tolist() == list(range(1000))
+    assert len(draw(np.zeros(3, bool), 2)) == 2
+
+
+def test_photons_of_the_sample():
+    values = np.array([-1, 0, 0.69, 0.7, 1.69, 1.71, np.nan, np.inf, -np.inf, 7e4], np.float32)
+    photons, bad = photons_of(values, 1.0, 0.7)
+    assert photons.tolist() == [0, 0, 0, 1, 1, 2, 0, 0, 0, 0]
+    assert np.flatnonzero(bad).tolist() == [6, 7, 8, 9]
+    photons, bad = photons_of(np.array([0, 3, 65535, 65536], np.uint32), 60.0, 0.7)
+    assert photons.tolist() == [0, 3, 65535, 0]
+    assert bad.tolist() == [False, False, False, True]
+
+
+def test_the_folder_for_dragonfly(mock, outputs, tmp_path):
+    """Another job may have taken it: that is worth a note, not a failure."""
+    folder = tmp_path / "recon"
+    paths = ["--prefix", mock.options.prefix, "--output", tmp_path / "out"]
+    done = run_xfelmpi([50, *paths, *SETTINGS, "--dragonfly", folder, "--no-report"])
+    assert done.returncode == 3
+    link = folder / "data" / "photons.emc"
+    for target, text in ((outputs / EMC, "leads to"), (tmp_path / "gone", "is not there")):
+        link.unlink()
+        link.symlink_to(target)
+        done = run_xfelmpi(["verify", 50, *paths, "--frames", "0"])
+        assert done.returncode == 0, done.stdout
+        (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
+        assert f"{link} {text}" in note
