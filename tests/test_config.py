@@ -63,6 +63,7 @@ EVERY_OPTION = {
     "photon_energy": (["6keV"], '"6 keV"', 6000 * 1.602176634e-19),
     "max_bad": (["0.25"], "0.25", 0.25),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
+    "checkpoint_minutes": (["7.5"], "7.5", 7.5),
 }
 
 FLAGS = {f.name: f.default for f in options() if isinstance(f.default, bool)}
@@ -149,6 +150,7 @@ def test_command_line_wins(toml, name):
         "mask_trains": "7",
         "add": '["c=S/k"]',
         "memory_per_rank": '"300M"',
+        "checkpoint_minutes": "0",
         "min_scores": "7",
         "width": '"lower"',
         "sigma_floor": '"poisson"',
@@ -356,6 +358,8 @@ IMPOSSIBLE = [
     ("distance", "nan"),
     ("memory_per_rank", "255M"),
     ("memory_per_rank", "0"),
+    ("checkpoint_minutes", "-1"),
+    ("checkpoint_minutes", "inf"),
     ("trains", "5:5"),
     ("trains", "6:5"),
     ("trains", "0:0"),

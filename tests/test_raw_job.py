@@ -18,6 +18,7 @@ from launch import output_files, run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
 from reference import raw_photons
 
+from xfelmpi.checkpoints import CHECKPOINT_MEMORY
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.frametable import FrameTable
@@ -153,7 +154,7 @@ def test_masks_and_bad_pixels_of_the_constants(tmp_path):
 
 # the same for any number of ranks and any block size
 
-BLOCKS = [(1, "256M"), (2, "256M"), (3, "300M"), (5, "1G")]
+BLOCKS = [(1, "256M"), (2, "256M"), (3, "324M"), (5, "1G")]
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +193,14 @@ def blocks_of(mock, memory: int):
     """Return how many trains the blocks of a single rank have, given its memory."""
     sums = FrameSums.zeros(len(mock))
     sums.entries[:] = mock.truth["litpixels"]
-    room = (memory - BASE_MEMORY) // 4 // 6
+    room = (memory - BASE_MEMORY - CHECKPOINT_MEMORY) // 4 // 6
     frames = table_of(mock.truth["trainId"])
     return [(b - a) // 3 for a, b in train_blocks(frames, sums, room, "raw")]
 
 
 def test_block_sizes_differ(bright):
     """What the memory limits of these tests mean."""
-    found = [blocks_of(bright, m << 20) for m in (256, 300, 1024)]
+    found = [blocks_of(bright, m << 20) for m in (256, 324, 1024)]
     assert found == [[1, 1, 1, 1, 1], [1, 3, 1], [1, 4]]
 
 
@@ -221,7 +222,7 @@ def test_same_for_all_ranks_and_blocks(bright, bright_outputs, tmp_path, ranks, 
     assert_same_outputs(bright_outputs[0] / "plain", tmp_path)
 
 
-@pytest.mark.parametrize(("ranks", "memory"), [(2, "300M"), (3, "256M"), (5, "1G")])
+@pytest.mark.parametrize(("ranks", "memory"), [(2, "324M"), (3, "256M"), (5, "1G")])
 def test_common_mode_same_for_all_ranks_and_blocks(bright, bright_outputs, tmp_path, ranks, memory):
     options = ("--no-vds", *ALL_HITS, "--common-mode", "asic", "--memory-per-rank", memory)
     process(bright, tmp_path, *options, ranks=ranks)

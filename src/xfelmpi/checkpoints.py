@@ -27,7 +27,7 @@ from xfelmpi.sparse import FrameSums, gather
 
 ENDING = ".checkpoint"
 
-MEMORY = 24 << 20
+CHECKPOINT_MEMORY = 24 << 20
 """Bytes that a rank needs for checkpoints: another powder sum, and copies while it writes."""
 
 _SHORT = 0.1

@@ -9,9 +9,7 @@ import numpy as np
 from xfelmpi import collective, fault, select, stopping
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.checkpoints import (
-    MEMORY as CHECKPOINT_MEMORY,
-)
-from xfelmpi.checkpoints import (
+    CHECKPOINT_MEMORY,
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
