@@ -140,6 +140,7 @@ def test_command_line_wins(toml, name):
     table = {"prefix": '"/exp"', "decide": '"fixed"', "fixed_threshold": "3", "sigma": "9"}
     other = {
         "data": '"auto"',
+        "suspect_trains": '"include"',
         "score": '"litpixels"',
         "common_mode": '"none"',
         "trains": '"1:"',
