@@ -2,10 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from launch import run_program
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
@@ -73,6 +76,7 @@ def name(page: Path) -> str:
 
 
 _LAST = """\
+exec 2>&1
 cd -- "$(cat '{state}/folder')"
 source '{state}/variables'
 trap 'status=$?; export -p >"{state}/variables"; pwd >"{state}/folder"; exit $status' EXIT
@@ -90,6 +94,7 @@ class Shell:
     folder : Path
         Where the reader starts.
     environment : dict
+        See `reader_environment`.
     """
 
     def __init__(self, state: Path, folder: Path, environment: dict[str, str]):
@@ -101,16 +106,8 @@ class Shell:
 
     def run(self, text: str, seconds: float = 300) -> subprocess.CompletedProcess:
         """Run a few lines; standard output has standard error, too."""
-        return subprocess.run(
-            ["bash", "-c", _LAST.format(state=self._state) + text],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        lines = _LAST.format(state=self._state) + text
+        return run_program(["bash", "-c", lines], seconds=seconds, **self._environment)
 
     def run_python(self, text: str) -> subprocess.CompletedProcess:
         """Run a program, as if pasted into the interpreter."""
@@ -118,7 +115,7 @@ class Shell:
 
 
 def reader_environment(programs: Path) -> dict[str, str]:
-    """Return the environment of a reader on this machine.
+    """Return what a reader's environment on this machine has besides that of all programs here.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
     viewers, which look whether the file is there, and launchers that start two ranks on one node.
@@ -130,17 +127,11 @@ def reader_environment(programs: Path) -> dict[str, str]:
     _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
     _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     _script(programs / "srun", _FEWER.format(srun=_where("srun")))
-    foreign = ("SLURM", "SBATCH", "OMPI_", "PMIX_", "PMI_", "EXP_PREFIX", "RANKS", "VIRTUAL_ENV")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-    path = f"{programs}:{Path(sys.executable).parent}:{kept['PATH']}"
-    return kept | {
-        "PATH": path,
+    return {
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RANKS": "2",
         "TRAINS": "2",
         "CELLS": "32",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "OMP_NUM_THREADS": "1",
     }
 
@@ -156,8 +147,7 @@ exec {srun} "${{arguments[@]}}"
 
 
 def _where(program: str) -> str:
-    done = subprocess.run(["which", program], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or f"/usr/bin/{program}"
+    return shutil.which(program) or f"/usr/bin/{program}"
 
 
 def _script(path: Path, text: str) -> None:

@@ -5,6 +5,7 @@ all output files; what is lost must be flagged (bits of `modules`, or the train 
 the summary and in the events file's `problems`, and end in exit status 3.
 """
 
+import re
 from dataclasses import dataclass
 
 import h5py
@@ -85,7 +86,7 @@ def check(run, output, loss: Loss, status: int, log: str) -> None:
     for module, train, words in loss.problems:
         assert [p for p in named if p[2:4] == (module, train) and words in p[0]], (words, named)
     summary = log[log.index("\nexcluded ") :]
-    assert f"{len(named)}   problems:" in summary
+    assert re.match(rf"\nexcluded +{len(named)}   problem\w*, exit status 3:", summary)
     for what, *_, action in named[:20]:
         assert len(what) < 200, what
         assert f"{what}; {action}" in summary

@@ -246,21 +246,6 @@ def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
         assert (tmp_path / "out" / name).read_bytes() == content, name
 
 
-def test_full_disk(mock, options, tmp_path):
-    """Files may grow to 64 KiB only, as if the disk were full."""
-    script = tmp_path / "limit.py"
-    script.write_text(
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
-        "from xfelmpi.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    done = run_python([script, 50, *options, "--decide", "fixed", "--fixed-threshold", "0"], 0)
-    assert done.returncode not in (0, 3), done.stdout
-    assert unfinished(tmp_path / "out")
-
-
 def test_few_open_files(mock, options, tmp_path):
     """The limit of some machines is lower than the number of files of a run."""
     script = tmp_path / "limit.py"

@@ -5,6 +5,9 @@ from compiled import compile_c
 from launch import output_files, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
+from xfelmpi.errors import OutputError
+from xfelmpi.outfile import check_room
+
 OPTIONS = ("--decide", "fixed", "--fixed-threshold", 0, "--distance", 0.7)
 
 
@@ -143,6 +146,12 @@ def test_simulated_run(ranks, full, tmp_path):
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "AGIPD05-S00000.h5: cannot be written (No space left on device)" in done.stderr
+
+
+def test_room_is_checked_before_the_work(tmp_path):
+    check_room(tmp_path, 1)
+    with pytest.raises(OutputError, match=r"found [\d,]+ bytes free there, .* at least 1,152,9"):
+        check_room(tmp_path, 1 << 60)
 
 
 LIMIT = """

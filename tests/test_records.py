@@ -1,6 +1,6 @@
 """Problems: every one once, and thousands of a kind in a few."""
 
-from xfelmpi.records import MOST_ALIKE, Problem, summarised
+from xfelmpi.records import MOST_ALIKE, Problem, foremost, summarised
 
 TRAINS = range(1000, 1000 + 3 * MOST_ALIKE)
 
@@ -45,3 +45,12 @@ def test_without_trains():
     assert "5 more, such as: train ID 0 at position" in " ".join(
         p.what for p in summarised(problems)
     )
+
+
+def test_every_kind_is_among_the_foremost():
+    many = [lost(train) for train in TRAINS]
+    others = [Problem("something else", f"{i}.h5") for i in range(3)]
+    found = foremost([*many, *others], 10)
+    assert found == [*many[:7], *others]
+    assert foremost(many[:4], 10) == many[:4]
+    assert foremost([], 10) == []

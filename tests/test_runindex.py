@@ -522,7 +522,7 @@ def test_trains_flagged_by_some_modules_are_left_out_there(run):
         Problem(
             "flagged suspect (INDEX/flag) by modules 5 9",
             train=FIRST + 1,
-            action="frames of these modules left out",
+            action="frames left out there",
         )
     ]
 

@@ -362,6 +362,33 @@ def chunk_broken(file):
     data.id.write_direct_chunk((1, 0, 0), b"no deflate stream")
 
 
+def test_frames_that_the_job_could_not_read(mock, quiet, tmp_path):
+    """A chunk that does not inflate, one that was never written: both say so."""
+    folder = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
+
+    def damage(file):
+        image = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image"]
+        values, attributes = image["data"][:], dict(image["data"].attrs)
+        del image["data"]
+        data = image.create_dataset("data", values.shape, "u1", chunks=(1, 512, 128), shuffle=True,
+                                    compression="gzip")  # fmt: skip
+        data.attrs.update(attributes)
+        data[3:] = values[3:]
+        chunk_broken(file)
+
+    in_the_run(folder, damage)
+    paths = ["--prefix", folder, "--output", tmp_path / "out"]
+    done = run_xfelmpi([50, *paths, "--no-report"])
+    assert done.returncode == 3, done.stderr
+    with h5py.File(tmp_path / "out" / EVENTS) as file:
+        texts = {row["what"] for row in file["problems"]}
+    assert any(b"never written" in text for text in texts), texts
+    assert any(b"inflate" in text for text in texts), texts
+    for how in (["--frames", "100"], ["--all"]):
+        argv = ["50", *map(str, paths), *how]
+        assert check_run(collective.alone(), *command._parse(argv)).failed == {}
+
+
 @pytest.mark.parametrize("change", [photon_in_a_frame, ids_swapped, chunk_broken])
 @pytest.mark.parametrize("how", [["--frames", "100"], ["--all"]])
 def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):

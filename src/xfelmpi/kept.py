@@ -31,12 +31,19 @@ class KeptFrames:
     """
 
     def __init__(self, n_frames: int, budget: int):
-        room = budget // ENTRY_BYTES
-        self._pixel = np.empty(room, np.uint32)
-        self._count = np.empty(room, np.uint16)
+        self._n_frames = n_frames
+        self._make_room(budget // ENTRY_BYTES)
+
+    def _make_room(self, entries: int) -> None:
+        self._pixel = np.empty(entries, np.uint32)
+        self._count = np.empty(entries, np.uint16)
         self.used = 0
-        self._start = np.full(n_frames, -1, np.int64)
-        self._stop = np.zeros(n_frames, np.int64)
+        self._start = np.full(self._n_frames, -1, np.int64)
+        self._stop = np.zeros(self._n_frames, np.int64)
+
+    def forget(self) -> None:
+        """Keep nothing any longer, and give the memory back."""
+        self._make_room(0)
 
     def keep(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
         """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
@@ -111,6 +118,10 @@ class HitReader:
         self._sums = sums
         self._sparsifier = sparsifier
         self._mask_row = masks.row_of_cell[table.cell_id]
+
+    def forget(self) -> None:
+        """Let go of what was kept: nothing is going to be read again."""
+        self._kept.forget()
 
     @staticmethod
     def nothing() -> tuple[np.ndarray, SparseFrames]:

@@ -143,19 +143,12 @@ def write_outputs(
     cxi.begin_frames()
     fault.point(comm, "emc")
     emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
-    n_mask_rows = done.masks.good.shape[1]
-    powder_hits, powder_misses = PowderSum.zeros(n_mask_rows), PowderSum.zeros(n_mask_rows)
-    _write_frames(comm, done, hits, powder_hits, "hits", hit_entry, emc)
-    if miss_entry:
-        _write_frames(comm, done, misses, powder_misses, "misses", miss_entry)
-    else:
-        for _ in done.reader.stream(misses, powder_misses):
-            pass
     sums = {
         "": done.powder,
-        "_hits": sum_powder(comm, done.masks, powder_hits),
-        "_misses": sum_powder(comm, done.masks, powder_misses),
+        "_hits": _write_frames(comm, done, hits, "hits", hit_entry, emc),
+        "_misses": _write_frames(comm, done, misses, "misses", miss_entry),
     }
+    done.reader.forget()
     fault.point(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
@@ -200,13 +193,20 @@ def _write_frames(
     comm,
     done: Processed,
     chosen: np.ndarray,
-    powder: PowderSum,
     unit: str,
-    entry: CxiEntry,
+    entry: CxiEntry | None,
     emc: DragonflyFiles | None = None,
-) -> None:
-    """Stream frames of this rank, in blocks, into an entry and the EMC file; collective."""
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Stream frames of this rank, in blocks, into an entry and the EMC file, if there are these.
+
+    Collective. Returns the powder of the frames; see `sum_powder`.
+    """
+    powder = PowderSum.zeros(done.masks.good.shape[1])
     blocks = done.reader.stream(chosen, powder)
+    if entry is None:
+        for _ in blocks:
+            pass
+        return sum_powder(comm, done.masks, powder)
     total = collective.before_and_total(comm, len(chosen))[1]
     progress = Progress(total, stage="writing", unit=unit, found="")
     board = collective.ProgressBoard(comm, progress.show, n_values=1)
@@ -222,6 +222,7 @@ def _write_frames(
             emc.write(sparse)
     board.finish()
     progress.close()
+    return sum_powder(comm, done.masks, powder)
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
@@ -338,7 +339,9 @@ def _ever_good(comm, done: Processed) -> np.ndarray | None:
     rows = collective.sum_all(comm, used) > 0
     if comm.rank:
         return None
-    good = unpack(np.bitwise_or.reduce(done.masks.good[:, rows], axis=1)).astype(bool)
+    # module by module: choosing rows copies them
+    bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in done.masks.good]
+    good = unpack(np.stack(bits)).astype(bool)
     in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
     return good & in_run.astype(bool)[:, None]
 

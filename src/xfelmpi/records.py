@@ -1,6 +1,7 @@
 """What passes between the stages: one row per frame, and one record per problem found."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,20 @@ class Problem:
     action: str = "excluded"
 
 
+def _kind(problem: Problem) -> tuple:
+    return _NUMBER.sub("#", problem.what), problem.file, problem.module, problem.action
+
+
+def foremost(problems: list[Problem], n: int) -> list[Problem]:
+    """Return n of the problems, in their order: of every kind the first ones."""
+    seen: Counter[tuple] = Counter()
+    ranks = []
+    for i, problem in enumerate(problems):
+        ranks.append((seen[_kind(problem)], i))
+        seen[_kind(problem)] += 1
+    return [problems[i] for _, i in sorted(sorted(ranks)[:n], key=lambda rank: rank[1])]
+
+
 MOST_ALIKE = 20
 """Problems of one kind in one file that are recorded one by one."""
 
@@ -49,8 +64,7 @@ def summarised(problems: Iterable[Problem]) -> list[Problem]:
     """
     kinds: dict[tuple, list[Problem]] = {}
     for p in set(problems):
-        kind = (_NUMBER.sub("#", p.what), p.file, p.module, p.action)
-        kinds.setdefault(kind, []).append(p)
+        kinds.setdefault(_kind(p), []).append(p)
     result = []
     for alike in kinds.values():
         alike.sort(key=lambda p: (p.train, p.what))

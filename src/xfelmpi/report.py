@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from xfelmpi.records import Problem
+from xfelmpi.records import Problem, foremost
 
 log = logging.getLogger("xfelmpi")
 
@@ -239,11 +239,11 @@ class Summary:
 
 
 def problem_lines(problems: list[Problem], all_where: str) -> list[str]:
-    """Return the first problems as lines of text; `all_where` tells where the others are."""
+    """Return problems of every kind as lines of text; `all_where` tells where the others are."""
     if not problems:
         return ["excluded            none"]
     lines = [f"excluded   {len(problems):12,}   {plural(len(problems), 'problem')}, exit status 3:"]
-    for p in problems[:PROBLEMS_SHOWN]:
+    for p in foremost(problems, PROBLEMS_SHOWN):
         where = " ".join(
             part
             for part in (

@@ -84,7 +84,7 @@ def _kind(suspects: list[SuspectTrain], choice: str, left: int) -> tuple[str, st
     who += "" if whole else " " + " ".join(map(str, modules))
     if choice == "include":
         return who, "used (--suspect-trains include)"
-    return who, "train excluded" if not left else "frames of these modules left out"
+    return who, "train excluded" if not left else "frames left out there"
 
 
 def _problem(stretch: list[int], who: str, action: str, by_train) -> Problem:

@@ -29,6 +29,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+RUNS_OF_A_CHILD = 100
+"""After these it is replaced: nobody frees the memory that ranks share before a job ends."""
+
 HANGS = 20.0
 """Seconds after which a run counts as hanging."""
 
@@ -202,9 +205,11 @@ class Child:
     def __init__(self, runs: Path):
         self._runs = runs
         self._errors = runs / "stderr"
+        self._n_read = 0
         self._process = None
 
     def _start(self) -> None:
+        self._n_read = 0
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--child", str(self._runs)],
             stdin=subprocess.PIPE,
@@ -214,9 +219,12 @@ class Child:
 
     def read(self, seed: int) -> str:
         """Return how the run of a number ends."""
+        if self._n_read >= RUNS_OF_A_CHILD:
+            self.stop()
         first = self._process is None
         if first:
             self._start()
+        self._n_read += 1
         self._process.stdin.write(f"{seed}\n".encode())
         self._process.stdin.flush()
         with selectors.DefaultSelector() as selector:

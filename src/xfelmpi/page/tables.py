@@ -11,6 +11,7 @@ from xfelmpi.config import Config
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.page.headline import Headline, plural
 from xfelmpi.page.runfiles import RunFiles
+from xfelmpi.records import foremost
 
 SIGMAS = (3.0, 4.0, 5.0, 6.0)
 """Thresholds that are tried."""
@@ -53,7 +54,7 @@ def complaints(head: Headline) -> str:
         f'<tr><td class="words">{escape(p.what)}</td><td class="text">{escape(p.file)}</td>'
         f"<td>{p.module if p.module >= 0 else ''}</td><td>{p.train or ''}</td>"
         f'<td class="words">{escape(p.action)}</td></tr>'
-        for p in head.problems[:PROBLEMS_SHOWN]
+        for p in foremost(head.problems, PROBLEMS_SHOWN)
     )
     more = len(head.problems) - PROBLEMS_SHOWN
     parts = ["<h2>Problems and warnings</h2>"]

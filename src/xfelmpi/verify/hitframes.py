@@ -10,6 +10,7 @@ import numpy as np
 
 from xfelmpi import collective
 from xfelmpi.binning import bin_frames
+from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import CXI_BAD, CXI_MISSING, FRAME_PIXELS, MODULE_PIXELS, N_MODULES
 from xfelmpi.emcfile import EmcFile
 from xfelmpi.experiment import Experiment
@@ -134,7 +135,7 @@ def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFin
     emc = EmcFile(experiment.emc) if plan.has_emc and name == "entry_1" else None
     with h5py.File(experiment.cxi, "r") as file:
         data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
-        reader = MaskReader(masks, plan.modules_in_run)
+        reader = MaskReader(masks, plan.modules_in_run, first, len(expected))
         for i, sums in enumerate(expected):
             number = first + i
             where = f"{name}, frame {number}"
@@ -206,17 +207,20 @@ class MaskReader:
     masks : h5py.Dataset
     modules_in_run : int
         Bit field; the pixels of others must be missing.
+    first, n : int
+        First frame that is going to be asked for, and how many.
     """
 
-    def __init__(self, masks: h5py.Dataset, modules_in_run: int):
+    def __init__(self, masks: h5py.Dataset, modules_in_run: int, first: int, n: int):
         self._masks = masks
         absent = ~modules_in_run >> np.arange(N_MODULES) & 1
         self._missing = np.repeat(absent * CXI_MISSING, MODULE_PIXELS).astype(np.uint32)
         self._known: dict[int, tuple[np.ndarray, str]] = {}
+        self._first, self._places = first, _places(masks, np.arange(first, first + n))
 
     def bad(self, number: int) -> tuple[np.ndarray, str]:
         """Return a frame's bad pixels, bool (1048576,), and what is wrong with the mask, if any."""
-        place = self._masks.id.get_chunk_info_by_coord((number, 0, 0, 0)).byte_offset
+        place = int(self._places[number - self._first])
         if place not in self._known:
             mask = self._masks[number].reshape(FRAME_PIXELS)
             wrong = np.count_nonzero((mask & ~np.uint32(CXI_BAD)) != self._missing)
@@ -226,3 +230,13 @@ class MaskReader:
             self._known[place] = np.packbits(mask != 0), complaint
         bits, complaint = self._known[place]
         return np.unpackbits(bits).view(bool), complaint
+
+
+def _places(masks: h5py.Dataset, numbers: np.ndarray) -> np.ndarray:
+    """Return where each mask lies in the file, int64 (frame,); only for telling them apart."""
+    try:
+        with open(masks.file.filename, "rb") as file:
+            # HDF5 itself would walk through all chunks for each of them
+            return ChunkIndex(file.fileno(), masks).find(numbers)[0]
+    except (OSError, UnknownLayoutError):
+        return -1 - numbers

@@ -26,6 +26,9 @@ HITS_PER_FRAME = 0.1
 
 _SEED = 20240519
 
+_FILES_OPEN = 48
+"""Two or three for every module."""
+
 
 def draw(is_hit: np.ndarray, n: int) -> np.ndarray:
     """Return the rows of a sample, int64 (frame,), ascending: any frames, and some hits.
@@ -62,7 +65,9 @@ def check_sample(
     own = rows[(rows >= first) & (rows < first + len(data.share.frames))] - first
     before, _ = collective.before_and_total(comm, int(data.events.is_hit.sum()))
     number = before + np.cumsum(data.events.is_hit) - 1
-    read = _kernel_reader(config, data) if data.share.facts.kind == "raw" else _h5py_reader(config)
+    opened = _RunFiles()
+    raw = data.share.facts.kind == "raw"
+    read = _kernel_reader(config, data) if raw else _h5py_reader(config, opened)
     found: list[Finding] = []
     with collective.together(comm):
         for row in own.tolist():
@@ -72,6 +77,7 @@ def check_sample(
             except DAMAGE as error:
                 text = f"row {first + row}: cannot be compared: {describe(error)}"
                 found.append(Finding(experiment.events.name, text))
+    opened.close()
     return collective.gather_objects(comm, found)
 
 
@@ -114,7 +120,28 @@ def _kernel_reader(config: Config, data: RunData):
     return read
 
 
-def _h5py_reader(config: Config):
+class _RunFiles:
+    """The run's files, opened with h5py; few at a time."""
+
+    def __init__(self):
+        self._opened: dict[str, h5py.File] = {}
+
+    def get(self, path: str) -> h5py.File:
+        """Return a file, open for reading."""
+        if path not in self._opened:
+            if len(self._opened) == _FILES_OPEN:
+                self.close()
+            self._opened[path] = h5py.File(path, "r")
+        return self._opened[path]
+
+    def close(self) -> None:
+        """Close all of them."""
+        for file in self._opened.values():
+            file.close()
+        self._opened.clear()
+
+
+def _h5py_reader(config: Config, opened: _RunFiles):
     def read(data: RunData, row: int):
         table = data.share.frames
         good = good_pixels(data, row, np.empty(0, np.int64))
@@ -126,7 +153,7 @@ def _h5py_reader(config: Config):
                 continue
             file = data.share.facts.files[table.file[row, module]]
             ids = (int(table.train_id[row]), int(table.cell_id[row]))
-            found = _read_module(file, int(table.row[row, module]), ids, data, config)
+            found = _read_module(opened, file, int(table.row[row, module]), ids, data, config)
             if found is None:
                 continue
             if isinstance(found, str):
@@ -142,11 +169,14 @@ def _h5py_reader(config: Config):
     return read
 
 
-def _read_module(file, row: int, ids: tuple[int, int], data: RunData, config: Config):
+def _read_module(
+    opened: _RunFiles, file, row: int, ids: tuple[int, int], data: RunData, config: Config
+):
     """Return photons and spoilt pixels of a module's frame, or what is wrong, or None: unreadable.
 
     Parameters
     ----------
+    opened : _RunFiles
     file : ModuleFile
     row : int
         In the file.
@@ -156,23 +186,31 @@ def _read_module(file, row: int, ids: tuple[int, int], data: RunData, config: Co
     config : Config
     """
     frame_bits = data.inputs.masks.frame_bits
-    mask = None
-    with h5py.File(file.path, "r") as opened:
-        image = opened[file.dataset].parent
+    try:
+        image = opened.get(file.path)[file.dataset].parent
         in_file = tuple(int(image[name][row].reshape(-1)[0]) for name in ("trainId", "cellId"))
         if in_file != ids:
             name = Path(file.path).name
             return f"{name} has train and cell {in_file} in row {row}, expected {ids}"
-        try:
-            values = image["data"][row].reshape(-1)
-            if frame_bits:
-                mask = image["mask"][row].reshape(-1)
-        except (OSError, KeyError, ValueError):
+        values = image["data"][row].reshape(-1)
+        mask = image["mask"][row].reshape(-1) if frame_bits else None
+        if _never_written(image["data"], row, values):
             return None
+    except (OSError, KeyError, ValueError):
+        return None
     photons, bad = photons_of(values, config.adu_per_photon, config.photon_threshold)
     if mask is not None:
         bad |= mask & np.uint32(frame_bits) != 0
     return np.where(bad, 0, photons), bad
+
+
+def _never_written(data: h5py.Dataset, row: int, values: np.ndarray) -> bool:
+    """Return whether a frame is only the fill value of a chunk that others of its file have."""
+    if data.chunks is None or not (values == data.fillvalue).all():
+        return False
+    place = (row // data.chunks[0] * data.chunks[0], *(0,) * (data.ndim - 1))
+    written = data.id.get_chunk_info_by_coord(place).byte_offset is not None
+    return not written and data.id.get_num_chunks() > 0
 
 
 def photons_of(values: np.ndarray, adu_per_photon: float, threshold: float):
