@@ -4,9 +4,11 @@ import base64
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from xfelmpi._deflate import zlib_compress
 from xfelmpi.detector import PIXEL_SIZE
 
 GAP, BAD, LOWEST = 0, 1, 2
@@ -41,6 +43,12 @@ class Raster:
         """Return the sum of the pixels on every point, float64, of the image's shape."""
         n = self.shape[0] * self.shape[1]
         return np.bincount(self.point, values, n).reshape(self.shape)
+
+    @cached_property
+    def there(self) -> np.ndarray:
+        """Points on which there are pixels, bool, of the image's shape."""
+        n = self.shape[0] * self.shape[1]
+        return np.bincount(self.point, minlength=n).reshape(self.shape) > 0
 
 
 def make_raster(xyz: np.ndarray, pixels: float) -> Raster:
@@ -90,16 +98,14 @@ def assemble(raster: Raster, photons: np.ndarray, frames: np.ndarray) -> Assembl
     total, n = raster.sums(photons), raster.sums(frames)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.where(n > 0, total / n, np.nan)
-    there = raster.sums(np.ones(len(photons)))
-    return Assembled(values, (n == 0) & (there > 0))
+    return Assembled(values, (n == 0) & raster.there)
 
 
 def assemble_counts(raster: Raster, photons: np.ndarray, good: np.ndarray) -> Assembled:
     """Return how many photons of one frame fall on every point, given its good pixels."""
-    there = raster.sums(np.ones(len(photons))) > 0
     some_good = raster.sums(good) > 0
     counts = raster.sums(np.where(good, photons, 0))
-    return Assembled(np.where(some_good, counts, np.nan), there & ~some_good)
+    return Assembled(np.where(some_good, counts, np.nan), raster.there & ~some_good)
 
 
 def count_limits(image: Assembled) -> tuple[float, float]:
@@ -166,7 +172,7 @@ def png(numbers: np.ndarray, table: np.ndarray) -> bytes:
             chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
             chunk(b"PLTE", np.ascontiguousarray(table[:, :3]).tobytes()),
             chunk(b"tRNS", np.ascontiguousarray(table[:, 3]).tobytes()),
-            chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)),
+            chunk(b"IDAT", zlib_compress(lines.reshape(-1), 6)),
             chunk(b"IEND", b""),
         )
     )
