@@ -19,7 +19,6 @@ from time import process_time
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "xfelmpi"})
 from bench import PYTHON
 from matplotlib import pyplot
 from measure import set_up, simulate_once
@@ -142,6 +141,8 @@ def measure(folder: Path, number: int) -> Counter:
 
 def draw(table: list[Counter], picture: Path) -> None:
     """Draw a bar for every kind, stacked by part."""
+    # texts as texts, and the same picture from the same numbers
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "xfelmpi"})
     figure, axes = pyplot.subplots(figsize=(9, 4.2), layout="constrained")
     left = [0.0] * len(KINDS)
     colours = pyplot.get_cmap("tab10").colors
