@@ -29,6 +29,11 @@ python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
 python "$programs/index_run.py" "$folder/index" "$repeats"
 python "$programs/decide_again.py" "$folder/again" 2 64 "$repeats"
 python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64
+if type perf >/dev/null 2>&1; then
+    python "$programs/microsecond.py" "$folder/microsecond" "$folder/microsecond.svg"
+else
+    say "no perf here: $folder/microsecond.svg is not drawn"
+fi
 
 say ""
 say "All together (also in $BENCHMARK_CSV):"

@@ -122,13 +122,24 @@ from pathlib import Path
 from xfelmpi import lock
 from xfelmpi.errors import BusyError
 
+judge = lock._why_stale
+
+
+def slowly(*of):
+    # so that all have judged the lock before the first one takes it over
+    why = judge(*of)
+    time.sleep(0.1)
+    return why
+
+
+lock._why_stale = slowly
 folder, number = Path(sys.argv[1]), sys.argv[2]
 (folder / f"ready{number}").touch()
 while not (folder / "go").exists():
     pass
-for i in range(40):
+for i in range(12):
     path = folder / f"{i}" / "a.lock"
-    while time.time() < float((folder / "go").read_text() or "inf") + i * 0.05:
+    while time.time() < float((folder / "go").read_text() or "inf") + i * 0.5:
         pass
     try:
         lock.acquire(path, "this")
@@ -140,8 +151,8 @@ time.sleep(1)
 
 
 def test_one_of_many_candidates_wins(tmp_path):
-    """Four at the same moment, forty times, for new locks and for stale ones."""
-    for i in range(0, 40, 2):
+    """Four at the same moment, a dozen times, for new locks and for stale ones."""
+    for i in range(0, 12, 2):
         path = tmp_path / f"{i}" / "a.lock"
         path.parent.mkdir()
         held_by(path, lock.STALE_AFTER + 1, host="elsewhere")
@@ -157,7 +168,7 @@ def test_one_of_many_candidates_wins(tmp_path):
     begun.write_text(str(time() + 0.2))
     begun.rename(tmp_path / "go")
     won = [int(line) for racer in racers for line in racer.communicate(timeout=60)[0].split()]
-    assert sorted(won) == list(range(40))
+    assert sorted(won) == list(range(12))
 
 
 def test_sign_of_life(path, monkeypatch):

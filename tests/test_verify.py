@@ -511,6 +511,14 @@ def test_wrong_use(mock, outputs):
         assert "--frames" in done.stderr
 
 
+def test_other_settings_do_not_matter(mock, outputs, quiet, tmp_path):
+    """Those that the outputs were made with are in them."""
+    settings = tmp_path / "night.toml"
+    settings.write_text(f'sigma = 7\nmiss_fraction = 0\nprefix = "{mock.options.prefix}"\n')
+    argv = ["50", "--config", str(settings), "--output", str(outputs), "--frames", "0"]
+    assert check_run(collective.alone(), *command._parse(argv)).failed == {}
+
+
 def test_files_that_have_changed_since(mock, spoilt, quiet):
     """Masks, constants and geometry: a note, because the outputs are what they were."""
     about = json.dumps([

@@ -21,6 +21,7 @@ from xfelmpi.collective import from_root
 from xfelmpi.errors import BusyError, OutputError
 from xfelmpi.outfile import make_folder, make_readable
 from xfelmpi.report import log
+from xfelmpi.stopping import plan
 
 TOUCH_EVERY = 20.0
 """Seconds between signs of life."""
@@ -86,6 +87,7 @@ def held(comm, path: Path, what: str):
     token = from_root(comm, lambda: acquire(path, what))
     stop = threading.Event()
     if comm.rank == 0:
+        plan.release = lambda: release(path, token)
         threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
     try:
         yield

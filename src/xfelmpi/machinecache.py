@@ -40,8 +40,9 @@ def cached_machine_data(
 def _key(experiment: Experiment, train_id, pulse_id, added, detector) -> str:
     folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
     files = [[str(f), cachefile.describe_files(machine_files(f))] for f in folders]
+    about = MachineData.__dataclass_fields__
     frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes()).hexdigest()
-    return json.dumps([__version__, files, frames, added, detector])
+    return json.dumps([__version__, [*about], files, frames, added, detector])
 
 
 def _load(experiment: Experiment, key: str) -> MachineData | None:
@@ -63,6 +64,7 @@ def _load(experiment: Experiment, key: str) -> MachineData | None:
         tuple(about["warnings"]),
         tuple(AddedColumn(values=values, **column) for column, values in columns),
         motors or None,
+        tuple(about["files"]),
     )
 
 
@@ -82,6 +84,7 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "sample": data.sample,
         "notes": data.notes,
         "warnings": data.warnings,
+        "files": data.files,
         "added": columns,
         "motors": data.motors.device if data.motors else "",
     }

@@ -47,6 +47,8 @@ class StopPlan:
         Writes down what this rank has done, without communication.
     record : callable
         Called with what was said, to keep it; only on the rank that tells.
+    release : callable
+        Called last, by the rank that tells: lets other jobs have the outputs.
     resumable : bool
         Whether there may be something to continue from.
     unfinished : set of Path
@@ -59,6 +61,7 @@ class StopPlan:
     progress: Callable[[], str] = str
     save: Callable[[], None] = lambda: None
     record: Callable[[str], None] = lambda _text: None
+    release: Callable[[], None] = lambda: None
     resumable: bool = False
     unfinished: set[Path] = field(default_factory=set)
 
@@ -166,7 +169,9 @@ def _stop(number: int) -> None:
             plan.save()
     if speaks:
         _remove_unfinished()
-        plan.record(told)
+        with suppress(Exception):
+            plan.record(told)
+        plan.release()
 
 
 def _remove_unfinished() -> None:

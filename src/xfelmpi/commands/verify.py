@@ -1,11 +1,15 @@
 """``xfelmpi verify``: check finished outputs against each other, and against the run."""
 
+import dataclasses
+
 from xfelmpi import arguments
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError, UsageError
 from xfelmpi.experiment import Experiment
 
 FRAMES = 200
+
+_OPTIONS = ("prefix", "output", "memory_per_rank")
 
 
 def parser() -> arguments.Parser:
@@ -15,9 +19,9 @@ def parser() -> arguments.Parser:
         description="Check the finished outputs of a run against each other (events, powder, CXI "
         "frame by frame, EMC, Dragonfly's detector, virtual dataset) and, on a sample of frames or "
         "on all, against the run itself, with the settings that they were made with. Any number of "
-        "ranks. Nothing is written. Files of xfelmpi merge, mask and darks are not checked. Exit "
-        "status: 0 all is right, 1 something is not (a list says what was found, and what was "
-        "expected), 2 wrong use, or the run has not been processed.",
+        "ranks. Nothing is written but the cached index of the run. What merge, mask and darks "
+        "write is not checked. Exit status: 0 all is right, 1 something is not (a list says what "
+        "was found, and what was expected), 2 wrong use, or the run has not been processed.",
     )
     parser.add_argument("run", type=int, help="run number")
     parser.add_argument(
@@ -30,7 +34,7 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--all", action="store_true", help="read the whole run again, as the job did, and compare"
     )
-    arguments.add_arguments(parser, only=("prefix", "output", "memory_per_rank"))
+    arguments.add_arguments(parser, only=_OPTIONS)
     return parser
 
 
@@ -61,5 +65,7 @@ def _parse(argv: list[str]) -> tuple[Config, int, bool]:
         # one that is there but damaged is a finding
         if not path.exists():
             raise
-    config = arguments.from_arguments(given, first)
+    # a file of settings must not change those that the outputs were made with
+    own = {name: values[name] for name in ("run", *_OPTIONS) if name in values}
+    config = dataclasses.replace(first or Config(), **own)
     return config, FRAMES if given.frames is None else given.frames, given.all

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xfelmpi.dragonfly import DragonflyDetector
 from xfelmpi.errors import OutputError
-from xfelmpi.outfile import serial_file
+from xfelmpi.outfile import make_folder, make_readable, serial_file
 from xfelmpi.write._h5 import part_name
 
 _CONFIG = """\
@@ -77,13 +77,14 @@ def write_folder(folder: Path, emc: Path, detector: Path) -> str:
     """
     try:
         for name in ("data", "images", "logs"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            make_folder(folder / name)
         _link(folder / "data" / "photons.emc", emc)
         _link(folder / "data" / "detector.h5", detector)
         config = folder / "config.ini"
         kept = config.exists()
         if not kept:
             config.write_text(_CONFIG)
+            make_readable(config)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
     return f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
