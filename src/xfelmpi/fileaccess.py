@@ -9,6 +9,7 @@ import faulthandler
 import os
 import signal
 import struct
+import traceback
 import warnings
 from types import FunctionType
 
@@ -50,7 +51,12 @@ def watched(path, read, *arguments):
 
 
 def _call(read, arguments):
-    return read(*arguments)
+    try:
+        return read(*arguments)
+    except Exception as error:
+        # closes what was opened on the way, which is a chance to crash, too
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def open_access(path):
@@ -62,6 +68,25 @@ def open_access(path):
         Whatever EXtra-data and HDF5 raise, and `ValueError` for damaged strings.
     """
     return watched(path, _open_access, path)
+
+
+def read_access(path, read, *arguments):
+    """Return ``read(access, *arguments)`` of a file opened by EXtra-data, and closed again.
+
+    Raises
+    ------
+    Exception
+        As for `open_access`, or what `read` raises.
+    """
+    return watched(path, _read_access, path, read, arguments)
+
+
+def _read_access(path, read, arguments):
+    access = _open_access(path)
+    try:
+        return read(access, *arguments)
+    finally:
+        access.close()
 
 
 def _open_access(path):

@@ -136,7 +136,7 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
         yield files
     finally:
         for file in files:
-            file.close()
+            watched(file.filename, file.close)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from xfelmpi.detector import MAX_CELLS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.fileaccess import open_access, watched
+from xfelmpi.fileaccess import read_access
 from xfelmpi.records import Problem
 from xfelmpi.suspecttrains import SuspectTrain, flagged
 
@@ -84,7 +84,7 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
     """Return (detector, source, module) of a file; a modern name wins over its legacy link."""
     number = int(_FILE_NAME.fullmatch(path.name)[2])
     try:
-        names = open_access(path).instrument_sources
+        names = read_access(path, lambda access: access.instrument_sources)
     except Exception as error:
         problems.append(
             Problem(
@@ -111,11 +111,14 @@ def _one_line(error: Exception) -> str:
 def start_time(path: Path) -> str:
     """Return the creation date in a file's metadata, which is UTC."""
     try:
-        dates = open_access(path).file.get("METADATA/creationDate")
-        stamp = bytes(dates[0]).decode("ascii")
+        stamp = read_access(path, _creation_date)
         return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
     except Exception:  # no date, not in this form, or damaged
         return ""
+
+
+def _creation_date(access) -> str:
+    return bytes(access.file["METADATA/creationDate"][0]).decode("ascii")
 
 
 def read_module_file(
@@ -130,7 +133,7 @@ def read_module_file(
         problems.append(Problem(what, path.name, module, int(train), action))
 
     try:
-        found = watched(path, _read_index, path, source)
+        found = read_access(path, _read_index, source)
     except Exception as error:
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
@@ -163,8 +166,7 @@ class _FileIndex:
     has_mask: bool
 
 
-def _read_index(path: Path, source: str) -> _FileIndex:
-    access = open_access(path)
+def _read_index(access, source: str) -> _FileIndex:
     file = access.file
     image = file[f"INSTRUMENT/{source}/image"]
     train_ids = _column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
@@ -176,11 +178,9 @@ def _read_index(path: Path, source: str) -> _FileIndex:
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(access, train_ids)[:n]
     data, has_mask = image["data"], "mask" in image
-    found = _FileIndex(
+    return _FileIndex(
         train_ids[:n], first[:n], count[:n], suspect, ids, data.shape, data.dtype, has_mask
     )
-    access.close()
-    return found
 
 
 def _column(dataset, most: int = MOST_ROWS) -> np.ndarray:

@@ -285,7 +285,7 @@ class OpenModuleFile(FrameDataset):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        watched(self.about.path, self._file.close)
         os.close(self._fd)
 
 
