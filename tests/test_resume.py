@@ -142,6 +142,16 @@ def test_nothing_is_left_to_read(mock, undisturbed, tmp_path):
     assert_same_outputs(tmp_path / "out", undisturbed)
 
 
+def test_one_file_for_several_ranks(mock, undisturbed, tmp_path):
+    """Its frames go to those that have the trains, its powder to one of them."""
+    args = options(mock, tmp_path / "out")
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, "pipeline:draw_misses")
+    assert done.returncode == 143, done.stderr
+    assert len(checkpoint(tmp_path / "out")) == 1
+    assert frames_done(run_here([*args, "--resume"], 3)) == len(mock)
+    assert_same_outputs(tmp_path / "out", undisturbed)
+
+
 def test_raw_run(raw, tmp_path):
     run_here(raw_options(raw, tmp_path / "whole"), 2)
     args = raw_options(raw, tmp_path / "out", *OFTEN)
