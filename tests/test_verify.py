@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 
 import h5py
@@ -54,9 +55,16 @@ def outputs(mock, tmp_path_factory):
 
 @pytest.fixture
 def spoilt(outputs, tmp_path):
-    """A copy of the outputs in which something can be changed."""
-    # the virtual dataset finds its sources by absolute names, from a folder outside the run's
-    return shutil.copytree(outputs, tmp_path / "out")
+    """The outputs as links, of which `own` makes files that can be changed."""
+    return shutil.copytree(outputs, tmp_path / "out", copy_function=os.link)
+
+
+def own(path):
+    """Put a copy in place of a link."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    return path
 
 
 @pytest.fixture
@@ -283,7 +291,7 @@ CONSEQUENCES = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_one_thing_changed_is_found(name, mock, spoilt, quiet):
     file, change, check = DAMAGE[name]
-    path = spoilt / file
+    path = own(spoilt / file)
     if file == EMC:
         data = bytearray(path.read_bytes())
         change(data)
@@ -321,23 +329,21 @@ def test_missing_files(file, mock, spoilt, quiet):
 
 @pytest.mark.parametrize("file", [EVENTS, POWDER, CXI, DRAGONFLY, VDS])
 def test_files_cut_short(file, mock, spoilt, quiet):
-    data = (spoilt / file).read_bytes()
-    (spoilt / file).write_bytes(data[: len(data) // 2])
+    path = own(spoilt / file)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert job.FILES in failures(mock, spoilt, "--frames", "0")
 
 
-def test_sources_of_the_vds(mock, spoilt, quiet, tmp_path):
+def test_sources_of_the_vds(mock, spoilt, quiet):
     with h5py.File(spoilt / VDS) as file:
         image = file["INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"]
         assert image["data"].virtual_sources()
-    moved = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
     victim = mock.options.prefix / "proc" / "r0050" / "CORR-R0050-AGIPD04-S00000.h5"
     kept = victim.rename(victim.with_suffix(".away"))
     try:
         assert "VDS: frames and sources" in failures(mock, spoilt, "--frames", "0")
     finally:
         kept.rename(victim)
-        shutil.rmtree(moved)
 
 
 def in_the_run(folder, change):
@@ -419,14 +425,14 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
     ],
 )
 def test_outputs_against_all_of_the_run(file, change, check, mock, spoilt, quiet):
-    with h5py.File(spoilt / file, "r+") as opened:
+    with h5py.File(own(spoilt / file), "r+") as opened:
         change(opened)
     failed = failures(mock, spoilt, "--all")
     assert check in failed, failed
 
 
 def test_a_hit_of_the_sample(mock, spoilt, quiet):
-    with h5py.File(spoilt / CXI, "r+") as file:
+    with h5py.File(own(spoilt / CXI), "r+") as file:
         move_photon(f"{DETECTOR}/data")(file)
     failed = failures(mock, spoilt, "--frames", "100")
     (name,) = (name for name in failed if name.startswith(job.SAMPLE))
@@ -483,7 +489,7 @@ def test_other_outputs_pass(options, settings, again, tmp_path):
 def test_what_a_user_sees(ranks, mock, spoilt):
     paths = ["--prefix", mock.options.prefix, "--output", spoilt]
     (spoilt / "powder" / "r0050_powder.h5.part").write_text("")
-    with h5py.File(spoilt / CXI, "r+") as file:
+    with h5py.File(own(spoilt / CXI), "r+") as file:
         file[f"{DETECTOR}/photon_counts"][1] += 1
     done = run_xfelmpi(["verify", 50, *paths, "--frames", "5"], ranks)
     assert done.returncode == 1, done.stderr
@@ -524,7 +530,7 @@ def test_files_that_have_changed_since(mock, spoilt, quiet):
     about = json.dumps([
         {"role": "global mask", "path": "/nowhere/mask.h5", "size": 1, "mtime": None, "sha256": ""},
     ])  # fmt: skip
-    with h5py.File(spoilt / EVENTS, "r+") as file:
+    with h5py.File(own(spoilt / EVENTS), "r+") as file:
         file.attrs["used_files"] = about
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(spoilt), "--frames", "0"]
     results = check_run(collective.alone(), *command._parse(argv))
