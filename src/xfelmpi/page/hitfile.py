@@ -1,11 +1,13 @@
 """The CXI file of a finished run, read back: where the pixels are, and single hits."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.errors import InputError
 
@@ -60,8 +62,18 @@ def read_hit_file(path: Path) -> HitFile:
         raise InputError(f"{path}: {error}; no pictures without it") from None
 
 
-def read_hit(path: Path, hit: int) -> tuple[np.ndarray, np.ndarray]:
+def read_hit(
+    path: Path, hit: int, good_by_place: dict[int, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Read one hit, by its position in the CXI file.
+
+    Parameters
+    ----------
+    path : Path
+    hit : int
+    good_by_place : dict, optional
+        Gets the good pixels by where their mask stands in the file. Hits share masks, which take
+        longer to read than their photons.
 
     Returns
     -------
@@ -73,9 +85,24 @@ def read_hit(path: Path, hit: int) -> tuple[np.ndarray, np.ndarray]:
     InputError
         If the file cannot be read.
     """
+    known = {} if good_by_place is None else good_by_place
     try:
         with h5py.File(path, "r") as file:
-            photons, mask = (file[_DETECTOR][name][hit] for name in ("data", "mask"))
-    except (OSError, KeyError, ValueError) as error:
+            photons, mask = (file[_DETECTOR][name] for name in ("data", "mask"))
+            place = _place(path, mask, hit)
+            if place not in known:
+                known[place] = mask[hit].reshape(FRAME_PIXELS) == 0
+            return photons[hit].reshape(FRAME_PIXELS), known[place]
+    except (OSError, KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path}: hit {hit}: {error}") from None
-    return photons.reshape(FRAME_PIXELS), mask.reshape(FRAME_PIXELS) == 0
+
+
+def _place(path: Path, dataset: h5py.Dataset, frame: int) -> int:
+    """Return the byte of the file at which a frame begins, or a number of its own if unknown."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return int(ChunkIndex(fd, dataset).find(np.array([frame]))[0][0])
+    except UnknownLayoutError:
+        return -2 - frame
+    finally:
+        os.close(fd)

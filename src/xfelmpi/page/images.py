@@ -49,9 +49,10 @@ def detector_images(found: RunFiles) -> Iterator[str]:
     others = np.setdiff1d(np.arange(len(rows)), strongest)
     lottery = lottery_number(events.trainId[rows[others]], events.cellId[rows[others]])
     random = np.sort(others[np.argsort(lottery)[:HITS_SHOWN]])
+    good_by_place = {}
     for title, chosen in (("strongest hits", strongest), ("random hits", random)):
         if len(chosen):
-            shown = "".join(_hit(found, found.hit_file, raster, int(hit)) for hit in chosen)
+            shown = "".join(_hit(found, raster, int(hit), good_by_place) for hit in chosen)
             yield f'<h2>{len(chosen)} {title}</h2><div class="hits">{shown}</div>'
     size = f"{raster.size * 1e3:.2g} mm"
     yield (
@@ -135,9 +136,10 @@ def _strengths(found: RunFiles) -> str:
     )
 
 
-def _hit(found: RunFiles, hit_file: HitFile, raster: pictures.Raster, hit: int) -> str:
-    events, row = found.run.events, hit_file.rows[hit]
-    image = pictures.assemble_counts(raster, *read_hit(hit_file.path, hit))
+def _hit(found: RunFiles, raster: pictures.Raster, hit: int, good_by_place: dict) -> str:
+    events, hit_file = found.run.events, found.hit_file
+    row = hit_file.rows[hit]
+    image = pictures.assemble_counts(raster, *read_hit(hit_file.path, hit, good_by_place))
     limits = pictures.count_limits(image)
     train, cell = events.trainId[row], events.cellId[row]
     sigma = events.hit_sigma[row]
