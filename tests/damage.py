@@ -65,8 +65,10 @@ def zero_train(mock: MockRun, rng: random.Random, path: Path, module: int):
     """Set a train ID of the index to 0, as dropped trains have it."""
     with h5py.File(path, "r+") as file:
         trains = file["INDEX/trainId"]
-        at = rng.randrange(len(trains))
         rows = rows_in(mock, image_group(file, module))
+        if not len(trains):
+            return rows
+        at = rng.randrange(len(trains))
         lost = rows[mock.truth["trainId"][rows] == trains[at]]
         trains[at] = 0
     return lost
