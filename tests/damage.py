@@ -131,11 +131,12 @@ PACKED_KINDS = {**KINDS, "packed chunk": damaged_chunk, "another packed chunk": 
 
 
 def do_damage(mock: MockRun, rng: random.Random, kind: str, module: int) -> bool:
-    """Damage one of a module's files and the truth; returns whether frames were lost."""
+    """Damage one of a module's files and the truth; returns whether the job must report it."""
     files = module_files(mock, module)
     if not files:
         return False
     lost = PACKED_KINDS[kind](mock, rng, rng.choice(files), module)
     for row in lost:
         mock.lose(int(row), module)
-    return bool(len(lost))
+    # a file that cannot be opened is named even if all of its trains were vetoed
+    return bool(len(lost)) or kind in ("file cut off", "file without its header")
