@@ -65,8 +65,10 @@ def zero_train(mock: MockRun, rng: random.Random, path: Path, module: int):
     """Set a train ID of the index to 0, as dropped trains have it."""
     with h5py.File(path, "r+") as file:
         trains = file["INDEX/trainId"]
-        at = rng.randrange(len(trains))
         rows = rows_in(mock, image_group(file, module))
+        if not len(trains):
+            return rows
+        at = rng.randrange(len(trains))
         lost = rows[mock.truth["trainId"][rows] == trains[at]]
         trains[at] = 0
     return lost
@@ -129,11 +131,12 @@ PACKED_KINDS = {**KINDS, "packed chunk": damaged_chunk, "another packed chunk": 
 
 
 def do_damage(mock: MockRun, rng: random.Random, kind: str, module: int) -> bool:
-    """Damage one of a module's files and the truth; returns whether frames were lost."""
+    """Damage one of a module's files and the truth; returns whether the job must report it."""
     files = module_files(mock, module)
     if not files:
         return False
     lost = PACKED_KINDS[kind](mock, rng, rng.choice(files), module)
     for row in lost:
         mock.lose(int(row), module)
-    return bool(len(lost))
+    # a file that cannot be opened is named even if all of its trains were vetoed
+    return bool(len(lost)) or kind in ("file cut off", "file without its header")

@@ -14,7 +14,7 @@ from expected import FRAME_SHAPE, Expected
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run, make_spb_run
-from launch import output_files, run_xfelmpi
+from launch import SECONDS, output_files, run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
 from reference import raw_photons
 
@@ -509,7 +509,7 @@ def test_runs_of_extra_data(name, tmp_path):
     trains = detector.get_array("image.trainId", unstack_pulses=False).values[0].reshape(-1)
     constants = tmp_path / "scratch" / "det" / "constants"
     write_uniform_constants(constants, int(cells.max()) + 1, gain, level)
-    done = run_xfelmpi([238, "--prefix", tmp_path, "--adu-per-photon", 60], 2, seconds=60)
+    done = run_xfelmpi([238, "--prefix", tmp_path, "--adu-per-photon", 60], 2, seconds=2 * SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert problems(tmp_path / "scratch", 238) == []
     n = len(trains)
