@@ -21,8 +21,9 @@ from reference import raw_photons
 from xfelmpi.checkpoints import CHECKPOINT_MEMORY
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.framepass import MOST_TRAINS, train_blocks
 from xfelmpi.frametable import FrameTable
-from xfelmpi.pipeline import BASE_MEMORY, MOST_TRAINS, train_blocks
+from xfelmpi.pipeline import BASE_MEMORY
 from xfelmpi.share import choose_data
 from xfelmpi.sparse import FrameSums
 

@@ -29,10 +29,11 @@ from xfelmpi.constants import constants_file
 from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
 from xfelmpi.experiment import Experiment
+from xfelmpi.framepass import train_blocks
 from xfelmpi.hitlabels import HitLabels, share_hit_labels
 from xfelmpi.masks import Masks, load_masks, pack, unpack
 from xfelmpi.photons import Sparsifier
-from xfelmpi.pipeline import BASE_MEMORY, train_blocks
+from xfelmpi.pipeline import BASE_MEMORY
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile, summarised

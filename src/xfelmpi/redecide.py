@@ -17,6 +17,7 @@ from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError, UsageError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run, read_settings
 from xfelmpi.experiment import Experiment
+from xfelmpi.framepass import without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, mask_digest
 from xfelmpi.outputs import Processed, prepare_folders, write_outputs
@@ -26,7 +27,6 @@ from xfelmpi.pipeline import (
     log_start,
     make_sparsifier,
     report_run,
-    without_dead_modules,
 )
 from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns

@@ -35,11 +35,11 @@ _WIDTH = 24
 """Calls of a stage in the library's table."""
 
 PARTS = (
-    ("pipeline", "share_run", "index: share"),
+    ("pipeline", "share_remaining", "index: share"),
     ("pipeline", "load_inputs", "index: masks, geometry"),
     ("pipeline", "sum_powder", "photons: powder"),
     ("outputs", "sum_powder", "write: powder sums"),
-    ("outputs", "_weighting", "write: background"),
+    ("outputs", "background_weights", "write: background"),
     ("outputs", "_add_entry", "write: CXI columns"),
     ("outputs", "_open_emc", "write: EMC head"),
     ("outputs", "_write_frames", "write: frames"),

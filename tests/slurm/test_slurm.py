@@ -112,9 +112,9 @@ import time
 from xfelmpi import stopping
 
 stopping.watch()
-from xfelmpi import pipeline
+from xfelmpi import framepass
 
-blocks = pipeline.train_blocks
+blocks = framepass.train_blocks
 
 
 def slow_blocks(*args):
@@ -123,7 +123,7 @@ def slow_blocks(*args):
         time.sleep(100)
 
 
-pipeline.train_blocks = slow_blocks
+framepass.train_blocks = slow_blocks
 from xfelmpi.__main__ import main
 
 sys.exit(main(sys.argv[1:]))

@@ -9,10 +9,11 @@ from xfelmpi import collective
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.experiment import Experiment
+from xfelmpi.framepass import read_photons, without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import unpack
 from xfelmpi.outputs import sum_powder
-from xfelmpi.pipeline import decide, make_sparsifier, read_photons, without_dead_modules
+from xfelmpi.pipeline import decide, make_sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.verify.hitframes import DETECTOR
