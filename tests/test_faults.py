@@ -5,6 +5,7 @@ By default every pair of stage, action, place among the ranks and number of rank
 """
 
 import os
+import re
 import uuid
 from itertools import product
 from pathlib import Path
@@ -66,8 +67,9 @@ def job(mock, output, options, ranks=2, **env):
 
 
 def contents(folder) -> dict[str, bytes]:
-    """Return all complete outputs."""
-    names = [name for name in output_files(folder) if not name.endswith(".part")]
+    """Return all complete outputs; a checkpoint is none."""
+    no_output = re.compile(r"checkpoint/|.*\.part$")
+    names = [name for name in output_files(folder) if not no_output.match(name)]
     return {name: (folder / name).read_bytes() for name in names}
 
 

@@ -14,7 +14,7 @@ from mockrun import tiny_raw_run, tiny_run
 
 from xfelmpi import collective
 from xfelmpi.experiment import Experiment
-from xfelmpi.provenance import describe_used, provenance, stamp_end
+from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.records import UsedFile
 from xfelmpi.write._h5 import ParallelFile, part_name, publish
 
@@ -128,7 +128,6 @@ def test_many_input_files(tmp_path):
     attributes = provenance(alone, experiment, "{}", paths, ["50", "--sample", "a b"])
     file = ParallelFile(alone, tmp_path / "out.h5", attributes)
     file.close()
-    stamp_end([tmp_path / "out.h5"])
     publish(tmp_path / "out.h5")
     about = attributes_of(tmp_path / "out.h5")
     assert len(about["input_files"]) > 128 << 10
@@ -150,5 +149,5 @@ def test_files_that_have_gone(tmp_path):
 def test_only_hdf5_is_stamped(tmp_path):
     part = part_name(tmp_path / "a.emc")
     part.write_bytes(b"\1" * 2000)
-    stamp_end([tmp_path / "a.emc"])
-    assert part.read_bytes() == b"\1" * 2000
+    publish(tmp_path / "a.emc")
+    assert (tmp_path / "a.emc").read_bytes() == b"\1" * 2000

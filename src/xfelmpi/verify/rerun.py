@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 
 from xfelmpi import collective
+from xfelmpi.checkpoints import CheckpointWriter, PassResult
 from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.experiment import Experiment
@@ -15,6 +16,7 @@ from xfelmpi.masks import unpack
 from xfelmpi.outputs import sum_powder
 from xfelmpi.pipeline import decide, make_sparsifier
 from xfelmpi.powder import PowderSum
+from xfelmpi.sparse import FrameSums
 from xfelmpi.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.verify.hitframes import DETECTOR
 from xfelmpi.verify.outputs import Outputs
@@ -46,9 +48,12 @@ def check_all(
     """
     share, masks, first = data.share, data.inputs.masks, data.share.first_frame
     sparsifier = make_sparsifier(config, data.inputs, data.files)
-    powder = PowderSum.zeros(masks.good.shape[1])
+    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
     nothing_kept = KeptFrames(len(share.frames), 0)
-    sums = read_photons(comm, config, share, masks, sparsifier, powder, nothing_kept)
+    result = PassResult(share, sums, powder, nothing_kept, sparsifier)
+    no_checkpoint = CheckpointWriter(experiment.checkpoint, {}, 0, comm.rank, result)
+    none_done = np.zeros(len(share.frames), bool)
+    read_photons(comm, config, masks, result, none_done, no_checkpoint)
     path = experiment.events
     findings: dict[str, list[Finding]] = {SUMS: [], DECISION: [], HITS: []}
     for name, column in _SUMS.items():
