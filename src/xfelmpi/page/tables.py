@@ -134,7 +134,7 @@ def settings(found: RunFiles) -> str:
     listed = "".join(f"<li>{_described(file)}</li>" for file in inputs)
     used = json.loads(attributes.get("used_files", "[]"))
     used_listed = "".join(
-        f"<li>{escape(file['role'])}: {_described(file)}, sha256 {file['sha256']}</li>"
+        f"<li>{escape(file['role'])}: {_described(file)}, sha256 {escape(str(file['sha256']))}</li>"
         for file in used
     )
     return (
@@ -149,7 +149,9 @@ def settings(found: RunFiles) -> str:
     )
 
 
-def _described(file: dict) -> str:
+def _described(file: dict | str) -> str:
+    if isinstance(file, str):  # outputs of earlier versions
+        return escape(file)
     if file["size"] is None:
         return escape(f"{file['path']}, not found at the end of the job")
     return escape(f"{file['path']}, {file['size'] / 1e6:,.1f} MB, {file['mtime']}")
