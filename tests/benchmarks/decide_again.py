@@ -28,7 +28,7 @@ CELLS = 352
 
 def stages(said: str) -> dict[str, float]:
     """Return the seconds of every stage from the summary."""
-    line = re.search(r"^time .* s +(.*)$", said, re.M)[1]
+    line = re.search(r"^time .* s: (.*)$", said, re.M)[1]
     return {name: float(s) for name, s in (part.split() for part in line.split(", "))}
 
 
