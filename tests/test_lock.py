@@ -55,6 +55,12 @@ def test_message_says_all(path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_processes_of_others_may_be_hidden(path):
+    held_by(path, 12, user="alice", pid=2**22 + 1)
+    with pytest.raises(BusyError):
+        lock.acquire(path, WHAT)
+
+
 @pytest.mark.parametrize(
     ("age", "changes", "why"),
     [

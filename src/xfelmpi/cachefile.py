@@ -45,7 +45,7 @@ def load(path: Path, key: str, names: Iterable[str]) -> tuple[dict[str, np.ndarr
 def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> None:
     """Write arrays of one dimension or more, and what JSON can say; nothing if it cannot be."""
     # a name of its own: jobs on the same run may write at the same time
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
     plan.unfinished.add(part)
     try:
         make_folder(path.parent)

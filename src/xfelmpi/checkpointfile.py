@@ -5,6 +5,7 @@ No file format that is parsed by a library: what is damaged must be recognised b
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,9 @@ class CheckpointFile:
 
     def part(self, name: str, first: int, end: int) -> np.ndarray:
         """Return the elements ``first:end`` of an array."""
-        dtype, _, offset = self.places[name]
+        dtype, shape, offset = self.places[name]
+        if not 0 <= first <= end <= math.prod(shape):
+            raise DamagedError(f"{name} has {math.prod(shape)} elements, not {end}")
         return np.fromfile(self.path, dtype, end - first, offset=offset + first * dtype.itemsize)
 
 

@@ -7,6 +7,7 @@ of a file are whole trains, of one rank of one job; nothing in it depends on the
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -127,9 +128,10 @@ class CheckpointWriter:
         path = self._folder / f"train{train:012}_rank{self._rank:04}_{self._key}{ENDING}"
         try:
             write_checkpoint(path, *self._content())
-        except OSError as error:
-            self.error = f"{path.parent}: {error.strerror or error}"
+        except (OSError, MemoryError) as error:
+            self.error = f"{path.parent}: {getattr(error, 'strerror', None) or error}"
         else:
+            self.error = ""
             self._forget()
         self._last = monotonic()
 
@@ -208,21 +210,24 @@ def take_up(paths: tuple[Path, ...], result: PassResult) -> np.ndarray:
     done = np.zeros(len(result.share.frames), bool)
     for path in paths:
         try:
-            file = open_checkpoint(path)
+            _take_up_file(open_checkpoint(path), result, done)
         except DamagedError as error:
             raise InputError(f"{path}: changed while it was used: {error}") from None
-        rows = np.concatenate([np.arange(a, b) for a, b in file.about["rows"]])
-        rows -= result.share.first_frame
-        here = np.flatnonzero((rows >= 0) & (rows < len(done)))
-        if len(here):
-            done[rows[here]] = True
-            _take_up_frames(file, rows[here], here, result)
-        if 0 <= rows[0] < len(done):
-            for name in PowderSum.names():
-                if len(counts := file.array(f"powder/{name}")):
-                    getattr(result.powder, name)[...] += counts
-            result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
     return done
+
+
+def _take_up_file(file: CheckpointFile, result: PassResult, done: np.ndarray) -> None:
+    rows = np.concatenate([np.arange(a, b) for a, b in file.about["rows"]])
+    rows -= result.share.first_frame
+    here = np.flatnonzero((rows >= 0) & (rows < len(done)))
+    if len(here):
+        done[rows[here]] = True
+        _take_up_frames(file, rows[here], here, result)
+    if 0 <= rows[0] < len(done):
+        for name in PowderSum.names():
+            if len(counts := file.array(f"powder/{name}")):
+                getattr(result.powder, name)[...] += counts
+        result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
 
 
 def _take_up_frames(file: CheckpointFile, rows, here, result: PassResult) -> None:
@@ -230,7 +235,8 @@ def _take_up_frames(file: CheckpointFile, rows, here, result: PassResult) -> Non
         getattr(result.sums, name)[rows] = file.array(f"sums/{name}")[here]
     start, stop = file.array("kept/start")[here], file.array("kept/stop")[here]
     order = np.flatnonzero(start >= 0)
-    order = order[np.argsort(start[order], kind="stable")]
+    # a frame without entries begins where the next one does
+    order = order[np.lexsort((stop[order], start[order]))]
     a = 0
     while a < len(order):
         first = start[order[a]]
@@ -268,11 +274,13 @@ def remove_checkpoint(folder: Path) -> None:
         for path in folder.iterdir():
             if path.name.endswith((ENDING, ENDING + ".part")):
                 path.unlink(missing_ok=True)
-        for empty in (folder, folder.parent):
-            if not any(empty.iterdir()):
-                empty.rmdir()
+    except FileNotFoundError:  # its job has just removed it
+        return
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from None
+    for empty in (folder, folder.parent):
+        with suppress(OSError):  # in use, perhaps by the job of another run
+            empty.rmdir()
 
 
 def discard_checkpoint(folder: Path) -> None:

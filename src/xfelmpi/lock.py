@@ -6,6 +6,7 @@ for minutes, is taken over. Every lock has a token; who wants to take over the o
 first make the name ``LOCK.T``, which only one can, and then see that the lock still has this token.
 """
 
+import errno
 import getpass
 import json
 import os
@@ -28,6 +29,9 @@ TOUCH_EVERY = 20.0
 
 STALE_AFTER = 180.0
 """Seconds without one after which a lock is taken over."""
+
+_WITHOUT_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems that have no links answer."""
 
 _ATTEMPTS = 50
 
@@ -139,13 +143,16 @@ def release(path: Path, token: str) -> None:
             path.parent.rmdir()
 
 
-def _myself() -> Owner:
+def _user() -> str:
     try:
-        user = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):
-        user = str(os.getuid())
+        return str(os.getuid())
+
+
+def _myself() -> Owner:
     return Owner(
-        user,
+        _user(),
         os.uname().nodename,
         os.getpid(),
         _birth(os.getpid()),
@@ -172,7 +179,9 @@ def _link(mine: Path, name: Path) -> bool:
     try:
         try:
             os.link(mine, name)
-        except PermissionError:  # a file system without links
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
             with open(name, "x", encoding="utf-8") as file:
                 file.write(mine.read_text(encoding="utf-8"))
     except FileExistsError:
@@ -232,7 +241,9 @@ def _take_over(path: Path, mine: Path, what: str) -> bool:
 
 def _why_stale(owner: Owner, age: float) -> str:
     """Return why nobody waits for an owner; empty if he is alive, as far as one knows."""
-    if owner.host == os.uname().nodename and _birth(owner.pid) != owner.birth:
+    # a system may hide the processes of others
+    visible = (owner.user, owner.host) == (_user(), os.uname().nodename)
+    if visible and _birth(owner.pid) != owner.birth:
         return "is not running any more"
     job, restart = (os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "RESTART_COUNT"))
     if owner.job and owner.job == job and owner.restart != restart:

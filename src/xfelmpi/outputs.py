@@ -148,7 +148,8 @@ def write_outputs(
         "_hits": _write_frames(comm, done, hits, "hits", hit_entry, emc),
         "_misses": _write_frames(comm, done, misses, "misses", miss_entry),
     }
-    done.reader.forget()
+    with stopping.held():
+        done.reader.forget()
     fault.point(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)

@@ -19,9 +19,10 @@ def parser() -> arguments.Parser:
         description="Check the finished outputs of a run against each other (events, powder, CXI "
         "frame by frame, EMC, Dragonfly's detector, virtual dataset) and, on a sample of frames or "
         "on all, against the run itself, with the settings that they were made with. Any number of "
-        "ranks. Nothing is written but the cached index of the run. What merge, mask and darks "
-        "write is not checked. Exit status: 0 all is right, 1 something is not (a list says what "
-        "was found, and what was expected), 2 wrong use, or the run has not been processed.",
+        "ranks. Nothing is written but what is kept of the run's index and machine data. What "
+        "merge, mask and darks write is not checked. Exit status: 0 all is right, 1 something is "
+        "not (a list says what was found, and what was expected), 2 wrong use, or the run "
+        "has not been processed.",
     )
     parser.add_argument("run", type=int, help="run number")
     parser.add_argument(

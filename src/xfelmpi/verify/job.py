@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xfelmpi import collective
 from xfelmpi.config import Config
-from xfelmpi.errors import EXIT_COMPLETE, InputError
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_UNUSABLE, InputError, XfelmpiError
 from xfelmpi.experiment import Experiment
 from xfelmpi.report import log
 from xfelmpi.verify import dragonfly, hitfile, origin, powder, rerun, rundata, sample, tables
@@ -132,7 +132,10 @@ def _check_input(comm, experiment, config: Config, outputs, results: Results, fr
     """Check the outputs against the run, all frames if `frames` is 0; collective."""
     try:
         data, findings = rundata.open_run(comm, experiment, config, outputs and outputs.run)
-    except InputError as error:
+    except XfelmpiError as error:
+        # the error of one rank is another one on the others, which must all go on then
+        if not getattr(error, "agreed", False) or error.exit_status != EXIT_UNUSABLE:
+            raise
         results.notes.append("--frames 0 checks without the run")
         data, findings = None, {RUN: [Finding("", str(error))]}
     if data is not None:

@@ -13,8 +13,8 @@ import numpy as np
 from h5py import h5p, h5s
 
 from xfelmpi.collective import max_all, on_root
-from xfelmpi.errors import OutputError
-from xfelmpi.outfile import make_folder, make_readable, reserve
+from xfelmpi.errors import OutputError, XfelmpiError
+from xfelmpi.outfile import make_folder, make_readable, reserve, serial_file
 from xfelmpi.stopping import plan
 
 ROUND_BYTES = 128 << 20
@@ -67,7 +67,8 @@ class ParallelFile:
         self._size += n_bytes
         try:
             on_root(self.comm, lambda: reserve(self.part, self._size))
-        except OutputError:
+        except XfelmpiError:
+            # on all ranks, of which one has the error itself
             self._file.close()
             raise
 
@@ -232,7 +233,7 @@ def _stamp_end(part: Path) -> None:
     if not h5py.is_hdf5(part):
         return
     try:
-        with h5py.File(part, "r+") as file:
+        with serial_file(part, "r+") as file:
             file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise OutputError(f"{part}: cannot be written ({error})") from None
