@@ -134,6 +134,12 @@ def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
     assert not (tmp_path / "out" / "checkpoint").exists()
 
 
+def test_ranks_without_frames(mock, tmp_path):
+    args = options(mock, tmp_path / "out", *OFTEN, "--trains", "0:1")
+    done = run_here(args, 5)
+    assert done.returncode == run_here(args).returncode, done.stderr
+
+
 def test_nothing_is_left_to_read(mock, undisturbed, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN)
     kill(tmp_path, args, 3, "outputs:write_powder")

@@ -102,7 +102,7 @@ class CheckpointWriter:
 
     def add(self, first: int, end: int) -> None:
         """Note that the rank's frames ``first:end`` are done; write a file if it is time."""
-        if not self._seconds:
+        if not self._seconds or first == end:
             return
         self._rows.append((first, end))
         if monotonic() - self._last >= self._seconds:
