@@ -72,6 +72,7 @@ def test_processes_of_others_may_be_hidden(path):
 )
 def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
     monkeypatch.setattr(lock.log, "propagate", True)
+    caplog.set_level("WARNING", lock.log.name)  # an earlier test may have asked for less
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     held_by(path, age, **changes)

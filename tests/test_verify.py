@@ -1,7 +1,6 @@
 """Checking finished outputs: all is well with good ones, and one thing changed is found."""
 
 import json
-import logging
 import os
 import shutil
 
@@ -68,8 +67,8 @@ def own(path):
 
 
 @pytest.fixture
-def quiet():
-    report.log.setLevel(logging.CRITICAL)
+def quiet(monkeypatch):
+    monkeypatch.setattr(report.log, "disabled", True)
 
 
 def failures(mock, output, *options) -> dict:

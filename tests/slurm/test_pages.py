@@ -88,8 +88,18 @@ def test_commands_of_a_page(shell, project, request):
             continue
         else:
             continue
-        assert done.returncode == block.status, f"{block}: status {done.returncode}\n{output}"
+        assert done.returncode == block.status, (
+            f"{block}: status {done.returncode}\n{output}\n{traces(terminal)}"
+        )
         assert "Traceback" not in output, f"{block}\n{output}"
+
+
+def traces(terminal) -> str:
+    """Return what the page's commands have left behind: files and logs of batch jobs."""
+    return terminal.run(
+        'find "$EXP_PREFIX/scratch" -type f -printf "%TT %s %P\\n" | sort; scontrol -o show jobs;'
+        ' tail -n 30 slurm-*.out "$EXP_PREFIX"/scratch/log/*.log'
+    ).stdout
 
 
 def wait_for_jobs(request, terminal) -> str:
