@@ -3,21 +3,17 @@
 import json
 import resource
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
 
 from xfelmpi import collective, fault
-from xfelmpi.badpixels import KINDS, Limits, asic_edges
-from xfelmpi.calibration import Calibration, load_calibration
+from xfelmpi.badpixels import KINDS, asic_edges
 from xfelmpi.cellmask import PartJudge, Tally, add_dead_asics, dead_asics, noise_outliers
 from xfelmpi.cellpowder import (
     BYTES_PER_ENTRY,
-    HIT,
-    JUDGED,
-    MISS,
     CellReader,
     Labelled,
     Part,
@@ -25,62 +21,22 @@ from xfelmpi.cellpowder import (
     sum_part,
 )
 from xfelmpi.config import Config
-from xfelmpi.constants import constants_file
 from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
-from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, UsageError
+from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.framepass import train_blocks
-from xfelmpi.hitlabels import HitLabels, share_hit_labels
-from xfelmpi.masks import Masks, load_masks, pack, unpack
+from xfelmpi.maskinputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
+from xfelmpi.masks import pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY
 from xfelmpi.provenance import describe_used, provenance
 from xfelmpi.read import FilePool
-from xfelmpi.records import Problem, UsedFile, summarised
-from xfelmpi.report import Progress, log, plural, problem_lines
-from xfelmpi.share import Share, share_run
+from xfelmpi.records import Problem, summarised
+from xfelmpi.report import Progress, log, problem_lines
+from xfelmpi.share import Share
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.cellpowder import CellPowderWriter
 from xfelmpi.write.mask import write_mask
-
-
-@dataclass(frozen=True)
-class MaskOptions:
-    """What the mask shall be; the rest stands in the `Config`.
-
-    Parameters
-    ----------
-    limits : Limits
-    leave_out : str
-        Frames that do not count: ``bright``, ``hits`` or ``none``.
-    noise : Path or None
-        Folder of constants with the noise.
-    noise_sigma : float
-    asic_edges : bool
-    mask_file : Path or None
-        Where the mask goes, if not to its usual place.
-    overwrite : bool
-    powder_cells : bool
-        Whether to write the powder per cell.
-    """
-
-    limits: Limits
-    leave_out: str
-    noise: Path | None
-    noise_sigma: float
-    asic_edges: bool
-    mask_file: Path | None
-    overwrite: bool
-    powder_cells: bool
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    share: Share
-    masks: Masks
-    calibration: Calibration | None
-    events: HitLabels | None
-    labels: np.ndarray
 
 
 def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> int:
@@ -96,10 +52,10 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     path = options.mask_file or experiment.cell_mask
     collective.on_root(comm, lambda: _check_outputs(experiment, path, options))
     log.info("indexing the run …")
-    inputs = _inputs(comm, experiment, config, options)
+    inputs = load_mask_inputs(comm, experiment, config, options)
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
-    used = describe_used(comm, _used_files(experiment, options, inputs))
+    used = describe_used(comm, used_files(experiment, options, inputs))
     attributes = provenance(comm, experiment, settings, facts.input_files, ["mask", *argv], used)
     writer = None
     if options.powder_cells:
@@ -129,18 +85,6 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
 
-def _used_files(experiment: Experiment, options: MaskOptions, inputs: _Inputs) -> list[UsedFile]:
-    """Return what is read besides the run."""
-    masks, calibration, facts = inputs.masks, inputs.calibration, inputs.share.facts
-    files = [*masks.files, *(calibration.files if calibration else ())]
-    if inputs.events is not None:
-        files.append(UsedFile("events", str(experiment.events)))
-    if options.noise:
-        modules = np.flatnonzero(facts.modules_in_run >> np.arange(N_MODULES) & 1)
-        files += [UsedFile("noise", str(constants_file(options.noise, m))) for m in modules]
-    return files
-
-
 def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> None:
     if path.exists() and not options.overwrite:
         raise OutputError(f"{path} exists; --overwrite replaces it, --mask-file writes elsewhere")
@@ -149,48 +93,8 @@ def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> 
         prepare(experiment.cell_powder)
 
 
-def _inputs(comm, experiment: Experiment, config: Config, options: MaskOptions) -> _Inputs:
-    """Index the run, read masks and constants, and say so; collective."""
-    share = share_run(comm, experiment, config)
-    facts, calibration = share.facts, None
-    if facts.kind == "raw":
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
-    log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
-    for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
-        log.info(line)
-    events = None
-    if options.powder_cells or options.leave_out == "hits":
-        events = share_hit_labels(comm, experiment.events)
-        if events is None and options.leave_out == "hits":
-            raise UsageError(f"--leave-out hits: no events file {experiment.events}")
-    labels, unknown = _labels(share, events, options.leave_out)
-    unknown = int(collective.sum_all(comm, np.array([unknown]))[0])
-    if comm.rank == 0 and options.powder_cells and events is None:
-        log.warning(f"no powder of hits and misses: {experiment.events} does not exist")
-    if comm.rank == 0 and unknown:
-        log.warning(f"{unknown:,} frames are not in {experiment.events}: neither hits nor misses")
-    return _Inputs(share, masks, calibration, events, labels)
-
-
-def _labels(share: Share, events: HitLabels | None, leave_out: str) -> tuple[np.ndarray, int]:
-    """Return the label of every frame of this rank, uint16 (frame,), and how many are unknown."""
-    frames = share.frames
-    labels = np.searchsorted(share.facts.cells, frames.cell_id).astype(np.uint16)
-    labels |= np.uint16(JUDGED)
-    if events is None or not len(frames):
-        return labels, 0
-    row = events.find(frames.train_id, frames.cell_id)
-    is_hit, is_miss = ((row >= 0) & column[row] for column in (events.is_hit, events.is_miss))
-    labels[is_hit] |= np.uint16(HIT)
-    labels[is_miss] |= np.uint16(MISS)
-    if leave_out == "hits":
-        labels[is_hit] &= np.uint16(0xFFFF - JUDGED)
-    return labels, int((row < 0).sum())
-
-
 def _sum_and_judge(
-    comm, config: Config, options: MaskOptions, inputs: _Inputs, writer: CellPowderWriter | None
+    comm, config: Config, options: MaskOptions, inputs: MaskInputs, writer: CellPowderWriter | None
 ) -> tuple[np.ndarray, Tally, list[Problem]]:
     """Sum and judge the detector part by part; collective.
 
@@ -259,7 +163,7 @@ def _read(reader: CellReader, part: Part, share: Share, room: int, board) -> Ite
 
 
 def _add_other_masks(
-    comm, options: MaskOptions, inputs: _Inputs, bad: np.ndarray, tally: Tally
+    comm, options: MaskOptions, inputs: MaskInputs, bad: np.ndarray, tally: Tally
 ) -> dict[str, np.ndarray]:
     """Add what the sums do not tell to `bad`; collective.
 
@@ -297,7 +201,7 @@ def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.nda
 
 
 def _summary(
-    inputs: _Inputs, tally: Tally, others: dict[str, np.ndarray], bad: np.ndarray
+    inputs: MaskInputs, tally: Tally, others: dict[str, np.ndarray], bad: np.ndarray
 ) -> list[str]:
     """Return what was found as lines of text, and warn of what could not be."""
     facts = inputs.share.facts

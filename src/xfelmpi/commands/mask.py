@@ -35,8 +35,16 @@ def parser() -> arguments.Parser:
         "complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
     parser.add_argument("run", type=int, help="run number")
-    limits = Limits()
     group = parser.add_argument_group("mask")
+    _add_limits(group)
+    _add_judgement(group)
+    _add_outputs(group)
+    arguments.add_arguments(parser, only=_OPTIONS)
+    return parser
+
+
+def _add_limits(group) -> None:
+    limits = Limits()
     group.add_argument(
         "--cell-sigma",
         type=float,
@@ -61,6 +69,9 @@ def parser() -> arguments.Parser:
         help="a pixel without photons is dead if a good one would be so with a smaller chance "
         f"(default: {limits.dead_chance:g})",
     )
+
+
+def _add_judgement(group) -> None:
     group.add_argument(
         "--leave-out",
         choices=("bright", "hits", "none"),
@@ -85,6 +96,9 @@ def parser() -> arguments.Parser:
     group.add_argument(
         "--asic-edges", action="store_true", help="the pixels at the edges of the ASICs are bad"
     )
+
+
+def _add_outputs(group) -> None:
     group.add_argument(
         "--mask-file",
         type=Path,
@@ -98,8 +112,6 @@ def parser() -> arguments.Parser:
         help="also write powder/rRRRR_powder_cells.h5: photons per memory cell, over all frames, "
         "and over hits and misses if there is an events file",
     )
-    arguments.add_arguments(parser, only=_OPTIONS)
-    return parser
 
 
 def main(argv: list[str], comm) -> int:
@@ -117,7 +129,7 @@ def main(argv: list[str], comm) -> int:
 
 
 def _given(argv: list[str]) -> tuple:
-    from xfelmpi.maskjob import MaskOptions
+    from xfelmpi.maskinputs import MaskOptions
 
     given = parser().parse_args(argv)
     for name, low, high in _RANGES:

@@ -19,14 +19,14 @@ from xfelmpi.write._packed import PackedFrames
 # below an entry
 _INSTRUMENT = "instrument_1"
 _SOURCE = "instrument_1/source_1"
-_DETECTOR = "instrument_1/detector_1"
+DETECTOR = "instrument_1/detector_1"
 _GROUPS = {
     "": "NXentry",
     "process_1": "NXprocess",
     "sample_1": "NXsample",
     _INSTRUMENT: "NXinstrument",
     _SOURCE: "NXsource",
-    _DETECTOR: "NXdetector",
+    DETECTOR: "NXdetector",
 }
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
@@ -168,7 +168,7 @@ class CxiEntry:
         # a real group with '.' for axes is what silx and nexusformat both read
         file.group(f"{name}/data_1", NX_class="NXdata", signal="data", axes=[".", ".", ".", "."])
         for dataset in ("data", "module_identifier"):
-            file.link(f"{name}/data_1/{dataset}", f"/{name}/{_DETECTOR}/{dataset}")
+            file.link(f"{name}/data_1/{dataset}", f"/{name}/{DETECTOR}/{dataset}")
         # CXI wants every dataset that `axes` names in the same group
         for group in sorted({"data_1", *groups} - {""}):
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
@@ -176,7 +176,7 @@ class CxiEntry:
     def begin(self, packed: PackedFrames, masks: DistinctMasks) -> None:
         """Get to know where the frames go; collective."""
         self._packed, self._masks = packed, masks
-        detector, n, axes = f"{self.name}/{_DETECTOR}", self._n_frames, _FRAME_AXES
+        detector, n, axes = f"{self.name}/{DETECTOR}", self._n_frames, _FRAME_AXES
         self._first_frame = packed.dataset(
             f"{detector}/data", n, self._dtype, axes=axes, units="photons"
         )
@@ -205,7 +205,7 @@ def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):
         # train IDs have up to 20 digits, cells 3: the same length on all ranks
         dtype=f"S{len(prefix) + 27}",
     )
-    source, detector = _SOURCE, _DETECTOR
+    source, detector = _SOURCE, DETECTOR
     return [
         ("experiment_identifier", identifier, {}),
         ("trainId", hits.trainId, {}),
@@ -245,23 +245,23 @@ def _single_values(header: CxiHeader | None, provenance: dict):
         ("process_1/date", provenance["creation_date"], {}),
         ("sample_1/name", of(h, "sample"), {}),
         (f"{_INSTRUMENT}/name", of(h, "instrument"), {}),
-        (f"{_DETECTOR}/good_pixels", of(h, "good_pixels"), {}),
-        (f"{_DETECTOR}/powder", of(h, "powder"), {"units": "photons"}),
-        (f"{_DETECTOR}/background", of(h, "background"), {"units": "photons"}),
-        (f"{_DETECTOR}/x_pixel_size", PIXEL_SIZE, metre),
-        (f"{_DETECTOR}/y_pixel_size", PIXEL_SIZE, metre),
-        (f"{_DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
-        (f"{_DETECTOR}/distance", of(g, "distance"), metre),
-        (f"{_DETECTOR}/xyz_map", of(g, "xyz"), metre),
+        (f"{DETECTOR}/good_pixels", of(h, "good_pixels"), {}),
+        (f"{DETECTOR}/powder", of(h, "powder"), {"units": "photons"}),
+        (f"{DETECTOR}/background", of(h, "background"), {"units": "photons"}),
+        (f"{DETECTOR}/x_pixel_size", PIXEL_SIZE, metre),
+        (f"{DETECTOR}/y_pixel_size", PIXEL_SIZE, metre),
+        (f"{DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
+        (f"{DETECTOR}/distance", of(g, "distance"), metre),
+        (f"{DETECTOR}/xyz_map", of(g, "xyz"), metre),
         (
-            f"{_DETECTOR}/corner_position",
+            f"{DETECTOR}/corner_position",
             of(g, "corner_position"),
             {"axes": "module_identifier:coordinate", **metre},
         ),
         (
-            f"{_DETECTOR}/basis_vectors",
+            f"{DETECTOR}/basis_vectors",
             of(g, "basis_vectors"),
             {"axes": "module_identifier:dimension:coordinate", **metre},
         ),
-        (f"{_DETECTOR}/module_identifier", module_names, {}),
+        (f"{DETECTOR}/module_identifier", module_names, {}),
     ]
