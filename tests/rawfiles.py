@@ -40,7 +40,7 @@ class Constants:
     level: np.ndarray
     bad: np.ndarray
 
-    def of(self, cell: int) -> tuple[np.ndarray, ...]:
+    def of_cell(self, cell: int) -> tuple[np.ndarray, ...]:
         """Return offset, gain, level and bad pixels of one cell."""
         return tuple(getattr(self, name)[:, cell] for name in self.__dataclass_fields__)
 
@@ -88,7 +88,7 @@ def make_frames(rng, constants: Constants, cells, adu=ADU, switched=0.01) -> np.
     """
     frames = np.empty((len(cells), 2, SS, FS), np.uint16)
     for frame, cell in zip(frames, cells, strict=True):
-        offset, gain, level, _ = (a.astype(np.float64) for a in constants.of(cell))
+        offset, gain, level, _ = (a.astype(np.float64) for a in constants.of_cell(cell))
         stage = rng.choice(3, (SS, FS), p=[1 - 2 * switched, switched, switched])
 
         def of_stage(values, stage=stage):
@@ -201,11 +201,11 @@ def raw_twin(frames, cells, constants: Constants, setup=None) -> tuple[ModuleTwi
     region = everywhere if setup.region is None else setup.region
     found = [
         raw_photons(
-            *frame, *constants.of(cell), good, setup.adu, setup.threshold, setup.common_mode
+            *frame, *constants.of_cell(cell), good, setup.adu, setup.threshold, setup.common_mode
         )
         for frame, cell in zip(frames, cells, strict=True)
     ]
-    high = {cell: good & ~bad_constants(*constants.of(cell))[0] for cell in set(cells)}
+    high = {cell: good & ~bad_constants(*constants.of_cell(cell))[0] for cell in set(cells)}
     twin = images_twin((f[:2] for f in found), [high[cell] for cell in cells], region)
     return twin, [f[2] for f in found]
 

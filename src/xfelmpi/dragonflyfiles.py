@@ -75,19 +75,22 @@ def check_before(
         On all ranks, if options ask for what cannot be made.
     """
     middle, warning = beam_wavelength(comm, config, wavelength)
+    collective.on_root(comm, lambda: _check_options(config, geometry, middle))
+    if comm.rank:
+        return ()
+    if np.isnan(geometry.distance):
+        return ("no detector file for Dragonfly, because the distance is unknown",)
+    return (warning,) if warning else ()
 
-    def check():
-        if config.dragonfly is not None:
-            prepare(config.dragonfly / "config.ini")
-        asked = config.dragonfly or config.roi_qmax or config.ewald_rad
-        if asked and not make_detector(config, geometry, middle).n_used:
-            value, unit = config.roi_qmax
-            raise UsageError(f"--roi-qmax {value:g}{unit or ' voxels'}: no pixel is within")
-        if np.isnan(geometry.distance):
-            return ("no detector file for Dragonfly, because the distance is unknown",)
-        return (warning,) if warning else ()
 
-    return collective.on_root(comm, check) or ()
+def _check_options(config: Config, geometry: DetectorGeometry, wavelength: float) -> None:
+    """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
+    if config.dragonfly is not None:
+        prepare(config.dragonfly / "config.ini")
+    asked = config.dragonfly or config.roi_qmax or config.ewald_rad
+    if asked and not make_detector(config, geometry, wavelength).n_used:
+        value, unit = config.roi_qmax
+        raise UsageError(f"--roi-qmax {value:g}{unit or ' voxels'}: no pixel is within")
 
 
 class DragonflyFiles:

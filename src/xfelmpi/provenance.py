@@ -56,7 +56,8 @@ def provenance(
     """
     nodes = len(set(collective.gather_objects(comm, [socket.gethostname()])))
 
-    def attributes():
+    def attributes() -> dict:
+        """Return those that every rank gets from rank 0, where times and versions are taken."""
         return {
             "run": experiment.run,
             "proposal": experiment.proposal,

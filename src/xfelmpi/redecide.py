@@ -212,6 +212,7 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     """Share the run so that every rank has as many hits and misses to read; collective."""
 
     def work_of(index: RunIndex) -> np.ndarray:
+        """Return the work that every frame makes, int64 (frame,)."""
         frames = index.frames
         same = len(frames) == len(events.trainId) and (
             np.array_equal(frames.train_id, events.trainId)

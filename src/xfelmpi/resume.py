@@ -77,6 +77,7 @@ def share_remaining(
     selection = None
 
     def work_of(index: RunIndex) -> np.ndarray:
+        """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
         selection = Selection(basis_of(experiment, config, index))

@@ -58,15 +58,8 @@ def rows_where(condition: str, columns: dict[str, np.ndarray]) -> np.ndarray:
             raise ValueError("too long")
         tree = ast.parse(condition.strip(), mode="eval")
         with np.errstate(all="ignore"):
-            found = _Evaluation(columns).of(tree.body)
-    except (
-        SyntaxError,
-        ValueError,
-        TypeError,
-        ArithmeticError,
-        RecursionError,
-        MemoryError,
-    ) as error:
+            found = _Evaluation(columns).value_of(tree.body)
+    except _MISTAKES as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise UsageError(f"--where {condition!r}: {reason}") from None
     if np.asarray(found).dtype != bool:
@@ -81,7 +74,7 @@ class _Evaluation:
     def __init__(self, columns: dict[str, np.ndarray]):
         self._columns = columns
 
-    def of(self, node: ast.expr):
+    def value_of(self, node: ast.expr):
         """Return the value of a part of the condition."""
         method = getattr(self, f"_{type(node).__name__.lower()}", None)
         if method is None:
@@ -131,7 +124,7 @@ class _Evaluation:
         return _FUNCTIONS[name](self._number(node.args[0]))
 
     def _condition(self, node: ast.expr):
-        value = self.of(node)
+        value = self.value_of(node)
         if np.asarray(value).dtype != bool:
             raise ValueError(f"{ast.unparse(node)!r} is a number, expected a condition")
         return value
@@ -149,5 +142,5 @@ class _Evaluation:
         return _ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
 
     def _number(self, node: ast.expr):
-        value = self.of(node)
+        value = self.value_of(node)
         return value if np.asarray(value).dtype != bool else np.asarray(value, np.float64)

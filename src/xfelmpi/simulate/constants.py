@@ -89,11 +89,11 @@ class PixelConstants:
 
     def offset(self, stage: int, cell: int) -> np.ndarray:
         """Return the analogue level without light, ``constants_dtype`` (pixel,) ADU."""
-        return self._offset.of(stage, cell)
+        return self._offset.of_cell(stage, cell)
 
     def digital_level(self, stage: int, cell: int) -> np.ndarray:
         """Return the mean digital level of a stage, int16 or int32 (pixel,) ADU."""
-        return self._level.of(stage, cell)
+        return self._level.of_cell(stage, cell)
 
     def digital_threshold(self, stage: int, cell: int) -> np.ndarray:
         """Return where a stage begins, int16 or int32 (pixel,) ADU.
@@ -135,7 +135,8 @@ class _Levels:
     def _rounded(self, values):
         return (np.rint(values) if self.dtype.kind == "i" else values).astype(self.dtype)
 
-    def of(self, stage: int, cell: int) -> np.ndarray:
+    def of_cell(self, stage: int, cell: int) -> np.ndarray:
+        """Return the values of a cell, float (65536,)."""
         shift = self._shift[stage, cell]
         return self._base[stage] + self._field[shift : shift + MODULE_PIXELS]
 

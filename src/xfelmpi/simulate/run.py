@@ -83,7 +83,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
         If the folders of the run or of the constants hold what the simulator did not write.
     """
     rank, size = (comm.rank, comm.size) if comm else (0, 1)
-    paths = _Paths.of(options)
+    paths = _Paths.of_run(options)
     scene = None
     with _together(comm):
         if rank == 0:
@@ -149,7 +149,8 @@ class _Paths:
     pieces: Path
 
     @classmethod
-    def of(cls, options: SimulationOptions):
+    def of_run(cls, options: SimulationOptions) -> "_Paths":
+        """Return where the files of a run lie."""
         prefix = Path(options.prefix)
         experiment = Experiment(prefix, prefix / "scratch", options.run)
         folder = experiment.output / "truth"
