@@ -1,7 +1,6 @@
 """The CXI file of a finished run, read back: what merging runs starts from."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import h5py
 import numpy as np
 
 from xfelmpi.detector import CXI_MISSING, FRAME_PIXELS, FRAME_SHAPE, N_MODULES
-from xfelmpi.errors import InputError
 from xfelmpi.geometry import DetectorGeometry
+from xfelmpi.outfile import finished_file
 from xfelmpi.sparse import SparseFrames
 
 _ENTRY = "entry_1"
@@ -69,7 +68,7 @@ def read_finished_hits(path: Path) -> FinishedHits:
     InputError
         If it is missing, damaged, or not made by this program.
     """
-    with _opened(path) as file:
+    with finished_file(path, "are these hits") as file:
         columns = _columns(file[_ENTRY])
         detector = file[_DETECTOR]
         n_hits = len(columns["trainId"].values)
@@ -110,20 +109,6 @@ def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
     return found
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a CXI file; what is wrong with it becomes an `InputError` that names it."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file; process the run first")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: {error}; are these hits, made by this version? Process the run again"
-        ) from None
-
-
 def stream_hits(
     paths: list[Path], source: np.ndarray, row: np.ndarray, block_frames: int
 ) -> Iterator[SparseFrames]:
@@ -149,7 +134,7 @@ def stream_hits(
     """
     for number in np.unique(source):
         rows = row[source == number]
-        with _opened(paths[number]) as file:
+        with finished_file(paths[number], "are these hits") as file:
             data, mask = file[f"{_DETECTOR}/data"], file[f"{_DETECTOR}/mask"]
             for a in range(0, len(rows), block_frames):
                 part = rows[a : a + block_frames]

@@ -1,8 +1,6 @@
 """The events file of a finished run, read back: what deciding again starts from."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.config import Config
-from xfelmpi.errors import InputError
+from xfelmpi.outfile import finished_file
 from xfelmpi.provenance import JOB_ATTRIBUTES
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.sparse import FrameSums
@@ -75,7 +73,7 @@ def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
     InputError
         If it cannot be read, or has none.
     """
-    with _opened(path) as file:
+    with finished_file(path, "is this an events file") as file:
         return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
 
 
@@ -87,7 +85,7 @@ def read_finished_run(path: Path) -> FinishedRun:
     InputError
         If it is missing, damaged, or of a version that did not write what is needed.
     """
-    with _opened(path) as file:
+    with finished_file(path, "is this an events file") as file:
         columns = {
             name: file[name][()]
             for name in EventColumns.__dataclass_fields__
@@ -114,17 +112,3 @@ def read_finished_run(path: Path) -> FinishedRun:
 
 def _config(file: h5py.File) -> Config:
     return Config.from_json(file.attrs["configuration"])
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open an events file; what is wrong with it becomes an `InputError` that names it."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file; process the run first")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: {error}; is this an events file, made by this version? Process the run again"
-        ) from None
