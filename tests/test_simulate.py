@@ -1,24 +1,21 @@
 """The simulator: its files are read back with EXtra-data and h5py and compared with its truth."""
 
-import filecmp
 import json
-import os
-import subprocess
-import sys
 import zlib
 
 import h5py
 import numpy as np
 import pytest
+from compare import same_files
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
 from extra_geom import AGIPD_1MGeometry
+from launch import SECONDS, run_xfelmpi
 from mockrun import read_truth, tiny_run
 from xfelmpi._deflate import Deflater, zlib_compress
 
 from xfelmpi.commands import simulate as command
-from xfelmpi.detector import ALL_MODULES
 from xfelmpi.errors import UsageError
 from xfelmpi.simulate import SimulationOptions, model, parse_cells, plan, run
 
@@ -74,7 +71,7 @@ def test_plain_run_is_valid_and_true(plain_run):
     assert len(plain_run) == 18
     order = np.lexsort((truth["cellId"], truth["trainId"]))
     np.testing.assert_array_equal(order, np.arange(18))
-    assert (truth["modules"] == ALL_MODULES).all()
+    assert (truth["modules"] == 0xFFFF).all()
     assert truth["is_particle"].sum() == plain_run.paths.particles > 0
     assert truth["litpixels"][truth["is_particle"]].min() > truth["litpixels"].min()
     dtypes = {name: array.dtype.str.lstrip("<|") for name, array in truth.items()}
@@ -386,15 +383,6 @@ def test_masks_of_frames(tmp_path, options):
         assert mock.truth["unmasked_litpixels"][row] == (left > 0).sum()
 
 
-def same_files(a, b):
-    """Return the files below `a`, after comparing them byte by byte with those below `b`."""
-    names = sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file())
-    assert names == sorted(path.relative_to(b) for path in b.rglob("*") if path.is_file())
-    match, mismatch, errors = filecmp.cmpfiles(a, b, names, shallow=False)
-    assert (mismatch, errors) == ([], [])
-    return match
-
-
 def test_again_and_with_another_seed(tmp_path):
     few = {"trains": 2, "cells": (0, 1)}
     tiny_run(tmp_path / "a", **few)
@@ -434,23 +422,9 @@ def test_every_file_is_written_by_one_rank(size, ragged, tmp_path):
 def test_any_number_of_ranks_writes_the_same(tmp_path):
     arguments = "50 --trains 3 --cells 0:6:2 --hit-rate 0.3 --sequence-length 2 --veto 0.2"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
-    code = (
-        "import sys; from mpi4py import MPI; from xfelmpi.commands import simulate; "
-        "sys.exit(simulate.main(sys.argv[1:], MPI.COMM_WORLD))"
-    )
-    # this process may itself have been started by an mpirun
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OMPI_", "PMIX_", "PRTE_"))
-    }
-    command_line = ["mpirun", "-n", "3", "--oversubscribe", "--allow-run-as-root", sys.executable]
-    subprocess.run(
-        [*command_line, "-c", code, *arguments.split(), "--prefix", str(tmp_path / "three")],
-        env=environment,
-        check=True,
-        timeout=60,
-    )
+    words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
+    done = run_xfelmpi(words, 3, seconds=2 * SECONDS)
+    assert done.returncode == 0, done.stderr
     assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 2
 
 

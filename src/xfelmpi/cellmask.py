@@ -24,14 +24,12 @@ from xfelmpi.badpixels import (
 from xfelmpi.cellpowder import BAND_PIXELS, BAND_ROWS, INVALID, PAIRS, PHOTONS, Part
 from xfelmpi.constants import constants_file, open_constants
 from xfelmpi.darks import outliers
-from xfelmpi.detector import MODULE_BYTES, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detector import ASIC_SIZE, MODULE_BYTES, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.masks import Masks, pack, unpack
 
 _CHUNK = 1 << 15
 """Cells × pixels judged at a time, about: what the nearest caches hold."""
-
-_ASIC_FS = 64
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class PartJudge:
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
         """Return the typical rates of photons and pairs of a band, float64 (2, 8192)."""
-        images = totals.reshape(3, BAND_ROWS, -1, _ASIC_FS)
+        images = totals.reshape(3, BAND_ROWS, -1, ASIC_SIZE)
         band = self._part.bands[place // BAND_PIXELS]
         self._tally.asics[:, 2 * band : 2 * band + 2] += images[[0, 2]].sum(axis=(1, 3))
         rates = np.full((2, *images.shape[1:]), np.nan)
@@ -245,8 +243,8 @@ def add_dead_asics(asics: np.ndarray, bad: np.ndarray, tally: Tally) -> None:
     for number in np.flatnonzero(asics):
         module, asic = divmod(int(number), 16)
         pixels = np.zeros(MODULE_SHAPE, bool)
-        ss, fs = asic // 2 * BAND_ROWS, asic % 2 * _ASIC_FS
-        pixels[ss : ss + BAND_ROWS, fs : fs + _ASIC_FS] = True
+        ss, fs = asic // 2 * BAND_ROWS, asic % 2 * ASIC_SIZE
+        pixels[ss : ss + BAND_ROWS, fs : fs + ASIC_SIZE] = True
         added = (unpack(bad[module]) == 0) & pixels.ravel()
         tally.kinds[list(KINDS).index(DEAD), module] += np.count_nonzero(added)
         bad[module] |= pack(pixels)

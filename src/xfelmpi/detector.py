@@ -18,9 +18,6 @@ MODULE_BYTES = MODULE_PIXELS // 8
 MAX_CELLS = 352
 """Analogue memory cells of every pixel; a cellId is 0 … 351."""
 
-ALL_MODULES = (1 << N_MODULES) - 1
-"""The value of the ``modules`` bit field of a frame that every module has."""
-
 PIXEL_SIZE = 200e-6
 """Edge of a pixel in m."""
 

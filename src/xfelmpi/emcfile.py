@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.sparse import SparseFrames
-from xfelmpi.write.emc import HEADER_BYTES
-
-_INT = np.dtype("<i4")
+from xfelmpi.write.emc import HEADER_BYTES, INTEGER
 
 
 class EmcFile:
@@ -34,11 +32,11 @@ class EmcFile:
 
     def __init__(self, path: Path):
         self._path = path
-        header = np.fromfile(path, _INT, HEADER_BYTES // 4)
+        header = np.fromfile(path, INTEGER, HEADER_BYTES // 4)
         if len(header) < HEADER_BYTES // 4:
             raise ValueError(f"{4 * len(header)} bytes, expected a header of {HEADER_BYTES}")
         self.num_data, self.num_pix, self.kind = header[:3].tolist()
-        numbers = np.fromfile(path, _INT, 2 * max(self.num_data, 0), offset=HEADER_BYTES)
+        numbers = np.fromfile(path, INTEGER, 2 * max(self.num_data, 0), offset=HEADER_BYTES)
         if self.num_data < 0 or len(numbers) < 2 * self.num_data or (numbers < 0).any():
             raise ValueError(f"no numbers of photons for {self.num_data} frames")
         self.ones, self.multi = numbers.reshape(2, -1).astype(np.int64)
@@ -59,9 +57,9 @@ class EmcFile:
         place_multi = self._read(1, self._before_multi[number], multi)
         count_multi = self._read(2, self._before_multi[number], multi)
         pixel = np.concatenate([place_ones, place_multi])
-        count = np.concatenate([np.ones(ones, _INT), count_multi])
+        count = np.concatenate([np.ones(ones, INTEGER), count_multi])
         order = np.argsort(pixel, kind="stable")
         return SparseFrames(np.array([0, len(pixel)]), pixel[order], count[order])
 
     def _read(self, part: int, before: int, n: int) -> np.ndarray:
-        return np.fromfile(self._path, _INT, n, offset=self._starts[part] + 4 * int(before))
+        return np.fromfile(self._path, INTEGER, n, offset=self._starts[part] + 4 * int(before))

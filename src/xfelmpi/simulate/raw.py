@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.detector import ASIC_SIZE, MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.simulate.constants import DEAD, GOOD, HOT, NOISY, NOISY_FACTOR, PixelConstants
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import STAGES, SimulationOptions
@@ -40,9 +40,6 @@ EDGE_STEPS = 16
 """Pixels in medium and low gain keep off the edges between two photon counts by this many
 photons, so that the order of float operations, or the small error of a measured common mode,
 changes nothing. They are lowered ADU by ADU, at most so often; few need it at all."""
-
-ASIC = 64
-"""Edge of an ASIC in pixels; a module has 8 × 2 of them."""
 
 _SIGNAL = 4
 """Second number of the generators' seeds; other modules use others."""
@@ -170,9 +167,9 @@ class RawSignal:
         """Return the common mode of all ASICs, float32 (pixel,) ADU."""
         if not self._options.common_mode:
             return np.zeros(MODULE_PIXELS, np.float32)
-        shape = tuple(n // ASIC for n in MODULE_SHAPE)
+        shape = tuple(n // ASIC_SIZE for n in MODULE_SHAPE)
         drift = rng.standard_normal(shape, np.float32) * np.float32(self._options.common_mode)
-        return np.repeat(np.repeat(drift, ASIC, axis=0), ASIC, axis=1).reshape(-1)
+        return np.repeat(np.repeat(drift, ASIC_SIZE, axis=0), ASIC_SIZE, axis=1).reshape(-1)
 
     def _analogue(self, frame: _Frame, stage: int, at=slice(None), noise=None) -> np.ndarray:
         """Return the analogue numbers of some pixels in a stage, float32 (pixel,).

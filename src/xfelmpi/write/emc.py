@@ -15,7 +15,7 @@ from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._h5 import part_name
 
 HEADER_BYTES = 1024
-_INT = np.dtype("<i4")
+INTEGER = np.dtype("<i4")
 
 
 class EmcWriter:
@@ -41,7 +41,7 @@ class EmcWriter:
         self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int = FRAME_PIXELS
     ):
         first, n_hits = before_and_total(comm, len(ones))
-        if n_hits > np.iinfo(_INT).max:
+        if n_hits > np.iinfo(INTEGER).max:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
         before_ones, all_ones = before_and_total(comm, ones.sum())
         before_multi, all_multi = before_and_total(comm, multi.sum())
@@ -50,11 +50,11 @@ class EmcWriter:
         # a longer file of an earlier, killed job must not leave its tail behind
         on_root(comm, lambda: reserve(part, size, anew=True))
         self._file = SharedBytes(comm, str(part))
-        header = np.zeros(HEADER_BYTES // 4, _INT)
+        header = np.zeros(HEADER_BYTES // 4, INTEGER)
         header[:2] = n_hits, num_pix
         self._file.write_at(0, header if comm.rank == 0 else header[:0])
-        self._file.write_at(HEADER_BYTES + 4 * first, ones.astype(_INT))
-        self._file.write_at(HEADER_BYTES + 4 * (n_hits + first), multi.astype(_INT))
+        self._file.write_at(HEADER_BYTES + 4 * first, ones.astype(INTEGER))
+        self._file.write_at(HEADER_BYTES + 4 * (n_hits + first), multi.astype(INTEGER))
         places = HEADER_BYTES + 8 * n_hits
         self._next = [
             places + 4 * before_ones,
@@ -67,7 +67,7 @@ class EmcWriter:
         is_one, is_multi = hits.count == 1, hits.count > 1
         pieces = (hits.pixel[is_one], hits.pixel[is_multi], hits.count[is_multi])
         for i, piece in enumerate(pieces):
-            self._file.write_at(self._next[i], piece.astype(_INT))
+            self._file.write_at(self._next[i], piece.astype(INTEGER))
             self._next[i] += 4 * len(piece)
 
     def close(self) -> None:
