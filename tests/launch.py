@@ -31,6 +31,32 @@ def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
     return done
 
 
+def process(mock, output, *options, ranks: int = 0, status: int = 0):
+    """Run the main job on a simulated run and check how it ends.
+
+    Parameters
+    ----------
+    mock : MockRun
+        Whose geometry is taken if `options` name none.
+    output : Path
+        Folder of the outputs; has no masks to be found.
+    *options
+        Further arguments.
+    ranks : int
+        See `run_python`.
+    status : int
+        The exit status that is expected.
+    """
+    paths = ["--prefix", mock.options.prefix, "--output", output]
+    if "--geometry" not in options:
+        paths += ["--geometry", mock.paths.geometry]
+    done = run_xfelmpi([mock.options.run, *paths, *options], ranks)
+    text = done.stdout + done.stderr
+    assert done.returncode == status, text
+    assert "Traceback" not in text, text
+    return done
+
+
 def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
     """Run a Python of its own, under mpirun if `ranks` is not 0.
 

@@ -76,6 +76,16 @@ def read_truth(path: Path) -> dict[str, np.ndarray]:
         return {name: dataset[()] for name, dataset in file.items()}
 
 
+def write_mask(path: Path, good, cells=None) -> Path:
+    """Write a mask file; of `cells`, or of all of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["entry_1/good_pixels"] = good
+        if cells is not None:
+            file["entry_1/cellIds"] = cells
+    return path
+
+
 def tiny_run(folder: Path, **options) -> MockRun:
     """Simulate a small but complete run: full-size modules, few frames.
 

@@ -10,7 +10,7 @@ from compare import assert_same_outputs
 from dragonfly import CDataset, Detector
 from expected import Expected
 from extra_geom import AGIPD_1MGeometry
-from launch import run_program, run_xfelmpi
+from launch import process, run_program
 from mockrun import tiny_raw_run, tiny_run
 from readers import read_emc
 
@@ -18,15 +18,6 @@ PROPOSAL = "p007927"
 PIXEL = 200e-6
 
 SMALL = ("--bin", "8", "--roi-qmax", "30")
-
-
-def process(mock, output, *options, ranks=0, status=0):
-    paths = ["--prefix", mock.options.prefix, "--output", output]
-    geometry = [] if "--geometry" in options else ["--geometry", mock.paths.geometry]
-    done = run_xfelmpi([mock.options.run, *paths, *geometry, *options], ranks)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def files(output, run=50) -> tuple[Path, Path]:

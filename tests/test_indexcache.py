@@ -3,9 +3,9 @@
 import shutil
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
+from damagedcache import DAMAGES, damage_cache
 from mockrun import tiny_run
 
 from xfelmpi import indexcache
@@ -84,23 +84,11 @@ def test_any_change_of_the_files_counts(run, tmp_path, counted):
     assert len(counted) == 5
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "no table", "flipped"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_cache_is_not_used(run, tmp_path, counted, damage):
     path = tmp_path / "i.h5"
     get(path, run)
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:1000])
-    elif damage == "text":
-        path.write_text("no HDF5")
-    elif damage == "no table":
-        with h5py.File(path, "r+") as file:
-            del file["cell"]
-    else:
-        with h5py.File(path) as file:
-            offset = file["segments"].id.get_chunk_info(0).byte_offset
-        with open(path, "r+b") as file:
-            file.seek(offset + 40)
-            file.write(b"\x07")
+    damage_cache(path, damage, "cell", "segments", 40)
     assert_same(get(path, run), index_run(run, "proc"))
     assert len(counted) == 2
     get(path, run)

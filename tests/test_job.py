@@ -16,24 +16,14 @@ from extra_data.tests.make_examples import (
     make_reduced_spb_run,
     make_spb_run,
 )
-from launch import all_files, run_xfelmpi
-from mockrun import MockRun, tiny_run
+from launch import all_files, process, run_xfelmpi
+from mockrun import tiny_run, write_mask
 
 from xfelmpi.experiment import Experiment
 
 RANKS = (1, 2, 3, 5)
 PROPOSAL = "p007927"
 """Name of the experiment folder, with a proposal number."""
-
-
-def process(mock: MockRun, output, *options, ranks=0, status=0):
-    """Run the main job on a simulated run; its output folder has no masks to be found."""
-    paths = ["--prefix", mock.options.prefix, "--output", output]
-    geometry = [] if "--geometry" in options else ["--geometry", mock.paths.geometry]
-    done = run_xfelmpi([mock.options.run, *paths, *geometry, *options], ranks)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @dataclass(frozen=True)
@@ -173,15 +163,6 @@ def test_outputs_equal_the_truth(name, tmp_path):
         assert line in done.stdout
     trains = np.unique(expected.column("trainId"))
     assert re.search(rf"^frames +{len(expected)} +in {len(trains)} trains$", done.stdout, re.M)
-
-
-def write_mask(path, good, cells=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["entry_1/good_pixels"] = good
-        if cells is not None:
-            file["entry_1/cellIds"] = cells
-    return path
 
 
 @pytest.fixture(scope="module")

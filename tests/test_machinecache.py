@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
+from damagedcache import DAMAGES, damage_cache
 from mockrun import tiny_run
 
 from xfelmpi import machinecache
@@ -91,21 +91,10 @@ def test_whatever_it_depends_on_counts(experiment, counted):
     assert len(counted) == 5
 
 
-@pytest.mark.parametrize("damage", ["cut", "no table", "flipped"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_not_used(experiment, counted, damage):
     expected = get(experiment)
-    path = experiment.machine
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:1000])
-    elif damage == "no table":
-        with h5py.File(path, "r+") as file:
-            del file["wavelength"]
-    else:
-        with h5py.File(path) as file:
-            offset = file["pulse_energy"].id.get_chunk_info(0).byte_offset
-        with open(path, "r+b") as file:
-            file.seek(offset + 3)
-            file.write(b"\x07")
+    damage_cache(experiment.machine, damage, "wavelength", "pulse_energy", 3)
     assert_same(get(experiment), expected)
     assert len(counted) == 2
 

@@ -12,8 +12,8 @@ from expected import FRAME_SHAPE, Expected
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run
-from launch import run_xfelmpi
-from mockrun import MockRun, tiny_raw_run, tiny_run
+from launch import process, run_xfelmpi
+from mockrun import MockRun, tiny_raw_run, tiny_run, write_mask
 
 PROPOSAL = "p007927"
 MASK = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{0}CH0:output/image/mask"
@@ -21,23 +21,10 @@ MASKED = {"masked_pixels": 0.05, "masked_at_times": 30.0, "cells": (0, 1, 2, 3, 
 MASKED |= {"hit_rate": 0.25, "seed": 2}
 
 
-def process(mock: MockRun, output, *options, ranks=0, status=0):
-    """Run the main job on a simulated run; its output folder has no masks to be found."""
-    paths = ["--prefix", mock.options.prefix, "--output", output]
-    done = run_xfelmpi([50, *paths, "--geometry", mock.paths.geometry, *options], ranks)
-    text = done.stdout + done.stderr
-    assert done.returncode == status, text
-    assert "Traceback" not in text
-    return text
-
-
-def write_mask(path, good, cells=None):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["entry_1/good_pixels"] = good
-        if cells is not None:
-            file["entry_1/cellIds"] = cells
-    return path
+def text_of(mock: MockRun, output, *options, **how) -> str:
+    """Run the main job on a simulated run; returns what it prints."""
+    done = process(mock, output, *options, **how)
+    return done.stdout + done.stderr
 
 
 def files_of(mock: MockRun, module: int) -> list[Path]:
@@ -138,7 +125,7 @@ def test_all_outputs_with_masks_of_frames(masked, tmp_path):
     check_outputs(tmp_path / "1", expected)
     process(mock, tmp_path / "3", "--mask", "run", "--memory-per-rank", "256M", ranks=3)
     assert_same_outputs(tmp_path / "1", tmp_path / "3")
-    text = process(mock, tmp_path / "3", "--from-events", ranks=2)
+    text = text_of(mock, tmp_path / "3", "--from-events", ranks=2)
     assert "image/mask of every frame" in text
     assert "index of an earlier job" in text
     assert_same_outputs(tmp_path / "1", tmp_path / "3")
@@ -150,7 +137,7 @@ def test_all_outputs_with_masks_of_frames(masked, tmp_path):
 def test_static_mask(masked, tmp_path, n):
     mock, masks = masked
     words = ("--mask", "run-static", "--mask-trains", n)
-    text = process(mock, tmp_path / "out", *words, ranks=2)
+    text = text_of(mock, tmp_path / "out", *words, ranks=2)
     check_outputs(tmp_path / "out", Expected(mock, good=static_good(mock, masks, n)))
     assert f"set in the first {n} trains; all bits" in text
     # one train alone takes for static what is bad in it only
@@ -201,12 +188,12 @@ def test_fully_masked_frames(tmp_path, normalise):
 def test_auto(masked, tmp_path):
     """Files if there are any, else what the frames' masks call bad all the time."""
     mock, masks = masked
-    text = process(mock, tmp_path / "static", ranks=2)
+    text = text_of(mock, tmp_path / "static", ranks=2)
     assert "first 5 trains; all bits (--mask auto)" in text
     check_outputs(tmp_path / "static", Expected(mock, good=static_good(mock, masks, 5)))
     overall = np.random.default_rng(2).random(FRAME_SHAPE, np.float32) < 0.9
     write_mask(tmp_path / "files/det/mask.h5", overall)
-    text = process(mock, tmp_path / "files", ranks=2)
+    text = text_of(mock, tmp_path / "files", ranks=2)
     assert "masks of the run" not in text
     check_outputs(tmp_path / "files", Expected(mock, good=dict.fromkeys(MASKED["cells"], overall)))
 
@@ -226,18 +213,18 @@ def test_no_masks(masked, tmp_path):
 @pytest.mark.parametrize("kind", ["run", "run-static", "file"])
 def test_masks_that_are_not_there(tmp_path, kind):
     mock = tiny_run(tmp_path / PROPOSAL, trains=1, cells=(0, 1))
-    text = process(mock, tmp_path / "out", "--mask", kind, ranks=2, status=2)
+    text = text_of(mock, tmp_path / "out", "--mask", kind, ranks=2, status=2)
     words = "r0050_mask.h5" if kind == "file" else "CORR-R0050-AGIPD00-S00000.h5 has no image/mask"
     assert f"--mask {kind}: " in text
     assert words in text
-    text = process(mock, tmp_path / "out")
+    text = text_of(mock, tmp_path / "out")
     assert "masks of the run: none (its files hold no image/mask)" in text
 
 
 def test_raw_data_hold_no_masks(tmp_path):
     mock = tiny_raw_run(tmp_path / PROPOSAL, trains=1, cells=(0,))
     constants = ("--constants", mock.paths.constants, "--adu-per-photon", 60)
-    text = process(mock, tmp_path / "out", "--mask", "run", *constants, status=2)
+    text = text_of(mock, tmp_path / "out", "--mask", "run", *constants, status=2)
     assert "RAW-R0050-AGIPD00-S00000.h5 has no image/mask; expected corrected data" in text
     process(mock, tmp_path / "out", *constants)
 
@@ -255,7 +242,7 @@ def test_static_mask_that_drifts(tmp_path):
     masks = read_masks(mock)
     before, after = masks[:2, 3] != 0, masks[-2:, 3] != 0
     words = ("--mask", "run-static", "--mask-trains", 3)
-    texts = [process(mock, tmp_path / str(r), *words, ranks=r) for r in (0, 3)]
+    texts = [text_of(mock, tmp_path / str(r), *words, ranks=r) for r in (0, 3)]
     for text in texts:
         (line,) = [line for line in text.splitlines() if "mask drifts" in line]
         assert f"{(after & ~before).sum()} bad pixels more" in line

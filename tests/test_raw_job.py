@@ -6,6 +6,7 @@ from math import erfc, sqrt
 from pathlib import Path
 
 import h5py
+import launch
 import numpy as np
 import pytest
 from checks import check_outputs, problems
@@ -34,16 +35,12 @@ ONE_MODULE = {"absent_modules": tuple(range(1, 16))}
 FEW_MODULES = {"absent_modules": tuple(range(4, 16))}
 
 
-def process(mock: MockRun, output, *options, ranks=0, status=0):
+def process(mock: MockRun, output, *options, **how):
     """Run the main job on a simulated raw run."""
-    where = ["--prefix", mock.options.prefix, "--output", output]
-    where += ["--geometry", mock.paths.geometry, "--adu-per-photon", 60]
+    words = ["--adu-per-photon", 60]
     if "--constants" not in options:
-        where += ["--constants", mock.paths.constants]
-    done = run_xfelmpi([mock.options.run, *where, *options], ranks)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+        words += ["--constants", mock.paths.constants]
+    return launch.process(mock, output, *words, *options, **how)
 
 
 def good_of(mock, without=()):

@@ -1,19 +1,17 @@
 """Simulated raw and dark runs: the photon formula, applied to the files, gives their truth."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
+from compare import same_files
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
+from launch import SECONDS, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_raw_run, tiny_run
-from test_simulate import same_files
 
 from xfelmpi.commands import simulate as command
 from xfelmpi.errors import UsageError
@@ -444,21 +442,7 @@ def test_any_number_of_ranks_writes_the_same(kind, tmp_path):
     arguments = f"50 --kind {kind} --trains 3 --cells 1,2 --hit-rate 0.3 --sequence-length 2"
     arguments += " --hit-photons 1e6 1e6 --common-mode 9"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
-    code = (
-        "import sys; from mpi4py import MPI; from xfelmpi.commands import simulate; "
-        "sys.exit(simulate.main(sys.argv[1:], MPI.COMM_WORLD))"
-    )
-    # this process may itself have been started by an mpirun
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OMPI_", "PMIX_", "PRTE_"))
-    }
-    command_line = ["mpirun", "-n", "3", "--oversubscribe", "--allow-run-as-root", sys.executable]
-    subprocess.run(
-        [*command_line, "-c", code, *arguments.split(), "--prefix", str(tmp_path / "three")],
-        env=environment,
-        check=True,
-        timeout=60,
-    )
+    words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
+    done = run_xfelmpi(words, 3, seconds=2 * SECONDS)
+    assert done.returncode == 0, done.stderr
     assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 16 + 2

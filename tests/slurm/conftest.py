@@ -1,4 +1,3 @@
-import os
 import shutil
 import sys
 import tempfile
@@ -12,13 +11,11 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 @pytest.fixture(scope="module")
 def slurm():
     """A running private Slurm; in a short path of its own because of munge's socket."""
+    from optional import unavailable
     from private_slurm import PrivateSlurm, why_unavailable
 
-    reason = why_unavailable()
-    if reason and os.environ.get("XFELMPI_TEST_SLURM") == "1":
-        pytest.fail(f"no private Slurm: {reason}")
-    if reason:
-        pytest.skip(f"no private Slurm: {reason}")
+    if reason := why_unavailable():
+        unavailable(f"no private Slurm: {reason}", "XFELMPI_TEST_SLURM")
     folder = Path(tempfile.mkdtemp(prefix="xfelmpi-slurm-", dir="/tmp"))
     try:
         with PrivateSlurm(folder) as running:
