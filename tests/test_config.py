@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from xfelmpi.arguments import add_arguments, from_arguments, options, read_toml
-from xfelmpi.config import GROUPS, Config, parse_size, parse_trains
+from xfelmpi.config import GROUPS, Config
 from xfelmpi.errors import UsageError
-from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits
+from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits, parse_size, parse_trains
 
 ADD = ("a=S/k", "b_2=A/B/C:output/data.x")
 

@@ -112,60 +112,59 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
     folder = config.constants or experiment.constants
-    found = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
-    modules, problems = found
+    modules, problems = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
+    paths = [constants_file(folder, module) for module in modules]
+    form = _tightest_form(comm, paths, cells_used)
+    arrays = _read_shared(comm, paths, form, cells_used, config)
+    full = (len(cells_used), STAGES, MODULE_PIXELS)
+    by_module = {}
+    for i, module in enumerate(modules):
+        own = {name: array[i] for name, array in arrays.items()}
+        own["gain"] = np.broadcast_to(own["gain"], full)
+        by_module[module] = ModuleConstants(**own)
+    row_of_cell = np.zeros(MAX_CELLS, np.int32)
+    row_of_cell[cells_used] = np.arange(len(cells_used))
+    nbytes = sum(array.nbytes for array in arrays.values())
+    wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
+    return Calibration(
+        modules=by_module,
+        lacking=tuple(m for m in wanted if m not in by_module),
+        row_of_cell=row_of_cell,
+        common_mode=config.common_mode == "asic",
+        nbytes=nbytes,
+        notes=(
+            f"constants: {folder}, {len(modules)} modules, {len(cells_used)} cells, "
+            f"{nbytes / 2**20:,.0f} MiB on each node",
+        ),
+        problems=problems,
+        files=tuple(UsedFile("constants", str(path)) for path in paths),
+    )
+
+
+def _tightest_form(comm, paths: list[Path], cells_used) -> Form:
+    """Return the tightest form that is exact for all files, of which every rank reads some."""
     form = Form("i2", False, False)
     with together(comm):
-        for module in modules[comm.rank :: comm.size]:
-            form = form.join(survey(constants_file(folder, module), cells_used))
+        for path in paths[comm.rank :: comm.size]:
+            form = form.join(survey(path, cells_used))
     for other in comm.allgather(form):
         form = form.join(other)
+    return form
+
+
+def _read_shared(comm, paths: list[Path], form: Form, cells_used, config) -> dict[str, np.ndarray]:
+    """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
     shared = {
         name: NodeShared(comm, shape, dtype)
-        for name, shape, dtype in _arrays(form, len(modules), len(cells_used))
+        for name, shape, dtype in _arrays(form, len(paths), len(cells_used))
     }
     any_array = next(iter(shared.values()))
     with together(comm):
         # every rank of a node fills some of the modules
-        for i in range(any_array.node_rank, len(modules), any_array.node_size):
-            _fill(
-                constants_file(folder, modules[i]),
-                {k: s.array[i] for k, s in shared.items()},
-                cells_used,
-                config,
-            )
-    arrays = {name: s.ready() for name, s in shared.items()}
-    row_of_cell = np.zeros(MAX_CELLS, np.int32)
-    row_of_cell[cells_used] = np.arange(len(cells_used))
-    nbytes = sum(a.nbytes for a in arrays.values())
-    full = (len(cells_used), STAGES, MODULE_PIXELS)
-    by_module = {
-        module: ModuleConstants(
-            arrays["cut"][i],
-            arrays["lowest1"][i],
-            arrays["level1"][i],
-            arrays["level2"][i],
-            arrays["offset"][i],
-            np.broadcast_to(arrays["gain"][i], full),
-            arrays["bad"][i],
-        )
-        for i, module in enumerate(modules)
-    }
-    notes = (
-        f"constants: {folder}, {len(modules)} modules, {len(cells_used)} cells, "
-        f"{nbytes / 2**20:,.0f} MiB on each node",
-    )
-    wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
-    return Calibration(
-        by_module,
-        tuple(m for m in wanted if m not in by_module),
-        row_of_cell,
-        config.common_mode == "asic",
-        nbytes,
-        notes,
-        problems,
-        tuple(UsedFile("constants", str(constants_file(folder, m))) for m in modules),
-    )
+        for i in range(any_array.node_rank, len(paths), any_array.node_size):
+            own = {name: array.array[i] for name, array in shared.items()}
+            _fill(paths[i], own, cells_used, config)
+    return {name: array.ready() for name, array in shared.items()}
 
 
 def _arrays(form: Form, n_modules: int, n_cells: int):
@@ -232,10 +231,8 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
         n_cells = file["AnalogOffset"].shape[1]
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
-                arrays["cut"][row] = NEVER
-                arrays["lowest1"][row] = NEVER
-                arrays["level1"][row] = NEVER
-                arrays["level2"][row] = NEVER
+                for name in ("cut", "lowest1", "level1", "level2"):
+                    arrays[name][row] = NEVER
                 arrays["offset"][row] = 0
                 arrays["bad"][:, row] = 0xFF
                 if arrays["gain"].shape[0] > 1:

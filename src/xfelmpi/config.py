@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xfelmpi.binning import SIZES
+from xfelmpi.limits import validate
 from xfelmpi.scattering import POLARISATIONS
 from xfelmpi.suspecttrains import CHOICES as SUSPECT_TRAINS
 from xfelmpi.values import (
@@ -22,7 +23,6 @@ from xfelmpi.values import (
     parse_size,
     parse_trains,
     parse_whole,
-    validate,
 )
 
 GROUPS = {

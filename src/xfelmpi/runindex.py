@@ -16,20 +16,14 @@ from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import InputError
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.modulefile import (
-    FARTHEST_TRAIN,
-    ModuleRows,
     agipd_sources,
     module_files,
     read_module_file,
     start_time,
 )
+from xfelmpi.moduleframes import ModuleFrames, drop_foreign_trains, join_modules, order_frames
 from xfelmpi.records import Problem
 from xfelmpi.suspecttrains import SuspectTrain, suspect_problems
-
-_CELL_SLOTS = 512
-
-_IMPOSSIBLE_TRAIN = np.uint64(1 << 53)
-"""No train ID of the next million years, and the largest for which the sorting key fits 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +103,10 @@ def index_files(
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
     modules = _read_modules(sources[detector], files, problems, suspects, exclude)
-    _drop_foreign_trains(modules, files, problems)
+    drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
-    frames = _merge(modules, problems)
+    frames = join_modules(modules, problems)
     modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
@@ -135,9 +129,9 @@ def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     return trains, there @ (1 << np.arange(N_MODULES))
 
 
-def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, "_Module"]:
+def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, ModuleFrames]:
     """Read the ids of all modules, one after the other: only one is in memory as in its files."""
-    modules: dict[int, _Module] = {}
+    modules: dict[int, ModuleFrames] = {}
     in_order = sorted(sources, key=lambda found: found[2])
     for module, group in groupby(in_order, key=lambda found: found[2]):
         parts = []
@@ -152,7 +146,7 @@ def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, "_Mo
                 files.append(ModuleFile(str(path), module, dataset, *found[1:]))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
-            modules[module] = _tidy(module, parts, files, problems, modules)
+            modules[module] = order_frames(module, parts, files, problems, modules)
     return modules
 
 
@@ -167,103 +161,6 @@ def _choose_detector(wanted, sources, folder, problems) -> str:
     if wanted is not None and wanted not in sources:
         raise InputError(f"{folder}: no detector {wanted}; found {', '.join(sorted(sources))}")
     return wanted or next(iter(sources))
-
-
-@dataclass(frozen=True)
-class _Module:
-    # a module's frames in ascending order of trainId * 512 + cellId, each once
-    key: np.ndarray
-    pulse: np.ndarray
-    file: np.ndarray
-    row: np.ndarray
-
-    def keep(self, which) -> "_Module":
-        return _Module(self.key[which], self.pulse[which], self.file[which], self.row[which])
-
-
-def _tidy(module: int, parts: list[ModuleRows], files, problems, others) -> _Module:
-    """Sort a module's frames; of frames with the same ids the first in the files is kept."""
-    names = ModuleRows.__dataclass_fields__
-    rows = ModuleRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
-    parts.clear()
-    impossible = rows.train >= _IMPOSSIBLE_TRAIN
-    if impossible.any():
-        for t in np.unique(rows.train[impossible]):
-            file = files[rows.file[np.flatnonzero(rows.train == t)[0]]]
-            problems.append(_foreign(file, module, t))
-        rows = rows.keep(~impossible)
-    key = (rows.train * np.uint64(_CELL_SLOTS)).astype(np.int64) + rows.cell
-    _, first = np.unique(key, return_index=True)
-    if len(first) < len(key):
-        problems += _repeated(module, rows, first, files)
-    tidy = _Module(key[first], rows.pulse[first], rows.file[first], rows.row[first])
-    for other in others.values():
-        # as a rule all modules have the same frames: their ids are kept once
-        if np.array_equal(other.key, tidy.key) and np.array_equal(other.pulse, tidy.pulse):
-            return replace(tidy, key=other.key, pulse=other.pulse)
-    return tidy
-
-
-def _repeated(module: int, rows: ModuleRows, first: np.ndarray, files) -> list[Problem]:
-    repeated = np.ones(len(rows.train), bool)
-    repeated[first] = False
-    problems = []
-    for t in np.unique(rows.train[repeated]):
-        these = np.flatnonzero(repeated & (rows.train == t))
-        what = f"{len(these)} frames have ids that were there before"
-        file = Path(files[rows.file[these[0]]].path).name
-        problems.append(Problem(what, file, module, int(t), "first ones kept, these left out"))
-    return problems
-
-
-def _foreign(file: ModuleFile, module: int, train) -> Problem:
-    name = Path(file.path).name
-    return Problem("train ID far outside the run", name, module, int(train), "frames left out")
-
-
-def _drop_foreign_trains(modules: dict[int, _Module], files, problems) -> None:
-    """Leave out, in place, frames whose train ID cannot be of this run."""
-    if not modules:
-        return
-    trains = np.concatenate([np.unique(m.key // _CELL_SLOTS) for m in modules.values()])
-    middle = np.sort(trains)[len(trains) // 2] if len(trains) else 0
-    if not (np.abs(trains - middle) > FARTHEST_TRAIN).any():
-        return
-    for number, module in modules.items():
-        train = module.key // _CELL_SLOTS
-        far = np.abs(train - middle) > FARTHEST_TRAIN
-        for t in np.unique(train[far]):
-            file = files[module.file[np.flatnonzero(train == t)[0]]]
-            problems.append(_foreign(file, number, t))
-        modules[number] = module.keep(~far)
-
-
-def _merge(modules: dict[int, _Module], problems: list[Problem]) -> FrameTable:
-    """Join the modules by their frames' ids; `modules` is emptied on the way, to save memory."""
-    union = next(iter(modules.values())).key
-    for module in modules.values():
-        if module.key is not union and not np.array_equal(module.key, union):
-            union = np.union1d(union, module.key)
-    n = len(union)
-    pulse = np.zeros(n, np.uint64)
-    known = np.zeros(n, bool)
-    file = np.full((n, N_MODULES), -1, np.int32)
-    row = np.zeros((n, N_MODULES), np.int32)
-    for m in sorted(modules):
-        module = modules.pop(m)
-        at = np.searchsorted(union, module.key)
-        file[at, m] = module.file
-        row[at, m] = module.row
-        differs = known[at] & (pulse[at] != module.pulse)
-        problems += [
-            Problem("pulseId differs from that of other modules", "", m, int(t), "lowest one used")
-            for t in np.unique(module.key[differs] // _CELL_SLOTS)
-        ]
-        new = ~known[at]
-        pulse[at[new]] = module.pulse[new]
-        known[at] = True
-    train_id = (union // _CELL_SLOTS).astype(np.uint64)
-    return FrameTable(train_id, (union % _CELL_SLOTS).astype(np.uint16), pulse, file, row)
 
 
 def slice_trains(index: RunIndex, trains: tuple[int | None, int | None], folder: Path) -> RunIndex:

@@ -8,6 +8,7 @@ import pytest
 from mpi4py import MPI
 
 from xfelmpi import collective
+from xfelmpi.collective import transfers
 from xfelmpi.errors import InputError, OutputError, PeerError
 
 pytestmark = pytest.mark.mpi
@@ -70,7 +71,7 @@ def test_error_of_root_is_raised_on_all(comm):
 
 
 def test_sum_to_root_in_pieces(comm, monkeypatch):
-    monkeypatch.setattr(collective, "CHUNK", 7)
+    monkeypatch.setattr(transfers, "CHUNK", 7)
     for dtype, shape in (
         (np.uint64, (4, 6)),
         (np.uint32, (15,)),
@@ -139,7 +140,7 @@ def test_concat_nothing(comm):
 @pytest.mark.parametrize("chunk", [None, 24])
 def test_scatter_rows(comm, monkeypatch, dtype, inner, chunk):
     if chunk:
-        monkeypatch.setattr(collective, "CHUNK", chunk)
+        monkeypatch.setattr(transfers, "CHUNK", chunk)
     # the first, and every third rank, get nothing
     counts = [0 if rank % 3 == 0 else 5 + rank for rank in range(comm.size)]
     bounds = np.concatenate([[0], np.cumsum(counts)])

@@ -10,7 +10,6 @@ import numpy as np
 
 from xfelmpi import arguments as options
 from xfelmpi import collective, darks, fault
-from xfelmpi.config import parse_size
 from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
@@ -21,6 +20,7 @@ from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
+from xfelmpi.values import parse_size
 from xfelmpi.write._h5 import prepare, publish
 from xfelmpi.write.constants import ConstantsWriter
 
