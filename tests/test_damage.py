@@ -468,24 +468,97 @@ def test_thousands_of_damaged_frames_are_told_in_a_few_lines(tmp_path, capfd):
     assert len(capfd.readouterr().out.splitlines()) < 60
 
 
-# what is a bad pixel, and no damage of the run
+# pixels that are no numbers of photons
+
+
+def put_pixels(run, row, values):
+    """Put values into some pixels of a frame of module 3; returns these pixels of the detector."""
+    with run.opened(3) as (_, _, images):
+        frame = images["data"][row]
+        frame[7, 20 : 20 + len(values)] = values
+        images["data"][row] = frame
+    bad = np.zeros((16, 512, 128), bool)
+    bad[3, 7, 20 : 20 + len(values)] = True
+    return bad
+
+
+def odd_pixels(run):
+    """Put NaN, infinities and more than 65535 photons into two frames; returns them by row."""
+    values = {0: [np.nan, np.inf, -np.inf], 4: [1e30, -np.nan]}
+    return {row: put_pixels(run, row, values) for row, values in values.items()}
+
+
+def odd_problem(run, train, pixels):
+    """Return the record of such pixels in one frame of a train."""
+    what = f"1 frames: {pixels} pixels are no numbers of photons (NaN, infinite or above 65535), "
+    what += "though no mask in use calls them bad"
+    name = "CORR-R0050-AGIPD03-S00000.h5"
+    return what, name, 3, TRAINS[train], "bad pixels of these frames"
 
 
 def test_nan_and_infinite_pixels(good_signal, tmp_path, capfd):
-    """Corrected data have NaN in every bad pixel: they are bad in this frame, and all is well."""
+    """They are bad in this frame, which stays complete, and a mask should have said so."""
     run = linked_run(good_signal, tmp_path / "p007927")
-    bad = {row: np.zeros((16, 512, 128), bool) for row in (0, 4)}
-    with run.opened(3) as (_, _, images):
-        data = images["data"]
-        for row, values in ((0, [np.nan, np.inf, -np.inf]), (4, [1e30, -np.nan])):
-            frame = data[row]
-            frame[7, 20 : 20 + len(values)] = values
-            data[row] = frame
-            bad[row][3, 7, 20 : 20 + len(values)] = True
-    assert job(run, tmp_path / "out") == 0
+    bad = odd_pixels(run)
+    assert job(run, tmp_path / "out") == 3
     check_outputs(tmp_path / "out", Expected(good_signal, bad=bad, **DECIDED))
+    named = [odd_problem(run, 0, 3), odd_problem(run, 1, 2)]
+    assert sorted(problems(tmp_path / "out")) == sorted(named)
+    summary = capfd.readouterr().out
+    for what, *_, action in named:
+        assert f"{what}; {action}" in summary
+    # deciding again reads the hits again, and keeps what was found
+    assert job(run, tmp_path / "out", "--from-events", "--sigma", "5") == 3
+    assert sorted(problems(tmp_path / "out")) == sorted(named)
+
+
+def global_mask(run, bad):
+    return "--global-mask", str(write_mask(run.folder.parents[1] / "mask.h5", ~bad))
+
+
+def cell_mask(run, bad):
+    pixels = np.repeat(~bad[None], len(CELLS), axis=0)
+    return "--cell-mask", str(write_mask(run.folder.parents[1] / "mask.h5", pixels, CELLS))
+
+
+def own_masks(kind):
+    """Make the frames' own masks call these pixels of module 3 bad."""
+
+    def write(run, bad):
+        for module in range(16):
+            for sequence in (0, 1):
+                with run.opened(module, sequence) as (_, _, images):
+                    masks = images.create_dataset("mask", images["data"].shape, np.uint32)
+                    if bad[module].any():
+                        masks[:] = bad[module]
+        return "--mask", kind
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [global_mask, cell_mask, own_masks("run"), own_masks("run-static"), own_masks("auto")],
+    ids=["global", "per cell", "run", "run-static", "auto"],
+)
+def test_nan_where_masks_call_pixels_bad(mask, good_signal, tmp_path):
+    """Corrected data have NaN in every bad pixel: all is well."""
+    run = linked_run(good_signal, tmp_path / "p007927")
+    bad = odd_pixels(run)
+    options = mask(run, bad[0] | bad[4])
+    assert job(run, tmp_path / "out", *options) == 0
     assert problems(tmp_path / "out") == []
-    assert "excluded            none" in capfd.readouterr().out
+
+
+def test_nan_that_the_own_mask_does_not_call_bad(good_signal, tmp_path):
+    """Next to pixels that it does."""
+    run = linked_run(good_signal, tmp_path / "p007927")
+    bad = odd_pixels(run)[0]
+    # one of these, and two that are numbers
+    own_masks("run")(run, np.roll(bad, 2, axis=2))
+    assert job(run, tmp_path / "out", "--mask", "run") == 3
+    named = [odd_problem(run, 0, 2), odd_problem(run, 1, 2)]
+    assert sorted(problems(tmp_path / "out")) == sorted(named)
 
 
 # masks and constants

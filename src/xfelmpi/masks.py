@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.collective import NodeShared, from_root, together
+from xfelmpi.collective import NodeShared, from_root, sum_all, together
 from xfelmpi.detector import (
     ALL_MASK_BITS,
     BAD_PIXELS,
@@ -58,6 +58,8 @@ class Masks:
         For the log.
     files : tuple of UsedFile
         Where masks and region come from, but for the files of the run.
+    counted : ndarray, int64 (16, row), or None
+        Good pixels of the region, if the ranks have counted them together.
     """
 
     good: np.ndarray
@@ -68,20 +70,28 @@ class Masks:
     frame_bits: int = 0
     warnings: tuple[str, ...] = ()
     files: tuple[UsedFile, ...] = ()
+    counted: np.ndarray | None = None
 
     @cached_property
     def good_in_region(self) -> np.ndarray:
         """Good pixels of the region, int64 (16, 352), by module and memory cell."""
-        n = [
-            _ONES[(good & region).view(np.uint16)].sum(axis=1, dtype=np.int64)
-            for good, region in zip(self.good, self.region, strict=True)
-        ]
-        return np.array(n)[:, self.row_of_cell]
+        n = self.counted
+        if n is None:
+            n = _count(self.good, self.region, range(N_MODULES))
+        return n[:, self.row_of_cell]
 
     @cached_property
     def region_pixels(self) -> int:
         """Number of pixels of the region, good or not."""
         return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
+
+
+def _count(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
+    """Return the good pixels of the region in some modules, 0 in others, int64 (16, row)."""
+    n = np.zeros(good.shape[:2], np.int64)
+    for m in modules:
+        n[m] = _ONES[(good[m] & region[m]).view(np.uint16)].sum(axis=1, dtype=np.int64)
+    return n
 
 
 def pack(good: np.ndarray) -> np.ndarray:
@@ -176,7 +186,11 @@ def load_masks(
     row_of_cell[rows] = np.arange(len(rows))
     notes = (*plan.notes, *drift, *region_notes)
     problems = tuple(problems)
-    return Masks(good, row_of_cell, region_bits, notes, problems, plan.frame_bits, warnings, used)
+    mine = range(comm.rank, N_MODULES, comm.size)
+    counted = sum_all(comm, _count(good, region_bits, mine))
+    return Masks(
+        good, row_of_cell, region_bits, notes, problems, plan.frame_bits, warnings, used, counted
+    )
 
 
 def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:

@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi import _raw, _sparse
 from xfelmpi.calibration import Calibration
-from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.framemasks import MaskReader
 from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import Masks
@@ -23,6 +23,8 @@ MASKED_FRAMES = 64
 """Frames at a time with masks of their own, of which every one takes 8 KiB."""
 
 _NO_MASKS = np.empty((0, MODULE_BYTES), np.uint8)
+
+_MISSING = "frames count as missing in this module"
 
 
 def photon_cut(adu_per_photon: float, threshold: float) -> float:
@@ -46,6 +48,25 @@ def photon_cut(adu_per_photon: float, threshold: float) -> float:
     return float(np.uint32(low).view(np.float32))
 
 
+def _invalid_pixels(sums: FrameSums, spoilt, good, mask_row) -> np.ndarray:
+    """Return how many pixels of each frame no mask calls bad, but the values, int64 (frame,).
+
+    Parameters
+    ----------
+    sums : FrameSums
+        Of one module. An entry with count 0 is a pixel that is bad in this frame.
+    spoilt : ndarray, uint8 (frame, 8192)
+        Bits of what the frames' own masks call bad; no frame if these do not count.
+    good : ndarray, uint8 (row, 8192)
+        Bits of the good pixels by all other masks.
+    mask_row : ndarray, int (frame,)
+    """
+    invalid = sums.entries.astype(np.int64) - sums.lit
+    if len(spoilt) and invalid.any():
+        invalid -= np.bitwise_count(spoilt & good[mask_row]).sum(axis=1, dtype=np.int64)
+    return invalid
+
+
 class Sparsifier:
     """Turns frames into sparse lists with one set of buffers.
 
@@ -62,6 +83,9 @@ class Sparsifier:
         Constants, for raw data.
     inflater : Inflater, optional
         With another limit of chunks that are never dense.
+    name_invalid : bool
+        Pixels of corrected data that are no numbers of photons, although the masks call them
+        good, are problems.
     """
 
     def __init__(
@@ -73,12 +97,15 @@ class Sparsifier:
         room: int,
         calibration: Calibration | None = None,
         inflater: _sparse.Inflater | None = None,
+        name_invalid: bool = False,
     ):
         self._files = files
         self._masks = masks
         self._calibration = calibration
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
+        # what saturates, or has switched to a stage without constants, is usual in raw data
+        self._name_invalid = name_invalid and calibration is None
         self.room = max(room, FRAME_PIXELS)
         self._inflater = inflater or _sparse.Inflater()
         self._frame_masks = MaskReader(files)
@@ -144,8 +171,12 @@ class Sparsifier:
                 )
                 continue
             cells = table.cell_id[part]
-            status, used = self._run(source, block, module, part, cells, spoilt, powder, used)
+            status, invalid, used = self._run(
+                source, block, module, part, cells, spoilt, powder, used
+            )
             self._report_status(status, "", number, module, table.train_id[part])
+            if self._name_invalid and invalid.any():
+                self._report_invalid(invalid, number, module, table.train_id[part])
         return used
 
     def _spoilt(self, part, table: FrameTable, number: int, module: int):
@@ -166,7 +197,7 @@ class Sparsifier:
     def _run(
         self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
     ):
-        """Run the kernel on frames of one file; returns their status, and how much is used."""
+        """Run the kernel on frames of one file; returns status, `_invalid_pixels`, what is used."""
         n = len(part)
         self._need_buffers(source)
         sums = FrameSums.zeros(n)
@@ -198,7 +229,8 @@ class Sparsifier:
         block.start[part, module], block.stop[part, module] = start, stop
         block.sums.add_module(module, part, sums, status == 0)
         powder.add_frames(module, mask_row[status == 0])
-        return status, used
+        invalid = _invalid_pixels(sums, spoilt, masks[0], mask_row)
+        return status, np.where(status == 0, invalid, 0), used
 
     def _need_buffers(self, source: FrameBytes) -> None:
         planes = 2 if self._calibration else 1
@@ -213,15 +245,16 @@ class Sparsifier:
             if (status == code).any():
                 self._report(prefix + text, number, module, trains[status == code])
 
-    def _report(self, what: str, number: int, module: int, trains: np.ndarray) -> None:
+    def _report_invalid(self, invalid, number: int, module: int, trains) -> None:
+        for train in np.unique(trains[invalid > 0]):
+            here = (trains == train) & (invalid > 0)
+            what = f"{invalid[here].sum()} pixels are no numbers of photons (NaN, infinite or "
+            what += f"above {MAX_COUNT}), though no mask in use calls them bad"
+            self._report(what, number, module, trains[here], "bad pixels of these frames")
+
+    def _report(
+        self, what: str, number: int, module: int, trains: np.ndarray, action: str = _MISSING
+    ) -> None:
         name = self._files.name(number)
         for train, n in zip(*np.unique(trains, return_counts=True), strict=True):
-            self.problems.append(
-                Problem(
-                    f"{n} frames: {what}",
-                    name,
-                    module,
-                    int(train),
-                    "frames count as missing in this module",
-                )
-            )
+            self.problems.append(Problem(f"{n} frames: {what}", name, module, int(train), action))

@@ -123,7 +123,9 @@ class _StaticMask:
             )
             for (number, what), n in lost.items()
         ]
-        return (held != 0) & (n_read > 0)[:, None], n_read
+        bad = held != 0
+        bad[n_read == 0] = False
+        return bad, n_read
 
     def _join(self, number: int, rows, slot, held):
         """Join masks of one file to `held`; yields what happened (empty: read), and to which."""

@@ -70,10 +70,19 @@ def main() -> None:
 
 
 class Stage:
-    """Which part of the job the calls are counted for; parts within parts count by themselves."""
+    """Which part of the job is at work; parts within parts count by themselves.
 
-    def __init__(self, library: ctypes.CDLL):
-        self._library = library
+    Parameters
+    ----------
+    switch : callable
+        Told the number of every part that begins or goes on.
+    clock : callable
+        What their seconds are of.
+    """
+
+    def __init__(self, switch=lambda number: None, clock=monotonic):
+        self._switch = switch
+        self._clock = clock
         self.names = ["start"]
         self.seconds = [0.0]
         self._now = 0
@@ -85,16 +94,16 @@ class Stage:
             self.names.append(name)
             self.seconds.append(0.0)
         before, self._now = self._now, self.names.index(name)
-        self._library.count_stage(self._now)
-        start = monotonic()
+        self._switch(self._now)
+        start = self._clock()
         try:
             yield
         finally:
-            spent = monotonic() - start
+            spent = self._clock() - start
             self.seconds[self._now] += spent
             self.seconds[before] -= spent
             self._now = before
-            self._library.count_stage(before)
+            self._switch(before)
 
     def around(self, holder, function: str, name: str) -> None:
         """Have a function counted as a part."""
@@ -117,7 +126,7 @@ def count(library: str, argv: list[str]) -> None:
     from xfelmpi.report import Stages
 
     loaded = ctypes.CDLL(library)
-    stage = Stage(loaded)
+    stage = Stage(loaded.count_stage)
     holders = {"pipeline": pipeline, "outputs": outputs, "CxiFile": outputs.CxiFile}
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)

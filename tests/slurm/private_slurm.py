@@ -46,6 +46,7 @@ JobCompType=jobcomp/none
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
+FirstJobId={first_job}
 SlurmctldTimeout=60
 SlurmdTimeout=60
 NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=20000 State=UNKNOWN
@@ -129,11 +130,14 @@ class PrivateSlurm:
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(1024))
         ctld_port, slurmd_port = free_ports(2)
+        # PMIx names its files by job: those of another private Slurm must be others, or a step is
+        # not launched, and srun ends with 0.
         self.config.write_text(
             CONFIG.format(
-                folder=self.folder, ctld_port=ctld_port, slurmd_port=slurmd_port, cpus=CPUS
+                folder=self.folder, ctld_port=ctld_port, slurmd_port=slurmd_port, cpus=CPUS,
+                first_job=100 * ctld_port,
             )
-        )
+        )  # fmt: skip
 
     def _start(self):
         path = str(self.folder)
