@@ -6,7 +6,7 @@ import numpy as np
 from reference import FS, PIXELS, SS
 
 from xfelmpi import _sparse
-from xfelmpi.masks import pack
+from xfelmpi.maskbits import pack
 from xfelmpi.photons import photon_cut
 from xfelmpi.read import packed_room
 

@@ -9,7 +9,8 @@ from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
 
 from xfelmpi import _sparse
 from xfelmpi.frametable import FrameTable, ModuleFile
-from xfelmpi.masks import Masks, pack
+from xfelmpi.maskbits import pack
+from xfelmpi.masks import Masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FilePool

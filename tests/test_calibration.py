@@ -10,7 +10,7 @@ from xfelmpi.calibration import _arrays
 from xfelmpi.constants import Form, _smallest_photon, constants_file, prepare_cell
 from xfelmpi.darks import ALWAYS_HIGH
 from xfelmpi.errors import InputError
-from xfelmpi.masks import unpack
+from xfelmpi.maskbits import unpack
 
 NAMES = ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
 

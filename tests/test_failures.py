@@ -178,7 +178,7 @@ def unfinished(output) -> bool:
 # where: module, what is replaced there
 CRASHES = {
     "index": ("xfelmpi.share", "xfelmpi.share.cached_index", 0),
-    "masks": ("xfelmpi.masks", "xfelmpi.masks._module_mask", 2),
+    "masks": ("xfelmpi.masks", "xfelmpi.masks.module_mask", 2),
     "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
     "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
     "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiEntry.write", 1),

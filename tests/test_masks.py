@@ -8,7 +8,8 @@ from mpi4py import MPI
 from xfelmpi.config import Config
 from xfelmpi.errors import InputError
 from xfelmpi.experiment import Experiment
-from xfelmpi.masks import load_masks, pack, unpack
+from xfelmpi.maskbits import pack, unpack
+from xfelmpi.masks import load_masks
 
 SHAPE = (16, 512, 128)
 CELLS = np.array([0, 2, 5])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import MODULES, PIXELS
 
-from xfelmpi.masks import pack
+from xfelmpi.maskbits import pack
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.sparse import SparseFrames
 

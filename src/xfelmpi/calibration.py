@@ -16,7 +16,7 @@ from xfelmpi.constants import (
     prepare_cell,
     survey,
 )
-from xfelmpi.detector import MAX_CELLS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
 from xfelmpi.errors import InputError
 from xfelmpi.records import Problem, UsedFile
 
@@ -122,14 +122,12 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         own = {name: array[i] for name, array in arrays.items()}
         own["gain"] = np.broadcast_to(own["gain"], full)
         by_module[module] = ModuleConstants(**own)
-    row_of_cell = np.zeros(MAX_CELLS, np.int32)
-    row_of_cell[cells_used] = np.arange(len(cells_used))
     nbytes = sum(array.nbytes for array in arrays.values())
     wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
     return Calibration(
         modules=by_module,
         lacking=tuple(m for m in wanted if m not in by_module),
-        row_of_cell=row_of_cell,
+        row_of_cell=rows_of_cells(cells_used),
         common_mode=config.common_mode == "asic",
         nbytes=nbytes,
         notes=(

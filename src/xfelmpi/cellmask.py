@@ -26,7 +26,8 @@ from xfelmpi.constants import constants_file, open_constants
 from xfelmpi.darks import outliers
 from xfelmpi.detector import ASIC_SIZE, MODULE_BYTES, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import InputError
-from xfelmpi.masks import Masks, pack, unpack
+from xfelmpi.maskbits import pack, unpack
+from xfelmpi.masks import Masks
 
 _CHUNK = 1 << 15
 """Cells × pixels judged at a time, about: what the nearest caches hold."""
@@ -146,11 +147,11 @@ class PartJudge:
         """Return photons, pairs and frames over the cells good so far, int64 (3, place)."""
         totals = np.zeros((3, self._end - self._first), np.int64)
         for at, n, module in self._chunks():
-            these = slice(at, at + n)
-            frames = np.where(self._kinds[:, these] == 0, self._frames(at, n, module), 0)
+            chunk = slice(at, at + n)
+            frames = np.where(self._kinds[:, chunk] == 0, self._frames(at, n, module), 0)
             for i, plane in enumerate((PHOTONS, PAIRS)):
-                totals[i, these] = np.where(frames > 0, self._sums[plane, :, these], 0).sum(axis=0)
-            totals[2, these] = frames.sum(axis=0)
+                totals[i, chunk] = np.where(frames > 0, self._sums[plane, :, chunk], 0).sum(axis=0)
+            totals[2, chunk] = frames.sum(axis=0)
         return totals
 
     def _neighbourhoods(self, totals: np.ndarray) -> np.ndarray:
@@ -169,8 +170,8 @@ class PartJudge:
             rates = np.zeros((2, b - a))
             for place in range(a, b, BAND_PIXELS):
                 if place // BAND_PIXELS % self._comm.size == self._comm.rank:
-                    these = slice(place - a, place - a + BAND_PIXELS)
-                    rates[:, these] = self._band_rates(place, piece[:, these])
+                    band = slice(place - a, place - a + BAND_PIXELS)
+                    rates[:, band] = self._band_rates(place, piece[:, band])
             # all but one rank have zeros: the sum is exact
             typical[:, here] = collective.sum_all(self._comm, rates)[:, own]
         return typical

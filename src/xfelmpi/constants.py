@@ -17,7 +17,7 @@ import numpy as np
 
 from xfelmpi.detector import MODULE_SHAPE
 from xfelmpi.errors import InputError
-from xfelmpi.masks import pack
+from xfelmpi.maskbits import pack
 
 STAGES = 3
 NEVER = 65535

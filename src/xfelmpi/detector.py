@@ -4,6 +4,8 @@ Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel nu
 ``(module * 512 + ss) * 128 + fs``, the numbering that Dragonfly's EMC files use.
 """
 
+import numpy as np
+
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
 FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
@@ -58,3 +60,16 @@ BAD_PIXELS = (
 
 ALL_MASK_BITS = 0xFFFF_FFFF
 """Any bit of ``image/mask``, whether it has a name or not."""
+
+
+def rows_of_cells(cells: np.ndarray) -> np.ndarray:
+    """Return the row of every memory cell where only some cells have rows, int32 (352,).
+
+    Parameters
+    ----------
+    cells : ndarray, int (row,)
+        The cell of every row. Others are said to be in the first.
+    """
+    row_of_cell = np.zeros(MAX_CELLS, np.int32)
+    row_of_cell[cells] = np.arange(len(cells))
+    return row_of_cell

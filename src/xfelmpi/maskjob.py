@@ -25,8 +25,8 @@ from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULE
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.framepass import train_blocks
+from xfelmpi.maskbits import pack, unpack
 from xfelmpi.maskinputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
-from xfelmpi.masks import pack, unpack
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY
 from xfelmpi.provenance import describe_used, provenance

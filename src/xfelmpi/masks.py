@@ -1,31 +1,22 @@
-"""Good pixels: masks from files and of the run, combined by AND, as bits, once per node.
-
-Bit order: pixel p of a module is bit ``p % 8`` of byte ``p // 8``, so that a photon's look-up is
-one byte of an 8 KiB row, which stays in the nearest cache with the frame.
-"""
+"""Good pixels: masks from files and of the run, combined by AND, as bits, once per node."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi.collective import NodeShared, from_root, sum_all, together
 from xfelmpi.detector import (
     ALL_MASK_BITS,
     BAD_PIXELS,
-    FRAME_SHAPE,
-    MAX_CELLS,
     MODULE_BYTES,
-    MODULE_PIXELS,
     N_MODULES,
+    rows_of_cells,
 )
 from xfelmpi.errors import InputError
 from xfelmpi.framemasks import MaskSamples
+from xfelmpi.maskfiles import ALL_PIXELS, MaskFile, find_mask_files, find_region, module_mask
 from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile
 from xfelmpi.staticmask import add_static, find_drift
@@ -94,31 +85,13 @@ def _count(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
     return n
 
 
-def pack(good: np.ndarray) -> np.ndarray:
-    """Return the bits of boolean pixels: (…, 512, 128) → uint8 (…, 8192)."""
-    flat = np.ascontiguousarray(good, bool).reshape(*good.shape[:-2], MODULE_PIXELS)
-    return np.packbits(flat, axis=-1, bitorder="little")
-
-
-def unpack(bits: np.ndarray) -> np.ndarray:
-    """Return 0/1 pixels of bits: uint8 (…, 8192) → uint8 (…, 65536)."""
-    return np.unpackbits(bits, axis=-1, bitorder="little")
-
-
-@dataclass(frozen=True)
-class _MaskFile:
-    # what rank 0 found, small enough to send to every rank
-    path: Path
-    cells: tuple[int, ...] | None  # of a per-cell mask
-
-
 _ROLES = ("per-cell mask", "global mask")
 
 
 @dataclass(frozen=True)
 class _Plan:
     # which masks are used, as rank 0 decides
-    files: tuple[_MaskFile, ...]
+    files: tuple[MaskFile, ...]
     frame_bits: int
     static_bits: int
     notes: tuple[str, ...]
@@ -161,36 +134,47 @@ def load_masks(
         If a named mask is missing, or one has the wrong shape or dtype.
     """
     plan = from_root(comm, lambda: _plan(experiment, config, cells, files, samples, only_global))
-    region_bits, region_notes = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8), ()
     used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
+    region, region_file, region_notes = ALL_PIXELS, (), ()
     if not only_global:
-        region_bits, of_region, *region_notes = from_root(comm, lambda: _region(experiment, config))
-        used += of_region
+        region, region_file, *region_notes = from_root(
+            comm, lambda: find_region(experiment, config)
+        )
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
-    shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
-    with together(comm):
-        for module in range(shared.node_rank, N_MODULES, shared.node_size):
-            shared.array[module] = _module_mask(plan.files, module, rows)
-            if calibration is not None:
-                shared.array[module] &= ~calibration.bad_in_high_stage(module)
-    good = shared.ready()
+    shared = _read_shared(comm, plan.files, rows, calibration)
     problems, drift, warnings = list(plan.problems), (), ()
     if plan.static_bits:
         with together(comm):
             problems += add_static(shared, files, samples.first, plan.static_bits)
-        good = shared.ready()
+        shared.ready()
         drift, warnings = find_drift(comm, files, samples, plan.static_bits)
-    row_of_cell = np.zeros(MAX_CELLS, np.int32)
-    row_of_cell[rows] = np.arange(len(rows))
-    notes = (*plan.notes, *drift, *region_notes)
-    problems = tuple(problems)
+    good = shared.array
     mine = range(comm.rank, N_MODULES, comm.size)
-    counted = sum_all(comm, _count(good, region_bits, mine))
     return Masks(
-        good, row_of_cell, region_bits, notes, problems, plan.frame_bits, warnings, used, counted
+        good=good,
+        row_of_cell=rows_of_cells(rows),
+        region=region,
+        notes=(*plan.notes, *drift, *region_notes),
+        problems=tuple(problems),
+        frame_bits=plan.frame_bits,
+        warnings=warnings,
+        files=(*used, *region_file),
+        counted=sum_all(comm, _count(good, region, mine)),
     )
+
+
+def _read_shared(comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration) -> NodeShared:
+    """Read good pixels of files and constants, the modules shared by the ranks of the node."""
+    shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
+    with together(comm):
+        for module in range(shared.node_rank, N_MODULES, shared.node_size):
+            shared.array[module] = module_mask(files, module, rows)
+            if calibration is not None:
+                shared.array[module] &= ~calibration.bad_in_high_stage(module)
+    shared.ready()
+    return shared
 
 
 def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:
@@ -203,7 +187,7 @@ def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global
     """
     wanted = set(config.mask)
     usual = bool({"auto", "file"} & wanted)
-    files, notes, problems = _find(experiment, config, cells, usual, only_global)
+    files, notes, problems = find_mask_files(experiment, config, cells, usual, only_global)
     if "file" in wanted and not files:
         raise InputError(
             f"--mask file: neither {experiment.cell_mask} nor {experiment.global_mask} exists"
@@ -251,121 +235,3 @@ def mask_digest(comm, masks: Masks) -> str:
     modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
     rows = masks.row_of_cell.astype("<i4").tobytes() + masks.region.tobytes()
     return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()
-
-
-def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, str]:
-    if named is not None:
-        if not named.exists():
-            raise InputError(f"{named}: no such file ({what})")
-        return named, f"{what}: {named}"
-    if usual.exists():
-        return usual, f"{what}: {usual} (found)"
-    return None, f"{what}: none ({usual} does not exist)"
-
-
-def _find(experiment, config, cells, usual: bool, only_global: bool):
-    """Find and check the mask files; returns them, notes for the log, and problems.
-
-    Those at the usual places only count if `usual`.
-    """
-    files, notes, problems = [], [], []
-    places = (
-        (config.cell_mask, experiment.cell_mask, "per-cell mask"),
-        (config.global_mask, experiment.global_mask, "global mask"),
-    )
-    for named, place, what in places[1:] if only_global else places:
-        if named is None and not usual:
-            notes.append(f"{what}: none (--mask {' '.join(config.mask)})")
-            continue
-        path, note = _locate(named, place, what)
-        notes.append(note)
-        if path is None:
-            continue
-        in_file = _check(path)
-        files.append(_MaskFile(path, in_file))
-        missing = [] if in_file is None else np.setdiff1d(cells, in_file)
-        if len(missing):
-            text = f"mask lacks {len(missing)} of the run's cells, e.g. cell {missing[0]}"
-            problems.append(Problem(text, path.name, -1, 0, "it does not apply to them"))
-    return files, tuple(notes), tuple(problems)
-
-
-def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
-    try:
-        good = file["entry_1/good_pixels"]
-    except KeyError:
-        raise InputError(f"{path}: no entry_1/good_pixels in this mask file") from None
-    if not isinstance(good, h5py.Dataset):
-        raise InputError(f"{path}: entry_1/good_pixels is no dataset")
-    if good.dtype.kind not in "bui":
-        raise InputError(f"{path}: good_pixels is {good.dtype}, expected 0/1 integers or bool")
-    return good
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: no readable HDF5 file ({error})") from None
-
-
-def _check(path: Path) -> tuple[int, ...] | None:
-    """Check a mask file and return the cells of a per-cell mask, None for one of all cells."""
-    with _open(path) as file:
-        good = _good_pixels(file, path)
-        if good.shape == FRAME_SHAPE:
-            return None
-        if good.shape[1:] != FRAME_SHAPE:
-            raise InputError(
-                f"{path}: good_pixels has shape {good.shape}, expected {FRAME_SHAPE} or "
-                "(cells, 16, 512, 128)"
-            )
-        if "entry_1/cellIds" not in file:
-            raise InputError(f"{path}: a per-cell mask needs entry_1/cellIds ({good.shape[0]},)")
-        cells = file["entry_1/cellIds"]
-        if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
-            raise InputError(f"{path}: entry_1/cellIds are no integers")
-        cells = cells[()].astype(int).reshape(-1)
-        n_masks = good.shape[0]
-    in_range = ((cells >= 0) & (cells < MAX_CELLS)).all()
-    if len(cells) != n_masks or len(np.unique(cells)) != len(cells) or not in_range:
-        raise InputError(
-            f"{path}: entry_1/cellIds must name one different cell 0 … {MAX_CELLS - 1} per mask"
-        )
-    return tuple(cells.tolist())
-
-
-def _module_mask(files: list[_MaskFile], module: int, cells: np.ndarray) -> np.ndarray:
-    """Return the bits of a module's good pixels, uint8 (cell, 8192), one row if no cells."""
-    rows = np.full((max(1, len(cells)), MODULE_BYTES), 0xFF, np.uint8)
-    for about in files:
-        with _open(about.path) as file:
-            good = _good_pixels(file, about.path)
-            if about.cells is None:
-                rows &= pack(good[module] != 0)
-                continue
-            for row, cell in enumerate(cells):
-                if cell in about.cells:
-                    rows[row] &= pack(good[about.cells.index(cell), module] != 0)
-    return rows
-
-
-def _region(experiment, config) -> tuple[np.ndarray, tuple[UsedFile, ...], str]:
-    """Return the bits of the region, uint8 (16, 8192), its file if any, and what to say of it."""
-    path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
-    if path is not None:
-        if _check(path) is not None:
-            raise InputError(f"{path}: a hit-finding region cannot be per cell")
-        if config.hit_modules is not None:
-            note += "; --hit-modules is ignored, because this file comes first"
-        with _open(path) as file:
-            used = (UsedFile("hit-finding region", str(path)),)
-            return pack(_good_pixels(file, path)[()] != 0), used, note
-    if config.hit_modules is None:
-        everything = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
-        return everything, (), "hit-finding region: all pixels"
-    region = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
-    region[list(config.hit_modules)] = 0xFF
-    return region, (), f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"

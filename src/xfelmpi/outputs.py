@@ -15,7 +15,8 @@ from xfelmpi.errors import OutputError
 from xfelmpi.experiment import Experiment
 from xfelmpi.geometry import DetectorGeometry, load_geometry
 from xfelmpi.kept import HitReader
-from xfelmpi.masks import Masks, mask_digest, unpack
+from xfelmpi.maskbits import unpack
+from xfelmpi.masks import Masks, mask_digest
 from xfelmpi.outfile import check_room
 from xfelmpi.powder import PowderSum, mask_good_frames
 from xfelmpi.provenance import provenance

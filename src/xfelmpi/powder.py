@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
-from xfelmpi.masks import unpack
+from xfelmpi.maskbits import unpack
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from xfelmpi import collective
 from xfelmpi.calibration import load_calibration
 from xfelmpi.errors import InputError, PeerError
 from xfelmpi.experiment import Experiment
-from xfelmpi.masks import load_masks, unpack
+from xfelmpi.maskbits import unpack
+from xfelmpi.masks import load_masks
 
 pytestmark = pytest.mark.mpi
 

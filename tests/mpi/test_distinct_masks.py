@@ -6,7 +6,8 @@ import pytest
 
 from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
 from xfelmpi.errors import OutputError, PeerError
-from xfelmpi.masks import MODULE_BYTES, Masks, unpack
+from xfelmpi.maskbits import unpack
+from xfelmpi.masks import MODULE_BYTES, Masks
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.write import _h5, _packed
 from xfelmpi.write._distinct import DistinctMasks

@@ -95,7 +95,7 @@ def test_mask_that_cannot_be_read_by_one(comm, shared_path, monkeypatch):
     def fail(*_):
         raise OSError("input/output error")
 
-    monkeypatch.setattr("xfelmpi.masks._module_mask", fail)
+    monkeypatch.setattr("xfelmpi.masks.module_mask", fail)
     try:
         run(comm, mock, shared_path)
     except Exception as error:

@@ -12,7 +12,7 @@ from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.experiment import Experiment
 from xfelmpi.framepass import read_photons, without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
-from xfelmpi.masks import unpack
+from xfelmpi.maskbits import unpack
 from xfelmpi.outputs import sum_powder
 from xfelmpi.pipeline import decide, make_sparsifier
 from xfelmpi.powder import PowderSum

@@ -18,7 +18,8 @@ from xfelmpi.detector import (
     MODULE_PIXELS,
     N_MODULES,
 )
-from xfelmpi.masks import Masks, unpack
+from xfelmpi.maskbits import unpack
+from xfelmpi.masks import Masks
 from xfelmpi.sparse import SparseFrames
 from xfelmpi.write._packed import PackedFrames
 

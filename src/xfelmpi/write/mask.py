@@ -6,7 +6,7 @@ import numpy as np
 
 from xfelmpi.detector import FRAME_SHAPE, MODULE_SHAPE, N_MODULES
 from xfelmpi.errors import OutputError
-from xfelmpi.masks import unpack
+from xfelmpi.maskbits import unpack
 from xfelmpi.outfile import serial_file
 from xfelmpi.write._h5 import LIBVER, part_name
 
