@@ -73,7 +73,7 @@ def share_remaining(
     InputError
         As `share_run`.
     """
-    found = _look(comm, experiment.checkpoint) if resume else []
+    found = _find_files(comm, experiment.checkpoint) if resume else []
     selection = None
 
     def work_of(index: RunIndex) -> np.ndarray:
@@ -92,14 +92,15 @@ def share_remaining(
     return share, comm.bcast(selection)
 
 
-def _look(comm, folder: Path) -> list[Found]:
+def _find_files(comm, folder: Path) -> list[Found]:
     """Check all files of a checkpoint, each rank some; returns all on rank 0; collective."""
     names = collective.from_root(comm, lambda: sorted(p.name for p in folder.glob("*" + ENDING)))
-    mine = [_check(folder / name) for name in names[comm.rank :: comm.size]]
+    mine = [_read_about(folder / name) for name in names[comm.rank :: comm.size]]
     return sorted(collective.gather_objects(comm, mine), key=lambda file: file.path.name)
 
 
-def _check(path: Path) -> Found:
+def _read_about(path: Path) -> Found:
+    """Return what a file of a checkpoint says of itself, or why it cannot be used."""
     try:
         about = open_checkpoint(path).about
     except DamagedError as error:

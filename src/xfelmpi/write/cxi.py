@@ -224,6 +224,11 @@ def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):
     ]
 
 
+def _value(holder, name: str):
+    """Return an attribute of what only rank 0 has, None elsewhere."""
+    return getattr(holder, name) if holder else None
+
+
 def _single_values(header: CxiHeader | None, provenance: dict):
     """Return (path below the entry, value, attributes) of what all entries have in common.
 
@@ -234,33 +239,30 @@ def _single_values(header: CxiHeader | None, provenance: dict):
     module_names = [f"AGIPD{m:02}" for m in range(N_MODULES)]
     metre = {"units": "m"}
 
-    def of(holder, name):
-        return getattr(holder, name) if holder else None
-
     return [
-        ("name", of(h, "name"), {}),
-        ("start_time", of(h, "start_time"), {}),
+        ("name", _value(h, "name"), {}),
+        ("start_time", _value(h, "start_time"), {}),
         ("process_1/command", provenance["command_line"], {}),
         ("process_1/version", provenance["program_version"], {}),
         ("process_1/date", provenance["creation_date"], {}),
-        ("sample_1/name", of(h, "sample"), {}),
-        (f"{_INSTRUMENT}/name", of(h, "instrument"), {}),
-        (f"{DETECTOR}/good_pixels", of(h, "good_pixels"), {}),
-        (f"{DETECTOR}/powder", of(h, "powder"), {"units": "photons"}),
-        (f"{DETECTOR}/background", of(h, "background"), {"units": "photons"}),
+        ("sample_1/name", _value(h, "sample"), {}),
+        (f"{_INSTRUMENT}/name", _value(h, "instrument"), {}),
+        (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
+        (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
+        (f"{DETECTOR}/background", _value(h, "background"), {"units": "photons"}),
         (f"{DETECTOR}/x_pixel_size", PIXEL_SIZE, metre),
         (f"{DETECTOR}/y_pixel_size", PIXEL_SIZE, metre),
         (f"{DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
-        (f"{DETECTOR}/distance", of(g, "distance"), metre),
-        (f"{DETECTOR}/xyz_map", of(g, "xyz"), metre),
+        (f"{DETECTOR}/distance", _value(g, "distance"), metre),
+        (f"{DETECTOR}/xyz_map", _value(g, "xyz"), metre),
         (
             f"{DETECTOR}/corner_position",
-            of(g, "corner_position"),
+            _value(g, "corner_position"),
             {"axes": "module_identifier:coordinate", **metre},
         ),
         (
             f"{DETECTOR}/basis_vectors",
-            of(g, "basis_vectors"),
+            _value(g, "basis_vectors"),
             {"axes": "module_identifier:dimension:coordinate", **metre},
         ),
         (f"{DETECTOR}/module_identifier", module_names, {}),
