@@ -7,6 +7,7 @@ the summary and in the events file's `problems`, and end in exit status 3.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -692,7 +693,7 @@ def test_constants_that_cannot_be_used(name, good_raw, tmp_path):
         job(run, tmp_path / "out", *RAW)
 
 
-# the machine's data: what the run lacks is NaN and a warning, as docs/formats.md says
+# the machine's data: what the run lacks is NaN and a warning; of pulse energies, a problem too
 
 
 def gas_monitor(run, sequence=0):
@@ -709,14 +710,13 @@ def no_monitor(run):
     return np.arange(12), {"wavelength": np.full(12, np.nan)}
 
 
-def monitor_lacks_trains(run):
-    gas_monitor(run, 1).unlink()
+def monitor_lacks_trains(run, change=Path.unlink):
+    change(gas_monitor(run, 1))
     return np.arange(6, 12), {"wavelength": np.r_[run.good.truth["wavelength"][:6], [np.nan] * 6]}
 
 
 def monitor_of_garbage(run):
-    cut(gas_monitor(run, 1), 5000)
-    return monitor_lacks_trains(run)
+    return monitor_lacks_trains(run, lambda path: cut(path, 5000))
 
 
 def monitor_with_nan(run):
@@ -745,11 +745,29 @@ def test_gas_monitor(damage, good, tmp_path, capfd):
     unknown, columns = damage(run)
     energy = good.truth["pulse_energy"].copy()
     energy[unknown] = np.nan
-    assert job(run, tmp_path / "out") == 0
+    assert job(run, tmp_path / "out") == 3
     left = Expected(without(good, pulse_energy=energy, **columns), **DECIDED)
     is_miss = check_events(tmp_path / "out/events/r0050_events.h5", left)["is_miss"]
     check_powder(tmp_path / "out/powder/r0050_powder.h5", left, is_miss)
+    what, file = f"pulse energy unknown for {len(unknown)} of 12 frames", ""
+    if damage is monitor_of_garbage:
+        what, file = f"{what}, and this file cannot be read", "RAW-R0050-DA01-S00001.h5"
+    train = 0 if len(unknown) == 12 else good.truth["trainId"][unknown[0]]
+    named = [(what, file, -1, train, "pulse energy is NaN there")]
+    # the second job has them from the first one
+    for _ in range(2):
+        assert problems(tmp_path / "out") == named
+        text = capfd.readouterr()
+        assert text.err.count("WARNING: pulse energy unknown") == 1
+        assert f"{what}; pulse energy is NaN there" in text.out
+        assert job(run, tmp_path / "out") == 3
+
+
+def test_wavelength_and_added_values_are_only_warnings(good, tmp_path, capfd):
+    run = linked_run(good, tmp_path / "p007927")
+    for sequence in (0, 1):
+        with h5py.File(gas_monitor(run, sequence), "r+") as file:
+            del file["CONTROL/SPB_XTD9_XGM/DOOCS/MAIN/pulseEnergy/wavelengthUsed"]
+    assert job(run, tmp_path / "out", "--add", "flow=NO/SUCH/SOURCE/key") == 0
+    assert "WARNING: wavelength unknown" in capfd.readouterr().err
     assert problems(tmp_path / "out") == []
-    text = capfd.readouterr()
-    assert "WARNING: " in text.err
-    assert "pulse energ" in text.err

@@ -28,7 +28,16 @@ from machinerun import (
 
 from xfelmpi.experiment import Experiment
 from xfelmpi.machine import read_machine_data
-from xfelmpi.pulses import LINE, OWN, decode_pattern, match_pattern, match_slots, written_slots
+from xfelmpi.pulses import (
+    DARK,
+    LINE,
+    OWN,
+    decode_pattern,
+    match_pattern,
+    match_slots,
+    written_slots,
+)
+from xfelmpi.records import Problem
 
 
 @pytest.fixture
@@ -112,6 +121,8 @@ def test_nothing_there(experiment):
     assert np.isnan(data.wavelength).all()
     assert data.sample == ""
     assert len(data.warnings) == 2
+    what = "pulse energy unknown for 96 of 96 frames"
+    assert data.problems == (Problem(what, "", -1, 0, "pulse energy is NaN there"),)
     assert data.notes == ()
 
 
@@ -449,12 +460,16 @@ def test_bunch_pattern_changes(experiment, bunches):
     table[3, [4, 20]] = TO_SASE1
     bunches(table)
     train_id, pulse_id = frames()
-    energy = read_machine_data(experiment, train_id, pulse_id).pulse_energy
+    data = read_machine_data(experiment, train_id, pulse_id)
+    energy = data.pulse_energy
     other = train_id != FIRST + 3
     np.testing.assert_allclose(energy[other], expected(train_id, pulse_id)[other])
     right = np.full(PULSES, np.nan)
     right[[2, 10]] = [1300e-6, 1301e-6]
     np.testing.assert_allclose(energy[~other], right)
+    # no light, no energy: worth a warning, but nothing was lost
+    assert said(data, "pulse energy unknown for 10 of 96 frames") == 1
+    assert data.problems == ()
 
 
 def test_bunch_pattern_of_two_undulators(experiment, bunches, path):
@@ -573,4 +588,4 @@ def test_match_pattern_beyond_the_table():
     codes = decode_pattern(table_of()[:1], 1)
     pulse_id = np.array([0, 2, 3, 2**50], np.uint64)
     slot, _ = match_pattern(pulse_id, np.zeros(4, np.int64), codes, LINE)
-    assert slot.tolist() == [0, 1, -1, -1]
+    assert slot.tolist() == [0, 1, DARK, -1]

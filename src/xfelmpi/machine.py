@@ -1,7 +1,7 @@
 """What the machine did: pulse energy and wavelength of every frame, and the sample's name.
 
 The values come through the run's non-detector files. Whatever is missing or damaged there becomes
-NaN and a warning; it never stops a run.
+NaN and a warning, and for pulse energies a problem; it never stops a run.
 """
 
 import re
@@ -13,7 +13,7 @@ import numpy as np
 from xfelmpi.added import read_added
 from xfelmpi.experiment import Experiment
 from xfelmpi.machinefiles import Damage, Findings, opened, read_table, text, tolerated
-from xfelmpi.monitors import XGM, Frames, beamline_sources, pulse_energy
+from xfelmpi.monitors import XGM, Frames, beamline_sources, pulse_energy, record_unknown
 from xfelmpi.motors import quadrant_motors
 from xfelmpi.records import MachineData
 from xfelmpi.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
@@ -70,6 +70,7 @@ def read_machine_data(
         energy, slots = first(pulse_energy) or (nothing, None)
         if slots is None:
             found.warnings.append("pulse energy unknown: the run has no XGM with values")
+            record_unknown(np.isnan(energy), frames, found)
         wavelength = first(_wavelength)
         if wavelength is None:
             wavelength = first(_undulator_wavelength)
@@ -95,6 +96,7 @@ def read_machine_data(
         columns,
         motors,
         files,
+        tuple(found.problems),
     )
 
 

@@ -13,7 +13,7 @@ from xfelmpi import __version__, cachefile
 from xfelmpi.experiment import Experiment
 from xfelmpi.machine import UNREADABLE, read_machine_data
 from xfelmpi.machinefiles import machine_files
-from xfelmpi.records import AddedColumn, MachineData, QuadrantMotors
+from xfelmpi.records import AddedColumn, MachineData, Problem, QuadrantMotors
 
 
 def cached_machine_data(
@@ -65,6 +65,7 @@ def _load(experiment: Experiment, key: str) -> MachineData | None:
         tuple(AddedColumn(values=values, **column) for column, values in columns),
         motors or None,
         tuple(about["files"]),
+        tuple(Problem(**problem) for problem in about["problems"]),
     )
 
 
@@ -85,6 +86,7 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "notes": data.notes,
         "warnings": data.warnings,
         "files": data.files,
+        "problems": [asdict(problem) for problem in data.problems],
         "added": columns,
         "motors": data.motors.device if data.motors else "",
     }

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.fileaccess import open_access, watched
+from xfelmpi.records import Problem
 from xfelmpi.units import Unit, si_unit
 
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
@@ -78,11 +79,14 @@ class Findings:
     ----------
     notes, warnings : list of str
     damage : dict
+    problems : list of Problem
+        Pulse energies that are unknown.
     """
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     damage: Damage = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
 
     def warn_missing(self, what: str, values: np.ndarray) -> None:
         """Say of how many frames a value is unknown, if of any."""

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.machinefiles import Damage, Findings, TrainTable, read_table
 from xfelmpi.pulses import (
+    DARK,
     LINE,
     OWN,
     decode_pattern,
@@ -14,6 +16,7 @@ from xfelmpi.pulses import (
     match_slots,
     written_slots,
 )
+from xfelmpi.records import Problem
 
 XGM = re.compile(r"XGMD?/(?:XGM/)?DOOCS")
 _TIMESERVER = re.compile(r"_(?:BR|RR)_(?:UTC|SYS)/TSYS/(?:TIMESERVER|X2TIMER\d)")
@@ -50,6 +53,8 @@ class MonitorSlots:
         -1 where the frame has no slot.
     energy : ndarray, float64 (frame,)
         In the file's unit; NaN where unknown.
+    dark : ndarray, bool (frame,)
+        The bunch pattern has no pulse there.
     rule : str
         How they were matched, for the log.
     """
@@ -57,6 +62,7 @@ class MonitorSlots:
     table: TrainTable
     slot: np.ndarray
     energy: np.ndarray
+    dark: np.ndarray
     rule: str
 
     @property
@@ -111,6 +117,7 @@ def pulse_energy(
                 continue
             found.notes.append(f"pulse energy from {source} data.{key}: {slots.rule}")
             found.warn_missing("pulse energy", slots.energy)
+            record_unknown(np.isnan(slots.energy) & ~slots.dark, frames, found)
             unit = slots.table.unit()
             if unit is None or unit.symbol != "J":
                 found.warnings.append(
@@ -119,6 +126,28 @@ def pulse_energy(
             factor = unit.factor if unit and unit.symbol == "J" else 1e-6
             return slots.energy * factor, slots
     return None
+
+
+def record_unknown(unknown: np.ndarray, frames: Frames, found: Findings) -> None:
+    """Record a problem if pulse energies are unknown that should be known.
+
+    Parameters
+    ----------
+    unknown : ndarray, bool (frame,)
+    frames : Frames
+    found : Findings
+        Files that could not be read until now are named in the problem.
+    """
+    if not unknown.any():
+        return
+    what, file = f"pulse energy unknown for {unknown.sum()} of {unknown.size} frames", ""
+    if len(found.damage) == 1:
+        file = Path(*found.damage).name
+        what += ", and this file cannot be read"
+    elif found.damage:
+        what += f", and {len(found.damage)} files with machine data cannot be read"
+    train = 0 if unknown.all() else int(frames.train_id[unknown].min())
+    found.problems.append(Problem(what, file, -1, train, "pulse energy is NaN there"))
 
 
 def monitor_slots(
@@ -151,10 +180,11 @@ def monitor_slots(
     pattern = _bunch_pattern(files, sase, found.damage) if sase else None
     slot, rule = _match(frames, used, pattern, counted)
     # a train can have more pulses than the monitor has slots
-    slot = np.where(slot < values.shape[1], slot, -1)
+    dark = slot == DARK
+    slot = np.where(slot < values.shape[1], np.maximum(slot, -1), -1)
     row = table.rows(frames.train_id)
     energy = np.where((row < 0) | (slot < 0), np.nan, values[row, slot])
-    return MonitorSlots(table, slot, energy, rule)
+    return MonitorSlots(table, slot, energy, dark, rule)
 
 
 def own_energies(source: str, key: str) -> str:

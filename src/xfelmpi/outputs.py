@@ -152,7 +152,7 @@ def write_outputs(
     with stopping.held():
         done.reader.forget()
     fault.point(comm, "powder")
-    write_powder(comm, experiment.powder, attributes, sums if comm.rank == 0 else None)
+    write_powder(comm, experiment.powder, attributes, sums)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     usable = _usable(config, n_hits, sums["_hits"])
     fault.point(comm, "detector")

@@ -82,6 +82,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
         own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
+        own += share.facts.machine_problems
         problems = summarised(collective.gather_objects(comm, own))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
         geometry = inputs.geometry

@@ -8,7 +8,6 @@ import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -81,6 +80,9 @@ def provenance(
 
 
 def _versions() -> dict[str, str]:
+    # slow to import, and needed on one rank only
+    from importlib import metadata
+
     return {
         "python_version": sys.version.split()[0],
         "numpy_version": np.__version__,

@@ -18,6 +18,9 @@ MAX_PULSES = 2700
 LINE, OWN = 1, 2
 """Bits of a decoded bunch pattern: light in the tunnel; light of the instrument's undulator."""
 
+DARK = -2
+"""Instead of a slot: the train's bunch pattern has no pulse there."""
+
 _UNFILLED = (0, 1)
 """Values of slots that hold no pulse: 1 is the XGM's default, 0 was never written."""
 
@@ -99,7 +102,7 @@ def match_pattern(
     Returns
     -------
     slot : ndarray, int64 (frame,)
-        -1 where the frame has no slot, or no pulse at all.
+        -1 where the frame has no slot, `DARK` where it has no pulse at all.
     rule : str
         The rule that was used, for the log.
     """
@@ -112,13 +115,13 @@ def match_pattern(
     if np.isin(numbers + shift, pulses).sum() <= 2 * np.isin(numbers, pulses).sum():
         shift = 0
     bunch = np.minimum(pulse_id, MAX_PULSES).astype(np.int64) + shift
-    lit = (row >= 0) & (bunch >= 0) & (bunch < MAX_PULSES)
-    bunch = np.where(lit, bunch, 0)
-    lit &= own[row, bunch]
+    known = (row >= 0) & (bunch >= 0) & (bunch < MAX_PULSES)
+    bunch = np.where(known, bunch, 0)
     rule = "k-th value is the k-th pulse of the train's bunch pattern"
     if shift:
         rule += f"; assumed: its first pulse, {pulses[0]}, made the frames of pulse {numbers[0]}"
-    return np.where(lit, rank[row, bunch], -1).astype(np.int64), rule
+    slot = np.where(own[row, bunch], rank[row, bunch], DARK)
+    return np.where(known, slot, -1).astype(np.int64), rule
 
 
 def match_slots(pulse_id: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, str]:

@@ -156,6 +156,8 @@ class MachineData:
         None if no motors of this detector are known.
     files : tuple of str
         Paths of the files that were looked into.
+    problems : tuple of Problem
+        Pulse energies that should be known, and are not.
     """
 
     pulse_energy: np.ndarray
@@ -166,6 +168,7 @@ class MachineData:
     added: tuple[AddedColumn, ...] = ()
     motors: QuadrantMotors | None = None
     files: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)

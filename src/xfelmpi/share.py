@@ -44,6 +44,8 @@ class RunFacts:
         Frames whose own masks say what is bad all the time, if they have masks that may count.
     machine_files : tuple of str
         Paths of the files of the run that were searched for machine data.
+    machine_problems : tuple of Problem
+        The same ones on all ranks.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class RunFacts:
     motors: QuadrantMotors | None
     masks: MaskSamples | None = None
     machine_files: tuple[str, ...] = ()
+    machine_problems: tuple[Problem, ...] = ()
 
     @property
     def input_files(self) -> list[str]:
@@ -210,5 +213,6 @@ def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData
         machine.motors,
         masks,
         machine.files,
+        machine.problems,
     )
     return facts, bounds

@@ -53,27 +53,24 @@ def test_columns(comm, shared_path, dtype, counts):
         np.testing.assert_array_equal(file["entry/x"][:], values)
 
 
-@pytest.mark.parametrize("chunk_rows", [0, 1, 4])
 @pytest.mark.parametrize("round_bytes", [1, 3 * 24, 1 << 20])
-def test_images_in_several_rounds(comm, shared_path, monkeypatch, chunk_rows, round_bytes):
-    """Ranks with more rounds than others; chunks that two ranks share."""
+def test_images_in_several_rounds(comm, shared_path, monkeypatch, round_bytes):
+    """Ranks with more rounds than others."""
     monkeypatch.setattr(_h5, "ROUND_BYTES", round_bytes)
     start, n, total = share(comm, (2, 9, 0, 5, 1))
     values = np.random.default_rng(1).integers(0, 2**16, (total, 3, 4), np.uint16)
 
     def work(file):
-        dataset = file.create("data", values.shape, "u2", chunk_rows=chunk_rows)
+        dataset = file.create("data", values.shape, "u2")
         file.write(dataset, start, values[start : start + n])
 
     with h5py.File(write(comm, shared_path / "a.h5", work)) as file:
         np.testing.assert_array_equal(file["data"][:], values)
-        assert file["data"].compression == ("gzip" if chunk_rows else None)
 
 
-@pytest.mark.parametrize("chunk_rows", [0, 1])
-def test_no_rows_at_all(comm, shared_path, chunk_rows):
+def test_no_rows_at_all(comm, shared_path):
     def work(file):
-        dataset = file.create("data", (0, 3, 4), "u1", chunk_rows=chunk_rows)
+        dataset = file.create("data", (0, 3, 4), "u1")
         file.write(dataset, 0, np.empty((0, 3, 4), "u1"))
         file.write(dataset, 0, None)
 
@@ -87,7 +84,7 @@ def test_only_one_rank_has_rows(comm, shared_path):
     values = np.arange(12, dtype="f4").reshape(2, 6)
 
     def work(file):
-        dataset = file.create("data", (2, 6), "f4", chunk_rows=1)
+        dataset = file.create("data", (2, 6), "f4")
         file.write(dataset, 0, values if comm.rank == last else None)
 
     with h5py.File(write(comm, shared_path / "a.h5", work)) as file:
@@ -98,7 +95,7 @@ def test_rows_that_are_not_contiguous(comm, shared_path):
     values = np.arange(24, dtype="u4").reshape(4, 6)
 
     def work(file):
-        dataset = file.create("data", (6, 4), "u4", chunk_rows=2)
+        dataset = file.create("data", (6, 4), "u4")
         file.write(dataset, 0, values.T if comm.rank == 0 else None)
 
     with h5py.File(write(comm, shared_path / "a.h5", work)) as file:

@@ -82,9 +82,7 @@ class ParallelFile:
         """Make a soft link."""
         self._file[name] = h5py.SoftLink(target)
 
-    def create(
-        self, name: str, shape: tuple[int, ...], dtype, *, chunk_rows: int = 0, **attributes
-    ) -> h5py.Dataset:
+    def create(self, name: str, shape: tuple[int, ...], dtype, **attributes) -> h5py.Dataset:
         """Create a dataset, of which every element will be written.
 
         Parameters
@@ -92,16 +90,13 @@ class ParallelFile:
         name : str
             Path in the file; groups above it are made.
         shape, dtype
-            Of the dataset.
-        chunk_rows : int
-            Rows in a chunk, compressed with shuffle + gzip 1; 0 for contiguous and plain.
+            Of the dataset, which is contiguous and plain.
         **attributes
             Attributes of the dataset.
         """
-        layout = compressed_layout(shape, dtype, chunk_rows) if chunk_rows else {}
         self._reserve(int(np.prod(shape)) * np.dtype(dtype).itemsize)
         # every element is written: filling first would double the traffic
-        dataset = self._file.create_dataset(name, shape, dtype, fill_time="never", **layout)
+        dataset = self._file.create_dataset(name, shape, dtype, fill_time="never")
         dataset.attrs.update(attributes)
         return dataset
 

@@ -1,13 +1,20 @@
-"""``powder/rRRRR_powder.h5``: sums over all frames, hits and misses."""
+"""``powder/rRRRR_powder.h5``: sums over all frames, hits and misses, by one rank."""
+
+from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.collective import on_root
 from xfelmpi.detector import FRAME_SHAPE
-from xfelmpi.write._h5 import ParallelFile
+from xfelmpi.errors import OutputError
+from xfelmpi.outfile import serial_file
+from xfelmpi.write._h5 import LIBVER, compressed_layout, part_name
 
 
-def write_powder(comm, path, attributes: dict, sums: dict[str, tuple] | None) -> None:
-    """Write the powder file; collective.
+def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+    """Write the powder file; collective, so that all ranks fail if it cannot be written.
+
+    Rank 0 writes it alone: it has the sums, and packing them is all the work.
 
     Parameters
     ----------
@@ -16,18 +23,30 @@ def write_powder(comm, path, attributes: dict, sums: dict[str, tuple] | None) ->
         Final name; the file is complete, but under its temporary name afterwards.
     attributes : dict
         Root attributes.
-    sums : dict or None
-        On rank 0: for the suffixes "", "_hits" and "_misses" the photons, uint64 (16, 65536), and
-        the good frames, uint32 (16, 65536).
+    sums : dict
+        For the suffixes "", "_hits" and "_misses" the photons, uint64 (16, 65536), and the good
+        frames, uint32 (16, 65536), on rank 0.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
     """
-    file = ParallelFile(comm, path, attributes)
-    for suffix in ("", "_hits", "_misses"):
-        photons, good = sums[suffix] if sums else (None, None)
-        for name, dtype, units, values in (
-            (f"powder{suffix}", np.uint64, "photons", photons),
-            (f"good_frames{suffix}", np.uint32, "frames", good),
-        ):
-            dataset = file.create(name, FRAME_SHAPE, dtype, chunk_rows=1, units=units)
-            rows = None if values is None else values.reshape(FRAME_SHAPE)
-            file.write(dataset, 0, rows)
-    file.close()
+    on_root(comm, lambda: _write(path, attributes, sums))
+
+
+def _write(path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+    try:
+        with serial_file(part_name(path), libver=LIBVER) as file:
+            file.attrs.update(attributes)
+            for suffix, (photons, good) in sums.items():
+                _add(file, f"powder{suffix}", photons, "photons")
+                _add(file, f"good_frames{suffix}", good, "frames")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error})") from None
+
+
+def _add(file, name: str, values: np.ndarray, units: str) -> None:
+    layout = compressed_layout(FRAME_SHAPE, values.dtype, 1)
+    file.create_dataset(name, data=values.reshape(FRAME_SHAPE), **layout)
+    file[name].attrs["units"] = units
