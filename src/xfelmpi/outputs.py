@@ -160,35 +160,32 @@ def write_outputs(
     ever_good = _ever_good(comm, done)
     fault.point(comm, "frames")
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
-    fault.point(comm, "events")
-    write_events(
-        comm,
-        experiment.events,
-        attributes
-        | {
-            "masks_digest": mask_digest(comm, done.masks),
-            "modules_in_run": done.share.facts.modules_in_run,
-            "data": done.share.facts.kind,
-            "detector": done.share.facts.detector,
-            "warnings": comm.bcast(json.dumps(done.warnings)),
-        },
-        done.events,
-        done.sums,
-        done.share.first_frame,
-        done.share.facts.n_frames,
-        done.problems,
-    )
-    files = [experiment.events, experiment.powder, experiment.cxi]
-    files += for_dragonfly
+    _write_events(comm, experiment, done, attributes)
+    files = [experiment.events, experiment.powder, experiment.cxi, *for_dragonfly]
     files += [done.vds] if done.vds else []
-    vds = experiment.vds(done.share.facts.kind)
     fault.point(comm, "publish")
     # no file gets its name before all ranks have come so far
     comm.Barrier()
+    vds = experiment.vds(done.share.facts.kind)
     collective.on_root(comm, lambda: _publish(experiment, files, vds))
     fault.point(comm, "folder")
     collective.on_root(comm, lambda: make_folder(config, experiment, files))
     return files
+
+
+def _write_events(comm, experiment: Experiment, done: Processed, attributes: dict) -> None:
+    fault.point(comm, "events")
+    facts = done.share.facts
+    attributes = attributes | {
+        "masks_digest": mask_digest(comm, done.masks),
+        "modules_in_run": facts.modules_in_run,
+        "data": facts.kind,
+        "detector": facts.detector,
+        "warnings": comm.bcast(json.dumps(done.warnings)),
+    }
+    first, n_frames, problems = done.share.first_frame, facts.n_frames, done.problems
+    path = experiment.events
+    write_events(comm, path, attributes, done.events, done.sums, first, n_frames, problems)
 
 
 def _write_frames(
@@ -228,21 +225,18 @@ def _write_frames(
 
 
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    with stopping.giving_names():
-        _give_names(experiment, files, vds)
-
-
-def _give_names(experiment: Experiment, files: list[Path], vds: Path) -> None:
+    """Give all files their names and remove those of an earlier job that do not fit them."""
     try:
-        publish(*files)
-        for path in (experiment.emc, experiment.dragonfly_detector):
-            # Dragonfly reads out of bounds without frames, or with another detector: an old file
-            # must not stay
-            if path not in files:
-                path.unlink(missing_ok=True)
-        if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
-            vds.unlink()
-            log.warning(f"{vds} of an earlier job has other frames and was removed")
+        with stopping.giving_names():
+            publish(*files)
+            for path in (experiment.emc, experiment.dragonfly_detector):
+                # Dragonfly reads out of bounds without frames, or with another detector: an old
+                # file must not stay
+                if path not in files:
+                    path.unlink(missing_ok=True)
+            if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
+                vds.unlink()
+                log.warning(f"{vds} of an earlier job has other frames and was removed")
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
 

@@ -71,11 +71,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
     result = PassResult(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
-        done_before = begin_pass(comm, experiment, selection, result, resume)
-        folder, minutes = experiment.checkpoint, config.checkpoint_minutes
-        writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
-        read_photons(comm, config, masks, result, done_before, writer)
-        warn_of_failures(comm, writer)
+        _read_frames(comm, experiment, config, masks, selection, result, resume)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
     with stages.timed("decide"):
@@ -85,7 +81,6 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         own += share.facts.machine_problems
         problems = summarised(collective.gather_objects(comm, own))
         reader = HitReader(kept, share.frames, sums, sparsifier, masks)
-        geometry = inputs.geometry
         done = Processed(
             share,
             masks,
@@ -93,7 +88,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
             events,
             total,
             reader,
-            geometry,
+            inputs.geometry,
             problems,
             vds,
             warnings,
@@ -222,6 +217,17 @@ def begin_pass(
         log.info(line)
     with collective.together(comm):
         return take_up(selection.paths_of(result.share), result)
+
+
+def _read_frames(
+    comm, experiment: Experiment, config: Config, masks, selection, result: PassResult, resume: bool
+) -> None:
+    """Read what an earlier job has not read, and write checkpoints; collective."""
+    done_before = begin_pass(comm, experiment, selection, result, resume)
+    folder, minutes = experiment.checkpoint, config.checkpoint_minutes
+    writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
+    read_photons(comm, config, masks, result, done_before, writer)
+    warn_of_failures(comm, writer)
 
 
 def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
