@@ -8,7 +8,7 @@ import numpy as np
 
 from xfelmpi import background, collective, fault, stopping
 from xfelmpi.config import Config
-from xfelmpi.detector import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
+from xfelmpi.detector import FRAME_SHAPE, N_MODULES
 from xfelmpi.dragonfly import usable_pixels
 from xfelmpi.dragonflyfiles import DragonflyFiles, beam_wavelength, make_folder
 from xfelmpi.errors import OutputError
@@ -18,10 +18,11 @@ from xfelmpi.kept import HitReader
 from xfelmpi.maskbits import unpack
 from xfelmpi.masks import Masks, mask_digest
 from xfelmpi.outfile import check_room
-from xfelmpi.powder import PowderSum, mask_good_frames
+from xfelmpi.powder import PowderSum
 from xfelmpi.provenance import provenance
 from xfelmpi.records import EventColumns, Problem, QuadrantMotors
 from xfelmpi.report import Progress, log
+from xfelmpi.runsums import background_weights, sum_powder
 from xfelmpi.share import Share
 from xfelmpi.sparse import FrameSums
 from xfelmpi.virtual import BYTES_PER_MAPPING
@@ -277,55 +278,6 @@ def _open_emc(
 def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
     """Return the pixels that Dragonfly may use, bool (1048576,), on rank 0."""
     return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
-
-
-def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
-    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
-
-    Parameters
-    ----------
-    comm : Intracomm
-    events : EventColumns
-        Rows of this rank.
-    modules_in_run : int
-        Bit field.
-    """
-    complete = events.modules == modules_in_run
-    counts = complete & ~events.is_hit
-    number, photons = collective.sum_all(
-        comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
-    )
-    # joined in frame order first, so that the sum is the same for any number of ranks
-    energy = collective.concat_all(comm, events.pulse_energy[~events.is_hit])
-    energy = energy[np.isfinite(energy)]
-    return background.background_weighting(
-        events.pulse_energy,
-        energy.mean() if len(energy) else np.nan,
-        background.mean_by_train(events.trainId, events.photons, counts),
-        photons / number if number else np.nan,
-    )
-
-
-def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndarray] | None:
-    """Sum the powder of all ranks; collective.
-
-    Returns
-    -------
-    photons : ndarray, uint64 (16, 65536)
-        On rank 0, None elsewhere.
-    good : ndarray, uint32 (16, 65536)
-        In how many frames the pixel was good.
-    """
-    frames = collective.sum_all(comm, powder.frames)
-    good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
-    for module in range(comm.rank, N_MODULES, comm.size):
-        good[module] = mask_good_frames(masks.good[module], frames[module])
-    photons = collective.sum_to_root(comm, powder.photons)
-    good = collective.sum_to_root(comm, good)
-    # corrected data hardly ever have such pixels
-    has_invalid = collective.max_all(comm, powder.invalid.any())
-    invalid = collective.sum_to_root(comm, powder.invalid) if has_invalid else 0
-    return (photons, good - invalid) if comm.rank == 0 else None
 
 
 def _ever_good(comm, done: Processed) -> np.ndarray | None:

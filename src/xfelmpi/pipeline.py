@@ -30,7 +30,6 @@ from xfelmpi.outputs import (
     begin_vds,
     load_run_geometry,
     prepare_folders,
-    sum_powder,
     write_outputs,
 )
 from xfelmpi.photons import Sparsifier
@@ -40,6 +39,7 @@ from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
 from xfelmpi.report import Stages, Summary, log, plural
 from xfelmpi.resume import Selection, share_remaining
+from xfelmpi.runsums import sum_powder
 from xfelmpi.share import Share
 from xfelmpi.sparse import ENTRY_BYTES, FrameSums
 

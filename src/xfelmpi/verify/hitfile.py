@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi.background import mean_background
 from xfelmpi.collective import alone
 from xfelmpi.detector import FRAME_SHAPE, N_MODULES, PIXEL_SIZE
-from xfelmpi.outputs import background_weights
+from xfelmpi.runsums import background_weights
 from xfelmpi.units import PLANCK_TIMES_C
 from xfelmpi.verify.findings import Finding, compare, expect
 from xfelmpi.verify.outputs import Outputs

@@ -13,9 +13,9 @@ from xfelmpi.experiment import Experiment
 from xfelmpi.framepass import read_photons, without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.maskbits import unpack
-from xfelmpi.outputs import sum_powder
 from xfelmpi.pipeline import decide, make_sparsifier
 from xfelmpi.powder import PowderSum
+from xfelmpi.runsums import sum_powder
 from xfelmpi.sparse import FrameSums
 from xfelmpi.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.verify.hitframes import DETECTOR
