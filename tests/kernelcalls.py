@@ -54,21 +54,7 @@ def run_kernel(
     room = n * PIXELS if room is None else room
     pixel = np.full(room + 64, 0xFFFFFFFF, np.uint32)
     count = np.full(room + 64, 0xFFFF, np.uint16)
-    out = SimpleNamespace(
-        powder=np.zeros(PIXELS, np.uint64),
-        invalid=np.zeros(PIXELS, np.uint32),
-        start=np.full(n, 77, np.int64),
-        stop=np.full(n, 77, np.int64),
-        status=np.full(n, 77, np.uint8),
-        lit=np.zeros(n, np.uint32),
-        photons=np.zeros(n, np.uint64),
-        region_lit=np.zeros(n, np.uint32),
-        region_photons=np.zeros(n, np.uint64),
-        ones=np.zeros(n, np.uint32),
-        peak=np.zeros(n, np.uint16),
-        entries=np.zeros(n, np.uint32),
-        region_bad=np.zeros(n, np.uint32),
-    )
+    out = _outputs(n)
     inputs = {
         "memory": np.ascontiguousarray(values).reshape(-1).view(np.uint8),
         "offset": np.arange(n, dtype=np.int64) * frame_bytes,
@@ -108,3 +94,22 @@ def run_kernel(
     assert (count[room:] == 0xFFFF).all(), "written behind the end"
     out.pixel, out.count = pixel, count
     return out
+
+
+def _outputs(n: int) -> SimpleNamespace:
+    """Return what the kernel fills for every frame, and the sums over frames."""
+    return SimpleNamespace(
+        powder=np.zeros(PIXELS, np.uint64),
+        invalid=np.zeros(PIXELS, np.uint32),
+        start=np.full(n, 77, np.int64),
+        stop=np.full(n, 77, np.int64),
+        status=np.full(n, 77, np.uint8),
+        lit=np.zeros(n, np.uint32),
+        photons=np.zeros(n, np.uint64),
+        region_lit=np.zeros(n, np.uint32),
+        region_photons=np.zeros(n, np.uint64),
+        ones=np.zeros(n, np.uint32),
+        peak=np.zeros(n, np.uint16),
+        entries=np.zeros(n, np.uint32),
+        region_bad=np.zeros(n, np.uint32),
+    )

@@ -96,6 +96,24 @@ def write_common(
     version : str
         Version of the file format, ``1.0`` or ``1.2``.
     """
+    _write_metadata(file, sources, options, proposal, sequence, version)
+    index = file.create_group("INDEX")
+    _resizable(index, "trainId", train_ids.astype(np.uint64))
+    _resizable(index, "flag", np.ones(len(train_ids), np.int32))
+    _resizable(index, "timestamp", _timestamps(train_ids))
+    if version == "1.2":
+        _resizable(index, "origin", np.full(len(train_ids), -1, np.int32))
+    file.create_group("RUN")
+
+
+def _write_metadata(
+    file: h5py.File,
+    sources: list[str],
+    options: SimulationOptions,
+    proposal: int,
+    sequence: int,
+    version: str,
+) -> None:
     meta = file.create_group("METADATA")
     for name, values in {
         "dataSourceId": sources,
@@ -122,14 +140,6 @@ def write_common(
         "sequenceNumber": sequence,
     }.items():
         meta[name] = np.array([number], np.uint32)
-
-    index = file.create_group("INDEX")
-    _resizable(index, "trainId", train_ids.astype(np.uint64))
-    _resizable(index, "flag", np.ones(len(train_ids), np.int32))
-    _resizable(index, "timestamp", _timestamps(train_ids))
-    if version == "1.2":
-        _resizable(index, "origin", np.full(len(train_ids), -1, np.int32))
-    file.create_group("RUN")
 
 
 def write_index(file: h5py.File, name: str, counts: np.ndarray) -> None:
