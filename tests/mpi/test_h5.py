@@ -68,6 +68,26 @@ def test_images_in_several_rounds(comm, shared_path, monkeypatch, round_bytes):
         np.testing.assert_array_equal(file["data"][:], values)
 
 
+@pytest.mark.parametrize("round_bytes", [1, 24, 1 << 20])
+def test_columns_together(comm, shared_path, monkeypatch, round_bytes):
+    """Columns whose rows differ in size, so that some take more rounds than others."""
+    monkeypatch.setattr(_h5, "ROUND_BYTES", round_bytes)
+    start, n, total = share(comm, (2, 9, 0, 5, 1))
+    values = np.random.default_rng(1).integers(0, 2**16, (total, 3), np.uint16)
+    mine = slice(start, start + n)
+
+    def work(file):
+        columns = [("a/wide", values[mine], {"units": "m"}), ("b", values[mine, 1], {})]
+        file.columns(start, total, columns)
+        file.columns(start, total, [])
+
+    with h5py.File(write(comm, shared_path / "a.h5", work)) as file:
+        np.testing.assert_array_equal(file["a/wide"][:], values)
+        assert file["a/wide"].attrs["units"] == "m"
+        np.testing.assert_array_equal(file["b"][:], values[:, 1])
+        assert not file["b"].attrs
+
+
 def test_no_rows_at_all(comm, shared_path):
     def work(file):
         dataset = file.create("data", (0, 3, 4), "u1")

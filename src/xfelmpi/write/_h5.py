@@ -95,10 +95,29 @@ class ParallelFile:
             Attributes of the dataset.
         """
         self._reserve(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        return self._create(name, shape, dtype, attributes)
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype, attributes: dict) -> h5py.Dataset:
         # every element is written: filling first would double the traffic
         dataset = self._file.create_dataset(name, shape, dtype, fill_time="never")
         dataset.attrs.update(attributes)
         return dataset
+
+    def columns(self, start: int, n_rows: int, columns: list[tuple[str, np.ndarray, dict]]) -> None:
+        """Create and write datasets with one row per frame; the ranks agree once for all of them.
+
+        Parameters
+        ----------
+        start, n_rows : int
+            First row of this rank, and rows of all ranks together.
+        columns : list of (str, ndarray, dict)
+            Path in the file, this rank's rows, and attributes.
+        """
+        self._reserve(n_rows * sum(_row_bytes(rows) for _, rows, _ in columns))
+        most = max_all(self.comm, max((len(rows) for _, rows, _ in columns), default=0))
+        for name, rows, attributes in columns:
+            dataset = self._create(name, (n_rows, *rows.shape[1:]), rows.dtype, attributes)
+            self._write_rounds(dataset, start, np.ascontiguousarray(rows), most)
 
     def write(self, dataset: h5py.Dataset, start: int, rows: np.ndarray | None) -> None:
         """Write this rank's rows from row `start` on; None or no rows joins with nothing.
@@ -110,15 +129,13 @@ class ParallelFile:
         rows = np.ascontiguousarray(rows)
         if rows.dtype != dataset.dtype:
             raise TypeError(f"{dataset.name}: {rows.dtype} rows for a {dataset.dtype} dataset")
-        row_bytes = max(1, int(np.prod(rows.shape[1:])) * rows.dtype.itemsize)
-        per_round = max(1, ROUND_BYTES // row_bytes)
-        n_rounds = max_all(self.comm, -(-len(rows) // per_round))
-        for i in range(n_rounds):
-            self._write_slab(
-                dataset,
-                start + i * per_round,
-                rows[i * per_round : (i + 1) * per_round],
-            )
+        self._write_rounds(dataset, start, rows, max_all(self.comm, len(rows)))
+
+    def _write_rounds(self, dataset: h5py.Dataset, start: int, rows: np.ndarray, most: int) -> None:
+        # as often as the rank with most rows, of which there are `most`
+        per_round = max(1, ROUND_BYTES // max(1, _row_bytes(rows)))
+        for first in range(0, most, per_round):
+            self._write_slab(dataset, start + first, rows[first : first + per_round])
 
     def _write_slab(self, dataset: h5py.Dataset, start: int, rows: np.ndarray) -> None:
         in_file = dataset.id.get_space()
@@ -164,6 +181,10 @@ def compressed_layout(shape: tuple[int, ...], dtype, chunk_rows: int) -> dict:
         "compression_opts": 1,
         "shuffle": np.dtype(dtype).itemsize > 1,
     }
+
+
+def _row_bytes(rows: np.ndarray) -> int:
+    return int(np.prod(rows.shape[1:])) * rows.dtype.itemsize
 
 
 def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:

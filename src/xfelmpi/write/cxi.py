@@ -155,11 +155,8 @@ class CxiEntry:
         self._next, self._n_frames = before_and_total(comm, len(columns[0][1]))
         for group, nx_class in _GROUPS.items():
             file.group(f"{name}/{group}", NX_class=nx_class)
-        for path, column, attributes in columns:
-            dataset = file.create(
-                f"{name}/{path}", (self._n_frames,), column.dtype, axes=_AXES, **attributes
-            )
-            file.write(dataset, self._next, column)
+        rows = [(f"{name}/{path}", c, {"axes": _AXES, **more}) for path, c, more in columns]
+        file.columns(self._next, self._n_frames, rows)
         self._link_data({path.rpartition("/")[0] for path, _, _ in columns})
 
     def _link_data(self, groups: set[str]) -> None:

@@ -46,13 +46,10 @@ def write_events(
     """
     file = ParallelFile(comm, path, attributes)
     columns = [*events.columns(), *((f"sums/{name}", getattr(sums, name)) for name in SUMS)]
-    for name, column in columns:
-        units = {"units": UNITS[name]} if name in UNITS else {}
-        dataset = file.create(name, (n_frames, *column.shape[1:]), column.dtype, **units)
-        file.write(dataset, start, column)
-    for added in events.added:
-        dataset = file.create(added.name, (n_frames,), added.values.dtype, **added.attributes())
-        file.write(dataset, start, added.values)
+    units = {name: {"units": unit} for name, unit in UNITS.items()}
+    rows = [(name, column, units.get(name, {})) for name, column in columns]
+    rows += [(added.name, added.values, added.attributes()) for added in events.added]
+    file.columns(start, n_frames, rows)
     file.put(
         "problems",
         np.array(
