@@ -17,11 +17,11 @@ MODULES = 16
 BLOCK = 32
 """Hits of a block, `HitReader.BLOCK_FRAMES`."""
 
-POWDER_BYTES = MODULES * 65536 * (8 + 4 + 4)
+POWDER_BYTES = MODULES * 65536 * (4 + 4)
 FRAME_BYTES = 162
 """Of the frame table and the machine data of a frame, scattered."""
 
-HIT_COLUMNS, EVENT_COLUMNS, POWDER_SETS = 14, 18, 6
+HIT_COLUMNS, EVENT_COLUMNS = 14, 18
 
 # Measured, CPU seconds; docs/scaling.md says with which command.
 START_CPU = 0.25
@@ -157,7 +157,7 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         "powder": 3 * reduced,
         "decide": run.frames * share * DECIDE_FRAME + 2 * m.gather(p, 8 * run.frames),
         "hits": run.hits * share * HIT + 4 * n * m.file_call + 8 * n * m.small(p),
-        "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS + 2 * POWDER_SETS),
+        "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS),
         "bytes": (run.hits * (CXI_BYTES + EMC_BYTES) + run.frames * EVENT_BYTES)
         / m.files_bandwidth(p),
         "rank 0": POWDER_FILE + CXI_BASE + run.hits * CXI_HIT + REST_OF_WRITE + PAGE,
@@ -187,10 +187,10 @@ def counts(run: Run, ranks: int, hits_of_rank: int) -> dict[tuple[str, str], tup
     blanks = 8 * (run.frames - run.hits)
     scattered = round(run.frames * FRAME_BYTES * (1 - 1 / p))
     return {
-        ("index: share", "bcast"): (18, 0),
+        ("index: share", "bcast"): (20, 0),
         ("index: share", "send"): (7 * (p - 1), scattered),
-        ("photons: powder", "reduce"): (3, POWDER_BYTES),
-        ("write: powder sums", "reduce"): (6, 2 * POWDER_BYTES),
+        ("photons: powder", "reduce"): (2, POWDER_BYTES),
+        ("write: powder sums", "reduce"): (4, 2 * POWDER_BYTES),
         ("decide", "allgatherv"): (1, blanks),
         ("write: background", "allgatherv"): (1, blanks),
         ("write: frames", "allgather"): (2 + 3 * n, 0),
@@ -200,10 +200,8 @@ def counts(run: Run, ranks: int, hits_of_rank: int) -> dict[tuple[str, str], tup
         ("write: frames", "file write_at"): (4 * n, 0),
         ("write: CXI columns", "file write_at_all"): (HIT_COLUMNS, 0),
         ("write: EMC head", "file write_at"): (3, 0),
-        ("write: powder file", "file write_at_all"): (2 * POWDER_SETS, 0),
         ("write: events file", "file write_at_all"): (EVENT_COLUMNS, 0),
         ("write: CXI columns", "file set_view"): (2 * HIT_COLUMNS, 0),
-        ("write: powder file", "file set_view"): (4 * POWDER_SETS, 0),
         ("write: events file", "file set_view"): (2 * EVENT_COLUMNS, 0),
     }
 
