@@ -16,6 +16,9 @@ from xfelmpi.records import EventColumns, Problem
 from xfelmpi.sparse import FrameSums
 from xfelmpi.write.events import SUMS
 
+_NEEDED = {"data", "detector", "masks_digest", "modules_in_run", "proposal"}
+"""Attributes of the root that reading back stands on."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -107,6 +110,8 @@ def read_finished_run(path: Path) -> FinishedRun:
             for what, name, module, train, action in file["problems"][()].tolist()
         ]
         attributes = dict(file.attrs)
+        if lacking := _NEEDED - set(attributes):
+            raise KeyError(f"attributes {', '.join(sorted(lacking))} are missing")
         return FinishedRun(
             _config(file), attributes["masks_digest"], events, sums, problems, attributes
         )
@@ -124,7 +129,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: {error}; is this an events file, made by this version? Process the run again"
         ) from None
