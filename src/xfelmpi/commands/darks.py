@@ -10,12 +10,12 @@ import numpy as np
 
 from xfelmpi import arguments as options
 from xfelmpi import collective, darks, fault
-from xfelmpi.config import parse_size
+from xfelmpi.config import Config, parse_size
 from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.experiment import Experiment
-from xfelmpi.lock import held
+from xfelmpi.lock import held_if_there
 from xfelmpi.partition import split_trains
 from xfelmpi.provenance import provenance
 from xfelmpi.read import FilePool
@@ -51,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
         help="folder for the constants (default: PREFIX/scratch/det/constants)",
     )
     parser.add_argument("--detector", metavar="NAME", help="detector (default: the one in the run)")
+    about = Config.__dataclass_fields__["suspect_trains"]
+    parser.add_argument(
+        "--suspect-trains",
+        choices=about.metadata["choices"],
+        default=about.default,
+        help=f"{about.metadata['help']} (default: {about.default})",
+    )
     parser.add_argument(
         "--gains",
         type=float,
@@ -101,13 +108,14 @@ def main(argv: list[str], comm) -> int:
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
-    with held(comm, out / "darks.lock", f"constants in {out} are being made"):
+    what = f"constants in {out} are being made"
+    with held_if_there(comm, prefix, out / "darks.lock", what):
         return _make_constants(comm, given, experiments, out, argv)
 
 
 def _make_constants(comm, given, experiments: list[Experiment], out: Path, argv) -> int:
     start = time.monotonic()
-    indices = collective.on_root(comm, lambda: _index(experiments, given.detector))
+    indices = collective.on_root(comm, lambda: _index(experiments, given))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(given.runs))]
     measured = _measured(runs)
     modules = sorted({module for module, _ in measured})
@@ -153,8 +161,9 @@ def _given(argv: list[str]) -> argparse.Namespace:
     return given
 
 
-def _index(experiments, detector) -> list:
-    indices = [index_run(e.run_folder("raw"), "raw", detector) for e in experiments]
+def _index(experiments, given) -> list:
+    chosen = (given.detector, (None, None), given.suspect_trains)
+    indices = [index_run(e.run_folder("raw"), "raw", *chosen) for e in experiments]
     for experiment, index in zip(experiments, indices, strict=True):
         log.info(
             "run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}", index.detector
