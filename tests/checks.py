@@ -274,6 +274,12 @@ def check_emc(path: Path, expected: Expected) -> None:
         np.testing.assert_array_equal(count, frame[frame > 1])
 
 
+def without_energies(n: int) -> list[tuple[str, str, int, int, str]]:
+    """Return the problems of a run of n frames that lacks nothing but its gas monitor."""
+    what = f"pulse energy unknown for {n} of {n} frames"
+    return [(what, "", -1, 0, "pulse energy is NaN there")]
+
+
 def problems(output: Path, run: int = 50) -> list[tuple[str, str, int, int, str]]:
     """Return the problems named in the events file: what, file, module, train, action."""
     with h5py.File(output / "events" / f"r{run:04d}_events.h5") as file:

@@ -540,6 +540,26 @@ def test_file_that_is_cut_short(copied, made, tmp_path):
     assert (found["DigitalGainLevel"][1] == ALWAYS_HIGH).all()
 
 
+def test_suspect_trains(copied, made, tmp_path):
+    """Used as in the main job, or left out; named in both cases."""
+    prefix, _ = copied
+    path = prefix / "raw/r0010/RAW-R0010-AGIPD04-S00000.h5"
+    with h5py.File(path, "r+") as file:
+        file["INDEX/flag"][::2] = 0
+        images = file[SOURCE.format(4)]
+        suspect = file["INDEX/trainId"][::2]
+        for row in np.flatnonzero(np.isin(images["trainId"][:].ravel(), suspect)):
+            images["data"][row, 0] = 15000
+    right, offsets = constants_of(made[0], 4)["AnalogOffset"][0], {}
+    for choice in ("include", "exclude"):
+        out = tmp_path / choice
+        done = make(prefix, out, "--suspect-trains", choice, runs=[10])
+        assert "flagged suspect (INDEX/flag)" in done.stdout
+        offsets[choice] = np.median(np.abs(constants_of(out, 4)["AnalogOffset"][0] - right))
+    assert offsets["exclude"] < 3
+    assert offsets["include"] > 100
+
+
 def test_frames_that_cannot_be_read(copied, made, tmp_path):
     """They are left out and named once, whatever the memory limit; the others make the offset."""
     prefix, path = copied

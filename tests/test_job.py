@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import h5py
 import numpy as np
 import pytest
-from checks import check_outputs, problems
+from checks import check_outputs, problems, without_energies
 from compare import assert_same_outputs
 from expected import FRAME_SHAPE, Expected
 from extra_data import RunDirectory
@@ -311,8 +312,15 @@ def test_values_that_are_no_photons(tmp_path, compression):
                     (chosen < 0) & (chosen > -np.inf)
                 )
     mask = write_mask(tmp_path / "m.h5", good[0])
-    process(mock, tmp_path / "out", "--global-mask", mask, ranks=2)
+    process(mock, tmp_path / "out", "--global-mask", mask, ranks=2, status=3)
     expected = Expected(mock, good=good, bad=bad)
+    found = problems(tmp_path / "out")
+    for module, train in product((0, 9, 15), (0, 1)):
+        rows = [row for row in bad if row // 6 == train]
+        pixels = sum(int((bad[row][module] & good[0][module]).sum()) for row in rows)
+        (what,) = (p[0] for p in found if p[2:4] == (module, mock.truth["trainId"][6 * train]))
+        assert what.startswith(f"{len(rows)} frames: {pixels} pixels are no numbers of photons")
+    assert len(found) == 6
     assert expected.is_hit[::2].any()
     check_outputs(tmp_path / "out", expected)
 
@@ -386,7 +394,8 @@ def test_without_machine_data_and_geometry(tmp_path):
             path.unlink()
     mock.paths.geometry.unlink()
     done = run_xfelmpi([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"], 2)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert problems(tmp_path / "out") == without_energies(12)
     assert "nominal" in done.stderr
     with h5py.File(tmp_path / "out" / "events" / "r0050_events.h5") as file:
         assert np.isnan(file["pulse_energy"][:]).all()
@@ -420,12 +429,12 @@ def test_runs_of_extra_data(make, options, tmp_path):
     folder.mkdir(parents=True)
     make(str(folder), **options)
     done = run_xfelmpi([run, "--prefix", tmp_path, "--output", tmp_path / "out"], 2)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert problems(tmp_path / "out", run) == []
+    assert done.returncode == 3, done.stdout + done.stderr
     files = AGIPD1M(RunDirectory(folder)).get_array("image.trainId", unstack_pulses=False)
     trains = files.values[0]
     cells = AGIPD1M(RunDirectory(folder)).get_array("image.cellId", unstack_pulses=False).values[0]
     assert len(trains) > 100
+    assert problems(tmp_path / "out", run) == without_energies(len(trains))
     with h5py.File(tmp_path / "out" / "events" / f"r{run:04d}_events.h5") as file:
         np.testing.assert_array_equal(file["trainId"][:], trains)
         np.testing.assert_array_equal(file["cellId"][:], cells)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -233,6 +234,26 @@ def test_commands_wait_for_nobody(ranks, name, args, mock, tmp_path):
     assert done.stderr.count("by alice on max-exfl123 (job 4711) since ") == 1
     assert "Traceback" not in done.stderr
     assert all_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["50"],
+        ["50", "--from-events"],
+        *([name, "50"] for name in ("vds", "mask", "merge", "darks")),
+    ],
+    ids=" ".join,
+)
+def test_experiment_folder_that_is_not_there(args, ranks, tmp_path):
+    """A mistyped name is said, and makes no folders for locks."""
+    done = run_xfelmpi([*args, "--prefix", tmp_path / "mistyped"], ranks)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"no such (run|file)", done.stderr), done.stderr
+    assert str(tmp_path / "mistyped") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_constants_are_locked(tmp_path):

@@ -412,6 +412,21 @@ def test_own_instrument_before_its_neighbour(experiment, path):
     check(read_machine_data(experiment, *frames(), detector="SPB_DET_AGIPD1M-1"))
 
 
+_MICRO = "5 µm café"
+
+
+@pytest.mark.parametrize("text", [_MICRO.encode(), _MICRO.encode("latin-1")], ids=["utf", "latin"])
+@pytest.mark.parametrize("charset", ["ascii", "utf-8"])
+@pytest.mark.parametrize("length", [None, 20], ids=["variable", "fixed"])
+@pytest.mark.parametrize("shape", [(), (1,)], ids=["scalar", "array"])
+def test_sample_in_any_character_set(experiment, path, text, charset, length, shape):
+    with h5py.File(path, "r+") as file:
+        del file["METADATA/sample"]
+        dtype = h5py.string_dtype(charset, length)
+        file["METADATA"].create_dataset("sample", shape, dtype, data=np.full(shape, text, dtype))
+    assert read_machine_data(experiment, *frames()).sample == _MICRO
+
+
 @pytest.mark.parametrize(
     ("stored", "sample"),
     [(b"lysozyme", "lysozyme"), (b"No Sample", ""), (b" none ", ""), (b"", "")],

@@ -29,7 +29,7 @@ def done(tmp_path_factory):
     """A processed run in which a module lacks a train, and the output of the job."""
     folder = tmp_path_factory.mktemp("page") / "p007927"
     mock = tiny_run(folder, trains=4, cells=tuple(range(8)), missing=((3, 1),))
-    geometry = ["--geometry", mock.paths.geometry, "--sample", "<i>MS2</i> & more"]
+    geometry = ["--geometry", mock.paths.geometry, "--sample", "<i>MS2</i> & 5 µm"]
     job = run_xfelmpi([50, "--prefix", folder, *geometry], 3)
     assert job.returncode == 3, job.stderr
     return mock, job
@@ -70,7 +70,7 @@ def test_headline_equals_the_events_file(done, page):
         "frames": "32",
         "trains": "4",
         "duration": "0.4 s",
-        "sample": "<i>MS2</i> & more",
+        "sample": "<i>MS2</i> & 5 µm",
         "pulse energy, mean": f"{1e3 * energy:.2f} mJ",
         "photon energy": "6.000 keV",
         "detector distance": "0.7 m",

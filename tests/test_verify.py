@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import h5py
@@ -24,7 +25,9 @@ RUN = {
     "absent_modules": (9,),
     "chunk_frames": 1,
 }
+ADDED = "used"
 SETTINGS = ["--decide", "run", "--sigma", "2", "--with-misses"]
+SETTINGS += ["--add", f"{ADDED}=SPB_XTD9_XGM/DOOCS/MAIN/pulseEnergy.wavelengthUsed"]
 DETECTOR = "entry_1/instrument_1/detector_1"
 EVENTS, POWDER, CXI = (
     "events/r0050_events.h5",
@@ -331,6 +334,83 @@ def test_files_cut_short(file, mock, spoilt, quiet):
     path = own(spoilt / file)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert job.FILES in failures(mock, spoilt, "--frames", "0")
+
+
+def put(file, name, values):
+    """Put other values in place of a dataset, or nothing for None."""
+    attributes = dict(file[name].attrs)
+    # HDF5 cannot free chunks that are shared
+    file[f"old_{name.rpartition('/')[2]}"] = file[name]
+    del file[name]
+    if values is not None:
+        file[name] = values
+        file[name].attrs.update(attributes)
+
+
+def shortened(values):
+    return values[:-1] if np.ndim(values) else np.stack([values, values])
+
+
+def of_another_type(values):
+    return np.zeros(np.shape(values), "S3" if values.dtype.kind in "fiub" else "f4")
+
+
+WAYS = {"missing": lambda values: None, "too short": shortened, "another type": of_another_type}
+
+
+def datasets_of(path):
+    """Return the names of all datasets of a file."""
+    names = []
+
+    def visit(name, item):
+        if isinstance(item, h5py.Dataset):
+            names.append(name)
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return names
+
+
+@pytest.mark.parametrize("file", [EVENTS, POWDER, CXI, DRAGONFLY, VDS])
+def test_any_dataset_damaged_is_a_failed_check(file, mock, spoilt, quiet):
+    """Never a traceback, whatever is missing, too short or of another type."""
+    data = (spoilt / file).read_bytes()
+    path = own(spoilt / file)
+    for i, name in enumerate(datasets_of(path)):
+        # all ways in the file that the others are compared with
+        for way in [*WAYS] if file == EVENTS else [[*WAYS][i % len(WAYS)]]:
+            path.write_bytes(data)
+            with h5py.File(path, "r+") as opened:
+                values = opened[name][()] if opened[name].size < 1 << 24 else np.zeros(1, "u1")
+                put(opened, name, WAYS[way](np.asarray(values)))
+            # raises if anything but a finding comes of it
+            failed = failures(mock, spoilt, "--frames", "2")
+            # nothing tells how many problems there were, or what stands only in the CXI file
+            unseen = file == CXI or (name, way) == ("problems", "too short")
+            assert failed or unseen, (name, way)
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+@pytest.mark.parametrize("way", ["missing", "too short"])
+def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
+    name = ADDED if way == "missing" else "photons"
+    with h5py.File(own(spoilt / EVENTS), "r+") as file:
+        put(file, name, WAYS[way](file[name][()]))
+    argv = ["verify", 50, "--prefix", mock.options.prefix, "--output", spoilt]
+    done = run_xfelmpi(argv, ranks)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert re.search(r"events: columns +FAILED", done.stdout)
+    assert re.search(r"powder: shapes +ok", done.stdout)
+    assert "note: not checked: whatever stands on the columns of the events file" in done.stdout
+    assert "EMC" not in done.stdout
+
+
+def test_attributes_that_are_missing(mock, spoilt, quiet):
+    path = own(spoilt / EVENTS)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["data"]
+    assert list(failures(mock, spoilt)) == [job.FILES]
 
 
 def test_sources_of_the_vds(mock, spoilt, quiet):

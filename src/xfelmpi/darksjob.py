@@ -50,7 +50,7 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
         On all ranks, if a run cannot be used, or the constants not be written.
     """
     start = time.monotonic()
-    indices = collective.on_root(comm, lambda: _index(experiments, given.detector))
+    indices = collective.on_root(comm, lambda: _index(experiments, given))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
     measured = _measured(runs)
     modules = sorted({module for module, _ in measured})
@@ -86,8 +86,9 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
 
-def _index(experiments, detector) -> list:
-    indices = [index_run(e.run_folder("raw"), "raw", detector) for e in experiments]
+def _index(experiments, given) -> list:
+    chosen = (given.detector, (None, None), given.suspect_trains)
+    indices = [index_run(e.run_folder("raw"), "raw", *chosen) for e in experiments]
     for experiment, index in zip(experiments, indices, strict=True):
         log.info(
             "run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}", index.detector

@@ -14,6 +14,9 @@ from xfelmpi.records import EventColumns, Problem
 from xfelmpi.sparse import FrameSums
 from xfelmpi.write.events import SUMS
 
+_NEEDED = {"data", "detector", "masks_digest", "modules_in_run", "proposal"}
+"""Attributes of the root that reading back stands on."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -105,6 +108,8 @@ def read_finished_run(path: Path) -> FinishedRun:
             for what, name, module, train, action in file["problems"][()].tolist()
         ]
         attributes = dict(file.attrs)
+        if lacking := _NEEDED - set(attributes):
+            raise KeyError(f"attributes {', '.join(sorted(lacking))} are missing")
         return FinishedRun(
             _config(file), attributes["masks_digest"], events, sums, problems, attributes
         )

@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -104,6 +104,14 @@ def held(comm, path: Path, what: str):
             release(path, token)
     finally:
         stop.set()
+
+
+def held_if_there(comm, folder: Path, path: Path, what: str):
+    """Return what holds a lock as `held` does, or nothing if a folder is not there; collective.
+
+    Without the experiment folder a job only says so, and must not make the folders of its lock.
+    """
+    return held(comm, path, what) if from_root(comm, folder.is_dir) else nullcontext()
 
 
 def acquire(path: Path, what: str) -> str:

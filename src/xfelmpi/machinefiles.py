@@ -292,6 +292,14 @@ def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def text(value: object) -> str:
-    """Return an HDF5 string, scalar or first of an array, without blanks around it."""
+    """Return an HDF5 string, scalar or first of an array, without blanks around it.
+
+    Whatever its type says, it is UTF-8, or else Latin-1.
+    """
     first = np.ravel(value)[0] if np.size(value) else ""
-    return (first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)).strip()
+    if isinstance(first, bytes):
+        try:
+            first = first.decode("utf-8")
+        except UnicodeDecodeError:
+            first = first.decode("latin-1")
+    return str(first).strip()

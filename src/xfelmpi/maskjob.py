@@ -50,9 +50,10 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     start = monotonic()
     experiment = Experiment(config.prefix, config.output, config.run)
     path = options.mask_file or experiment.cell_mask
-    collective.on_root(comm, lambda: _check_outputs(experiment, path, options))
+    collective.on_root(comm, lambda: _refuse_to_replace(path, options))
     log.info("indexing the run …")
     inputs = load_mask_inputs(comm, experiment, config, options)
+    collective.on_root(comm, lambda: _prepare(experiment, path, options))
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
     used = describe_used(comm, used_files(experiment, options, inputs))
@@ -85,9 +86,12 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 
 
-def _check_outputs(experiment: Experiment, path: Path, options: MaskOptions) -> None:
+def _refuse_to_replace(path: Path, options: MaskOptions) -> None:
     if path.exists() and not options.overwrite:
         raise OutputError(f"{path} exists; --overwrite replaces it, --mask-file writes elsewhere")
+
+
+def _prepare(experiment: Experiment, path: Path, options: MaskOptions) -> None:
     prepare(path)
     if options.powder_cells:
         prepare(experiment.cell_powder)

@@ -54,8 +54,8 @@ def merge(
     """
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
-    collective.on_root(comm, lambda: _prepare(files))
     merged = collective.on_root(comm, lambda: collect(runs, inputs, where))
+    collective.on_root(comm, lambda: _prepare(files))
     hits = _Share(comm, inputs, merged)
     geometry = merged.header.geometry if merged else None
     for warning in check_before(comm, config, geometry, hits.wavelength):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xfelmpi import arguments as options
 from xfelmpi import darks
+from xfelmpi.config import Config
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment
 from xfelmpi.values import parse_size
@@ -36,6 +37,13 @@ def parser() -> argparse.ArgumentParser:
         help="folder for the constants (default: PREFIX/scratch/det/constants)",
     )
     parser.add_argument("--detector", metavar="NAME", help="detector (default: the one in the run)")
+    about = Config.__dataclass_fields__["suspect_trains"]
+    parser.add_argument(
+        "--suspect-trains",
+        choices=about.metadata["choices"],
+        default=about.default,
+        help=f"{about.metadata['help']} (default: {about.default})",
+    )
     parser.add_argument(
         "--gains",
         type=float,
@@ -75,13 +83,14 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
     from xfelmpi.darksjob import make_constants
-    from xfelmpi.lock import held
+    from xfelmpi.lock import held_if_there
 
     given = from_root(comm, lambda: _given(argv))
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
-    with held(comm, out / "darks.lock", f"constants in {out} are being made"):
+    what = f"constants in {out} are being made"
+    with held_if_there(comm, prefix, out / "darks.lock", what):
         return make_constants(comm, given, experiments, out, argv)
 
 

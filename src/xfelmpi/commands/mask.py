@@ -119,12 +119,13 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
-    from xfelmpi.lock import held
+    from xfelmpi.lock import held_if_there
     from xfelmpi.maskjob import make_mask
 
     config, options = from_root(comm, lambda: _given(argv))
     lock = Experiment(config.prefix, config.output, config.run).mask_lock
-    with held(comm, lock, f"the mask of run {config.run} is being made"):
+    what = f"the mask of run {config.run} is being made"
+    with held_if_there(comm, config.prefix, lock, what):
         return make_mask(comm, config, options, argv)
 
 

@@ -38,11 +38,13 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
     from xfelmpi.experiment import MergedFiles
-    from xfelmpi.lock import held
+    from xfelmpi.lock import held_if_there
     from xfelmpi.merging import merge
 
     config, runs, where, name = from_root(comm, lambda: _parse(argv))
-    with held(comm, MergedFiles(config.output, name).lock, f"{name} is being merged"):
+    lock = MergedFiles(config.output, name).lock
+    # the hits of the runs are there, if there are any
+    with held_if_there(comm, config.output, lock, f"{name} is being merged"):
         return merge(config, runs, where, name, comm, ["merge", *argv])
 
 

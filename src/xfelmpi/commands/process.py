@@ -1,6 +1,6 @@
 """The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from xfelmpi import arguments, stopping
@@ -93,14 +93,10 @@ def _config_from_events(given) -> Config:
 
 
 def _only_job(comm, config: Config):
-    """Return what holds the lock of the run; without an experiment folder nothing is written."""
-    from xfelmpi.collective import from_root
-    from xfelmpi.lock import held
+    from xfelmpi.lock import held_if_there
 
-    if not from_root(comm, config.prefix.is_dir):
-        return nullcontext()
     lock = Experiment(config.prefix, config.output, config.run).lock
-    return held(comm, lock, f"run {config.run} is being processed")
+    return held_if_there(comm, config.prefix, lock, f"run {config.run} is being processed")
 
 
 @contextmanager

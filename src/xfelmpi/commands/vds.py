@@ -29,11 +29,11 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.collective import from_root
     from xfelmpi.experiment import Experiment
-    from xfelmpi.lock import held
+    from xfelmpi.lock import held_if_there
 
     config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
     lock = Experiment(config.prefix, config.output, config.run).lock
-    with held(comm, lock, f"run {config.run} is being processed"):
+    with held_if_there(comm, config.prefix, lock, f"run {config.run} is being processed"):
         return from_root(comm, lambda: _write(config, ["vds", *argv]))
 
 

@@ -52,7 +52,7 @@ def read_hit_file(path: Path) -> HitFile:
             detector = file[_DETECTOR]
             return HitFile(
                 path,
-                file["entry_1/sample_1/name"].asstr()[()],
+                file["entry_1/sample_1/name"].asstr("utf-8")[()],
                 file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
                 detector["xyz_map"][()].reshape(3, FRAME_PIXELS),
                 detector["background"][()].reshape(FRAME_PIXELS),

@@ -62,7 +62,7 @@ def folder_notes(outputs: Outputs) -> list[str]:
         ("detector.h5", outputs.experiment.dragonfly_detector),
     ):
         link = folder / "data" / name
-        if not link.exists():
+        if not link.exists() or not target.exists():
             notes.append(f"{link} is not there, or leads nowhere")
         elif not link.samefile(target):
             notes.append(f"{link} leads to {link.resolve()}, not to the files of this run")

@@ -85,14 +85,18 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
             shape = (len(rows), *FRAME_SHAPE)
             yield from expect(path, f"{where}, shape", detector[dataset].shape, shape)
             yield from expect(path, f"{where}, type", detector[dataset].dtype, dtype)
-        for dataset, shape in (
-            *((dataset, FRAME_SHAPE) for dataset in ("good_pixels", "powder", "background")),
-            ("xyz_map", (3, *FRAME_SHAPE)),
-            ("corner_position", (N_MODULES, 3)),
-            ("basis_vectors", (N_MODULES, 2, 3)),
-            ("module_identifier", (N_MODULES,)),
+        for dataset, shape, kind in (
+            ("good_pixels", FRAME_SHAPE, "b"),
+            ("powder", FRAME_SHAPE, "u"),
+            ("background", FRAME_SHAPE, "f"),
+            ("xyz_map", (3, *FRAME_SHAPE), "f"),
+            ("corner_position", (N_MODULES, 3), "f"),
+            ("basis_vectors", (N_MODULES, 2, 3), "f"),
+            ("module_identifier", (N_MODULES,), "S"),
         ):
             yield from expect(path, f"{name}/{dataset}, shape", detector[dataset].shape, shape)
+            found = detector[dataset].dtype.kind
+            yield from expect(path, f"{name}/{dataset}, kind of type", found, kind)
 
 
 def rows(outputs: Outputs) -> Iterator[Finding]:

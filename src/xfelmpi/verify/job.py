@@ -20,8 +20,10 @@ FILES = "files: there, and can be opened"
 SAMPLE = "run, sample: frames and hits"
 RUN = "run: can be read"
 
+COLUMNS = "events: columns"
+
 _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
-    ("events: columns", ("events",), tables.columns),
+    (COLUMNS, ("events",), tables.columns),
     ("events: rows ascend by train and cell", ("events",), tables.order),
     ("events: sums fit each other", ("events",), tables.sums),
     ("events: hits and misses by scores and settings", ("events",), tables.decision),
@@ -41,6 +43,9 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("provenance: one job", (), origin.one_job),
 )
 """Name of each check, the files that it needs, and what does it; all on rank 0."""
+
+_WITHOUT_COLUMNS = (COLUMNS, "powder: shapes", "provenance: complete", "provenance: one job")
+"""Checks that need no column of the events file."""
 
 
 def verify(comm, config: Config, frames: int, whole: bool) -> int:
@@ -83,8 +88,8 @@ def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
     with ExitStack() as stack:
         outputs = collective.on_root(comm, lambda: _open(stack, experiment, results))
         if comm.bcast(outputs is not None):
-            _check_outputs(comm, experiment, outputs, results)
-            if frames or whole:
+            usable = _check_outputs(comm, experiment, outputs, results)
+            if usable and (frames or whole):
                 _check_input(comm, experiment, config, outputs, results, 0 if whole else frames)
     return results
 
@@ -103,20 +108,28 @@ def _open(stack: ExitStack, experiment: Experiment, results: Results) -> Outputs
     return outputs
 
 
-def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, results: Results) -> None:
-    """Check the outputs among themselves; collective."""
+def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, results: Results) -> bool:
+    """Check the outputs among themselves; collective. Returns if the events file's columns are."""
     if comm.rank == 0:
         for name, needed, check in _CHECKS:
+            if COLUMNS in results.failed and name not in _WITHOUT_COLUMNS:
+                continue
             if all(file in outputs.files for file in needed):
                 path = outputs.files[needed[0]].filename if needed else experiment.events
                 results.run(name, lambda check=check: check(outputs), Path(path))
         results.notes += leftovers(experiment)
         results.notes += origin.changed_files(outputs)
         results.notes += dragonfly.folder_notes(outputs)
-    if comm.bcast(outputs is not None and "cxi" in outputs.files):
+        if COLUMNS in results.failed:
+            results.notes.append(
+                "not checked: whatever stands on the columns of the events file, which are damaged"
+            )
+    usable = comm.bcast(COLUMNS not in results.failed)
+    if usable and comm.bcast(outputs is not None and "cxi" in outputs.files):
         found = check_frames(comm, experiment, outputs)
         for name, findings in (found or {}).items():
             results.add(name, findings)
+    return usable
 
 
 def _introduction(outputs: Outputs) -> str:

@@ -40,6 +40,8 @@ def columns(outputs: Outputs) -> Iterator[Finding]:
         if name in UNITS:
             yield from expect(path, f"{name}, units", dataset.attrs.get("units"), UNITS[name])
         if name in added:
+            # the others have been read
+            dataset[()]
             yield from expect(path, f"{name} has its source", "source" in dataset.attrs, True)
 
 
