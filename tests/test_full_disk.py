@@ -60,7 +60,7 @@ def explained(done, name):
 
 FILES = {
     "events/r0050_events.h5": (0, 1_050_000),
-    "powder/r0050_powder.h5": (5_000, 2_000_000, 10_000_000),
+    "powder/r0050_powder.h5": (0, 5_000, 200_000),
     "saved_hits/r0050_hits.cxi": (0, 1_050_000, 1_100_000, 30_000_000),
     "emc/r0050.emc": (0, 100, 2_000),
     "emc/r0050_det.h5": (0, 10_000, 30_000_000),

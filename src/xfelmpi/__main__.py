@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if {"-h", "--help"} & set(argv):
         # no need to start MPI for a help text
         try:
-            return _load(command).main(argv, None)
+            return load(command).main(argv, None)
         except XfelmpiError as error:
             sys.stderr.write(f"xfelmpi: error: {error}\n")
             return error.exit_status
@@ -83,7 +83,8 @@ def _help() -> str:
     return _TOP_HELP.format(about=xfelmpi.__doc__, commands=commands)
 
 
-def _load(command: str):
+def load(command: str):
+    """Return the module of a command."""
     # what modules define stays: looking for garbage in it takes a tenth of the start
     gc.disable()
     module = importlib.import_module(f"xfelmpi.commands.{command}")
@@ -111,7 +112,7 @@ def _run(command: str, argv: list[str]) -> int:
     comm = MPI.COMM_WORLD
     start_logging(comm.rank)
     try:
-        return _load(command).main(argv, comm)
+        return load(command).main(argv, comm)
     except SystemExit as stop:
         # whoever leaves in the middle of a job fails, whatever the status: the others wait for it
         return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)

@@ -62,8 +62,10 @@ def run_rank(argv: list[str]) -> None:
     import numpy as np
     from mpi4py import MPI
 
+    from xfelmpi.__main__ import load
+
+    process = load("process").main
     from xfelmpi import outputs, pipeline
-    from xfelmpi.commands.process import main as process
     from xfelmpi.report import Stages
 
     stage = Stage(clock=process_time)
