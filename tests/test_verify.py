@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import signal
 
 import h5py
 import numpy as np
 import pytest
 from launch import run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
+from stopped import run_until
 
 from xfelmpi import collective, report
 from xfelmpi.commands import verify as command
@@ -404,6 +406,25 @@ def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
     assert re.search(r"powder: shapes +ok", done.stdout)
     assert "note: not checked: whatever stands on the columns of the events file" in done.stdout
     assert "EMC" not in done.stdout
+
+
+@pytest.mark.parametrize("call", [2, 3, 4, 5])
+def test_killed_while_files_get_their_names(call, mock, outputs, quiet, tmp_path):
+    """Events, powder, CXI, EMC and detector file, one after the other: the others are old ones."""
+    output = shutil.copytree(outputs, tmp_path / "out")
+    paths = ["--prefix", mock.options.prefix, "--output", output, "--no-report"]
+    # with fewer hits
+    words = [50, *paths, *SETTINGS, "--sigma", "4"]
+    done = run_until(tmp_path, words, 0, signal.SIGKILL, "write._h5:Path.replace", call=call)
+    assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
+    argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), "--frames", "0"]
+    results = check_run(collective.alone(), *command._parse(argv))
+    assert "provenance: one job" in results.failed
+    named = {f.file for f in results.failed["provenance: one job"] if f.text.startswith("job_id")}
+    old = [POWDER, CXI, EMC, DRAGONFLY][call - 2 :]
+    assert named == {name.rpartition("/")[2] for name in old if name != EMC}
+    left = [note for note in results.notes if "left by a job that did not end" in note]
+    assert len(left) == len([*old, VDS])
 
 
 def test_attributes_that_are_missing(mock, spoilt, quiet):
