@@ -264,7 +264,6 @@ DAMAGE = {
 }  # fmt: skip
 
 CONSEQUENCES = {
-    "a short column": [ROWS],
     "rows swapped": [ROWS, "VDS: frames and sources"],
     "row twice": ["VDS: frames and sources"],
     "photons": [hitframes.SUMS, ROWS],
@@ -517,7 +516,7 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
         (EVENTS, add_one("pulse_energy", 5), rundata.FRAMES),
         (EVENTS, add_one("pulseId", 5), rundata.FRAMES),
         (EVENTS, attribute("masks_digest", "0"), rundata.MASKS),
-        (EVENTS, replace("trainId", lambda v: v[:-1]), rundata.FRAMES),
+        (EVENTS, replace("trainId", lambda v: v[:-1]), job.COLUMNS),
         (POWDER, move_photon("powder"), rerun.POWDER),
         (CXI, move_photon(f"{DETECTOR}/data"), rerun.HITS),
         (CXI, move_photon("entry_2/instrument_1/detector_1/data"), rerun.HITS),
