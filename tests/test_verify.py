@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+import signal
 
 import h5py
 import numpy as np
 import pytest
 from launch import run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
+from stopped import run_until
 
 from xfelmpi import collective, report
 from xfelmpi.commands import verify as command
@@ -262,7 +264,6 @@ DAMAGE = {
 }  # fmt: skip
 
 CONSEQUENCES = {
-    "a short column": [ROWS],
     "rows swapped": [ROWS, "VDS: frames and sources"],
     "row twice": ["VDS: frames and sources"],
     "photons": [hitframes.SUMS, ROWS],
@@ -406,6 +407,25 @@ def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
     assert "EMC" not in done.stdout
 
 
+@pytest.mark.parametrize("call", [2, 3, 4, 5])
+def test_killed_while_files_get_their_names(call, mock, outputs, quiet, tmp_path):
+    """Events, powder, CXI, EMC and detector file, one after the other: the others are old ones."""
+    output = shutil.copytree(outputs, tmp_path / "out")
+    paths = ["--prefix", mock.options.prefix, "--output", output, "--no-report"]
+    # with fewer hits
+    words = [50, *paths, *SETTINGS, "--sigma", "4"]
+    done = run_until(tmp_path, words, 0, signal.SIGKILL, "write._h5:Path.replace", call=call)
+    assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
+    argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), "--frames", "0"]
+    results = check_run(collective.alone(), *command._parse(argv))
+    assert "provenance: one job" in results.failed
+    named = {f.file for f in results.failed["provenance: one job"] if f.text.startswith("job_id")}
+    old = [POWDER, CXI, EMC, DRAGONFLY][call - 2 :]
+    assert named == {name.rpartition("/")[2] for name in old if name != EMC}
+    left = [note for note in results.notes if "left by a job that did not end" in note]
+    assert len(left) == len([*old, VDS])
+
+
 def test_attributes_that_are_missing(mock, spoilt, quiet):
     path = own(spoilt / EVENTS)
     with h5py.File(path, "r+") as file:
@@ -496,7 +516,7 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
         (EVENTS, add_one("pulse_energy", 5), rundata.FRAMES),
         (EVENTS, add_one("pulseId", 5), rundata.FRAMES),
         (EVENTS, attribute("masks_digest", "0"), rundata.MASKS),
-        (EVENTS, replace("trainId", lambda v: v[:-1]), rundata.FRAMES),
+        (EVENTS, replace("trainId", lambda v: v[:-1]), job.COLUMNS),
         (POWDER, move_photon("powder"), rerun.POWDER),
         (CXI, move_photon(f"{DETECTOR}/data"), rerun.HITS),
         (CXI, move_photon("entry_2/instrument_1/detector_1/data"), rerun.HITS),
