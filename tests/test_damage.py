@@ -492,7 +492,7 @@ def odd_pixels(run):
 def odd_problem(run, train, pixels):
     """Return the record of such pixels in one frame of a train."""
     what = f"1 frames: {pixels} pixels are no numbers of photons (NaN, infinite or above 65535), "
-    what += "though no mask in use calls them bad"
+    what += "though no mask calls them bad"
     name = "CORR-R0050-AGIPD03-S00000.h5"
     return what, name, 3, TRAINS[train], "bad pixels of these frames"
 
@@ -551,13 +551,28 @@ def test_nan_where_masks_call_pixels_bad(mask, good_signal, tmp_path):
     assert problems(tmp_path / "out") == []
 
 
-def test_nan_that_the_own_mask_does_not_call_bad(good_signal, tmp_path):
+@pytest.mark.parametrize("kind", ["auto", "none"])
+def test_nan_where_the_own_mask_of_a_frame_calls_pixels_bad(kind, good_signal, tmp_path):
+    """Although these masks do not count: the correction knew of it."""
+    run = linked_run(good_signal, tmp_path / "p007927")
+    bad = odd_pixels(run)
+    own_masks(kind)(run, np.zeros_like(bad[0]))
+    with run.opened(3) as (_, _, images):
+        for row in bad:
+            images["mask"][row] = 8 * bad[row][3].astype(np.uint32)
+    assert job(run, tmp_path / "out", "--mask", kind) == 0
+    check_outputs(tmp_path / "out", Expected(good_signal, bad=bad, **DECIDED))
+    assert problems(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", ["run", "none"])
+def test_nan_that_the_own_mask_does_not_call_bad(kind, good_signal, tmp_path):
     """Next to pixels that it does."""
     run = linked_run(good_signal, tmp_path / "p007927")
     bad = odd_pixels(run)[0]
     # one of these, and two that are numbers
-    own_masks("run")(run, np.roll(bad, 2, axis=2))
-    assert job(run, tmp_path / "out", "--mask", "run") == 3
+    own_masks(kind)(run, np.roll(bad, 2, axis=2))
+    assert job(run, tmp_path / "out", "--mask", kind) == 3
     named = [odd_problem(run, 0, 2), odd_problem(run, 1, 2)]
     assert sorted(problems(tmp_path / "out")) == sorted(named)
 

@@ -10,6 +10,7 @@ from xfelmpi.calibration import Calibration
 from xfelmpi.detector import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.framemasks import MaskReader
 from xfelmpi.frametable import FrameTable
+from xfelmpi.invalidpixels import count_invalid, unexplained
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
 from xfelmpi.read import FRAME_STATUS, FilePool, FrameBytes, packed_room
@@ -46,25 +47,6 @@ def photon_cut(adu_per_photon: float, threshold: float) -> float:
             else:
                 low = middle + 1
     return float(np.uint32(low).view(np.float32))
-
-
-def _invalid_pixels(sums: FrameSums, spoilt, good, mask_row) -> np.ndarray:
-    """Return how many pixels of each frame no mask calls bad, but the values, int64 (frame,).
-
-    Parameters
-    ----------
-    sums : FrameSums
-        Of one module. An entry with count 0 is a pixel that is bad in this frame.
-    spoilt : ndarray, uint8 (frame, 8192)
-        Bits of what the frames' own masks call bad; no frame if these do not count.
-    good : ndarray, uint8 (row, 8192)
-        Bits of the good pixels by all other masks.
-    mask_row : ndarray, int (frame,)
-    """
-    invalid = sums.entries.astype(np.int64) - sums.lit
-    if len(spoilt) and invalid.any():
-        invalid -= np.bitwise_count(spoilt & good[mask_row]).sum(axis=1, dtype=np.int64)
-    return invalid
 
 
 class Sparsifier:
@@ -176,6 +158,11 @@ class Sparsifier:
             )
             self._report_status(status, "", number, module, table.train_id[part])
             if self._name_invalid and invalid.any():
+                if not self._masks.frame_bits:
+                    rows = table.row[part, module]
+                    invalid = unexplained(
+                        self._frame_masks, number, rows, invalid, block, part, module
+                    )
                 self._report_invalid(invalid, number, module, table.train_id[part])
         return used
 
@@ -197,7 +184,7 @@ class Sparsifier:
     def _run(
         self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
     ):
-        """Run the kernel on frames of one file; returns status, `_invalid_pixels`, what is used."""
+        """Run the kernel on frames of one file; returns status, `count_invalid`, what is used."""
         n = len(part)
         self._need_buffers(source)
         sums = FrameSums.zeros(n)
@@ -229,7 +216,7 @@ class Sparsifier:
         block.start[part, module], block.stop[part, module] = start, stop
         block.sums.add_module(module, part, sums, status == 0)
         powder.add_frames(module, mask_row[status == 0])
-        invalid = _invalid_pixels(sums, spoilt, masks[0], mask_row)
+        invalid = count_invalid(sums, spoilt, masks[0], mask_row)
         return status, np.where(status == 0, invalid, 0), used
 
     def _need_buffers(self, source: FrameBytes) -> None:
@@ -249,7 +236,7 @@ class Sparsifier:
         for train in np.unique(trains[invalid > 0]):
             here = (trains == train) & (invalid > 0)
             what = f"{invalid[here].sum()} pixels are no numbers of photons (NaN, infinite or "
-            what += f"above {MAX_COUNT}), though no mask in use calls them bad"
+            what += f"above {MAX_COUNT}), though no mask calls them bad"
             self._report(what, number, module, trains[here], "bad pixels of these frames")
 
     def _report(
