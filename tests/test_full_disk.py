@@ -1,5 +1,7 @@
 """A disk that is full, for each file and at several points: named, and old outputs stay."""
 
+import os
+
 import pytest
 from compiled import compile_c
 from launch import output_files, run_python, run_xfelmpi
@@ -28,7 +30,9 @@ def full(library):
     """Return a function that runs a command with a disk that is full for one file."""
 
     def run(file, size, ranks, *args):
-        full = {"LD_PRELOAD": library, "FULL_DISK_FILE": file, "FULL_DISK_BYTES": size}
+        # behind those that a build with sanitizers needs
+        preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+        full = {"LD_PRELOAD": preload, "FULL_DISK_FILE": file, "FULL_DISK_BYTES": size}
         return run_python(["-m", "xfelmpi", *args], ranks, **full)
 
     return run
