@@ -88,7 +88,8 @@ use_build() {
         options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
         left_out+=(--ignore=tests/test_browser.py --ignore=tests/slurm)
         environment=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
-            ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+            "ASAN_OPTIONS=detect_leaks=0:suppressions=$ROOT/tests/asan_suppressions.txt"
+            UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
             XFELMPI_TEST_PATIENCE=5)
         single_limit=10800 mpi_limit=1500
     fi
