@@ -297,6 +297,8 @@ def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ra
 def test_interrupted_at_the_terminal(mock, tmp_path):
     args = [*options(mock, tmp_path / "out"), "--report"]
     function = "photons:Sparsifier.frames"
+    # tests in the background of a shell ignore it, and so would the job
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     done = run_until(tmp_path, args, 0, signal.SIGINT, function, call=3, stuck=False)
     assert done.returncode == 130
     assert done.stderr.count("stopped by SIGINT in stage photons") == 1
