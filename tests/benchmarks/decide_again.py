@@ -49,6 +49,7 @@ def make_up_events(folder: Path) -> None:
     with h5py.File(path, "w") as file:
         file.attrs["configuration"] = Config(run=RUN).to_json()
         about = {"masks_digest": "", "modules_in_run": 0xFFFF, "data": "proc", "detector": ""}
+        about["proposal"] = ""
         file.attrs.update(about)
         file["problems"] = np.zeros(0, [(n, "S1") for n in "abcde"])
         for name, column in columns.items():
