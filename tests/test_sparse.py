@@ -510,6 +510,20 @@ def test_file_loses_its_end(tmp_path, layout):
     ]
 
 
+def test_invalid_pixels_are_named_once(tmp_path):
+    """By the pass that asks for it, not by whoever reads a hit once more."""
+    values = np.zeros((2, SS, FS), np.float32)
+    values[1, 5, 6:9] = np.nan, np.inf, 1
+    pool = FilePool((write_module(tmp_path / "a.h5", values),))
+    sparsifier = Sparsifier(pool, make_masks(), 1.0, 0.7, 0)
+    table, powder = make_table({3: (0, np.arange(2))}), PowderSum.zeros(1)
+    sparsifier.frames(table, powder, name_invalid=True)
+    sparsifier.frames(table, powder)
+    pool.close()
+    (problem,) = sparsifier.problems
+    assert problem.what.startswith("1 frames: 2 pixels are no numbers of photons")
+
+
 @pytest.mark.parametrize("break_it", [os.remove, lambda path: os.truncate(path, 3000)])
 def test_file_cannot_be_opened(tmp_path, break_it):
     values = sparse_images(np.random.default_rng(13), 3, "u1")

@@ -53,7 +53,7 @@ def read_photons(
     read = hits = 0
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
         with stopping.held():
-            block = sparsifier.frames(frames[a:b], writer.recent)
+            block = sparsifier.frames(frames[a:b], writer.recent, name_invalid=True)
             fault.point(comm, "photons")
             sums.put(a, block.sums)
             scored = score(None, config, share, masks, block.sums, slice(a, b))

@@ -34,7 +34,8 @@ def count_invalid(sums: FrameSums, spoilt, good, mask_row) -> np.ndarray:
     invalid = sums.entries.astype(np.int64) - sums.lit
     if len(spoilt) and invalid.any():
         invalid -= np.bitwise_count(spoilt & good[mask_row]).sum(axis=1, dtype=np.int64)
-    return invalid
+    # a frame that could not be read has no entries
+    return np.maximum(invalid, 0)
 
 
 def unexplained(

@@ -65,9 +65,6 @@ class Sparsifier:
         Constants, for raw data.
     inflater : Inflater, optional
         With another limit of chunks that are never dense.
-    name_invalid : bool
-        Pixels of corrected data that are no numbers of photons, although the masks call them
-        good, are problems.
     """
 
     def __init__(
@@ -79,15 +76,12 @@ class Sparsifier:
         room: int,
         calibration: Calibration | None = None,
         inflater: _sparse.Inflater | None = None,
-        name_invalid: bool = False,
     ):
         self._files = files
         self._masks = masks
         self._calibration = calibration
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
-        # what saturates, or has switched to a stage without constants, is usual in raw data
-        self._name_invalid = name_invalid and calibration is None
         self.room = max(room, FRAME_PIXELS)
         self._inflater = inflater or _sparse.Inflater()
         self._frame_masks = MaskReader(files)
@@ -107,11 +101,17 @@ class Sparsifier:
         """Frames that never were dense."""
         return self._inflater.n_sparse
 
-    def frames(self, table: FrameTable, powder: PowderSum) -> FrameBlock:
+    def frames(
+        self, table: FrameTable, powder: PowderSum, name_invalid: bool = False
+    ) -> FrameBlock:
         """Read frames of all modules and add them to `powder`.
 
         What cannot be read becomes a problem, and that module's bit stays unset in the frame.
+        With `name_invalid`, so do pixels of corrected data that are no numbers of photons although
+        no mask calls them bad; whoever reads frames once more need not hear of these again.
         """
+        # what saturates, or has switched to a stage without constants, is usual in raw data
+        name_invalid = name_invalid and self._calibration is None
         n = len(table)
         segments = np.zeros((2, n, N_MODULES), np.int64)
         block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
@@ -124,10 +124,12 @@ class Sparsifier:
                 if self._calibration:
                     # frames of one cell together: its constants stay in the cache
                     these = these[np.argsort(table.cell_id[these], kind="stable")]
-                used = self._one_file(table, block, module, int(number), these, powder, used)
+                used = self._one_file(
+                    table, block, module, int(number), these, powder, used, name_invalid
+                )
         return block
 
-    def _one_file(self, table, block, module, number, these, powder, used) -> int:
+    def _one_file(self, table, block, module, number, these, powder, used, name_invalid) -> int:
         if self._calibration and module in self._calibration.lacking:
             # no constants: the masks call all of its pixels bad
             good = np.ones(len(these), bool)
@@ -153,17 +155,12 @@ class Sparsifier:
                 )
                 continue
             cells = table.cell_id[part]
-            status, invalid, used = self._run(
-                source, block, module, part, cells, spoilt, powder, used
-            )
+            sums, status, used = self._run(source, block, module, part, cells, spoilt, powder, used)
             self._report_status(status, "", number, module, table.train_id[part])
-            if self._name_invalid and invalid.any():
-                if not self._masks.frame_bits:
-                    rows = table.row[part, module]
-                    invalid = unexplained(
-                        self._frame_masks, number, rows, invalid, block, part, module
-                    )
-                self._report_invalid(invalid, number, module, table.train_id[part])
+            if name_invalid:
+                good = self._masks.good[module]
+                invalid = count_invalid(sums, spoilt, good, self._masks.row_of_cell[cells])
+                self._report_invalid(invalid, table, block, module, number, part)
         return used
 
     def _spoilt(self, part, table: FrameTable, number: int, module: int):
@@ -184,7 +181,7 @@ class Sparsifier:
     def _run(
         self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
     ):
-        """Run the kernel on frames of one file; returns status, `count_invalid`, what is used."""
+        """Run the kernel on frames of one file; returns their sums, status, and what is used."""
         n = len(part)
         self._need_buffers(source)
         sums = FrameSums.zeros(n)
@@ -216,8 +213,7 @@ class Sparsifier:
         block.start[part, module], block.stop[part, module] = start, stop
         block.sums.add_module(module, part, sums, status == 0)
         powder.add_frames(module, mask_row[status == 0])
-        invalid = count_invalid(sums, spoilt, masks[0], mask_row)
-        return status, np.where(status == 0, invalid, 0), used
+        return sums, status, used
 
     def _need_buffers(self, source: FrameBytes) -> None:
         planes = 2 if self._calibration else 1
@@ -232,7 +228,11 @@ class Sparsifier:
             if (status == code).any():
                 self._report(prefix + text, number, module, trains[status == code])
 
-    def _report_invalid(self, invalid, number: int, module: int, trains) -> None:
+    def _report_invalid(self, invalid, table, block, module, number, part) -> None:
+        if invalid.any() and not self._masks.frame_bits:
+            rows = table.row[part, module]
+            invalid = unexplained(self._frame_masks, number, rows, invalid, block, part, module)
+        trains = table.train_id[part]
         for train in np.unique(trains[invalid > 0]):
             here = (trains == train) & (invalid > 0)
             what = f"{invalid[here].sum()} pixels are no numbers of photons (NaN, infinite or "

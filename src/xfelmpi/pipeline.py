@@ -161,7 +161,6 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         config.photon_threshold,
         _spare_memory(config) // 4 // ENTRY_BYTES,
         inputs.calibration,
-        name_invalid=True,
     )
 
 
