@@ -17,6 +17,7 @@ from xfelmpi.errors import InputError, UsageError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run, read_settings
 from xfelmpi.experiment import Experiment
 from xfelmpi.fileaccess import finished_file
+from xfelmpi.filepool import FilePool
 from xfelmpi.framepass import without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, mask_digest
@@ -28,7 +29,6 @@ from xfelmpi.pipeline import (
     make_sparsifier,
     report_run,
 )
-from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns
 from xfelmpi.report import Stages
 from xfelmpi.runindex import RunIndex
