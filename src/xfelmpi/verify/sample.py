@@ -5,6 +5,7 @@ nothing of the kernels, of the chunk index or of the sparse lists is used. What 
 and constants say is taken from where the job takes it. Raw data: the kernels read the frames again.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -28,6 +29,10 @@ _SEED = 20240519
 
 _FILES_OPEN = 48
 """Two or three for every module."""
+
+FrameRead = tuple[np.ndarray, np.ndarray, int, list[str]]
+"""A frame: photons, int64 (1048576,), 0 where a pixel is bad; pixels that are bad in this frame
+only, bool (1048576,); bit field of the modules that were read; what is wrong with its ids."""
 
 
 def draw(is_hit: np.ndarray, n: int) -> np.ndarray:
@@ -67,13 +72,13 @@ def check_sample(
     number = before + np.cumsum(data.events.is_hit) - 1
     opened = _RunFiles()
     raw = data.share.facts.kind == "raw"
-    read = _kernel_reader(config, data) if raw else _h5py_reader(config, opened)
+    read = _kernel_reader(config, data) if raw else _h5py_reader(config, data, opened)
     found: list[Finding] = []
     with collective.together(comm):
         for row in own.tolist():
             try:
                 hit = int(number[row]) if data.events.is_hit[row] else -1
-                found += _check_frame(experiment, data, row, hit, read(data, row))
+                found += _check_frame(experiment, data, row, hit, read(row))
             except DAMAGE as error:
                 text = f"row {first + row}: cannot be compared: {describe(error)}"
                 found.append(Finding(experiment.events.name, text))
@@ -81,8 +86,8 @@ def check_sample(
     return collective.gather_objects(comm, found)
 
 
-def _check_frame(experiment, data: RunData, row: int, hit: int, frame) -> list[Finding]:
-    """Compare one frame: photons and spoilt pixels, (1048576,) each, and modules that were read."""
+def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead) -> list[Finding]:
+    """Compare one frame as it was read with the events, and with hit number `hit` if not -1."""
     image, spoilt, modules, complaints = frame
     events, sums, where = data.events, data.sums, f"row {data.share.first_frame + row}"
     found = [Finding(experiment.events.name, f"{where}: {text}") for text in complaints]
@@ -105,11 +110,13 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame) -> list[F
     return found
 
 
-def _kernel_reader(config: Config, data: RunData):
+def _kernel_reader(config: Config, data: RunData) -> Callable[[int], FrameRead]:
+    """Return what reads a frame of raw data by its row, by the same kernels as the job."""
     sparsifier = make_sparsifier(config, data.inputs, data.files)
     powder = PowderSum.zeros(data.inputs.masks.good.shape[1])
 
-    def read(data: RunData, row: int):
+    def read(row: int) -> FrameRead:
+        """Read a frame by itself, not in a block as the job does, and make its list dense."""
         block = sparsifier.frames(data.share.frames[row : row + 1], powder)
         sparse = block.take(np.arange(1))
         image = dense(sparse.pixel, sparse.count)
@@ -141,8 +148,11 @@ class _RunFiles:
         self._opened.clear()
 
 
-def _h5py_reader(config: Config, opened: _RunFiles):
-    def read(data: RunData, row: int):
+def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[int], FrameRead]:
+    """Return what reads a frame of corrected data by its row, by h5py and numpy alone."""
+
+    def read(row: int) -> FrameRead:
+        """Read all modules that have the frame; of those that cannot be read, the bit is unset."""
         table = data.share.frames
         good = good_pixels(data, row, np.empty(0, np.int64))
         image = np.zeros(FRAME_PIXELS, np.int64)
