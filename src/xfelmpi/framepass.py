@@ -49,18 +49,16 @@ def read_photons(
     )
     stopping.plan.save = writer.write
     stopping.plan.resumable = config.checkpoint_minutes > 0
-    candidates = np.uint64(int(MISS_CANDIDATES * 2**64))
     read = hits = 0
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
         with stopping.held():
             block = sparsifier.frames(frames[a:b], writer.recent, name_invalid=True)
             fault.point(comm, "photons")
             sums.put(a, block.sums)
-            scored = score(None, config, share, masks, block.sums, slice(a, b))
+            scored = score_by_sums(None, config, share, masks, block.sums, slice(a, b))
             likely = decide_alone(config, scored).is_hit
-            lottery = select.lottery_number(frames.train_id[a:b], frames.cell_id[a:b])
             kept.keep(a, block, likely)
-            kept.keep(a, block, ~likely & (lottery < candidates))
+            kept.keep(a, block, ~likely & _miss_candidates(frames[a:b]))
             writer.add(a, b)
         read += b - a
         hits += int(likely.sum())
@@ -69,7 +67,14 @@ def read_photons(
         writer.end_pass()
     board.finish()
     progress.close()
+    # later stages are not counted in frames
     stopping.plan.progress = str
+
+
+def _miss_candidates(frames: FrameTable) -> np.ndarray:
+    """Return which frames are among the first to be drawn as misses, bool (frame,)."""
+    lottery = select.lottery_number(frames.train_id, frames.cell_id)
+    return lottery < np.uint64(int(MISS_CANDIDATES * 2**64))
 
 
 def without_dead_modules(comm, share: Share, sums: FrameSums) -> Share:
@@ -98,33 +103,61 @@ def train_blocks(
 ) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of whole trains, as many as fit the sparse buffer.
 
-    Trains of which `skip`, bool (frame,), is true are in none of them; their sums are known.
+    Parameters
+    ----------
+    frames : FrameTable
+    sums : FrameSums
+        Of the same frames, filled by the caller between the blocks.
+    room : int
+        Entries of the sparse buffer.
+    kind : str
+        ``proc`` or ``raw``.
+    skip : ndarray, bool (frame,), optional
+        True for all frames of a train: it is in no block, and its sums are there.
 
+    Notes
+    -----
     Frames of raw data are worked off cell by cell within a block, so that the constants of a cell
     serve several trains; corrected data gain nothing from more than one train. How many sparse
-    entries a frame has is known from the blocks before: `sums` is read while it is being filled.
+    entries a frame has is known from the blocks before.
     """
     edges = [0, *(np.flatnonzero(np.diff(frames.train_id)) + 1).tolist(), len(frames)]
-    at, most = 0, MOST_TRAINS if kind == "raw" else 1
+    train, n_trains = 0, len(edges) - 1
+    most = MOST_TRAINS if kind == "raw" else 1
     skipped = np.zeros(len(edges), bool) if skip is None else np.append(skip, False)[edges]
-    while at < len(edges) - 1:
-        if skipped[at]:
-            at += 1
+    while train < n_trains:
+        if skipped[train]:
+            train += 1
             continue
-        # the first train alone says how many photons to expect
-        n, done = 1, edges[at]
-        if done:
-            entries = int(sums.entries[:done].sum()) / done
-            while n < most and at + n < len(edges) - 1:
-                if skipped[at + n] or entries * (edges[at + n + 1] - done) > room:
+        first, stop = edges[train], train + 1
+        # the first train is alone: it says how many entries to expect
+        if first:
+            per_frame = int(sums.entries[:first].sum()) / first
+            last = min(train + most, n_trains)
+            while stop < last and not skipped[stop]:
+                if per_frame * (edges[stop + 1] - first) > room:
                     break
-                n += 1
-        yield done, edges[at + n]
-        at += n
+                stop += 1
+        yield first, edges[stop]
+        train = stop
 
 
-def score(comm, config: Config, share: Share, masks: Masks, sums: FrameSums, rows) -> ScoredFrames:
-    """Score frames; collective, or by what this rank knows of them without `comm`."""
+def score_by_sums(
+    comm, config: Config, share: Share, masks: Masks, sums: FrameSums, rows: slice
+) -> ScoredFrames:
+    """Score frames; collective, or by what this rank knows of them without `comm`.
+
+    Parameters
+    ----------
+    comm : Intracomm or None
+    config : Config
+    share : Share
+    masks : Masks
+    sums : FrameSums
+        Of the frames to score, no others.
+    rows : slice
+        Which ones of the share they are.
+    """
     values = sums.region_lit if config.score == "litpixels" else sums.region_photons
     frames = share.frames
     there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1

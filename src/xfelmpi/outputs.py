@@ -35,6 +35,9 @@ from xfelmpi.write.vds import same_frames, write_vds
 _EVENT_BYTES = 80
 """Of a frame in the events file, at least."""
 
+_TITLES = {"hits": "Single-particle hits", "misses": "Misses"}
+"""Of the entries of the CXI file."""
+
 
 @dataclass(frozen=True)
 class Processed:
@@ -128,7 +131,7 @@ def begin_vds(
 def write_outputs(
     comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
 ) -> list[Path]:
-    """Write all files and give them their names at the end; collective. Returns their names."""
+    """Write all files and give them their names at the end; collective. Returns their paths."""
     attributes = done.earlier | provenance(
         comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
     )
@@ -136,19 +139,14 @@ def write_outputs(
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
     n_hits = collective.before_and_total(comm, len(hits))[1]
-    cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, done.share.facts.modules_in_run)
-    weighting = background_weights(comm, done.events, done.share.facts.modules_in_run)
-    hit_entry = _add_entry(comm, experiment, done, cxi, "Single-particle hits", hits, weighting)
-    miss_entry = None
-    if config.with_misses:
-        miss_entry = _add_entry(comm, experiment, done, cxi, "Misses", misses, weighting)
-    cxi.begin_frames()
+    in_cxi = {"hits": hits, "misses": misses} if config.with_misses else {"hits": hits}
+    cxi, entries = _begin_cxi(comm, experiment, done, attributes, in_cxi)
     fault.point(comm, "emc")
     emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     sums = {
         "": done.powder,
-        "_hits": _write_frames(comm, done, hits, "hits", hit_entry, emc),
-        "_misses": _write_frames(comm, done, misses, "misses", miss_entry),
+        "_hits": _write_frames(comm, done, hits, "hits", entries["hits"], emc),
+        "_misses": _write_frames(comm, done, misses, "misses", entries.get("misses")),
     }
     with stopping.held():
         done.reader.forget()
@@ -242,23 +240,32 @@ def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
 
 
-def _add_entry(
-    comm, experiment, done: Processed, cxi: CxiFile, what: str, frames: np.ndarray, weighting
-) -> CxiEntry:
-    peak = collective.max_all(comm, done.sums.peak[frames].max(initial=0))
-    return cxi.entry(
-        f"{what} of {experiment.proposal} run {experiment.run}",
-        f"{experiment.proposal}_{experiment.name}",
-        done.events.take(frames),
-        (frames + done.share.first_frame).astype(np.uint64),
-        weighting[frames],
-        np.dtype(np.uint16 if peak > 255 else np.uint8),
-    )
+def _begin_cxi(
+    comm, experiment, done: Processed, attributes: dict, chosen: dict[str, np.ndarray]
+) -> tuple[CxiFile, dict[str, CxiEntry]]:
+    """Open the CXI file with an entry for each choice of frames, all but the frames; collective."""
+    modules_in_run = done.share.facts.modules_in_run
+    cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, modules_in_run)
+    weighting = background_weights(comm, done.events, modules_in_run)
+    entries = {}
+    for what, frames in chosen.items():
+        peak = collective.max_all(comm, done.sums.peak[frames].max(initial=0))
+        entries[what] = cxi.entry(
+            f"{_TITLES[what]} of {experiment.proposal} run {experiment.run}",
+            f"{experiment.proposal}_{experiment.name}",
+            done.events.take(frames),
+            (frames + done.share.first_frame).astype(np.uint64),
+            weighting[frames],
+            np.dtype(np.uint16 if peak > 255 else np.uint8),
+        )
+    cxi.begin_frames()
+    return cxi, entries
 
 
 def _open_emc(
     comm, experiment, config: Config, done: Processed, hits: np.ndarray, n_hits: int
 ) -> DragonflyFiles:
+    """Open the files for Dragonfly, which needs the sizes of all frames first; collective."""
     ones = done.sums.ones[hits].astype(np.int64)
     powder, usable = PowderSum.zeros(done.masks.good.shape[1]), None
 
@@ -297,6 +304,7 @@ def _ever_good(comm, done: Processed) -> np.ndarray | None:
 def _cxi_header(
     experiment: Experiment, done: Processed, sums: dict, ever_good: np.ndarray
 ) -> CxiHeader:
+    """Return what stands once in the CXI file; `sums` as in `write_powder`; rank 0."""
     (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
     facts = done.share.facts
     mean = background.mean_background(photons, good, hit_photons, hit_good)

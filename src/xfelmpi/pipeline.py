@@ -22,7 +22,7 @@ from xfelmpi.dragonflyfiles import check_before
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
 from xfelmpi.filepool import FilePool
-from xfelmpi.framepass import read_photons, score, without_dead_modules
+from xfelmpi.framepass import read_photons, score_by_sums, without_dead_modules
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, load_masks
@@ -77,25 +77,24 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     with stages.timed("decide"):
         events = decide(comm, config, share, masks, sums)
     with stages.timed("write"):
-        own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
-        own += share.facts.machine_problems
-        problems = summarised(collective.gather_objects(comm, own))
-        reader = HitReader(kept, share.frames, sums, sparsifier, masks)
+        own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
+        own_problems += share.facts.machine_problems
         done = Processed(
-            share,
-            masks,
-            sums,
-            events,
-            total,
-            reader,
-            inputs.geometry,
-            problems,
-            vds,
-            warnings,
-            inputs.used,
+            share=share,
+            masks=masks,
+            sums=sums,
+            events=events,
+            powder=total,
+            reader=HitReader(kept, share.frames, sums, sparsifier, masks),
+            geometry=inputs.geometry,
+            problems=summarised(collective.gather_objects(comm, own_problems)),
+            vds=vds,
+            warnings=warnings,
+            used=inputs.used,
         )
         written = write_outputs(comm, experiment, config, done, argv)
         files.close()
+    # the outputs are complete: a job that is stopped from here on leaves no checkpoint
     stopping.plan.save = lambda: None
     collective.on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
     status = finish(comm, done, stages, sparsifier.bytes_read, written, selection.n_done)
@@ -145,11 +144,10 @@ def load_inputs(
     fault.point(comm, "geometry")
     found = collective.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
-    more = check_before(comm, config, geometry, share.wavelength)
+    warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
-    used = describe_used(comm, files_used)
-    return Inputs(masks, calibration, geometry, (*warnings, *more), used)
+    return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
@@ -198,7 +196,7 @@ def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, 
     return warnings
 
 
-def begin_pass(
+def _begin_pass(
     comm, experiment: Experiment, selection: Selection, result: PassResult, resume: bool
 ) -> np.ndarray:
     """Take up what an earlier job has done, or remove its checkpoint; collective.
@@ -222,7 +220,7 @@ def _read_frames(
     comm, experiment: Experiment, config: Config, masks, selection, result: PassResult, resume: bool
 ) -> None:
     """Read what an earlier job has not read, and write checkpoints; collective."""
-    done_before = begin_pass(comm, experiment, selection, result, resume)
+    done_before = _begin_pass(comm, experiment, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
     read_photons(comm, config, masks, result, done_before, writer)
@@ -233,29 +231,29 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
     fault.point(comm, "decide")
-    scored = score(comm, config, share, masks, sums, slice(None))
+    scored = score_by_sums(comm, config, share, masks, sums, slice(None))
     decision = decide_run(comm, config, scored)
     n_decided = collective.sum_all(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
         log.warning("no frame can be decided: no hits, no misses")
     return EventColumns(
-        frames.train_id,
-        frames.pulse_id,
-        frames.cell_id,
-        sums.lit,
-        sums.photons,
-        scored.score,
-        decision.is_hit,
-        draw_misses(comm, config, scored, decision),
-        decision.median,
-        decision.std,
-        decision.threshold,
-        decision.sigma,
-        share.pulse_energy,
-        share.wavelength,
-        sums.modules,
-        sums.switched if share.facts.kind == "raw" else None,
-        share.added,
+        trainId=frames.train_id,
+        pulseId=frames.pulse_id,
+        cellId=frames.cell_id,
+        litpixels=sums.lit,
+        photons=sums.photons,
+        hitscore=scored.score,
+        is_hit=decision.is_hit,
+        is_miss=draw_misses(comm, config, scored, decision),
+        hit_median=decision.median,
+        hit_std=decision.std,
+        hit_threshold=decision.threshold,
+        hit_sigma=decision.sigma,
+        pulse_energy=share.pulse_energy,
+        wavelength=share.wavelength,
+        modules=sums.modules,
+        gain_switched=sums.switched if share.facts.kind == "raw" else None,
+        added=share.added,
     )
 
 
@@ -267,42 +265,31 @@ def finish(
     Of all frames, an earlier job has read `done_before`.
     """
     fault.point(comm, "finish")
-    events = done.events
-    complete = events.modules == done.share.facts.modules_in_run
-    counts = collective.sum_all(
-        comm,
-        np.array(
-            [
-                complete.sum(),
-                len(np.unique(events.trainId)),
-                events.is_hit.sum(),
-                events.is_miss.sum(),
-                bytes_read,
-                len(done.problems),
-                *done.sums.switched.sum(axis=0, dtype=np.int64),
-            ]
-        ),
-    )
+    facts, events = done.share.facts, done.events
+    own = {
+        "complete": (events.modules == facts.modules_in_run).sum(),
+        "trains": len(np.unique(events.trainId)),
+        "hits": events.is_hit.sum(),
+        "misses": events.is_miss.sum(),
+        "bytes_read": bytes_read,
+    }
+    counts = [*own.values(), *done.sums.switched.sum(axis=0, dtype=np.int64)]
+    *of_run, medium, low = collective.sum_all(comm, np.array(counts)).tolist()
     peak = collective.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    n_complete, n_trains, n_hits, n_misses, total_bytes, n_problems, *switched = counts.tolist()
     if comm.rank == 0:
         summary = Summary(
-            done.share.facts.n_frames,
-            n_complete,
-            n_trains,
-            n_hits,
-            n_misses,
-            total_bytes,
-            peak,
-            comm.size,
-            stages.seconds,
-            done.problems,
-            [str(path) for path in written],
-            tuple(switched) if done.share.facts.kind == "raw" else None,
-            done_before,
+            frames=facts.n_frames,
+            **dict(zip(own, of_run, strict=True)),
+            peak_memory=peak,
+            ranks=comm.size,
+            seconds=stages.seconds,
+            problems=done.problems,
+            files=[str(path) for path in written],
+            switched=(medium, low) if facts.kind == "raw" else None,
+            done_before=done_before,
         )
         summary.show()
-    return EXIT_PARTIAL if n_problems else EXIT_COMPLETE
+    return EXIT_PARTIAL if comm.bcast(bool(done.problems)) else EXIT_COMPLETE
 
 
 def report_run(comm, experiment: Experiment, config: Config) -> None:

@@ -22,13 +22,7 @@ from xfelmpi.framepass import without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, mask_digest
 from xfelmpi.outputs import Processed, prepare_folders, write_outputs
-from xfelmpi.pipeline import (
-    finish,
-    load_inputs,
-    log_start,
-    make_sparsifier,
-    report_run,
-)
+from xfelmpi.pipeline import finish, load_inputs, log_start, make_sparsifier, report_run
 from xfelmpi.records import EventColumns
 from xfelmpi.report import Stages
 from xfelmpi.runindex import RunIndex
@@ -161,17 +155,15 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         nothing_kept = KeptFrames(len(share.frames), 0)
-        reader = HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks)
-        problems = run.problems if run else []
         done = Processed(
-            share,
-            inputs.masks,
-            sums,
-            events,
-            total,
-            reader,
-            inputs.geometry,
-            problems,
+            share=share,
+            masks=inputs.masks,
+            sums=sums,
+            events=events,
+            powder=total,
+            reader=HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks),
+            geometry=inputs.geometry,
+            problems=run.problems if run else [],
             warnings=warnings,
             used=inputs.used,
             earlier={"scores_by": comm.bcast(run and run.scores_by)},

@@ -120,12 +120,15 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     fault.point(comm, "index")
     found = collective.on_root(comm, lambda: _find(experiment, config, work_of))
     index, machine, virtual, problems, work = found or (None, None, None, (), None)
-    facts, bounds = comm.bcast(_facts_and_bounds(comm, config, index, machine, work))
+    table, for_all = None, None
+    if index:
+        table = index.frames
+        for_all = _facts(config, index, machine), _bounds(table, work, comm.size)
+    facts, bounds = comm.bcast(for_all)
 
     def deal(column):
         return collective.scatter_rows(comm, column, bounds)
 
-    table = index.frames if index else None
     fault.point(comm, "deal")
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
@@ -137,20 +140,21 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
         for i, column in enumerate(empty)
     )
     return Share(
-        facts,
-        FrameTable(*columns),
-        int(bounds[comm.rank]),
-        energy,
-        wavelength,
-        added,
-        problems,
-        virtual,
+        facts=facts,
+        frames=FrameTable(*columns),
+        first_frame=int(bounds[comm.rank]),
+        pulse_energy=energy,
+        wavelength=wavelength,
+        added=added,
+        problems=problems,
+        virtual=virtual,
     )
 
 
 def _find(
     experiment: Experiment, config: Config, work_of
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
+    """Return what is known of the run, problems included, and how much work its frames are."""
     kind, why = choose_data(experiment, config.data)
     folder = experiment.run_folder(kind)
     chosen = (config.detector, config.trains, config.suspect_trains)
@@ -187,32 +191,33 @@ def _has_detector_files(folder: Path, prefix: str) -> bool:
     return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
 
 
-def _facts_and_bounds(comm, config, index: RunIndex | None, machine: MachineData | None, work):
-    if index is None:
-        return None
-    _, first = np.unique(index.frames.train_id, return_index=True)
-    trains = partition.split_trains(np.add.reduceat(work, first), comm.size)
-    bounds = np.append(first, len(index.frames))[trains]
+def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
+    """Return where the share of every rank begins and the last one ends, int64 (rank + 1,)."""
+    _, first = np.unique(frames.train_id, return_index=True)
+    trains = partition.split_trains(np.add.reduceat(work, first), n_ranks)
+    return np.append(first, len(frames))[trains]
+
+
+def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunFacts:
     cells = np.unique(index.frames.cell_id).astype(np.int64)
     masks = None
     has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
     if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
         masks = sample_masks(index.frames, cells, config.mask_trains)
     sources = f"{index.detector}, source {index.source}"
-    facts = RunFacts(
-        index.kind,
-        index.detector,
-        index.files,
-        index.modules_in_run,
-        len(index.frames),
-        cells,
-        index.start_time,
-        config.sample or machine.sample,
-        (sources, *index.notes, *machine.notes),
-        machine.warnings,
-        machine.motors,
-        masks,
-        machine.files,
-        machine.problems,
+    return RunFacts(
+        kind=index.kind,
+        detector=index.detector,
+        files=index.files,
+        modules_in_run=index.modules_in_run,
+        n_frames=len(index.frames),
+        cells=cells,
+        start_time=index.start_time,
+        sample=config.sample or machine.sample,
+        notes=(sources, *index.notes, *machine.notes),
+        warnings=machine.warnings,
+        motors=machine.motors,
+        masks=masks,
+        machine_files=machine.files,
+        machine_problems=machine.problems,
     )
-    return facts, bounds
