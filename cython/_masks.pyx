@@ -1,10 +1,10 @@
-"""Masks of the frames of one module, as the files hold them, → bits of bad pixels.
+"""Masks of the frames of one module, as the files hold them, → bits of bad pixels; bits, counted.
 
-Loops only: `xfelmpi.framemasks` checks, allocates and documents. A chunk that was never written is
-what every HDF5 reader takes it for: the dataset's fill value.
+Loops only: `xfelmpi.framemasks` and `xfelmpi.powder` check, allocate and document. A chunk that was
+never written is what every HDF5 reader takes it for: the dataset's fill value.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from frames cimport (
@@ -17,6 +17,7 @@ from frames cimport (
 )
 
 cdef extern from "mask_fold.h":
+    int trailing_zeros(uint64_t word) nogil
     void fold_words(const uint32_t *mask, uint32_t bits, int n, uint8_t *bad) nogil
     void fold_planes(
         const uint8_t *plane, size_t stride, uint32_t bits, int n, uint8_t *bad) nogil
@@ -109,3 +110,23 @@ def join_masks(
             for p in range(PIXELS):
                 joined[p] &= frame[p]
     libdeflate_free_decompressor(inflater)
+
+
+def take_off_bad(const uint64_t[:, ::1] good, const uint32_t[::1] frames, uint32_t[::1] total):
+    """Take the frames of every row of bits off the total of the pixels whose bit is not set."""
+    cdef Py_ssize_t row, w, i
+    cdef uint64_t bad
+    with nogil:
+        for row in range(good.shape[0]):
+            if frames[row] == 0:
+                continue
+            for w in range(good.shape[1]):
+                bad = ~good[row, w]
+                if good[row, w] == 0:
+                    # of a module without data
+                    for i in range(64 * w, 64 * w + 64):
+                        total[i] -= frames[row]
+                    continue
+                while bad:
+                    total[64 * w + trailing_zeros(bad)] -= frames[row]
+                    bad &= bad - 1
