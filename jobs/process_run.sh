@@ -17,7 +17,8 @@
 # of the sbatch, which is removed when it stayed empty. A --output given to sbatch is left alone.
 # RANKS is the number of ranks (default: the job's --ntasks, else one per core); XFELMPI_ROOT names
 # the project if it cannot be found. The exit status is the program's: 0 complete, 3 complete but
-# some input was excluded, 2 wrong use or unusable input, 1 a bug, 143 stopped.
+# some input was excluded, 2 wrong use or unusable input, 1 a bug, or ranks that Slurm failed to
+# start, 143 stopped.
 #
 # 60 s before the time limit Slurm sends SIGTERM to the ranks (--signal above; another --time may be
 # given to sbatch). They write down what they have read and end; so does the log, with the command
@@ -114,7 +115,8 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     exec mpirun -n "$ranks" python -m xfelmpi "$run" "$@"
 fi
 
-move_log "$(output_folder "$@" || true)"
+output=$(output_folder "$@" || true)
+move_log "$output"
 
 # One rank per core of the nodes, unless the job says how many.
 per_core=$(LC_ALL=C lscpu 2>/dev/null | sed -n 's/^Thread(s) per core: *//p')
@@ -125,6 +127,29 @@ prepare_mpi "$((ranks / ${SLURM_JOB_NUM_NODES:-1}))"
 XFELMPI_LAUNCHER=$(launcher sbatch)
 export XFELMPI_LAUNCHER
 say "$(date '+%F %T') job $SLURM_JOB_ID, run $run, $ranks ranks on ${SLURM_JOB_NODELIST:-$(hostname)}"
-# exec: srun's status and signals are the job's.
-exec srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    python -m xfelmpi "$run" "$@"
+
+# writes_outputs OPTIONS: whether a job that goes well writes the events file anew.
+writes_outputs() {
+    local option
+    for option; do
+        case $option in -h | --help | --dry-run) return 1 ;; esac
+    done
+}
+
+# Tells whether the events file is another one than before, whatever the clocks of the nodes say.
+events=$output/events/$(printf 'r%04d_events.h5' "$run")
+events_stamp() { stat -c '%i %.9Y' -- "$events" 2>/dev/null || true; }
+
+before=$(events_stamp)
+# Slurm signals srun, too: this shell has to see how it ends.
+trap : TERM
+status=0
+srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    python -m xfelmpi "$run" "$@" || status=$?
+# When Slurm fails to start the ranks, srun may return 0 all the same.
+if ((status == 0 || status == 3)) && writes_outputs "$@" && [[ $(events_stamp) == "$before" ]]; then
+    printf 'process_run.sh: srun ended with status %d, but %s was not written: the ranks never ran. %s\n' \
+        "$status" "$events" 'See above what Slurm says of it, and submit the job again' >&2
+    exit 1
+fi
+exit "$status"

@@ -8,12 +8,12 @@ import numpy as np
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
 
 from xfelmpi import _sparse
+from xfelmpi.filepool import FilePool
 from xfelmpi.frametable import FrameTable, ModuleFile
 from xfelmpi.maskbits import pack
 from xfelmpi.masks import Masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 from xfelmpi.records import Problem
 from xfelmpi.sparse import FrameBlock
 

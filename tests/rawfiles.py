@@ -12,10 +12,10 @@ from reference import FS, SS, ModuleTwin, bad_constants, images_twin, raw_photon
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.masks import load_masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 
 MODULE = 3
 ADU = 60.0

@@ -119,7 +119,7 @@ def test_wrong_type(tmp_path, written, name, dtype):
 
 def test_file_that_is_no_hdf5(tmp_path, written):
     constants_file(tmp_path / "constants", MODULE).write_bytes(b"constants")
-    with pytest.raises(InputError, match="constants cannot be read"):
+    with pytest.raises(InputError, match="expected a constants file"):
         calibrate(tmp_path, [0])
 
 

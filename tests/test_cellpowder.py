@@ -23,10 +23,10 @@ from xfelmpi.cellpowder import (
     sum_part,
 )
 from xfelmpi.errors import InputError
+from xfelmpi.filepool import FilePool
 from xfelmpi.hitlabels import HitLabels, share_hit_labels
 from xfelmpi.masks import Masks
 from xfelmpi.photons import Sparsifier
-from xfelmpi.read import FilePool
 from xfelmpi.runindex import index_run
 
 MOST = 4294967295

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from xfelmpi.arguments import add_arguments, from_arguments, options, read_toml
+from xfelmpi.arguments import (
+    add_arguments,
+    add_with_defaults,
+    from_arguments,
+    options,
+    read_toml,
+)
 from xfelmpi.config import GROUPS, Config
 from xfelmpi.errors import UsageError
 from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits, parse_size, parse_trains
@@ -84,6 +90,23 @@ def make_parser():
 
 def configure(*words) -> Config:
     return from_arguments(make_parser().parse_args(["50", *map(str, words)]))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", ("include", 400 << 20, True, None)),
+        ("--suspect-trains exclude --memory-per-rank 1G --no-vds --detector A",
+         ("exclude", 1 << 30, False, "A")),
+    ],
+)  # fmt: skip
+def test_some_options_for_another_command(words, expected):
+    parser = argparse.ArgumentParser()
+    names = ("suspect_trains", "memory_per_rank", "vds", "detector")
+    add_with_defaults(parser, *names)
+    given = parser.parse_args(words.split())
+    assert tuple(getattr(given, name) for name in names) == expected
+    assert sorted(vars(given)) == sorted(names)
 
 
 @pytest.fixture

@@ -622,7 +622,7 @@ UNUSABLE = {
         lambda path: write_mask(path, np.ones((16, 512, 128), "f4")),
         "float32",
     ),
-    "mask that does not inflate": ("--global-mask", broken_chunk, "no readable HDF5"),
+    "mask that does not inflate": ("--global-mask", broken_chunk, "expected a mask file"),
     "geometry that does not parse": (
         "--geometry",
         lambda path: path.write_text("clen = 0.7\nnonsense\n"),

@@ -24,7 +24,7 @@ from xfelmpi.darks import (
     outliers,
     stage_statistics,
 )
-from xfelmpi.read import FilePool
+from xfelmpi.filepool import FilePool
 from xfelmpi.runindex import index_run
 
 GAINS = darks.NOMINAL_GAINS

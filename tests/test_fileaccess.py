@@ -1,4 +1,4 @@
-"""Files that HDF5 itself does not survive: named, and the job neither hangs nor dies in silence."""
+"""Files that cannot be read, or that HDF5 does not survive: named; no job hangs or dies mute."""
 
 import shutil
 import signal
@@ -8,7 +8,8 @@ import pytest
 from launch import run_python
 from mockrun import tiny_run
 
-from xfelmpi.fileaccess import open_access, watched
+from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import finished_file, input_file, open_access, watched
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,40 @@ def patch(path, offset, data):
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(data)
+
+
+@pytest.mark.parametrize("opened", [input_file, finished_file])
+def test_file_that_is_no_hdf5(opened, path):
+    path.write_bytes(b"a mask")
+    message = rf"^{path}: .*; expected a mask file"
+    with pytest.raises(InputError, match=message), opened(path, "a mask file"):
+        raise AssertionError("it was opened")
+
+
+@pytest.mark.parametrize("opened", [input_file, finished_file])
+def test_chunk_that_does_not_inflate(opened, tmp_path):
+    path = tmp_path / "mask.h5"
+    with h5py.File(path, "w") as file:
+        good = file.create_dataset("good", data=range(100), chunks=(100,), compression="gzip")
+        good.id.write_direct_chunk((0,), b"garbage")
+    message = rf"^{path}: .*; expected a mask file"
+    with pytest.raises(InputError, match=message), opened(path, "a mask file") as file:
+        file["good"][()]
+
+
+def test_dataset_that_is_not_there(path):
+    message = rf"^{path}: .*photons.*; expected an events file of this version; process the run"
+    with pytest.raises(InputError, match=message), finished_file(path, "an events file") as file:
+        file["photons"]
+    with pytest.raises(KeyError), input_file(path, "a mask file") as file:
+        file["photons"]
+
+
+def test_run_that_was_not_processed(tmp_path):
+    path = tmp_path / "r0050_events.h5"
+    message = f"^{path}: no such file; process the run first$"
+    with pytest.raises(InputError, match=message), finished_file(path, "an events file"):
+        raise AssertionError("it was opened")
 
 
 def test_good_file(path):

@@ -16,11 +16,11 @@ from modulefiles import (
 )
 from reference import FS, MODULES, PIXELS, SS, module_twin
 
+from xfelmpi.filepool import FilePool
 from xfelmpi.framemasks import MaskReader, sample_masks
 from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import Masks
 from xfelmpi.photons import MASKED_FRAMES
-from xfelmpi.read import FilePool
 
 ALL = 0xFFFFFFFF
 EVERYWHERE = np.ones((SS, FS), bool)

@@ -10,10 +10,10 @@ from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.errors import InputError
+from xfelmpi.filepool import FilePool
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 from xfelmpi.sparse import FrameSums
 
 TRAINS, PER_TRAIN = 3, 11

@@ -245,8 +245,8 @@ def other_name(path):
 # option, how to write the file, words of the message
 REFUSED = {
     "not there": ("global_mask", lambda p: None, "no such file"),
-    "no HDF5": ("cell_mask", lambda p: p.write_text("mask"), "no readable HDF5"),
-    "a folder": ("hit_mask", lambda p: p.mkdir(), "no readable HDF5"),
+    "no HDF5": ("cell_mask", lambda p: p.write_text("mask"), "expected a mask file"),
+    "a folder": ("hit_mask", lambda p: p.mkdir(), "expected a mask file"),
     "other name": ("global_mask", other_name, "no entry_1/good_pixels"),
     "group": ("global_mask", group_instead, "good_pixels"),
     "floats": ("global_mask", lambda p: write(p, np.ones(SHAPE, "f4")), "float32"),
@@ -282,7 +282,7 @@ def test_refused(experiment, tmp_path, name):
 @pytest.mark.parametrize("usual", ["cell_mask", "global_mask", "hit_mask"])
 def test_broken_mask_at_a_usual_place_is_refused_too(experiment, usual):
     getattr(experiment, usual).write_bytes(b"")
-    with pytest.raises(InputError, match="no readable HDF5"):
+    with pytest.raises(InputError, match="expected a mask file"):
         load(experiment)
 
 

@@ -24,9 +24,9 @@ from rawfiles import (
 from reference import FS, PIXELS, SS
 
 from xfelmpi.darks import ALWAYS_HIGH
+from xfelmpi.filepool import FilePool
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 
 FRAME_BYTES = 4 * PIXELS
 EVERY = {"plain": RawSetup(), "common mode": RawSetup(common_mode=True)}

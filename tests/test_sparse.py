@@ -20,9 +20,9 @@ from modulefiles import (
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
 from xfelmpi.detector import FRAME_PIXELS
+from xfelmpi.filepool import FilePool
 from xfelmpi.photons import Sparsifier, photon_cut
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FilePool
 from xfelmpi.sparse import SparseFrames
 
 DTYPES = ("u1", "u2", "f4")

@@ -44,26 +44,7 @@ def add_arguments(
     used = {f.metadata["group"] for f in chosen} | {"resources"}
     groups = {name: parser.add_argument_group(t) for name, t in GROUPS.items() if name in used}
     for f in chosen:
-        if f.type is bool:
-            _add_flag(groups[f.metadata["group"]], f)
-            continue
-        about = f.metadata
-        text = about["help"]
-        if f.default is not None and "default" not in text:
-            shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
-            text += f" (default: {shown})"
-        takes_several = about["many"] or f.name in several
-        extra = {"nargs": "+", "action": "extend"} if takes_several else {}
-        groups[about["group"]].add_argument(
-            "--" + f.name.replace("_", "-"),
-            dest=f.name,
-            type=_checked(about["parse"]),
-            choices=about["choices"],
-            metavar=None if about["choices"] else about["metavar"],
-            default=None,
-            help=text,
-            **extra,
-        )
+        _add_option(groups[f.metadata["group"]], f, f.metadata["many"] or f.name in several)
     groups["resources"].add_argument(
         "--config",
         type=Path,
@@ -72,13 +53,41 @@ def add_arguments(
     )
 
 
-def _add_flag(group, f: dataclasses.Field) -> None:
-    # --name and --no-name, so that the command line can undo what a file says
+def add_with_defaults(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options of one value to a command of another kind, which makes no `Config` of them.
+
+    There is no ``--config``, and what is not given has its default in the parsed arguments.
+    """
+    known = {f.name: f for f in options()}
+    for name in names:
+        _add_option(parser, known[name], several=False)
+        parser.set_defaults(**{name: known[name].default})
+
+
+def _add_option(group, f: dataclasses.Field, several: bool) -> None:
+    """Add an option that is None if it is not given, so that the TOML file can have its say."""
+    flag = f"--{f.name.replace('_', '-')}"
+    about = f.metadata
+    text = about["help"]
+    if f.type is bool:
+        # --name and --no-name, so that the command line can undo what a file says
+        action = argparse.BooleanOptionalAction
+        text += f" (default: {'on' if f.default else 'off'})"
+        group.add_argument(flag, action=action, default=None, help=text)
+        return
+    if f.default is not None and "default" not in text:
+        shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
+        text += f" (default: {shown})"
+    extra = {"nargs": "+", "action": "extend"} if several else {}
     group.add_argument(
-        f"--{f.name.replace('_', '-')}",
-        action=argparse.BooleanOptionalAction,
+        flag,
+        dest=f.name,
+        type=_checked(about["parse"]),
+        choices=about["choices"],
+        metavar=None if about["choices"] else about["metavar"],
         default=None,
-        help=f"{f.metadata['help']} (default: {'on' if f.default else 'off'})",
+        help=text,
+        **extra,
     )
 
 

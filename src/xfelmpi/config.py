@@ -361,7 +361,7 @@ class Config:
         "resources",
         400 << 20,
         parse_size,
-        "memory of one rank, bytes or e.g. 400M; hits beyond it are read again",
+        "memory of one rank, bytes or e.g. 400M; what does not fit is read again",
         metavar="SIZE",
     )
     checkpoint_minutes: float = _option(

@@ -7,8 +7,6 @@ DigitalGainLevel[2], else medium; its signal is (analogue − offset[stage]) × 
 float32, in ADU of the high stage.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from xfelmpi.detector import MODULE_SHAPE
 from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import input_file
 from xfelmpi.maskbits import pack
 
 STAGES = 3
@@ -46,14 +45,9 @@ def constants_file(folder: Path, module: int) -> Path:
     return folder / f"Cheetah-AGIPD{module:02}-calib.h5"
 
 
-@contextmanager
-def open_constants(path: Path) -> Iterator[h5py.File]:
-    """Open a constants file; `InputError` if it cannot be opened, or read later on."""
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: constants cannot be read ({error})") from None
+def open_constants(path: Path):
+    """Open a constants file; see `input_file`."""
+    return input_file(path, "a constants file")
 
 
 def check_constants(file: h5py.File, path: Path) -> int:

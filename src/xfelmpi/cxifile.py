@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 
 from xfelmpi.detector import CXI_MISSING, FRAME_PIXELS, FRAME_SHAPE, N_MODULES
+from xfelmpi.fileaccess import finished_file
 from xfelmpi.geometry import DetectorGeometry
-from xfelmpi.outfile import finished_file
 from xfelmpi.sparse import SparseFrames
 
 _ENTRY = "entry_1"
@@ -68,7 +68,7 @@ def read_finished_hits(path: Path) -> FinishedHits:
     InputError
         If it is missing, damaged, or not made by this program.
     """
-    with finished_file(path, "are these hits") as file:
+    with finished_file(path, "a CXI file") as file:
         columns = _columns(file[_ENTRY])
         detector = file[_DETECTOR]
         n_hits = len(columns["trainId"].values)
@@ -134,7 +134,7 @@ def stream_hits(
     """
     for number in np.unique(source):
         rows = row[source == number]
-        with finished_file(paths[number], "are these hits") as file:
+        with finished_file(paths[number], "a CXI file") as file:
             data, mask = file[f"{_DETECTOR}/data"], file[f"{_DETECTOR}/mask"]
             for a in range(0, len(rows), block_frames):
                 part = rows[a : a + block_frames]

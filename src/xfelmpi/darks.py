@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi import _darks
 from xfelmpi.constants import STAGES
 from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE
-from xfelmpi.read import FilePool
+from xfelmpi.filepool import FilePool
 from xfelmpi.records import Problem
 
 NOMINAL_GAINS = (1.0, 38.0, 180.0)

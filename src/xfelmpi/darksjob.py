@@ -12,9 +12,9 @@ from xfelmpi.constants import constants_file
 from xfelmpi.detector import N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.partition import split_trains
 from xfelmpi.provenance import provenance
-from xfelmpi.read import FilePool
 from xfelmpi.report import log, problem_lines
 from xfelmpi.runindex import index_run
 from xfelmpi.write._h5 import prepare, publish

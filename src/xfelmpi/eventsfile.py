@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.config import Config
-from xfelmpi.outfile import finished_file
+from xfelmpi.fileaccess import finished_file
 from xfelmpi.provenance import JOB_ATTRIBUTES
 from xfelmpi.records import EventColumns, Problem
 from xfelmpi.sparse import FrameSums
@@ -76,7 +76,7 @@ def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
     InputError
         If it cannot be read, or has none.
     """
-    with finished_file(path, "is this an events file") as file:
+    with finished_file(path, "an events file") as file:
         return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
 
 
@@ -88,7 +88,7 @@ def read_finished_run(path: Path) -> FinishedRun:
     InputError
         If it is missing, damaged, or of a version that did not write what is needed.
     """
-    with finished_file(path, "is this an events file") as file:
+    with finished_file(path, "an events file") as file:
         columns = {
             name: file[name][()]
             for name in EventColumns.__dataclass_fields__

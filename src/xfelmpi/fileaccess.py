@@ -1,4 +1,4 @@
-"""Opening files that may be damaged: what HDF5 itself does not survive.
+"""Opening files that may be damaged: errors that name the file, and what HDF5 does not survive.
 
 HDF5 1.10 reads for ever where the heap of a file's strings is damaged, and may crash on other
 metadata. The heap is checked here, so that such a file is a problem like any other. Whatever else
@@ -11,10 +11,15 @@ import signal
 import struct
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FunctionType
 
 import h5py
 import numpy as np
+
+from xfelmpi.errors import InputError
 
 CPU_SECONDS = 30.0
 """What reading one file's metadata may take of the processor; other waiting does not count."""
@@ -57,6 +62,45 @@ def _call(read, arguments):
         # closes what was opened on the way, which is a chance to crash, too
         traceback.clear_frames(error.__traceback__)
         raise
+
+
+@contextmanager
+def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read; whatever HDF5 cannot read during the block is an `InputError`.
+
+    Whether the file has what the block looks for is the block's own affair.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        What it should be, for the message, e.g. ``a mask file``.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: {error}; expected {expected}") from None
+
+
+@contextmanager
+def finished_file(path: Path, expected: str) -> Iterator[h5py.File]:
+    """Open an output of a finished run as `input_file` does; so is what it lacks an `InputError`.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        What it should be, for the message, e.g. ``an events file``.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; process the run first")
+    expected = f"{expected} of this version; process the run again"
+    try:
+        with input_file(path, expected) as file:
+            yield file
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: {error}; expected {expected}") from None
 
 
 def open_access(path):

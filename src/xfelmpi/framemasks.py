@@ -10,8 +10,9 @@ import numpy as np
 
 from xfelmpi import _masks
 from xfelmpi.detector import MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.filepool import FilePool
 from xfelmpi.frametable import FrameTable
-from xfelmpi.read import UNREADABLE, FilePool, packed_room
+from xfelmpi.read import UNREADABLE, packed_room
 
 LATER_PLACES = 2
 """How often, after its first trains, the run is looked at again: evenly, and once at its end."""

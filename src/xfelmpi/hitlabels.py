@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi import collective
-from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import finished_file
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,7 @@ def share_hit_labels(comm, path: Path) -> HitLabels | None:
 
 
 def _read(path: Path) -> list[np.ndarray]:
-    try:
-        with h5py.File(path, "r") as file:
-            columns = [file[name][:].astype(dtype) for name, dtype in _COLUMNS.items()]
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: no readable events file ({error})") from None
+    with finished_file(path, "an events file") as file:
+        columns = [file[name][:].astype(dtype) for name, dtype in _COLUMNS.items()]
     order = np.lexsort(columns[1::-1])
     return [column[order] for column in columns]

@@ -13,7 +13,14 @@ import numpy as np
 from xfelmpi.added import read_added
 from xfelmpi.experiment import Experiment
 from xfelmpi.machinefiles import Damage, Findings, opened, read_table, text, tolerated
-from xfelmpi.monitors import XGM, Frames, beamline_sources, pulse_energy, record_unknown
+from xfelmpi.monitors import (
+    XGM,
+    Frames,
+    MonitorSlots,
+    beamline_sources,
+    pulse_energy,
+    record_unknown,
+)
 from xfelmpi.motors import quadrant_motors
 from xfelmpi.records import MachineData
 from xfelmpi.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
@@ -56,37 +63,18 @@ def read_machine_data(
     """
     found = Findings()
     frames = Frames(train_id, pulse_id, detector.partition("_")[0])
-    nothing = np.full(len(train_id), np.nan)
     with (
         opened(experiment.run_folder("proc"), found.damage) as proc,
         opened(experiment.run_folder("raw"), found.damage) as raw,
     ):
-
-        def first(read: Callable):
-            """Return what `read` finds in the first folder that has it."""
-            got = read(proc, frames, found)
-            return read(raw, frames, found) if got is None else got
-
-        energy, slots = first(pulse_energy) or (nothing, None)
-        if slots is None:
-            found.warnings.append("pulse energy unknown: the run has no XGM with values")
-            record_unknown(np.isnan(energy), frames, found)
-        wavelength = first(_wavelength)
-        if wavelength is None:
-            wavelength = first(_undulator_wavelength)
-        if wavelength is None:
-            found.warnings.append(
-                "wavelength unknown: the run has no XGM with pulseEnergy.wavelengthUsed, "
-                "and no undulator with actualPosition"
-            )
-            wavelength = nothing
-        columns = tuple(read_added((proc, raw), text, frames, slots, found) for text in added)
-        motors = first(quadrant_motors)
+        folders = (proc, raw)
+        energy, slots = _energy_or_nan(folders, frames, found)
+        wavelength = _wavelength_or_nan(folders, frames, found)
+        columns = tuple(read_added(folders, wanted, frames, slots, found) for wanted in added)
+        motors = _first(quadrant_motors, folders, frames, found)
         sample = _sample([*proc, *raw], found.damage)
         files = tuple(file.filename for file in (*proc, *raw))
-    if found.damage:
-        reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
-        found.warnings.append(f"{UNREADABLE} {reasons}")
+    _warn_of_damage(found)
     return MachineData(
         energy,
         wavelength,
@@ -100,7 +88,47 @@ def read_machine_data(
     )
 
 
-def _wavelength(files: list, frames: Frames, found: Findings) -> np.ndarray | None:
+def _first(read: Callable, folders: tuple[list, list], frames: Frames, found: Findings):
+    """Return what `read` finds in the first folder that has it, or None."""
+    for files in folders:
+        if (got := read(files, frames, found)) is not None:
+            return got
+    return None
+
+
+def _energy_or_nan(
+    folders: tuple[list, list], frames: Frames, found: Findings
+) -> tuple[np.ndarray, MonitorSlots | None]:
+    """Return what `pulse_energy` does; NaN, no slots and a warning if the run has no values."""
+    known = _first(pulse_energy, folders, frames, found)
+    if known is not None:
+        return known
+    found.warnings.append("pulse energy unknown: the run has no XGM with values")
+    n = len(frames.train_id)
+    record_unknown(np.ones(n, bool), frames, found)
+    return np.full(n, np.nan), None
+
+
+def _wavelength_or_nan(folders: tuple[list, list], frames: Frames, found: Findings) -> np.ndarray:
+    """Return the wavelength of every frame in m, float64 (frame,), from monitor or undulator."""
+    for read in (_monitor_wavelength, _undulator_wavelength):
+        wavelength = _first(read, folders, frames, found)
+        if wavelength is not None:
+            return wavelength
+    found.warnings.append(
+        "wavelength unknown: the run has no XGM with pulseEnergy.wavelengthUsed, "
+        "and no undulator with actualPosition"
+    )
+    return np.full(len(frames.train_id), np.nan)
+
+
+def _warn_of_damage(found: Findings) -> None:
+    if found.damage:
+        reasons = "; ".join(f"{name} ({why})" for name, why in sorted(found.damage.items()))
+        found.warnings.append(f"{UNREADABLE} {reasons}")
+
+
+def _monitor_wavelength(files: list, frames: Frames, found: Findings) -> np.ndarray | None:
     """Return the wavelength of every frame in m, float64 (frame,); None if no XGM tells it.
 
     ``pulseEnergy.wavelengthUsed`` is the nominal wavelength in nm (EXtra, ``XGM.wavelength``).

@@ -1,7 +1,5 @@
 """The mask files and the hit-finding region: found, checked, read."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +8,14 @@ import numpy as np
 
 from xfelmpi.detector import FRAME_SHAPE, MAX_CELLS, MODULE_BYTES, N_MODULES
 from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import input_file
 from xfelmpi.maskbits import pack
 from xfelmpi.records import Problem, UsedFile
 
 ALL_PIXELS = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
 """Bits of a region that is everything."""
+
+_EXPECTED = "a mask file"
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,9 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
     return good
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: no readable HDF5 file ({error})") from None
-
-
 def _check(path: Path) -> tuple[int, ...] | None:
     """Check a mask file and return the cells of a per-cell mask, None for one of all cells."""
-    with _open(path) as file:
+    with input_file(path, _EXPECTED) as file:
         good = _good_pixels(file, path)
         if good.shape == FRAME_SHAPE:
             return None
@@ -120,7 +112,7 @@ def module_mask(files: list[MaskFile], module: int, cells: np.ndarray) -> np.nda
     """Return the bits of a module's good pixels, uint8 (cell, 8192), one row if no cells."""
     rows = np.full((max(1, len(cells)), MODULE_BYTES), 0xFF, np.uint8)
     for about in files:
-        with _open(about.path) as file:
+        with input_file(about.path, _EXPECTED) as file:
             good = _good_pixels(file, about.path)
             if about.cells is None:
                 rows &= pack(good[module] != 0)
@@ -139,7 +131,7 @@ def find_region(experiment, config) -> tuple[np.ndarray, tuple[UsedFile, ...], s
             raise InputError(f"{path}: a hit-finding region cannot be per cell")
         if config.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
-        with _open(path) as file:
+        with input_file(path, _EXPECTED) as file:
             used = (UsedFile("hit-finding region", str(path)),)
             return pack(_good_pixels(file, path)[()] != 0), used, note
     if config.hit_modules is None:

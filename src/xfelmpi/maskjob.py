@@ -24,13 +24,13 @@ from xfelmpi.config import Config
 from xfelmpi.detector import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.framepass import train_blocks
 from xfelmpi.maskbits import pack, unpack
 from xfelmpi.maskinputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
 from xfelmpi.photons import Sparsifier
 from xfelmpi.pipeline import BASE_MEMORY
 from xfelmpi.provenance import describe_used, provenance
-from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, summarised
 from xfelmpi.report import Progress, log, problem_lines
 from xfelmpi.share import Share

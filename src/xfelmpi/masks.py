@@ -15,9 +15,9 @@ from xfelmpi.detector import (
     rows_of_cells,
 )
 from xfelmpi.errors import InputError
+from xfelmpi.filepool import FilePool
 from xfelmpi.framemasks import MaskSamples
 from xfelmpi.maskfiles import ALL_PIXELS, MaskFile, find_mask_files, find_region, module_mask
-from xfelmpi.read import FilePool
 from xfelmpi.records import Problem, UsedFile
 from xfelmpi.staticmask import add_static, find_drift
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import h5py
 
-from xfelmpi.errors import InputError, OutputError
+from xfelmpi.errors import OutputError
 
 _SMALL = 1 << 16
 """Bytes of a write that HDF5 may want to read again: its own structures, not data."""
@@ -205,28 +205,6 @@ def serial_file(path: Path, mode: str = "w", **options) -> Iterator[h5py.File]:
             with suppress(OSError):
                 path.unlink()
             raise cannot_write(path, guarded.error, guarded.needed) from None
-
-
-@contextmanager
-def finished_file(path: Path, doubt: str) -> Iterator[h5py.File]:
-    """Open an output of a finished run; what is wrong with it becomes an `InputError`.
-
-    Parameters
-    ----------
-    path : Path
-    doubt : str
-        What the message asks if something in the file is not as it should be, e.g. ``is this an
-        events file``.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: no such file; process the run first")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: {error}; {doubt}, made by this version? Process the run again"
-        ) from None
 
 
 def make_readable(path: Path) -> None:

@@ -8,12 +8,13 @@ import numpy as np
 from xfelmpi import _raw, _sparse
 from xfelmpi.calibration import Calibration
 from xfelmpi.detector import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.filepool import FilePool
 from xfelmpi.framemasks import MaskReader
 from xfelmpi.frametable import FrameTable
 from xfelmpi.invalidpixels import count_invalid, unexplained
 from xfelmpi.masks import Masks
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import FRAME_STATUS, FilePool, FrameBytes, packed_room
+from xfelmpi.read import FRAME_STATUS, FrameBytes, packed_room
 from xfelmpi.records import Problem
 from xfelmpi.sparse import FrameBlock, FrameSums
 

@@ -21,6 +21,7 @@ from xfelmpi.decision import decide_run, draw_misses
 from xfelmpi.dragonflyfiles import check_before
 from xfelmpi.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.framepass import read_photons, score, without_dead_modules
 from xfelmpi.geometry import DetectorGeometry
 from xfelmpi.kept import HitReader, KeptFrames
@@ -35,7 +36,6 @@ from xfelmpi.outputs import (
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
 from xfelmpi.provenance import describe_used, provenance
-from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns, Problem, summarised
 from xfelmpi.report import Stages, Summary, log, plural
 from xfelmpi.resume import Selection, share_remaining

@@ -5,22 +5,15 @@ libdeflate in the kernel, several times faster than through HDF5's own filters. 
 cannot read (other filters, other dtypes) go through h5py, slower but right.
 """
 
-import errno
 import math
 import os
-from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import h5py
 import numpy as np
 
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import ALL_MASK_BITS, MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
-from xfelmpi.errors import OutOfFilesError
-from xfelmpi.fileaccess import watched
-from xfelmpi.frametable import ModuleFile
 
 DEFLATE, SHUFFLE = 1, 2
 """Bits of a chunk's `filters`, as the kernel knows them."""
@@ -258,42 +251,6 @@ class MaskDataset(FrameDataset):
         return frame.astype("u4")
 
 
-class OpenModuleFile(FrameDataset):
-    """One file with frames of a module, opened once.
-
-    Raises
-    ------
-    OSError, KeyError
-        If the file or its dataset cannot be opened.
-    """
-
-    def __init__(self, about: ModuleFile):
-        self.about = about
-        self._file = h5py.File(about.path, "r")
-        try:
-            data, fd = self._file[about.dataset], os.open(about.path, os.O_RDONLY)
-        except (OSError, KeyError):
-            self._file.close()
-            raise
-        super().__init__(data, fd)
-
-    @cached_property
-    def masks(self) -> MaskDataset:
-        """The masks of the frames.
-
-        Raises
-        ------
-        OSError, KeyError, ValueError
-            If there are none, or none that can be used.
-        """
-        return MaskDataset(self._file[self.about.mask_dataset], self._fd)
-
-    def close(self) -> None:
-        """Close the file."""
-        watched(self.about.path, self._file.close)
-        os.close(self._fd)
-
-
 def _as_float32(frame: np.ndarray) -> np.ndarray:
     """Return values of any dtype as float32; what is out of range becomes a bad pixel."""
     if frame.dtype.kind in "iu":
@@ -338,38 +295,3 @@ def packed_room(n_bytes: int) -> int:
     Deflate adds 5 bytes to 64 KiB that it cannot pack, other encoders a little more.
     """
     return n_bytes + n_bytes // 64 + 1024
-
-
-class FilePool:
-    """The files of a rank, the least recently used closed beyond `limit`."""
-
-    def __init__(self, files: tuple[ModuleFile, ...], limit: int = 40):
-        self._files = files
-        self._limit = limit
-        self._open: OrderedDict[int, OpenModuleFile] = OrderedDict()
-
-    def get(self, number: int) -> OpenModuleFile:
-        """Return a file by its number in the run index, opened if need be."""
-        if number in self._open:
-            self._open.move_to_end(number)
-        else:
-            if len(self._open) >= self._limit:
-                self._open.popitem(last=False)[1].close()
-            try:
-                path = self._files[number].path
-                self._open[number] = watched(path, OpenModuleFile, self._files[number])
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    # no damage of this file: every further one would be lost as well
-                    raise OutOfFilesError(f"{self._files[number].path}: {error}") from None
-                raise
-        return self._open[number]
-
-    def name(self, number: int) -> str:
-        """Return the name of a file, without its folder."""
-        return Path(self._files[number].path).name
-
-    def close(self) -> None:
-        """Close all files."""
-        while self._open:
-            self._open.popitem()[1].close()

@@ -7,7 +7,6 @@ main job would.
 
 from dataclasses import fields, replace
 
-import h5py
 import numpy as np
 
 from xfelmpi import collective, stopping
@@ -17,6 +16,8 @@ from xfelmpi.detector import MODULE_PIXELS, N_MODULES
 from xfelmpi.errors import InputError, UsageError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run, read_settings
 from xfelmpi.experiment import Experiment
+from xfelmpi.fileaccess import finished_file
+from xfelmpi.filepool import FilePool
 from xfelmpi.framepass import without_dead_modules
 from xfelmpi.kept import HitReader, KeptFrames
 from xfelmpi.masks import Masks, mask_digest
@@ -28,7 +29,6 @@ from xfelmpi.pipeline import (
     make_sparsifier,
     report_run,
 )
-from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns
 from xfelmpi.report import Stages
 from xfelmpi.runindex import RunIndex
@@ -191,14 +191,10 @@ def _decided(experiment: Experiment, config: Config):
 def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
     """Return photons and good frames of the run, (16, 65536) each, from the powder file."""
     path = experiment.powder
-    try:
-        with h5py.File(path, "r") as file:
-            photons, good = (
-                file[name][()].reshape(N_MODULES, MODULE_PIXELS)
-                for name in ("powder", "good_frames")
-            )
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: {error}; process the run again") from None
+    with finished_file(path, "a powder file") as file:
+        photons, good = (
+            file[name][()].reshape(N_MODULES, MODULE_PIXELS) for name in ("powder", "good_frames")
+        )
     in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
     if in_powder != in_events:
         raise InputError(

@@ -7,8 +7,9 @@ import numpy as np
 
 from xfelmpi.collective import NodeShared, sum_all, together
 from xfelmpi.detector import MODULE_PIXELS, N_MODULES
+from xfelmpi.filepool import FilePool
 from xfelmpi.framemasks import CellFrames, MaskReader, MaskSamples
-from xfelmpi.read import FRAME_STATUS, FilePool
+from xfelmpi.read import FRAME_STATUS
 from xfelmpi.records import Problem
 
 CELLS_AT_ONCE = 32

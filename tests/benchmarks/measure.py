@@ -16,11 +16,12 @@ from xfelmpi import _sparse
 from xfelmpi.calibration import Calibration, load_calibration
 from xfelmpi.config import Config
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.frametable import FrameTable
 from xfelmpi.masks import load_masks
 from xfelmpi.photons import Sparsifier
 from xfelmpi.powder import PowderSum
-from xfelmpi.read import DEFLATE, FilePool
+from xfelmpi.read import DEFLATE
 from xfelmpi.share import share_run
 from xfelmpi.simulate import SimulationOptions, simulate
 

@@ -130,9 +130,9 @@ def read_run(prefix: Path, output: Path, kind: str):
 
     from xfelmpi.config import Config
     from xfelmpi.experiment import Experiment
+    from xfelmpi.filepool import FilePool
     from xfelmpi.pipeline import load_inputs, make_sparsifier
     from xfelmpi.powder import PowderSum
-    from xfelmpi.read import FilePool
     from xfelmpi.records import summarised
     from xfelmpi.share import share_run
 

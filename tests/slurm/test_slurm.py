@@ -191,6 +191,35 @@ def test_status_of_the_program_is_that_of_the_job(slurm, prefix, submit_folder):
     assert "77" in log.read_text().split("\n", 1)[1]
 
 
+def job_without_ranks(slurm, folder, prefix, *arguments):
+    """Return state, exit code and text of a job whose srun does nothing, and says it went well."""
+    srun = folder.parent / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\nexit 0\n")
+    srun.chmod(0o755)
+    env = {"EXP_PREFIX": str(prefix), "PATH": f"{srun.parent}:{os.environ['PATH']}"}
+    job = slurm.submit("--output=mine.txt", SCRIPT, "50", *arguments, cwd=folder, env=env)
+    return *slurm.wait(job), (folder / "mine.txt").read_text()
+
+
+@pytest.mark.parametrize("processed", [False, True])
+def test_ranks_that_never_ran(slurm, prefix, one_rank, submit_folder, tmp_path, processed):
+    """Also if there are the outputs of an earlier job."""
+    output = one_rank if processed else tmp_path / "out"
+    done = job_without_ranks(slurm, submit_folder, prefix, "--output", output)
+    assert done[:2] == ("FAILED", "1:0")
+    assert f"{output}/events/r0050_events.h5 was not written: the ranks never ran" in done[2]
+
+
+@pytest.mark.parametrize("option", ["--help", "--dry-run"])
+def test_nothing_that_would_be_written(slurm, prefix, one_rank, submit_folder, option):
+    """Such a job leaves the events file as it is."""
+    output = ("--output", one_rank, "--from-events", "--prefix", prefix)
+    job = submit(slurm, submit_folder, prefix, "--output=mine.txt", SCRIPT, "50", option, *output)
+    text = (submit_folder / "mine.txt").read_text() if slurm.wait(job)[1] == "0:0" else ""
+    assert ("usage: xfelmpi" if option == "--help" else "hits") in text
+
+
 def test_wrong_use_stays_where_slurm_puts_output(slurm, submit_folder, tmp_path):
     job = submit(slurm, submit_folder, tmp_path / "nowhere", SCRIPT, "50")
     assert slurm.wait(job) == ("FAILED", "2:0")

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from xfelmpi import arguments as options
 from xfelmpi import darks
-from xfelmpi.config import Config
 from xfelmpi.errors import UsageError
 from xfelmpi.experiment import Experiment
-from xfelmpi.values import parse_size
 
 SUMMARY = "make constants for raw data from one dark run, or from one per gain stage"
 
@@ -24,25 +22,12 @@ def parser() -> argparse.ArgumentParser:
         help="dark runs in high, medium and low gain, in this order; one alone "
         "makes constants for fixed high gain",
     )
-    parser.add_argument(
-        "--prefix",
-        type=Path,
-        metavar="DIR",
-        help="experiment folder with raw/ (default: $EXP_PREFIX)",
-    )
+    options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
         help="folder for the constants (default: PREFIX/scratch/det/constants)",
-    )
-    parser.add_argument("--detector", metavar="NAME", help="detector (default: the one in the run)")
-    about = Config.__dataclass_fields__["suspect_trains"]
-    parser.add_argument(
-        "--suspect-trains",
-        choices=about.metadata["choices"],
-        default=about.default,
-        help=f"{about.metadata['help']} (default: {about.default})",
     )
     parser.add_argument(
         "--gains",
@@ -66,13 +51,6 @@ def parser() -> argparse.ArgumentParser:
         default=8.0,
         metavar="S",
         help="bad if the noise is farther from that of the others, likewise (default: 8)",
-    )
-    parser.add_argument(
-        "--memory-per-rank",
-        type=parse_size,
-        default=400 << 20,
-        metavar="SIZE",
-        help="memory of one rank (default: 400M)",
     )
     return parser
 

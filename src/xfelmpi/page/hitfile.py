@@ -9,7 +9,7 @@ import numpy as np
 
 from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
 from xfelmpi.detector import FRAME_PIXELS
-from xfelmpi.errors import InputError
+from xfelmpi.fileaccess import finished_file
 
 _DETECTOR = "entry_1/instrument_1/detector_1"
 
@@ -47,19 +47,16 @@ def read_hit_file(path: Path) -> HitFile:
     InputError
         If it is missing or not one of this program's.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            detector = file[_DETECTOR]
-            return HitFile(
-                path,
-                file["entry_1/sample_1/name"].asstr("utf-8")[()],
-                file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
-                detector["xyz_map"][()].reshape(3, FRAME_PIXELS),
-                detector["background"][()].reshape(FRAME_PIXELS),
-                file["entry_1/vds_index"][()].astype(np.int64),
-            )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: {error}; no pictures without it") from None
+    with finished_file(path, "a CXI file") as file:
+        detector = file[_DETECTOR]
+        return HitFile(
+            path,
+            file["entry_1/sample_1/name"].asstr("utf-8")[()],
+            file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
+            detector["xyz_map"][()].reshape(3, FRAME_PIXELS),
+            detector["background"][()].reshape(FRAME_PIXELS),
+            file["entry_1/vds_index"][()].astype(np.int64),
+        )
 
 
 def read_hit(
@@ -86,15 +83,12 @@ def read_hit(
         If the file cannot be read.
     """
     known = {} if good_by_place is None else good_by_place
-    try:
-        with h5py.File(path, "r") as file:
-            photons, mask = (file[_DETECTOR][name] for name in ("data", "mask"))
-            place = _place(path, mask, hit)
-            if place not in known:
-                known[place] = mask[hit].reshape(FRAME_PIXELS) == 0
-            return photons[hit].reshape(FRAME_PIXELS), known[place]
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: hit {hit}: {error}") from None
+    with finished_file(path, f"hit {hit} in a CXI file") as file:
+        photons, mask = (file[_DETECTOR][name] for name in ("data", "mask"))
+        place = _place(path, mask, hit)
+        if place not in known:
+            known[place] = mask[hit].reshape(FRAME_PIXELS) == 0
+        return photons[hit].reshape(FRAME_PIXELS), known[place]
 
 
 def _place(path: Path, dataset: h5py.Dataset, frame: int) -> int:

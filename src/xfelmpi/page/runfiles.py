@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import h5py
 import numpy as np
 
 from xfelmpi.detector import FRAME_PIXELS
 from xfelmpi.errors import InputError
 from xfelmpi.eventsfile import FinishedRun, read_finished_run
 from xfelmpi.experiment import Experiment
+from xfelmpi.fileaccess import finished_file
 from xfelmpi.page.headline import Headline, headline
 from xfelmpi.page.hitfile import HitFile, read_hit_file
 
@@ -51,15 +51,12 @@ def read_run_files(experiment: Experiment) -> RunFiles:
     """
     run = read_finished_run(experiment.events)
     powder = {}
-    try:
-        with h5py.File(experiment.powder, "r") as file:
-            for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
-                powder[name] = file[name][()].reshape(FRAME_PIXELS)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{experiment.powder}: {error}; process the run again") from None
+    with finished_file(experiment.powder, "a powder file") as file:
+        for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
+            powder[name] = file[name][()].reshape(FRAME_PIXELS)
     hit_file, missing = None, ""
     try:
         hit_file = read_hit_file(experiment.cxi)
     except InputError as error:
-        missing = str(error)
+        missing = f"{error}; no pictures without it"
     return RunFiles(experiment, run, headline(run, hit_file), powder, hit_file, missing)

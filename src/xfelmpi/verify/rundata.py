@@ -8,10 +8,10 @@ from xfelmpi import collective
 from xfelmpi.config import Config
 from xfelmpi.eventsfile import FinishedRun
 from xfelmpi.experiment import Experiment
+from xfelmpi.filepool import FilePool
 from xfelmpi.framepass import without_dead_modules
 from xfelmpi.masks import mask_digest
 from xfelmpi.pipeline import Inputs, load_inputs
-from xfelmpi.read import FilePool
 from xfelmpi.records import EventColumns
 from xfelmpi.redecide import deal_table
 from xfelmpi.share import Share, share_run
