@@ -114,12 +114,25 @@ cdef inline int64_t end_frame(Scan *s, Sums *out, Py_ssize_t f, int64_t used) no
     return s.n
 
 
+cdef inline int inflate_chunk(
+        libdeflate_decompressor *d, const uint8_t *packed, int64_t size, int filters, int itemsize,
+        size_t n_bytes, uint8_t *spare, uint8_t *dense) noexcept nogil:
+    """Inflate one chunk, and unshuffle it if it is shuffled, into `dense`; returns its status."""
+    cdef uint8_t *inflated = spare if filters & SHUFFLE else dense
+    # a NULL for the size found demands exactly n_bytes
+    if libdeflate_zlib_decompress(d, packed, size, inflated, n_bytes, NULL) != 0:
+        return INFLATE_FAILED
+    if filters & SHUFFLE:
+        unshuffle(inflated, dense, n_bytes // itemsize, itemsize)
+    return OK
+
+
 cdef inline int decode_chunk(
         libdeflate_decompressor *d, int fd, const uint8_t *memory, int64_t offset, int64_t size,
         int filters, int itemsize, size_t n_bytes,
         uint8_t *packed, int64_t packed_size, uint8_t *spare, uint8_t *dense) noexcept nogil:
     """Bring one chunk, unfiltered, into `dense`; returns its status."""
-    cdef uint8_t *inflated = spare if filters & SHUFFLE else dense
+    cdef uint8_t *stored = spare if filters & SHUFFLE else dense
     if offset < 0:
         return NOT_ALLOCATED
     if size > packed_size or (not filters & DEFLATE and <size_t>size != n_bytes):
@@ -127,15 +140,12 @@ cdef inline int decode_chunk(
     if memory != NULL:
         memcpy(dense, memory + offset, n_bytes)
         return OK
-    if not filters & DEFLATE:
-        if pread_fully(fd, inflated, n_bytes, offset):
-            return READ_FAILED
-    else:
+    if filters & DEFLATE:
         if pread_fully(fd, packed, size, offset):
             return READ_FAILED
-        # a NULL for the size found demands exactly n_bytes
-        if libdeflate_zlib_decompress(d, packed, size, inflated, n_bytes, NULL) != 0:
-            return INFLATE_FAILED
+        return inflate_chunk(d, packed, size, filters, itemsize, n_bytes, spare, dense)
+    if pread_fully(fd, stored, n_bytes, offset):
+        return READ_FAILED
     if filters & SHUFFLE:
-        unshuffle(inflated, dense, n_bytes // itemsize, itemsize)
+        unshuffle(stored, dense, n_bytes // itemsize, itemsize)
     return OK

@@ -1,6 +1,8 @@
 /* Masks of frames, 32 bits a pixel → one bit a pixel. */
 #include "wide.h"
 
+static inline int trailing_zeros(uint64_t word) { return __builtin_ctzll(word); }
+
 /* Eight flags, bytes that are 0 or not, → eight bits, the first one lowest. */
 static inline uint8_t pack_flags(const uint8_t *flag)
 {

@@ -218,6 +218,45 @@ def test_joined_masks(tmp_path, layout):
         assert np.array_equal(held[i], joined.reshape(-1))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_joined_masks_of_which_many_are_the_same(tmp_path, layout, seed):
+    """Chunks with the same bytes one after the other, some broken, in any slots."""
+    rng = np.random.default_rng(seed)
+    different = rng.integers(0, 1 << 32, (3, SS, FS), np.uint32)
+    different[:, :, 20:] = 0
+    which = np.repeat(rng.integers(0, 3, 15), rng.integers(1, 4, 15))
+    about = write(
+        tmp_path / "a.h5", np.zeros((len(which), SS, FS), "u1"), different[which], **layout
+    )
+    pool = FilePool((about,))
+    held = np.full((4, PIXELS), ALL, np.uint32)
+    rows = np.arange(len(which)) if seed else rng.permutation(len(which))
+    slot = np.sort(rng.integers(0, 3, len(which))).astype(np.int32)
+    assert not MaskReader(pool).join(0, rows, slot, held).any()
+    pool.close()
+    for i in range(4):
+        expected = np.bitwise_and.reduce(different[which[rows[slot == i]]], initial=np.uint32(ALL))
+        assert np.array_equal(held[i], expected.reshape(-1))
+
+
+def test_joined_masks_of_which_one_is_broken(tmp_path):
+    """It is left out, and those before and after it, which are the same, are not."""
+    mask = np.random.default_rng(4).integers(0, 9, (SS, FS), np.uint32)
+    masks = np.stack([mask] * 5)
+    path = tmp_path / "a.h5"
+    about = write(path, np.zeros((5, SS, FS), "u1"), masks, chunks=(1, SS, FS), compression="gzip")
+    break_chunk(path, about.mask_dataset, 2)
+    pool = FilePool((about,))
+    held = np.full((5, PIXELS), ALL, np.uint32)
+    status = MaskReader(pool).join(0, np.arange(5), np.arange(5, dtype=np.int32), held)
+    pool.close()
+    assert status.astype(bool).tolist() == [False, False, True, False, False]
+    assert (held[2] == ALL).all()
+    for i in (0, 1, 3, 4):
+        assert np.array_equal(held[i], mask.reshape(-1))
+
+
 def table_of(train, cell, has):
     """Return a table in which frame i is row i of module m's file m, where `has` (16, frame)."""
     n = len(train)

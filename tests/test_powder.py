@@ -92,6 +92,8 @@ def test_good_frames():
     """Every mask row as often as it was used."""
     rng = np.random.default_rng(8)
     good = rng.random((4, 512, 128)) < 0.6
+    good[2, 100:300] = False
+    good[3, 200:500] = True
     frames = np.array([3, 0, 100_000, 1])
     found = mask_good_frames(pack(good), frames)
     assert found.dtype == np.uint32

@@ -109,7 +109,7 @@ class MaskReader:
 
     def __init__(self, files: FilePool):
         self._files = files
-        self._packed = self._spare = self._dense = np.empty(1, np.uint8)
+        self._packed = self._packed_before = self._spare = self._dense = np.empty(1, np.uint8)
         self.bytes_read = 0
 
     def bad_pixels(self, number: int, rows: np.ndarray, bits: int):
@@ -147,6 +147,7 @@ class MaskReader:
         number : int
             The file.
         rows : ndarray, int (frame,)
+            Best so that masks that are likely the same follow each other.
         slot : ndarray, int32 (frame,)
             Row of `held` that each belongs to.
         held : ndarray, uint32 (slot, 65536)
@@ -156,10 +157,15 @@ class MaskReader:
         OSError, KeyError, ValueError, RuntimeError
             If the file has no usable masks.
         """
-        inputs = self._inputs(number, rows)
+        chunk_of = rows // self._files.get(number).masks.frames_per_chunk
+        order = np.arange(len(rows))
+        if len(np.unique(chunk_of)) < len(rows):
+            # a chunk of several frames is read once
+            order = np.argsort(rows, kind="stable")
+        inputs = self._inputs(number, rows[order])
         status = np.zeros(len(rows), np.uint8)
-        _masks.join_masks(*inputs, self._spare, slot, held, status)
-        return status
+        _masks.join_masks(*inputs, self._packed_before, self._spare, slot[order], held, status)
+        return status[np.argsort(order)]
 
     def _inputs(self, number: int, rows: np.ndarray) -> tuple:
         """Locate the masks and return what both kernels take, in their order."""
@@ -169,7 +175,7 @@ class MaskReader:
         need = source.chunk_frames * MODULE_PIXELS * 4
         if len(self._dense) < need:
             self._dense, self._spare = np.empty((2, need), np.uint8)
-            self._packed = np.empty(packed_room(need), np.uint8)
+            self._packed, self._packed_before = np.empty((2, packed_room(need)), np.uint8)
         _, chunks = np.unique(source.offset, return_index=True)
         self.bytes_read += int(source.size[chunks][source.offset[chunks] >= 0].sum())
         bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)

@@ -238,6 +238,11 @@ class MaskDataset(FrameDataset):
         return len(self._data)
 
     @property
+    def frames_per_chunk(self) -> int:
+        """How many frames are packed together."""
+        return self._per_chunk
+
+    @property
     def fill_value(self) -> int:
         """What stands in chunks that were never written."""
         return int(self._data.fillvalue) & ALL_MASK_BITS

@@ -103,17 +103,14 @@ class _StaticMask:
         n_read = np.zeros(len(file), np.int64)
         held = np.full((len(file), MODULE_PIXELS), self._bits, np.uint32)
         lost: dict[tuple[int, str], int] = {}
-        for train in range(file.shape[1]):
-            for number in np.unique(file[:, train]).tolist():
-                if number < 0:
-                    continue
-                these = np.flatnonzero(file[:, train] == number)
-                # in the order of the file, so that a chunk of several frames is read once
-                these = these[np.argsort(row[these, train], kind="stable")]
-                for what, which in self._join(number, row[these, train], these, held):
-                    n_read[which] += what == ""
-                    if what:
-                        lost[number, what] = lost.get((number, what), 0) + len(which)
+        for number in np.unique(file[file >= 0]).tolist():
+            # one cell after the other: its masks are often the same
+            cell, train = np.nonzero(file == number)
+            for what, which in self._join(number, row[cell, train], cell, held):
+                if what:
+                    lost[number, what] = lost.get((number, what), 0) + len(which)
+                else:
+                    n_read += np.bincount(which, minlength=len(file))
         self.problems += [
             Problem(
                 f"{n} frames: image/mask {what}",

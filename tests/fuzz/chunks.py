@@ -160,7 +160,51 @@ def try_masks(rng, file: int) -> int:
     right = np.packbits(chunks.values & np.uint32(bits) != 0, axis=-1, bitorder="little")
     right = right.reshape(n, -1)[chunks.readable]
     assert np.array_equal(bad[chunks.readable], right)
+    try_joined_masks(rng, chunks, fill)
     return n
+
+
+def try_joined_masks(rng, chunks: Chunks, fill: int) -> None:
+    """Join the masks of some frames, of which many are copies of those before."""
+    n = len(chunks.values)
+    again = np.repeat(np.arange(n), rng.integers(0, 3, n))
+    place = chunks.place | {
+        name: chunks.place[name][again] for name in ("offset", "size", "filters", "within")
+    }
+    if chunks.readable.all():
+        # what lies beyond the end of the file must go on doing so
+        for i in np.flatnonzero(rng.random(len(again)) < 0.5).tolist():
+            copy_chunk(place, i)
+    chunk_bytes = 4 * PIXELS * place["chunk_frames"]
+    packed = np.empty((2, packed_room(chunk_bytes)), np.uint8)
+    dense = np.empty((2, chunk_bytes), np.uint8)
+    slot = np.sort(rng.integers(0, 3, len(again))).astype(np.int32)
+    held, status = np.full((3, PIXELS), 0xFFFFFFFF, np.uint32), np.full(len(again), 77, np.uint8)
+    _masks.join_masks(
+        **place,
+        fill=fill,
+        packed=packed[0],
+        dense=dense[0],
+        packed_before=packed[1],
+        spare=dense[1],
+        slot=slot,
+        held=held,
+        status=status,
+    )
+    readable = chunks.readable[again]
+    assert ((status == 0) == readable).all(), status
+    for i in range(3):
+        values = chunks.values[again[readable & (slot == i)]].astype(np.uint32)
+        right = np.bitwise_and.reduce(values, initial=np.uint32(0xFFFFFFFF))
+        assert np.array_equal(held[i], right.reshape(-1))
+
+
+def copy_chunk(place: dict, frame: int) -> None:
+    """Write the bytes of a frame's chunk to the end of the file once more, and have them read."""
+    file, offset, size = place["fd"], int(place["offset"][frame]), int(place["size"][frame])
+    if offset >= 0:
+        place["offset"][frame] = os.lseek(file, 0, os.SEEK_END)
+        os.pwrite(file, os.pread(file, size, offset), place["offset"][frame])
 
 
 def try_frames(rng, file: int) -> int:
