@@ -257,14 +257,13 @@ static float select_kth(const float *v, int n, int k, int *tied, float *previous
  * values were equal then, and becomes this one, or nearly so. It has no influence on the result. */
 static float median_of(const float *v, int n, float *last)
 {
-    float lower, upper;
-    int below, up_to, tied, k = n / 2;
-    if (*last == *last) {
-        count_up_to(v, MOST, value_of(key_of(*last) - 1), *last, &below, &up_to);
-        /* both middle values, or the one that there is, are equal to it */
-        if (below < k + n % 2 && up_to > k) return *last;
+    float lower = *last, upper = *last;
+    int below = 0, up_to = 0, tied, k = n / 2;
+    if (*last == *last) count_up_to(v, MOST, value_of(key_of(*last) - 1), *last, &below, &up_to);
+    /* unless both middle values, or the one that there is, are equal to it */
+    if (below >= k + n % 2 || up_to <= k) {
+        upper = select_kth(v, n, k, &tied, &lower);
+        *last = tied ? upper : NAN;
     }
-    upper = select_kth(v, n, k, &tied, &lower);
-    *last = tied ? upper : NAN;
     return n % 2 ? upper : 0.5f * (lower + upper);
 }
