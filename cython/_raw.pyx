@@ -204,7 +204,7 @@ def sparsify_raw(
     cdef Scan s
     cdef Sums out
     cdef Switched switched
-    # medians: where the next ones are sought first
+    # medians of many equal values: where the next ones are sought first
     cdef float last[ASICS]
     cdef libdeflate_decompressor *inflater
 

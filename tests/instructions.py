@@ -61,10 +61,14 @@ class Counter:
         }
 
 
-def raw_frames(rng, constants: Constants) -> np.ndarray:
-    """Return raw frames in high gain, uint16 (frame, 2, 512, 128), with noise of 12 ADU."""
+def raw_frames(rng, constants: Constants, drift: float) -> np.ndarray:
+    """Return raw frames in high gain, uint16 (frame, 2, 512, 128), with noise of 12 ADU.
+
+    The standard deviation of the common mode of ASICs is `drift` in ADU.
+    """
     signal = ADU * sparse_images(rng, len(CELLS), "u2", PHOTONS).clip(0, 20)
     signal = signal + rng.normal(0, 12, signal.shape)
+    signal += rng.normal(0, drift, (len(CELLS), 8, 2)).repeat(64, axis=1).repeat(64, axis=2)
     frames = np.zeros((len(CELLS), 2, 512, 128), np.uint16)
     frames[:, 0] = constants.offset[0][list(CELLS)] + signal / constants.gain[0][list(CELLS)]
     frames[:, 1] = constants.level[1][list(CELLS)] - 900
@@ -92,8 +96,12 @@ def work(folder: Path, counter: Counter) -> None:
     corrected("f4", write_module(folder / "f4.h5", signals, chunks=(1, 512, 128)), signals)
     rng = np.random.default_rng(3)
     constants = make_constants(rng, 2)
-    frames = raw_frames(rng, constants)
-    for name, common_mode in (("raw", False), ("raw, common mode", True)):
+    steady, drifting = (raw_frames(rng, constants, drift) for drift in (0, 8))
+    for name, frames, common_mode in (
+        ("raw", steady, False),
+        ("raw, common mode", steady, True),
+        ("raw, common mode, drift", drifting, True),
+    ):
         setup = RawSetup(common_mode=common_mode, layout={"chunks": (1, 2, 512, 128)})
         reading = read_raw(folder, frames, CELLS, constants, setup, counter.begin)
         counter.end(name, _raw, len(CELLS), frames, *vars(constants).values())
@@ -163,7 +171,7 @@ def main() -> None:
     for name, one in found.items():
         old = before.get(name, {}).get("instructions", float("nan"))
         new = one["instructions"]
-        print(f"{name:20}{old:12}{new:12}{100 * (new / old - 1):+8.1f} %")
+        print(f"{name:24}{old:12}{new:12}{100 * (new / old - 1):+8.1f} %")
     if sys.argv[1:] == ["--renew"]:
         REFERENCE.write_text(json.dumps(found, indent=2) + "\n")
 

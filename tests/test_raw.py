@@ -416,6 +416,64 @@ def test_median_of_whatever_values(tmp_path):
     assert reading.block.sums.lit.sum() > 50_000
 
 
+def drifting(rng, frame, n):
+    return rng.normal(8 * rng.normal(), 7, n) + 60 * (rng.random(n) < 0.02)
+
+
+def off_samples(rng, frame, n):
+    """Return normal values, but huge ones in half of the rows: no sample of rows is like the rest."""
+    rows = np.where(np.arange(n) // 64 % 4 < 2, 1e6, 0)
+    return rng.permutation(n) * 0.01 + np.roll(rows, 128 * frame)
+
+
+SEQUENCES = {
+    "drift": drifting,
+    "drift of integers": lambda *a: np.rint(drifting(*a)),
+    "drift of integers, wide": lambda *a: np.rint(7 * drifting(*a)),
+    "drift, gains by pixel": lambda *a: np.rint(drifting(*a)) * np.linspace(0.9, 1.1, a[2]),
+    "integers or not": lambda *a: np.rint(drifting(*a)) if a[1] % 2 else drifting(*a),
+    "jumps": lambda *a: drifting(*a) + 3000 * (-1) ** a[1],
+    "jumps of integers": lambda *a: np.rint(drifting(*a)) + 3000 * (-1) ** a[1],
+    "many photons": lambda *a: drifting(*a) + 60 * (a[0].random(a[2]) < 0.4),
+    "the same again": lambda rng, frame, n: np.arange(n) % 100,
+    "all equal": lambda rng, frame, n: np.full(n, 17.3 * (frame // 2)),
+    "two values": lambda rng, frame, n: np.where(np.arange(n) < n // 2 + frame % 3 - 1, -3, 8),
+    "zeros of both signs": lambda rng, frame, n: rng.choice([0.0, -0.0, frame % 3 - 1], n),
+    "one after the other": lambda rng, frame, n: 1 + (rng.permutation(n) + 99 * frame) * 2.0**-23,
+    "off all samples": off_samples,
+    "exponential": lambda rng, frame, n: rng.permutation(2.0 ** np.linspace(-60, 9 * frame, n)),
+    "half huge": lambda rng, frame, n: rng.choice([-1e37, 1e37, frame], n, p=[0.25, 0.25, 0.5]),
+}
+"""Values of an ASIC, float64 (n,), by generator, number of the frame, and n."""
+
+
+@pytest.mark.parametrize("bad", [0, 0.005, 0.3, 0.99, 1 - 1 / 4096])
+def test_median_of_frame_after_frame(bad, tmp_path):
+    """What is remembered of a frame's median says nothing about the next one's.
+
+    Every ASIC has frames of its own kind; with the last of `bad`, one good pixel.
+    """
+    rng = np.random.default_rng(20)
+    n_frames = 12
+    signal = np.array(
+        [[make(rng, frame, 4096) for make in SEQUENCES.values()] for frame in range(n_frames)]
+    )
+    is_bad = np.argsort(rng.random((n_frames, 16, 4096))) < round(bad * 4096)
+    # even and odd numbers of good pixels
+    is_bad[::2, :, 7] = bad < 0.9
+    signal, is_bad = (
+        a.reshape(n_frames, 8, 2, 64, 64).swapaxes(2, 3).reshape(n_frames, SS, FS)
+        for a in (signal, is_bad)
+    )
+    constants = simple(n_frames)
+    constants.offset[0] = -signal
+    constants.bad[:] = is_bad
+    frames = np.repeat(frame_of(0), n_frames, axis=0)
+    setup = RawSetup(common_mode=True, adu=0.03, threshold=0.5)
+    reading = assert_reads_raw(tmp_path, frames, range(n_frames), constants, setup)
+    assert reading.block.sums.lit.sum() > n_frames * ((~is_bad[1]).sum() - 16) / 4
+
+
 @pytest.mark.parametrize("spread", [1, 4, 300])
 def test_median_of_integer_signals(spread, tmp_path):
     """Many ties, as with integer offsets and a gain of 1; even and odd numbers of good pixels."""

@@ -57,10 +57,11 @@ KINDS = (
     Kind("raw, common mode", RUN + 4, RAW, "asic"),
 )
 
+GUESSING = ("middle", "mean_", "guess", "nearest", "is_tied", "largest_below")
 PARTS = (
     ("read: the operating system", ("[k]",)),
     ("high stage: offset, gain", ("high_stage",)),
-    ("median of ASICs", ("median", "select_kth", "count_around", "collect", "between", "sort_few")),
+    ("median of ASICs", ("median", "_kth", "kth_", "count_up_to", "between", *GUESSING)),
     ("find photons", ("find_", "mark_", "list_bits")),
     ("note photons: list, sums, powder; packed: inflate", ("_sparse.", "_raw.")),
     ("Python: blocks, files, chunk index", ("",)),
