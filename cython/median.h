@@ -15,7 +15,7 @@
 
 #define MOST 4096
 #define SOME 400     /* are copied, so that counting costs nothing any more */
-#define FEW 64       /* of these, each is compared with each */
+#define FEW 32       /* of these, each is compared with each */
 #define LANES 16
 #define MIDDLES 128  /* of five values each */
 #define USUAL 8      /* the most of 64 values that are usually copied */
@@ -70,7 +70,7 @@ MARK(mark_between, (const float *v, float lo, float hi, int n, uint64_t *words),
 
 /* Copy the values above `lo` and up to `hi`, and NaN up to a multiple of `lanes`; returns how many
  * that makes. n is a multiple of 64; `out` has room for USUAL and `lanes` more than there are. */
-static int collect_between(const float *v, int n, float lo, float hi, int lanes, float *out)
+WIDE static int collect_between(const float *v, int n, float lo, float hi, int lanes, float *out)
 {
     uint64_t words[MOST / 64];
     int m = 0;
@@ -201,7 +201,7 @@ static void guess_again(Guess *g, Bounds in, int k)
     if (has_lo && has_hi) g->per_place = (hi - lo) / m;
     g->at = has_lo ? lo + (k + 0.5f - in.up_to_lo) * g->per_place
                    : hi - (in.up_to_hi - k - 0.5f) * g->per_place;
-    g->width = MORE(20, m / 5) * g->per_place;
+    g->width = MORE(8, m / 8) * g->per_place;
 }
 
 static void narrow(Bounds *in, int k, int32_t s, int32_t t, int up_to_s, int up_to_t)

@@ -421,7 +421,7 @@ def drifting(rng, frame, n):
 
 
 def off_samples(rng, frame, n):
-    """Return normal values, but huge ones in half of the rows: no sample of rows is like the rest."""
+    """Return values of which half of the rows are huge: no sample of rows is like all."""
     rows = np.where(np.arange(n) // 64 % 4 < 2, 1e6, 0)
     return rng.permutation(n) * 0.01 + np.roll(rows, 128 * frame)
 
