@@ -28,7 +28,7 @@ mpirun -n 2 python "$programs/raw_pass.py" "$folder/raw"
 python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
 python "$programs/index_run.py" "$folder/index" "$repeats"
 python "$programs/decide_again.py" "$folder/again" 2 64 "$repeats"
-python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64
+python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64 256
 if type perf >/dev/null 2>&1; then
     python "$programs/microsecond.py" "$folder/microsecond" "$folder/microsecond.svg"
 else

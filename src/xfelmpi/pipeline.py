@@ -295,11 +295,14 @@ def finish(
 def report_run(comm, experiment: Experiment, config: Config) -> None:
     """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
 
-    The other ranks do not wait, and the outputs have their names already.
+    The outputs have their names already. The other ranks sleep: in the end of MPI they would take
+    the cores.
     """
     fault.point(comm, "report")
-    if comm.rank:
-        return
+    collective.on_root(comm, lambda: _make_page(experiment, config))
+
+
+def _make_page(experiment: Experiment, config: Config) -> None:
     try:
         # those of an earlier job do not fit the new outputs
         for path in (experiment.page, experiment.status):

@@ -40,7 +40,7 @@ PARTS = (
     ("pipeline", "sum_powder", "photons: powder"),
     ("outputs", "sum_powder", "write: powder sums"),
     ("outputs", "background_weights", "write: background"),
-    ("outputs", "_add_entry", "write: CXI columns"),
+    ("outputs", "_begin_cxi", "write: CXI columns"),
     ("outputs", "_open_emc", "write: EMC head"),
     ("outputs", "_write_frames", "write: frames"),
     ("outputs", "write_powder", "write: powder file"),

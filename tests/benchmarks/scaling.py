@@ -63,7 +63,7 @@ def run_job(kind: str, ranks: int, options: list) -> Job:
         spent.wall,
         float("nan") if "SLURM_JOB_ID" in os.environ else spent.cpu,
         *(number(rf"\ntime .*\b{name} ([\d.]+)") for name in STAGES),
-        number(r"\nmemory +([\d,]+) MiB"),
+        number(r"\nmemory +([\d,]+) +MiB"),
     )
 
 

@@ -24,21 +24,21 @@ FRAME_BYTES = 162
 HIT_COLUMNS, EVENT_COLUMNS = 14, 18
 
 # Measured, CPU seconds; docs/scaling.md says with which command.
-START_CPU = 0.25
+START_CPU = 0.21
 START_FILE_CALLS = 3250
 OPEN_FILE_CALLS = 3
 """Of a rank, for a file that it reads."""
 
-INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 1.7e-3, 0.3e-3, 1.5e-6
+INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 2.2e-3, 0.03e-3, 1.5e-6
 CONSTANTS, CONSTANTS_BYTES = 4.5e-3, 1.58e6
 """Of one cell of one module, on every node."""
 DECIDE_FRAME = 0.1e-6
-HIT = 1.55e-3
-REDUCE = 0.04
-POWDER_FILE = 0.1
-CXI_BASE, CXI_HIT = 0.06, 11e-6
-REST_OF_WRITE, PAGE = 0.1, 0.8
-CXI_BYTES, EMC_BYTES, EVENT_BYTES = 166e3, 59e3, 83
+HIT = 0.65e-3
+REDUCE = 0.01
+POWDER_FILE = 0.08
+CXI_BASE, CXI_HIT = 0.02, 11e-6
+REST_OF_WRITE, PAGE = 0.2, 0.36
+CXI_BYTES, EMC_BYTES, EVENT_BYTES = 53e3, 59e3, 83
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Data:
     """Cells of all modules that have constants."""
 
 
-U1 = Data("u1, packed", 14.8e-6, 943)
-F4 = Data("f4, not packed", 34.7e-6, 262144)
-RAW = Data("raw", 31.5e-6, 262144, 352 * MODULES)
+U1 = Data("u1, packed", 8.3e-6, 943)
+F4 = Data("f4, not packed", 22.6e-6, 262144)
+RAW = Data("raw", 24.0e-6, 262144, 352 * MODULES)
 
 
 @dataclass(frozen=True)
