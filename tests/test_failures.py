@@ -13,8 +13,6 @@ from expected import Expected
 from launch import SECONDS, all_files, output_files, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
-from xfelmpi.__main__ import on_one_node
-
 
 @pytest.fixture(scope="module")
 def mock(tmp_path_factory):
@@ -357,24 +355,3 @@ def test_simulation_into_a_folder_that_cannot_be(tmp_path):
     done = run_xfelmpi(["simulate", 9, "--prefix", tmp_path / "file" / "x", "--trains", 1])
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "1", "PMIX_RANK": "0"}, True),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_NODES": "2", "PMIX_RANK": "0"}, False),
-        # started by something that is not known
-        ({"PMI_RANK": "0"}, False),
-    ],
-)
-def test_networks_are_needed_between_nodes_only(monkeypatch, environment, expected):
-    for name in os.environ:
-        if name.startswith(("OMPI_", "PMI", "SLURM_")):
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert on_one_node() == expected

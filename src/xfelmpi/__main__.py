@@ -103,9 +103,6 @@ def _run(command: str, argv: list[str]) -> int:
         os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     # ranks that wait must not take the core from ranks that work
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-    if on_one_node():
-        # Open MPI looks for fabrics of two kinds for 0.2 s, to find that it does not need them
-        os.environ.setdefault("OMPI_MCA_pml", "^cm")
     from mpi4py import MPI
 
     from xfelmpi.fileaccess import end_with_traceback
@@ -139,16 +136,6 @@ def _check_launch() -> None:
                 f"Slurm started {tasks} tasks without MPI: each would write the same files. "
                 "Start with srun --mpi=pmix"
             )
-
-
-def on_one_node() -> bool:
-    """Return whether all ranks run on this node, as far as mpirun or srun says."""
-    environment = os.environ
-    if "OMPI_COMM_WORLD_SIZE" in environment:
-        return environment["OMPI_COMM_WORLD_SIZE"] == environment.get("OMPI_COMM_WORLD_LOCAL_SIZE")
-    if "SLURM_PROCID" in environment:
-        return environment.get("SLURM_STEP_NUM_NODES") == "1"
-    return not any(name.startswith(("PMI_", "PMIX_")) for name in environment)
 
 
 def _fail(comm, error: BaseException) -> int:
