@@ -21,8 +21,9 @@
 # start, 143 stopped.
 #
 # 60 s before the time limit Slurm sends SIGTERM to the ranks (--signal above; another --time may be
-# given to sbatch). They write down what they have read and end; so does the log, with the command
-# that continues: sbatch jobs/process_run.sh RUN --resume
+# given to sbatch, and another --signal, but none with B:, which this script alone would get). They
+# write down what they have read and end; so does the log, with the command that continues:
+# sbatch jobs/process_run.sh RUN --resume
 set -euo pipefail
 
 # Slurm runs a copy of this script from a folder of its own.
@@ -81,7 +82,7 @@ parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
 for option in ("--prefix", "--output", "--config"):
     parser.add_argument(option)
 given = parser.parse_known_args()[0]
-config = tomllib.loads(Path(given.config).read_text()) if given.config else {}
+config = tomllib.loads(Path(given.config).read_text("utf-8")) if given.config else {}
 prefix = Path(given.prefix or config.get("prefix") or os.environ["EXP_PREFIX"])
 if prefix.is_dir():
     output = Path(given.output or config.get("output") or prefix / "scratch")
@@ -94,7 +95,9 @@ move_log() {
     local first
     first=$(readlink -f "/proc/$$/fd/1") || return 0
     [[ -n $1 && ${first##*/} == slurm-*.out ]] || return 0
-    mkdir -p -- "$1/log" && chmod a+rx -- "$1/log" 2>/dev/null
+    mkdir -p -- "$1/log" || return 0
+    # it may be that of a colleague
+    chmod a+rx -- "$1/log" 2>/dev/null || true
     log=$1/log/$(printf 'r%04d_%s.log' "$run" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}")
     if : >>"$log"; then
         exec >>"$log" 2>&1
@@ -147,7 +150,8 @@ status=0
 srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     python -m xfelmpi "$run" "$@" || status=$?
 # When Slurm fails to start the ranks, srun may return 0 all the same.
-if ((status == 0 || status == 3)) && writes_outputs "$@" && [[ $(events_stamp) == "$before" ]]; then
+if ((status == 0 || status == 3)) && [[ -n $output ]] && writes_outputs "$@" &&
+    [[ $(events_stamp) == "$before" ]]; then
     printf 'process_run.sh: srun ended with status %d, but %s was not written: the ranks never ran. %s\n' \
         "$status" "$events" 'See above what Slurm says of it, and submit the job again' >&2
     exit 1

@@ -221,7 +221,7 @@ def test_joined_masks(tmp_path, layout):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("seed", range(3))
 def test_joined_masks_of_which_many_are_the_same(tmp_path, layout, seed):
-    """Chunks with the same bytes one after the other, some broken, in any slots."""
+    """Chunks with the same bytes one after the other, in the same slot and in others."""
     rng = np.random.default_rng(seed)
     different = rng.integers(0, 1 << 32, (3, SS, FS), np.uint32)
     different[:, :, 20:] = 0

@@ -5,6 +5,7 @@ metadata. The heap is checked here, so that such a file is a problem like any ot
 there is ends the job, after `CPU_SECONDS` at the latest, with a traceback that names the file.
 """
 
+import errno
 import faulthandler
 import os
 import signal
@@ -80,7 +81,9 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {error}; expected {expected}") from None
+        # what the system refuses says nothing of the file's content
+        refused = getattr(error, "errno", None) not in (None, errno.EISDIR)
+        raise InputError(f"{path}: {error}{'' if refused else f'; expected {expected}'}") from None
 
 
 @contextmanager

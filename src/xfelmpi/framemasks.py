@@ -20,6 +20,9 @@ LATER_PLACES = 2
 CHECKED_CELLS = 8
 """Cells that are looked at there."""
 
+_DENSE_AT_ONCE = 32
+"""Masks of 256 KiB that are in memory together, where HDF5 has to read them."""
+
 
 @dataclass(frozen=True)
 class CellFrames:
@@ -157,15 +160,23 @@ class MaskReader:
         OSError, KeyError, ValueError, RuntimeError
             If the file has no usable masks.
         """
-        chunk_of = rows // self._files.get(number).masks.frames_per_chunk
+        masks = self._files.get(number).masks
         order = np.arange(len(rows))
-        if len(np.unique(chunk_of)) < len(rows):
+        if len(np.unique(rows // masks.frames_per_chunk)) < len(rows):
             # a chunk of several frames is read once
             order = np.argsort(rows, kind="stable")
-        inputs = self._inputs(number, rows[order])
+        # what HDF5 itself has to read is held dense
+        at_once = max(1, len(rows)) if masks.direct else _DENSE_AT_ONCE
         status = np.zeros(len(rows), np.uint8)
-        _masks.join_masks(*inputs, self._packed_before, self._spare, slot[order], held, status)
-        return status[np.argsort(order)]
+        for a in range(0, len(rows), at_once):
+            these = order[a : a + at_once]
+            inputs = self._inputs(number, rows[these])
+            if len(self._packed_before) < len(self._packed):
+                self._packed_before = np.empty_like(self._packed)
+            part = np.zeros(len(these), np.uint8)
+            _masks.join_masks(*inputs, self._packed_before, self._spare, slot[these], held, part)
+            status[these] = part
+        return status
 
     def _inputs(self, number: int, rows: np.ndarray) -> tuple:
         """Locate the masks and return what both kernels take, in their order."""
@@ -175,7 +186,7 @@ class MaskReader:
         need = source.chunk_frames * MODULE_PIXELS * 4
         if len(self._dense) < need:
             self._dense, self._spare = np.empty((2, need), np.uint8)
-            self._packed, self._packed_before = np.empty((2, packed_room(need)), np.uint8)
+            self._packed = np.empty(packed_room(need), np.uint8)
         _, chunks = np.unique(source.offset, return_index=True)
         self.bytes_read += int(source.size[chunks][source.offset[chunks] >= 0].sum())
         bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)
