@@ -225,7 +225,7 @@ def test_joined_masks_of_which_many_are_the_same(tmp_path, layout, seed):
     rng = np.random.default_rng(seed)
     different = rng.integers(0, 1 << 32, (3, SS, FS), np.uint32)
     different[:, :, 20:] = 0
-    which = np.repeat(rng.integers(0, 3, 15), rng.integers(1, 4, 15))
+    which = np.repeat(rng.integers(0, 3, 25), rng.integers(1, 4, 25))
     about = write(
         tmp_path / "a.h5", np.zeros((len(which), SS, FS), "u1"), different[which], **layout
     )
