@@ -1,5 +1,6 @@
 """Files that cannot be read, or that HDF5 does not survive: named; no job hangs or dies mute."""
 
+import errno
 import shutil
 import signal
 
@@ -148,3 +149,16 @@ def test_file_on_which_hdf5_crashes():
     assert "Segmentation fault" in done.stderr
     assert '"/run/RAW-R0050-AGIPD03-S00000.h5", line' in done.stderr
     assert "HDF5_fails_on_this_file" in done.stderr
+
+
+def test_what_the_system_refuses_says_nothing_of_the_content(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with (
+        pytest.raises(InputError, match="Permission denied") as found,
+        input_file(tmp_path / "a.h5", "a mask file"),
+    ):
+        pass
+    assert "expected" not in str(found.value)

@@ -35,6 +35,8 @@ _LARGEST_HEAP = 64 << 20
 _STRING = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 _HEADER = 16
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+
 
 def end_with_traceback() -> None:
     """Have this process print where it is, files included, when HDF5 crashes or does not return."""
@@ -81,8 +83,8 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError) as error:
-        # what the system refuses says nothing of the file's content
-        refused = getattr(error, "errno", None) not in (None, errno.EISDIR)
+        # that the system refuses it says nothing of the file's content
+        refused = getattr(error, "errno", None) in _REFUSED
         raise InputError(f"{path}: {error}{'' if refused else f'; expected {expected}'}") from None
 
 
