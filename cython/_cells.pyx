@@ -1,6 +1,6 @@
 """Photons by memory cell: sparse entries → words that can be sent → sums per cell and pixel.
 
-Loops only: `xfelmpi.cellpowder` checks every argument, allocates every output and documents them.
+Loops only: `xfelmpi.workflows.mask.cell_sums` checks every argument, allocates every output and documents them.
 A word has the pixel's place in its low 32 bits, then 16 bits of label, then 16 bits of count.
 """
 
@@ -8,7 +8,7 @@ from libc.stdint cimport UINT32_MAX, int64_t, uint16_t, uint32_t, uint64_t
 
 DEF BAND_BITS = 13
 
-# bits of a label above the row of the cell; the same numbers stand in xfelmpi.cellpowder
+# bits of a label above the row of the cell; the same numbers stand in xfelmpi.workflows.mask.cell_sums
 cdef enum:
     ROW = 0x1FFF
     JUDGED = 0x2000

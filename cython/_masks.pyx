@@ -1,6 +1,6 @@
 """Masks of the frames of one module, as the files hold them, → bits of bad pixels; bits, counted.
 
-Loops only: `xfelmpi.framemasks` and `xfelmpi.powder` check, allocate and document. A chunk that was
+Loops only: `xfelmpi.run.frames.frame_masks` and `xfelmpi.reduction.powder` check, allocate and document. A chunk that was
 never written is what every HDF5 reader takes it for: the dataset's fill value.
 """
 

@@ -1,6 +1,6 @@
 """Raw frames of one module (analogue signal, digital gain level) → sparse lists of photons.
 
-Loops only: `xfelmpi.photons` and `xfelmpi.calibration` check, allocate and document. Without
+Loops only: `xfelmpi.reduction.sparsifier` and `xfelmpi.calibration.constants` check, allocate and document. Without
 common mode two integer comparisons settle almost every pixel of a faint frame: the digital level
 against the first stage threshold, and the analogue signal against the smallest one that is a
 photon in the high stage. Only what fails them gets the formula.

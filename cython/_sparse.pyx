@@ -1,6 +1,6 @@
 """Chunk bytes of one module's frames → sparse lists (pixel, count), sums and powder.
 
-Loops only: `xfelmpi.photons` checks every argument, allocates every output and documents them.
+Loops only: `xfelmpi.reduction.sparsifier` checks every argument, allocates every output and documents them.
 Each frame goes through read → inflate → unshuffle → scan while its 64 KiB (u1) stay in the
 nearest caches; nothing dense outlives the scan. Packed frames of integers that are sparse are
 never dense: `sparse_inflate.h` makes their lists while it inflates.

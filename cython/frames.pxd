@@ -17,7 +17,7 @@ cdef extern from "libdeflate.h":
         libdeflate_decompressor *d, const void *source, size_t n_source,
         void *target, size_t n_target, size_t *n_out) nogil
 
-# what `status` says of a frame; the same numbers stand in xfelmpi.photons
+# what `status` says of a frame; the same numbers stand in xfelmpi.reduction.sparsifier
 cdef enum:
     OK = 0
     READ_FAILED = 1

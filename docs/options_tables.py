@@ -12,7 +12,7 @@ import mpi4py
 mpi4py.rc.initialize = False  # parsers only; no rank is started
 
 from xfelmpi.__main__ import COMMANDS  # noqa: E402
-from xfelmpi.arguments import options  # noqa: E402
+from xfelmpi.cli.parser import options  # noqa: E402
 
 PLACE = "<!-- options -->"
 _DEFAULT = re.compile(r"^(?P<text>.*?)\s*\(default: (?P<default>.*)\)$", re.DOTALL)
@@ -27,7 +27,7 @@ def fill(markdown: str) -> str:
 
 def command(name: str) -> str:
     """Return the section of one command."""
-    parser = importlib.import_module(f"xfelmpi.commands.{name}").parser()
+    parser = importlib.import_module(f"xfelmpi.cli.{name}").parser()
     heading = "xfelmpi RUN" if name == "process" else f"xfelmpi {name}"
     arguments = " ".join(_value(a) for a in _actions(parser) if not a.option_strings)
     lines = [f"## {heading}", f"`{parser.prog} {arguments} [options]`", _words(parser.description)]

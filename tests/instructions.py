@@ -23,7 +23,7 @@ from compiled import compile_with_libdeflate
 from modulefiles import make_table, read, sparse_images, write_module, write_streams
 from rawfiles import ADU, Constants, RawSetup, make_constants, read_raw
 
-from xfelmpi import _raw, _sparse
+from xfelmpi._kernels import _raw, _sparse
 
 REFERENCE = Path(__file__).with_suffix(".json")
 GROWTH = 1.05

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 from reference import FS, PIXELS, SS
 
-from xfelmpi import _sparse
-from xfelmpi.maskbits import pack
-from xfelmpi.photons import photon_cut
-from xfelmpi.read import packed_room
+from xfelmpi._kernels import _sparse
+from xfelmpi.detectors.pixel_bits import pack
+from xfelmpi.reduction.sparsifier import photon_cut
+from xfelmpi.run.frames.frame_dataset import packed_room
 
 
 def run_kernel(

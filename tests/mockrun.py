@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, MODULE_PIXELS
+from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MODULE_PIXELS
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
 from xfelmpi.simulate.constants import constants_path
 

@@ -7,15 +7,15 @@ import h5py
 import numpy as np
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
 
-from xfelmpi import _sparse
-from xfelmpi.filepool import FilePool
-from xfelmpi.frametable import FrameTable, ModuleFile
-from xfelmpi.maskbits import pack
-from xfelmpi.masks import Masks
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
-from xfelmpi.records import Problem
-from xfelmpi.sparse import FrameBlock
+from xfelmpi._kernels import _sparse
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.sparse_frames import FrameBlock
+from xfelmpi.detectors.pixel_bits import pack
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
 
 DATASET = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/3CH0:output/image/data"
 

@@ -9,13 +9,13 @@ from modulefiles import Reading, assert_same_as_twin, make_table, write_module
 from mpi4py import MPI
 from reference import FS, SS, ModuleTwin, bad_constants, images_twin, raw_photons
 
-from xfelmpi.calibration import Calibration, load_calibration
-from xfelmpi.config import Config
-from xfelmpi.experiment import Experiment
-from xfelmpi.filepool import FilePool
-from xfelmpi.masks import load_masks
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
+from xfelmpi.calibration.constants import Calibration, load_calibration
+from xfelmpi.calibration.pixel_mask import load_masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.paths import Experiment
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
 
 MODULE = 3
 ADU = 60.0

@@ -30,8 +30,8 @@ from machinerun import (
 from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx
 
-from xfelmpi.experiment import Experiment
-from xfelmpi.machine import read_machine_data
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.machine.machine_data import read_machine_data
 
 FLOW = "SPB_IRU_AEROSOL/FLOW/HE"
 INNER = "SPB_IRU_AEROSOL/FLOW/HE/INNER"

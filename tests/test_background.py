@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 
-from xfelmpi import background
+from xfelmpi.reduction import background
 
 
 def test_mean_background_of_dense_frames():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xfelmpi.badpixels import (
+from xfelmpi.workflows.mask.bad_pixels import (
     DEAD,
     HOT,
     NOISY,

@@ -8,17 +8,18 @@ import pytest
 from launch import run_python
 from mockrun import tiny_run
 
-from xfelmpi import outputs, pipeline
+from xfelmpi.output import write_stage
+from xfelmpi.workflows import process
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from rank_profile import PARTS
 
 PROGRAMS = Path(__file__).parent / "benchmarks"
 HOLDERS = {
-    "pipeline": pipeline,
-    "outputs": outputs,
-    "CxiFile": outputs.CxiFile,
-    "DragonflyFiles": outputs.DragonflyFiles,
+    "pipeline": process,
+    "outputs": write_stage,
+    "CxiFile": write_stage.CxiFile,
+    "DragonflyFiles": write_stage.DragonflyFiles,
 }
 
 

@@ -6,11 +6,11 @@ import pytest
 from rawfiles import ADU, MODULE, RawSetup, calibrate, flat, make_constants
 from reference import FS, PIXELS, SS
 
-from xfelmpi.calibration import _arrays
-from xfelmpi.constants import Form, _smallest_photon, constants_file, prepare_cell
-from xfelmpi.darks import ALWAYS_HIGH
-from xfelmpi.errors import InputError
-from xfelmpi.maskbits import unpack
+from xfelmpi.calibration.constants import _arrays
+from xfelmpi.calibration.constants_file import Form, _smallest_photon, constants_file, prepare_cell
+from xfelmpi.calibration.dark_statistics import ALWAYS_HIGH
+from xfelmpi.core.errors import InputError
+from xfelmpi.detectors.pixel_bits import unpack
 
 NAMES = ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
 

@@ -6,8 +6,13 @@ import pytest
 from mockrun import tiny_run
 from mpi4py import MPI
 
-from xfelmpi import _cells
-from xfelmpi.cellpowder import (
+from xfelmpi._kernels import _cells
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.errors import InputError
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.index.run_index import index_run
+from xfelmpi.workflows.mask.cell_sums import (
     ALL,
     HIT,
     HITS,
@@ -22,12 +27,7 @@ from xfelmpi.cellpowder import (
     plan_parts,
     sum_part,
 )
-from xfelmpi.errors import InputError
-from xfelmpi.filepool import FilePool
-from xfelmpi.hitlabels import HitLabels, share_hit_labels
-from xfelmpi.masks import Masks
-from xfelmpi.photons import Sparsifier
-from xfelmpi.runindex import index_run
+from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
 MOST = 4294967295
 
@@ -130,9 +130,9 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     """Also if only the largest frame of one module fits the buffer at once."""
     lit = [np.count_nonzero(mock.frame(i), axis=(1, 2)).max() for i in range(len(mock))]
     room = int(max(lit)) if tight else 1 << 21
-    monkeypatch.setattr("xfelmpi.photons.FRAME_PIXELS", 1)
-    monkeypatch.setattr("xfelmpi.cellpowder._SMALL_BLOCK", 1)
-    monkeypatch.setattr("xfelmpi.cellpowder._LEAST_PER_PAIR", 5)
+    monkeypatch.setattr("xfelmpi.reduction.sparsifier.FRAME_PIXELS", 1)
+    monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._SMALL_BLOCK", 1)
+    monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._LEAST_PER_PAIR", 5)
     index = index_run(mock.paths.proc, "proc", None)
     bits = np.full((16, 1, 8192), 0xFF, np.uint8)
     masks = Masks(bits, np.zeros(352, np.int32), bits[:, 0])

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from xfelmpi.chunkindex import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 
 N_CHUNKS = 5000  # a tree of three levels
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from xfelmpi.arguments import (
-    add_arguments,
-    add_with_defaults,
-    from_arguments,
-    options,
-    read_toml,
+from xfelmpi.cli.parser import add_arguments, add_with_defaults, from_arguments, options, read_toml
+from xfelmpi.core.config.options import GROUPS, Config
+from xfelmpi.core.config.parsing import (
+    parse_cells,
+    parse_energy,
+    parse_mask_bits,
+    parse_size,
+    parse_trains,
 )
-from xfelmpi.config import GROUPS, Config
-from xfelmpi.errors import UsageError
-from xfelmpi.values import parse_cells, parse_energy, parse_mask_bits, parse_size, parse_trains
+from xfelmpi.core.errors import UsageError
 
 ADD = ("a=S/k", "b_2=A/B/C:output/data.x")
 

@@ -20,9 +20,9 @@ from launch import run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from mpi4py import MPI
 
-from xfelmpi.commands import process
-from xfelmpi.errors import InputError
-from xfelmpi.report import start_logging
+from xfelmpi.cli import process
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.log import start_logging
 
 FIRST = 1_500_000_000
 TRAINS, CELLS = tuple(range(FIRST, FIRST + 4)), (0, 2, 5)

@@ -14,8 +14,8 @@ from launch import all_files, run_xfelmpi
 from mockrun import read_truth, tiny_dark_runs, tiny_raw_run
 from reference import FS, PIXELS, SS
 
-from xfelmpi import darks
-from xfelmpi.darks import (
+from xfelmpi.calibration import dark_statistics
+from xfelmpi.calibration.dark_statistics import (
     ALWAYS_HIGH,
     CLIP,
     DarkFrames,
@@ -24,10 +24,10 @@ from xfelmpi.darks import (
     outliers,
     stage_statistics,
 )
-from xfelmpi.filepool import FilePool
-from xfelmpi.runindex import index_run
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.index.run_index import index_run
 
-GAINS = darks.NOMINAL_GAINS
+GAINS = dark_statistics.NOMINAL_GAINS
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"
 GOOD, DEAD, HOT, NOISY = range(4)
 
@@ -350,7 +350,7 @@ def test_memory_at_a_time(dark_runs, monkeypatch, limit):
     )
     taken = []
     monkeypatch.setattr(
-        darks,
+        dark_statistics,
         "stage_statistics",
         lambda *planes: (taken.append(sum(p.nbytes for p in planes)), stage_statistics(*planes))[1],
     )

@@ -13,7 +13,7 @@ from docpages import COMMANDS, PAGES, ROOT, blocks, name
 from launch import run_xfelmpi
 
 from xfelmpi.__main__ import COMMANDS as PROGRAM_COMMANDS
-from xfelmpi.arguments import options, read_toml
+from xfelmpi.cli.parser import options, read_toml
 
 DOCS = ROOT / "docs"
 

@@ -8,15 +8,15 @@ from dragonfly import Detector
 from extra_geom import AGIPD_1MGeometry
 from mpi4py import MPI
 
-from xfelmpi.binning import SIZES, bin_frames, block_of_pixel, in_blocks, n_blocks
-from xfelmpi.config import Config
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
-from xfelmpi.dragonfly import make_detector
-from xfelmpi.dragonflyfiles import beam_wavelength
-from xfelmpi.errors import InputError
-from xfelmpi.geometry import DetectorGeometry
-from xfelmpi.scattering import ewald_vectors, solid_angle
-from xfelmpi.sparse import SparseFrames
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
+from xfelmpi.detectors.scattering import ewald_vectors, solid_angle
+from xfelmpi.output.dragonfly.binning import SIZES, bin_frames, block_of_pixel, in_blocks, n_blocks
+from xfelmpi.output.dragonfly.detector import make_detector
+from xfelmpi.output.dragonfly.files import beam_wavelength
 
 PIXEL = 200e-6
 DISTANCE = 0.31

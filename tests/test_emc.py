@@ -5,10 +5,10 @@ import pytest
 import reference
 from mpi4py import MPI
 
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE
-from xfelmpi.sparse import SparseFrames
-from xfelmpi.write._h5 import part_name
-from xfelmpi.write.emc import EmcWriter
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
+from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.output.emc import EmcWriter
 
 
 def make_frames(rng, numbers_of_entries):

@@ -177,17 +177,25 @@ def unfinished(output) -> bool:
 
 # where: module, what is replaced there
 CRASHES = {
-    "index": ("xfelmpi.share", "xfelmpi.share.cached_index", 0),
-    "masks": ("xfelmpi.masks", "xfelmpi.masks.module_mask", 2),
-    "photons": ("xfelmpi.photons", "xfelmpi.photons.Sparsifier.frames", 1),
-    "decide": ("xfelmpi.select", "xfelmpi.select.draw_limit", 1),
-    "open parallel file": ("xfelmpi.write.cxi", "xfelmpi.write.cxi.CxiEntry.write", 1),
-    "emc": ("xfelmpi.write.emc", "xfelmpi.write.emc.EmcWriter.write", 2),
-    "kept": ("xfelmpi.kept", "xfelmpi.kept.KeptFrames.take", 1),
-    "header": ("xfelmpi.outputs", "xfelmpi.outputs._cxi_header", 0),
-    "index of the hits": ("xfelmpi.write._packed", "xfelmpi.write._packed.write_dummy", 0),
-    "events": ("xfelmpi.outputs", "xfelmpi.outputs.write_events", 2),
-    "publish": ("xfelmpi.outputs", "xfelmpi.outputs.publish", 0),
+    "index": ("xfelmpi.run.distribution", "xfelmpi.run.distribution.cached_index", 0),
+    "masks": ("xfelmpi.calibration.pixel_mask", "xfelmpi.calibration.pixel_mask.module_mask", 2),
+    "photons": (
+        "xfelmpi.reduction.sparsifier",
+        "xfelmpi.reduction.sparsifier.Sparsifier.frames",
+        1,
+    ),
+    "decide": ("xfelmpi.hitfinding.thresholds", "xfelmpi.hitfinding.thresholds.draw_limit", 1),
+    "open parallel file": (
+        "xfelmpi.output.cxi.writer",
+        "xfelmpi.output.cxi.writer.CxiEntry.write",
+        1,
+    ),
+    "emc": ("xfelmpi.output.emc", "xfelmpi.output.emc.EmcWriter.write", 2),
+    "kept": ("xfelmpi.reduction.frame_buffer", "xfelmpi.reduction.frame_buffer.KeptFrames.take", 1),
+    "header": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage._cxi_header", 0),
+    "index of the hits": ("xfelmpi.io.chunk_writer", "xfelmpi.io.chunk_writer.write_dummy", 0),
+    "events": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage.write_events", 2),
+    "publish": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage.publish", 0),
 }
 
 

@@ -9,8 +9,8 @@ import pytest
 from launch import run_python
 from mockrun import tiny_run
 
-from xfelmpi.errors import InputError
-from xfelmpi.fileaccess import finished_file, input_file, open_access, watched
+from xfelmpi.core.errors import InputError
+from xfelmpi.io.input_file import finished_file, input_file, open_access, watched
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 from modulefiles import DATASET, make_masks, make_table, write_module
 from reference import FS, SS
 
-from xfelmpi.errors import OutOfFilesError
-from xfelmpi.filepool import FilePool
-from xfelmpi.frametable import ModuleFile
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
+from xfelmpi.core.errors import OutOfFilesError
+from xfelmpi.core.frame_table import ModuleFile
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
 
 
 def open_descriptors() -> int:

@@ -16,11 +16,11 @@ from modulefiles import (
 )
 from reference import FS, MODULES, PIXELS, SS, module_twin
 
-from xfelmpi.filepool import FilePool
-from xfelmpi.framemasks import MaskReader, sample_masks
-from xfelmpi.frametable import FrameTable
-from xfelmpi.masks import Masks
-from xfelmpi.photons import MASKED_FRAMES
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.reduction.sparsifier import MASKED_FRAMES
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_masks import MaskReader, sample_masks
 
 ALL = 0xFFFFFFFF
 EVERYWHERE = np.ones((SS, FS), bool)

@@ -7,8 +7,8 @@ from compiled import compile_c
 from launch import output_files, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
-from xfelmpi.errors import OutputError
-from xfelmpi.outfile import check_room
+from xfelmpi.core.errors import OutputError
+from xfelmpi.io.output_file import check_room
 
 OPTIONS = ("--decide", "fixed", "--fixed-threshold", 0, "--distance", 0.7)
 

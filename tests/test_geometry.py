@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
 
-from xfelmpi.errors import InputError
-from xfelmpi.geometry import load_geometry
+from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.core.errors import InputError
 
 
 @pytest.fixture(scope="module")

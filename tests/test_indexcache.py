@@ -8,9 +8,9 @@ import pytest
 from damagedcache import DAMAGES, damage_cache
 from mockrun import tiny_run
 
-from xfelmpi import indexcache
-from xfelmpi.indexcache import cached_index
-from xfelmpi.runindex import index_run
+from xfelmpi.run.index import cache
+from xfelmpi.run.index.cache import cached_index
+from xfelmpi.run.index.run_index import index_run
 
 RUN = {
     "trains": 6,
@@ -39,8 +39,8 @@ def counted(monkeypatch):
         calls.append(arguments)
         return indexcache_index_files(*arguments)
 
-    indexcache_index_files = indexcache.index_files
-    monkeypatch.setattr(indexcache, "index_files", index_files)
+    indexcache_index_files = cache.index_files
+    monkeypatch.setattr(cache, "index_files", index_files)
     return calls
 
 

@@ -20,7 +20,7 @@ from extra_data.tests.make_examples import (
 from launch import all_files, process, run_xfelmpi
 from mockrun import tiny_run, write_mask
 
-from xfelmpi.experiment import Experiment
+from xfelmpi.core.paths import Experiment
 
 RANKS = (1, 2, 3, 5)
 PROPOSAL = "p007927"

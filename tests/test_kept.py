@@ -8,13 +8,13 @@ import pytest
 from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images, write_module
 from reference import FS, MODULES, PIXELS, SS, photon_image
 
-from xfelmpi.detector import FRAME_PIXELS
-from xfelmpi.errors import InputError
-from xfelmpi.filepool import FilePool
-from xfelmpi.kept import HitReader, KeptFrames
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
-from xfelmpi.sparse import FrameSums
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
 
 TRAINS, PER_TRAIN = 3, 11
 N = TRAINS * PER_TRAIN

@@ -14,8 +14,8 @@ from launch import all_files, run_xfelmpi
 from mockrun import tiny_run
 from mpi4py import MPI
 
-from xfelmpi import lock
-from xfelmpi.errors import BusyError, OutputError
+from xfelmpi.core.errors import BusyError, OutputError
+from xfelmpi.io import lock_file
 
 WHAT = "run 50 is being processed"
 
@@ -28,7 +28,7 @@ def path(tmp_path):
 def held_by(path, age=0.0, **changes):
     """Make a lock as if another job did, `age` seconds ago."""
     path.parent.mkdir(exist_ok=True)
-    owner = replace(lock._myself(), **changes)
+    owner = replace(lock_file._myself(), **changes)
     path.write_text(json.dumps(asdict(owner)))
     then = path.stat().st_mtime - age
     os.utime(path, (then, then))
@@ -36,21 +36,21 @@ def held_by(path, age=0.0, **changes):
 
 
 def test_only_one_holds_it(path):
-    token = lock.acquire(path, WHAT)
+    token = lock_file.acquire(path, WHAT)
     with pytest.raises(BusyError, match=rf"{WHAT} by .* on .* \(process {os.getpid()}\) since "):
-        lock.acquire(path, WHAT)
-    lock.release(path, "another")
+        lock_file.acquire(path, WHAT)
+    lock_file.release(path, "another")
     assert path.exists()
-    lock.release(path, token)
-    lock.release(path, token)
+    lock_file.release(path, token)
+    lock_file.release(path, token)
     assert not path.parent.exists()
-    lock.release(path, lock.acquire(path, WHAT))
+    lock_file.release(path, lock_file.acquire(path, WHAT))
 
 
 def test_message_says_all(path, monkeypatch):
     held_by(path, 12, user="alice", host="max-exfl123", job="4711", since=1.7e9)
     with pytest.raises(BusyError) as caught:
-        lock.acquire(path, WHAT)
+        lock_file.acquire(path, WHAT)
     for part in ("by alice on max-exfl123 (job 4711) since 2023-11-1", "12 s ago", str(path)):
         assert part in str(caught.value)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -59,7 +59,7 @@ def test_message_says_all(path, monkeypatch):
 def test_processes_of_others_may_be_hidden(path):
     held_by(path, 12, user="alice", pid=2**22 + 1)
     with pytest.raises(BusyError):
-        lock.acquire(path, WHAT)
+        lock_file.acquire(path, WHAT)
 
 
 @pytest.mark.parametrize(
@@ -67,17 +67,17 @@ def test_processes_of_others_may_be_hidden(path):
     [
         (0, {"pid": 2**22 + 1}, "is not running any more"),
         (0, {"birth": 1}, "is not running any more"),
-        (lock.STALE_AFTER + 60, {"host": "elsewhere"}, "gave no sign of life for 4 min"),
+        (lock_file.STALE_AFTER + 60, {"host": "elsewhere"}, "gave no sign of life for 4 min"),
         (0, {"host": "elsewhere", "job": "4711", "restart": "0"}, "was requeued"),
     ],
 )
 def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
-    monkeypatch.setattr(lock.log, "propagate", True)
-    caplog.set_level("WARNING", lock.log.name)  # an earlier test may have asked for less
+    monkeypatch.setattr(lock_file.log, "propagate", True)
+    caplog.set_level("WARNING", lock_file.log.name)  # an earlier test may have asked for less
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     held_by(path, age, **changes)
-    token = lock.acquire(path, WHAT)
+    token = lock_file.acquire(path, WHAT)
     assert json.loads(path.read_text())["token"] == token
     assert why in caplog.text
     assert "taking over from" in caplog.text
@@ -88,9 +88,9 @@ def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
     "changes", [{"host": "elsewhere"}, {"host": "elsewhere", "pid": 2**22 + 1}]
 )
 def test_owner_elsewhere_is_believed_to_live(changes, path):
-    held_by(path, lock.STALE_AFTER - 30, **changes)
+    held_by(path, lock_file.STALE_AFTER - 30, **changes)
     with pytest.raises(BusyError):
-        lock.acquire(path, WHAT)
+        lock_file.acquire(path, WHAT)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"user": "a"}', "\0", '{"token": "../../x"}'])
@@ -99,28 +99,28 @@ def test_lock_that_says_nothing(text, path):
     held_by(path)
     path.write_text(text)
     with pytest.raises(BusyError, match="somebody"):
-        lock.acquire(path, WHAT)
-    then = path.stat().st_mtime - lock.STALE_AFTER - 1
+        lock_file.acquire(path, WHAT)
+    then = path.stat().st_mtime - lock_file.STALE_AFTER - 1
     os.utime(path, (then, then))
-    lock.release(path, lock.acquire(path, WHAT))
+    lock_file.release(path, lock_file.acquire(path, WHAT))
     assert not path.exists()
 
 
 def test_token_is_no_path(path):
-    held_by(path, lock.STALE_AFTER + 1, host="elsewhere", token="../../../x")
-    lock.acquire(path, WHAT)
+    held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere", token="../../../x")
+    lock_file.acquire(path, WHAT)
     assert all_files(path.parents[1]) == ["lock/r0050.lock"]
 
 
 def test_candidate_that_died_while_it_took_over(path, monkeypatch):
-    monkeypatch.setattr(lock, "_ATTEMPTS", 3)
-    owner = held_by(path, lock.STALE_AFTER + 1, host="elsewhere")
+    monkeypatch.setattr(lock_file, "_ATTEMPTS", 3)
+    owner = held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere")
     marker = path.with_name(f"{path.name}.{owner.token}")
     marker.write_text("")
     with pytest.raises(BusyError):
-        lock.acquire(path, WHAT)
+        lock_file.acquire(path, WHAT)
     os.utime(marker, (0, 0))
-    lock.acquire(path, WHAT)
+    lock_file.acquire(path, WHAT)
     assert not marker.exists()
 
 
@@ -128,7 +128,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from xfelmpi import lock
-from xfelmpi.errors import BusyError
+from xfelmpi.core.errors import BusyError
 
 judge = lock._why_stale
 
@@ -163,7 +163,7 @@ def test_one_of_many_candidates_wins(tmp_path):
     for i in range(0, 12, 2):
         path = tmp_path / f"{i}" / "a.lock"
         path.parent.mkdir()
-        held_by(path, lock.STALE_AFTER + 1, host="elsewhere")
+        held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere")
     script = tmp_path / "race.py"
     script.write_text(RACE)
     command = [sys.executable, script, tmp_path]
@@ -180,15 +180,15 @@ def test_one_of_many_candidates_wins(tmp_path):
 
 
 def test_sign_of_life(path, monkeypatch):
-    monkeypatch.setattr(lock, "TOUCH_EVERY", 0.01)
-    with lock.held(MPI.COMM_SELF, path, WHAT):
+    monkeypatch.setattr(lock_file, "TOUCH_EVERY", 0.01)
+    with lock_file.held(MPI.COMM_SELF, path, WHAT):
         os.utime(path, (0, 0))
         end = monotonic() + 20
         while path.stat().st_mtime == 0 and monotonic() < end:
             sleep(0.01)
         assert path.stat().st_mtime > 0
         # of another job, which thought this one was dead
-        path.write_text(json.dumps(asdict(replace(lock._myself(), token="ab"))))
+        path.write_text(json.dumps(asdict(replace(lock_file._myself(), token="ab"))))
         os.utime(path, (0, 0))
         sleep(0.1)
         assert path.stat().st_mtime == 0
@@ -197,7 +197,7 @@ def test_sign_of_life(path, monkeypatch):
 
 
 def test_released_after_a_failure(path):
-    with pytest.raises(KeyError), lock.held(MPI.COMM_SELF, path, WHAT):
+    with pytest.raises(KeyError), lock_file.held(MPI.COMM_SELF, path, WHAT):
         raise KeyError("x")
     assert not path.exists()
 
@@ -205,7 +205,7 @@ def test_released_after_a_failure(path):
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "lock").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        lock.acquire(tmp_path / "lock" / "a.lock", WHAT)
+        lock_file.acquire(tmp_path / "lock" / "a.lock", WHAT)
 
 
 @pytest.fixture(scope="module")

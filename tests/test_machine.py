@@ -26,9 +26,10 @@ from machinerun import (
     write_run,
 )
 
-from xfelmpi.experiment import Experiment
-from xfelmpi.machine import read_machine_data
-from xfelmpi.pulses import (
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.machine.machine_data import read_machine_data
+from xfelmpi.run.machine.pulse_matching import (
     DARK,
     LINE,
     OWN,
@@ -37,7 +38,6 @@ from xfelmpi.pulses import (
     match_slots,
     written_slots,
 )
-from xfelmpi.records import Problem
 
 
 @pytest.fixture

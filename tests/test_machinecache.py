@@ -7,9 +7,9 @@ import pytest
 from damagedcache import DAMAGES, damage_cache
 from mockrun import tiny_run
 
-from xfelmpi import machinecache
-from xfelmpi.experiment import Experiment
-from xfelmpi.machine import read_machine_data
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.machine import cache
+from xfelmpi.run.machine.machine_data import read_machine_data
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
 ADDED = ("pressure=SPB_XTD9_XGM/XGM/DOOCS/pressure.pressureFiltered",)
@@ -31,7 +31,7 @@ def counted(monkeypatch):
         calls.append(arguments)
         return read_machine_data(*arguments)
 
-    monkeypatch.setattr(machinecache, "read_machine_data", read)
+    monkeypatch.setattr(cache, "read_machine_data", read)
     return calls
 
 
@@ -41,7 +41,7 @@ def ids(n=18):
 
 def get(experiment, n=18, added=()):
     train_id, pulse_id = ids(n)
-    return machinecache.cached_machine_data(experiment, train_id, pulse_id, added, DETECTOR)
+    return cache.cached_machine_data(experiment, train_id, pulse_id, added, DETECTOR)
 
 
 def assert_same(found, expected):

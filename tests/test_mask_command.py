@@ -11,9 +11,9 @@ from launch import run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 from mpi4py import MPI
 
-from xfelmpi import maskjob
-from xfelmpi.badpixels import asic_edges
-from xfelmpi.commands import mask as command
+from xfelmpi.cli import mask as command
+from xfelmpi.workflows.mask import job
+from xfelmpi.workflows.mask.bad_pixels import asic_edges
 
 MODULES = [3, 15]
 ABSENT = tuple(m for m in range(16) if m not in MODULES)
@@ -90,8 +90,8 @@ def test_same_for_all_ranks_and_limits(lit, tmp_path, ranks, memory):
 
 def test_parts_of_a_module_change_nothing(lit, tmp_path, monkeypatch):
     prefix = lit[0].options.prefix
-    smallest = maskjob.plan_parts
-    monkeypatch.setattr(maskjob, "plan_parts", lambda *a: smallest(*a[:3], 1, a[4]))
+    smallest = job.plan_parts
+    monkeypatch.setattr(job, "plan_parts", lambda *a: smallest(*a[:3], 1, a[4]))
     path = tmp_path / "mask.h5"
     assert command.main(["50", "--prefix", str(prefix), "--mask-file", str(path)], MPI.COMM_SELF)
     assert_same_hdf5(path, prefix / MASK)

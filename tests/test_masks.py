@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from xfelmpi.config import Config
-from xfelmpi.errors import InputError
-from xfelmpi.experiment import Experiment
-from xfelmpi.maskbits import pack, unpack
-from xfelmpi.masks import load_masks
+from xfelmpi.calibration.pixel_mask import load_masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.pixel_bits import pack, unpack
 
 SHAPE = (16, 512, 128)
 CELLS = np.array([0, 2, 5])

@@ -22,10 +22,10 @@ from machinerun import (
 )
 from mockrun import tiny_run
 
-from xfelmpi.experiment import Experiment
-from xfelmpi.geometry import load_geometry
-from xfelmpi.machine import read_machine_data
-from xfelmpi.records import QuadrantMotors
+from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.core.event_table import QuadrantMotors
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.machine.machine_data import read_machine_data
 
 DEVICE = "SPB_IRU_AGIPD1M/MOTOR/"
 DETECTOR = "SPB_DET_AGIPD1M-1"

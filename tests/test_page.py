@@ -16,12 +16,12 @@ from launch import all_files, run_python, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from PIL import Image
 
-from xfelmpi.errors import InputError, PeerError
-from xfelmpi.experiment import Experiment
-from xfelmpi.geometry import load_geometry
-from xfelmpi.page import charts, curves, overview, pictures
-from xfelmpi.page.charts import Axis, Series, chart, ticks
-from xfelmpi.page.overview import RunStatus
+from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.core.errors import InputError, PeerError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.report import charts, curves, images, overview
+from xfelmpi.report.charts import Axis, Series, chart, ticks
+from xfelmpi.report.overview import RunStatus
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +136,10 @@ def test_warnings_stand_in_the_page(tmp_path):
 
 CRASH = """\
 import sys
-import xfelmpi.page.make
+import xfelmpi.report.build
 def broken(experiment):
     raise ZeroDivisionError("oh dear")
-xfelmpi.page.make.make_report = broken
+xfelmpi.report.build.make_report = broken
 from xfelmpi.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -219,8 +219,8 @@ def test_failures_are_told_once_and_never_raise(tmp_path):
 RACE = """\
 import sys, time
 from pathlib import Path
-from xfelmpi.experiment import Experiment
-from xfelmpi.page.overview import RunStatus, record
+from xfelmpi.core.paths import Experiment
+from xfelmpi.report.overview import RunStatus, record
 folder, first, begin = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 time.sleep(max(0.0, begin - time.time()))
 for run in range(first, first + 10):
@@ -324,11 +324,11 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
     from extra_geom import AGIPD_1MGeometry
 
     geometry = AGIPD_1MGeometry.example()
-    raster = pictures.make_raster(xyz, 2)
+    raster = images.make_raster(xyz, 2)
     for module in (0, 6, 13):
         photons = np.zeros((16, 512, 128))
         photons[module, :100, :30] = 1
-        image = pictures.assemble(raster, photons.reshape(-1), np.ones(photons.size)).values
+        image = images.assemble(raster, photons.reshape(-1), np.ones(photons.size)).values
         theirs = np.nan_to_num(geometry.position_modules(photons)[0])
         # as it shows them: y up, x to the left
         theirs = theirs[::-1, ::-1]
@@ -338,30 +338,30 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
 
 
 def test_bad_pixels_and_gaps(xyz):
-    raster = pictures.make_raster(xyz, 2)
+    raster = images.make_raster(xyz, 2)
     photons = np.full((16, 512, 128), 6.0)
     frames = np.full(photons.shape, 3)
     frames[4] = 0
     photons[4] = 0
-    image = pictures.assemble(raster, photons.reshape(-1), frames.reshape(-1))
+    image = images.assemble(raster, photons.reshape(-1), frames.reshape(-1))
     assert np.nanmin(image.values) == np.nanmax(image.values) == 2
     there = raster.sums(np.ones(photons.size)) > 0
     assert np.array_equal(np.isnan(image.values), ~there | image.bad)
     assert 0.03 < image.bad.sum() / there.sum() < 0.07
-    numbers = pictures.shade(image, (1, 4), 8)
-    assert set(np.unique(numbers)) == {pictures.GAP, pictures.BAD, pictures.LOWEST + 4}
+    numbers = images.shade(image, (1, 4), 8)
+    assert set(np.unique(numbers)) == {images.GAP, images.BAD, images.LOWEST + 4}
 
 
 def test_far_quadrants_do_not_make_a_large_picture(xyz):
     far = xyz * np.array([[30.0], [1], [1]])
-    shape = pictures.make_raster(far, 2).shape
-    assert max(shape) <= pictures.LARGEST + 1
+    shape = images.make_raster(far, 2).shape
+    assert max(shape) <= images.LARGEST + 1
 
 
 def test_png_is_what_was_drawn():
-    table = pictures.palette(16)
+    table = images.palette(16)
     numbers = np.random.default_rng(0).integers(0, 18, (37, 23)).astype(np.uint8)
-    image = Image.open(io.BytesIO(pictures.png(numbers, table)))
+    image = Image.open(io.BytesIO(images.png(numbers, table)))
     assert np.array_equal(np.asarray(image.convert("RGBA")), table[numbers])
 
 
@@ -370,9 +370,9 @@ def test_images_of_noise_fit_the_page(xyz):
     random = np.random.default_rng(0)
     sizes = []
     for pixels, shades in ((2, 48), (3, 32)):
-        shape = pictures.make_raster(xyz, pixels).shape
+        shape = images.make_raster(xyz, pixels).shape
         numbers = random.integers(2, 2 + shades, shape).astype(np.uint8)
-        sizes.append(len(pictures.data_uri(pictures.png(numbers, pictures.palette(shades)))))
+        sizes.append(len(images.data_uri(images.png(numbers, images.palette(shades)))))
     assert 3 * sizes[0] + 24 * sizes[1] < 4.8e6
 
 
@@ -427,6 +427,7 @@ def test_a_gap_breaks_the_line_and_a_lone_point_is_a_dot():
 
 
 def test_importing_the_program_does_not_import_the_page():
-    code = "import sys, xfelmpi.pipeline; print([m for m in sys.modules if 'xfelmpi.page' in m])"
+    code = "import sys, xfelmpi.workflows.process;"
+    code += " print([m for m in sys.modules if 'xfelmpi.report' in m])"
     assert run_python(["-c", code]).stdout.strip() == "[]"
     assert Path(charts.__file__).with_name("page.css").exists()

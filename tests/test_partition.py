@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xfelmpi.partition import split_trains
+from xfelmpi.mpi.partition import split_trains
 
 RANKS = (1, 2, 3, 5, 64, 384)
 RNG = np.random.default_rng(1)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from reference import MODULES, PIXELS
 
-from xfelmpi.maskbits import pack
-from xfelmpi.powder import PowderSum, mask_good_frames
-from xfelmpi.sparse import SparseFrames
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.pixel_bits import pack
+from xfelmpi.reduction.powder import PowderSum, mask_good_frames
 
 
 def random_frames(rng, n):

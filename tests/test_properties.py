@@ -22,13 +22,14 @@ from randomruns import check, random_run
 from rawfiles import RAW_LAYOUTS, RawSetup, assert_reads_raw, make_constants, make_frames
 from reference import FS, MODULES, PIXELS, SS
 
-from xfelmpi import binning, scores, select
-from xfelmpi.errors import InputError
-from xfelmpi.partition import split_trains
-from xfelmpi.runindex import index_run
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.hitfinding import scores, thresholds
+from xfelmpi.mpi.partition import split_trains
+from xfelmpi.output.dragonfly import binning
+from xfelmpi.run.index.run_index import index_run
 from xfelmpi.simulate import exdf
 from xfelmpi.simulate.options import SimulationOptions
-from xfelmpi.sparse import SparseFrames
 
 settings.register_profile("always the same", derandomize=True, database=None, deadline=None)
 settings.load_profile("always the same")
@@ -154,7 +155,7 @@ def test_split_trains(work, n_ranks):
 @given(some_scores, st.sampled_from((-1.0, 0.5, 4.0)), st.sampled_from(("lower", "iqr")))
 def test_decide_by_train(frames, sigma, width):
     train, score, usable = columns(frames)
-    found = select.decide_by_train(score, usable, train, select.Rule(sigma, width))
+    found = thresholds.decide_by_train(score, usable, train, thresholds.Rule(sigma, width))
     is_hit = np.zeros(len(train), bool)
     for i in np.flatnonzero(usable):
         group = [s for s, t, u in zip(score, train, usable, strict=True) if u and t == train[i]]
@@ -182,9 +183,11 @@ def test_windows(frames, min_scores):
 def test_lottery(frames, n_wanted):
     """As many win as shall, the same ones whichever frames take part besides the losers."""
     train, cell = np.array(sorted(frames), np.uint64).T
-    numbers = select.lottery_number(train, cell.astype(np.uint16))
+    numbers = thresholds.lottery_number(train, cell.astype(np.uint16))
     assert numbers.tolist() == [reference.lottery(int(t), int(c)) for t, c in sorted(frames)]
-    won = select.winners(numbers, np.ones(len(train), bool), select.draw_limit(numbers, n_wanted))
+    won = thresholds.winners(
+        numbers, np.ones(len(train), bool), thresholds.draw_limit(numbers, n_wanted)
+    )
     assert won.sum() == min(n_wanted, len(train))
     assert max(numbers[won], default=0) <= min(numbers[~won], default=2**64 - 1)
 

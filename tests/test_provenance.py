@@ -12,11 +12,11 @@ import pytest
 from launch import run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 
-from xfelmpi import collective
-from xfelmpi.experiment import Experiment
-from xfelmpi.provenance import describe_used, provenance
-from xfelmpi.records import UsedFile
-from xfelmpi.write._h5 import ParallelFile, part_name, publish
+from xfelmpi import mpi
+from xfelmpi.core.event_table import UsedFile
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish
+from xfelmpi.output.provenance import describe_used, provenance
 
 HDF5 = ("events/r0050_events.h5", "powder/r0050_powder.h5", "saved_hits/r0050_hits.cxi")
 HDF5 += ("emc/r0050_det.h5", "vds/r0050_vds_proc.h5")
@@ -118,7 +118,7 @@ def test_masks_and_constants_of_raw_data(tmp_path):
 
 def test_many_input_files(tmp_path):
     """1600 files take more than the 64 KiB that an attribute may have in its object's header."""
-    alone = collective.alone()
+    alone = mpi.alone()
     (tmp_path / "input").mkdir()
     names = [f"CORR-R0050-AGIPD{i % 16:02}-S{i // 16:05}.h5" for i in range(1600)]
     paths = [str(tmp_path / "input" / name) for name in names]
@@ -140,7 +140,7 @@ def test_many_input_files(tmp_path):
 
 
 def test_files_that_have_gone(tmp_path):
-    (used,) = describe_used(collective.alone(), [UsedFile("geometry", str(tmp_path / "a.geom"))])
+    (used,) = describe_used(mpi.alone(), [UsedFile("geometry", str(tmp_path / "a.geom"))])
     assert used["role"] == "geometry"
     assert used["sha256"] is None
     assert used["size"] is None

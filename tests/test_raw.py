@@ -23,10 +23,10 @@ from rawfiles import (
 )
 from reference import FS, PIXELS, SS
 
-from xfelmpi.darks import ALWAYS_HIGH
-from xfelmpi.filepool import FilePool
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
+from xfelmpi.calibration.dark_statistics import ALWAYS_HIGH
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
 
 FRAME_BYTES = 4 * PIXELS
 EVERY = {"plain": RawSetup(), "common mode": RawSetup(common_mode=True)}

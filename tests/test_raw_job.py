@@ -19,14 +19,14 @@ from launch import SECONDS, output_files, run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
 from reference import raw_photons
 
-from xfelmpi.checkpoints import CHECKPOINT_MEMORY
-from xfelmpi.errors import InputError
-from xfelmpi.experiment import Experiment
-from xfelmpi.framepass import MOST_TRAINS, train_blocks
-from xfelmpi.frametable import FrameTable
-from xfelmpi.pipeline import BASE_MEMORY
-from xfelmpi.share import choose_data
-from xfelmpi.sparse import FrameSums
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
+from xfelmpi.reduction.frame_loop import MOST_TRAINS, train_blocks
+from xfelmpi.run.distribution import choose_data
+from xfelmpi.workflows.process import BASE_MEMORY
 
 PROPOSAL = "p007927"
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"

@@ -16,10 +16,10 @@ from modulefiles import (
 )
 from reference import FS, PIXELS, SS
 
-from xfelmpi import read as module_under_test
-from xfelmpi.filepool import OpenModuleFile
-from xfelmpi.frametable import ModuleFile
-from xfelmpi.read import DEFLATE, NOT_ALLOCATED, SHUFFLE
+from xfelmpi.core.frame_table import ModuleFile
+from xfelmpi.run.frames import frame_dataset as module_under_test
+from xfelmpi.run.frames.file_pool import OpenModuleFile
+from xfelmpi.run.frames.frame_dataset import DEFLATE, NOT_ALLOCATED, SHUFFLE
 
 ONE = (1, SS, FS)
 WHOLE = {"chunks": ONE, "compression": "gzip", "shuffle": True}

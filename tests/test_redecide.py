@@ -12,7 +12,7 @@ from compare import assert_same_outputs
 from launch import all_files, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 
-from xfelmpi.config import Config
+from xfelmpi.core.config.options import Config
 
 PROPOSAL = "p007927"
 

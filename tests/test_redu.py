@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from xfelmpi import decision
-from xfelmpi.config import Config
-from xfelmpi.scores import ScoredFrames, windows
-from xfelmpi.select import decide_by_window
+from xfelmpi.core.config.options import Config
+from xfelmpi.hitfinding import hit_finder
+from xfelmpi.hitfinding.scores import ScoredFrames, windows
+from xfelmpi.hitfinding.thresholds import decide_by_window
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -49,7 +49,7 @@ def test_adaptive_spi_hitfinder(name, seed, width, sigma):
     scores = ScoredFrames(train, train, score.astype(np.float32), usable)
     around = windows(train, usable, 0, int(usable.sum()), min_scores)
     run_scores = scores.score[usable]
-    found = decide_by_window(scores.score, usable, around, run_scores, decision.rule_of(config))
+    found = decide_by_window(scores.score, usable, around, run_scores, hit_finder.rule_of(config))
     statistics = {"threshold": redu.threshold, "median": redu.mu, "std": redu.sig}
     for column, right in statistics.items():
         right = np.where(usable, np.repeat(right, lengths), np.nan).astype(np.float32)

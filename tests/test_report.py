@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from xfelmpi import report
-from xfelmpi.records import Problem
-from xfelmpi.report import Progress, Stages, Summary, log, size_text, start_logging
+from xfelmpi.core import log as report
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.log import Progress, Stages, Summary, log, size_text, start_logging
 
 
 class Terminal(io.StringIO):

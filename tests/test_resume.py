@@ -13,8 +13,8 @@ from launch import all_files, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
-from xfelmpi.checkpointfile import DamagedError, open_checkpoint, write_checkpoint
-from xfelmpi.resume import Found, choose
+from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
+from xfelmpi.reduction.resume import Found, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")

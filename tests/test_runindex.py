@@ -14,9 +14,9 @@ from extra_data.tests.make_examples import make_reduced_spb_run
 from launch import run_python
 from mockrun import tiny_run
 
-from xfelmpi.errors import InputError
-from xfelmpi.records import Problem, summarised
-from xfelmpi.runindex import index_run
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import Problem, summarised
+from xfelmpi.run.index.run_index import index_run
 
 FIRST = 1_500_000_000
 TRAINS, CELLS = tuple(range(FIRST, FIRST + 4)), (0, 2, 5)
@@ -599,7 +599,7 @@ import re
 from pathlib import Path
 import numpy as np
 from xfelmpi import runindex
-from xfelmpi.modulefile import ModuleRows
+from xfelmpi.run.index.module_file import ModuleRows
 
 TRAINS = 2841  # of 352 cells: a million frames
 

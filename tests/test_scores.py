@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import reference
 
-from xfelmpi import decision, scores
-from xfelmpi.config import Config
-from xfelmpi.select import Decision
+from xfelmpi.core.config.options import Config
+from xfelmpi.hitfinding import hit_finder, scores
+from xfelmpi.hitfinding.thresholds import Decision
 
 
 class Ranks:
@@ -19,7 +19,7 @@ class Ranks:
     def __init__(self, monkeypatch):
         self.size, self.notes = 1, []
         for name in ("concat_all", "before_and_total", "sum_all"):
-            monkeypatch.setattr(decision.collective, name, getattr(self, name))
+            monkeypatch.setattr(hit_finder.collective, name, getattr(self, name))
 
     def run(self, work, parts):
         """Return work(part) of every rank, until no collective call changes its answer."""
@@ -67,9 +67,9 @@ def made_up(seed, lengths=(30, 0, 1, 2, 25, 40, 7, 1, 19)):
 
 def decide(config, columns):
     train, cell, energy, complete, score = columns
-    frames = decision.score_frames("comm", config, train, cell, energy, complete, score)
-    found = decision.decide_run("comm", config, frames)
-    return frames, found, decision.draw_misses("comm", config, frames, found)
+    frames = hit_finder.score_frames("comm", config, train, cell, energy, complete, score)
+    found = hit_finder.decide_run("comm", config, frames)
+    return frames, found, hit_finder.draw_misses("comm", config, frames, found)
 
 
 SETTINGS = {

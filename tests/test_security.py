@@ -16,9 +16,9 @@ import pytest
 from launch import all_files, run_program, run_xfelmpi
 from mockrun import tiny_run
 
-from xfelmpi.experiment import Experiment
-from xfelmpi.page import overview
-from xfelmpi.page.make import make_report
+from xfelmpi.core.paths import Experiment
+from xfelmpi.report import overview
+from xfelmpi.report.build import make_report
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from xfelmpi import select
-from xfelmpi.select import Rule
+from xfelmpi.hitfinding import thresholds
+from xfelmpi.hitfinding.thresholds import Rule
 
 COLUMNS = ("is_hit", "median", "std", "threshold", "sigma")
 
@@ -35,7 +35,7 @@ def assert_decision(decision, rows):
 @pytest.mark.parametrize("mean", [0, 0.5, 20, 3000])
 def test_statistics(n, mean):
     values = scores(np.random.default_rng(n), n, mean=mean)
-    found = select.score_statistics(values)
+    found = thresholds.score_statistics(values)
     assert all(type(v) in (float, np.float64) for v in found)
     assert found == pytest.approx(reference.statistics(values), rel=1e-12)
 
@@ -56,14 +56,14 @@ def test_statistics(n, mean):
 )
 def test_statistics_by_hand(values, median, std):
     """The lower quartile, not the spread of hits; never below the shot noise, nor 1."""
-    found = select.score_statistics(np.array(values, np.float32))
+    found = thresholds.score_statistics(np.array(values, np.float32))
     assert found == pytest.approx((median, std), nan_ok=True)
 
 
 def test_statistics_do_not_depend_on_the_order():
     values = scores(np.random.default_rng(1), 352)
     found = {
-        select.score_statistics(np.random.default_rng(i).permutation(values)) for i in range(9)
+        thresholds.score_statistics(np.random.default_rng(i).permutation(values)) for i in range(9)
     }
     assert len(found) == 1
 
@@ -78,7 +78,7 @@ def test_by_train(n_sigma):
     complete = rng.random(len(train)) < 0.8
     complete[train == 10_004] = False
     score[~complete] = 9e6
-    decision = select.decide_by_train(score, complete, train, Rule(n_sigma))
+    decision = thresholds.decide_by_train(score, complete, train, Rule(n_sigma))
     assert_decision(decision, reference.decide(score, complete, train, n_sigma))
     assert not decision.is_hit[~complete].any()
     assert not decision.decidable[~complete].any()
@@ -90,10 +90,10 @@ def test_trains_are_decided_alone():
     rng = np.random.default_rng(3)
     train = np.repeat(np.arange(500, 508, dtype=np.uint64), 25)
     score, complete = scores(rng, 200), rng.random(200) < 0.9
-    whole = select.decide_by_train(score, complete, train, Rule(4.0))
+    whole = thresholds.decide_by_train(score, complete, train, Rule(4.0))
     for at in (0, 25, 100, 200):
         parts = [
-            select.decide_by_train(score[s], complete[s], train[s], Rule(4.0))
+            thresholds.decide_by_train(score[s], complete[s], train[s], Rule(4.0))
             for s in (slice(0, at), slice(at, None))
         ]
         for name in (*COLUMNS, "decidable"):
@@ -105,7 +105,7 @@ def test_train_ids_of_any_size():
     """Neighbouring trains far beyond the precision of a float are two groups."""
     train = np.array([2**60, 2**60, 2**60 + 1, 2**60 + 1], np.uint64)
     score = np.array([10, 20, 1000, 3000], np.float32)
-    decision = select.decide_by_train(score, np.ones(4, bool), train, Rule(4.0))
+    decision = thresholds.decide_by_train(score, np.ones(4, bool), train, Rule(4.0))
     assert decision.median.tolist() == [15, 15, 2000, 2000]
 
 
@@ -113,7 +113,7 @@ def test_by_run_uses_the_scores_of_the_run():
     rng = np.random.default_rng(4)
     run, own = scores(rng, 400, hits=0), scores(rng, 30, hits=0.3)
     complete = rng.random(30) < 0.8
-    decision = select.decide_by_run(own, complete, run, Rule(3.0))
+    decision = thresholds.decide_by_run(own, complete, run, Rule(3.0))
     median, std = reference.statistics(run)
     rows = [
         (bool(s > median + 3 * std), median, std, median + 3 * std, (s - median) / std)
@@ -126,7 +126,7 @@ def test_by_run_uses_the_scores_of_the_run():
 
 
 def test_by_run_without_a_complete_frame():
-    decision = select.decide_by_run(
+    decision = thresholds.decide_by_run(
         np.ones(3, np.float32), np.zeros(3, bool), np.empty(0, np.float32), Rule(4.0)
     )
     assert_decision(decision, [(False, *[math.nan] * 4)] * 3)
@@ -135,7 +135,7 @@ def test_by_run_without_a_complete_frame():
 def test_fixed_threshold():
     """Above, not at it; there are no statistics; incomplete frames are undecided."""
     score = np.array([99, 100, 101, 5000], np.float32)
-    decision = select.decide_fixed(score, np.array([True, True, True, False]), 100.0)
+    decision = thresholds.decide_fixed(score, np.array([True, True, True, False]), 100.0)
     assert decision.is_hit.tolist() == [False, False, True, False]
     assert decision.decidable.tolist() == [True, True, True, False]
     np.testing.assert_array_equal(decision.threshold, np.float32([100, 100, 100, np.nan]))
@@ -147,7 +147,7 @@ def test_fixed_threshold():
 def test_score_at_the_threshold_is_no_hit():
     """Median 100, width 10, 4 sigma: 140 is none, 141 is one."""
     score = np.array([100] * 9 + [140, 141], np.float32)
-    decision = select.decide_by_train(
+    decision = thresholds.decide_by_train(
         score, np.ones(11, bool), np.full(11, 7, np.uint64), Rule(4.0)
     )
     assert np.flatnonzero(decision.is_hit).tolist() == [10]
@@ -158,10 +158,10 @@ def test_score_at_the_threshold_is_no_hit():
 @pytest.mark.parametrize(
     "decide",
     [
-        lambda s, c: select.decide_by_train(s, c, np.empty(0, np.uint64), Rule(4.0)),
-        lambda s, c: select.decide_by_run(s, c, np.ones(9, np.float32), Rule(4.0)),
-        lambda s, c: select.decide_by_run(s, c, s, Rule(4.0)),
-        lambda s, c: select.decide_fixed(s, c, 3.0),
+        lambda s, c: thresholds.decide_by_train(s, c, np.empty(0, np.uint64), Rule(4.0)),
+        lambda s, c: thresholds.decide_by_run(s, c, np.ones(9, np.float32), Rule(4.0)),
+        lambda s, c: thresholds.decide_by_run(s, c, s, Rule(4.0)),
+        lambda s, c: thresholds.decide_fixed(s, c, 3.0),
     ],
 )
 def test_no_frames(decide):
@@ -176,7 +176,7 @@ TRAINS = np.array([0, 1, 10_000, 1_500_000_000, 2**40], np.uint64)
 
 def test_lottery_numbers():
     train, cell = (a.reshape(-1) for a in np.meshgrid(TRAINS, np.arange(352, dtype=np.uint16)))
-    numbers = select.lottery_number(train, cell)
+    numbers = thresholds.lottery_number(train, cell)
     assert numbers.dtype == np.uint64
     assert numbers.tolist() == [
         reference.lottery(int(t), int(c)) for t, c in zip(train, cell, strict=True)
@@ -194,7 +194,7 @@ def test_known_numbers_of_splitmix64():
 def test_lottery_is_even_and_without_ties():
     train = np.repeat(np.arange(1_234_000, 1_234_200, dtype=np.uint64), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), 200)
-    numbers = select.lottery_number(train, cell)
+    numbers = thresholds.lottery_number(train, cell)
     assert len(np.unique(numbers)) == len(numbers)
     expected = len(numbers) / 16
     counts = np.bincount((numbers >> np.uint64(60)).astype(int), minlength=16)
@@ -211,9 +211,9 @@ def test_as_many_win_as_are_wanted(n, wanted):
     rng = np.random.default_rng(n)
     takes_part = np.zeros(3 * n, bool)
     takes_part[rng.permutation(3 * n)[:n]] = True
-    numbers = select.lottery_number(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
-    limit = select.draw_limit(numbers[takes_part], wanted)
-    won = select.winners(numbers, takes_part, limit)
+    numbers = thresholds.lottery_number(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
+    limit = thresholds.draw_limit(numbers[takes_part], wanted)
+    won = thresholds.winners(numbers, takes_part, limit)
     assert won.dtype == bool
     assert won.sum() == min(n, wanted)
     assert not won[~takes_part].any()
@@ -221,20 +221,20 @@ def test_as_many_win_as_are_wanted(n, wanted):
 
 
 def test_draw_is_the_same_in_any_split():
-    numbers = select.lottery_number(np.full(60, 9, np.uint64), np.arange(60))
+    numbers = thresholds.lottery_number(np.full(60, 9, np.uint64), np.arange(60))
     takes_part = np.arange(60) % 3 != 0
-    limit = select.draw_limit(numbers[takes_part], 13)
+    limit = thresholds.draw_limit(numbers[takes_part], 13)
     shuffled = np.random.default_rng(5).permutation(numbers[takes_part])
-    assert select.draw_limit(shuffled, 13) == limit
+    assert thresholds.draw_limit(shuffled, 13) == limit
     parts = [
-        select.winners(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
+        thresholds.winners(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
     ]
-    assert np.array_equal(np.concatenate(parts), select.winners(numbers, takes_part, limit))
+    assert np.array_equal(np.concatenate(parts), thresholds.winners(numbers, takes_part, limit))
 
 
 def test_limit_beyond_63_bits():
     numbers = np.array([2**64 - 1, 2**63 + 1, 2**63], np.uint64)
-    assert select.draw_limit(numbers, 3) == 2**64 - 1
-    limit = select.draw_limit(numbers, 2)
+    assert thresholds.draw_limit(numbers, 3) == 2**64 - 1
+    limit = thresholds.draw_limit(numbers, 2)
     assert limit == 2**63 + 1
-    assert select.winners(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]
+    assert thresholds.winners(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]

@@ -12,8 +12,8 @@ import pytest
 from launch import run_xfelmpi
 from mockrun import tiny_run
 
-from xfelmpi.page.pictures import Assembled
-from xfelmpi.page.terminal import hit_lines, plot_lines
+from xfelmpi.report.images import Assembled
+from xfelmpi.report.terminal import hit_lines, plot_lines
 
 
 @pytest.fixture(scope="module")

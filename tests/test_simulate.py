@@ -13,10 +13,10 @@ from extra_data.validation import RunValidator
 from extra_geom import AGIPD_1MGeometry
 from launch import SECONDS, run_xfelmpi
 from mockrun import read_truth, tiny_run
-from xfelmpi._deflate import Deflater, zlib_compress
+from xfelmpi._kernels._deflate import Deflater, zlib_compress
 
-from xfelmpi.commands import simulate as command
-from xfelmpi.errors import UsageError
+from xfelmpi.cli import simulate as command
+from xfelmpi.core.errors import UsageError
 from xfelmpi.simulate import SimulationOptions, model, parse_cells, plan, run
 
 MODERN = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{}CH0:output/image"

@@ -13,8 +13,8 @@ from extra_data.validation import RunValidator
 from launch import SECONDS, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_raw_run, tiny_run
 
-from xfelmpi.commands import simulate as command
-from xfelmpi.errors import UsageError
+from xfelmpi.cli import simulate as command
+from xfelmpi.core.errors import UsageError
 from xfelmpi.simulate import PixelConstants, SimulationOptions
 from xfelmpi.simulate import constants as pixels
 

@@ -19,11 +19,11 @@ from modulefiles import (
 )
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
-from xfelmpi.detector import FRAME_PIXELS
-from xfelmpi.filepool import FilePool
-from xfelmpi.photons import Sparsifier, photon_cut
-from xfelmpi.powder import PowderSum
-from xfelmpi.sparse import SparseFrames
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier, photon_cut
+from xfelmpi.run.frames.file_pool import FilePool
 
 DTYPES = ("u1", "u2", "f4")
 SUMS = (*EMPTY, "entries")

@@ -20,7 +20,7 @@ from modulefiles import (
 )
 from reference import FS, MODULES, PIXELS, SS
 
-from xfelmpi import _deflate
+from xfelmpi._kernels import _deflate
 
 MODULE = 3
 ALWAYS = 1 << 20

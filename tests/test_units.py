@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xfelmpi.units import si_unit
+from xfelmpi.core.units import si_unit
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ from launch import all_files, run_xfelmpi
 from mockrun import tiny_run
 from mpi4py import MPI
 
-from xfelmpi import arguments
-from xfelmpi.commands import vds as command
-from xfelmpi.errors import OutputError, UsageError
-from xfelmpi.experiment import Experiment
-from xfelmpi.frametable import FrameTable, ModuleFile
-from xfelmpi.outputs import begin_vds
-from xfelmpi.runindex import RunIndex, index_run
-from xfelmpi.virtual import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
-from xfelmpi.write._h5 import publish
-from xfelmpi.write.vds import fill_value, source_names, write_vds
+from xfelmpi.cli import parser
+from xfelmpi.cli import vds as command
+from xfelmpi.core.errors import OutputError, UsageError
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.parallel_hdf5 import publish
+from xfelmpi.output.vds import fill_value, source_names, write_vds
+from xfelmpi.output.write_stage import begin_vds
+from xfelmpi.run.index.run_index import RunIndex, index_run
+from xfelmpi.run.virtual_layout import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 
 IMAGE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"
 TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
@@ -457,9 +457,9 @@ def test_frames_that_nobody_could_open(tmp_path, monkeypatch):
     index = index_run(mock.paths.proc, "proc")
     needed = len(plan_virtual(index)[0].mappings)
     assert needed > 48
-    monkeypatch.setattr("xfelmpi.virtual.MAX_MAPPINGS", needed)
+    monkeypatch.setattr("xfelmpi.run.virtual_layout.MAX_MAPPINGS", needed)
     assert plan_virtual(index)[1] == []
-    monkeypatch.setattr("xfelmpi.virtual.MAX_MAPPINGS", needed - 1)
+    monkeypatch.setattr("xfelmpi.run.virtual_layout.MAX_MAPPINGS", needed - 1)
     layout, problems = plan_virtual(index)
     assert layout is None
     assert f"more than {needed - 1} mappings" in problems[0].what
@@ -521,7 +521,7 @@ def test_a_flag_in_the_file_is_true_or_false(value, tmp_path):
     settings = tmp_path / "settings.toml"
     settings.write_text(f"vds = {value}\n")
     with pytest.raises(UsageError, match="vds"):
-        arguments.read_toml(settings)
+        parser.read_toml(settings)
 
 
 @pytest.mark.parametrize("ranks", [0, 3])

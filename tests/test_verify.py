@@ -13,11 +13,12 @@ from launch import run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
 from stopped import run_until
 
-from xfelmpi import collective, report
-from xfelmpi.commands import verify as command
-from xfelmpi.verify import hitframes, job, rerun, rundata
-from xfelmpi.verify.job import check_run
-from xfelmpi.verify.sample import draw, photons_of
+from xfelmpi import mpi
+from xfelmpi.cli import verify as command
+from xfelmpi.core import log
+from xfelmpi.workflows.verify import cxi_frames, full_rerun, job, run_data
+from xfelmpi.workflows.verify.job import check_run
+from xfelmpi.workflows.verify.sample import draw, photons_of
 
 RUN = {
     "trains": 3,
@@ -73,13 +74,13 @@ def own(path):
 
 @pytest.fixture
 def quiet(monkeypatch):
-    monkeypatch.setattr(report.log, "disabled", True)
+    monkeypatch.setattr(log.log, "disabled", True)
 
 
 def failures(mock, output, *options) -> dict:
     """Return what does not pass, checked in this process."""
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), *options]
-    return check_run(collective.alone(), *command._parse(argv)).failed
+    return check_run(mpi.alone(), *command._parse(argv)).failed
 
 
 def add_one(name, where=0):
@@ -211,9 +212,9 @@ DAMAGE = {
     "powder of hits": (POWDER, add_one("powder_hits", (0, 0, 0)),
                        PHOTONS),
     "photon elsewhere": (POWDER, move_photon("powder"), SINGLES),
-    "photon of hits elsewhere": (POWDER, move_photon("powder_hits"), hitframes.POWDER),
-    "photon of misses elsewhere": (POWDER, move_photon("powder_misses"), hitframes.POWDER),
-    "good frames of hits": (POWDER, add_one("good_frames_hits", (0, 0, 0)), hitframes.POWDER),
+    "photon of hits elsewhere": (POWDER, move_photon("powder_hits"), cxi_frames.POWDER),
+    "photon of misses elsewhere": (POWDER, move_photon("powder_misses"), cxi_frames.POWDER),
+    "good frames of hits": (POWDER, add_one("good_frames_hits", (0, 0, 0)), cxi_frames.POWDER),
     "never good": (POWDER, not_good, PARTS),
     "powder unit": (POWDER, attribute("units", "frames", "powder"), "powder: shapes"),
     "hits swapped": (CXI, swap("entry_1/cellId"), ROWS),
@@ -226,11 +227,11 @@ DAMAGE = {
                       ROWS),
     "misses swapped": (CXI, swap("entry_2/trainId", "entry_2/cellId"),
                        ROWS),
-    "frames swapped": (CXI, swap(f"{DETECTOR}/data"), hitframes.SUMS),
-    "a photon more": (CXI, add_one(f"{DETECTOR}/data", (0, 0, 0, 0)), hitframes.SUMS),
-    "photon of a hit elsewhere": (CXI, move_photon(f"{DETECTOR}/data"), hitframes.EMC),
-    "lit pixel masked": (CXI, dark_pixel, hitframes.MASKS),
-    "foreign bit": (CXI, other_bit, hitframes.MASKS),
+    "frames swapped": (CXI, swap(f"{DETECTOR}/data"), cxi_frames.SUMS),
+    "a photon more": (CXI, add_one(f"{DETECTOR}/data", (0, 0, 0, 0)), cxi_frames.SUMS),
+    "photon of a hit elsewhere": (CXI, move_photon(f"{DETECTOR}/data"), cxi_frames.EMC),
+    "lit pixel masked": (CXI, dark_pixel, cxi_frames.MASKS),
+    "foreign bit": (CXI, other_bit, cxi_frames.MASKS),
     "no link": (CXI, no_link, "CXI: structure"),
     "another class": (CXI, attribute("NX_class", "NXentry", DETECTOR), "CXI: structure"),
     "axes": (CXI, attribute("axes", None, f"{DETECTOR}/mask"), "CXI: structure"),
@@ -250,8 +251,8 @@ DAMAGE = {
     "hits in the EMC": (EMC, emc_number(0, -1), "EMC: header"),
     "pixels in the EMC": (EMC, emc_number(1, 1), "EMC: header"),
     "ones in the EMC": (EMC, emc_number(FRAMES_OF_EMC, 1), "EMC: header"),
-    "a place in the EMC": (EMC, emc_number(-5000, 1), hitframes.EMC),
-    "a count in the EMC": (EMC, emc_number(-1, 1), hitframes.EMC),
+    "a place in the EMC": (EMC, emc_number(-5000, 1), cxi_frames.EMC),
+    "a count in the EMC": (EMC, emc_number(-1, 1), cxi_frames.EMC),
     "trains of the VDS": (VDS, add_one("INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image/trainId"),
                           "VDS: frames and sources"),
     "no job": (POWDER, attribute("job_id", None), "provenance: complete"),
@@ -266,25 +267,25 @@ DAMAGE = {
 CONSEQUENCES = {
     "rows swapped": [ROWS, "VDS: frames and sources"],
     "row twice": ["VDS: frames and sources"],
-    "photons": [hitframes.SUMS, ROWS],
-    "peak": [hitframes.SUMS],
-    "ones": [hitframes.SUMS],
+    "photons": [cxi_frames.SUMS, ROWS],
+    "peak": [cxi_frames.SUMS],
+    "ones": [cxi_frames.SUMS],
     "module 9": [ROWS, DECISION],
     "score": [ROWS, DECISION],
     "hit": [ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS],
     "miss": [ROWS, SHAPES, PHOTONS],
     "powder": [SINGLES],
-    "powder of hits": [SINGLES, PARTS, hitframes.POWDER],
+    "powder of hits": [SINGLES, PARTS, cxi_frames.POWDER],
     "photon elsewhere": [PARTS],
     "photon of hits elsewhere": [SINGLES, PARTS],
     "photon of misses elsewhere": [PARTS],
     "good frames of hits": [PARTS],
     "never good": [SINGLES],
-    "frames swapped": [hitframes.EMC],
-    "a photon more": [hitframes.EMC, hitframes.POWDER],
-    "photon of a hit elsewhere": [hitframes.POWDER],
-    "lit pixel masked": [hitframes.POWDER],
-    "foreign bit": [hitframes.POWDER],
+    "frames swapped": [cxi_frames.EMC],
+    "a photon more": [cxi_frames.EMC, cxi_frames.POWDER],
+    "photon of a hit elsewhere": [cxi_frames.POWDER],
+    "lit pixel masked": [cxi_frames.POWDER],
+    "foreign bit": [cxi_frames.POWDER],
     "no job": ["provenance: one job"],
     "a mask less": [SINGLES, "Dragonfly: detector"],
 }
@@ -310,16 +311,16 @@ def test_one_thing_changed_is_found(name, mock, spoilt, quiet):
 
 def test_nothing_changed_passes(mock, outputs, quiet):
     results = check_run(
-        collective.alone(),
+        mpi.alone(),
         *command._parse(["50", "--prefix", str(mock.options.prefix), "--output", str(outputs)]),
     )
     assert results.failed == {}
     # every check that is known has been done
-    names = {name for name, *_ in job._CHECKS} | {hitframes.SUMS, hitframes.MASKS}
-    names |= {hitframes.POWDER, hitframes.EMC, rundata.FRAMES, rundata.MASKS}
+    names = {name for name, *_ in job._CHECKS} | {cxi_frames.SUMS, cxi_frames.MASKS}
+    names |= {cxi_frames.POWDER, cxi_frames.EMC, run_data.FRAMES, run_data.MASKS}
     assert results.n_checks == len(names) + 2
     assert not results.notes
-    assert {check for *_, check in DAMAGE.values()} == names - {rundata.FRAMES, rundata.MASKS}
+    assert {check for *_, check in DAMAGE.values()} == names - {run_data.FRAMES, run_data.MASKS}
 
 
 @pytest.mark.parametrize("file", [POWDER, CXI, EMC, DRAGONFLY])
@@ -417,7 +418,7 @@ def test_killed_while_files_get_their_names(call, mock, outputs, quiet, tmp_path
     done = run_until(tmp_path, words, 0, signal.SIGKILL, "write._h5:Path.replace", call=call)
     assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), "--frames", "0"]
-    results = check_run(collective.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *command._parse(argv))
     assert "provenance: one job" in results.failed
     named = {f.file for f in results.failed["provenance: one job"] if f.text.startswith("job_id")}
     old = [POWDER, CXI, EMC, DRAGONFLY][call - 2 :]
@@ -491,7 +492,7 @@ def test_frames_that_the_job_could_not_read(mock, quiet, tmp_path):
     assert any(b"inflate" in text for text in texts), texts
     for how in (["--frames", "100"], ["--all"]):
         argv = ["50", *map(str, paths), *how]
-        assert check_run(collective.alone(), *command._parse(argv)).failed == {}
+        assert check_run(mpi.alone(), *command._parse(argv)).failed == {}
 
 
 @pytest.mark.parametrize("change", [photon_in_a_frame, ids_swapped, chunk_broken])
@@ -501,11 +502,11 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
     folder = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
     in_the_run(folder, change)
     argv = ["50", "--prefix", str(folder), "--output", str(spoilt), *how]
-    failed = check_run(collective.alone(), *command._parse(argv)).failed
+    failed = check_run(mpi.alone(), *command._parse(argv)).failed
     if how == ["--all"]:
-        assert rerun.SUMS in failed
-        assert (rerun.POWDER in failed) == (change is not ids_swapped)
-        assert rerun.HITS not in failed
+        assert full_rerun.SUMS in failed
+        assert (full_rerun.POWDER in failed) == (change is not ids_swapped)
+        assert full_rerun.HITS not in failed
     else:
         assert [name for name in failed if name.startswith(job.SAMPLE)], failed
 
@@ -513,14 +514,14 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "check"),
     [
-        (EVENTS, add_one("pulse_energy", 5), rundata.FRAMES),
-        (EVENTS, add_one("pulseId", 5), rundata.FRAMES),
-        (EVENTS, attribute("masks_digest", "0"), rundata.MASKS),
+        (EVENTS, add_one("pulse_energy", 5), run_data.FRAMES),
+        (EVENTS, add_one("pulseId", 5), run_data.FRAMES),
+        (EVENTS, attribute("masks_digest", "0"), run_data.MASKS),
         (EVENTS, replace("trainId", lambda v: v[:-1]), job.COLUMNS),
-        (POWDER, move_photon("powder"), rerun.POWDER),
-        (CXI, move_photon(f"{DETECTOR}/data"), rerun.HITS),
-        (CXI, move_photon("entry_2/instrument_1/detector_1/data"), rerun.HITS),
-        (EVENTS, flip("is_miss", 3), rerun.DECISION),
+        (POWDER, move_photon("powder"), full_rerun.POWDER),
+        (CXI, move_photon(f"{DETECTOR}/data"), full_rerun.HITS),
+        (CXI, move_photon("entry_2/instrument_1/detector_1/data"), full_rerun.HITS),
+        (EVENTS, flip("is_miss", 3), full_rerun.DECISION),
     ],
 )
 def test_outputs_against_all_of_the_run(file, change, check, mock, spoilt, quiet):
@@ -540,7 +541,7 @@ def test_a_hit_of_the_sample(mock, spoilt, quiet):
 
 def test_run_that_is_gone(mock, spoilt, quiet, tmp_path):
     argv = ["50", "--prefix", str(tmp_path / "p007927"), "--output", str(spoilt)]
-    results = check_run(collective.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *command._parse(argv))
     assert job.RUN in results.failed
     assert "--frames 0 checks without the run" in results.notes
 
@@ -621,7 +622,7 @@ def test_other_settings_do_not_matter(mock, outputs, quiet, tmp_path):
     settings = tmp_path / "night.toml"
     settings.write_text(f'sigma = 7\nmiss_fraction = 0\nprefix = "{mock.options.prefix}"\n')
     argv = ["50", "--config", str(settings), "--output", str(outputs), "--frames", "0"]
-    assert check_run(collective.alone(), *command._parse(argv)).failed == {}
+    assert check_run(mpi.alone(), *command._parse(argv)).failed == {}
 
 
 def test_files_that_have_changed_since(mock, spoilt, quiet):
@@ -632,7 +633,7 @@ def test_files_that_have_changed_since(mock, spoilt, quiet):
     with h5py.File(own(spoilt / EVENTS), "r+") as file:
         file.attrs["used_files"] = about
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(spoilt), "--frames", "0"]
-    results = check_run(collective.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *command._parse(argv))
     assert not results.failed
     assert results.notes == ["global mask /nowhere/mask.h5 is not there any more"]
 

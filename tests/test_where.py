@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from xfelmpi.errors import UsageError
-from xfelmpi.where import rows_where
+from xfelmpi.core.errors import UsageError
+from xfelmpi.workflows.merge.row_filter import rows_where
 
 COLUMNS = {
     "run": np.array([50, 50, 51, 52, 52]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import _cells
+from xfelmpi._kernels import _cells
 
 
 def index_is_checked() -> bool:

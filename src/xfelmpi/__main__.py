@@ -9,9 +9,10 @@ import os
 import sys
 import traceback
 
-from xfelmpi import __version__, stopping
+from xfelmpi import __version__
 from xfelmpi._commit import COMMIT
-from xfelmpi.errors import (
+from xfelmpi.core import shutdown
+from xfelmpi.core.errors import (
     EXIT_BUG,
     EXIT_COMPLETE,
     EXIT_UNUSABLE,
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     with 128 + the signal's number.
     """
     if argv is None:
-        stopping.watch()
+        shutdown.watch()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())
@@ -87,7 +88,7 @@ def load(command: str):
     """Return the module of a command."""
     # what modules define stays: looking for garbage in it takes a tenth of the start
     gc.disable()
-    module = importlib.import_module(f"xfelmpi.commands.{command}")
+    module = importlib.import_module(f"xfelmpi.cli.{command}")
     gc.freeze()
     gc.enable()
     return module
@@ -105,8 +106,8 @@ def _run(command: str, argv: list[str]) -> int:
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
-    from xfelmpi.fileaccess import end_with_traceback
-    from xfelmpi.report import start_logging
+    from xfelmpi.core.log import start_logging
+    from xfelmpi.io.input_file import end_with_traceback
 
     end_with_traceback()
     comm = MPI.COMM_WORLD
@@ -118,7 +119,7 @@ def _run(command: str, argv: list[str]) -> int:
         return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
         # mpirun sends SIGTERM to the ranks that are left when one has failed
-        stopping.plan.speaks = False
+        shutdown.plan.speaks = False
         return _fail(comm, error)
 
 

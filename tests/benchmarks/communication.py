@@ -121,13 +121,14 @@ def count(library: str, argv: list[str]) -> None:
     import numpy as np
     from mpi4py import MPI
 
-    from xfelmpi import outputs, pipeline
-    from xfelmpi.commands.process import main as process
-    from xfelmpi.report import Stages
+    from xfelmpi.cli.process import main as process
+    from xfelmpi.core.log import Stages
+    from xfelmpi.output import write_stage
+    from xfelmpi.workflows import process as pipeline
 
     loaded = ctypes.CDLL(library)
     stage = Stage(loaded.count_stage)
-    holders = {"pipeline": pipeline, "outputs": outputs, "CxiFile": outputs.CxiFile}
+    holders = {"pipeline": pipeline, "outputs": write_stage, "CxiFile": write_stage.CxiFile}
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)
     Stages.timed = lambda _, name: stage.of(name)

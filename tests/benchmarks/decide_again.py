@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 from bench import row, simulated, xfelmpi
 
-from xfelmpi.config import Config
-from xfelmpi.records import EventColumns
-from xfelmpi.write.events import SUMS
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.output.events import SUMS
 
 RUN = 91
 MANY = 1_000_000

@@ -12,17 +12,17 @@ from time import process_time
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi import _sparse
-from xfelmpi.calibration import Calibration, load_calibration
-from xfelmpi.config import Config
-from xfelmpi.experiment import Experiment
-from xfelmpi.filepool import FilePool
-from xfelmpi.frametable import FrameTable
-from xfelmpi.masks import load_masks
-from xfelmpi.photons import Sparsifier
-from xfelmpi.powder import PowderSum
-from xfelmpi.read import DEFLATE
-from xfelmpi.share import share_run
+from xfelmpi._kernels import _sparse
+from xfelmpi.calibration.constants import Calibration, load_calibration
+from xfelmpi.calibration.pixel_mask import load_masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.paths import Experiment
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import share_run
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_dataset import DEFLATE
 from xfelmpi.simulate import SimulationOptions, simulate
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -24,8 +24,8 @@ from matplotlib import pyplot
 from measure import set_up, simulate_once
 from mpi4py import MPI
 
-from xfelmpi.config import Config
-from xfelmpi.report import start_logging
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.log import start_logging
 from xfelmpi.simulate import SimulationOptions
 
 SECONDS = 4.0

@@ -24,10 +24,10 @@ from bench import row
 from measure import Floor, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
 
-from xfelmpi import _sparse
-from xfelmpi.config import Config
-from xfelmpi.experiment import Experiment
-from xfelmpi.report import start_logging
+from xfelmpi._kernels import _sparse
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.log import start_logging
+from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions
 
 REPEATS = 7

@@ -65,12 +65,13 @@ def run_rank(argv: list[str]) -> None:
     from xfelmpi.__main__ import load
 
     process = load("process").main
-    from xfelmpi import outputs, pipeline
-    from xfelmpi.report import Stages
+    from xfelmpi.core.log import Stages
+    from xfelmpi.output import write_stage
+    from xfelmpi.workflows import process as pipeline
 
     stage = Stage(clock=process_time)
-    holders = {"pipeline": pipeline, "outputs": outputs, "CxiFile": outputs.CxiFile}
-    holders["DragonflyFiles"] = outputs.DragonflyFiles
+    holders = {"pipeline": pipeline, "outputs": write_stage, "CxiFile": write_stage.CxiFile}
+    holders["DragonflyFiles"] = write_stage.DragonflyFiles
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)
     Stages.timed = lambda _, name: stage.of(name)

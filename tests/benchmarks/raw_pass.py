@@ -17,9 +17,9 @@ from bench import row
 from measure import Floor, Pass, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
 
-from xfelmpi.calibration import Calibration
-from xfelmpi.config import Config
-from xfelmpi.report import start_logging
+from xfelmpi.calibration.constants import Calibration
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.log import start_logging
 from xfelmpi.simulate import SimulationOptions
 
 REPEATS = 7

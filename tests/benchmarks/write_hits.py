@@ -18,14 +18,14 @@ import numpy as np
 from bench import row
 from mpi4py import MPI
 
-from xfelmpi.detector import FRAME_PIXELS, MAX_CELLS, N_MODULES
-from xfelmpi.geometry import load_geometry
-from xfelmpi.kept import HitReader
-from xfelmpi.masks import MODULE_BYTES, Masks
-from xfelmpi.records import EventColumns
-from xfelmpi.sparse import SparseFrames
-from xfelmpi.write.cxi import CxiFile, CxiHeader
-from xfelmpi.write.emc import EmcWriter
+from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.calibration.pixel_mask import MODULE_BYTES, Masks
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, N_MODULES
+from xfelmpi.output.cxi.writer import CxiFile, CxiHeader
+from xfelmpi.output.emc import EmcWriter
+from xfelmpi.reduction.frame_buffer import HitReader
 
 PHOTONS = 20_000
 KINDS = 100

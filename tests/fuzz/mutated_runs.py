@@ -128,13 +128,13 @@ def read_run(prefix: Path, output: Path, kind: str):
     """
     from mpi4py import MPI
 
-    from xfelmpi.config import Config
-    from xfelmpi.experiment import Experiment
-    from xfelmpi.filepool import FilePool
-    from xfelmpi.pipeline import load_inputs, make_sparsifier
-    from xfelmpi.powder import PowderSum
-    from xfelmpi.records import summarised
-    from xfelmpi.share import share_run
+    from xfelmpi.core.config.options import Config
+    from xfelmpi.core.event_table import summarised
+    from xfelmpi.core.paths import Experiment
+    from xfelmpi.reduction.powder import PowderSum
+    from xfelmpi.run.distribution import share_run
+    from xfelmpi.run.frames.file_pool import FilePool
+    from xfelmpi.workflows.process import load_inputs, make_sparsifier
 
     config = Config(50, prefix, output, **OPTIONS[kind])
     experiment = Experiment(prefix, output, 50)
@@ -160,7 +160,7 @@ def read_run(prefix: Path, output: Path, kind: str):
 
 def outcome(good: Path, folder: Path, kind: str, seed: int, right: tuple) -> str:
     """Return how a mutated run ends, with what is wrong if something is."""
-    from xfelmpi.errors import XfelmpiError
+    from xfelmpi.core.errors import XfelmpiError
 
     damaged = mutated_run(good, folder / "run", seed)
     # says where it hangs

@@ -7,12 +7,12 @@ import pytest
 from mpi4py import MPI
 from rawfiles import RawSetup, make_constants
 
-from xfelmpi import collective
-from xfelmpi.calibration import load_calibration
-from xfelmpi.errors import InputError, PeerError
-from xfelmpi.experiment import Experiment
-from xfelmpi.maskbits import unpack
-from xfelmpi.masks import load_masks
+from xfelmpi import mpi
+from xfelmpi.calibration.constants import load_calibration
+from xfelmpi.calibration.pixel_mask import load_masks
+from xfelmpi.core.errors import InputError, PeerError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.pixel_bits import unpack
 
 pytestmark = pytest.mark.mpi
 
@@ -24,7 +24,7 @@ ARRAYS = ("cut", "level1", "level2", "offset", "gain", "bad")
 @pytest.fixture
 def loaded(comm, shared_path):
     """Return a function that loads the constants of some modules on the ranks of a communicator."""
-    with collective.together(comm):
+    with mpi.together(comm):
         if comm.rank == 0:
             rng = np.random.default_rng(61)
             for module in MODULES:

@@ -4,15 +4,15 @@ import h5py
 import numpy as np
 import pytest
 
-from xfelmpi.detector import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
-from xfelmpi.errors import OutputError, PeerError
-from xfelmpi.maskbits import unpack
-from xfelmpi.masks import MODULE_BYTES, Masks
-from xfelmpi.sparse import SparseFrames
-from xfelmpi.write import _h5, _packed
-from xfelmpi.write._distinct import DistinctMasks
-from xfelmpi.write._h5 import ParallelFile, part_name
-from xfelmpi.write._packed import PackedFrames
+from xfelmpi.calibration.pixel_mask import MODULE_BYTES, Masks
+from xfelmpi.core.errors import OutputError, PeerError
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
+from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.io import chunk_writer, parallel_hdf5
+from xfelmpi.io.chunk_writer import PackedFrames
+from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name
+from xfelmpi.output.cxi.mask_writer import DistinctMasks
 
 pytestmark = pytest.mark.mpi
 
@@ -154,12 +154,12 @@ def test_index_of_several_levels(comm, shared_path):
 
 
 def test_another_kind_of_index_is_refused(comm, shared_path, monkeypatch):
-    monkeypatch.setattr(_packed, "LIBVER", ("latest", "latest"))
+    monkeypatch.setattr(chunk_writer, "LIBVER", ("latest", "latest"))
     error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, []), (1, [])]], evenly(comm))
     assert "a.h5.part: frames cannot be written (layout message of version" in str(error)
 
 
 def test_another_superblock_is_refused(comm, shared_path, monkeypatch):
-    monkeypatch.setattr(_h5, "LIBVER", ("latest", "latest"))
+    monkeypatch.setattr(parallel_hdf5, "LIBVER", ("latest", "latest"))
     error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, [])]], evenly(comm))
     assert "a.h5.part: frames cannot be written (superblock of another version)" in str(error)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from xfelmpi.errors import OutputError
-from xfelmpi.sparse import SparseFrames
-from xfelmpi.write._h5 import part_name
-from xfelmpi.write.emc import EmcWriter
+from xfelmpi.core.errors import OutputError
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.output.emc import EmcWriter
 
 pytestmark = pytest.mark.mpi
 

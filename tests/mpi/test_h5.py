@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from xfelmpi.records import EventColumns, Problem
-from xfelmpi.sparse import FrameSums
-from xfelmpi.write import _h5
-from xfelmpi.write._h5 import ParallelFile, part_name, publish
-from xfelmpi.write.events import write_events
+from xfelmpi.core.event_table import EventColumns, Problem
+from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.io import parallel_hdf5
+from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish
+from xfelmpi.output.events import write_events
 
 pytestmark = pytest.mark.mpi
 
@@ -56,7 +56,7 @@ def test_columns(comm, shared_path, dtype, counts):
 @pytest.mark.parametrize("round_bytes", [1, 3 * 24, 1 << 20])
 def test_images_in_several_rounds(comm, shared_path, monkeypatch, round_bytes):
     """Ranks with more rounds than others."""
-    monkeypatch.setattr(_h5, "ROUND_BYTES", round_bytes)
+    monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", round_bytes)
     start, n, total = share(comm, (2, 9, 0, 5, 1))
     values = np.random.default_rng(1).integers(0, 2**16, (total, 3, 4), np.uint16)
 
@@ -71,7 +71,7 @@ def test_images_in_several_rounds(comm, shared_path, monkeypatch, round_bytes):
 @pytest.mark.parametrize("round_bytes", [1, 24, 1 << 20])
 def test_columns_together(comm, shared_path, monkeypatch, round_bytes):
     """Columns whose rows differ in size, so that some take more rounds than others."""
-    monkeypatch.setattr(_h5, "ROUND_BYTES", round_bytes)
+    monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", round_bytes)
     start, n, total = share(comm, (2, 9, 0, 5, 1))
     values = np.random.default_rng(1).integers(0, 2**16, (total, 3), np.uint16)
     mine = slice(start, start + n)

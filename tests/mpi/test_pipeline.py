@@ -6,11 +6,13 @@ from checks import check_outputs
 from expected import Expected
 from mockrun import tiny_run
 
-from xfelmpi import collective, framepass, pipeline
-from xfelmpi.config import Config
-from xfelmpi.errors import InputError, PeerError
-from xfelmpi.kept import HitReader, KeptFrames
-from xfelmpi.write import _h5
+from xfelmpi import mpi
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError, PeerError
+from xfelmpi.io import parallel_hdf5
+from xfelmpi.reduction import frame_loop
+from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.workflows import process
 
 pytestmark = [pytest.mark.mpi, pytest.mark.filterwarnings("default::UserWarning")]
 
@@ -28,14 +30,14 @@ def run(comm, mock, folder, **options):
         geometry=mock.paths.geometry,
         **options,
     )
-    status = pipeline.process(config, comm, ["50"])
+    status = process.process(config, comm, ["50"])
     comm.Barrier()
     return status
 
 
 def check(comm, folder, mock, **expect):
     """Check the outputs on rank 0 and tell all ranks."""
-    with collective.together(comm):
+    with mpi.together(comm):
         if comm.rank == 0:
             check_outputs(folder / "out", Expected(mock, **expect))
 
@@ -50,9 +52,9 @@ def test_outputs_equal_the_truth(comm, shared_path):
 @pytest.mark.parametrize("kept", [0, 150_000])
 def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
     """None or some of the hits stay in memory; small blocks, many rounds."""
-    monkeypatch.setattr(pipeline, "KeptFrames", lambda n, _: KeptFrames(n, kept), raising=True)
+    monkeypatch.setattr(process, "KeptFrames", lambda n, _: KeptFrames(n, kept), raising=True)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 2)
-    monkeypatch.setattr(_h5, "ROUND_BYTES", 1 << 20)
+    monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", 1 << 20)
     mock = simulated(comm, shared_path, cells=tuple(range(5)), missing=((3, 1),))
     status = run(comm, mock, shared_path, decide="fixed", fixed_threshold=600.0)
     check(comm, shared_path, mock, decide="fixed", fixed_threshold=600.0)
@@ -61,7 +63,7 @@ def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
 
 def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
     """The run decides otherwise than the trains did: kept are hits that are none, and others."""
-    monkeypatch.setattr(framepass, "MISS_CANDIDATES", 0.5)
+    monkeypatch.setattr(frame_loop, "MISS_CANDIDATES", 0.5)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 5)
     mock = simulated(comm, shared_path, trains=3, cells=tuple(range(14)), hit_photons=(20.0, 1e3))
     options = {"decide": "run", "sigma": 0.3, "miss_fraction": 3.0}
@@ -77,7 +79,7 @@ def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
 def test_error_of_rank_0_is_raised_on_all(comm, shared_path):
     config = Config(51, shared_path, shared_path / "out")
     try:
-        pipeline.process(config, comm, ["51"])
+        process.process(config, comm, ["51"])
     except (InputError, PeerError) as error:
         raised = error
     else:
@@ -95,7 +97,7 @@ def test_mask_that_cannot_be_read_by_one(comm, shared_path, monkeypatch):
     def fail(*_):
         raise OSError("input/output error")
 
-    monkeypatch.setattr("xfelmpi.masks.module_mask", fail)
+    monkeypatch.setattr("xfelmpi.calibration.pixel_mask.module_mask", fail)
     try:
         run(comm, mock, shared_path)
     except Exception as error:

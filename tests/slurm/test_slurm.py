@@ -164,7 +164,7 @@ def test_time_limit_leaves_a_checkpoint(slurm, prefix, one_rank, submit_folder, 
 
 
 def test_script_asks_for_the_signal_in_time():
-    """Earlier than the ranks may take (see `xfelmpi.stopping`), and to the ranks only."""
+    """Earlier than the ranks may take (see `xfelmpi.core.shutdown`), and to the ranks only."""
     assert "#SBATCH --signal=TERM@60\n" in SCRIPT.read_text()
 
 

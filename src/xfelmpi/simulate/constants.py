@@ -13,8 +13,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi._deflate import zlib_compress
-from xfelmpi.detector import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi._kernels._deflate import zlib_compress
+from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.simulate.exdf import published
 from xfelmpi.simulate.options import STAGES, SimulationOptions
 

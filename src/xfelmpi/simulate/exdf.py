@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.outfile import serial_file
+from xfelmpi.io.output_file import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.options import BUNCH_SLOTS, SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detector import MODULE_PIXELS, N_MODULES, PIXEL_SIZE
+from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.simulate.cluster import Cluster, rotation
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan

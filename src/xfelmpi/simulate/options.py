@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from xfelmpi.detector import MAX_CELLS, N_MODULES
-from xfelmpi.errors import UsageError
+from xfelmpi.core.errors import UsageError
+from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
 
 BUNCH_SLOTS = 2700
 """Electron bunches that one train of the machine has room for."""

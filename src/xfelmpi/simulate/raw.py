@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detector import ASIC_SIZE, MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.detectors.agipd import ASIC_SIZE, MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.simulate.constants import DEAD, GOOD, HOT, NOISY, NOISY_FACTOR, PixelConstants
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import STAGES, SimulationOptions

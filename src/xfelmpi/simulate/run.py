@@ -8,14 +8,14 @@ from pathlib import Path
 
 from extra_geom import AGIPD_1MGeometry
 
-from xfelmpi.detector import N_MODULES
-from xfelmpi.errors import UsageError
-from xfelmpi.experiment import Experiment
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.simulate import exdf, model, truth
-from xfelmpi.simulate.badcells import BadCells
+from xfelmpi.simulate.bad_cells import BadCells
 from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
 from xfelmpi.simulate.model import ModuleModel, Scene
-from xfelmpi.simulate.modulefile import module_file
+from xfelmpi.simulate.module_file import module_file
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
 
@@ -283,6 +283,6 @@ def _together(comm):
     if comm is None:
         return nullcontext()
     # loads MPI, which a single process must not need
-    from xfelmpi.collective import together
+    from xfelmpi.mpi import together
 
     return together(comm)

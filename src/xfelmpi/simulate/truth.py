@@ -15,8 +15,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.detector import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
-from xfelmpi.outfile import serial_file
+from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.io.output_file import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.constants import write_bad_kinds
 from xfelmpi.simulate.exdf import published

@@ -1,0 +1,1 @@
+"""Compiled kernels: loops over bytes and pixels, without the interpreter's lock."""

@@ -1,0 +1,1 @@
+"""Masks, calibration constants and geometry."""

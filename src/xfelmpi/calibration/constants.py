@@ -1,0 +1,248 @@
+"""Constants of raw data for the cells of a run, once per node, filled by its ranks together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.calibration.constants_file import (
+    NEVER,
+    STAGES,
+    Form,
+    check_constants,
+    constants_file,
+    open_constants,
+    prepare_cell,
+    survey,
+)
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import Problem, UsedFile
+from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
+from xfelmpi.mpi import NodeShared, from_root, together
+
+
+@dataclass(frozen=True)
+class ModuleConstants:
+    """Constants of one module for the cells of the run; the arrays are shared by the node's ranks.
+
+    Parameters
+    ----------
+    cut : ndarray, uint16 (row, 65536)
+        Smallest analogue value that is a photon in the high stage.
+    lowest1 : ndarray, uint16 (row, 1024)
+        Smallest `level1` of every 64 pixels.
+    level1, level2 : ndarray, uint16 (row, 65536)
+        High stage below the first, low stage above the second. Thresholds out of range stand as 0
+        or 65535, numbers that a converter of 14 bits never gives for a good pixel.
+    offset : ndarray, int16 or float32 (row, 3, 65536)
+        ADU.
+    gain : ndarray, float32 (row, 3, 65536)
+        ADU of the high stage per ADU; may be broadcast along cells and pixels.
+    bad : ndarray, uint8 (3, row, 8192)
+        Bits of the bad pixels of every stage.
+    """
+
+    cut: np.ndarray
+    lowest1: np.ndarray
+    level1: np.ndarray
+    level2: np.ndarray
+    offset: np.ndarray
+    gain: np.ndarray
+    bad: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns raw frames into photons.
+
+    Parameters
+    ----------
+    modules : dict of int to ModuleConstants
+        Of the modules of the run that have constants.
+    lacking : tuple of int
+        Modules of the run that have none.
+    row_of_cell : ndarray, int32 (352,)
+        Row of every memory cell in the constants.
+    common_mode : bool
+        Subtract the median of every ASIC.
+    nbytes : int
+        Memory of the constants on a node.
+    notes : tuple of str
+    problems : tuple of Problem
+    files : tuple of UsedFile
+    """
+
+    modules: dict[int, ModuleConstants]
+    lacking: tuple[int, ...]
+    row_of_cell: np.ndarray
+    common_mode: bool
+    nbytes: int
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    files: tuple[UsedFile, ...] = ()
+
+    def bad_in_high_stage(self, module: int) -> np.ndarray:
+        """Return the bits of a module's bad pixels, uint8 (row, 8192).
+
+        All if it lacks constants; none if the run lacks the module, whose pixels are missing.
+        """
+        if module in self.modules:
+            return self.modules[module].bad[0]
+        return np.full((1, MODULE_BYTES), 0xFF if module in self.lacking else 0, np.uint8)
+
+
+def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:
+    """Read the constants of all modules for the cells of the run; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+        Says where constants usually lie.
+    config : Config
+        ``constants``, ``adu_per_photon``, ``photon_threshold``, ``common_mode``.
+    cells_used : ndarray, int (cell,)
+        Cells of the whole run, ascending; the same on all ranks.
+    modules_in_run : int
+        Bit field of the modules that need constants.
+
+    Raises
+    ------
+    InputError
+        On all ranks, if there are none at all or a file has the wrong shape or dtype.
+    """
+    folder = config.constants or experiment.constants
+    modules, problems = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
+    paths = [constants_file(folder, module) for module in modules]
+    form = _tightest_form(comm, paths, cells_used)
+    arrays = _read_shared(comm, paths, form, cells_used, config)
+    full = (len(cells_used), STAGES, MODULE_PIXELS)
+    by_module = {}
+    for i, module in enumerate(modules):
+        own = {name: array[i] for name, array in arrays.items()}
+        own["gain"] = np.broadcast_to(own["gain"], full)
+        by_module[module] = ModuleConstants(**own)
+    nbytes = sum(array.nbytes for array in arrays.values())
+    wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
+    return Calibration(
+        modules=by_module,
+        lacking=tuple(m for m in wanted if m not in by_module),
+        row_of_cell=rows_of_cells(cells_used),
+        common_mode=config.common_mode == "asic",
+        nbytes=nbytes,
+        notes=(
+            f"constants: {folder}, {len(modules)} modules, {len(cells_used)} cells, "
+            f"{nbytes / 2**20:,.0f} MiB on each node",
+        ),
+        problems=problems,
+        files=tuple(UsedFile("constants", str(path)) for path in paths),
+    )
+
+
+def _tightest_form(comm, paths: list[Path], cells_used) -> Form:
+    """Return the tightest form that is exact for all files, of which every rank reads some."""
+    form = Form("i2", False, False)
+    with together(comm):
+        for path in paths[comm.rank :: comm.size]:
+            form = form.join(survey(path, cells_used))
+    for other in comm.allgather(form):
+        form = form.join(other)
+    return form
+
+
+def _read_shared(comm, paths: list[Path], form: Form, cells_used, config) -> dict[str, np.ndarray]:
+    """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
+    shared = {
+        name: NodeShared(comm, shape, dtype)
+        for name, shape, dtype in _arrays(form, len(paths), len(cells_used))
+    }
+    any_array = next(iter(shared.values()))
+    with together(comm):
+        # every rank of a node fills some of the modules
+        for i in range(any_array.node_rank, len(paths), any_array.node_size):
+            own = {name: array.array[i] for name, array in shared.items()}
+            _fill(paths[i], own, cells_used, config)
+    return {name: array.ready() for name, array in shared.items()}
+
+
+def _arrays(form: Form, n_modules: int, n_cells: int):
+    """Return (name, shape, dtype) of the shared arrays."""
+    per_cell = (n_modules, n_cells, MODULE_PIXELS)
+    gain = (
+        n_modules,
+        n_cells if form.gain_cells else 1,
+        STAGES,
+        MODULE_PIXELS if form.gain_pixels else 1,
+    )
+    return [
+        ("cut", per_cell, "u2"),
+        ("lowest1", (*per_cell[:2], MODULE_PIXELS // 64), "u2"),
+        ("level1", per_cell, "u2"),
+        ("level2", per_cell, "u2"),
+        ("offset", (n_modules, n_cells, STAGES, MODULE_PIXELS), form.offset),
+        ("gain", gain, "f4"),
+        ("bad", (n_modules, STAGES, n_cells, MODULE_BYTES), "u1"),
+    ]
+
+
+def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tuple[Problem, ...]]:
+    wanted = [m for m in range(N_MODULES) if modules_in_run >> m & 1]
+    modules = [m for m in wanted if constants_file(folder, m).exists()]
+    if not modules:
+        raise InputError(
+            f"{folder}: no constants for raw data; looked for Cheetah-AGIPDmm-calib.h5, "
+            f"mm = {' '.join(f'{m:02}' for m in wanted)}; name their folder with --constants, or "
+            "make them with: xfelmpi darks"
+        )
+    problems = [
+        Problem(
+            "no constants for this module",
+            constants_file(folder, m).name,
+            m,
+            0,
+            "all its pixels count as bad",
+        )
+        for m in wanted
+        if m not in modules
+    ]
+    for module in modules:
+        path = constants_file(folder, module)
+        with open_constants(path) as file:
+            n_cells = check_constants(file, path)
+        lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
+        if len(lacking):
+            problems.append(
+                Problem(
+                    f"constants have {n_cells} cells, the run uses cell {lacking[-1]}",
+                    path.name,
+                    module,
+                    0,
+                    "pixels of the cells without constants count as bad",
+                )
+            )
+    return modules, tuple(problems)
+
+
+def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None:
+    """Write a module's constants into its part of the shared arrays, one cell at a time."""
+    with open_constants(path) as file:
+        n_cells = file["AnalogOffset"].shape[1]
+        for row, cell in enumerate(cells_used):
+            if cell >= n_cells:
+                for name in ("cut", "lowest1", "level1", "level2"):
+                    arrays[name][row] = NEVER
+                arrays["offset"][row] = 0
+                arrays["bad"][:, row] = 0xFF
+                if arrays["gain"].shape[0] > 1:
+                    arrays["gain"][row] = 1
+                continue
+            offset, gain, level, bad = (
+                file[name][:, cell].reshape(STAGES, MODULE_PIXELS)
+                for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
+            )
+            cell_arrays = prepare_cell(offset, gain, level, bad != 0, config)
+            for name in ("cut", "lowest1", "level1", "level2", "offset"):
+                arrays[name][row] = cell_arrays[name]
+            arrays["bad"][:, row] = cell_arrays["bad"]
+            gain_row = row if arrays["gain"].shape[0] > 1 else 0
+            arrays["gain"][gain_row] = cell_arrays["gain"][:, : arrays["gain"].shape[2]]

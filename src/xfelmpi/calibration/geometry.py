@@ -1,0 +1,195 @@
+"""Where the pixels are: from a CrystFEL geometry, or extra-geom's nominal quadrants.
+
+Coordinates are those of CrystFEL, CXI and extra-geom alike: right-handed, origin where the beam
+meets the sample, z along the beam, y up; x and y are therefore used as extra-geom gives them.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import QuadrantMotors, UsedFile
+
+_CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
+_MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
+_LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
+
+_MOTION = 20e-6
+"""m: quadrants that move further during a run, a tenth of a pixel, are worth a warning."""
+
+
+@dataclass(frozen=True)
+class DetectorGeometry:
+    """Positions of all pixels.
+
+    z is ``distance`` + the panel's own offset along the beam (``coffset``), as CrystFEL defines
+    it; with an unknown distance, every z is NaN while x and y stay.
+
+    Parameters
+    ----------
+    xyz : ndarray, float64 (3, 16, 512, 128)
+        Centres of the pixels in m; axes (coordinate, module, ss, fs).
+    corner_position : ndarray, float64 (16, 3)
+        Corner of each module's first pixel in m (CXI 1.6, "orientation of pixel detectors").
+    basis_vectors : ndarray, float64 (16, 2, 3)
+        Step in m from the first pixel of each module to the next one in ss (row 0) and in fs
+        (row 1), as CXI 1.6 orders them: first row for the first dimension of the data. Exact
+        within the first ASIC; the gaps between the ASICs are only in `xyz`.
+    distance : float
+        Sample to detector in m (CrystFEL's ``clen``), NaN if unknown.
+    description : str
+        Where this comes from, for the log.
+    files : tuple of UsedFile
+        The geometry file, if there is one.
+    """
+
+    xyz: np.ndarray
+    corner_position: np.ndarray
+    basis_vectors: np.ndarray
+    distance: float
+    description: str
+    files: tuple[UsedFile, ...] = ()
+
+
+def load_geometry(
+    path: Path | None, distance: float | None = None, motors: QuadrantMotors | None = None
+) -> tuple[DetectorGeometry, tuple[str, ...]]:
+    """Load the geometry of the AGIPD-1M.
+
+    Parameters
+    ----------
+    path : Path or None
+        A CrystFEL geometry file; None for extra-geom's nominal quadrant positions.
+    distance : float, optional
+        Sample to detector in m; default: ``clen`` of the file.
+    motors : QuadrantMotors, optional
+        Where the quadrants' motors stood during the run. If the file says where they stood for
+        its own positions (EXtra-geom's comments ``;XGEOM MOTOR…``), the quadrants are moved.
+
+    Returns
+    -------
+    geometry : DetectorGeometry
+    warnings : tuple of str
+        What the user should know: nominal positions, unknown distance.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or is not a geometry of an AGIPD-1M.
+    """
+    # Slow to import, and needed on one rank only.
+    from extra_geom import AGIPD_1MGeometry
+
+    warnings = []
+    if path is None:
+        geometry = AGIPD_1MGeometry.example()
+        origin = "extra-geom's nominal quadrant positions"
+        warnings.append(
+            "no geometry given: pixel positions are nominal, wrong by many pixels; "
+            "give the experiment's .geom file"
+        )
+    else:
+        if not path.exists():
+            raise InputError(f"{path}: no such file (geometry)")
+        geometry = _from_crystfel(AGIPD_1MGeometry, path)
+        geometry, moved, complaints = _moved(geometry, path, motors)
+        origin = f"{path}{moved}"
+        warnings += complaints
+    if distance is None and path is not None:
+        distance, complaint = _camera_length(path)
+        warnings += [complaint] if complaint else []
+    elif distance is None:
+        warnings.append("detector distance unknown: no geometry file and none given")
+    distance = float("nan") if distance is None else float(distance)
+    used = () if path is None else (UsedFile("geometry", str(path)),)
+    return replace(_arrays(geometry, distance, origin), files=used), tuple(warnings)
+
+
+def _from_crystfel(agipd: type, path: Path):
+    """Read a CrystFEL geometry with extra-geom."""
+    try:
+        return agipd.from_crystfel_geom(str(path))
+    except KeyError as error:
+        # extra-geom looks panels up by (module, first ss, first fs).
+        raise InputError(
+            f"{path}: not a geometry of an AGIPD-1M (16 modules of 8 panels): no {error}"
+        ) from error
+    # The parser raises many classes on what it cannot read, and its message is the useful part.
+    except Exception as error:
+        reason = " ".join(str(part) for part in error.args) or type(error).__name__
+        raise InputError(f"{path}: not a CrystFEL geometry of an AGIPD-1M: {reason}") from error
+
+
+def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object, str, list[str]]:
+    """Move the quadrants to where the run's motors stood; return what the log should say, too.
+
+    Motor positions of the file and axes of motion are EXtra-geom's (``AGIPD_1MMotors``), in mm.
+    """
+    from extra_geom.motors import AGIPD_1MMotors
+
+    reference = getattr(geometry, "motor_positions", None)
+    comments = _MOTOR_COMMENT.search(path.read_text(errors="replace"))
+    if reference is None and not comments:
+        return geometry, "", []
+    why_not = ""
+    if reference is None:
+        why_not = f"{path}: its motor comments are damaged"
+    elif reference.shape != AGIPD_1MMotors.default_motor_axes.shape[:2]:
+        why_not = f"{path}: has motors of another detector"
+    elif motors is None:
+        why_not = f"{path} has motor positions, but the run has none"
+    elif np.isnan(motors.positions).any():
+        missing = ", ".join(f"Q{q + 1}M{m + 1}" for q, m in np.argwhere(np.isnan(motors.positions)))
+        why_not = f"the run has no positions of motor {missing} of {motors.device}"
+    if why_not:
+        return geometry, "", [f"{why_not}; the quadrants stay as in the file"]
+    complaints = []
+    if motors.travel.max() > _MOTION:
+        q, m = np.unravel_index(motors.travel.argmax(), motors.travel.shape)
+        name, far = f"{motors.device}Q{q + 1}M{m + 1}", motors.travel.max() * 1e3
+        complaints.append(
+            f"{name} moved by {far:.3f} mm during the run; the geometry is that of the median"
+        )
+    shift = motors.positions * 1e3 - reference
+    by = ", ".join(f"Q{q + 1} {a:+.3f} {b:+.3f}" for q, (a, b) in enumerate(shift))
+    moved = f", quadrants moved with the motors {motors.device} by {by} mm"
+    return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
+
+
+def _camera_length(path: Path) -> tuple[float, str]:
+    """Return ``clen`` of a geometry file in m, or NaN and why it is unknown."""
+    # Read here: the parser reduces anything but a plain number to -1.
+    found = {value.strip() for value in _CLEN.findall(path.read_text(errors="replace"))}
+    unknown = f"detector distance unknown: {path} "
+    if not found:
+        return float("nan"), unknown + "has no clen"
+    if len(found) > 1:
+        return float("nan"), unknown + f"has {len(found)} different values of clen"
+    (value,) = found
+    match = _LENGTH.fullmatch(value)
+    try:
+        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
+    except ValueError:
+        length = 0.0
+    if not 0 < length < float("inf"):
+        return float("nan"), unknown + f"has clen = {value}, expected a length in m"
+    return length, ""
+
+
+def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
+    """Turn an extra-geom geometry into arrays."""
+    xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
+    nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
+    xyz[2] += distance
+    first_asics = [module[0] for module in geometry.modules]
+    corner = np.array([asic.corner_pos for asic in first_asics], np.float64)
+    corner[:, 2] += distance
+    basis = np.array([(asic.ss_vec, asic.fs_vec) for asic in first_asics], np.float64)
+    where = "unknown" if np.isnan(distance) else f"{distance:g} m"
+    description = f"{origin}, distance {where}"
+    if nearest or farthest:
+        description += f", panels {nearest:+.3f} to {farthest:+.3f} mm along the beam from there"
+    return DetectorGeometry(xyz, corner, basis, distance, description)

@@ -1,0 +1,243 @@
+"""Good pixels: masks from files and of the run, combined by AND, as bits, once per node."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from xfelmpi.calibration.mask_files import (
+    ALL_PIXELS,
+    MaskFile,
+    find_mask_files,
+    find_region,
+    module_mask,
+)
+from xfelmpi.calibration.static_mask import add_static, find_drift
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import Problem, UsedFile
+from xfelmpi.detectors.agipd import (
+    ALL_MASK_BITS,
+    BAD_PIXELS,
+    MODULE_BYTES,
+    N_MODULES,
+    rows_of_cells,
+)
+from xfelmpi.mpi import NodeShared, from_root, sum_all, together
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_masks import MaskSamples
+
+_ONES = (
+    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
+).sum(axis=1, dtype=np.uint8)
+"""Set bits of every number of 16 bits."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which pixels count.
+
+    Parameters
+    ----------
+    good : ndarray, uint8 (16, row, 8192)
+        Bits of the good pixels; one row per cell of the run, or one row for all cells.
+    row_of_cell : ndarray, int32 (352,)
+        Row of every memory cell.
+    region : ndarray, uint8 (16, 8192)
+        Bits of the hit-finding region.
+    notes : tuple of str
+        What was used, for the log.
+    problems : tuple of Problem
+        The same ones on several ranks.
+    frame_bits : int
+        Bits of the frames' own masks that make a pixel bad as well; 0: these do not count.
+    warnings : tuple of str
+        For the log.
+    files : tuple of UsedFile
+        Where masks and region come from, but for the files of the run.
+    counted : ndarray, int64 (16, row), or None
+        Good pixels of the region, if the ranks have counted them together.
+    """
+
+    good: np.ndarray
+    row_of_cell: np.ndarray
+    region: np.ndarray
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    frame_bits: int = 0
+    warnings: tuple[str, ...] = ()
+    files: tuple[UsedFile, ...] = ()
+    counted: np.ndarray | None = None
+
+    @cached_property
+    def good_in_region(self) -> np.ndarray:
+        """Good pixels of the region, int64 (16, 352), by module and memory cell."""
+        n = self.counted
+        if n is None:
+            n = _count(self.good, self.region, range(N_MODULES))
+        return n[:, self.row_of_cell]
+
+    @cached_property
+    def region_pixels(self) -> int:
+        """Number of pixels of the region, good or not."""
+        return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
+
+
+def _count(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
+    """Return the good pixels of the region in some modules, 0 in others, int64 (16, row)."""
+    n = np.zeros(good.shape[:2], np.int64)
+    for m in modules:
+        n[m] = _ONES[(good[m] & region[m]).view(np.uint16)].sum(axis=1, dtype=np.int64)
+    return n
+
+
+_ROLES = ("per-cell mask", "global mask")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    # which masks are used, as rank 0 decides
+    files: tuple[MaskFile, ...]
+    frame_bits: int
+    static_bits: int
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def load_masks(
+    comm,
+    experiment,
+    config,
+    cells: np.ndarray,
+    calibration=None,
+    files: FilePool | None = None,
+    samples: MaskSamples | None = None,
+    only_global: bool = False,
+) -> Masks:
+    """Find, check and read the masks; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+        Says where masks usually lie.
+    config : Config
+        ``mask``, ``mask_bits``, ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
+    cells : ndarray, int (cell,)
+        Cells of the run, the same on all ranks; one that the per-cell mask lacks is a problem.
+    calibration : Calibration, optional
+        Constants of raw data, whose bad pixels join the masks.
+    files : FilePool, optional
+        The files of the run.
+    samples : MaskSamples, optional
+        Some of its frames, if the files hold masks.
+    only_global : bool
+        Leave out the per-cell mask and the hit-finding region.
+
+    Raises
+    ------
+    InputError
+        If a named mask is missing, or one has the wrong shape or dtype.
+    """
+    plan = from_root(comm, lambda: _plan(experiment, config, cells, files, samples, only_global))
+    used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
+    region, region_file, region_notes = ALL_PIXELS, (), ()
+    if not only_global:
+        region, region_file, *region_notes = from_root(
+            comm, lambda: find_region(experiment, config)
+        )
+    # without anything per cell, one row serves all cells
+    per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
+    rows = cells if per_cell or plan.static_bits else cells[:0]
+    shared = _read_shared(comm, plan.files, rows, calibration)
+    problems, drift, warnings = list(plan.problems), (), ()
+    if plan.static_bits:
+        with together(comm):
+            problems += add_static(shared, files, samples.first, plan.static_bits)
+        shared.ready()
+        drift, warnings = find_drift(comm, files, samples, plan.static_bits)
+    good = shared.array
+    mine = range(comm.rank, N_MODULES, comm.size)
+    return Masks(
+        good=good,
+        row_of_cell=rows_of_cells(rows),
+        region=region,
+        notes=(*plan.notes, *drift, *region_notes),
+        problems=tuple(problems),
+        frame_bits=plan.frame_bits,
+        warnings=warnings,
+        files=(*used, *region_file),
+        counted=sum_all(comm, _count(good, region, mine)),
+    )
+
+
+def _read_shared(comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration) -> NodeShared:
+    """Read good pixels of files and constants, the modules shared by the ranks of the node."""
+    shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
+    with together(comm):
+        for module in range(shared.node_rank, N_MODULES, shared.node_size):
+            shared.array[module] = module_mask(files, module, rows)
+            if calibration is not None:
+                shared.array[module] &= ~calibration.bad_in_high_stage(module)
+    shared.ready()
+    return shared
+
+
+def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:
+    """Decide which masks are used.
+
+    Raises
+    ------
+    InputError
+        If one that is named is not there, or cannot be used.
+    """
+    wanted = set(config.mask)
+    usual = bool({"auto", "file"} & wanted)
+    files, notes, problems = find_mask_files(experiment, config, cells, usual, only_global)
+    if "file" in wanted and not files:
+        raise InputError(
+            f"--mask file: neither {experiment.cell_mask} nor {experiment.global_mask} exists"
+        )
+    if "auto" in wanted and not files and samples is not None:
+        wanted = {"run-static"}
+    of_run = sorted({"run", "run-static"} & wanted)
+    if of_run and samples is None:
+        raise InputError(
+            f"--mask {of_run[0]}: the files of this run hold no masks, e.g. {pool.name(0)} has no "
+            "image/mask; expected corrected data with masks"
+        )
+    bits = ALL_MASK_BITS
+    if config.mask_bits is not None:
+        bits = int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
+    if of_run:
+        notes += (f"masks of the run: {_describe(of_run, config, bits)}",)
+    elif "auto" in wanted and not files and not only_global:
+        notes += ("masks of the run: none (its files hold no image/mask)",)
+    frame_bits, static_bits = (bits if name in wanted else 0 for name in ("run", "run-static"))
+    return _Plan(tuple(files), frame_bits, static_bits, notes, problems)
+
+
+def _describe(of_run: list[str], config, bits: int) -> str:
+    each = {
+        "run": "image/mask of every frame",
+        "run-static": f"bits of image/mask set in the first {config.mask_trains} trains",
+    }
+    names = [name for i, name in enumerate(BAD_PIXELS) if bits >> i & 1]
+    which = (
+        "all bits" if bits == ALL_MASK_BITS else f"bits {bits:#x}: {' '.join(names)}".rstrip(": ")
+    )
+    auto = " (--mask auto)" if "auto" in config.mask else ""
+    return f"{', '.join(each[name] for name in of_run)}; {which}{auto}"
+
+
+def mask_digest(comm, masks: Masks) -> str:
+    """Return a digest of good pixels and region, the same on every rank; collective."""
+    shares = comm.allgather(
+        [
+            hashlib.blake2b(masks.good[m].tobytes(), digest_size=16).digest()
+            for m in range(comm.rank, N_MODULES, comm.size)
+        ]
+    )
+    modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
+    rows = masks.row_of_cell.astype("<i4").tobytes() + masks.region.tobytes()
+    return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()

@@ -1,0 +1,82 @@
+"""Dark runs → constants for raw data, in the layout of Cheetah and OM, plus the noise."""
+
+import argparse
+from pathlib import Path
+
+from xfelmpi.calibration import dark_statistics
+from xfelmpi.cli import parser as options
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
+
+SUMMARY = "make constants for raw data from one dark run, or from one per gain stage"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
+    parser.add_argument(
+        "runs",
+        type=int,
+        nargs="+",
+        metavar="RUN",
+        help="dark runs in high, medium and low gain, in this order; one alone "
+        "makes constants for fixed high gain",
+    )
+    options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the constants (default: PREFIX/scratch/det/constants)",
+    )
+    parser.add_argument(
+        "--gains",
+        type=float,
+        nargs=3,
+        default=dark_statistics.NOMINAL_GAINS,
+        metavar=("HIGH", "MEDIUM", "LOW"),
+        help="relative gains of the stages (default: 1 38 180)",
+    )
+    parser.add_argument(
+        "--offset-sigma",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="bad if the offset is farther from the others of its ASIC, in robust "
+        "standard deviations (default: 8)",
+    )
+    parser.add_argument(
+        "--noise-sigma",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="bad if the noise is farther from that of the others, likewise (default: 8)",
+    )
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Make constants and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.io.lock_file import held_if_there
+    from xfelmpi.mpi import from_root
+    from xfelmpi.workflows.darks import make_constants
+
+    given = from_root(comm, lambda: _given(argv))
+    prefix = given.prefix
+    experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
+    out = given.out or experiments[0].constants
+    what = f"constants in {out} are being made"
+    with held_if_there(comm, prefix, out / "darks.lock", what):
+        return make_constants(comm, given, experiments, out, argv)
+
+
+def _given(argv: list[str]) -> argparse.Namespace:
+    given = parser().parse_args(argv)
+    if len(given.runs) > dark_statistics.STAGES:
+        raise UsageError(f"found {len(given.runs)} runs, expected one for each of 3 gain stages")
+    if min(given.gains) <= 0:
+        raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
+    given.prefix = options.prefix_or_environment(given.prefix)
+    return given

@@ -1,0 +1,145 @@
+"""A mask per memory cell from the run itself: hot, dead and noisy pixels and cells."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.workflows.mask.bad_pixels import Limits
+
+_OPTIONS = (
+    *("prefix", "output", "data", "detector", "trains", "suspect_trains", "global_mask"),
+    *("adu_per_photon", "photon_threshold", "constants", "common_mode", "memory_per_rank"),
+)
+
+_RANGES = (
+    ("cell_sigma", 1, 1000),
+    ("ratio", 1, 1e6),
+    ("dead_chance", 1e-300, 0.1),
+    ("noise_sigma", 1, 1000),
+)
+_MASK_OPTIONS = (
+    *("leave_out", "noise", "noise_sigma", "asic_edges", "mask_file", "overwrite"),
+    "powder_cells",
+)
+
+
+def parser() -> arguments.Parser:
+    """Return the parser of the command's arguments."""
+    parser = arguments.Parser(
+        prog="xfelmpi mask",
+        description="Make det/rRRRR_mask.h5, where the main job looks for it: which pixels are "
+        "good in which memory cell, told from the sums over the run. A cell is compared with the "
+        "other cells of its pixel, a pixel with its neighbourhood. Exit status: 0 complete, 3 "
+        "complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
+    )
+    parser.add_argument("run", type=int, help="run number")
+    group = parser.add_argument_group("mask")
+    _add_limits(group)
+    _add_judgement(group)
+    _add_outputs(group)
+    arguments.add_arguments(parser, only=_OPTIONS)
+    return parser
+
+
+def _add_limits(group) -> None:
+    limits = Limits()
+    group.add_argument(
+        "--cell-sigma",
+        type=float,
+        default=limits.sigma,
+        metavar="S",
+        help="bad if a count is farther from the expected one, in standard deviations: of the "
+        f"shot noise, or of the other cells if that is more (default: {limits.sigma:g})",
+    )
+    group.add_argument(
+        "--ratio",
+        type=float,
+        default=limits.ratio,
+        metavar="R",
+        help="bad if a pixel also has so many times more, or less, than the median of the 7 x 7 "
+        f"pixels around it (default: {limits.ratio:g})",
+    )
+    group.add_argument(
+        "--dead-chance",
+        type=float,
+        default=limits.dead_chance,
+        metavar="P",
+        help="a pixel without photons is dead if a good one would be so with a smaller chance "
+        f"(default: {limits.dead_chance:g})",
+    )
+
+
+def _add_judgement(group) -> None:
+    group.add_argument(
+        "--leave-out",
+        choices=("bright", "hits", "none"),
+        default="bright",
+        help="frames that do not count in the judgement: those that stand out in their train "
+        "(module by module), the hits of the events file, or none (default: bright)",
+    )
+    group.add_argument(
+        "--noise",
+        type=Path,
+        metavar="DIR",
+        help="folder of constants with Noise, as xfelmpi darks writes them: pixels whose noise is "
+        "unlike that of their ASIC are bad",
+    )
+    group.add_argument(
+        "--noise-sigma",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="how unlike, in robust standard deviations (default: 8)",
+    )
+    group.add_argument(
+        "--asic-edges", action="store_true", help="the pixels at the edges of the ASICs are bad"
+    )
+
+
+def _add_outputs(group) -> None:
+    group.add_argument(
+        "--mask-file",
+        type=Path,
+        metavar="FILE",
+        help="write the mask here (default: det/rRRRR_mask.h5)",
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace a mask that is there")
+    group.add_argument(
+        "--powder-cells",
+        action="store_true",
+        help="also write powder/rRRRR_powder_cells.h5: photons per memory cell, over all frames, "
+        "and over hits and misses if there is an events file",
+    )
+
+
+def main(argv: list[str], comm) -> int:
+    """Make the mask and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.io.lock_file import held_if_there
+    from xfelmpi.mpi import from_root
+    from xfelmpi.workflows.mask.job import make_mask
+
+    config, options = from_root(comm, lambda: _given(argv))
+    lock = Experiment(config.prefix, config.output, config.run).mask_lock
+    what = f"the mask of run {config.run} is being made"
+    with held_if_there(comm, config.prefix, lock, what):
+        return make_mask(comm, config, options, argv)
+
+
+def _given(argv: list[str]) -> tuple:
+    from xfelmpi.workflows.mask.inputs import MaskOptions
+
+    given = parser().parse_args(argv)
+    for name, low, high in _RANGES:
+        value = getattr(given, name)
+        if not low <= value <= high:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option}: found {value}, expected {low:g} to {high:g}")
+    # the main job's virtual dataset is no matter here, nor are the masks that it uses
+    config = replace(arguments.from_arguments(given), vds=False, mask=("auto",))
+    limits = Limits(given.cell_sigma, given.ratio, given.dead_chance)
+    values = {name: getattr(given, name) for name in _MASK_OPTIONS}
+    return config, MaskOptions(limits, **values)

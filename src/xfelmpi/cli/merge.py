@@ -1,0 +1,63 @@
+"""``xfelmpi merge``: the hits of several finished runs as one."""
+
+import re
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError
+
+_GROUP = "dragonfly"
+
+
+def parser() -> arguments.Parser:
+    """Return the parser of the command's arguments."""
+    parser = arguments.Parser(
+        prog="xfelmpi merge",
+        description="Join the hits of runs that have been processed: one CXI, EMC and detector "
+        "file in OUTPUT/merged/, with the run number of every hit and one background per run. "
+        "Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+    )
+    parser.add_argument("runs", type=int, nargs="+", metavar="RUN", help="run numbers")
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 1e-3": any values '
+        "per hit of the CXI files, and run; units are SI (default: all hits)",
+    )
+    parser.add_argument(
+        "--name", help="start of the files' names (default: rFIRST-rLAST of the runs)"
+    )
+    only = [f.name for f in arguments.options() if f.metadata["group"] == _GROUP]
+    arguments.add_arguments(parser, only=("prefix", "output", *only))
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Merge the runs and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.core.paths import MergedFiles
+    from xfelmpi.io.lock_file import held_if_there
+    from xfelmpi.mpi import from_root
+    from xfelmpi.workflows.merge.job import merge
+
+    config, runs, where, name = from_root(comm, lambda: _parse(argv))
+    lock = MergedFiles(config.output, name).lock
+    # the hits of the runs are there, if there are any
+    with held_if_there(comm, config.output, lock, f"{name} is being merged"):
+        return merge(config, runs, where, name, comm, ["merge", *argv])
+
+
+def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:
+    given = parser().parse_args(argv)
+    runs = tuple(sorted(given.runs))
+    for run in runs:
+        if not 0 <= run <= 9999:
+            raise UsageError(f"run {run}: expected a run number 0 … 9999")
+        if runs.count(run) > 1:
+            raise UsageError(f"run {run} stands there more than once")
+    name = given.name or f"r{runs[0]:04d}-r{runs[-1]:04d}"
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UsageError(f"--name {name!r}: expected letters, digits and _ . + -")
+    given.run = runs[0]
+    return arguments.from_arguments(given), runs, given.where, name

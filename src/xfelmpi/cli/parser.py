@@ -1,0 +1,228 @@
+"""Command line, TOML file and environment → `Config`. The command line wins over the file."""
+
+import argparse
+import dataclasses
+import difflib
+import os
+import tomllib
+from pathlib import Path
+
+from xfelmpi.core.config.options import GROUPS, Config
+from xfelmpi.core.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UsageError` instead of leaving: one rank must not leave alone."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message):
+        """Raise with the message."""
+        raise UsageError(f"{message} (see --help)")
+
+
+def options() -> list[dataclasses.Field]:
+    """Return the fields of `Config` that are options (all but the run number)."""
+    return [f for f in dataclasses.fields(Config) if f.metadata]
+
+
+def add_arguments(
+    parser: argparse.ArgumentParser, only: tuple[str, ...] = (), several: tuple[str, ...] = ()
+) -> None:
+    """Add the options of the main job to a parser, in groups by stage.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    only : tuple of str
+        Names of the options, for a command that has not all of them. ``--config`` is always there.
+    several : tuple of str
+        Names of options of one value that take several here; they are left to the caller.
+    """
+    chosen = [f for f in options() if not only or f.name in only]
+    used = {f.metadata["group"] for f in chosen} | {"resources"}
+    groups = {name: parser.add_argument_group(t) for name, t in GROUPS.items() if name in used}
+    for f in chosen:
+        _add_option(groups[f.metadata["group"]], f, f.metadata["many"] or f.name in several)
+    groups["resources"].add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="file with any of these options; the command line wins",
+    )
+
+
+def add_with_defaults(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add options of one value to a command of another kind, which makes no `Config` of them.
+
+    There is no ``--config``, and what is not given has its default in the parsed arguments.
+    """
+    known = {f.name: f for f in options()}
+    for name in names:
+        _add_option(parser, known[name], several=False)
+        parser.set_defaults(**{name: known[name].default})
+
+
+def _add_option(group, f: dataclasses.Field, several: bool) -> None:
+    """Add an option that is None if it is not given, so that the TOML file can have its say."""
+    flag = f"--{f.name.replace('_', '-')}"
+    about = f.metadata
+    text = about["help"]
+    if f.type is bool:
+        # --name and --no-name, so that the command line can undo what a file says
+        action = argparse.BooleanOptionalAction
+        text += f" (default: {'on' if f.default else 'off'})"
+        group.add_argument(flag, action=action, default=None, help=text)
+        return
+    if f.default is not None and "default" not in text:
+        shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
+        text += f" (default: {shown})"
+    extra = {"nargs": "+", "action": "extend"} if several else {}
+    group.add_argument(
+        flag,
+        dest=f.name,
+        type=_checked(about["parse"]),
+        choices=about["choices"],
+        metavar=None if about["choices"] else about["metavar"],
+        default=None,
+        help=text,
+        **extra,
+    )
+
+
+def _checked(parse):
+    def convert(text):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    convert.__name__ = getattr(parse, "__name__", "value")
+    return convert
+
+
+def read_toml(path: Path) -> dict:
+    """Return the options of a TOML file, parsed; names may have dashes or underscores.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, has an unknown name, or a value of the wrong form.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: {error}") from None
+    known = {f.name: f for f in options()}
+    found = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{path}: unknown option {key}{hint}")
+        if name in found:
+            raise UsageError(f"{path}: option {name} stands there twice")
+        found[name] = _from_toml(path, known[name], value)
+    return found
+
+
+def _from_toml(path: Path, f: dataclasses.Field, value):
+    about = f.metadata
+    try:
+        if f.type is bool:
+            if not isinstance(value, bool):
+                raise ValueError(f"{value!r} is neither true nor false")
+            return value
+        if about["many"]:
+            return _many_from_toml(f, value)
+        if isinstance(value, (dict, bool)) or (
+            isinstance(value, list) and f.name not in ("trains", "exclude_cells")
+        ):
+            raise ValueError(f"{value!r} has the wrong form")
+        value = about["parse"](value)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}: {f.name}: {error}") from None
+    if about["choices"] and value not in about["choices"]:
+        raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")
+    return value
+
+
+def _many_from_toml(f: dataclasses.Field, value) -> tuple:
+    parse, choices = f.metadata["parse"], f.metadata["choices"]
+    if isinstance(value, dict):
+        value = [f"{name}={where}" for name, where in value.items()]
+    kinds, expected = ((int,), "whole numbers") if parse is int else ((str,), "texts")
+    if f.name == "mask_bits":
+        kinds, expected = (int, str), "names and whole numbers"
+    if f.name in ("mask", "mask_bits") and type(value) in kinds:
+        value = [value]
+    if not isinstance(value, list) or any(type(v) not in kinds for v in value):
+        raise ValueError(f"{value!r} has the wrong form, expected a list of {expected}")
+    for item in value:
+        if choices and item not in choices:
+            raise ValueError(f"found {item!r}, expected {choices}")
+    return tuple(parse(item) for item in value)
+
+
+def given_values(arguments: argparse.Namespace) -> dict:
+    """Return the options that are given, parsed, and where the files lie.
+
+    Raises
+    ------
+    UsageError
+        If no experiment folder is named.
+    """
+    values = read_toml(arguments.config) if arguments.config else {}
+    for f in options():
+        given = getattr(arguments, f.name, None)
+        if given is not None:
+            values[f.name] = tuple(given) if f.metadata["many"] else given
+    for f in options():
+        # these are kept for later jobs, which may start in another folder
+        if f.metadata["parse"] is Path and f.name in values and f.name not in ("prefix", "output"):
+            values[f.name] = values[f.name].absolute()
+    values["prefix"] = prefix_or_environment(values.get("prefix"))
+    values.setdefault("output", values["prefix"] / "scratch")
+    return values | {"run": arguments.run}
+
+
+def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -> Config:
+    """Return the configuration from parsed arguments, the TOML file and the environment.
+
+    Parameters
+    ----------
+    arguments : Namespace
+    first : Config, optional
+        What holds for everything that is not given; where files lie is not taken from it.
+
+    Raises
+    ------
+    UsageError
+        If no experiment folder is named or a value is impossible.
+    """
+    values = given_values(arguments)
+    if values.get("decide", "fixed") != "fixed":
+        # a threshold of the first time must not stand in the way
+        values.setdefault("fixed_threshold", None)
+    return dataclasses.replace(first or Config(), **values)
+
+
+def prefix_or_environment(prefix: Path | None) -> Path:
+    """Return the experiment folder, from ``EXP_PREFIX`` if it is not given.
+
+    Raises
+    ------
+    UsageError
+        If neither names one.
+    """
+    if prefix is not None:
+        return prefix
+    if not os.environ.get("EXP_PREFIX"):
+        raise UsageError(
+            "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
+            "/gpfs/exfel/exp/SPB/202405/p007927"
+        )
+    return Path(os.environ["EXP_PREFIX"])

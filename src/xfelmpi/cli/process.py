@@ -1,0 +1,140 @@
+"""The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core import shutdown
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError, XfelmpiError
+from xfelmpi.core.paths import Experiment
+
+
+def parser(dry_run: bool = False) -> arguments.Parser:
+    """Return the parser of the command's arguments; with `dry_run` sigma takes several values."""
+    parser = arguments.Parser(
+        prog="xfelmpi",
+        description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
+        "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
+        "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
+        "143 or 130 stopped by SIGTERM or SIGINT.",
+    )
+    parser.add_argument("run", type=int, help="run number")
+    again = parser.add_argument_group("deciding a processed run again")
+    again.add_argument(
+        "--from-events",
+        action="store_true",
+        help="take the scores from the events file, decide with the options given here (all others "
+        "as the first time), and write all files anew but the virtual dataset, reading hits and "
+        "misses only",
+    )
+    again.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --from-events: write nothing, show the hit rate for every --sigma, which then "
+        "takes several values, e.g. --sigma 3 4 5 6",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue a job that was stopped or killed from its last checkpoint, with any number "
+        "of ranks and any options of the decision; all files are as if it had never been stopped",
+    )
+    arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.mpi import from_root, on_root
+
+    given, sigmas = from_root(comm, lambda: _parse(argv))
+    if not given.from_events:
+        from xfelmpi.workflows.process import process
+
+        config = from_root(comm, lambda: arguments.from_arguments(given))
+        with _only_job(comm, config), _failure_recorded(config):
+            return process(config, comm, argv, given.resume)
+    from xfelmpi.workflows.redecide import decide_again, hit_rates
+
+    config = from_root(comm, lambda: _config_from_events(given))
+    if not given.dry_run:
+        with _only_job(comm, config), _failure_recorded(config):
+            return decide_again(config, comm, argv)
+    on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
+    return 0
+
+
+def _parse(argv: list[str]):
+    """Return the parsed arguments, and the sigmas of a dry run."""
+    dry_run = "--dry-run" in argv
+    given = parser(dry_run).parse_args(argv)
+    if given.resume and given.from_events:
+        raise UsageError("--from-events reads only hits and misses: leave out --resume")
+    if not dry_run:
+        return given, []
+    if not given.from_events:
+        raise UsageError("--dry-run takes the scores from the events file: add --from-events")
+    sigmas, given.sigma = given.sigma or [], None
+    return given, sigmas
+
+
+def _config_from_events(given) -> Config:
+    from xfelmpi.output.events_reader import read_settings
+    from xfelmpi.workflows.redecide import refuse_other_scores
+
+    values = arguments.given_values(given)
+    path = Experiment(values["prefix"], values["output"], given.run).events
+    first, chosen = read_settings(path)
+    config = arguments.from_arguments(given, first)
+    refuse_other_scores(config, first, chosen)
+    return config
+
+
+def _only_job(comm, config: Config):
+    from xfelmpi.io.lock_file import held_if_there
+
+    lock = Experiment(config.prefix, config.output, config.run).lock
+    return held_if_there(comm, config.prefix, lock, f"run {config.run} is being processed")
+
+
+@contextmanager
+def _failure_recorded(config: Config):
+    """Let the overview of all runs tell of a job that fails or is stopped."""
+    experiment = Experiment(config.prefix, config.output, config.run)
+
+    def record(error: Exception) -> None:
+        if config.report:
+            from xfelmpi.report.overview import record_failure
+
+            record_failure(experiment, error)
+
+    before = _stamp(experiment.status)
+
+    def record_stop(text: str) -> None:
+        # when the outputs are complete that is no failure, and one of another rank tells more
+        if shutdown.plan.stage() and _stamp(experiment.status) == before:
+            record(XfelmpiError(text))
+
+    shutdown.plan.record = record_stop
+    try:
+        yield
+    except Exception as error:
+        record(error)
+        raise
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _show(lines: list[str]) -> None:
+    from xfelmpi.core.log import log
+
+    for line in lines:
+        log.info(line)

@@ -1,0 +1,40 @@
+"""``xfelmpi report``: the page of a processed run, from its output files alone."""
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
+from xfelmpi.core.paths import Experiment
+
+
+def parser() -> arguments.Parser:
+    """Return the parser of the command's arguments."""
+    parser = arguments.Parser(
+        prog="xfelmpi report",
+        description="Write report/rRRRR.html, the page that shows a processed run, and the "
+        "overview of all runs, report/index.html, from the output files alone. One process is "
+        "enough.",
+    )
+    parser.add_argument("run", type=int, help="run number")
+    arguments.add_arguments(parser, only=("prefix", "output"))
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Write the page and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.mpi import on_root
+
+    on_root(comm, lambda: _report(argv))
+    return EXIT_COMPLETE
+
+
+def _report(argv: list[str]) -> None:
+    from xfelmpi.core.log import log
+    from xfelmpi.report.build import make_report
+
+    config = arguments.from_arguments(parser().parse_args(argv))
+    experiment = Experiment(config.prefix, config.output, config.run)
+    try:
+        log.info("%s", make_report(experiment))
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

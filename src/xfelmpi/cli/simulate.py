@@ -1,0 +1,212 @@
+"""``xfelmpi simulate``: write a run with a known answer."""
+
+import argparse
+import logging
+import os
+from dataclasses import fields
+from pathlib import Path
+from time import perf_counter
+
+from xfelmpi.cli.parser import Parser
+from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
+from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
+from xfelmpi.simulate.options import CHOICES
+
+SUMMARY = "write a simulated run in the facility's format, with the known answer beside it"
+
+log = logging.getLogger("xfelmpi")
+
+_DEFAULTS = {field.name: field.default for field in fields(SimulationOptions)}
+
+
+def main(argv: list[str], comm=None) -> int:
+    """Simulate a run as the arguments say.
+
+    Parameters
+    ----------
+    argv : list of str
+        Arguments after the command's name.
+    comm : Intracomm or None
+        The ranks to share the work.
+
+    Returns
+    -------
+    int
+        Exit status.
+
+    Raises
+    ------
+    UsageError
+        If an argument is wrong.
+    """
+    if comm is None:
+        options = options_from(parser().parse_args(argv))
+    else:
+        from xfelmpi.mpi import from_root
+
+        options = from_root(comm, lambda: options_from(parser().parse_args(argv)))
+    start = perf_counter()
+    try:
+        result = simulate(options, comm)
+    except OSError as error:
+        output = OutputError(f"{error.filename or options.prefix}: {error.strerror or error}")
+        output.__dict__.update(vars(error))
+        raise output from None
+    if comm is None or comm.rank == 0:
+        log.info(
+            "simulated %d frames, %d with a particle, in %.1f s",
+            result.frames,
+            result.particles,
+            perf_counter() - start,
+        )
+        for path in result.written:
+            log.info("  %s", path)
+    return EXIT_COMPLETE
+
+
+def options_from(arguments: argparse.Namespace) -> SimulationOptions:
+    """Return the validated options of parsed arguments."""
+    values = vars(arguments)
+    values["prefix"] = values["prefix"] or os.environ.get("EXP_PREFIX", "")
+    if not values["prefix"]:
+        raise UsageError("no experiment folder: give --prefix DIR or set EXP_PREFIX")
+    values["prefix"] = Path(values["prefix"])
+    values["cells"] = parse_cells(values["cells"])
+    values["missing"] = tuple(_missing_pair(text) for text in values["missing"])
+    for name in ("absent_modules", "size_nm", "hit_photons"):
+        values[name] = tuple(values[name])
+    return SimulationOptions(**values)
+
+
+def _missing_pair(text: str) -> tuple[int, int]:
+    try:
+        module, position = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise UsageError(f"missing {text!r}, expected MODULE:TRAIN, e.g. 3:0") from None
+    return module, position
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    parser = Parser(
+        prog="xfelmpi simulate",
+        description=SUMMARY.capitalize() + ".",
+    )
+    parser.add_argument("run", type=int, metavar="RUN", help="run number")
+    _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
+    parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
+    _add_frames(parser.add_argument_group("which frames there are"))
+    _add_photons(parser.add_argument_group("what is on them"))
+    _add_signal(parser.add_argument_group("what the detector makes of it"))
+    _add_files(parser.add_argument_group("how they are stored"))
+    return parser
+
+
+def _option(group, flag: str, help_text: str, **kwargs) -> None:
+    """Add an option whose default, and choices if any, are those of `SimulationOptions`."""
+    name = flag.removeprefix("--").replace("-", "_")
+    default = _DEFAULTS[name]
+    if default is False:
+        kwargs["action"] = "store_true"
+    elif name in CHOICES:
+        kwargs["choices"] = CHOICES[name]
+    elif "type" not in kwargs and not isinstance(default, tuple):
+        kwargs["type"] = type(default)
+    default = kwargs.setdefault("default", default)
+    if default not in (False, (), None):
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        help_text += f" (default: {shown})"
+    group.add_argument(flag, help=help_text, **kwargs)
+
+
+def _add_frames(group) -> None:
+    _option(group, "--trains", "number of trains", metavar="N")
+    _option(
+        group,
+        "--cells",
+        "memory cells: a number, START:STOP:STEP or A,B,C",
+        type=str,
+        metavar="CELLS",
+        default=str(len(_DEFAULTS["cells"])),
+    )
+    _option(group, "--pulse-step", "bunch slots from cell to cell", metavar="N")
+    _option(group, "--veto", "fraction of frames that are not recorded", metavar="FRACTION")
+    _option(group, "--reorder-cells", "store cells in another order in every train")
+    _option(group, "--first-train", "train ID of the first train", metavar="ID")
+    _option(
+        group,
+        "--missing",
+        "trains that a module lost, counted from 0",
+        nargs="+",
+        type=str,
+        metavar="MODULE:TRAIN",
+    )
+    _option(
+        group,
+        "--missing-style",
+        "empty: lost trains are in the file's index without frames; gone: they are not in it",
+    )
+    _option(
+        group, "--absent-modules", "modules without files", nargs="+", type=int, metavar="MODULE"
+    )
+
+
+def _add_photons(group) -> None:
+    pair = {"nargs": 2, "type": float, "metavar": ("MIN", "MAX")}
+    _option(group, "--hit-rate", "chance of a particle in a frame", metavar="FRACTION")
+    _option(group, "--particle", "spheres, or a particle without any symmetry in all orientations")
+    _option(group, "--size-nm", "diameters of the particles in nm", **pair)
+    _option(group, "--hit-photons", "mean photons from a particle on the detector", **pair)
+    _option(group, "--background", "mean photons per module and frame", metavar="PHOTONS")
+    _option(group, "--pulse-energy-mj", "mean pulse energy in mJ", metavar="MJ")
+    _option(group, "--pulse-jitter", "relative deviation of pulse energies", metavar="FRACTION")
+    _option(group, "--photon-energy-kev", "photon energy in keV", metavar="KEV")
+    _option(group, "--distance", "sample to detector in m", metavar="M")
+    _option(group, "--sample", "name of the sample", metavar="NAME")
+    _option(group, "--seed", "seed of all random numbers", metavar="N")
+
+
+def _add_signal(group) -> None:
+    _option(
+        group,
+        "--adu-per-photon",
+        "signal of a photon in f4 and raw data (default: 1 in f4, 60 in raw data)",
+        type=float,
+        metavar="ADU",
+    )
+    _option(group, "--noise", "noise of f4 and raw data in photons", metavar="PHOTONS")
+    _option(
+        group,
+        "--clip-noise",
+        "largest noise, 0: no limit; up to 0.25 all photons can be found again",
+        metavar="PHOTONS",
+    )
+    _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
+    _option(group, "--gain-spread", "relative deviation of gains in raw data", metavar="FRACTION")
+    _option(group, "--bad-pixels", "bad pixels in raw data", metavar="FRACTION")
+    _option(
+        group,
+        "--bad-cells",
+        "hot, dead and flickering pixels of a memory cell in corrected data, half of them in all "
+        "cells; the truth file tells which",
+        metavar="FRACTION",
+    )
+    _option(group, "--gain-stage", "in which all pixels of a dark run are")
+    _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
+
+
+def _add_files(group) -> None:
+    _option(group, "--layout", "CORR/…:output with a link from the old name, or DET/…:xtdf")
+    _option(
+        group, "--dtype", "corrected data: photons as u1 (cut at 255), u2, or a noisy signal as f4"
+    )
+    _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
+    _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
+    _option(group, "--with-mask", "write image/mask of corrected data, all good")
+    _option(group, "--masked-pixels", "fraction that it calls bad in a cell", metavar="FRACTION")
+    _option(
+        group, "--masked-at-times", "further pixels of a module that it calls bad", metavar="PIXELS"
+    )
+    _option(group, "--sequence-length", "trains in a file", metavar="N")
+    _option(group, "--ragged-sequences", "break the files of every module elsewhere")
+    _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")

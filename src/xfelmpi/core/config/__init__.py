@@ -1,0 +1,1 @@
+"""All settings: their names, how their values are read, and what they may be."""

@@ -1,0 +1,402 @@
+"""All settings of the main job in one frozen, validated `Config`.
+
+Every option of the main job is one field of `Config`; its metadata gives the help text, the group
+in ``--help``, the unit and the form of its values. The same names stand in the TOML file.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xfelmpi.core.config.parsing import (
+    parse_added,
+    parse_cells,
+    parse_energy,
+    parse_mask_bits,
+    parse_photon_energy,
+    parse_qmax,
+    parse_size,
+    parse_trains,
+    parse_whole,
+)
+from xfelmpi.core.config.validation import validate
+from xfelmpi.detectors.scattering import POLARISATIONS
+from xfelmpi.output.dragonfly.binning import SIZES
+from xfelmpi.run.index.suspect_trains import CHOICES as SUSPECT_TRAINS
+
+GROUPS = {
+    "run": "which run, and where",
+    "masks": "masks (default: found in OUTPUT/det/, else PREFIX/scratch/det/)",
+    "photons": "photons",
+    "decision": "hit decision",
+    "geometry": "geometry",
+    "outputs": "what is written",
+    "dragonfly": "for Dragonfly (EMC and detector file)",
+    "resources": "resources",
+}
+
+
+def _option(group, default, parse, text, *, metavar=None, choices=None, many=False):
+    return field(
+        default=default,
+        metadata={
+            "group": group,
+            "parse": parse,
+            "help": text,
+            "metavar": metavar,
+            "choices": choices,
+            "many": many,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of the main job, validated. Field metadata says what each means.
+
+    An option that is a bool is a flag, ``--NAME``, or ``--no-NAME`` if it is on by default; its
+    help text says what the flag does.
+    """
+
+    run: int = 0
+    prefix: Path | None = _option(
+        "run",
+        None,
+        Path,
+        "experiment folder with raw/ and proc/ (default: $EXP_PREFIX)",
+        metavar="DIR",
+    )
+    output: Path | None = _option(
+        "run", None, Path, "folder for the outputs (default: PREFIX/scratch)", metavar="DIR"
+    )
+    data: str = _option(
+        "run",
+        "auto",
+        str,
+        "which data of the run; auto takes proc if it is there, else raw",
+        choices=("auto", "proc", "raw"),
+    )
+    detector: str | None = _option(
+        "run",
+        None,
+        str,
+        "detector, e.g. SPB_DET_AGIPD1M-1 (default: the one AGIPD in the run)",
+        metavar="NAME",
+    )
+    trains: tuple[int | None, int | None] = _option(
+        "run",
+        (None, None),
+        parse_trains,
+        "only these trains, by position in the run, end excluded (default: all)",
+        metavar="A:B",
+    )
+    suspect_trains: str = _option(
+        "run",
+        "include",
+        str,
+        "trains that the files flag as suspect (INDEX/flag): use them, as EXtra-data does, or leave"
+        " them out",
+        choices=SUSPECT_TRAINS,
+    )
+    sample: str | None = _option(
+        "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"
+    )
+    mask: tuple[str, ...] = _option(
+        "masks",
+        ("auto",),
+        str,
+        "which masks, of which all must call a pixel good; file: of files; run: the corrected"
+        " data's own (image/mask), frame by frame; run-static: what these call bad all the time;"
+        " none: of no file that is not named (default: auto, which is file if there is one in det/,"
+        " else run-static if the data have masks)",
+        choices=("auto", "file", "run", "run-static", "none"),
+        many=True,
+    )
+    mask_bits: tuple[int, ...] | None = _option(
+        "masks",
+        None,
+        parse_mask_bits,
+        "bits of image/mask that make a pixel bad, numbers or names as NOISY_ADC (default: all)",
+        metavar="BITS",
+        many=True,
+    )
+    mask_trains: int = _option(
+        "masks",
+        5,
+        parse_whole,
+        "run-static: a bit counts that is set in the first N trains of a module and cell",
+        metavar="N",
+    )
+    cell_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "good pixels per memory cell (default: det/rRRRR_mask.h5 if there)",
+        metavar="FILE",
+    )
+    global_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "good pixels for all cells (default: det/mask.h5 if there)",
+        metavar="FILE",
+    )
+    hit_mask: Path | None = _option(
+        "masks",
+        None,
+        Path,
+        "hit-finding region (default: det/hit_finding_mask.h5 if there)",
+        metavar="FILE",
+    )
+    hit_modules: tuple[int, ...] | None = _option(
+        "masks",
+        None,
+        int,
+        "modules of the hit-finding region, if no hit mask (default: all)",
+        metavar="M",
+        many=True,
+    )
+    adu_per_photon: float = _option(
+        "photons",
+        1.0,
+        float,
+        "signal of one photon in float data, in the data's own unit, ADU or keV, or in raw data,"
+        " in ADU of the high gain stage; corrected integer data are photons",
+        metavar="X",
+    )
+    constants: Path | None = _option(
+        "photons",
+        None,
+        Path,
+        "folder of the constants Cheetah-AGIPDmm-calib.h5, for raw data (default: det/constants)",
+        metavar="DIR",
+    )
+    common_mode: str = _option(
+        "photons",
+        "none",
+        str,
+        "for raw data: subtract the median of the good pixels of every 64 x 64 ASIC",
+        choices=("none", "asic"),
+    )
+    photon_threshold: float = _option(
+        "photons",
+        0.7,
+        float,
+        "photons = floor(signal / adu_per_photon + 1 - threshold)",
+        metavar="X",
+    )
+    score: str = _option(
+        "decision",
+        "litpixels",
+        str,
+        "what is counted in the hit-finding region",
+        choices=("litpixels", "photons"),
+    )
+    decide: str = _option(
+        "decision",
+        "train",
+        str,
+        "frames whose median and width give the threshold; window: --min-scores frames around the"
+        " train, as EXtra-redu has it; fixed takes --fixed-threshold",
+        choices=("train", "window", "run", "fixed"),
+    )
+    min_scores: int = _option(
+        "decision",
+        100,
+        parse_whole,
+        "with --decide window, and for the mean energy of --normalise pulse-energy: frames around"
+        " each train that are looked at, if it has fewer",
+        metavar="N",
+    )
+    sigma: float = _option(
+        "decision", 4.0, float, "hit if score > median + sigma x width", metavar="S"
+    )
+    width: str = _option(
+        "decision",
+        "lower",
+        str,
+        "width of the scores, from median and lower quartile or from both quartiles",
+        choices=("lower", "iqr"),
+    )
+    sigma_floor: str = _option(
+        "decision",
+        "poisson",
+        str,
+        "the width is never below the shot noise of the median, nor 1; none: as it is",
+        choices=("poisson", "none"),
+    )
+    fixed_threshold: float | None = _option(
+        "decision", None, float, "hit if score > threshold, with --decide fixed", metavar="X"
+    )
+    min_score: float | None = _option(
+        "decision", None, float, "a hit scores at least this (default: no limit)", metavar="X"
+    )
+    max_score: float | None = _option(
+        "decision",
+        None,
+        float,
+        "a hit scores at most this; what scores more is no miss either (default: no limit)",
+        metavar="X",
+    )
+    min_pulse_energy: float | None = _option(
+        "decision",
+        None,
+        parse_energy,
+        "frames with less or unknown pulse energy are neither hits nor misses; J, or with a unit,"
+        " e.g. 200uJ, 0.5mJ (default: any energy)",
+        metavar="E",
+    )
+    exclude_cells: tuple[int, ...] = _option(
+        "decision",
+        (),
+        parse_cells,
+        "memory cells that are neither hits nor misses, e.g. 0,5-10,31 (default: none)",
+        metavar="C,A-B",
+    )
+    first_cell: int = _option(
+        "decision", 0, parse_whole, "memory cells below are neither hits nor misses", metavar="C"
+    )
+    normalise: str = _option(
+        "decision",
+        "none",
+        str,
+        "scores x (mean pulse energy around the train / the frame's own), or x (pixels of the"
+        " hit-finding region / good ones)",
+        choices=("none", "pulse-energy", "unmasked"),
+    )
+    miss_fraction: float = _option(
+        "decision", 1.0, float, "misses drawn at random, as a multiple of --miss-base", metavar="X"
+    )
+    miss_base: str = _option(
+        "decision",
+        "hits",
+        str,
+        "what --miss-fraction is a fraction of: the hits, or all that are none",
+        choices=("hits", "misses"),
+    )
+    geometry: Path | None = _option(
+        "geometry",
+        None,
+        Path,
+        "CrystFEL geometry (default: det/agipd.geom if there, else nominal quadrants)",
+        metavar="FILE.geom",
+    )
+    distance: float | None = _option(
+        "geometry",
+        None,
+        float,
+        "sample to detector, in m (default: clen of the geometry file)",
+        metavar="M",
+    )
+    with_misses: bool = _option(
+        "outputs", False, bool, "add the misses to the CXI file, as its entry_2"
+    )
+    vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
+    report: bool = _option(
+        "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
+    )
+    add: tuple[str, ...] = _option(
+        "outputs",
+        (),
+        parse_added,
+        "further values of the machine for the events file and the CXI, e.g."
+        " flow=SPB_IRU_AEROSOL/FLOW/HE_CHAMBER/measureCapacity; may be given several times"
+        " (default: none)",
+        metavar="NAME=SOURCE/KEY",
+        many=True,
+    )
+    dragonfly: Path | None = _option(
+        "dragonfly",
+        None,
+        Path,
+        "make a folder in which dragonfly.emc starts as it is: config.ini and links to the files",
+        metavar="DIR",
+    )
+    bin: int = _option(
+        "dragonfly",
+        1,
+        parse_whole,
+        "sum n x n pixels, within each ASIC, for a smaller problem",
+        choices=SIZES,
+    )
+    roi_qmax: tuple[float, str] | None = _option(
+        "dragonfly",
+        None,
+        parse_qmax,
+        "mask pixels with larger |q|, for a smaller problem: in voxels, or 1/d = 2 sin(theta) /"
+        " lambda, e.g. 0.25/nm (default: no limit)",
+        metavar="Q",
+    )
+    ewald_rad: float | None = _option(
+        "dragonfly",
+        None,
+        float,
+        "radius of the Ewald sphere in voxels (default: a voxel is one pixel at the detector's"
+        " centre)",
+        metavar="VOXELS",
+    )
+    polarisation: str = _option(
+        "dragonfly",
+        "x",
+        str,
+        "direction of the electric field; x: horizontal, none: unpolarised",
+        choices=POLARISATIONS,
+    )
+    photon_energy: float | None = _option(
+        "dragonfly",
+        None,
+        parse_photon_energy,
+        "photon energy, e.g. 6keV (default: from the run)",
+        metavar="E",
+    )
+    max_bad: float = _option(
+        "dragonfly",
+        0.1,
+        float,
+        "mask pixels that are bad in more than this fraction of the hits",
+        metavar="X",
+    )
+    memory_per_rank: int = _option(
+        "resources",
+        400 << 20,
+        parse_size,
+        "memory of one rank, bytes or e.g. 400M; what does not fit is read again",
+        metavar="SIZE",
+    )
+    checkpoint_minutes: float = _option(
+        "resources",
+        3.0,
+        float,
+        "every so often each rank writes down what it has read, for --resume; 0: never",
+        metavar="X",
+    )
+
+    def __post_init__(self):
+        validate(self)
+
+    def to_json(self) -> str:
+        """Return the full configuration as JSON, for the root attribute of every output."""
+        return json.dumps(dataclasses.asdict(self), default=str, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Config":
+        """Return the configuration that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is no such text, or has options that this version does not know.
+        """
+        values = json.loads(text)
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict):
+            raise ValueError(f"no configuration: {text[:40]!r}")
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"configuration of another version: unknown {', '.join(unknown)}")
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+            elif value is not None and known[name].metadata.get("parse") is Path:
+                values[name] = Path(value)
+        return cls(**values)

@@ -1,0 +1,169 @@
+"""Forms of the values of options: text → value."""
+
+import difflib
+import re
+
+from xfelmpi.core.units import ELECTRONVOLT
+from xfelmpi.detectors.agipd import ALL_MASK_BITS, BAD_PIXELS, MAX_CELLS
+
+_NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+
+
+def parse_size(text) -> int:
+    """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
+
+    Raises
+    ------
+    ValueError
+        If it is no size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def parse_trains(text) -> tuple[int | None, int | None]:
+    """Return (A, B) from ``A:B``, a slice of the run's trains by position; either may be left out.
+
+    Raises
+    ------
+    ValueError
+        If it is no such slice.
+    """
+    if isinstance(text, (tuple, list)):
+        if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
+            raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
+        return tuple(text)
+    match = re.fullmatch(r"(\d*):(\d*)", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
+    return tuple(int(part) if part else None for part in match.groups())
+
+
+def parse_whole(text) -> int:
+    """Return a whole number; ``int`` alone would cut off the digits of a number in a file.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(text, (int, str)):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def parse_energy(text) -> float:
+    """Return J from a number with an optional unit, e.g. ``200uJ``, ``0.5 mJ`` or ``2e-4``.
+
+    Raises
+    ------
+    ValueError
+        If it is no energy.
+    """
+    match = re.fullmatch(r"\s*([\d.]+(?:[eE][-+]?\d+)?)\s*(?:([munµμ]?)J)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no energy; expected e.g. 200uJ or 0.0002 (J)")
+    # float of the decimal text, so that 200uJ and 200e-6 are the same number
+    power = {"m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9}.get(match[2], 0)
+    number, _, exponent = match[1].lower().partition("e")
+    return float(f"{number}e{int(exponent or 0) + power}")
+
+
+def parse_photon_energy(text) -> float:
+    """Return J from ``6keV`` or ``6000 eV``.
+
+    Raises
+    ------
+    ValueError
+        If it is no such energy.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(k?)eV\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no photon energy; expected e.g. 6keV or 6000eV")
+    return float(match[1]) * (1e3 if match[2] else 1) * ELECTRONVOLT
+
+
+def parse_qmax(text) -> tuple[float, str]:
+    """Return number and unit, ``/nm`` or empty for voxels, from ``0.25/nm`` or ``80``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(/nm)?\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no limit of q; expected e.g. 80 (voxels) or 0.25/nm")
+    return float(match[1]), match[2] or ""
+
+
+def parse_cells(text) -> tuple[int, ...]:
+    """Return memory cells, ascending, from ``0,5-10,31`` (ends included) or a list of numbers.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if isinstance(text, (tuple, list)):
+        if any(type(part) is not int for part in text):
+            raise ValueError(f"{text!r}: expected a list of whole numbers")
+        text = ",".join(map(str, text))
+        if not text:
+            return ()
+    cells = set()
+    for part in re.split(r"[,\s]+", str(text).strip()):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        if not match:
+            raise ValueError(f"{text!r} names no cells; expected e.g. 0,5-10,31")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not first <= last < MAX_CELLS:
+            raise ValueError(f"{part}: expected cells from 0 to {MAX_CELLS - 1}, ascending")
+        cells.update(range(first, last + 1))
+    return tuple(sorted(cells))
+
+
+_BAD_PIXELS = {name: 1 << bit for bit, name in enumerate(BAD_PIXELS)}
+# as the facility's own list spells it
+_BAD_PIXELS["CI_GAIN_OF_OF_THRESHOLD"] = _BAD_PIXELS["CI_GAIN_OUT_OF_THRESHOLD"]
+
+
+def parse_mask_bits(text) -> int:
+    """Return bits of ``image/mask`` from the name of one, or a number such as ``4096`` or ``0x12``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    name = str(text).strip()
+    if name.upper() in _BAD_PIXELS:
+        return _BAD_PIXELS[name.upper()]
+    try:
+        bits = int(name, 0)
+    except ValueError:
+        near = difflib.get_close_matches(name.upper(), _BAD_PIXELS, 1)
+        hint = f"; did you mean {near[0]}?" if near else f", e.g. {BAD_PIXELS[0]} or 0x3"
+        raise ValueError(f"{text!r} is neither a kind of bad pixel nor a number{hint}") from None
+    if not 0 < bits <= ALL_MASK_BITS:
+        raise ValueError(f"{text!r}: expected bits from 1 to {ALL_MASK_BITS:#x}")
+    return bits
+
+
+def parse_added(text) -> str:
+    """Return ``NAME=SOURCE/KEY`` without blanks around its parts.
+
+    Raises
+    ------
+    ValueError
+        If it has another form.
+    """
+    match = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*([^\s/=]+(?:/[^\s/=]+)+)\s*", text, re.ASCII)
+    if not match:
+        raise ValueError(
+            f"{text!r} has the wrong form; expected NAME=SOURCE/KEY, with letters, digits and _ "
+            "in NAME, e.g. chamber=SPB_IRU_VAC/GAUGE/GAUGE_FR_6/value"
+        )
+    return f"{match[1]}={match[2]}"

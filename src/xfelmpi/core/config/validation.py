@@ -1,0 +1,128 @@
+"""Limits of the values of options, and which of them go together."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.units import ELECTRONVOLT
+from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
+from xfelmpi.output.dragonfly.binning import SIZES
+
+_TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
+_TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
+"""Names of the events file, and of the group ``instrument_1`` of the CXI."""
+
+
+class _Limit(NamedTuple):
+    option: str
+    holds: Callable[[Any], bool]
+    """Told the value, unless that is None: the option is not given."""
+    expected: str
+    found: Callable[[Any], str] = str
+    """The value as the message shows it."""
+
+
+def _none(value) -> str:
+    return "none"
+
+
+_LIMITS = (
+    _Limit("run", lambda n: 0 <= n <= 9999, "a run number 0 … 9999"),
+    _Limit("adu_per_photon", lambda x: 0 < x < math.inf, "a finite number above 0"),
+    # beyond these, float32 cannot tell no photon from one
+    _Limit("adu_per_photon", lambda x: 1e-30 < x < 1e30, "a number between 1e-30 and 1e30"),
+    _Limit("sigma", math.isfinite, "a finite number"),
+    _Limit("photon_threshold", lambda x: 1e-6 <= x <= 1, "a number from 1e-6 to 1"),
+    _Limit("miss_fraction", lambda x: 0 <= x < math.inf, "a finite number, 0 or more"),
+    _Limit("fixed_threshold", math.isfinite, "a finite number"),
+    _Limit("min_scores", lambda n: n >= 1, "1 or more"),
+    _Limit("min_score", math.isfinite, "a finite number"),
+    _Limit("max_score", math.isfinite, "a finite number"),
+    _Limit(
+        "min_pulse_energy",
+        lambda energy: 0 < energy < 1,
+        "above 0 and below 1 J; microjoules are given as e.g. 200uJ",
+        "{} J".format,
+    ),
+    _Limit(
+        "exclude_cells",
+        lambda cells: all(0 <= cell < MAX_CELLS for cell in cells),
+        f"0 … {MAX_CELLS - 1}",
+    ),
+    _Limit("first_cell", lambda cell: 0 <= cell < MAX_CELLS, f"0 … {MAX_CELLS - 1}"),
+    _Limit("mask", lambda masks: masks != (), "at least one", _none),
+    _Limit("mask_bits", lambda bits: bits != (), "at least one", _none),
+    _Limit("mask_trains", lambda n: 1 <= n <= 100, "1 … 100"),
+    _Limit("hit_modules", lambda modules: modules != (), "at least one", _none),
+    _Limit(
+        "hit_modules",
+        lambda modules: all(0 <= module < N_MODULES for module in modules),
+        "numbers 0 … 15",
+    ),
+    _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
+    _Limit("bin", lambda n: n in SIZES, f"one of {SIZES}"),
+    _Limit(
+        "roi_qmax",
+        lambda limit: 0 < limit[0] < math.inf,
+        "a number above 0",
+        lambda limit: str(limit[0]),
+    ),
+    _Limit("ewald_rad", lambda x: 0 < x < math.inf, "voxels, above 0"),
+    _Limit("max_bad", lambda x: 0 <= x < 1, "a fraction, from 0 and below 1"),
+    _Limit(
+        "photon_energy",
+        lambda energy: 99 <= energy / ELECTRONVOLT <= 101e3,
+        "100eV to 100keV",
+        lambda energy: f"{energy / ELECTRONVOLT:g} eV",
+    ),
+    _Limit("memory_per_rank", lambda n_bytes: n_bytes >= 256 << 20, "at least 256M"),
+    _Limit("checkpoint_minutes", lambda x: 0 <= x < math.inf, "minutes, 0 or more"),
+)
+
+
+def validate(config) -> None:
+    """Check the values of a `Config`.
+
+    Raises
+    ------
+    UsageError
+        With the option, what was found and what was expected.
+    """
+    for limit in _LIMITS:
+        value = getattr(config, limit.option)
+        if value is not None:
+            _need(limit.holds(value), limit.option, limit.found(value), limit.expected)
+    _validate_decision(config)
+    masks = config.mask
+    alone = sorted({"auto", "none"} & set(masks))
+    _need(not alone or len(masks) == 1, "mask", " ".join(masks), f"{' or '.join(alone)} alone")
+    _validate_added([text.partition("=")[0] for text in config.add])
+    first, end = config.trains
+    _need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
+
+
+def _need(holds: bool, option: str, found, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"--{option.replace('_', '-')}: found {found}, expected {expected}")
+
+
+def _validate_decision(config) -> None:
+    """Check options of the decision that go together."""
+    fixed, given = config.decide == "fixed", config.fixed_threshold is not None
+    _need(given or not fixed, "decide fixed", "no --fixed-threshold", "one")
+    _need(
+        fixed or not given,
+        "fixed_threshold",
+        f"--decide {config.decide}",
+        "--decide fixed with it",
+    )
+    low, high = config.min_score, config.max_score
+    _need(None in (low, high) or low <= high, "max_score", high, f"at least --min-score, {low}")
+
+
+def _validate_added(names: list[str]) -> None:
+    taken = ", ".join(sorted(_TAKEN.intersection(names)))
+    _need(not taken, "add", f"the name {taken}", "another: the outputs have that already")
+    _need(len(set(names)) == len(names), "add", f"names {', '.join(names)}", "each only once")

@@ -1,0 +1,1 @@
+"""Scores, thresholds, and which frames are hits."""

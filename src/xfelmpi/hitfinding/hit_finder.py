@@ -1,0 +1,140 @@
+"""The hit decision of a run: gathers what spans ranks for the pure functions of select, scores."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.hitfinding import thresholds
+from xfelmpi.hitfinding.scores import (
+    ScoredFrames,
+    Windows,
+    energy_factor,
+    mean_energy,
+    usable_frames,
+    windows,
+)
+from xfelmpi.hitfinding.thresholds import Decision, Rule
+
+
+def rule_of(config: Config) -> Rule:
+    """Return how statistics become hits."""
+    # the window decides as EXtra-redu does, to the last digit
+    lower = "half" if config.decide == "window" else "lower"
+    return Rule(
+        config.sigma,
+        lower if config.width == "lower" else config.width,
+        config.sigma_floor == "poisson",
+        -np.inf if config.min_score is None else config.min_score,
+        np.inf if config.max_score is None else config.max_score,
+    )
+
+
+def score_frames(
+    comm,
+    config: Config,
+    train_id: np.ndarray,
+    cell_id: np.ndarray,
+    pulse_energy: np.ndarray,
+    complete: np.ndarray,
+    score: np.ndarray,
+) -> ScoredFrames:
+    """Normalise the scores by the pulse energy, if so wished; collective, or alone without `comm`.
+
+    Parameters
+    ----------
+    comm : Comm or None
+    config : Config
+    train_id : ndarray, uint64 (frame,)
+        Ascending; whole trains.
+    cell_id : ndarray, uint16 (frame,)
+    pulse_energy : ndarray, float64 (frame,)
+        J, NaN where unknown.
+    complete : ndarray, bool (frame,)
+    score : ndarray, float64 (frame,)
+        NaN where there is none.
+    """
+    usable = _usable(config, cell_id, pulse_energy, complete, score)
+    if config.normalise == "pulse-energy":
+        # the mean energy around a train is that of frames that have one
+        usable &= ~np.isnan(energy_factor(pulse_energy, pulse_energy, config.min_pulse_energy))
+        around, energies = _around(comm, config, train_id, usable, pulse_energy)
+        local = around.each(lambda values: (mean_energy(values),), energies, 1)[:, 0]
+        score = score * energy_factor(pulse_energy, local, config.min_pulse_energy)
+    return ScoredFrames(train_id, cell_id, score.astype(np.float32), usable)
+
+
+def scored_before(config: Config, events: EventColumns, complete: np.ndarray) -> ScoredFrames:
+    """Return the scores of a finished run, which are normalised already; see `score_frames`."""
+    score = events.hitscore
+    usable = _usable(config, events.cellId, events.pulse_energy, complete, score)
+    return ScoredFrames(events.trainId, events.cellId, score, usable)
+
+
+def _usable(config, cell_id, pulse_energy, complete, score) -> np.ndarray:
+    return ~np.isnan(score) & usable_frames(
+        complete,
+        cell_id,
+        pulse_energy,
+        excluded=config.exclude_cells,
+        first_cell=config.first_cell,
+        min_energy=config.min_pulse_energy,
+    )
+
+
+def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray]:
+    """Return the windows of the trains, and the values of the run's usable frames."""
+    run_values, before = values[usable], 0
+    if comm is not None:
+        before, _ = mpi.before_and_total(comm, len(run_values))
+        run_values = mpi.concat_all(comm, run_values)
+    return windows(train_id, usable, before, len(run_values), config.min_scores), run_values
+
+
+def decide_alone(config: Config, frames: ScoredFrames) -> Decision:
+    """Decide frames by what this rank knows: exact for ``train`` and ``fixed``, else a guess."""
+    rule = rule_of(config)
+    if config.decide == "fixed":
+        return thresholds.decide_fixed(frames.score, frames.usable, config.fixed_threshold, rule)
+    return thresholds.decide_by_train(frames.score, frames.usable, frames.train_id, rule)
+
+
+def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
+    """Decide the frames of all ranks; collective."""
+    score, usable = frames.score, frames.usable
+    if config.decide == "run":
+        run_scores = mpi.concat_all(comm, score[usable])
+        return thresholds.decide_by_run(score, usable, run_scores, rule_of(config))
+    if config.decide == "window":
+        around, run_scores = _around(comm, config, frames.train_id, usable, score)
+        return thresholds.decide_by_window(score, usable, around, run_scores, rule_of(config))
+    return decide_alone(config, frames)
+
+
+def hits_by_sigma(
+    config: Config, frames: ScoredFrames, sigmas: list[float]
+) -> list[tuple[float, int, float]]:
+    """Return (sigma, hits, median threshold) of all frames of a run, for each sigma; alone.
+
+    The threshold is NaN if no frame can be decided.
+    """
+    rows = []
+    for sigma in sigmas:
+        decision = decide_run(mpi.alone(), replace(config, sigma=sigma), frames)
+        threshold = decision.threshold[decision.decidable]
+        middle = float(np.median(threshold)) if len(threshold) else float("nan")
+        rows.append((sigma, int(decision.is_hit.sum()), middle))
+    return rows
+
+
+def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:
+    """Return which frames are misses, bool (frame,); collective."""
+    lottery = thresholds.lottery_number(frames.train_id, frames.cell_id)
+    numbers = mpi.concat_all(comm, lottery[decision.is_blank])
+    base = len(numbers)
+    if config.miss_base == "hits":
+        base = int(mpi.sum_all(comm, np.array([decision.is_hit.sum()]))[0])
+    limit = thresholds.draw_limit(numbers, round(base * config.miss_fraction))
+    return thresholds.winners(lottery, decision.is_blank, limit)

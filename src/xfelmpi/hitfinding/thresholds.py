@@ -1,0 +1,194 @@
+"""Scores → hits and misses. Pure: the pipeline gathers what spans ranks."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from xfelmpi.hitfinding.scores import Windows, train_edges
+
+WIDTH_OF_QUARTILE = 1.4826
+"""Standard deviation of a normal distribution over (median - lower quartile)."""
+
+IQR_OF_NORMAL = 1.34896
+"""Inter-quartile range of a normal distribution over its standard deviation, as EXtra-redu has
+it; half of it is not quite 1 / 1.4826."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How statistics become hits.
+
+    Parameters
+    ----------
+    sigma : float
+        A hit scores more than median + sigma x width.
+    width : str
+        ``lower``: 1.4826 x (median - lower quartile), from the side where no hits are; ``half``:
+        2 (median - lower quartile) / 1.34896; ``iqr``: (upper - lower quartile) / 1.34896.
+    floor : bool
+        Whether the width is never below the shot noise √median, nor 1.
+    min_score, max_score : float
+        A hit scores neither less nor more.
+    """
+
+    sigma: float = 4.0
+    width: str = "lower"
+    floor: bool = True
+    min_score: float = -np.inf
+    max_score: float = np.inf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided for every frame, with NaN where nothing could be.
+
+    Parameters
+    ----------
+    is_hit : ndarray, bool (frame,)
+    decidable : ndarray, bool (frame,)
+        Usable frames of a group with statistics.
+    is_blank : ndarray, bool (frame,)
+        Decidable and no hit, but for those above the maximum score: misses are drawn from these.
+    median, std, threshold, sigma : ndarray, float32 (frame,)
+        Statistics of the frame's group; sigma = (score - median) / std, NaN if std is 0.
+    """
+
+    is_hit: np.ndarray
+    decidable: np.ndarray
+    is_blank: np.ndarray
+    median: np.ndarray
+    std: np.ndarray
+    threshold: np.ndarray
+    sigma: np.ndarray
+
+
+def score_statistics(scores: np.ndarray, rule: Rule = Rule()) -> tuple[float, float]:
+    """Return median and width of the scores of a group, (nan, nan) of an empty one."""
+    if not len(scores):
+        return float("nan"), float("nan")
+    wanted = (25, 50, 75) if rule.width == "iqr" else (25, 50)
+    low, median, *high = np.percentile(scores.astype(np.float64), wanted)
+    if rule.width == "iqr":
+        width = (high[0] - low) / IQR_OF_NORMAL
+    elif rule.width == "half":
+        width = 2 * (median - low) / IQR_OF_NORMAL
+    else:
+        width = WIDTH_OF_QUARTILE * (median - low)
+    return float(median), max(width, np.sqrt(median), 1.0) if rule.floor else width
+
+
+def decide_by_train(
+    score: np.ndarray, usable: np.ndarray, train_id: np.ndarray, rule: Rule
+) -> Decision:
+    """Decide every train by the statistics of its own usable frames.
+
+    Parameters
+    ----------
+    score : ndarray, float32 (frame,)
+    usable : ndarray, bool (frame,)
+    train_id : ndarray, uint64 (frame,)
+        Ascending.
+    rule : Rule
+    """
+    median, std = np.full((2, len(score)), np.nan)
+    edges = train_edges(train_id)
+    for a, b in pairwise(edges):
+        median[a:b], std[a:b] = score_statistics(score[a:b][usable[a:b]], rule)
+    return _decide_by(score, usable, median, std, rule)
+
+
+def decide_by_window(
+    score: np.ndarray, usable: np.ndarray, windows: Windows, run_scores: np.ndarray, rule: Rule
+) -> Decision:
+    """Decide every train by the usable frames around it.
+
+    Parameters
+    ----------
+    score : ndarray, float32 (frame,)
+    usable : ndarray, bool (frame,)
+    windows : Windows
+        Of these frames.
+    run_scores : ndarray, float32 (usable frame,)
+        Of the whole run, in order.
+    rule : Rule
+    """
+    found = windows.each(lambda values: score_statistics(values, rule), run_scores, 2)
+    return _decide_by(score, usable, *found.T, rule)
+
+
+def decide_by_run(
+    score: np.ndarray, usable: np.ndarray, run_scores: np.ndarray, rule: Rule
+) -> Decision:
+    """Decide by the statistics of all usable frames of the run, `run_scores`, float32."""
+    median, std = (np.full(len(score), value) for value in score_statistics(run_scores, rule))
+    return _decide_by(score, usable, median, std, rule)
+
+
+def decide_fixed(
+    score: np.ndarray,
+    usable: np.ndarray,
+    threshold: float,
+    rule: Rule = Rule(),
+) -> Decision:
+    """Decide by one threshold; there are no statistics then."""
+    nan = np.full(len(score), np.nan)
+    return _decide(score, usable, nan, nan, np.full(len(score), float(threshold)), rule)
+
+
+def _decide_by(score, usable, median, std, rule) -> Decision:
+    decidable = usable & ~np.isnan(median)
+    return _decide(score, decidable, median, std, median + rule.sigma * std, rule)
+
+
+def _decide(score, decidable, median, std, threshold, rule) -> Decision:
+    def column(values):
+        return np.where(decidable, values, np.nan).astype(np.float32)
+
+    is_hit = decidable & (score > threshold)
+    is_hit &= (score >= rule.min_score) & (score <= rule.max_score)
+    sigma = np.full(len(score), np.nan)
+    np.divide(score - median, std, out=sigma, where=std > 0)
+    return Decision(
+        is_hit,
+        decidable,
+        decidable & ~is_hit & (score <= rule.max_score),
+        column(median),
+        column(std),
+        column(threshold),
+        column(sigma),
+    )
+
+
+def lottery_number(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
+    """Return a number for every frame, uint64, evenly spread, from its ids alone.
+
+    The finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection: different frames never tie.
+    """
+    z = train_id.astype(np.uint64) * np.uint64(512) + cell_id.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def draw_limit(numbers: np.ndarray, n_wanted: int) -> int:
+    """Return the largest lottery number that wins when the `n_wanted` lowest do, -1 if none.
+
+    Parameters
+    ----------
+    numbers : ndarray, uint64
+        Of all frames of the run that take part.
+    n_wanted : int
+        How many to draw; all win if there are fewer.
+    """
+    n = min(n_wanted, len(numbers))
+    return int(np.partition(numbers, n - 1)[n - 1]) if n else -1
+
+
+def winners(numbers: np.ndarray, takes_part: np.ndarray, limit: int) -> np.ndarray:
+    """Return which frames were drawn, bool (frame,)."""
+    if limit < 0:
+        return np.zeros(len(numbers), bool)
+    return takes_part & (numbers <= np.uint64(limit))

@@ -1,0 +1,1 @@
+"""Opening, reading and writing files: HDF5, chunks, checkpoints, caches, locks."""

@@ -1,0 +1,146 @@
+"""Frames in a HDF5 file as compressed chunks, which the ranks make and append by themselves.
+
+Parallel HDF5 1.10 compresses a chunk twice (when it is created it holds fill values), with zlib,
+and only in collective calls. Here the ranks compress with libdeflate and write behind the end of
+the file, like the pieces of any other binary file. When all is written, rank 0 tells HDF5 of it:
+the file's end in the superblock, and for every frame an entry of the chunk index (a version 1
+B-tree) with place and size. The result is as if HDF5 had written it, and every reader reads it.
+
+Frames whose chunks have the same bytes may share one: a reader just looks up where a chunk is.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.errors import OutputError
+from xfelmpi.detectors.agipd import FRAME_SHAPE
+from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.output_file import serial_file
+from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout, part_name
+from xfelmpi.mpi import SharedBytes, before_and_total, concat_all, from_root, on_root
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_END_IN_SUPERBLOCK = 40
+"""Where superblock version 0 has the address of the file's end (HDF5 File Format, II.A)."""
+
+_DUMMY = b"\0"
+
+
+class PackedFrames:
+    """The datasets of frames of one file; all methods are collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name of the HDF5 file, which is closed, under its temporary name.
+    """
+
+    def __init__(self, comm, path):
+        self._comm = comm
+        self._part = part_name(path)
+        # the others may still be closing it
+        comm.Barrier()
+        self._end = from_root(comm, lambda: self._part.stat().st_size)
+        self._bytes = SharedBytes(comm, str(self._part))
+        self._datasets: list[tuple[str, int, np.dtype, dict]] = []
+        self._n_frames = 0
+        # number, offset and size of every chunk that this rank has written
+        self._places: list[tuple[int, int, int]] = []
+        self._shared: dict[int, int] = {}
+
+    def dataset(self, name: str, n_frames: int, dtype, **attributes) -> int:
+        """Announce a dataset with attributes; return the number of its first frame."""
+        first = self._n_frames
+        self._datasets.append((name, n_frames, np.dtype(dtype), attributes))
+        self._n_frames += n_frames
+        return first
+
+    def add(self, numbers: list[int], chunks: list[bytes]) -> None:
+        """Append chunks of this rank, possibly none, given the numbers of their frames.
+
+        A chunk is a frame, shuffled if its items have several bytes, as a zlib stream.
+        """
+        sizes = [len(chunk) for chunk in chunks]
+        before, total = before_and_total(self._comm, sum(sizes))
+        if not total:
+            return
+        offsets = self._end + before + np.cumsum([0, *sizes])[:-1]
+        self._bytes.write_at(self._end + before, np.frombuffer(b"".join(chunks), np.uint8))
+        self._places += zip(numbers, offsets.tolist(), sizes, strict=True)
+        self._end += total
+
+    def share(self, number: int, source: int) -> None:
+        """Have a frame's chunk be that of another frame; rank 0 only, by itself."""
+        self._shared[number] = source
+
+    def close(self, fill: Callable[[h5py.File], None]) -> None:
+        """Finish the file; `fill` writes on rank 0 what else belongs into it.
+
+        Raises
+        ------
+        OutputError
+            On all ranks, if the file cannot be written, or is of another kind than expected.
+        """
+        self._bytes.close()
+        own = np.array(self._places, np.int64).reshape(-1, 3)
+        places = concat_all(self._comm, own)
+        on_root(self._comm, lambda: self._finish(places, fill))
+
+    def _finish(self, places: np.ndarray, fill: Callable[[h5py.File], None]) -> None:
+        offset = np.full(self._n_frames, -1, np.int64)
+        size = np.zeros(self._n_frames, np.int64)
+        offset[places[:, 0]], size[places[:, 0]] = places[:, 1], places[:, 2]
+        shared = np.array(list(self._shared.items()), np.int64).reshape(-1, 2)
+        for table in (offset, size):
+            table[shared[:, 0]] = table[shared[:, 1]]
+        try:
+            self._set_end()
+            with serial_file(self._part, "r+", libver=LIBVER) as file:
+                fill(file)
+                for about in self._datasets:
+                    _create(file, *about)
+            self._fill_index(offset, size)
+        except (OSError, RuntimeError, UnknownLayoutError) as error:
+            raise OutputError(f"{self._part}: frames cannot be written ({error})") from None
+
+    def _set_end(self) -> None:
+        """Tell the file that what was appended belongs to it."""
+        with open(self._part, "r+b") as file:
+            head = file.read(_END_IN_SUPERBLOCK)
+            # version 0, with addresses and lengths of 8 bytes, as LIBVER makes it
+            if head[:9] != _SIGNATURE + b"\0" or head[13:15] != b"\x08\x08":
+                raise UnknownLayoutError("superblock of another version")
+            file.write(struct.pack("<Q", self._end))
+
+    def _fill_index(self, offset: np.ndarray, size: np.ndarray) -> None:
+        fd = os.open(self._part, os.O_RDWR)
+        try:
+            with h5py.File(self._part) as file:
+                indices = [ChunkIndex(fd, file[name]) for name, *_ in self._datasets]
+            start = 0
+            for index, (_, n, *_) in zip(indices, self._datasets, strict=True):
+                rows = slice(start, start + n)
+                index.redirect(offset[rows], size[rows], np.zeros(n, np.int64))
+                start += n
+        finally:
+            os.close(fd)
+
+
+def _create(file: h5py.File, name: str, n_frames: int, dtype: np.dtype, attributes: dict) -> None:
+    shape = (n_frames, *FRAME_SHAPE)
+    layout = compressed_layout(shape, dtype, 1)
+    dataset = file.create_dataset(name, shape, dtype, fill_time="never", **layout)
+    dataset.attrs.update(attributes)
+    # an entry of the index for every frame; in this order it becomes half as large as in any other
+    for row in range(n_frames):
+        write_dummy(dataset, row)
+
+
+def write_dummy(dataset: h5py.Dataset, row: int) -> None:
+    """Write one byte as the chunk of a frame."""
+    dataset.id.write_direct_chunk((row,) + (0,) * (dataset.ndim - 1), _DUMMY)

@@ -1,0 +1,266 @@
+"""One job at a time writes the outputs of a run: a lock file that says who, and is kept fresh.
+
+It works where file systems of clusters have no other locks: names are made with ``link`` and
+``rename``, which are atomic on NFS and GPFS, too. A lock whose owner is dead, or has not touched it
+for minutes, is taken over. Every lock has a token; who wants to take over the one with token T must
+first make the name ``LOCK.T``, which only one can, and then see that the lock still has this token.
+"""
+
+import errno
+import getpass
+import json
+import os
+import secrets
+import threading
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from time import sleep, time
+
+from xfelmpi.core.errors import BusyError, OutputError
+from xfelmpi.core.log import log
+from xfelmpi.core.shutdown import plan
+from xfelmpi.io.output_file import make_folder, make_readable
+from xfelmpi.mpi import from_root
+
+TOUCH_EVERY = 20.0
+"""Seconds between signs of life."""
+
+STALE_AFTER = 180.0
+"""Seconds without one after which a lock is taken over."""
+
+_WITHOUT_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems that have no links answer."""
+
+_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock; the lock file has these as JSON.
+
+    Parameters
+    ----------
+    user, host : str
+    pid : int
+    birth : int
+        When the process started, in the system's clock ticks: tells that its number is used again.
+    job, restart : str
+        Of Slurm, or empty.
+    since : float
+        Seconds since 1970.
+    token : str
+        Random.
+    """
+
+    user: str = "somebody"
+    host: str = "an unknown host"
+    pid: int = 0
+    birth: int = 0
+    job: str = ""
+    restart: str = ""
+    since: float = 0.0
+    token: str = "unknown"
+
+    def __str__(self):
+        job = f"job {self.job}" if self.job else f"process {self.pid}"
+        since = datetime.fromtimestamp(self.since).astimezone()
+        return f"{self.user} on {self.host} ({job}) since {since:%Y-%m-%d %H:%M}"
+
+
+@contextmanager
+def held(comm, path: Path, what: str):
+    """Hold a lock during a block; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Of the lock file.
+    what : str
+        What must be done by one job only, e.g. ``run 50 is being processed``.
+
+    Raises
+    ------
+    BusyError
+        On all ranks, if another job holds it.
+    OutputError
+        On all ranks, if it cannot be made.
+    """
+    token = from_root(comm, lambda: acquire(path, what))
+    stop = threading.Event()
+    if comm.rank == 0:
+        plan.release = lambda: release(path, token)
+        threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
+    try:
+        yield
+    except BaseException:
+        # whoever fails first ends the job, and may be the last one who can do this
+        release(path, token)
+        raise
+    else:
+        if comm.rank == 0:
+            release(path, token)
+    finally:
+        stop.set()
+
+
+def held_if_there(comm, folder: Path, path: Path, what: str):
+    """Return what holds a lock as `held` does, or nothing if a folder is not there; collective.
+
+    Without the experiment folder a job only says so, and must not make the folders of its lock.
+    """
+    return held(comm, path, what) if from_root(comm, folder.is_dir) else nullcontext()
+
+
+def acquire(path: Path, what: str) -> str:
+    """Make a lock file, or take over one that is stale, and return its token; one rank.
+
+    Raises
+    ------
+    BusyError
+        If another job holds it.
+    OutputError
+        If it cannot be made.
+    """
+    own = _myself()
+    mine = path.with_name(f"{path.name}.{own.host}.{own.pid}")
+    try:
+        for _ in range(_ATTEMPTS):
+            make_folder(path.parent)
+            with suppress(FileNotFoundError):  # the folder: another job has just ended
+                mine.write_text(json.dumps(asdict(own)), encoding="utf-8")
+                make_readable(mine)
+                if _link(mine, path) or _take_over(path, mine, what):
+                    return own.token
+            sleep(0.1)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        with suppress(OSError):
+            mine.unlink()
+    raise BusyError(f"{path}: other jobs take this lock all the time")
+
+
+def release(path: Path, token: str) -> None:
+    """Remove a lock file, if it is still the own one; may be called again."""
+    with suppress(OSError):
+        if _read(path).token == token:
+            path.unlink()
+            path.parent.rmdir()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _myself() -> Owner:
+    return Owner(
+        _user(),
+        os.uname().nodename,
+        os.getpid(),
+        _birth(os.getpid()),
+        os.environ.get("SLURM_JOB_ID", ""),
+        os.environ.get("SLURM_RESTART_COUNT", ""),
+        time(),
+        secrets.token_hex(8),
+    )
+
+
+def _birth(pid: int) -> int:
+    """Return when a process of this host started, in clock ticks; 0 if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    # the name before it, in brackets, may hold anything
+    state, *values = stat.rpartition(")")[2].split()
+    return 0 if state == "Z" else int(values[18])
+
+
+def _link(mine: Path, name: Path) -> bool:
+    """Give the own file one more name, or copy it, if nothing has that name yet."""
+    try:
+        try:
+            os.link(mine, name)
+        except OSError as error:
+            if error.errno not in _WITHOUT_LINKS:
+                raise
+            with open(name, "x", encoding="utf-8") as file:
+                file.write(mine.read_text(encoding="utf-8"))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> Owner:
+    """Return who holds a lock.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nobody does.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        owner = Owner(**{f.name: f.type(values[f.name]) for f in fields(Owner)})
+        str(owner)
+        int(owner.token, 16)  # it becomes a part of a file's name
+    except (ValueError, TypeError, KeyError, OverflowError, PermissionError):
+        return Owner(since=path.stat().st_mtime)
+    return owner
+
+
+def _take_over(path: Path, mine: Path, what: str) -> bool:
+    """Make the lock file the own one if it is stale; whether that went well.
+
+    Raises
+    ------
+    BusyError
+        If its owner is alive.
+    """
+    owner = _read(path)
+    # both times are those of the file system, whatever the clock here says
+    age = mine.stat().st_mtime - path.stat().st_mtime
+    why = _why_stale(owner, age)
+    if not why:
+        raise BusyError(
+            f"{what} by {owner}, last sign of life {max(age, 0):.0f} s ago; wait, or remove {path} "
+            "if that job is dead"
+        )
+    marker = path.with_name(f"{path.name}.{owner.token}")
+    if not _link(mine, marker):
+        if mine.stat().st_mtime - marker.stat().st_mtime > STALE_AFTER:
+            marker.unlink()
+        return False
+    try:
+        if _read(path).token != owner.token:
+            return False
+        mine.replace(path)
+    finally:
+        marker.unlink()
+    log.warning(f"taking over from {owner}, who {why}")
+    return True
+
+
+def _why_stale(owner: Owner, age: float) -> str:
+    """Return why nobody waits for an owner; empty if he is alive, as far as one knows."""
+    # a system may hide the processes of others
+    visible = (owner.user, owner.host) == (_user(), os.uname().nodename)
+    if visible and _birth(owner.pid) != owner.birth:
+        return "is not running any more"
+    job, restart = (os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "RESTART_COUNT"))
+    if owner.job and owner.job == job and owner.restart != restart:
+        return "was requeued"
+    return f"gave no sign of life for {age / 60:.0f} min" if age > STALE_AFTER else ""
+
+
+def _keep_fresh(path: Path, token: str, stop: threading.Event) -> None:
+    while not stop.wait(TOUCH_EVERY):
+        with suppress(OSError):
+            if _read(path).token == token:
+                os.utime(path)

@@ -1,0 +1,1 @@
+"""The CXI file: written, read, and its masks."""

@@ -1,0 +1,148 @@
+"""The CXI file of a finished run, read back: what merging runs starts from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import CXI_MISSING, FRAME_PIXELS, FRAME_SHAPE, N_MODULES
+from xfelmpi.io.input_file import finished_file
+
+_ENTRY = "entry_1"
+_DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
+
+
+@dataclass(frozen=True)
+class HitColumn:
+    """A value per hit.
+
+    Parameters
+    ----------
+    values : ndarray (hit,)
+    attributes : dict
+        Units and so on.
+    """
+
+    values: np.ndarray
+    attributes: dict
+
+
+@dataclass(frozen=True)
+class FinishedHits:
+    """What a CXI file has besides the frames.
+
+    Parameters
+    ----------
+    columns : dict of HitColumn
+        By path below the entry.
+    modules : int
+        Bit m set: module m is in the run; 0 without hits.
+    start_time, sample, instrument, proposal : str
+    geometry : DetectorGeometry
+    good_pixels : ndarray, bool (16, 512, 128)
+    powder : ndarray, uint64 (16, 512, 128)
+    background : ndarray, float32 (16, 512, 128)
+    """
+
+    columns: dict[str, HitColumn]
+    modules: int
+    start_time: str
+    sample: str
+    instrument: str
+    proposal: str
+    geometry: DetectorGeometry
+    good_pixels: np.ndarray
+    powder: np.ndarray
+    background: np.ndarray
+
+
+def read_finished_hits(path: Path) -> FinishedHits:
+    """Read all but the frames of a CXI file; one rank.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or not made by this program.
+    """
+    with finished_file(path, "a CXI file") as file:
+        columns = _columns(file[_ENTRY])
+        detector = file[_DETECTOR]
+        n_hits = len(columns["trainId"].values)
+        for name in ("data", "mask"):
+            if detector[name].shape != (n_hits, *FRAME_SHAPE):
+                raise ValueError(f"{name} has shape {detector[name].shape}, but {n_hits} hits")
+        modules = 0
+        if n_hits:
+            missing = detector["mask"][0, :, 0, 0] & CXI_MISSING
+            modules = int((missing == 0) @ (1 << np.arange(N_MODULES)))
+        geometry = DetectorGeometry(
+            *(detector[name][()] for name in ("xyz_map", "corner_position", "basis_vectors")),
+            float(detector["distance"][()]),
+            str(path),
+        )
+        return FinishedHits(
+            columns,
+            modules,
+            file[f"{_ENTRY}/start_time"][()].decode(),
+            file[f"{_ENTRY}/sample_1/name"][()].decode(),
+            file[f"{_ENTRY}/instrument_1/name"][()].decode(),
+            str(file.attrs["proposal"]),
+            geometry,
+            *(detector[name][()] for name in ("good_pixels", "powder", "background")),
+        )
+
+
+def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
+    found = {}
+
+    def visit(path, item):
+        # frames have more axes
+        if isinstance(item, h5py.Dataset) and item.attrs.get("axes") == "experiment_identifier":
+            attributes = {name: value for name, value in item.attrs.items() if name != "axes"}
+            found[path] = HitColumn(item[()], attributes)
+
+    entry.visititems(visit)
+    return found
+
+
+def stream_hits(
+    paths: list[Path], source: np.ndarray, row: np.ndarray, block_frames: int
+) -> Iterator[SparseFrames]:
+    """Yield hits of several files as sparse frames, in blocks.
+
+    Bad pixels are entries with count 0, all of them: such frames go with masks that call every
+    pixel good.
+
+    Parameters
+    ----------
+    paths : list of Path
+    source : ndarray, int (hit,)
+        Which file each hit is in, ascending.
+    row : ndarray, int (hit,)
+        Which hit of that file it is.
+    block_frames : int
+        Hits of a block, at most.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    """
+    for number in np.unique(source):
+        rows = row[source == number]
+        with finished_file(paths[number], "a CXI file") as file:
+            data, mask = file[f"{_DETECTOR}/data"], file[f"{_DETECTOR}/mask"]
+            for a in range(0, len(rows), block_frames):
+                part = rows[a : a + block_frames]
+                yield SparseFrames.join([_sparse(data[i], mask[i]) for i in part])
+
+
+def _sparse(data: np.ndarray, mask: np.ndarray) -> SparseFrames:
+    data, bad = data.reshape(FRAME_PIXELS), mask.reshape(FRAME_PIXELS) != 0
+    pixel = np.flatnonzero(bad | (data > 0))
+    count = np.where(bad[pixel], 0, data[pixel]).astype(np.uint16)
+    return SparseFrames(np.array([0, len(pixel)], np.int64), pixel.astype(np.uint32), count)

@@ -1,0 +1,266 @@
+"""``saved_hits/rRRRR_hits.cxi``: hits as dense photon frames, CXI 1.6 (Maia, Nat. Meth. 2012)."""
+
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from xfelmpi._kernels._deflate import compress_sparse
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.detectors.agipd import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
+from xfelmpi.io.chunk_writer import PackedFrames
+from xfelmpi.io.parallel_hdf5 import ParallelFile, fixed_length
+from xfelmpi.mpi import before_and_total
+from xfelmpi.output.cxi.mask_writer import DistinctMasks
+
+# below an entry
+_INSTRUMENT = "instrument_1"
+_SOURCE = "instrument_1/source_1"
+DETECTOR = "instrument_1/detector_1"
+_GROUPS = {
+    "": "NXentry",
+    "process_1": "NXprocess",
+    "sample_1": "NXsample",
+    _INSTRUMENT: "NXinstrument",
+    _SOURCE: "NXsource",
+    DETECTOR: "NXdetector",
+}
+_AXES = "experiment_identifier"
+_FRAME_AXES = "experiment_identifier:module_identifier:y:x"
+
+
+@dataclass(frozen=True)
+class CxiHeader:
+    """What stands once in the file; only rank 0 needs it.
+
+    Parameters
+    ----------
+    name, start_time, sample, instrument : str
+        `start_time` is ISO 8601 with zone, or empty.
+    geometry : DetectorGeometry
+    good_pixels : ndarray, bool (16, 512, 128)
+        Good in at least one cell.
+    powder : ndarray, uint64 (16, 512, 128)
+        Over all frames.
+    background : ndarray, float32 (16, 512, 128) or (run, 16, 512, 128)
+        Mean photons per good frame over all non-hits, NaN where no frame was good.
+    """
+
+    name: str
+    start_time: str
+    sample: str
+    instrument: str
+    geometry: object
+    good_pixels: np.ndarray
+    powder: np.ndarray
+    background: np.ndarray
+
+
+class CxiFile:
+    """A CXI file with one or more entries, each with frames of its own; all methods collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name; the file is complete, but under its temporary name after `close`.
+    attributes : dict
+        Root attributes.
+    masks : Masks
+    modules_in_run : int
+        Bit field of the modules that the run has; others are missing in every frame.
+    """
+
+    def __init__(self, comm, path, attributes: dict, masks: Masks, modules_in_run: int):
+        self._comm = comm
+        self._path = path
+        self._attributes = attributes
+        self._masks = (masks, modules_in_run)
+        self._file = ParallelFile(comm, path, {**attributes, "default": "entry_1"})
+        self._entries: list[CxiEntry] = []
+
+    def entry(
+        self, title: str, prefix: str, frames: EventColumns, vds_index, weighting, count_dtype
+    ) -> "CxiEntry":
+        """Add the next entry.
+
+        Parameters
+        ----------
+        title : str
+            What its frames are.
+        prefix : str
+            Start of every experiment identifier, e.g. ``p007927_r0050``.
+        frames : EventColumns
+            Rows of this rank's frames.
+        vds_index : ndarray, uint64 (frame,)
+            Their row numbers in the events file.
+        weighting : ndarray, float64 (frame,)
+            What scales the background to each frame.
+        count_dtype : numpy.dtype
+            u1 or u2, the same on all ranks.
+        """
+        columns = _hit_columns(prefix, frames, vds_index, weighting)
+        return self.entry_with(title, columns, count_dtype)
+
+    def entry_with(self, title: str, columns, count_dtype) -> "CxiEntry":
+        """Add the next entry, given all of its values per frame; see `CxiEntry`."""
+        name = f"entry_{len(self._entries) + 1}"
+        new = CxiEntry(self._comm, self._file, name, columns, count_dtype)
+        self._file.put(f"{name}/title", title)
+        self._entries.append(new)
+        return new
+
+    def begin_frames(self) -> None:
+        """Begin with the frames; all entries have been added."""
+        self._file.close()
+        self._packed = PackedFrames(self._comm, self._path)
+        masks = DistinctMasks(self._comm, self._packed, *self._masks)
+        for entry in self._entries:
+            entry.begin(self._packed, masks)
+
+    def close(self, header: CxiHeader | None) -> None:
+        """Write what stands once in the file, given on rank 0, and close it."""
+        self._packed.close(lambda file: self._fill(file, header))
+
+    def _fill(self, file: h5py.File, header: CxiHeader) -> None:
+        file["cxi_version"] = 160
+        first, *others = (entry.name for entry in self._entries)
+        for name, value, attributes in _single_values(header, self._attributes):
+            file[f"{first}/{name}"] = fixed_length(value)
+            file[f"{first}/{name}"].attrs.update(attributes)
+            for other in others:
+                file[f"{other}/{name}"] = h5py.SoftLink(f"/{first}/{name}")
+
+
+class CxiEntry:
+    """One entry of the file, whose frames are written block by block; made by `CxiFile.entry`.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    file : ParallelFile
+    name : str
+    columns : list of (str, ndarray, dict)
+        Path, values and attributes of everything with one value per frame.
+    count_dtype : numpy.dtype
+    """
+
+    def __init__(self, comm, file: ParallelFile, name, columns, count_dtype):
+        self.name = name
+        self._file = file
+        self._dtype = np.dtype(count_dtype)
+        self._next, self._n_frames = before_and_total(comm, len(columns[0][1]))
+        for group, nx_class in _GROUPS.items():
+            file.group(f"{name}/{group}", NX_class=nx_class)
+        rows = [(f"{name}/{path}", c, {"axes": _AXES, **more}) for path, c, more in columns]
+        file.columns(self._next, self._n_frames, rows)
+        self._link_data({path.rpartition("/")[0] for path, _, _ in columns})
+
+    def _link_data(self, groups: set[str]) -> None:
+        name, file = self.name, self._file
+        file.group(name, default="data_1")
+        # a real group with '.' for axes is what silx and nexusformat both read
+        file.group(f"{name}/data_1", NX_class="NXdata", signal="data", axes=[".", ".", ".", "."])
+        for dataset in ("data", "module_identifier"):
+            file.link(f"{name}/data_1/{dataset}", f"/{name}/{DETECTOR}/{dataset}")
+        # CXI wants every dataset that `axes` names in the same group
+        for group in sorted({"data_1", *groups} - {""}):
+            file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
+
+    def begin(self, packed: PackedFrames, masks: DistinctMasks) -> None:
+        """Get to know where the frames go; collective."""
+        self._packed, self._masks = packed, masks
+        detector, n, axes = f"{self.name}/{DETECTOR}", self._n_frames, _FRAME_AXES
+        self._first_frame = packed.dataset(
+            f"{detector}/data", n, self._dtype, axes=axes, units="photons"
+        )
+        self._first_mask = packed.dataset(f"{detector}/mask", n, np.uint32, axes=axes)
+
+    def write(self, frames: SparseFrames, cell_id: np.ndarray) -> None:
+        """Append a block of this rank's frames, possibly none, given their cells; collective."""
+        n = len(frames)
+        first = self._first_frame + self._next
+        numbers, chunks = self._masks.chunks(self._first_mask + self._next, frames, cell_id)
+        numbers += range(first, first + n)
+        chunks += [
+            compress_sparse(
+                frames.pixel[a:b], frames.count[a:b], self._dtype.itemsize, FRAME_PIXELS
+            )
+            for a, b in zip(frames.indptr[:-1], frames.indptr[1:], strict=True)
+        ]
+        self._packed.add(numbers, chunks)
+        self._next += n
+
+
+def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):
+    """Return (path below the entry, values, attributes) of what has one value per frame."""
+    identifier = np.array(
+        [f"{prefix}_t{t}_c{c}".encode() for t, c in zip(hits.trainId, hits.cellId, strict=True)],
+        # train IDs have up to 20 digits, cells 3: the same length on all ranks
+        dtype=f"S{len(prefix) + 27}",
+    )
+    source, detector = _SOURCE, DETECTOR
+    return [
+        ("experiment_identifier", identifier, {}),
+        ("trainId", hits.trainId, {}),
+        ("cellId", hits.cellId, {}),
+        ("pulseId", hits.pulseId, {}),
+        ("vds_index", vds_index, {}),
+        (f"{source}/photon_energy", PLANCK_TIMES_C / hits.wavelength, {"units": "J"}),
+        (f"{source}/photon_wavelength", hits.wavelength, {"units": "m"}),
+        (f"{source}/pulse_energy", hits.pulse_energy, {"units": "J"}),
+        (f"{detector}/background_weighting", weighting, {}),
+        (f"{detector}/lit_pixels", hits.litpixels, {}),
+        (f"{detector}/photon_counts", hits.photons, {"units": "photons"}),
+        (f"{detector}/hit_score", hits.hitscore, {}),
+        (f"{detector}/hit_sigma", hits.hit_sigma, {}),
+        *((f"{_INSTRUMENT}/{a.name}", a.values, a.attributes()) for a in hits.added),
+    ]
+
+
+def _value(holder, name: str):
+    """Return an attribute of what only rank 0 has, None elsewhere."""
+    return getattr(holder, name) if holder else None
+
+
+def _single_values(header: CxiHeader | None, provenance: dict):
+    """Return (path below the entry, value, attributes) of what all entries have in common.
+
+    Values of the header are None but on rank 0.
+    """
+    h = header
+    g = header.geometry if header else None
+    module_names = [f"AGIPD{m:02}" for m in range(N_MODULES)]
+    metre = {"units": "m"}
+
+    return [
+        ("name", _value(h, "name"), {}),
+        ("start_time", _value(h, "start_time"), {}),
+        ("process_1/command", provenance["command_line"], {}),
+        ("process_1/version", provenance["program_version"], {}),
+        ("process_1/date", provenance["creation_date"], {}),
+        ("sample_1/name", _value(h, "sample"), {}),
+        (f"{_INSTRUMENT}/name", _value(h, "instrument"), {}),
+        (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
+        (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
+        (f"{DETECTOR}/background", _value(h, "background"), {"units": "photons"}),
+        (f"{DETECTOR}/x_pixel_size", PIXEL_SIZE, metre),
+        (f"{DETECTOR}/y_pixel_size", PIXEL_SIZE, metre),
+        (f"{DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
+        (f"{DETECTOR}/distance", _value(g, "distance"), metre),
+        (f"{DETECTOR}/xyz_map", _value(g, "xyz"), metre),
+        (
+            f"{DETECTOR}/corner_position",
+            _value(g, "corner_position"),
+            {"axes": "module_identifier:coordinate", **metre},
+        ),
+        (
+            f"{DETECTOR}/basis_vectors",
+            _value(g, "basis_vectors"),
+            {"axes": "module_identifier:dimension:coordinate", **metre},
+        ),
+        (f"{DETECTOR}/module_identifier", module_names, {}),
+    ]

@@ -1,0 +1,1 @@
+"""What Dragonfly reads: EMC, detector file, folder."""

@@ -1,0 +1,57 @@
+"""Blocks of n × n pixels as one: for smaller problems in Dragonfly. Pure.
+
+n divides the edge of an ASIC, so that no block spans a gap. Block number: ``(module · 512/n +
+ss // n) · 128/n + fs // n``, the pixel number of a detector with pixels n times as large.
+"""
+
+import numpy as np
+
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import ASIC_SIZE, FRAME_PIXELS, MODULE_SHAPE
+
+SIZES = tuple(n for n in range(1, ASIC_SIZE + 1) if ASIC_SIZE % n == 0)
+
+
+def n_blocks(n: int) -> int:
+    """Return the number of blocks of a frame."""
+    return FRAME_PIXELS // n**2
+
+
+def block_of_pixel(pixel: np.ndarray, n: int) -> np.ndarray:
+    """Return the block number of pixel numbers, int64 (…)."""
+    row, fs = np.divmod(pixel.astype(np.int64), MODULE_SHAPE[1])
+    return row // n * (MODULE_SHAPE[1] // n) + fs // n
+
+
+def in_blocks(values: np.ndarray, n: int) -> np.ndarray:
+    """Return a view (…, ss block, n, fs block, n) of values (…, ss, fs)."""
+    *outer, ss, fs = values.shape
+    return values.reshape(*outer, ss // n, n, fs // n, n)
+
+
+def bin_frames(frames: SparseFrames, n: int, usable: np.ndarray) -> SparseFrames:
+    """Sum the photons of the usable pixels of every block.
+
+    Parameters
+    ----------
+    frames : SparseFrames
+    n : int
+        Edge of a block in pixels.
+    usable : ndarray, bool (1048576,)
+        Photons on other pixels are left out.
+
+    Returns
+    -------
+    SparseFrames
+        With block numbers for pixel numbers, and counts in uint32, none of them 0.
+    """
+    frame = np.repeat(np.arange(len(frames)), np.diff(frames.indptr))
+    counts = (frames.count > 0) & usable[frames.pixel]
+    block = block_of_pixel(frames.pixel[counts], n)
+    keys, where = np.unique(frame[counts] * n_blocks(n) + block, return_inverse=True)
+    total = np.zeros(len(keys), np.uint32)
+    np.add.at(total, where, frames.count[counts])
+    of_frame, block = np.divmod(keys, n_blocks(n))
+    lengths = np.bincount(of_frame, minlength=len(frames))
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return SparseFrames(indptr, block.astype(np.uint32), total)

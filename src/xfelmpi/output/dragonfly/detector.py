@@ -1,0 +1,167 @@
+"""What Dragonfly must know of the detector: where its pixels are in reciprocal space. Pure.
+
+Ayyer et al., J. Appl. Cryst. 49 (2016) 1320; github.com/duaneloh/Dragonfly, "Data stream".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
+from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES, PIXEL_SIZE
+from xfelmpi.detectors.scattering import ewald_vectors, onto_sphere, polarisation, solid_angle
+from xfelmpi.output.dragonfly.binning import in_blocks
+
+_USE, _BAD = 0, 2
+_INSIDE = 1 - 1e-9
+"""Dragonfly rounds the largest |q| up to whole voxels."""
+
+_VOLUMES, _VOLUMES_PER_THREAD = 3, 2
+"""Arrays of one float64 per voxel: model, new model, weights; each thread has the latter two."""
+
+
+@dataclass(frozen=True)
+class DragonflyDetector:
+    """Dragonfly's detector.
+
+    Parameters
+    ----------
+    q : ndarray, float64 (3, pixel)
+        In voxels, x, y and z.
+    corr : ndarray, float64 (pixel,)
+        Solid angle in sr × polarisation.
+    mask : ndarray, uint8 (pixel,)
+        0: use, 2: bad.
+    detd : float
+        Sample to detector in pixels.
+    ewald_rad : float
+        Radius of the Ewald sphere in voxels.
+    wavelength : float
+        In m, NaN if unknown.
+    bin : int
+        Edge of a pixel here in pixels of the AGIPD.
+    polarisation : str
+        ``x``, ``y`` or ``none``.
+    """
+
+    q: np.ndarray
+    corr: np.ndarray
+    mask: np.ndarray
+    detd: float
+    ewald_rad: float
+    wavelength: float
+    bin: int
+    polarisation: str
+
+    @property
+    def n_used(self) -> int:
+        """Number of pixels that are not masked."""
+        return int((self.mask == _USE).sum())
+
+    @property
+    def voxel(self) -> float:
+        """Edge of a voxel in 1/m (no 2π), NaN if the wavelength is unknown."""
+        return 1 / (self.wavelength * self.ewald_rad)
+
+    @property
+    def volume_edge(self) -> int:
+        """Edge of Dragonfly's volume in voxels (``Iterate.calculate_size``)."""
+        return int(2 * np.ceil(np.linalg.norm(self.q, axis=0).max()) + 3)
+
+    def memory(self, threads: int) -> int:
+        """Return the bytes that the volumes take in Dragonfly with some threads."""
+        return 8 * self.volume_edge**3 * (_VOLUMES + _VOLUMES_PER_THREAD * threads)
+
+
+def usable_pixels(good_frames: np.ndarray, n_frames: int, max_bad: float) -> np.ndarray:
+    """Return which pixels are good in enough of the frames, bool (…).
+
+    EMC files have no mask per frame: a pixel that is bad in a frame looks dark there.
+
+    Parameters
+    ----------
+    good_frames : ndarray, int (…)
+        In how many frames each pixel is good.
+    n_frames : int
+        Number of frames.
+    max_bad : float
+        Fraction of all frames in which a usable pixel may be bad.
+    """
+    return n_frames - good_frames.astype(np.int64) <= max_bad * n_frames
+
+
+def make_detector(
+    config: Config, geometry: DetectorGeometry, wavelength: float, usable: np.ndarray | None = None
+) -> DragonflyDetector:
+    """Work out the detector.
+
+    A pixel is usable or not. A block (``--bin``) has the photons of its usable pixels, so it lies
+    at the mean of their positions and has the sum of their solid angles; it is bad if it has none.
+
+    Parameters
+    ----------
+    config : Config
+        ``bin``, ``roi_qmax``, ``ewald_rad``, ``polarisation``.
+    geometry : DetectorGeometry
+    wavelength : float
+        In m, NaN if unknown.
+    usable : ndarray, bool (16, 512, 128), optional
+        Default: all.
+
+    Raises
+    ------
+    InputError
+        If the distance is unknown, or the wavelength and it is needed.
+    """
+    if np.isnan(geometry.distance):
+        raise InputError(
+            f"Dragonfly's detector file: the distance is unknown ({geometry.description}); "
+            "give --distance or a geometry file with clen"
+        )
+    n = config.bin
+    # panels may have an offset of their own along the beam
+    detd = float(np.median(geometry.xyz[2])) / (PIXEL_SIZE * n)
+    ewald_rad = config.ewald_rad or detd
+    q_max = _in_voxels(config.roi_qmax, wavelength, ewald_rad)
+    if usable is None:
+        usable = np.ones(FRAME_SHAPE, bool)
+    parts = [
+        _module(geometry.xyz[:, m], usable[m], n, config.polarisation) for m in range(N_MODULES)
+    ]
+    xyz, corr, good = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    q = ewald_vectors(xyz, ewald_rad)
+    mask = np.where(good, np.uint8(_USE), np.uint8(_BAD))
+    if q_max is not None:
+        beyond = np.linalg.norm(q, axis=0) > q_max
+        mask[beyond] = _BAD
+        # Dragonfly's volume is as large as the largest |q|, be it masked
+        q[:, beyond] = onto_sphere(q[:, beyond], q_max * _INSIDE, ewald_rad)
+    return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, config.polarisation)
+
+
+def _in_voxels(limit: tuple[float, str] | None, wavelength: float, ewald_rad: float):
+    if limit is None:
+        return None
+    value, unit = limit
+    if not unit:
+        return value
+    if np.isnan(wavelength):
+        raise InputError(
+            f"--roi-qmax {value:g}{unit}: the run does not tell the wavelength; give "
+            "--photon-energy, or the limit in voxels"
+        )
+    return value * 1e9 * wavelength * ewald_rad
+
+
+def _module(xyz: np.ndarray, usable: np.ndarray, n: int, direction: str):
+    """Return positions (3, block), corrections (block,) and which are good, of one module."""
+    corr = solid_angle(xyz) * polarisation(xyz, direction)
+    if n == 1:
+        return xyz.reshape(3, -1), corr.reshape(-1), usable.reshape(-1)
+    number = in_blocks(usable, n).sum(axis=(1, 3))
+    counts = in_blocks(usable, n) | (number == 0)[:, None, :, None]
+    corr = (in_blocks(corr, n) * counts).sum(axis=(1, 3))
+    xyz = (in_blocks(xyz, n) * counts).sum(axis=(2, 4)) / counts.sum(axis=(1, 3))
+    return xyz.reshape(3, -1), corr.reshape(-1), (number > 0).reshape(-1)

@@ -1,0 +1,100 @@
+"""What Dragonfly needs besides the EMC file: detector file, and a folder to start it in."""
+
+import os
+from pathlib import Path
+
+from xfelmpi.core.errors import OutputError
+from xfelmpi.io.output_file import make_folder, make_readable, serial_file
+from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.output.dragonfly.detector import DragonflyDetector
+
+_CONFIG = """\
+# dragonfly.emc -t 4 10: 10 iterations in 4 threads, here; -r goes on with the last one.
+# All options: https://github.com/duaneloh/Dragonfly/wiki/Configuring-your-experiment
+
+[emc]
+in_photons_file = data/photons.emc
+in_detector_file = data/detector.h5
+# rotations: about 50 num_div^3, 0.94 / num_div rad apart
+num_div = 6
+output_folder = data/
+log_file = logs/EMC.log
+# hits differ in brightness
+need_scaling = 1
+beta_factor = 1.0
+beta_schedule = 2.0 10
+"""
+
+
+def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) -> None:
+    """Write the detector file under its temporary name; one rank.
+
+    Parameters
+    ----------
+    path : Path
+        Final name.
+    attributes : dict
+        Root attributes.
+    detector : DragonflyDetector
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        with serial_file(part_name(path)) as file:
+            file.attrs.update(attributes)
+            file.attrs["bin"] = detector.bin
+            file.attrs["polarisation"] = detector.polarisation
+            for name, value, units in (
+                *zip(("qx", "qy", "qz"), detector.q, ["voxels"] * 3, strict=True),
+                ("corr", detector.corr, "sr"),
+                ("mask", detector.mask, ""),
+                ("detd", detector.detd, "pixels"),
+                ("ewald_rad", detector.ewald_rad, "voxels"),
+                # Dragonfly does not read these
+                ("wavelength", detector.wavelength, "m"),
+                ("voxel", detector.voxel, "1/m"),
+            ):
+                file[name] = value
+                if units:
+                    file[name].attrs["units"] = units
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error})") from None
+
+
+def write_folder(folder: Path, emc: Path, detector: Path) -> str:
+    """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
+
+    A ``config.ini`` that is there already stays: it may have been edited. What it names are links,
+    which are made anew.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        for name in ("data", "images", "logs"):
+            make_folder(folder / name)
+        _link(folder / "data" / "photons.emc", emc)
+        _link(folder / "data" / "detector.h5", detector)
+        config = folder / "config.ini"
+        kept = config.exists()
+        if not kept:
+            config.write_text(_CONFIG)
+            make_readable(config)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    return f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
+
+
+def _link(link: Path, target: Path) -> None:
+    # relative, so that the outputs may be moved as a whole; through real folders, because '..'
+    # does not lead back through a link
+    name = os.path.relpath(target.resolve(), link.parent.resolve())
+    new = part_name(link)
+    new.unlink(missing_ok=True)
+    new.symlink_to(name)
+    new.replace(link)

@@ -1,0 +1,75 @@
+"""``emc/rRRRR.emc``: hits as Dragonfly's sparse binary format, written by all ranks at once.
+
+Layout (Dragonfly, ``emcfile.c``): a header of 1024 bytes (num_data, num_pix, type 0), then
+``ones[num_data]``, ``multi[num_data]``, then for all frames place_ones, place_multi, count_multi,
+all little-endian int32. Every rank knows from the sums of its frames where its pieces go.
+"""
+
+import numpy as np
+
+from xfelmpi.core.errors import OutputError
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.io.output_file import reserve
+from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.mpi import SharedBytes, before_and_total, on_root
+
+HEADER_BYTES = 1024
+INTEGER = np.dtype("<i4")
+
+
+class EmcWriter:
+    """Writes hits block by block; every method is collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name; the file is complete, but under its temporary name after `close`.
+    ones, multi : ndarray, int (hit,)
+        Pixels with one and with more photons in the hits of this rank.
+    num_pix : int
+        Pixels of a frame.
+
+    Raises
+    ------
+    OutputError
+        If there are more hits than Dragonfly's 32-bit numbers can count, or no room for the file.
+    """
+
+    def __init__(
+        self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int = FRAME_PIXELS
+    ):
+        first, n_hits = before_and_total(comm, len(ones))
+        if n_hits > np.iinfo(INTEGER).max:
+            raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
+        before_ones, all_ones = before_and_total(comm, ones.sum())
+        before_multi, all_multi = before_and_total(comm, multi.sum())
+        part = part_name(path)
+        size = HEADER_BYTES + 4 * (2 * n_hits + all_ones + 2 * all_multi)
+        # a longer file of an earlier, killed job must not leave its tail behind
+        on_root(comm, lambda: reserve(part, size, anew=True))
+        self._file = SharedBytes(comm, str(part))
+        header = np.zeros(HEADER_BYTES // 4, INTEGER)
+        header[:2] = n_hits, num_pix
+        self._file.write_at(0, header if comm.rank == 0 else header[:0])
+        self._file.write_at(HEADER_BYTES + 4 * first, ones.astype(INTEGER))
+        self._file.write_at(HEADER_BYTES + 4 * (n_hits + first), multi.astype(INTEGER))
+        places = HEADER_BYTES + 8 * n_hits
+        self._next = [
+            places + 4 * before_ones,
+            places + 4 * (all_ones + before_multi),
+            places + 4 * (all_ones + all_multi + before_multi),
+        ]
+
+    def write(self, hits: SparseFrames) -> None:
+        """Append a block of this rank's hits, possibly none."""
+        is_one, is_multi = hits.count == 1, hits.count > 1
+        pieces = (hits.pixel[is_one], hits.pixel[is_multi], hits.count[is_multi])
+        for i, piece in enumerate(pieces):
+            self._file.write_at(self._next[i], piece.astype(INTEGER))
+            self._next[i] += 4 * len(piece)
+
+    def close(self) -> None:
+        """Close the file, complete but still under its temporary name."""
+        self._file.close()

@@ -1,0 +1,52 @@
+"""``powder/rRRRR_powder.h5``: sums over all frames, hits and misses, by one rank."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.errors import OutputError
+from xfelmpi.detectors.agipd import FRAME_SHAPE
+from xfelmpi.io.output_file import serial_file
+from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout, part_name
+from xfelmpi.mpi import on_root
+
+
+def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+    """Write the powder file; collective, so that all ranks fail if it cannot be written.
+
+    Rank 0 writes it alone: it has the sums, and packing them is all the work.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name; the file is complete, but under its temporary name afterwards.
+    attributes : dict
+        Root attributes.
+    sums : dict
+        For the suffixes "", "_hits" and "_misses" the photons, uint64 (16, 65536), and the good
+        frames, uint32 (16, 65536), on rank 0.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    on_root(comm, lambda: _write(path, attributes, sums))
+
+
+def _write(path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+    try:
+        with serial_file(part_name(path), libver=LIBVER) as file:
+            file.attrs.update(attributes)
+            for suffix, (photons, good) in sums.items():
+                _add(file, f"powder{suffix}", photons, "photons")
+                _add(file, f"good_frames{suffix}", good, "frames")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error})") from None
+
+
+def _add(file, name: str, values: np.ndarray, units: str) -> None:
+    layout = compressed_layout(FRAME_SHAPE, values.dtype, 1)
+    file.create_dataset(name, data=values.reshape(FRAME_SHAPE), **layout)
+    file[name].attrs["units"] = units

@@ -1,0 +1,137 @@
+"""What every output file says about where it comes from, as attributes of its root group."""
+
+import hashlib
+import json
+import shlex
+import socket
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi import __version__, mpi
+from xfelmpi._commit import COMMIT
+from xfelmpi._kernels._deflate import LIBDEFLATE
+from xfelmpi.core.event_table import UsedFile
+from xfelmpi.core.paths import Experiment
+
+JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
+"""What tells a job from others."""
+
+# one process is one job: what it writes has these in common
+_JOB_ID = uuid.uuid4().hex
+_STARTED = datetime.now(UTC)
+
+
+def provenance(
+    comm,
+    experiment: Experiment,
+    configuration: str,
+    files: Iterable[str],
+    argv: list[str],
+    used: Sequence[dict] = (),
+) -> dict:
+    """Return the root attributes of every file, the same on all ranks; collective.
+
+    Nothing of the environment is in them: it may hold secrets.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        The ranks that do the work.
+    experiment : Experiment
+    configuration : str
+        All settings, as JSON.
+    files : iterable of str
+        Paths of the input, on rank 0.
+    argv : list of str
+        The command line, without the program's name.
+    used : sequence of dict
+        Masks, constants and geometry; see `describe_used`.
+    """
+    nodes = len(set(mpi.gather_objects(comm, [socket.gethostname()])))
+
+    def attributes() -> dict:
+        """Return those that every rank gets from rank 0, where times and versions are taken."""
+        return {
+            "run": experiment.run,
+            "proposal": experiment.proposal,
+            "program": "xfelmpi",
+            "program_version": __version__,
+            "program_commit": COMMIT,
+            "command_line": shlex.join(["xfelmpi", *argv]),
+            "configuration": configuration,
+            "input_files": json.dumps([_describe(path) for path in files]),
+            "used_files": json.dumps(list(used)),
+            "job_id": _JOB_ID,
+            "start_time": _iso(_STARTED),
+            "creation_date": _iso(datetime.now(UTC)),
+            "ranks": comm.size,
+            "nodes": nodes,
+            "host": socket.gethostname(),
+            **_versions(),
+        }
+
+    return mpi.from_root(comm, attributes)
+
+
+def _versions() -> dict[str, str]:
+    # slow to import, and needed on one rank only
+    from importlib import metadata
+
+    return {
+        "python_version": sys.version.split()[0],
+        "numpy_version": np.__version__,
+        "h5py_version": h5py.version.version,
+        "hdf5_version": h5py.version.hdf5_version,
+        "libdeflate_version": LIBDEFLATE,
+        "extra_data_version": metadata.version("extra-data"),
+        "extra_geom_version": metadata.version("extra-geom"),
+        **mpi.library_versions(),
+    }
+
+
+def describe_used(comm, files: Sequence[UsedFile]) -> tuple[dict, ...]:
+    """Return role, path, size, mtime and sha256 of files, on all ranks; collective.
+
+    The ranks share the work, because constants are gigabytes.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    files : sequence of UsedFile
+        On rank 0.
+    """
+    files = comm.bcast(tuple(files))
+    own = [(i, _sha256(files[i].path)) for i in range(comm.rank, len(files), comm.size)]
+    digests = dict(comm.bcast(mpi.gather_objects(comm, own)))
+    return tuple(
+        {"role": file.role, **_describe(file.path), "sha256": digests[i]}
+        for i, file in enumerate(files)
+    )
+
+
+def _describe(path: str) -> dict:
+    """Return a file's path, size in bytes and time of the last change; None if it has gone."""
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return {"path": path, "size": None, "mtime": None}
+    changed = datetime.fromtimestamp(about.st_mtime, UTC)
+    return {"path": path, "size": about.st_size, "mtime": changed.isoformat()}
+
+
+def _sha256(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _iso(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The pass over the frames: photons, powder, the frame buffer, checkpoints."""

@@ -1,0 +1,296 @@
+"""What a rank has read, written down every few minutes, and taken up again by a later job.
+
+A checkpoint is a folder of files, each of which holds everything that the pass made of some frames:
+their sums, the sparse lists that are kept, their part of the powder, and the problems found. Frames
+of a file are whole trains, of one rank of one job; nothing in it depends on the number of ranks.
+"""
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core.errors import InputError, OutputError
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.log import log
+from xfelmpi.core.sparse_frames import FrameSums, gather
+from xfelmpi.io.checkpoint_file import (
+    CheckpointFile,
+    DamagedError,
+    open_checkpoint,
+    write_checkpoint,
+)
+from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import Share
+
+ENDING = ".checkpoint"
+
+CHECKPOINT_MEMORY = 24 << 20
+"""Bytes that a rank needs for checkpoints: another powder sum, and copies while it writes."""
+
+_SHORT = 0.1
+"""Of the time between two checkpoints: a pass that took less leaves none when it ends."""
+
+_READ_ENTRIES = 1 << 20
+"""Entries of sparse lists that are read at a time."""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What the pass makes of a rank's frames.
+
+    Parameters
+    ----------
+    share : Share
+    sums : FrameSums
+    powder : PowderSum
+    kept : KeptFrames
+    sparsifier : Sparsifier
+        Which collects the problems.
+    """
+
+    share: Share
+    sums: FrameSums
+    powder: PowderSum
+    kept: KeptFrames
+    sparsifier: Sparsifier
+
+
+class CheckpointWriter:
+    """Writes down now and then what a rank has read since the last time.
+
+    Parameters
+    ----------
+    folder : Path
+        Of this run's checkpoint.
+    basis : dict
+        What the result depends on, see `resume.basis_of`.
+    minutes : float
+        Between two files; 0: none is written.
+    rank : int
+    result : PassResult
+        Growing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        basis: dict,
+        minutes: float,
+        rank: int,
+        result: PassResult,
+    ):
+        self._folder = folder
+        self._basis = basis
+        # files of a job with other settings are not replaced
+        self._key = hashlib.blake2b(json.dumps(basis).encode(), digest_size=4).hexdigest()
+        self._seconds = minutes * 60
+        self._rank = rank
+        self._result = result
+        self._last = self._begin = monotonic()
+        self._rows: list[tuple[int, int]] = []
+        self._kept_before = result.kept.used
+        self._problems_before = len(result.sparsifier.problems)
+        self._merged = False
+        self.n_written = 0
+        self.error = ""
+        whole = result.powder
+        self.recent = PowderSum.zeros(whole.frames.shape[1]) if minutes else whole
+
+    def add(self, first: int, end: int) -> None:
+        """Note that the rank's frames ``first:end`` are done; write a file if it is time."""
+        if not self._seconds or first == end:
+            return
+        self._rows.append((first, end))
+        if monotonic() - self._last >= self._seconds:
+            self.write()
+
+    def end_pass(self) -> None:
+        """Complete the powder; write the rest, unless the pass was so short that it is no loss.
+
+        What was not written stays for `write`, in case that the job is stopped later.
+        """
+        if monotonic() - self._begin > _SHORT * self._seconds:
+            self.write()
+        if self.recent is not self._result.powder and not self._merged:
+            self._result.powder.add(self.recent)
+            self._merged = True
+
+    def write(self) -> None:
+        """Write what is new; what goes wrong is noted in `error` and is no reason to stop."""
+        if not self._rows:
+            return
+        first = self._rows[0][0]
+        train = int(self._result.share.frames.train_id[first])
+        path = self._folder / f"train{train:012}_rank{self._rank:04}_{self._key}{ENDING}"
+        try:
+            write_checkpoint(path, *self._content())
+        except (OSError, MemoryError) as error:
+            self.error = f"{path.parent}: {getattr(error, 'strerror', None) or error}"
+        else:
+            self.error = ""
+            self._forget()
+        self._last = monotonic()
+
+    def _content(self) -> tuple[dict, dict[str, np.ndarray]]:
+        share, sums, kept = self._result.share, self._result.sums, self._result.kept
+        rows = _joined(self._rows)
+        mine = np.concatenate([np.arange(a, b) for a, b in rows])
+        start, stop, pixel, count = kept.since(self._kept_before, mine)
+        problems = self._result.sparsifier.problems[self._problems_before :]
+        about = {
+            "basis": self._basis,
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "rows": [[a + share.first_frame, b + share.first_frame] for a, b in rows],
+            "problems": [asdict(problem) for problem in problems],
+        }
+        arrays = {
+            "train_id": share.frames.train_id[mine],
+            "cell_id": share.frames.cell_id[mine],
+            **{f"sums/{name}": getattr(sums, name)[mine] for name in FrameSums.names()},
+            **{f"powder/{n}": _small(getattr(self.recent, n)) for n in PowderSum.names()},
+            "kept/start": start,
+            "kept/stop": stop,
+            "kept/pixel": pixel,
+            "kept/count": count,
+        }
+        return about, arrays
+
+    def _forget(self) -> None:
+        self.n_written += 1
+        self._rows = []
+        self._kept_before = self._result.kept.used
+        self._problems_before = len(self._result.sparsifier.problems)
+        if not self._merged:
+            self._result.powder.add(self.recent)
+            self.recent.clear()
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ascending ranges with those as one that touch."""
+    joined = [ranges[0]]
+    for first, end in ranges[1:]:
+        if first == joined[-1][1]:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((first, end))
+    return joined
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    """Return counts in the smallest type that holds them; nothing if they are all 0."""
+    most = array.max(initial=0)
+    return array.astype(np.min_scalar_type(most)) if most else array[:0]
+
+
+def take_up(paths: tuple[Path, ...], result: PassResult) -> np.ndarray:
+    """Put what files hold of this rank's frames into an empty result.
+
+    The powder of a file goes to the rank that has the file's first frame, and only to that.
+
+    Parameters
+    ----------
+    paths : tuple of Path
+        Files with frames of this rank, among others; no frame is in two of them.
+    result : PassResult
+
+    Returns
+    -------
+    ndarray, bool (frame,)
+        Which of the rank's frames are done.
+
+    Raises
+    ------
+    InputError
+        If a file changed since it was chosen.
+    """
+    done = np.zeros(len(result.share.frames), bool)
+    for path in paths:
+        try:
+            _take_up_file(open_checkpoint(path), result, done)
+        except DamagedError as error:
+            raise InputError(f"{path}: changed while it was used: {error}") from None
+    return done
+
+
+def _take_up_file(file: CheckpointFile, result: PassResult, done: np.ndarray) -> None:
+    rows = np.concatenate([np.arange(a, b) for a, b in file.about["rows"]])
+    rows -= result.share.first_frame
+    here = np.flatnonzero((rows >= 0) & (rows < len(done)))
+    if len(here):
+        done[rows[here]] = True
+        _take_up_frames(file, rows[here], here, result)
+    if 0 <= rows[0] < len(done):
+        for name in PowderSum.names():
+            if len(counts := file.array(f"powder/{name}")):
+                getattr(result.powder, name)[...] += counts
+        result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
+
+
+def _take_up_frames(file: CheckpointFile, rows, here, result: PassResult) -> None:
+    for name in FrameSums.names():
+        getattr(result.sums, name)[rows] = file.array(f"sums/{name}")[here]
+    start, stop = file.array("kept/start")[here], file.array("kept/stop")[here]
+    order = np.flatnonzero(start >= 0)
+    # a frame without entries begins where the next one does
+    order = order[np.lexsort((stop[order], start[order]))]
+    a = 0
+    while a < len(order):
+        first = start[order[a]]
+        b = max(a + 1, int(np.searchsorted(stop[order], first + _READ_ENTRIES, side="right")))
+        some, end = order[a:b], stop[order[b - 1]]
+        pixel, count = (file.part(f"kept/{name}", first, end) for name in ("pixel", "count"))
+        sparse = gather(start[some] - first, stop[some] - first, pixel, count)
+        result.kept.put(rows[some], sparse)
+        a = b
+
+
+def warn_of_failures(comm, writer: CheckpointWriter) -> None:
+    """Say on rank 0 if checkpoints could not be written on any rank; collective."""
+    failed = mpi.gather_objects(comm, [writer.error] if writer.error else [])
+    if failed:
+        log.warning(
+            "checkpoints could not be written on %d of %d ranks (%s): --resume will have less",
+            len(failed),
+            comm.size,
+            failed[0],
+        )
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a run, and nothing else; one rank.
+
+    Raises
+    ------
+    OutputError
+        If that fails.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        for path in folder.iterdir():
+            if path.name.endswith((ENDING, ENDING + ".part")):
+                path.unlink(missing_ok=True)
+    except FileNotFoundError:  # its job has just removed it
+        return
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from None
+    for empty in (folder, folder.parent):
+        with suppress(OSError):  # in use, perhaps by the job of another run
+            empty.rmdir()
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a run that is complete, if that can be done; one rank."""
+    try:
+        remove_checkpoint(folder)
+    except OutputError as error:
+        log.warning("the checkpoint is not needed any more, but %s", error)

@@ -1,0 +1,180 @@
+"""Sparse frames kept in memory under a budget; what was not kept is read again when needed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameBlock, SparseFrames, gather
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+
+
+class KeptFrames:
+    """The frames of a rank that will probably be needed after the decision.
+
+    They lie one after the other in one array, whose pages take memory when they are written: many
+    small arrays between those of the pass would leave as much again unused between them.
+
+    Parameters
+    ----------
+    n_frames : int
+        Frames of this rank.
+    budget : int
+        Bytes at most.
+
+    Attributes
+    ----------
+    used : int
+        Entries so far.
+    """
+
+    def __init__(self, n_frames: int, budget: int):
+        self._n_frames = n_frames
+        self._make_room(budget // ENTRY_BYTES)
+
+    def _make_room(self, entries: int) -> None:
+        self._pixel = np.empty(entries, np.uint32)
+        self._count = np.empty(entries, np.uint16)
+        self.used = 0
+        self._start = np.full(self._n_frames, -1, np.int64)
+        self._stop = np.zeros(self._n_frames, np.int64)
+
+    def forget(self) -> None:
+        """Keep nothing any longer, and give the memory back."""
+        self._make_room(0)
+
+    def keep(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
+        """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
+        frames = np.flatnonzero(wanted & block.stored)
+        ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
+        frames = frames[ends <= len(self._pixel)]
+        if not len(frames):
+            return
+        self.put(first + frames, block.take(frames))
+
+    def put(self, frames: np.ndarray, sparse: SparseFrames) -> None:
+        """Keep the first of some frames, int (frame,), as many as fit."""
+        n = int((self.used + sparse.indptr[1:] <= len(self._pixel)).sum())
+        indptr = self.used + sparse.indptr[: n + 1]
+        end = int(indptr[-1])
+        self._pixel[self.used : end] = sparse.pixel[: end - self.used]
+        self._count[self.used : end] = sparse.count[: end - self.used]
+        self._start[frames[:n]] = indptr[:-1]
+        self._stop[frames[:n]] = indptr[1:]
+        self.used = end
+
+    def has(self, frames: np.ndarray) -> np.ndarray:
+        """Return which of the frames, int (frame,), are kept."""
+        return self._start[frames] >= 0
+
+    def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the entries after the first `used` ones, and where those of the frames are.
+
+        Parameters
+        ----------
+        used : int
+        frames : ndarray, int (frame,)
+            That have no entries before.
+
+        Returns
+        -------
+        start, stop : ndarray, int64 (frame,)
+            In what is returned; start -1: the frame is not kept.
+        pixel : ndarray, uint32 (entry,)
+        count : ndarray, uint16 (entry,)
+        """
+        start, stop = self._start[frames], self._stop[frames]
+        start, stop = np.where(start < 0, -1, start - used), stop - used
+        return start, stop, self._pixel[used : self.used], self._count[used : self.used]
+
+    def take(self, frames: np.ndarray) -> SparseFrames:
+        """Return kept frames, int (frame,)."""
+        return gather(self._start[frames], self._stop[frames], self._pixel, self._count)
+
+
+class HitReader:
+    """Gives any frames of a rank as sparse lists: from memory, or read again.
+
+    Parameters
+    ----------
+    kept : KeptFrames
+    table : FrameTable
+        The rank's frames.
+    sums : FrameSums
+        From the first reading, which a second one must meet.
+    sparsifier : Sparsifier
+    masks : Masks
+    """
+
+    BLOCK_FRAMES = 32
+    """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
+    with many ranks last longer than the work."""
+
+    def __init__(self, kept: KeptFrames, table, sums, sparsifier: Sparsifier, masks: Masks):
+        self._kept = kept
+        self._table = table
+        self._sums = sums
+        self._sparsifier = sparsifier
+        self._mask_row = masks.row_of_cell[table.cell_id]
+
+    def forget(self) -> None:
+        """Let go of what was kept: nothing is going to be read again."""
+        self._kept.forget()
+
+    @staticmethod
+    def nothing() -> tuple[np.ndarray, SparseFrames]:
+        """Return a block without frames."""
+        return np.empty(0, np.int64), SparseFrames.empty()
+
+    def stream(
+        self, frames: np.ndarray, powder: PowderSum
+    ) -> Iterator[tuple[np.ndarray, SparseFrames]]:
+        """Yield frames in order, in blocks, and add them to a powder sum.
+
+        Parameters
+        ----------
+        frames : ndarray, int (frame,)
+            Ascending positions among the rank's frames.
+        powder : PowderSum
+
+        Yields
+        ------
+        frames : ndarray, int (block,)
+        sparse : SparseFrames
+
+        Raises
+        ------
+        InputError
+            If a frame reads differently the second time.
+        """
+        a = 0
+        while a < len(frames):
+            part = frames[a : a + self.BLOCK_FRAMES]
+            fits = np.cumsum(self._sums.entries[part].astype(np.int64)) <= self._sparsifier.room
+            block = part[: max(1, int(fits.sum()))]
+            yield block, self._read(block, powder)
+            a += len(block)
+
+    def _read(self, block: np.ndarray, powder: PowderSum) -> SparseFrames:
+        in_memory = self._kept.has(block)
+        old, new = block[in_memory], block[~in_memory]
+        sparse = self._kept.take(old)
+        powder.add_sparse(sparse, self._sums.modules[old], self._mask_row[old])
+        if not len(new):
+            return sparse
+        again = self._read_again(new, powder)
+        return SparseFrames.join([sparse, again]).take(np.argsort(np.concatenate([old, new])))
+
+    def _read_again(self, frames: np.ndarray, powder: PowderSum) -> SparseFrames:
+        block = self._sparsifier.frames(self._table[frames], powder)
+        # offsets in the EMC file and the type of the CXI file stand on these sums
+        for name in ("lit", "photons", "ones", "peak", "entries", "modules"):
+            differs = getattr(block.sums, name) != getattr(self._sums, name)[frames]
+            if differs.any():
+                raise InputError(
+                    f"train {self._table.train_id[frames[differs][0]]}: frames read differently "
+                    "the second time; is the run still being written?"
+                )
+        return block.take(np.arange(len(frames)))

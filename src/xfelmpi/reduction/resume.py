@@ -1,0 +1,205 @@
+"""Which checkpoints of an earlier job can be used; the run shared by what is left to read."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import __version__, mpi
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
+from xfelmpi.reduction.checkpoint import ENDING
+from xfelmpi.run.distribution import Share, share_run
+from xfelmpi.run.index.run_index import RunIndex
+
+_WORK_TO_READ, _WORK_DONE = 8, 1
+"""Work of a frame that must be read, and of one that is done but may have to be written."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of an earlier job; `damage` tells why it cannot be used, empty if it can."""
+
+    path: Path
+    damage: str = ""
+    basis: dict | None = None
+    rows: tuple[tuple[int, int], ...] = ()
+    time: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a job starts from.
+
+    Parameters
+    ----------
+    basis : dict
+        What the result of the pass depends on.
+    files : tuple of Found
+        Those that are used: no frame is in two of them.
+    n_done : int
+        Frames in them.
+    notes, warnings : tuple of str
+        What was found, for the log.
+    """
+
+    basis: dict
+    files: tuple[Found, ...] = ()
+    n_done: int = 0
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def paths_of(self, share: Share) -> tuple[Path, ...]:
+        """Return the files with frames of this rank."""
+        first, end = share.first_frame, share.first_frame + len(share.frames)
+        return tuple(
+            file.path for file in self.files if any(a < end and b > first for a, b in file.rows)
+        )
+
+
+def share_remaining(
+    comm, experiment: Experiment, config: Config, resume: bool
+) -> tuple[Share, Selection]:
+    """Share the run so that all ranks have as much to read; collective.
+
+    With `resume`, frames in the checkpoint of an earlier job are done.
+
+    Raises
+    ------
+    InputError
+        As `share_run`.
+    """
+    found = _find_files(comm, experiment.checkpoint) if resume else []
+    selection = None
+
+    def work_of(index: RunIndex) -> np.ndarray:
+        """Return the work that every frame makes, int64 (frame,), and note what is done."""
+        nonlocal selection
+        n_frames = len(index.frames)
+        selection = Selection(basis_of(experiment, config, index))
+        if resume:
+            selection = choose(found, selection.basis, n_frames)
+        work = np.full(n_frames, _WORK_TO_READ, np.int64)
+        for a, b in (rows for file in selection.files for rows in file.rows):
+            work[a:b] = _WORK_DONE
+        return work
+
+    share = share_run(comm, experiment, config, work_of)
+    return share, comm.bcast(selection)
+
+
+def _find_files(comm, folder: Path) -> list[Found]:
+    """Check all files of a checkpoint, each rank some; returns all on rank 0; collective."""
+    names = mpi.from_root(comm, lambda: sorted(p.name for p in folder.glob("*" + ENDING)))
+    mine = [_read_about(folder / name) for name in names[comm.rank :: comm.size]]
+    return sorted(mpi.gather_objects(comm, mine), key=lambda file: file.path.name)
+
+
+def _read_about(path: Path) -> Found:
+    """Return what a file of a checkpoint says of itself, or why it cannot be used."""
+    try:
+        about = open_checkpoint(path).about
+    except DamagedError as error:
+        return Found(path, str(error))
+    rows = tuple((a, b) for a, b in about["rows"])
+    return Found(path, "", about["basis"], rows, about["time"])
+
+
+def basis_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
+    """Return everything that the pass depends on, by what a user calls it; rank 0.
+
+    Files stand in it with size and time. Options of the decision do not: another decision needs the
+    same sums. Nor do ranks and memory, of which the result is independent.
+    """
+    options = {
+        f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
+        for f in fields(Config)
+        if f.metadata.get("group") in ("masks", "photons")
+    }
+    masks = [(config.cell_mask, experiment.cell_mask), (config.global_mask, experiment.global_mask)]
+    masks += [(config.hit_mask, experiment.hit_mask)]
+    constants = (config.constants or experiment.constants).glob("*.h5")
+    return {
+        "the program's version": f"{__version__}, {FORMAT}",
+        **options,
+        "the run's files": _digest_of_files(Path(file.path) for file in index.files),
+        "frames (--trains, --detector, --data)": _digest_of_frames(index.frames),
+        "mask files": _digest_of_files(named or usual for named, usual in masks),
+        "constants": _digest_of_files(sorted(constants)) if index.kind == "raw" else "",
+    }
+
+
+def _digest_of_files(paths) -> str:
+    about = []
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            about.append((str(path.absolute()), "none"))
+        else:
+            about.append((str(path.absolute()), found.st_size, found.st_mtime_ns))
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+
+
+def _digest_of_frames(frames: FrameTable) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in FrameTable.__dataclass_fields__:
+        digest.update(np.ascontiguousarray(getattr(frames, name)).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def choose(found: list[Found], basis: dict[str, str], n_frames: int) -> Selection:
+    """Return which files to use, and what is to be said of all of them; one rank.
+
+    Of files that share frames, as two jobs at the same time may leave them, those with most frames
+    are used, by name if they have as many.
+
+    Parameters
+    ----------
+    found : list of Found
+    basis : dict
+        Of this job.
+    n_frames : int
+        Frames of the run.
+    """
+    damaged = [file for file in found if file.damage]
+    fitting = [file for file in found if not file.damage and file.basis == basis]
+    foreign = [file for file in found if not file.damage and file.basis != basis]
+    taken = np.zeros(n_frames, bool)
+    chosen = []
+    for file in sorted(fitting, key=lambda f: (-sum(b - a for a, b in f.rows), f.path.name)):
+        if not any(taken[a:b].any() for a, b in file.rows):
+            chosen.append(file)
+            for a, b in file.rows:
+                taken[a:b] = True
+    warnings = [f"{file.path} is damaged and left out: {file.damage}" for file in damaged]
+    if foreign:
+        warnings.append(_why_not(foreign, basis))
+    if n_double := len(fitting) - len(chosen):
+        warnings.append(f"{_files(n_double)} left out: others have the same frames")
+    n_done = int(taken.sum())
+    note = "resume: no checkpoint that fits, starting over"
+    if chosen:
+        last = max(file.time for file in chosen)
+        note = f"resume: {n_done:,} of {n_frames:,} frames are done ({_files(len(chosen))}, "
+        note += f"the last of {last})"
+    return Selection(basis, tuple(chosen), n_done, (note,), tuple(warnings))
+
+
+def _files(n: int) -> str:
+    return f"{n} checkpoint file{'s' if n != 1 else ''}"
+
+
+def _why_not(foreign: list[Found], basis: dict[str, str]) -> str:
+    reasons = []
+    for name, now in basis.items():
+        then = sorted({file.basis.get(name, "none") for file in foreign} - {now})
+        if then and name.startswith("--"):
+            reasons.append(f"{name} was {', '.join(then)} and is {now}")
+        elif then:
+            reasons.append(f"{name} changed")
+    return f"{_files(len(foreign))} left out, made with other input: {'; '.join(reasons)}"

@@ -1,0 +1,59 @@
+"""Sums over all ranks: the powder, and how much background every frame has."""
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
+from xfelmpi.reduction import background
+from xfelmpi.reduction.powder import PowderSum, mask_good_frames
+
+
+def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
+    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    events : EventColumns
+        Rows of this rank.
+    modules_in_run : int
+        Bit field.
+    """
+    complete = events.modules == modules_in_run
+    counts = complete & ~events.is_hit
+    number, photons = mpi.sum_all(
+        comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
+    )
+    # joined in frame order first, so that the sum is the same for any number of ranks
+    energy = mpi.concat_all(comm, events.pulse_energy[~events.is_hit])
+    energy = energy[np.isfinite(energy)]
+    return background.background_weighting(
+        events.pulse_energy,
+        energy.mean() if len(energy) else np.nan,
+        background.mean_by_train(events.trainId, events.photons, counts),
+        photons / number if number else np.nan,
+    )
+
+
+def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.ndarray] | None:
+    """Sum the powder of all ranks; collective.
+
+    Returns
+    -------
+    photons : ndarray, uint64 (16, 65536)
+        On rank 0, None elsewhere.
+    good : ndarray, uint32 (16, 65536)
+        In how many frames the pixel was good.
+    """
+    frames = mpi.sum_all(comm, powder.frames)
+    good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
+    for module in range(comm.rank, N_MODULES, comm.size):
+        good[module] = mask_good_frames(masks.good[module], frames[module])
+    photons = mpi.sum_to_root(comm, powder.photons)
+    good = mpi.sum_to_root(comm, good)
+    # corrected data hardly ever have such pixels
+    has_invalid = mpi.max_all(comm, powder.invalid.any())
+    invalid = mpi.sum_to_root(comm, powder.invalid) if has_invalid else 0
+    return (photons, good - invalid) if comm.rank == 0 else None

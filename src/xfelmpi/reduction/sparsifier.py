@@ -1,0 +1,248 @@
+"""Module frames → sparse lists of photons, their sums per frame, and the powder: the one pass.
+
+A frame is dense only inside the kernel; out of it come lists of (pixel number, count).
+"""
+
+import numpy as np
+
+from xfelmpi._kernels import _raw, _sparse
+from xfelmpi.calibration.constants import Calibration
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_dataset import FRAME_STATUS, FrameBytes, packed_room
+from xfelmpi.run.frames.frame_masks import MaskReader
+
+H5PY_FRAMES = 32
+"""Frames at a time of layouts that only h5py can read, which are dense in memory."""
+
+MASKED_FRAMES = 64
+"""Frames at a time with masks of their own, of which every one takes 8 KiB."""
+
+_NO_MASKS = np.empty((0, MODULE_BYTES), np.uint8)
+
+_MISSING = "frames count as missing in this module"
+
+
+def photon_cut(adu_per_photon: float, threshold: float) -> float:
+    """Return the smallest float32 signal that is one photon.
+
+    photons = floor(signal / adu_per_photon + 1 - threshold), every step in float32, grows with
+    the signal, so that one comparison settles a pixel without photons.
+    """
+    adu, threshold = np.float32(adu_per_photon), np.float32(threshold)
+
+    # the bits of floats from 0 on, read as integers, are in the order of the floats
+    low, high = 0, int(np.finfo(np.float32).max.view(np.uint32))
+    with np.errstate(over="ignore"):
+        while low < high:
+            middle = (low + high) // 2
+            signal = np.uint32(middle).view(np.float32)
+            if np.floor(signal / adu + 1 - threshold) >= 1:
+                high = middle
+            else:
+                low = middle + 1
+    return float(np.uint32(low).view(np.float32))
+
+
+class Sparsifier:
+    """Turns frames into sparse lists with one set of buffers.
+
+    Parameters
+    ----------
+    files : FilePool
+    masks : Masks
+    adu_per_photon, photon_threshold : float
+        How float and raw signals become photons.
+    room : int
+        Entries that the sparse buffer holds, at least one full frame; frames that do not fit are
+        counted but not stored.
+    calibration : Calibration, optional
+        Constants, for raw data.
+    inflater : Inflater, optional
+        With another limit of chunks that are never dense.
+    """
+
+    def __init__(
+        self,
+        files: FilePool,
+        masks: Masks,
+        adu_per_photon: float,
+        photon_threshold: float,
+        room: int,
+        calibration: Calibration | None = None,
+        inflater: _sparse.Inflater | None = None,
+    ):
+        self._files = files
+        self._masks = masks
+        self._calibration = calibration
+        self._signal = (adu_per_photon, photon_threshold)
+        self._cut = photon_cut(adu_per_photon, photon_threshold)
+        self.room = max(room, FRAME_PIXELS)
+        self._inflater = inflater or _sparse.Inflater()
+        self._frame_masks = MaskReader(files)
+        self._pixel = np.empty(self.room, np.uint32)
+        self._count = np.empty(self.room, np.uint16)
+        self._packed = self._spare = self._dense = np.empty(1, np.uint8)
+        self.problems: list[Problem] = []
+        self._bytes_read = 0
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of frames and of their masks, as they are in the files."""
+        return self._bytes_read + self._frame_masks.bytes_read
+
+    @property
+    def n_sparse(self) -> int:
+        """Frames that never were dense."""
+        return self._inflater.n_sparse
+
+    def frames(
+        self, table: FrameTable, powder: PowderSum, name_invalid: bool = False
+    ) -> FrameBlock:
+        """Read frames of all modules and add them to `powder`.
+
+        What cannot be read becomes a problem, and that module's bit stays unset in the frame.
+        With `name_invalid`, so do pixels of corrected data that are no numbers of photons although
+        no mask calls them bad; whoever reads frames once more need not hear of these again.
+        """
+        # what saturates, or has switched to a stage without constants, is usual in raw data
+        name_invalid = name_invalid and self._calibration is None
+        n = len(table)
+        segments = np.zeros((2, n, N_MODULES), np.int64)
+        block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
+        used = 0
+        for module in range(N_MODULES):
+            for number in np.unique(table.file[:, module]):
+                if number < 0:
+                    continue
+                these = np.flatnonzero(table.file[:, module] == number)
+                if self._calibration:
+                    # frames of one cell together: its constants stay in the cache
+                    these = these[np.argsort(table.cell_id[these], kind="stable")]
+                used = self._one_file(
+                    table, block, module, int(number), these, powder, used, name_invalid
+                )
+        return block
+
+    def _one_file(self, table, block, module, number, these, powder, used, name_invalid) -> int:
+        if self._calibration and module in self._calibration.lacking:
+            # no constants: the masks call all of its pixels bad
+            good = np.ones(len(these), bool)
+            block.sums.add_module(module, these, FrameSums.zeros(len(these)), good)
+            return used
+        try:
+            file = self._files.get(number)
+        except (OSError, KeyError) as error:
+            self._report(f"file cannot be opened: {error}", number, module, table.train_id[these])
+            return used
+        step = len(these) if file.direct else H5PY_FRAMES
+        if self._masks.frame_bits:
+            step = min(step, MASKED_FRAMES)
+        for a in range(0, len(these), step):
+            part, spoilt = self._spoilt(these[a : a + step], table, number, module)
+            if not len(part):
+                continue
+            try:
+                source = file.frames(table.row[part, module])
+            except (OSError, ValueError, RuntimeError) as error:
+                self._report(
+                    f"frames cannot be located: {error}", number, module, table.train_id[part]
+                )
+                continue
+            cells = table.cell_id[part]
+            sums, status, used = self._run(source, block, module, part, cells, spoilt, powder, used)
+            self._report_status(status, "", number, module, table.train_id[part])
+            if name_invalid:
+                good = self._masks.good[module]
+                invalid = count_invalid(sums, spoilt, good, self._masks.row_of_cell[cells])
+                self._report_invalid(invalid, table, block, module, number, part)
+        return used
+
+    def _spoilt(self, part, table: FrameTable, number: int, module: int):
+        """Return the frames whose own masks can be read, if these count, and their bad pixels."""
+        if not self._masks.frame_bits:
+            return part, _NO_MASKS
+        trains = table.train_id[part]
+        try:
+            bad, status = self._frame_masks.bad_pixels(
+                number, table.row[part, module], self._masks.frame_bits
+            )
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            self._report(f"image/mask cannot be used: {error}", number, module, trains)
+            return part[:0], _NO_MASKS
+        self._report_status(status, "image/mask: ", number, module, trains)
+        return part[status == 0], bad[status == 0]
+
+    def _run(
+        self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
+    ):
+        """Run the kernel on frames of one file; returns their sums, status, and what is used."""
+        n = len(part)
+        self._need_buffers(source)
+        sums = FrameSums.zeros(n)
+        start, stop = np.zeros((2, n), np.int64)
+        status = np.zeros(n, np.uint8)
+        mask_row = self._masks.row_of_cell[cells]
+        # what both kernels take, in their order
+        bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)
+        bytes_in += (source.within, source.chunk_frames)
+        masks = (self._masks.good[module], mask_row, self._masks.region[module])
+        buffers = (self._packed, self._spare, self._dense, used, self._pixel, self._count)
+        out = (powder.photons[module], powder.invalid[module], start, stop, status, sums.lit)
+        out += (sums.photons, sums.region_lit, sums.region_photons, sums.ones, sums.peak)
+        tail = (*masks, module * MODULE_PIXELS, *buffers, *out, sums.entries, sums.region_bad)
+        if self._calibration:
+            signal = (self._calibration.common_mode, *self._signal, self._cut)
+            c = self._calibration.modules[module]
+            constants = (self._calibration.row_of_cell[cells], c.cut, c.lowest1)
+            constants += (c.level1, c.level2)
+            constants += (c.bad[1], c.bad[2], c.offset, c.gain)
+            used = _raw.sparsify_raw(*bytes_in, *signal, *constants, *tail, sums.switched)
+        else:
+            values = (source.dtype.itemsize, source.dtype.kind == "f")
+            signal = (1.0, 1.0, 1.0) if source.from_integers else (self._cut, *self._signal)
+            used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail, spoilt)
+        # frames of one chunk share its bytes
+        _, chunks = np.unique(source.offset[status == 0], return_index=True)
+        self._bytes_read += int(source.size[status == 0][chunks].sum())
+        block.start[part, module], block.stop[part, module] = start, stop
+        block.sums.add_module(module, part, sums, status == 0)
+        powder.add_frames(module, mask_row[status == 0])
+        return sums, status, used
+
+    def _need_buffers(self, source: FrameBytes) -> None:
+        planes = 2 if self._calibration else 1
+        need = source.chunk_frames * planes * MODULE_PIXELS * source.dtype.itemsize
+        if len(self._dense) < need:
+            self._dense = np.empty(need, np.uint8)
+            self._spare = np.empty(need, np.uint8)
+            self._packed = np.empty(packed_room(need), np.uint8)
+
+    def _report_status(self, status, prefix: str, number: int, module: int, trains) -> None:
+        for code, text in FRAME_STATUS.items():
+            if (status == code).any():
+                self._report(prefix + text, number, module, trains[status == code])
+
+    def _report_invalid(self, invalid, table, block, module, number, part) -> None:
+        if invalid.any() and not self._masks.frame_bits:
+            rows = table.row[part, module]
+            invalid = unexplained(self._frame_masks, number, rows, invalid, block, part, module)
+        trains = table.train_id[part]
+        for train in np.unique(trains[invalid > 0]):
+            here = (trains == train) & (invalid > 0)
+            what = f"{invalid[here].sum()} pixels are no numbers of photons (NaN, infinite or "
+            what += f"above {MAX_COUNT}), though no mask calls them bad"
+            self._report(what, number, module, trains[here], "bad pixels of these frames")
+
+    def _report(
+        self, what: str, number: int, module: int, trains: np.ndarray, action: str = _MISSING
+    ) -> None:
+        name = self._files.name(number)
+        for train, n in zip(*np.unique(trains, return_counts=True), strict=True):
+            self.problems.append(Problem(f"{n} frames: {what}", name, module, int(train), action))

@@ -1,0 +1,33 @@
+"""Page and overview of a finished run, written."""
+
+from pathlib import Path
+
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.output_file import make_folder
+from xfelmpi.report.detector_images import thumbnail
+from xfelmpi.report.overview import record_success, replace_file
+from xfelmpi.report.run_files import read_run_files
+from xfelmpi.report.run_page import run_page
+
+
+def make_report(experiment: Experiment) -> Path:
+    """Write the page of a run from its output files, and the overview; one rank.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    InputError
+        If the output files cannot be used.
+    OSError
+        If the page cannot be written.
+    """
+    found = read_run_files(experiment)
+    page = run_page(found)
+    make_folder(experiment.page.parent)
+    replace_file(experiment.page, page)
+    record_success(experiment, found.head, thumbnail(found))
+    return experiment.page

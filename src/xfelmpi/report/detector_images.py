@@ -1,0 +1,152 @@
+"""The detector images of a page: powder, single hits, and the radial profile."""
+
+from collections.abc import Iterator
+from html import escape
+
+import numpy as np
+
+from xfelmpi.hitfinding.thresholds import lottery_number
+from xfelmpi.output.cxi.hit_reader import HitFile, read_hit
+from xfelmpi.report import charts, curves
+from xfelmpi.report import images as pictures
+from xfelmpi.report.charts import Axis, Series, axis_around, chart
+from xfelmpi.report.run_files import SUMS, RunFiles
+
+HITS_SHOWN = 12
+"""Strongest hits, and as many random ones."""
+
+_POWDER_SHADES, _HIT_SHADES, _THUMBNAIL_SHADES = 48, 32, 16
+
+
+def thumbnail(found: RunFiles) -> str:
+    """Return the powder of the hits, small, as an address that holds the image; or empty."""
+    if found.hit_file is None or not found.head.hits:
+        return ""
+    raster = pictures.make_raster(found.hit_file.xyz, 12)
+    powder = found.powder
+    image = pictures.assemble(raster, powder["powder_hits"], powder["good_frames_hits"])
+    limits = pictures.logarithmic_limits(image)
+    return _image(image, limits, _THUMBNAIL_SHADES)
+
+
+def _image(image: pictures.Assembled, limits: tuple[float, float], shades: int) -> str:
+    numbers = pictures.shade(image, limits, shades)
+    return pictures.data_uri(pictures.png(numbers, pictures.palette(shades)))
+
+
+def detector_images(found: RunFiles) -> Iterator[str]:
+    """Yield sections as HTML."""
+    if found.hit_file is None:
+        yield f'<h2>Detector images</h2><p class="alarm">{escape(found.missing)}</p>'
+        return
+    yield _powders(found, found.hit_file)
+    yield _radial(found, found.hit_file)
+    events = found.run.events
+    rows = found.hit_file.rows
+    if not len(rows):
+        return
+    raster = pictures.make_raster(found.hit_file.xyz, 3)
+    strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
+    others = np.setdiff1d(np.arange(len(rows)), strongest)
+    lottery = lottery_number(events.trainId[rows[others]], events.cellId[rows[others]])
+    random = np.sort(others[np.argsort(lottery)[:HITS_SHOWN]])
+    good_by_place = {}
+    for title, chosen in (("strongest hits", strongest), ("random hits", random)):
+        if len(chosen):
+            shown = "".join(_hit(found, raster, int(hit), good_by_place) for hit in chosen)
+            yield f'<h2>{len(chosen)} {title}</h2><div class="hits">{shown}</div>'
+    size = f"{raster.size * 1e3:.2g} mm"
+    yield (
+        f'<p class="soft">Photons on {size} × {size}, logarithmic, each hit from one photon to its'
+        " brightest; seen along the beam. A hit's number is its place in the CXI and EMC files:"
+        f" <code>xfelmpi show {found.head.run} --hit N</code> draws one in the terminal.</p>"
+    )
+
+
+def _powders(found: RunFiles, hit_file: HitFile) -> str:
+    raster = pictures.make_raster(hit_file.xyz, 2)
+    powder = found.powder
+    images = {
+        which: pictures.assemble(raster, powder[f"powder{which}"], powder[f"good_frames{which}"])
+        for which in SUMS
+        if powder[f"good_frames{which}"].any()
+    }
+    names = {
+        "": f"all {found.head.frames:,} frames",
+        "_hits": f"{found.head.hits:,} hits",
+        "_misses": f"{found.head.misses:,} misses",
+    }
+    shown = "".join(_powder(image, names[which]) for which, image in images.items())
+    ramp = np.arange(_POWDER_SHADES, dtype=np.uint8)[None] + pictures.LOWEST
+    bar = pictures.data_uri(pictures.png(ramp, pictures.palette(_POWDER_SHADES)))
+    return (
+        f'<h2>Powder</h2><div class="images">{shown}</div><p class="scale soft">'
+        f'<span>low <img src="{bar}" alt="colour scale"> high</span> mean photons per pixel and'
+        ' frame, logarithmic <span><span class="swatch"></span> bad pixels</span> seen along the'
+        " beam</p>"
+    )
+
+
+def _powder(image: pictures.Assembled, name: str) -> str:
+    limits = pictures.logarithmic_limits(image)
+    low, high = (charts.number(float(f"{limit:.2g}")) for limit in limits)
+    return (
+        f'<figure><img src="{_image(image, limits, _POWDER_SHADES)}" alt="powder of {name}">'
+        f"<figcaption><b>{name}</b>: {low} … {high}</figcaption></figure>"
+    )
+
+
+def _radial(found: RunFiles, hit_file: HitFile) -> str:
+    wavelength = found.run.events.wavelength
+    wavelength = wavelength[np.isfinite(wavelength)]
+    powder = found.powder
+    background = np.nan_to_num(hit_file.background), np.isfinite(hit_file.background)
+    images = [(powder["powder_hits"], powder["good_frames_hits"]), background]
+    known = bool(len(wavelength)) and bool(np.isfinite(hit_file.xyz[2]).all())
+    if known:
+        radius = curves.momentum_transfer(hit_file.xyz, float(wavelength.mean())) * 1e-9
+        label, top = "q = 4π sin θ / λ in 1/nm", "resolution 2π/q in nm"
+    else:
+        radius, label, top = np.hypot(*hit_file.xyz[:2]) * 1e3, "distance from the beam in mm", ""
+    middle, (hits, others) = curves.radial_profile(radius, images)
+    values = np.concatenate((hits, others))
+    figure = chart(
+        "Radial profile",
+        Axis(label, 0.0, float(middle[-1]) * 1.01),
+        axis_around("photons per pixel and frame", values, log=True),
+        [
+            Series("hits", middle, hits, "line", "hit"),
+            Series("background (all non-hits)", middle, others, "line", "quiet"),
+        ],
+        top=top,
+        caption="" if known else "Without wavelength and detector distance, q is unknown.",
+    )
+    return f'<h2>Scattering</h2><div class="pair">{figure}{_strengths(found)}</div>'
+
+
+def _strengths(found: RunFiles) -> str:
+    """Return a chart of how many photons the hits have."""
+    photons = found.run.events.photons[found.run.events.is_hit].astype(float)
+    edges, logarithmic = curves.score_edges(photons, 60)
+    number = curves.histogram(photons, edges).astype(float)
+    return chart(
+        "Photons of the hits",
+        Axis("photons in a hit", float(edges[0]), float(edges[-1]), logarithmic),
+        axis_around("hits", number, zero=True, whole=True),
+        [Series("hits", edges, number, "area", "hit")],
+    )
+
+
+def _hit(found: RunFiles, raster: pictures.Raster, hit: int, good_by_place: dict) -> str:
+    events, hit_file = found.run.events, found.hit_file
+    row = hit_file.rows[hit]
+    image = pictures.assemble_counts(raster, *read_hit(hit_file.path, hit, good_by_place))
+    limits = pictures.count_limits(image)
+    train, cell = events.trainId[row], events.cellId[row]
+    sigma = events.hit_sigma[row]
+    strength = f"{sigma:.1f} σ" if np.isfinite(sigma) else f"score {events.hitscore[row]:,.0f}"
+    return (
+        f'<figure><img src="{_image(image, limits, _HIT_SHADES)}" alt="hit {hit}, train {train}, '
+        f'cell {cell}"><figcaption><b>hit {hit}</b> · cell {cell}<br>train {train}<br>'
+        f"{events.photons[row]:,} photons, {strength}</figcaption></figure>"
+    )

@@ -1,0 +1,127 @@
+"""The numbers of a run in short: page, overview and terminal all show these."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
+from xfelmpi.output.cxi.hit_reader import HitFile
+from xfelmpi.output.events_reader import FinishedRun
+
+TRAINS_PER_SECOND = 10
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What is said of a run first.
+
+    Parameters
+    ----------
+    run : int
+    proposal, sample, kind : str
+        `kind` is ``proc`` or ``raw``; `sample` is empty if unknown.
+    start_time, created : str
+        ISO 8601: of the run (empty if unknown), and of its output files.
+    frames, complete, trains, hits, misses : int
+    seconds : float
+        From the first train to the last one, at ten trains a second.
+    pulse_energy, photon_energy : float
+        Means over the frames where they are known: J, and eV; NaN if nowhere.
+    problems : tuple of Problem
+    warnings : tuple of str
+    """
+
+    run: int
+    proposal: str
+    sample: str
+    kind: str
+    start_time: str
+    created: str
+    frames: int
+    complete: int
+    trains: int
+    hits: int
+    misses: int
+    seconds: float
+    pulse_energy: float
+    photon_energy: float
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over complete frames."""
+        return self.hits / self.complete if self.complete else 0.0
+
+    @property
+    def incomplete(self) -> int:
+        """Frames that lack a module."""
+        return self.frames - self.complete
+
+    @property
+    def excluded(self) -> str:
+        """What was excluded, in a few words; empty if nothing was."""
+        words = [plural(len(self.problems), "problem")] if self.problems else []
+        words += [plural(self.incomplete, "incomplete frame")] if self.incomplete else []
+        return ", ".join(words)
+
+
+def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
+    """Return the numbers of a finished run."""
+    events, attributes = run.events, run.attributes
+    trains = np.unique(events.trainId)
+    complete = run.complete
+    wavelength = _mean(events.wavelength)
+    return Headline(
+        int(attributes["run"]),
+        attributes["proposal"],
+        hit_file.sample if hit_file else "",
+        "proc" if events.gain_switched is None else "raw",
+        hit_file.start_time if hit_file else "",
+        attributes["creation_date"],
+        len(events.trainId),
+        int(complete.sum()),
+        len(trains),
+        int(events.is_hit.sum()),
+        int(events.is_miss.sum()),
+        int(trains[-1] - trains[0] + 1) / TRAINS_PER_SECOND if len(trains) else 0.0,
+        _mean(events.pulse_energy),
+        PLANCK_TIMES_C / ELECTRONVOLT / wavelength,
+        tuple(run.problems),
+        tuple(json.loads(attributes.get("warnings", "[]"))),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def plural(n: int, what: str) -> str:
+    """Return a number of things as text."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text, e.g. ``1.6 s`` or ``12 min 5 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def energy(joule: float) -> str:
+    """Return a pulse energy as text, in mJ or µJ."""
+    if np.isnan(joule):
+        return "unknown"
+    value, unit = (joule * 1e3, "mJ") if joule >= 1e-3 else (joule * 1e6, "µJ")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
+
+
+def clock(iso: str) -> str:
+    """Return an ISO 8601 time without its T and seconds."""
+    zone = "UTC" if iso.endswith(("+00:00", "Z")) else iso[19:]
+    return f"{iso[:10]} {iso[11:16]} {zone}".strip()

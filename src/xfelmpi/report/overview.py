@@ -1,0 +1,238 @@
+"""The overview of all runs: every job leaves a small file about its run, and makes the page anew.
+
+Jobs of an array do so at the same time, without a lock, which file systems of clusters may not
+have: whoever has replaced the page looks again whether it knew all files. The one who replaces it
+last therefore knew all, and everybody who wrote a file replaces the page after that.
+"""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+
+from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, XfelmpiError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
+from xfelmpi.report.headline import Headline, clock, energy, plural
+from xfelmpi.report.template import fill_page
+
+FAILED = "failed"
+
+_COLUMNS = (
+    ("run", ""),
+    ("sample", "text"),
+    ("processed", "text"),
+    ("frames", ""),
+    ("hits", ""),
+    ("hit rate", ""),
+    ("pulse energy", ""),
+    ("hit powder", "text image"),
+    ("status", "text words"),
+)
+"""Name and style."""
+
+_ATTEMPTS = 100
+"""A page that is out of date after so many is left to the jobs that keep changing the files."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run's line in the overview; the file about it holds these as JSON.
+
+    Parameters
+    ----------
+    run : int
+    status : str
+        ``0``, ``3``, as the exit status of the job, or ``failed``.
+    time : str
+        When the job ended, ISO 8601.
+    message : str
+        Why it failed, or what was excluded.
+    sample : str
+    frames, hits : int or None
+    hit_rate : float or None
+    pulse_energy : float or None
+        Mean in J.
+    thumbnail : str
+        Address that holds the image, or empty.
+    """
+
+    run: int
+    status: str
+    time: str
+    message: str = ""
+    sample: str = ""
+    frames: int | None = None
+    hits: int | None = None
+    hit_rate: float | None = None
+    pulse_energy: float | None = None
+    thumbnail: str = ""
+
+
+def record_success(experiment: Experiment, head: Headline, thumbnail: str) -> None:
+    """Say that a run was processed, and make the overview anew.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    status = EXIT_PARTIAL if head.problems else EXIT_COMPLETE
+    known = math.isfinite(head.pulse_energy)
+    record(
+        experiment,
+        RunStatus(
+            head.run,
+            str(status),
+            head.created,
+            head.excluded,
+            head.sample,
+            head.frames,
+            head.hits,
+            head.hit_rate,
+            head.pulse_energy if known else None,
+            thumbnail,
+        ),
+    )
+
+
+def record_failure(experiment: Experiment, error: Exception) -> None:
+    """Say that a job failed, as well as that can be said; never raises, never communicates."""
+    if getattr(error, "told_elsewhere", False) or not experiment.prefix.is_dir():
+        return
+    known = isinstance(error, XfelmpiError)
+    message = str(error) if known else f"{type(error).__name__}: {error} (a bug; see the log)"
+    try:
+        record(experiment, RunStatus(experiment.run, FAILED, _now(), message))
+    except (OSError, OutputError, ValueError):
+        # the error itself is what the user must see
+        return
+
+
+def record(experiment: Experiment, status: RunStatus) -> None:
+    """Write the file about a run, and make the overview anew.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    make_folder(experiment.status.parent)
+    replace_file(experiment.status, json.dumps(asdict(status), indent=1))
+    rebuild(experiment.overview)
+
+
+def rebuild(overview: Path) -> None:
+    """Make the overview from all files beside it; any number of processes may do so at once."""
+    for _ in range(_ATTEMPTS):
+        known = _stamps(overview.parent)
+        replace_file(overview, overview_page(read_statuses(overview.parent)))
+        if _stamps(overview.parent) == known:
+            return
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when complete.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        make_readable(part)
+        part.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error, len(text.encode())) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("r[0-9][0-9][0-9][0-9]*.json"))
+
+
+def _stamps(folder: Path) -> set[tuple]:
+    """Return what tells that a file is another one; a replaced file is another inode."""
+    found = set()
+    for path in _files(folder):
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            continue
+        found.add((path.name, about.st_ino, about.st_mtime_ns, about.st_size))
+    return found
+
+
+def read_statuses(folder: Path) -> list[RunStatus]:
+    """Return what the files in a folder say, newest first; damaged ones are left out."""
+    names = {f.name for f in fields(RunStatus)}
+    found = []
+    for path in _files(folder):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            status = RunStatus(**{k: v for k, v in values.items() if k in names})
+            _row(status)
+        except (OSError, ValueError, TypeError, AttributeError):
+            continue
+        found.append(status)
+    return sorted(found, key=lambda s: (s.time, s.run), reverse=True)
+
+
+def overview_page(runs: list[RunStatus]) -> str:
+    """Return the overview as HTML."""
+    heads = ""
+    for name, kind in _COLUMNS:
+        sort = ' aria-sort="descending"' if name == "processed" else ""
+        heads += f'<th class="{kind}"{sort}><button type="button">{name}</button></th>'
+    rows = "".join(_row(run) for run in runs)
+    n_failed = sum(run.status == FAILED for run in runs)
+    failed = f', <span class="alarm">{n_failed} failed</span>' if n_failed else ""
+    body = (
+        f'<header><h1>All runs</h1><p class="soft">{plural(len(runs), "run")}{failed}; '
+        f"{escape(clock(_now()))}</p></header>"
+        f'<div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+    return fill_page("All runs", body, "overview.js")
+
+
+def _row(run: RunStatus) -> str:
+    name = f"r{run.run:04d}"
+    image = f'<img src="{escape(run.thumbnail)}" alt="hit powder">' if run.thumbnail else ""
+    state = {str(EXIT_COMPLETE): "", str(EXIT_PARTIAL): "look"}.get(run.status, "bad")
+    label = "failed" if run.status == FAILED else f"status {run.status}"
+    message = f'<div class="soft">{escape(run.message)}</div>' if run.message else ""
+    rate = "" if run.hit_rate is None else f"{100 * run.hit_rate:.2f} %"
+    pulse = "" if run.pulse_energy is None else energy(run.pulse_energy)
+    # a run that failed the first time has no page
+    link = f'<a href="{name}.html">{run.run}</a>' if run.frames is not None else str(run.run)
+    cells = (
+        (run.run, link),
+        (run.sample, escape(run.sample)),
+        (run.time, escape(clock(run.time))),
+        (run.frames, _count(run.frames)),
+        (run.hits, _count(run.hits)),
+        (run.hit_rate, rate),
+        (run.pulse_energy, pulse),
+        (run.hits, image),
+        (run.status, f'<span class="badge {state}">{escape(label)}</span>{message}'),
+    )
+    row = ""
+    for (name, kind), (value, shown) in zip(_COLUMNS, cells, strict=True):
+        key = "" if value is None else escape(str(value))
+        row += f'<td class="{kind}" data-name="{name}" data-value="{key}">{shown}</td>'
+    return f"<tr>{row}</tr>"
+
+
+def _count(n: int | None) -> str:
+    return "" if n is None else f"{n:,}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

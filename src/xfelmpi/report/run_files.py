@@ -1,0 +1,62 @@
+"""The output files of a run, read back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.output.cxi.hit_reader import HitFile, read_hit_file
+from xfelmpi.output.events_reader import FinishedRun, read_finished_run
+from xfelmpi.report.headline import Headline, headline
+
+SUMS = ("", "_hits", "_misses")
+"""Ends of the names in the powder file: all frames, hits, misses."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the output files of a run say.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    run : FinishedRun
+    head : Headline
+    powder : dict of str to ndarray
+        Datasets of the powder file by name, (pixel,) each.
+    hit_file : HitFile or None
+        None if it is not there, or cannot be read.
+    missing : str
+        Why there is none.
+    """
+
+    experiment: Experiment
+    run: FinishedRun
+    head: Headline
+    powder: dict[str, np.ndarray]
+    hit_file: HitFile | None
+    missing: str
+
+
+def read_run_files(experiment: Experiment) -> RunFiles:
+    """Read events, powder and CXI of a run; of the latter only what stands there once.
+
+    Raises
+    ------
+    InputError
+        If events or powder file are missing or damaged.
+    """
+    run = read_finished_run(experiment.events)
+    powder = {}
+    with finished_file(experiment.powder, "a powder file") as file:
+        for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
+            powder[name] = file[name][()].reshape(FRAME_PIXELS)
+    hit_file, missing = None, ""
+    try:
+        hit_file = read_hit_file(experiment.cxi)
+    except InputError as error:
+        missing = f"{error}; no pictures without it"
+    return RunFiles(experiment, run, headline(run, hit_file), powder, hit_file, missing)

@@ -1,0 +1,196 @@
+"""The page of a run: one HTML file that holds everything it shows."""
+
+from html import escape
+
+import numpy as np
+
+from xfelmpi.core.config.options import Config
+from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
+from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
+from xfelmpi.output.events_reader import FinishedRun
+from xfelmpi.report import curves
+from xfelmpi.report.charts import Axis, Mark, Series, axis_around, chart
+from xfelmpi.report.detector_images import detector_images
+from xfelmpi.report.headline import Headline, clock, duration, energy
+from xfelmpi.report.run_files import RunFiles
+from xfelmpi.report.tables import SIGMAS, commands, complaints, module_table, settings
+from xfelmpi.report.template import fill_page
+from xfelmpi.report.verdicts import answers
+
+
+def run_page(found: RunFiles) -> str:
+    """Return the page as HTML."""
+    good = found.powder["good_frames"].reshape(N_MODULES, MODULE_PIXELS)
+    head = found.head
+    sections = [
+        _header(found, good),
+        _rates(found),
+        _scores(found),
+        *detector_images(found),
+        module_table(found, good),
+        complaints(head),
+        commands(found),
+        settings(found),
+        '<dialog aria-label="detector image, large"><img src="data:," alt=""></dialog>',
+    ]
+    return fill_page(f"r{head.run:04d} {head.proposal}", "\n".join(sections), "page.js")
+
+
+def _header(found: RunFiles, good: np.ndarray) -> str:
+    head, hit_file = found.head, found.hit_file
+    in_run = _modules_in_run(found.run)
+    bad_pixels = float((good[in_run] == 0).mean()) if in_run.any() else float("nan")
+    distance = float(np.median(hit_file.xyz[2])) if hit_file else None
+    numbers = [
+        ("hits", f"{head.hits:,}", "first"),
+        ("hit rate", f"{100 * head.hit_rate:.2f} %", "first"),
+        ("frames", f"{head.frames:,}", ""),
+        ("trains", f"{head.trains:,}", ""),
+        ("duration", duration(head.seconds), ""),
+        ("sample", head.sample or "unknown", ""),
+        ("pulse energy, mean", energy(head.pulse_energy), ""),
+        ("photon energy", _kilo_electronvolt(head.photon_energy), ""),
+        ("detector distance", _metres(distance), ""),
+        ("excluded", head.excluded or "nothing", "alarm" if head.excluded else ""),
+    ]
+    cells = "".join(
+        f'<div class="{kind}"><dt>{escape(name)}</dt><dd class="{kind}" data-name="{escape(name)}">'
+        f"{escape(value)}</dd></div>"
+        for name, value, kind in numbers
+    )
+    cards = "".join(
+        f'<li class="{a.state}"><b>{escape(a.question)}</b> <strong>{escape(a.short)}</strong>'
+        f" <div>{escape(a.why)}</div></li>"
+        for a in answers(found.run, head, bad_pixels, distance)
+    )
+    started = f", started {clock(head.start_time)}" if head.start_time else ""
+    return (
+        '<nav><a href="index.html">all runs</a></nav><header>'
+        f"<h1>Run {head.run} · {escape(head.proposal)}</h1>"
+        f'<p class="soft">{escape(head.kind)} data{escape(started)}; processed '
+        f"{escape(clock(head.created))}</p></header>"
+        f'<dl class="numbers">{cells}</dl><ul class="answers">{cards}</ul>'
+    )
+
+
+def _kilo_electronvolt(electronvolt: float) -> str:
+    return f"{electronvolt / 1e3:.3f} keV" if np.isfinite(electronvolt) else "unknown"
+
+
+def _metres(distance: float | None) -> str:
+    known = distance is not None and np.isfinite(distance)
+    return f"{distance:.4g} m" if known else "unknown"
+
+
+def _rates(found: RunFiles) -> str:
+    events = found.run.events
+    complete = found.run.complete
+    curve = curves.over_trains(events.trainId, complete, events.is_hit, events.pulse_energy)
+    first = f"from {events.trainId[0]}" if len(events.trainId) else ""
+    last = float(curve.train.max(initial=0))
+    trains = Axis(f"train, {first}", -0.5, last + 0.5, whole=True)
+    rates, running = 100 * curve.hit_rate, 100 * curve.running
+    together = "" if curve.trains_per_point == 1 else f"A point is {curve.trains_per_point} trains."
+    cells, hits, score = curves.over_cells(events.cellId, events.hitscore, events.is_hit)
+    edges = np.append(cells, cells[-1:] + 1) - 0.5 if len(cells) else np.array([0.0, 1.0])
+    hits = hits if len(cells) else np.zeros(1)
+    cell = Axis("memory cell", float(edges[0]), float(edges[-1]), whole=True)
+    parts = [
+        chart(
+            "Hit rate against train",
+            trains,
+            axis_around("hit rate in %", rates, zero=True),
+            [
+                Series("hit rate in %", curve.train, rates, "dots"),
+                Series(f"mean of {curves.RUNNING} points", curve.train, running, "line", "hit"),
+            ],
+            caption=together,
+        ),
+        chart(
+            "Pulse energy against train",
+            trains,
+            axis_around("mean pulse energy in mJ", 1e3 * curve.pulse_energy, zero=True),
+            [Series("pulse energy in mJ", curve.train, 1e3 * curve.pulse_energy)],
+        ),
+        chart(
+            "Hits against memory cell",
+            cell,
+            axis_around("hits", hits, zero=True, whole=True),
+            [Series("hits", edges, hits, "area", "hit")],
+        ),
+        chart(
+            "Mean score against memory cell",
+            cell,
+            axis_around("mean score", score),
+            [Series("mean score", cells.astype(float), score)],
+        ),
+    ]
+    return f'<h2>Over the run</h2><div class="pair">{"".join(parts)}</div>'
+
+
+def _scores(found: RunFiles) -> str:
+    run, config = found.run, found.run.config
+    events = run.events
+    decided = np.isfinite(events.hit_threshold) & np.isfinite(events.hitscore)
+    score = events.hitscore[decided]
+    edges, logarithmic = curves.score_edges(score)
+    everything = curves.histogram(score, edges).astype(float)
+    hits = curves.histogram(events.hitscore[events.is_hit], edges).astype(float)
+    by_sigma = hits_by_sigma(config, scored_before(config, run.events, run.complete), list(SIGMAS))
+    marks = []
+    if len(score) and np.isfinite(events.hit_median[decided]).any():
+        marks.append(Mark(float(np.nanmedian(events.hit_median[decided])), "median"))
+    if len(score):
+        name = "threshold" if config.decide == "fixed" else f"threshold (σ {config.sigma:g})"
+        marks.append(Mark(float(np.median(events.hit_threshold[decided])), name, 1))
+    if config.decide != "fixed":
+        marks += [
+            Mark(threshold, f"σ {sigma:g}", 2 + i)
+            for i, (sigma, _, threshold) in enumerate(by_sigma)
+            if np.isfinite(threshold) and edges[0] < threshold < edges[-1] and sigma != config.sigma
+        ]
+    figure = chart(
+        "Scores of the frames that were decided",
+        Axis(f"hitscore ({config.score})", float(edges[0]), float(edges[-1]), logarithmic),
+        Axis("frames", 0.5, max(float(everything.max(initial=1)), 1) * 1.6, True),
+        [
+            Series("all", edges, everything, "area", "quiet"),
+            Series("hits", edges, hits, "area", "hit"),
+        ],
+        tuple(marks),
+        caption="Median and thresholds: medians over the frames, where every train has its own."
+        if config.decide != "fixed"
+        else "",
+    )
+    note = "" if config.decide != "fixed" else "<p>A fixed threshold: σ has no effect.</p>"
+    return (
+        f'<h2>Hit decision</h2><div class="pair">{figure}<div><h3>What other thresholds would give'
+        f"</h3>{_sigma_table(found.head, by_sigma)}{note}"
+        f"{_decision_words(config)}</div></div>"
+    )
+
+
+def _sigma_table(head: Headline, by_sigma: list[tuple[float, int, float]]) -> str:
+    rows = "".join(
+        f"<tr><td>{sigma:g}</td><td>{hits:,}</td>"
+        f"<td>{100 * hits / max(head.complete, 1):.2f} %</td>"
+        f"<td>{'–' if np.isnan(threshold) else f'{threshold:,.1f}'}</td></tr>"
+        for sigma, hits, threshold in by_sigma
+    )
+    return (
+        "<table><thead><tr><th>σ</th><th>hits</th><th>hit rate</th><th>threshold</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>"
+    )
+
+
+def _decision_words(config: Config) -> str:
+    if config.decide == "fixed":
+        words = f"hit if score > {config.fixed_threshold:g}"
+    else:
+        words = f"hit if score > median + {config.sigma:g} × width, statistics of the "
+        words += {"train": "train", "window": "trains around", "run": "run"}[config.decide]
+    return f'<p class="soft">Now: {escape(words)}.</p>'
+
+
+def _modules_in_run(run: FinishedRun) -> np.ndarray:
+    return (run.modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)

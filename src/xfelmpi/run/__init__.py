@@ -1,0 +1,1 @@
+"""A run as the facility wrote it: which frames it has, where they are, beamline data."""

@@ -1,0 +1,225 @@
+"""The run, indexed on rank 0 and dealt out: every rank gets its frames and the facts all need."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import AddedColumn, MachineData, Problem, QuadrantMotors
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.paths import Experiment
+from xfelmpi.mpi import partition
+from xfelmpi.run.frames.frame_masks import MaskSamples, sample_masks
+from xfelmpi.run.index.cache import cached_index
+from xfelmpi.run.index.run_index import RunIndex
+from xfelmpi.run.machine.cache import cached_machine_data
+from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What every rank knows of the run.
+
+    Parameters
+    ----------
+    kind : str
+        ``proc`` or ``raw``.
+    detector : str
+    files : tuple of ModuleFile
+    modules_in_run : int
+        Bit m set: module m has at least one frame.
+    n_frames : int
+        Frames of the run.
+    cells : ndarray, int64 (cell,)
+        Cells that the run uses, ascending.
+    start_time : str
+        ISO 8601, or empty.
+    sample : str
+    notes, warnings : tuple of str
+        For the log.
+    motors : QuadrantMotors or None
+    masks : MaskSamples or None
+        Frames whose own masks say what is bad all the time, if they have masks that may count.
+    machine_files : tuple of str
+        Paths of the files of the run that were searched for machine data.
+    machine_problems : tuple of Problem
+        The same ones on all ranks.
+    """
+
+    kind: str
+    detector: str
+    files: tuple[ModuleFile, ...]
+    modules_in_run: int
+    n_frames: int
+    cells: np.ndarray
+    start_time: str
+    sample: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    motors: QuadrantMotors | None
+    masks: MaskSamples | None = None
+    machine_files: tuple[str, ...] = ()
+    machine_problems: tuple[Problem, ...] = ()
+
+    @property
+    def input_files(self) -> list[str]:
+        """Paths of all files of the run that were read."""
+        return [*(file.path for file in self.files), *self.machine_files]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of the run that one rank works on.
+
+    Parameters
+    ----------
+    facts : RunFacts
+    frames : FrameTable
+        Whole trains.
+    first_frame : int
+        Row of the first of these frames in the run.
+    pulse_energy, wavelength : ndarray, float64 (frame,)
+        J and m, NaN where unknown.
+    added : tuple of AddedColumn
+        What ``--add`` asks for, of these frames.
+    problems : tuple of Problem
+        Those of the index, on rank 0.
+    virtual : VirtualLayout or None
+        Of all frames of the run, on rank 0, if wanted.
+    """
+
+    facts: RunFacts
+    frames: FrameTable
+    first_frame: int
+    pulse_energy: np.ndarray
+    wavelength: np.ndarray
+    added: tuple[AddedColumn, ...]
+    problems: tuple[Problem, ...]
+    virtual: VirtualLayout | None = None
+
+
+def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Share:
+    """Index the run on rank 0 and give every rank its share; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    config : Config
+    work_of : callable, optional
+        Called on rank 0 with the `RunIndex`; returns how much work every frame is,
+        int (frame,), which is what is balanced over the ranks. Default: all the same.
+
+    Raises
+    ------
+    InputError
+        On all ranks, if the run cannot be used.
+    """
+    fault_injection.point(comm, "index")
+    found = mpi.on_root(comm, lambda: _find(experiment, config, work_of))
+    index, machine, virtual, problems, work = found or (None, None, None, (), None)
+    table, for_all = None, None
+    if index:
+        table = index.frames
+        for_all = _facts(config, index, machine), _bounds(table, work, comm.size)
+    facts, bounds = comm.bcast(for_all)
+
+    def deal(column):
+        return mpi.scatter_rows(comm, column, bounds)
+
+    fault_injection.point(comm, "deal")
+    columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
+    energy = deal(machine.pulse_energy if machine else None)
+    wavelength = deal(machine.wavelength if machine else None)
+    whole = machine.added if machine else ()
+    empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
+    added = tuple(
+        replace(column, values=deal(whole[i].values if machine else None))
+        for i, column in enumerate(empty)
+    )
+    return Share(
+        facts=facts,
+        frames=FrameTable(*columns),
+        first_frame=int(bounds[comm.rank]),
+        pulse_energy=energy,
+        wavelength=wavelength,
+        added=added,
+        problems=problems,
+        virtual=virtual,
+    )
+
+
+def _find(
+    experiment: Experiment, config: Config, work_of
+) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
+    """Return what is known of the run, problems included, and how much work its frames are."""
+    kind, why = choose_data(experiment, config.data)
+    folder = experiment.run_folder(kind)
+    chosen = (config.detector, config.trains, config.suspect_trains)
+    index = cached_index(experiment.index(kind), folder, kind, *chosen)
+    index = replace(index, notes=(why, *index.notes))
+    frames = index.frames
+    work = work_of(index) if work_of else np.ones(len(frames), np.int64)
+    machine = cached_machine_data(
+        experiment, frames.train_id, frames.pulse_id, config.add, index.detector
+    )
+    # laid out here, because only here the frames of the whole run are in one place
+    virtual, problems = plan_virtual(index) if config.vds else (None, ())
+    return index, machine, virtual, (*index.problems, *problems), work
+
+
+def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
+    """Return ``proc`` or ``raw``, and why, for the log."""
+    folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
+    if wanted != "auto":
+        return wanted, f"{wanted} data, as asked for"
+    if _has_detector_files(folders["proc"], "CORR"):
+        return "proc", "proc data, because there are some (--data auto)"
+    if _has_detector_files(folders["raw"], "RAW"):
+        return "raw", f"raw data, because {folders['proc']} has no detector files (--data auto)"
+    raise InputError(
+        f"{folders['proc']}: no such run, and no detector files in {folders['raw']} either; "
+        f"expected the folder of run {experiment.run}"
+    )
+
+
+def _has_detector_files(folder: Path, prefix: str) -> bool:
+    # a glob would say nothing of a folder that cannot be read
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
+
+
+def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
+    """Return where the share of every rank begins and the last one ends, int64 (rank + 1,)."""
+    _, first = np.unique(frames.train_id, return_index=True)
+    trains = partition.split_trains(np.add.reduceat(work, first), n_ranks)
+    return np.append(first, len(frames))[trains]
+
+
+def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunFacts:
+    cells = np.unique(index.frames.cell_id).astype(np.int64)
+    masks = None
+    has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
+    if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
+        masks = sample_masks(index.frames, cells, config.mask_trains)
+    sources = f"{index.detector}, source {index.source}"
+    return RunFacts(
+        kind=index.kind,
+        detector=index.detector,
+        files=index.files,
+        modules_in_run=index.modules_in_run,
+        n_frames=len(index.frames),
+        cells=cells,
+        start_time=index.start_time,
+        sample=config.sample or machine.sample,
+        notes=(sources, *index.notes, *machine.notes),
+        warnings=machine.warnings,
+        motors=machine.motors,
+        masks=masks,
+        machine_files=machine.files,
+        machine_problems=machine.problems,
+    )

@@ -1,0 +1,1 @@
+"""Which frames a run has, and in which file, module and row each of them is."""

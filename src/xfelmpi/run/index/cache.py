@@ -1,0 +1,123 @@
+"""The index of a run, kept beside the outputs: the second job on a run need not open its files.
+
+What is kept holds as long as the folder has the same files with the same sizes and times.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import __version__
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.io import cache_file
+from xfelmpi.run.index.module_file import FILE_LEFT_OUT, module_files
+from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
+
+_TEXTS = ("kind", "detector", "source", "start_time")
+
+
+def cached_index(
+    path: Path,
+    folder: Path,
+    kind: str,
+    detector: str | None,
+    trains: tuple[int | None, int | None],
+    suspect_trains: str = "include",
+) -> RunIndex:
+    """Return the index of a run from its cache, or index the run and write the cache; one rank.
+
+    Parameters
+    ----------
+    path : Path
+        Of the cache.
+    folder, kind, detector, trains, suspect_trains
+        As for `index_run`.
+
+    Raises
+    ------
+    InputError
+        As `index_run` does.
+    """
+    key = _key(folder, kind, detector, suspect_trains)
+    index = _load(path, key)
+    if index is None:
+        index = index_files(folder, kind, detector, suspect_trains)
+        if not any(problem.action == FILE_LEFT_OUT for problem in index.problems):
+            # what kept a file from being opened may not be the file
+            _save(path, key, index)
+    return slice_trains(index, trains, folder)
+
+
+def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
+    """Return what must be the same for a cached index to hold."""
+    files = cache_file.describe_files(module_files(folder, kind))
+    about = [*ModuleFile.__dataclass_fields__]
+    chosen = (str(folder), kind, detector, suspect_trains)
+    return json.dumps([__version__, about, *chosen, files])
+
+
+def _load(path: Path, key: str) -> RunIndex | None:
+    kept = cache_file.load(path, key, ("per_train", "train", "cell", "pulse", "segments"))
+    if kept is None:
+        return None
+    table, about = kept
+    n = len(table["cell"])
+    return RunIndex(
+        **{name: about[name] for name in _TEXTS},
+        files=tuple(ModuleFile(**f) for f in about["files"]),
+        frames=FrameTable(
+            np.repeat(table["train"], table["per_train"]),
+            table["cell"],
+            table["pulse"],
+            *_places(table["segments"], n),
+        ),
+        modules_in_run=about["modules_in_run"],
+        problems=tuple(Problem(**p) for p in about["problems"]),
+        notes=(*about["notes"], f"index of an earlier job: {path}"),
+    )
+
+
+def _save(path: Path, key: str, index: RunIndex) -> None:
+    frames = index.frames
+    train, per_train = np.unique(frames.train_id, return_counts=True)
+    about = {name: getattr(index, name) for name in (*_TEXTS, "modules_in_run", "notes")}
+    about["files"] = [asdict(f) for f in index.files]
+    about["problems"] = [asdict(p) for p in index.problems]
+    arrays = {
+        "train": train,
+        "per_train": per_train,
+        "cell": frames.cell_id,
+        "pulse": frames.pulse_id,
+        "segments": _segments(frames),
+    }
+    cache_file.save(path, key, arrays, about)
+
+
+def _segments(frames: FrameTable) -> np.ndarray:
+    """Return the runs of frames that stand one after the other in a file, int64 (run, 5).
+
+    Columns: module, first frame, end, file, row of the first.
+    """
+    found = []
+    for module in range(N_MODULES):
+        file, row = frames.file[:, module], frames.row[:, module]
+        breaks = (np.diff(file) != 0) | (np.diff(row) != 1)
+        first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        end = np.append(first[1:], len(file))
+        columns = (np.full(len(first), module), first, end, file[first], row[first])
+        found.append(np.stack(columns, axis=1).astype(np.int64)[file[first] >= 0])
+    return np.concatenate(found)
+
+
+def _places(segments: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return file and row of every frame and module, int32 (frame, 16) each, from `_segments`."""
+    file = np.full((n, N_MODULES), -1, np.int32)
+    row = np.zeros((n, N_MODULES), np.int32)
+    for module, first, end, number, start in segments.tolist():
+        file[first:end, module] = number
+        row[first:end, module] = np.arange(start, start + end - first)
+    return file, row

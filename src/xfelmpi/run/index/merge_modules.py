@@ -1,0 +1,138 @@
+"""The frames of every module in order, each once; and all modules joined by their frames' ids."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.run.index.module_file import FARTHEST_TRAIN, ModuleRows
+
+_CELL_SLOTS = 512
+
+_IMPOSSIBLE_TRAIN = np.uint64(1 << 53)
+"""No train ID of the next million years, and the largest for which the sorting key fits 64 bits."""
+
+
+@dataclass(frozen=True)
+class ModuleFrames:
+    """The frames of a module in ascending order, each once.
+
+    Parameters
+    ----------
+    key : ndarray, int64 (frame,)
+        trainId · 512 + cellId.
+    pulse : ndarray, uint64 (frame,)
+        pulseId.
+    file, row : ndarray, int32 (frame,)
+        Number of the file in the index of the run, and row there.
+    """
+
+    key: np.ndarray
+    pulse: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
+
+    def keep(self, which: np.ndarray) -> "ModuleFrames":
+        """Return the frames where `which`, bool (frame,), is true."""
+        return ModuleFrames(self.key[which], self.pulse[which], self.file[which], self.row[which])
+
+
+def order_frames(module: int, parts: list[ModuleRows], files, problems, others) -> ModuleFrames:
+    """Sort a module's frames; of frames with the same ids the first in the files is kept.
+
+    Parameters
+    ----------
+    module : int
+    parts : list of ModuleRows
+        Of its files, in their order; emptied, to save memory.
+    files : list of ModuleFile
+        Of the run.
+    problems : list of Problem
+        Gets what is left out.
+    others : dict of int to ModuleFrames
+        Modules that are done, with which the ids are shared if they are the same.
+    """
+    names = ModuleRows.__dataclass_fields__
+    rows = ModuleRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    parts.clear()
+    impossible = rows.train >= _IMPOSSIBLE_TRAIN
+    if impossible.any():
+        for t in np.unique(rows.train[impossible]):
+            file = files[rows.file[np.flatnonzero(rows.train == t)[0]]]
+            problems.append(_foreign(file, module, t))
+        rows = rows.keep(~impossible)
+    key = (rows.train * np.uint64(_CELL_SLOTS)).astype(np.int64) + rows.cell
+    _, first = np.unique(key, return_index=True)
+    if len(first) < len(key):
+        problems += _repeated(module, rows, first, files)
+    frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
+    for other in others.values():
+        # as a rule all modules have the same frames: their ids are kept once
+        if np.array_equal(other.key, frames.key) and np.array_equal(other.pulse, frames.pulse):
+            return replace(frames, key=other.key, pulse=other.pulse)
+    return frames
+
+
+def _repeated(module: int, rows: ModuleRows, first: np.ndarray, files) -> list[Problem]:
+    repeated = np.ones(len(rows.train), bool)
+    repeated[first] = False
+    problems = []
+    for t in np.unique(rows.train[repeated]):
+        again = np.flatnonzero(repeated & (rows.train == t))
+        what = f"{len(again)} frames have ids that were there before"
+        file = Path(files[rows.file[again[0]]].path).name
+        problems.append(Problem(what, file, module, int(t), "first ones kept, these left out"))
+    return problems
+
+
+def _foreign(file: ModuleFile, module: int, train) -> Problem:
+    name = Path(file.path).name
+    return Problem("train ID far outside the run", name, module, int(train), "frames left out")
+
+
+def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> None:
+    """Leave out, in place, frames whose train ID cannot be of this run."""
+    if not modules:
+        return
+    trains = np.concatenate([np.unique(m.key // _CELL_SLOTS) for m in modules.values()])
+    middle = np.sort(trains)[len(trains) // 2] if len(trains) else 0
+    if not (np.abs(trains - middle) > FARTHEST_TRAIN).any():
+        return
+    for number, module in modules.items():
+        train = module.key // _CELL_SLOTS
+        far = np.abs(train - middle) > FARTHEST_TRAIN
+        for t in np.unique(train[far]):
+            file = files[module.file[np.flatnonzero(train == t)[0]]]
+            problems.append(_foreign(file, number, t))
+        modules[number] = module.keep(~far)
+
+
+def join_modules(modules: dict[int, ModuleFrames], problems: list[Problem]) -> FrameTable:
+    """Join the modules by their frames' ids; `modules` is emptied on the way, to save memory."""
+    union = next(iter(modules.values())).key
+    for module in modules.values():
+        if module.key is not union and not np.array_equal(module.key, union):
+            union = np.union1d(union, module.key)
+    n = len(union)
+    pulse = np.zeros(n, np.uint64)
+    known = np.zeros(n, bool)
+    file = np.full((n, N_MODULES), -1, np.int32)
+    row = np.zeros((n, N_MODULES), np.int32)
+    for m in sorted(modules):
+        module = modules.pop(m)
+        at = np.searchsorted(union, module.key)
+        file[at, m] = module.file
+        row[at, m] = module.row
+        differs = known[at] & (pulse[at] != module.pulse)
+        problems += [
+            Problem("pulseId differs from that of other modules", "", m, int(t), "lowest one used")
+            for t in np.unique(module.key[differs] // _CELL_SLOTS)
+        ]
+        new = ~known[at]
+        pulse[at[new]] = module.pulse[new]
+        known[at] = True
+    train_id = (union // _CELL_SLOTS).astype(np.uint64)
+    return FrameTable(train_id, (union % _CELL_SLOTS).astype(np.uint16), pulse, file, row)

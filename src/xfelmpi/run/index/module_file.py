@@ -1,0 +1,280 @@
+"""The index of one file of a detector module, read as it stands, with every problem found.
+
+EXtra-data opens the file, since it knows every version of the format; the index arrays are read
+here, because damage (a train ID of 0, an index beyond the data) must be seen.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import Problem
+from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_SHAPE, N_MODULES
+from xfelmpi.io.input_file import read_access
+from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged
+
+_FILE_NAME = re.compile(r"(RAW|CORR)-R\d{4}-AGIPD(\d\d)-S(\d{5})\.h5")
+FILE_LEFT_OUT = "file left out"
+"""What is done about a file that cannot be used at all."""
+
+FARTHEST_TRAIN = 1_000_000
+"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+
+_IMPOSSIBLE = np.uint64(1 << 63)
+
+MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
+"""Trains and frames in a file at most, far more than any real one has."""
+
+_SOURCE = re.compile(r"(.+)/(CORR|DET)/(\d+)CH0:(output|xtdf)")
+
+
+@dataclass(frozen=True)
+class ModuleRows:
+    """Frames of one module as they stand in its files.
+
+    Parameters
+    ----------
+    train, pulse : ndarray, uint64 (frame,)
+    cell : ndarray, uint16 (frame,)
+    file : ndarray, int32 (frame,)
+        Number of the file in the run index.
+    row : ndarray, int32 (frame,)
+        Row in that file's dataset.
+    """
+
+    train: np.ndarray
+    cell: np.ndarray
+    pulse: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
+
+    def keep(self, which) -> "ModuleRows":
+        """Return some of the frames."""
+        return ModuleRows(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+
+def module_files(folder: Path, kind: str) -> list[Path]:
+    """Return the detector's files in a run folder, in the order of module and sequence.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or no such file in it.
+    """
+    try:
+        names = sorted(p.name for p in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: no such run ({error.strerror})") from None
+    wanted = "CORR" if kind == "proc" else "RAW"
+    found = [folder / n for n in names if (m := _FILE_NAME.fullmatch(n)) and m[1] == wanted]
+    if not found:
+        raise InputError(
+            f"{folder}: no AGIPD files; found {len(names)} files, expected {wanted}-R….-AGIPD00-"
+            "S00000.h5 and so on"
+        )
+    return found
+
+
+def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, int]]:
+    """Return (detector, source, module) of a file; a modern name wins over its legacy link."""
+    number = int(_FILE_NAME.fullmatch(path.name)[2])
+    try:
+        names = read_access(path, lambda access: access.instrument_sources)
+    except Exception as error:
+        problems.append(
+            Problem(
+                f"file cannot be opened: {_one_line(error)}", path.name, number, 0, FILE_LEFT_OUT
+            )
+        )
+        return []
+    best: dict[tuple[str, int], str] = {}
+    for name in sorted(names):  # CORR sorts before DET
+        if (m := _SOURCE.fullmatch(name)) and int(m[3]) < N_MODULES:
+            best.setdefault((m[1], int(m[3])), name)
+    if not best:
+        problems.append(Problem("file has no AGIPD source", path.name, number, 0, FILE_LEFT_OUT))
+    return [(detector, source, module) for (detector, module), source in best.items()]
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        # HDF5 tells it in three lines
+        return os.strerror(error.errno)
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def start_time(path: Path) -> str:
+    """Return the creation date in a file's metadata, which is UTC."""
+    try:
+        stamp = read_access(path, _creation_date)
+        return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
+    except Exception:  # no date, not in this form, or damaged
+        return ""
+
+
+def _creation_date(access) -> str:
+    return bytes(access.file["METADATA/creationDate"][0]).decode("ascii")
+
+
+def read_module_file(
+    path, source, module, number, problems, suspects
+) -> tuple[ModuleRows, str, bool] | None:
+    """Return the usable frames of one file, their dtype and whether they have masks, or None.
+
+    What is not usable becomes a problem; trains flagged suspect are added to `suspects`.
+    """
+
+    def problem(what, train=0, action="frames left out"):
+        problems.append(Problem(what, path.name, module, int(train), action))
+
+    try:
+        found = read_access(path, _read_index, source)
+    except Exception as error:
+        problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
+        return None
+    raw = path.name.startswith("RAW")
+    expected = (2, *MODULE_SHAPE) if raw else MODULE_SHAPE
+    right_dtype = found.dtype == np.uint16 if raw else found.dtype.kind in "uif"
+    if found.shape[1:] != expected or not right_dtype:
+        problem(
+            f"frames are {found.dtype} {found.shape}, expected numbers (N, {str(expected)[1:]}",
+            action=FILE_LEFT_OUT,
+        )
+        return None
+    _check_order(found.train_ids, problem)
+    train, row = _rows_of_trains(found, problem)
+    flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
+    suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
+    return _check_rows(train, row, found.ids, number, problem), found.dtype.str, found.has_mask
+
+
+@dataclass(frozen=True)
+class _FileIndex:
+    # what a file says of its trains (train_ids, first, count, suspect) and frames (ids), as it is
+    train_ids: np.ndarray
+    first: np.ndarray
+    count: np.ndarray
+    suspect: np.ndarray
+    ids: dict[str, np.ndarray]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    has_mask: bool
+
+
+def _read_index(access, source: str) -> _FileIndex:
+    file = access.file
+    image = file[f"INSTRUMENT/{source}/image"]
+    train_ids = _column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
+    first, count = _first_count(file[f"INDEX/{source}/image"])
+    ids = {
+        k: _column(image[k]).astype(np.int64 if k == "cellId" else np.uint64)
+        for k in ("trainId", "cellId", "pulseId")
+    }
+    n = min(len(train_ids), len(first), len(count))
+    suspect = flagged(access, train_ids)[:n]
+    data, has_mask = image["data"], "mask" in image
+    return _FileIndex(
+        train_ids[:n], first[:n], count[:n], suspect, ids, data.shape, data.dtype, has_mask
+    )
+
+
+def _column(dataset, most: int = MOST_ROWS) -> np.ndarray:
+    """Return a dataset with one number per train or frame, flat."""
+    if dataset.size > most or dataset.dtype.kind not in "iu":
+        # a damaged header may ask for more memory than there is
+        raise ValueError(
+            f"{dataset.name} has {dataset.size} values of {dataset.dtype}, expected whole numbers, "
+            f"at most {most}"
+        )
+    return dataset[:].reshape(-1)
+
+
+def _check_order(train_ids: np.ndarray, problem) -> None:
+    ids = train_ids[(train_ids > 0) & (train_ids < _IMPOSSIBLE)].astype(np.int64)
+    step = np.diff(ids)
+    # what is farther off is a train of another run, and named as such
+    back = np.flatnonzero((step < 0) & (step >= -FARTHEST_TRAIN))
+    if len(back):
+        problem("train IDs of INDEX decrease", ids[back[0] + 1], "frames matched by their IDs")
+
+
+def _rows_of_trains(found: _FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
+    """Return train ID and row of every frame that the INDEX names, as far as there are data."""
+    train_ids, first, count = found.train_ids, found.first, found.count
+    n_ids = {name: len(values) for name, values in found.ids.items()}
+    usable = min(found.shape[0], *n_ids.values())
+    if len({found.shape[0], *n_ids.values()}) > 1:
+        counted = ", ".join(f"{n} {name}" for name, n in n_ids.items())
+        problem(f"{found.shape[0]} frames but {counted}")
+    for t in np.flatnonzero((train_ids == 0) & (count > 0)):
+        problem(f"train ID 0 at position {t} with {count[t]} frames")
+    beyond = (count > 0) & ((first > usable) | (count > usable) | (first + count > usable))
+    for t in np.flatnonzero(beyond):
+        problem(
+            f"INDEX names rows {first[t]} … {first[t] + count[t] - 1}, but there are {usable}",
+            train_ids[t],
+            "rows beyond left out",
+        )
+    first = np.minimum(first, usable)
+    count = np.where(train_ids == 0, 0, np.minimum(count, usable - first))
+    if count.sum() > 2 * usable:
+        # garbage, and as many rows as trains times frames would be more than fits the memory
+        count = _own_frames_only(train_ids, first, count, found.ids["trainId"], problem)
+    train = np.repeat(train_ids, count)
+    row = np.arange(len(train)) - np.repeat(np.cumsum(count) - count, count)
+    return train, row + np.repeat(first, count)
+
+
+def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarray:
+    """Return counts that end with the last frame of the train itself, int64 (train,)."""
+    count, room = count.copy(), 2 * len(frame_trains)
+    for t in np.flatnonzero(count):
+        frames = frame_trains[first[t] : first[t] + count[t]]
+        own = np.flatnonzero(frames == train_ids[t])
+        least = int(own[-1]) + 1 if len(own) and own[-1] < room else 0
+        if least < count[t]:
+            problem(
+                f"INDEX gives it {count[t]} frames, of which {len(own)} are its own", train_ids[t]
+            )
+        count[t] = least
+        room -= least
+    return count
+
+
+def _first_count(group) -> tuple[np.ndarray, np.ndarray]:
+    def column(name):
+        return _column(group[name], MOST_TRAINS)
+
+    first = column("first")
+    older = "count" not in group  # than format 0.5
+    count = (column("last") - first + 1) * column("status") if older else column("count")
+    # a garbage value of more than 62 bits stays a large number
+    limit = np.uint64(1 << 40)
+    return (
+        np.minimum(first.astype(np.uint64), limit).astype(np.int64),
+        np.minimum(count.astype(np.uint64), limit).astype(np.int64),
+    )
+
+
+def _check_rows(train, row, ids, number, problem) -> ModuleRows:
+    cell = ids["cellId"][row]
+    wrong_train = ids["trainId"][row] != train
+    wrong_cell = (cell < 0) | (cell >= MAX_CELLS)
+    for t in np.unique(train[wrong_train]):
+        n = int((wrong_train & (train == t)).sum())
+        problem(f"{n} frames have another trainId than the INDEX says", t)
+    for t in np.unique(train[wrong_cell]):
+        problem(f"cellId {cell[wrong_cell & (train == t)].max()}, expected 0 … {MAX_CELLS - 1}", t)
+    good = ~(wrong_train | wrong_cell)
+    return ModuleRows(
+        train[good],
+        cell[good].astype(np.uint16),
+        ids["pulseId"][row[good]],
+        np.full(int(good.sum()), number, np.int32),
+        row[good].astype(np.int32),
+    )

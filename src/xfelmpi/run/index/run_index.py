@@ -1,0 +1,238 @@
+"""The run's files → which frame is where, and every problem found on the way. One rank does this.
+
+A frame is named by (trainId, cellId); modules are joined by these ids, never by position. Files
+are opened by EXtra-data, which knows every version of the format; the index arrays are read as
+they stand in the file, because damage (a train ID of 0, an index beyond the data) must be seen.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.run.index.merge_modules import (
+    ModuleFrames,
+    drop_foreign_trains,
+    join_modules,
+    order_frames,
+)
+from xfelmpi.run.index.module_file import agipd_sources, module_files, read_module_file, start_time
+from xfelmpi.run.index.suspect_trains import SuspectTrain, suspect_problems
+
+
+@dataclass(frozen=True)
+class RunIndex:
+    """Everything known of a run before its frames are read.
+
+    Parameters
+    ----------
+    kind : str
+        ``raw`` or ``proc``.
+    detector : str
+        E.g. ``SPB_DET_AGIPD1M-1``.
+    source : str
+        Pattern of the sources used, for the log.
+    files : tuple of ModuleFile
+    frames : FrameTable
+    modules_in_run : int
+        Bit m set: module m has at least one frame.
+    problems : tuple of Problem
+    notes : tuple of str
+        What the log should say.
+    start_time : str
+        ISO 8601 with zone, from the files' metadata, or empty.
+    """
+
+    kind: str
+    detector: str
+    source: str
+    files: tuple[ModuleFile, ...]
+    frames: FrameTable
+    modules_in_run: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    start_time: str = ""
+
+
+def index_run(
+    folder: Path,
+    kind: str,
+    detector: str | None = None,
+    trains: tuple[int | None, int | None] = (None, None),
+    suspect_trains: str = "include",
+) -> RunIndex:
+    """Return the index of some trains of a run folder; see `index_files`, `slice_trains`."""
+    return slice_trains(index_files(folder, kind, detector, suspect_trains), trains, folder)
+
+
+def index_files(
+    folder: Path, kind: str, detector: str | None = None, suspect_trains: str = "include"
+) -> RunIndex:
+    """Index the AGIPD frames of a run folder; what modules lack is not among its problems yet.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``proc/r0050``.
+    kind : str
+        ``proc`` or ``raw``.
+    detector : str, optional
+        Which detector; default: the one AGIPD-1M in the run.
+    suspect_trains : str
+        Whether to ``include`` or ``exclude`` what files flag as suspect.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or no usable frame of an AGIPD in it.
+    """
+    paths = module_files(folder, kind)
+    files: list[ModuleFile] = []
+    problems: list[Problem] = []
+    suspects: list[SuspectTrain] = []
+    sources: dict[str, list[tuple[Path, str, int]]] = {}
+    for path in paths:
+        for prefix, source, module in agipd_sources(path, problems):
+            sources.setdefault(prefix, []).append((path, source, module))
+    detector = _choose_detector(detector, sources, folder, problems)
+    exclude = suspect_trains == "exclude"
+    modules = _read_modules(sources[detector], files, problems, suspects, exclude)
+    drop_foreign_trains(modules, files, problems)
+    if not any(len(m.key) for m in modules.values()):
+        raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
+    frames = join_modules(modules, problems)
+    modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
+    problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
+    example = sources[detector][0][1]
+    return RunIndex(
+        kind,
+        detector,
+        re.sub(r"/\d+CH0", "/*CH0", example),
+        tuple(files),
+        frames,
+        modules_in_run,
+        tuple(dict.fromkeys(problems)),
+        start_time=start_time(Path(files[0].path)),
+    )
+
+
+def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
+    """Return the trains, ascending, and which modules have frames of them, a bit for each."""
+    trains, first = np.unique(frames.train_id, return_index=True)
+    there = np.logical_or.reduceat(frames.file >= 0, first, axis=0)
+    return trains, there @ (1 << np.arange(N_MODULES))
+
+
+def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, ModuleFrames]:
+    """Read the ids of all modules, one after the other: only one is in memory as in its files."""
+    modules: dict[int, ModuleFrames] = {}
+    in_order = sorted(sources, key=lambda found: found[2])
+    for module, group in groupby(in_order, key=lambda found: found[2]):
+        parts = []
+        for path, source, _ in group:
+            found = read_module_file(path, source, module, len(files), problems, new := [])
+            suspects += new
+            if found is not None:
+                rows = found[0]
+                if exclude and new:
+                    rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
+                dataset = f"INSTRUMENT/{source}/image/data"
+                files.append(ModuleFile(str(path), module, dataset, *found[1:]))
+                parts.append(rows)
+        if sum(len(part.train) for part in parts):
+            modules[module] = order_frames(module, parts, files, problems, modules)
+    return modules
+
+
+def _choose_detector(wanted, sources, folder, problems) -> str:
+    if not sources:
+        first = f" ({problems[0].file}: {problems[0].what})" if problems else ""
+        raise InputError(f"{folder}: none of its AGIPD files can be used{first}")
+    if wanted is None and len(sources) > 1:
+        raise InputError(
+            f"{folder}: several detectors: {', '.join(sorted(sources))}; choose one with --detector"
+        )
+    if wanted is not None and wanted not in sources:
+        raise InputError(f"{folder}: no detector {wanted}; found {', '.join(sorted(sources))}")
+    return wanted or next(iter(sources))
+
+
+def slice_trains(index: RunIndex, trains: tuple[int | None, int | None], folder: Path) -> RunIndex:
+    """Return the index of some trains of a run, with what modules lack there among its problems.
+
+    Which modules are in the run, and so which frames are complete, does not depend on the slice.
+
+    Parameters
+    ----------
+    index : RunIndex
+        Of the whole run.
+    trains : (int or None, int or None)
+        Slice of the trains, by position.
+    folder : Path
+        Of the run, for the message.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    frames = index.frames
+    if trains != (None, None):
+        all_trains = np.unique(frames.train_id)
+        wanted = all_trains[slice(*trains)]
+        if not len(wanted):
+            raise InputError(
+                f"{folder}: --trains {trains[0] or 0}:{trains[1] or ''} selects none of its "
+                f"{len(all_trains)} trains"
+            )
+        first, end = np.searchsorted(frames.train_id, [wanted[0], wanted[-1] + np.uint64(1)])
+        frames = frames[first:end]
+    problems = (*index.problems, *_gaps(frames, index.modules_in_run))
+    return replace(index, frames=frames, problems=tuple(dict.fromkeys(problems)))
+
+
+def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
+    """Name what modules lack: whole trains (in runs of them), parts of trains, everything."""
+    problems = []
+    trains, train_of_frame, n_frames = np.unique(
+        frames.train_id, return_inverse=True, return_counts=True
+    )
+    for m in range(N_MODULES):
+        if not modules_in_run >> m & 1:
+            problems.append(
+                Problem(
+                    "module has no frames in the whole run", "", m, 0, "its pixels count as missing"
+                )
+            )
+            continue
+        missing = np.bincount(train_of_frame, frames.file[:, m] < 0, len(trains)).astype(int)
+        whole = missing == n_frames
+        problems += [
+            Problem(
+                f"module lacks {missing[t]} of {n_frames[t]} frames",
+                "",
+                m,
+                int(trains[t]),
+                "frames incomplete: no hit decision",
+            )
+            for t in np.flatnonzero((missing > 0) & ~whole)
+        ]
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], whole, [0]])))
+        for a, b in zip(edges[::2], edges[1::2], strict=True):
+            last = f" … {trains[b - 1]}" if b - a > 1 else ""
+            problems.append(
+                Problem(
+                    f"module lacks {b - a} trains: {trains[a]}{last}",
+                    "",
+                    m,
+                    int(trains[a]),
+                    "frames incomplete: no hit decision",
+                )
+            )
+    return problems

@@ -1,0 +1,1 @@
+"""Beamline data: pulse energies, wavelength, motors, sample name, any added values."""

@@ -1,0 +1,94 @@
+"""Machine data of a run, kept beside the outputs: the second job need not open hundreds of files.
+
+They hold for the same frames as long as the run has the same files with the same sizes and times.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from xfelmpi import __version__
+from xfelmpi.core.event_table import AddedColumn, MachineData, Problem, QuadrantMotors
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io import cache_file
+from xfelmpi.run.machine.control_data import machine_files
+from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
+
+
+def cached_machine_data(
+    experiment: Experiment,
+    train_id: np.ndarray,
+    pulse_id: np.ndarray,
+    added: tuple[str, ...],
+    detector: str,
+) -> MachineData:
+    """Return what `read_machine_data` does, from an earlier job if that had the same to read."""
+    try:
+        key = _key(experiment, train_id, pulse_id, added, detector)
+    except OSError:  # reading will say what is wrong with the folder
+        return read_machine_data(experiment, train_id, pulse_id, added, detector)
+    kept = _load(experiment, key)
+    if kept is not None:
+        return kept
+    data = read_machine_data(experiment, train_id, pulse_id, added, detector)
+    if not any(warning.startswith(UNREADABLE) for warning in data.warnings):
+        _save(experiment, key, data)
+    return data
+
+
+def _key(experiment: Experiment, train_id, pulse_id, added, detector) -> str:
+    folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
+    files = [[str(f), cache_file.describe_files(machine_files(f))] for f in folders]
+    about = MachineData.__dataclass_fields__
+    frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes()).hexdigest()
+    return json.dumps([__version__, [*about], files, frames, added, detector])
+
+
+def _load(experiment: Experiment, key: str) -> MachineData | None:
+    kept = cache_file.load(
+        experiment.machine, key, ("pulse_energy", "wavelength", "added", "positions", "travel")
+    )
+    if kept is None:
+        return None
+    arrays, about = kept
+    columns = zip(about["added"], arrays["added"], strict=True)
+    motors = about["motors"] and QuadrantMotors(
+        about["motors"], arrays["positions"], arrays["travel"]
+    )
+    return MachineData(
+        arrays["pulse_energy"],
+        arrays["wavelength"],
+        about["sample"],
+        (*about["notes"], f"machine data of an earlier job: {experiment.machine}"),
+        tuple(about["warnings"]),
+        tuple(AddedColumn(values=values, **column) for column, values in columns),
+        motors or None,
+        tuple(about["files"]),
+        tuple(Problem(**problem) for problem in about["problems"]),
+    )
+
+
+def _save(experiment: Experiment, key: str, data: MachineData) -> None:
+    nowhere = np.full((4, 2), np.nan)
+    arrays = {
+        "pulse_energy": data.pulse_energy,
+        "wavelength": data.wavelength,
+        "added": np.array([c.values for c in data.added]).reshape(-1, len(data.wavelength)),
+        "positions": data.motors.positions if data.motors else nowhere,
+        "travel": data.motors.travel if data.motors else nowhere,
+    }
+    columns = [asdict(replace(column, values=None)) for column in data.added]
+    for column in columns:
+        del column["values"]
+    about = {
+        "sample": data.sample,
+        "notes": data.notes,
+        "warnings": data.warnings,
+        "files": data.files,
+        "problems": [asdict(problem) for problem in data.problems],
+        "added": columns,
+        "motors": data.motors.device if data.motors else "",
+    }
+    cache_file.save(experiment.machine, key, arrays, about)

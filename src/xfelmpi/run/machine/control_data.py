@@ -1,0 +1,305 @@
+"""Reading the files of a run that hold machine data: one row per train, whatever is damaged.
+
+Nothing here raises on damage: machine data are welcome, not necessary. A file that cannot be read
+is named in `Damage`, and its values are unknown.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.event_table import Problem
+from xfelmpi.core.units import Unit, si_unit
+from xfelmpi.io.input_file import open_access, watched
+
+_NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
+
+_LARGEST = 256 << 20
+"""Bytes of a dataset in one file at most."""
+
+_NO_PULSE = np.uint64(2**64 - 1)
+
+Damage = dict[str, str]
+"""What could not be read: file name → first line of the first error."""
+
+
+@dataclass(frozen=True)
+class TrainTable:
+    """One dataset of a source, over all files of a folder.
+
+    Parameters
+    ----------
+    trains : ndarray, uint64 (train,)
+        Ascending, without repetition.
+    values : ndarray (train, ...)
+        As stored.
+    attributes : dict
+        The dataset's own attributes, with those of its group.
+    """
+
+    trains: np.ndarray
+    values: np.ndarray
+    attributes: dict
+
+    def rows(self, train_id: np.ndarray) -> np.ndarray:
+        """Return the row of every frame's train, int64 (frame,), -1 where there is none.
+
+        Parameters
+        ----------
+        train_id : ndarray, uint64 (frame,)
+            Train IDs in any order.
+        """
+        if not self.trains.size:
+            return np.full(len(train_id), -1)
+        row = np.minimum(np.searchsorted(self.trains, train_id), self.trains.size - 1)
+        return np.where(self.trains[row] == train_id, row, -1)
+
+    def unit(self) -> Unit | None:
+        """Return the SI unit by the file's own attributes, None if it has none.
+
+        Karabo stores the unit as ``unitName`` and ``unitSymbol``, with ``metricPrefixName`` and
+        ``metricPrefixSymbol`` (EXtra-data, ``KeyData.units``).
+        """
+        known = self.attributes
+        name = text(known.get("unitName", known.get("unitSymbol", "")))
+        prefix = text(known.get("metricPrefixName", known.get("metricPrefixSymbol", "")))
+        return si_unit(name, prefix) if name else None
+
+
+@dataclass
+class Findings:
+    """What the log should say of the machine data, filled on the way.
+
+    Parameters
+    ----------
+    notes, warnings : list of str
+    damage : dict
+    problems : list of Problem
+        Pulse energies that are unknown.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    damage: Damage = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def warn_missing(self, what: str, values: np.ndarray) -> None:
+        """Say of how many frames a value is unknown, if of any."""
+        missing = int(np.isnan(values).sum())
+        if missing:
+            self.warnings.append(f"{what} unknown for {missing} of {values.size} frames")
+
+
+def machine_files(folder: Path) -> list[Path]:
+    """Return the files of a run folder that can hold machine data, in the order of their names.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+
+
+@contextmanager
+def opened(folder: Path, damage: Damage) -> Iterator[list]:
+    """Open the files of a run folder that can hold machine data.
+
+    Parameters
+    ----------
+    folder : Path
+        E.g. ``raw/r0050``; need not exist.
+    damage : dict
+        Gets the files that cannot be opened.
+
+    Yields
+    ------
+    list of extra_data.FileAccess
+        All but the files of the detector's modules, in the order of their names.
+    """
+    paths: list[Path] = []
+    with tolerated(str(folder), damage):
+        paths = machine_files(folder)
+    files = []
+    for path in paths:
+        with tolerated(path.name, damage):
+            files.append(open_access(path))
+    try:
+        yield files
+    finally:
+        for file in files:
+            watched(file.filename, file.close)
+
+
+@contextmanager
+def tolerated(name: str, damage: Damage) -> Iterator[None]:
+    """Note whatever a damaged file raises instead of raising it.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    damage : dict
+        Gets the first error of every file.
+    """
+    try:
+        yield
+    # HDF5 and EXtra-data raise almost any class on damaged files.
+    except Exception as error:
+        damage.setdefault(name, str(error).split("\n")[0].strip() or type(error).__name__)
+
+
+def read_table(
+    files: list,
+    index: str,
+    path: str,
+    damage: Damage,
+    convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    *,
+    by_pulse: bool = False,
+) -> TrainTable | None:
+    """Collect one dataset of a source over all files of a folder.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+        Where to look; a file without the dataset is passed over.
+    index : str
+        The source's group below ``INDEX/``.
+    path : str
+        The dataset.
+    damage : dict
+        Gets the files whose values cannot be read.
+    convert : callable
+        What to do with the values of a file before they are put together with the others'.
+    by_pulse : bool
+        Take all samples of a train, each of the pulse that the ``pulseId`` of its group says;
+        `pulse_key` stands for the train ID then. Otherwise the first sample of a train.
+
+    Returns
+    -------
+    TrainTable or None
+        None if no file has values. A train that several rows claim with different values is
+        not in it.
+    """
+    trains, values, attributes = [], [], {}
+    samples = _pulse_samples if by_pulse else _first_samples
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            found = watched(file.filename, _read_samples, file.file, index, path, samples)
+            if found is None:
+                continue
+            new_trains, new_values, about = found
+            new_values = convert(new_values)
+            if values and new_values.shape[1:] != values[0].shape[1:]:
+                raise ValueError(f"{path} has another shape than in the files before")
+            trains.append(new_trains)
+            values.append(new_values)
+            attributes = attributes or about
+    if not trains:
+        return None
+    return TrainTable(*_unique(np.concatenate(trains), np.concatenate(values)), attributes)
+
+
+def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
+    """Return trains, values and attributes of a dataset, None if the file does not have it."""
+    if path not in file:
+        return None
+    dataset = file[path]
+    if dataset.dtype.kind not in "fiub":
+        raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
+    if dataset.size * dataset.dtype.itemsize > _LARGEST:
+        raise ValueError(f"{path} has {dataset.size} values, more than can be values of trains")
+    # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
+    return *samples(file, index, dataset), {**dataset.attrs, **dataset.parent.attrs}
+
+
+def _first_samples(
+    file: h5py.File, index: str, dataset: h5py.Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the train IDs (without zeros) and the first sample of each train."""
+    trains, first, count = _index(file, index)
+    use = (count > 0) & (first < len(dataset))
+    return trains[use], dataset[:][first[use]]
+
+
+def _pulse_samples(
+    file: h5py.File, index: str, dataset: h5py.Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys of train and pulse, and the sample of each pulse."""
+    trains, first, count = _index(file, index)
+    pulses = np.ravel(file[f"INSTRUMENT/{index}/pulseId"][:])
+    n = min(len(dataset), len(pulses))
+    count = np.clip(count, 0, np.maximum(n - first, 0))
+    row = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+    key = pulse_key(np.repeat(trains, count), pulses[row])
+    return key[key < _NO_PULSE], dataset[:][row[key < _NO_PULSE]]
+
+
+def pulse_key(train_id: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
+    """Return one number for each pulse, uint64 (frame,), of train IDs and pulse numbers.
+
+    Flipped bits in either, beyond any real train and pulse, become a number that no pulse has.
+    """
+    train_id, pulse_id = np.asarray(train_id, np.uint64), np.asarray(pulse_id, np.uint64)
+    real = (train_id < 1 << 51) & (pulse_id < 1 << 12)
+    return np.where(real, train_id << np.uint64(12) | pulse_id, _NO_PULSE)
+
+
+def _index(file: h5py.File, index: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the train IDs (without zeros), and first sample and number of samples of each.
+
+    ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
+    because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
+    ``count``: every later train would get its neighbour's values.
+    """
+    trains = file["INDEX/trainId"][:].astype(np.uint64)
+    first = file[f"INDEX/{index}/first"][: trains.size].astype(np.int64)
+    count = file[f"INDEX/{index}/count"][: trains.size].astype(np.int64)
+    n = min(first.size, count.size)
+    trains, first, count = trains[:n], first[:n], count[:n]
+    use = (trains != 0) & (first >= 0)
+    return trains[use], first[use], count[use]
+
+
+def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by train; drop repeated rows, and trains whose repetitions contradict."""
+    if (trains[1:] > trains[:-1]).all():
+        return trains, values
+    order = np.argsort(trains, kind="stable")
+    trains, values = trains[order], values[order]
+    first = np.ones(trains.size, bool)
+    first[1:] = trains[1:] != trains[:-1]
+    repeated = np.flatnonzero(~first)
+    here, before = values[repeated], values[repeated - 1]
+    # NaN is the one number that differs from itself.
+    same = (here == before) | ((here != here) & (before != before))
+    contradicted = trains[repeated[~same.all(axis=tuple(range(1, same.ndim)))]]
+    keep = first & ~np.isin(trains, contradicted)
+    return trains[keep], values[keep]
+
+
+def text(value: object) -> str:
+    """Return an HDF5 string, scalar or first of an array, without blanks around it.
+
+    Whatever its type says, it is UTF-8, or else Latin-1.
+    """
+    first = np.ravel(value)[0] if np.size(value) else ""
+    if isinstance(first, bytes):
+        try:
+            first = first.decode("utf-8")
+        except UnicodeDecodeError:
+            first = first.decode("latin-1")
+    return str(first).strip()

@@ -1,0 +1,89 @@
+"""Where the motors of the AGIPD-1M's quadrants stood during a run."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.event_table import QuadrantMotors
+from xfelmpi.run.machine.control_data import (
+    Damage,
+    Findings,
+    TrainTable,
+    read_table,
+    text,
+    tolerated,
+)
+from xfelmpi.run.machine.xgm import Frames
+
+_DEVICES = {"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"}
+_MOTORS = tuple(product(range(1, 5), (1, 2)))
+_KEY = "actualPosition"
+
+
+def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMotors | None:
+    """Read the positions of the eight motors that move the quadrants.
+
+    Sources are those of EXtra's ``AGIPD1MQuadrantMotors``: ``SPB_IRU_AGIPD1M/MOTOR/Q1M1`` and so
+    on, ``actualPosition`` in mm, or keys of a slow data selector that carry the same name,
+    ``spbIruAgipd1MMotorQ1M1.actualPosition``.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+    frames : Frames
+        Of whose trains.
+    found : Findings
+
+    Returns
+    -------
+    QuadrantMotors or None
+        None if the files have none of them.
+    """
+    device = _DEVICES.get(frames.topic)
+    if device is None:
+        return None
+    positions, travel = np.full((4, 2), np.nan), np.full((4, 2), np.nan)
+    selectors = _selectors(files, found.damage)
+    trains = np.unique(frames.train_id)
+    for quadrant, motor in _MOTORS:
+        table = _table(files, f"{device}Q{quadrant}M{motor}", selectors, found.damage)
+        if table is None or table.values.ndim != 1:
+            continue
+        row = table.rows(trains)
+        values = table.values[row[row >= 0]].astype(np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            unit = table.unit()
+            metres = unit.factor if unit and unit.symbol == "m" else 1e-3
+            positions[quadrant - 1, motor - 1] = np.median(values) * metres
+            travel[quadrant - 1, motor - 1] = np.ptp(values) * metres
+    return None if np.isnan(positions).all() else QuadrantMotors(device, positions, travel)
+
+
+def _table(files: list, name: str, selectors: list[str], damage: Damage) -> TrainTable | None:
+    """Return the positions of a motor, recorded as itself or by a slow data selector."""
+    places = [(name, f"CONTROL/{name}/{_KEY}/value")]
+    words = "".join(c if c.isalnum() else " " for c in name)
+    camel = "".join(words.title().split())
+    for selector, form in product(
+        selectors, (camel[0].lower() + camel[1:], words.replace(" ", "_"))
+    ):
+        places.append((selector, f"CONTROL/{selector}/{form}/{_KEY}/value"))
+    for index, path in places:
+        table = read_table(files, index, path, damage)
+        if table is not None:
+            return table
+    return None
+
+
+def _selectors(files: list, damage: Damage) -> list[str]:
+    """Return the slow data selectors, known by the class they tell."""
+    names = set()
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            for source in file.control_sources:
+                path = f"RUN/{source}/classId/value"
+                if path in file.file and text(file.file[path][()]) == "SlowDataSelector":
+                    names.add(source)
+    return sorted(names)

@@ -1,0 +1,259 @@
+"""Writing the images of one AGIPD module into a European XFEL file, corrected or raw."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.simulate import exdf
+from xfelmpi.simulate.frame_masks import FrameMasks
+from xfelmpi.simulate.frame_writer import FrameWriter
+from xfelmpi.simulate.model import ModulePhotons
+from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.plan import TrainPlan
+from xfelmpi.simulate.raw import RawSignal, TruePhotons
+
+DETECTOR = "SPB_DET_AGIPD1M-1"
+
+
+def source_name(options: SimulationOptions, module: int) -> str:
+    """Return the source of a module's images."""
+    if _is_modern(options):
+        return f"{DETECTOR}/CORR/{module}CH0:output"
+    return raw_name(module)
+
+
+def _is_modern(options: SimulationOptions) -> bool:
+    """Whether the images are corrected ones with a source of their own."""
+    return options.kind == "proc" and options.layout == "modern"
+
+
+def raw_name(module: int) -> str:
+    """Return the source of raw images, which corrected ones used to share."""
+    return f"{DETECTOR}/DET/{module}CH0:xtdf"
+
+
+@contextmanager
+def module_file(
+    path: Path,
+    plans: list[TrainPlan],
+    *,
+    module: int,
+    sequence: int,
+    proposal: int,
+    options: SimulationOptions,
+):
+    """Write a file of one module, all but the images, and give what takes those.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    plans : list of TrainPlan
+        The trains with data, in order.
+    module, sequence, proposal : int
+        Numbers of the module, of the file among the module's, and of the proposal.
+    options : SimulationOptions
+        For layout, types and missing trains.
+
+    Yields
+    ------
+    ProcImages or RawImages
+        To be given the photons of all `plans` in order.
+    """
+    source = source_name(options, module)
+    modern = _is_modern(options)
+    groups = ["image"] if modern else ["header", "image", "trailer"]
+    sources = [f"INSTRUMENT/{source}/{group}" for group in groups]
+    if modern:
+        sources.append(f"INSTRUMENT/{raw_name(module)}/image")
+    listed = [p for p in plans if len(p)] if options.missing_style == "gone" else plans
+    train_ids = np.array([plan.train_id for plan in listed], np.uint64)
+    counts = np.array([len(plan) for plan in listed], np.int64)
+    with exdf.published(path) as file:
+        exdf.write_common(
+            file,
+            sources,
+            train_ids,
+            options=options,
+            proposal=proposal,
+            sequence=sequence,
+            version="1.2" if options.layout == "modern" else "1.0",
+        )
+        exdf.write_index(file, f"{source}/image", counts)
+        if not modern:
+            _write_header_and_trailer(file, source, train_ids, counts)
+        images = file.create_group(f"INSTRUMENT/{source}/image")
+        _write_ids(images, plans, resizable=options.kind != "proc")
+        with _image_writer(images, int(counts.sum()), module, options) as writer:
+            yield writer
+        if modern:
+            for section in ("INDEX", "INSTRUMENT"):
+                link = h5py.SoftLink(f"/{section}/{source}")
+                file[f"{section}/{raw_name(module)}"] = link
+
+
+def _write_ids(images: h5py.Group, plans: list[TrainPlan], *, resizable: bool) -> None:
+    """Write train, cell and pulse of every frame, in the order of the file.
+
+    Raw files have columns that can grow, (frame, 1), and what the detector says of each frame.
+    """
+    ids = {
+        "trainId": [np.full(len(plan), plan.train_id, np.uint64) for plan in plans],
+        "cellId": [plan.cells[plan.order] for plan in plans],
+        "pulseId": [plan.pulse_ids[plan.order] for plan in plans],
+    }
+    columns = {name: np.concatenate(parts) for name, parts in ids.items()}
+    if not resizable:
+        for name, values in columns.items():
+            images[name] = values
+        return
+    n_frames = len(columns["trainId"])
+    columns["length"] = np.full(n_frames, 2 * MODULE_PIXELS * 2, np.uint32)
+    columns["status"] = np.zeros(n_frames, np.uint16)
+    for name, values in columns.items():
+        images.create_dataset(name, data=values[:, None], maxshape=(None, 1))
+
+
+def _write_header_and_trailer(file, source, train_ids, counts) -> None:
+    """Write what the detector's own train format has around the images."""
+    for part, key, values in (
+        ("header", "pulseCount", counts.astype(np.uint64)),
+        ("trailer", "status", np.zeros(len(counts), np.uint64)),
+    ):
+        group = file.create_group(f"INSTRUMENT/{source}/{part}")
+        group["trainId"] = train_ids
+        group[key] = values
+        exdf.write_index(file, f"{source}/{part}", np.ones(len(counts)))
+
+
+def _image_writer(images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
+    if options.kind == "proc":
+        return ProcImages(images, n_frames, module, options)
+    return RawImages(images, n_frames, module, options)
+
+
+class ProcImages(FrameWriter):
+    """Turns photons into corrected images: the photons themselves, or a signal with noise.
+
+    Parameters
+    ----------
+    images : h5py.Group
+        The group to make the datasets in.
+    n_frames : int
+        Frames in the file.
+    module : int
+        Module number.
+    options : SimulationOptions
+        For type, chunks, compression and masks.
+    """
+
+    def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
+        self._is_float = options.dtype == "f4"
+        self._scale = np.float32(options.signal_per_photon)
+        super().__init__(
+            images,
+            (n_frames, *MODULE_SHAPE),
+            options.dtype,
+            chunk_frames=options.chunk_frames,
+            compressed=options.compression == "gzip",
+        )
+        self._mask_file = None
+        if options.masks_frames:
+            self._masks = FrameMasks(options, module)
+            self._mask_file = FrameWriter(
+                images,
+                (n_frames, *MODULE_SHAPE),
+                np.uint32,
+                name="mask",
+                chunk_frames=max(1, options.chunk_frames),
+                compressed=True,
+            )
+        elif options.with_mask:
+            self.create_empty("mask", np.uint32)
+
+    def __exit__(self, *error):
+        if self._mask_file is not None:
+            self._mask_file.__exit__(*error)
+        super().__exit__(*error)
+
+    def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> ModulePhotons:
+        """Write the frames of a train, in the order of the plan.
+
+        Parameters
+        ----------
+        plan : TrainPlan
+            The train.
+        photons : ModulePhotons
+            Its photons in this module.
+        noise : iterator of ndarray, float32 (pixel,)
+            Noise of one frame after the other; only used for float data.
+
+        Returns
+        -------
+        ModulePhotons
+            The photons that are in the file.
+        """
+        bounds = photons.indptr.tolist()
+        masked = None
+        if self._mask_file is not None:
+            masked = np.zeros(len(photons.pixel), bool)
+        for frame in plan.order.tolist():
+            image = self.frame()
+            entries = slice(bounds[frame], bounds[frame + 1])
+            image.fill(0)
+            image[photons.pixel[entries]] = photons.count[entries]
+            if self._is_float:
+                image += next(noise)
+                image *= self._scale
+            self.finish_frame()
+            if self._mask_file is not None:
+                mask = self._mask_file.frame()
+                self._masks.fill(plan, frame, mask)
+                masked[entries] = mask[photons.pixel[entries]] != 0
+                self._mask_file.finish_frame()
+        return replace(photons, masked=masked)
+
+
+class RawImages(FrameWriter):
+    """Turns photons into raw images, the analogue and the digital one of every frame.
+
+    Parameters
+    ----------
+    images : h5py.Group
+        The group to make the dataset in.
+    n_frames : int
+        Frames in the file.
+    module : int
+        Module number.
+    options : SimulationOptions
+        For everything else.
+    """
+
+    def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
+        self._signal = RawSignal(options, module)
+        super().__init__(
+            images,
+            (n_frames, 2, *MODULE_SHAPE),
+            "u2",
+            chunk_frames=options.chunk_frames,
+            resizable=True,
+        )
+
+    def append(self, plan: TrainPlan, photons: ModulePhotons, noise) -> ModulePhotons:
+        """Write the frames of a train, in the order of the plan; see `ProcImages.append`."""
+        rng = self._signal.generator(plan)
+        found = TruePhotons(len(plan))
+        bounds = photons.indptr.tolist()
+        cells = plan.cells.tolist()
+        for frame in plan.order.tolist():
+            entries = slice(bounds[frame], bounds[frame + 1])
+            dense = np.zeros(MODULE_PIXELS, np.uint16)
+            dense[photons.pixel[entries]] = photons.count[entries]
+            switched = self._signal.fill(self.frame(), rng, cells[frame], dense, next(noise))
+            found.put(frame, dense, switched)
+            self.finish_frame()
+        return found.together()

@@ -1,0 +1,150 @@
+"""Making the constants of raw data from dark runs: the stages in order."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration import dark_statistics
+from xfelmpi.calibration.constants_file import constants_file
+from xfelmpi.core import fault_injection
+from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.core.log import log, problem_lines
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.mpi.partition import split_trains
+from xfelmpi.output.constants_file import ConstantsWriter
+from xfelmpi.output.provenance import provenance
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.index.run_index import index_run
+
+
+@dataclass(frozen=True)
+class _Run:
+    # a dark run, the tables shared by the ranks of a node
+    files: tuple
+    cell_id: np.ndarray
+    file: np.ndarray
+    row: np.ndarray
+
+
+def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: list[str]) -> int:
+    """Make constants on all ranks and return the exit status.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    given : Namespace
+        ``detector``, ``gains``, ``offset_sigma``, ``noise_sigma``, ``memory_per_rank``.
+    experiments : list of Experiment
+        The dark runs, high, medium and low gain.
+    out : Path
+        Folder for the constants.
+    argv : list of str
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if a run cannot be used, or the constants not be written.
+    """
+    start = time.monotonic()
+    indices = mpi.on_root(comm, lambda: _index(experiments, given))
+    runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
+    measured = _measured(runs)
+    modules = sorted({module for module, _ in measured})
+    mpi.on_root(comm, lambda: [prepare(constants_file(out, m)) for m in modules])
+    settings = json.dumps(vars(given), default=str)
+    files = [file.path for run in runs for file in run.files]
+    attributes = provenance(comm, experiments[0], settings, files, ["darks", *argv])
+    n_cells = max(cell for _, cell in measured) + 1
+    # the cells between are written too: nothing else would make them bad
+    tasks = [(module, cell) for module in modules for cell in range(n_cells)]
+    writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
+    problems, n_bad = _combine_cells(comm, given, runs, tasks, writer)
+    writer.close()
+    fault_injection.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
+    mpi.on_root(comm, lambda: publish(*writer.paths))
+    problems = mpi.gather_objects(comm, problems)
+    total_bad = int(mpi.sum_all(comm, np.array([n_bad]))[0])
+    if comm.rank == 0:
+        problems += [p for index in indices for p in index.problems]
+        log.info(
+            "%s cells of %s modules in %.1f s, %.3f %% of the pixels bad",
+            len({cell for _, cell in measured}),
+            len(modules),
+            time.monotonic() - start,
+            100 * total_bad / (65536 * len(measured)),
+        )
+        first, *_, last = writer.paths * 2
+        files = ("files written:", f"  {first} … {last.name}")
+        for line in (*problem_lines(problems, "the rest is like these"), *files):
+            log.info(line)
+    return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _index(experiments, given) -> list:
+    chosen = (given.detector, (None, None), given.suspect_trains)
+    indices = [index_run(e.run_folder("raw"), "raw", *chosen) for e in experiments]
+    for experiment, index in zip(experiments, indices, strict=True):
+        log.info(
+            "run %s: %s frames of %s", experiment.run, f"{len(index.frames):,}", index.detector
+        )
+    return indices
+
+
+def _share(comm, index) -> _Run:
+    """Give every node the frame table of a run; collective."""
+    about = (index.files, len(index.frames)) if comm.rank == 0 else None
+    files, n_frames = comm.bcast(about)
+    columns = []
+    for name, shape, dtype in (
+        ("cell_id", (n_frames,), np.uint16),
+        ("file", (n_frames, N_MODULES), np.int32),
+        ("row", (n_frames, N_MODULES), np.int32),
+    ):
+        columns.append(
+            mpi.share_from_root(
+                comm, getattr(index.frames, name) if comm.rank == 0 else None, shape, dtype
+            )
+        )
+    return _Run(files, *columns)
+
+
+def _measured(runs: list[_Run]) -> list[tuple[int, int]]:
+    """Return every (module, cell) that a run has, ascending."""
+    tasks = set()
+    for run in runs:
+        for module in range(N_MODULES):
+            cells = np.unique(run.cell_id[run.file[:, module] >= 0])
+            tasks.update((module, int(cell)) for cell in cells)
+    return sorted(tasks)
+
+
+def _combine_cells(comm, given, runs, tasks, writer) -> tuple[list, int]:
+    """Write this rank's share of the cells; returns problems and the number of bad pixels."""
+    # half for the interpreter and the copies that numpy makes
+    limit = given.memory_per_rank // 4
+    pools = [FilePool(r.files, limit=40 // len(runs)) for r in runs]
+    frames = [
+        dark_statistics.DarkFrames(pool, r.cell_id, r.file, r.row, limit)
+        for pool, r in zip(pools, runs, strict=True)
+    ]
+    frames += [None] * (dark_statistics.STAGES - len(runs))
+    bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
+    n_bad = 0
+    for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
+        fault_injection.point(comm, "darks")
+        stages = [f.statistics(module, cell) if f else None for f in frames]
+        constants = dark_statistics.combine_stages(
+            stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
+        )
+        if any(stages):
+            n_bad += int((constants.bad[0] != 0).sum())
+        writer.write(module, cell, constants)
+    return [p for f in frames if f for p in f.problems], n_bad

@@ -1,0 +1,1 @@
+"""The mask of a run, made from its frames."""

@@ -1,0 +1,80 @@
+"""``powder/rRRRR_powder_cells.h5``: photons per memory cell, written part by part."""
+
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.io.parallel_hdf5 import ROUND_BYTES, ParallelFile
+from xfelmpi.workflows.mask.cell_sums import ALL, HITS, MISSES, Part
+
+_KINDS = {"": ("all", ALL), "_hits": ("hits", HITS), "_misses": ("misses", MISSES)}
+
+
+class CellPowderWriter:
+    """Writes sums per cell and pixel; opening and closing are collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Final name; the file is complete, but under its temporary name after `close`.
+    attributes : dict
+        Root attributes.
+    cells : ndarray, int (cell,)
+    split : bool
+        Whether hits and misses are known.
+    """
+
+    def __init__(self, comm, path: Path, attributes: dict, cells: np.ndarray, split: bool):
+        self._comm = comm
+        self._file = ParallelFile(comm, path, attributes)
+        self._file.put("cellIds", cells.astype(np.uint16))
+        shape = (N_MODULES, len(cells), *MODULE_SHAPE)
+        self._suffixes = list(_KINDS) if split else [""]
+        self._datasets = {}
+        for suffix in self._suffixes:
+            # not packed: the ranks have some pixels of all cells, and write them alone
+            dataset = self._file.create(f"powder_cells{suffix}", shape, np.uint32, units="photons")
+            self._datasets[suffix] = dataset
+
+    def write(self, part: Part, sums: np.ndarray) -> None:
+        """Write the pixels of a part that this rank owns; this rank alone.
+
+        Parameters
+        ----------
+        part : Part
+        sums : ndarray, uint32 (plane, cell, place)
+        """
+        first, end = part.owned(self._comm.rank)
+        per_row = sums.shape[1] * MODULE_SHAPE[1] * 4
+        step = max(1, ROUND_BYTES // per_row) * MODULE_SHAPE[1]
+        pixels = part.pixels(first, end)
+        for module in np.unique(pixels // MODULE_PIXELS):
+            (own,) = np.nonzero(pixels // MODULE_PIXELS == module)
+            for a in range(own[0], own[-1] + 1, step):
+                b = min(a + step, own[-1] + 1)
+                ss = pixels[a] % MODULE_PIXELS // MODULE_SHAPE[1]
+                rows = slice(ss, ss + (b - a) // MODULE_SHAPE[1])
+                for suffix, dataset in self._datasets.items():
+                    values = sums[_KINDS[suffix][1], :, a:b]
+                    dataset[module, :, rows] = values.reshape(len(values), -1, MODULE_SHAPE[1])
+
+    def close(self, modules_in_run: int, frames: dict[str, np.ndarray]) -> None:
+        """Write what remains, and close.
+
+        Parameters
+        ----------
+        modules_in_run : int
+            Bit field; the others are 0.
+        frames : dict of str to ndarray, int64 (16, cell)
+            Frames of each module and cell: ``all``, ``hits``, ``misses``.
+        """
+        for suffix, dataset in self._datasets.items():
+            for module in range(self._comm.rank, N_MODULES, self._comm.size):
+                if not modules_in_run >> module & 1:
+                    for cell in range(dataset.shape[1]):
+                        dataset[module, cell] = np.zeros(MODULE_SHAPE, np.uint32)
+            counts = frames[_KINDS[suffix][0]].astype(np.uint32)
+            self._file.put(f"frames{suffix}", counts, units="frames")
+        self._file.close()

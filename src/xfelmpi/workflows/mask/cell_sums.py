@@ -1,0 +1,293 @@
+"""Sums per memory cell and pixel over a run, too many for one rank: each has some of the pixels.
+
+Every rank reads its own trains, once and in the order of the files, and sends the photons to the
+ranks that have their pixels. If the sums do not fit the memory of all ranks together, the
+detector is worked off in parts; modules in different parts have their bytes in different files,
+so that every frame is still read once, until a part is less than a module.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi._kernels import _cells
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
+from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.hitfinding.thresholds import Rule, decide_by_train
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+
+BAND_ROWS = 64
+BAND_PIXELS = BAND_ROWS * MODULE_SHAPE[1]
+BANDS_OF_MODULE = MODULE_PIXELS // BAND_PIXELS
+"""A band is the two ASICs side by side that a part of the detector has as a whole, or not at all:
+what is decided within a band does not depend on the parts."""
+
+JUDGED, HIT, MISS = 0x2000, 0x4000, 0x8000
+"""Bits of a frame's label above the row of its cell: its photons count for the judgement, it is a
+hit, it is a miss."""
+
+PHOTONS, PAIRS, INVALID, ALL, HITS, MISSES = range(6)
+"""Planes of the sums: of judged frames the photons, the pairs of photons, and the frames in which
+the pixel was bad; photons of all frames, of hits, and of misses."""
+
+MOST_OF_PAIRS = 4
+"""More photons than this in one pixel of a frame count as so many in the pairs, so that no single
+frame can make a pixel look noisy."""
+
+BYTES_PER_ENTRY = 6 + 8 + 8 + 8
+"""Of an entry in the sparse buffer, as a word that waits, as one sent, and as one received."""
+
+_BRIGHT = Rule()
+_LEAST_PER_PAIR = 1024
+_SMALL_BLOCK = N_MODULES
+"""Frames of one module that always fit the sparse buffer, which holds a full frame of all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pixels that are summed in one pass; every rank owns a stripe of them.
+
+    A pixel's *place* is its number among the pixels of the part.
+
+    Parameters
+    ----------
+    bands : ndarray, int64 (band,)
+        Bands of the part, ascending; band b has the pixels from b × 8192 on.
+    n_ranks : int
+    """
+
+    bands: np.ndarray
+    n_ranks: int
+
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of the part."""
+        return len(self.bands) * BAND_PIXELS
+
+    @property
+    def stripe(self) -> int:
+        """Pixels that a rank owns, whole rows; the last ranks may own less, or none."""
+        rows = self.n_pixels // MODULE_SHAPE[1]
+        return -(-rows // self.n_ranks) * MODULE_SHAPE[1]
+
+    @property
+    def modules(self) -> list[int]:
+        """Modules that the part has pixels of."""
+        return np.unique(self.bands // BANDS_OF_MODULE).tolist()
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """Place of the first pixel of every band of the detector, int64 (128,); -1: elsewhere."""
+        place = np.full(N_MODULES * BANDS_OF_MODULE, -1, np.int64)
+        place[self.bands] = np.arange(len(self.bands)) * BAND_PIXELS
+        return place
+
+    def owned(self, rank: int) -> tuple[int, int]:
+        """Return the first place that a rank owns, and the end."""
+        first = min(rank * self.stripe, self.n_pixels)
+        return first, min(first + self.stripe, self.n_pixels)
+
+    def pixels(self, first: int, end: int) -> np.ndarray:
+        """Return the pixel numbers at some places, int64 (place,)."""
+        places = np.arange(first, end)
+        return self.bands[places // BAND_PIXELS] * BAND_PIXELS + places % BAND_PIXELS
+
+
+def plan_parts(
+    modules_in_run: int, n_cells: int, n_planes: int, limit: int, n_ranks: int
+) -> list[Part]:
+    """Divide the detector into parts whose sums fit.
+
+    Parameters
+    ----------
+    modules_in_run : int
+        Bit field.
+    n_cells, n_planes : int
+        Of the sums, uint32 (plane, cell, pixel), beside which a byte (cell, pixel) is needed.
+    limit : int
+        Bytes that a rank has for them; a part has a band at least.
+    n_ranks : int
+    """
+    modules = [m for m in range(N_MODULES) if modules_in_run >> m & 1]
+    bands = [m * BANDS_OF_MODULE + i for m in modules for i in range(BANDS_OF_MODULE)]
+    rows = limit // ((4 * n_planes + 1) * n_cells * MODULE_SHAPE[1])
+    fit = max(1, rows * n_ranks // BAND_ROWS)
+    # parts of whole modules, or of equal parts of one
+    if fit >= BANDS_OF_MODULE:
+        fit -= fit % BANDS_OF_MODULE
+    else:
+        fit = 1 << fit.bit_length() - 1
+    return [Part(np.array(bands[a : a + fit]), n_ranks) for a in range(0, len(bands), fit)]
+
+
+_KINDS = {"judged": JUDGED, "all": None, "hits": HIT, "misses": MISS}
+
+
+class CellReader:
+    """Reads the frames of this rank, part by part.
+
+    Parameters
+    ----------
+    frames : FrameTable
+        Whole trains.
+    labels : ndarray, uint16 (frame,)
+        Row of the frame's cell, and the bits `HIT`, `MISS`, `JUDGED`.
+    leave_out_bright : bool
+        Whether a frame that stands out in its train, as a hit does, loses `JUDGED`, module by
+        module.
+    sparsifier : Sparsifier
+    n_mask_rows, n_cells : int
+
+    Attributes
+    ----------
+    frames : dict of str to ndarray, int64 (16, cell)
+        Frames read of each module and cell: ``judged``, ``all``, ``hits``, ``misses``.
+    sums : FrameSums
+        Of every frame only `entries`, those of the module with most: what a block needs.
+    """
+
+    def __init__(
+        self,
+        frames: FrameTable,
+        labels: np.ndarray,
+        leave_out_bright: bool,
+        sparsifier: Sparsifier,
+        n_mask_rows: int,
+        n_cells: int,
+    ):
+        self._table = frames
+        self._labels = labels
+        self._leave_out_bright = leave_out_bright
+        self._sparsifier = sparsifier
+        self._unused = PowderSum.zeros(n_mask_rows)
+        self.frames = {kind: np.zeros((N_MODULES, n_cells), np.int64) for kind in _KINDS}
+        self.sums = FrameSums.zeros(len(frames))
+
+    def read(self, part: Part, first: int, end: int) -> Iterator["Labelled"]:
+        """Yield some whole trains, module by module of a part."""
+        for module in part.modules:
+            block, label = self._module(module, first, end)
+            if part.place[module * BANDS_OF_MODULE] >= 0:
+                # other parts of the same module read these frames as well
+                self._count(module, label[block.sums.modules != 0])
+            again = np.flatnonzero(~block.stored)
+            yield Labelled(block, module, label)
+            for i in range(0, len(again), _SMALL_BLOCK):
+                some = again[i : i + _SMALL_BLOCK]
+                table = _only(self._table[first + some], module)
+                yield Labelled(self._sparsifier.frames(table, self._unused), module, label[some])
+
+    def _module(self, module: int, first: int, end: int) -> tuple[FrameBlock, np.ndarray]:
+        table = _only(self._table[first:end], module)
+        block = self._sparsifier.frames(table, self._unused)
+        entries = self.sums.entries[first:end]
+        np.maximum(entries, block.sums.entries, out=entries)
+        label = self._labels[first:end].copy()
+        if self._leave_out_bright:
+            lit, read = block.sums.lit.astype(np.float32), block.sums.modules != 0
+            bright = decide_by_train(lit, read, table.train_id, _BRIGHT).is_hit
+            label[bright] &= np.uint16(0xFFFF - JUDGED)
+        return block, label
+
+    def _count(self, module: int, label: np.ndarray) -> None:
+        for kind, bit in _KINDS.items():
+            rows = (label if bit is None else label[label & bit != 0]) & (JUDGED - 1)
+            counts = self.frames[kind][module]
+            counts += np.bincount(rows, minlength=len(counts))
+
+
+def _only(table: FrameTable, module: int) -> FrameTable:
+    file = np.full_like(table.file, -1)
+    file[:, module] = table.file[:, module]
+    return replace(table, file=file)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Frames of one module just read.
+
+    Parameters
+    ----------
+    block : FrameBlock
+    module : int
+    label : ndarray, uint16 (frame,)
+    """
+
+    block: FrameBlock
+    module: int
+    label: np.ndarray
+
+    def words(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Return the entries as words, uint64, by owner, and how many each gets, int64 (rank,)."""
+        b = self.block
+        start, stop = (np.ascontiguousarray(a[:, self.module]) for a in (b.start, b.stop))
+        number = np.zeros(part.n_ranks, np.int64)
+        where = (part.place, part.stripe)
+        _cells.count_entries(start, stop, b.pixel, *where, number)
+        words = np.empty(int(number.sum()), np.uint64)
+        cursor = np.cumsum(number) - number
+        _cells.pack_entries(start, stop, b.pixel, b.count, self.label, *where, cursor, words)
+        return words, number
+
+
+def sum_part(
+    comm, part: Part, items: Iterator[Labelled], shape: tuple[int, int], room: int
+) -> np.ndarray:
+    """Sum the frames of all ranks; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    part : Part
+    items : iterator of Labelled
+        What this rank reads.
+    shape : (int, int)
+        Planes and cells.
+    room : int
+        Words that a rank sends or receives at a time, about.
+
+    Returns
+    -------
+    ndarray, uint32 (plane, cell, place)
+        Of the pixels that this rank owns.
+    """
+    first, end = part.owned(comm.rank)
+    sums = np.zeros((*shape, end - first), np.uint32)
+    per_pair = max(_LEAST_PER_PAIR, room // comm.size)
+    batches = _batches(part, items, room)
+    nothing = np.empty(0, np.uint64), np.zeros(comm.size, np.int64)
+    while mpi.max_all(comm, (batch := next(batches, None)) is not None):
+        for received in mpi.exchange(comm, *(batch or nothing), per_pair):
+            _cells.add_words(received, first, MOST_OF_PAIRS, sums)
+    return sums
+
+
+def _batches(
+    part: Part, items: Iterator[Labelled], room: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield words by owner, and how many each gets, of as many items as make up `room`.
+
+    Ranks wait for each other whenever they exchange words, so they do it seldom.
+    """
+    parts, waiting = [], 0
+    for item in items:
+        parts.append(item.words(part))
+        waiting += len(parts[-1][0])
+        if waiting >= room:
+            yield _joined(parts)
+            parts, waiting = [], 0
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    by_owner = [np.split(words, np.cumsum(number)[:-1]) for words, number in parts]
+    number = np.sum([number for _, number in parts], axis=0)
+    return np.concatenate(
+        [words for owner in zip(*by_owner, strict=True) for words in owner]
+    ), number

@@ -1,0 +1,238 @@
+"""Making a mask per memory cell: the stages in order."""
+
+import json
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
+from xfelmpi.core.event_table import Problem, summarised
+from xfelmpi.core.log import Progress, log, problem_lines
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.pixel_bits import pack, unpack
+from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.output.mask_file import write_mask
+from xfelmpi.output.provenance import describe_used, provenance
+from xfelmpi.reduction.frame_loop import train_blocks
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import Share
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.workflows.mask.bad_pixels import KINDS, asic_edges
+from xfelmpi.workflows.mask.cell_mask import (
+    PartJudge,
+    Tally,
+    add_dead_asics,
+    dead_asics,
+    noise_outliers,
+)
+from xfelmpi.workflows.mask.cell_powder_file import CellPowderWriter
+from xfelmpi.workflows.mask.cell_sums import (
+    BYTES_PER_ENTRY,
+    CellReader,
+    Labelled,
+    Part,
+    plan_parts,
+    sum_part,
+)
+from xfelmpi.workflows.mask.inputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
+from xfelmpi.workflows.process import BASE_MEMORY
+
+
+def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> int:
+    """Make the mask of a run on all ranks and return the exit status.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the run or another input cannot be used, or an output not be written.
+    """
+    start = monotonic()
+    experiment = Experiment(config.prefix, config.output, config.run)
+    path = options.mask_file or experiment.cell_mask
+    mpi.on_root(comm, lambda: _refuse_to_replace(path, options))
+    log.info("indexing the run …")
+    inputs = load_mask_inputs(comm, experiment, config, options)
+    mpi.on_root(comm, lambda: _prepare(experiment, path, options))
+    facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
+    settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
+    used = describe_used(comm, used_files(experiment, options, inputs))
+    attributes = provenance(comm, experiment, settings, facts.input_files, ["mask", *argv], used)
+    writer = None
+    if options.powder_cells:
+        split = inputs.events is not None
+        writer = CellPowderWriter(comm, experiment.cell_powder, attributes, facts.cells, split)
+    bad, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
+    found_before = _add_other_masks(comm, options, inputs, bad, tally)
+    problems += inputs.share.problems
+    if comm.rank == 0:
+        problems += [*masks.problems, *(calibration.problems if calibration else ())]
+    problems = summarised(mpi.gather_objects(comm, problems))
+    written = [path, *([experiment.cell_powder] if writer else [])]
+    fault_injection.point(comm, "mask")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
+    mpi.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
+    peak = mpi.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if comm.rank == 0:
+        for line in _summary(inputs, tally, found_before, bad):
+            log.info(line)
+        log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
+        log.info(f"time       {monotonic() - start:14.2f}   s")
+        for line in problem_lines(problems, "the rest is like these"):
+            log.info(line)
+        for line in ("files written:", *(f"  {name}" for name in written)):
+            log.info(line)
+    return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _refuse_to_replace(path: Path, options: MaskOptions) -> None:
+    if path.exists() and not options.overwrite:
+        raise OutputError(f"{path} exists; --overwrite replaces it, --mask-file writes elsewhere")
+
+
+def _prepare(experiment: Experiment, path: Path, options: MaskOptions) -> None:
+    prepare(path)
+    if options.powder_cells:
+        prepare(experiment.cell_powder)
+
+
+def _sum_and_judge(
+    comm, config: Config, options: MaskOptions, inputs: MaskInputs, writer: CellPowderWriter | None
+) -> tuple[np.ndarray, Tally, list[Problem]]:
+    """Sum and judge the detector part by part; collective.
+
+    Returns
+    -------
+    bad : ndarray, uint8 (16, cell, 8192)
+        Bits of the bad pixels.
+    tally : Tally
+        Of all ranks.
+    problems : list of Problem
+        Of this rank.
+    """
+    facts, masks = inputs.share.facts, inputs.masks
+    spare = config.memory_per_rank - BASE_MEMORY
+    room = max(FRAME_PIXELS, spare // 4 // BYTES_PER_ENTRY)
+    planes = 3 if writer is None else 6
+    n_cells = len(facts.cells)
+    parts = plan_parts(facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
+    log.info(_plan(parts))
+    files = FilePool(facts.files)
+    signal = (config.adu_per_photon, config.photon_threshold)
+    sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
+    bright = options.leave_out == "bright"
+    reader = CellReader(
+        inputs.share.frames, inputs.labels, bright, sparsifier, masks.good.shape[1], n_cells
+    )
+    bad = np.zeros((N_MODULES, n_cells, MODULE_BYTES), np.uint8)
+    tally = Tally.zeros()
+    progress = Progress(
+        facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
+    )
+    for part in parts:
+        board = mpi.ProgressBoard(comm, progress.show, n_values=1)
+        fault_injection.point(comm, "sums")
+        items = _read(reader, part, inputs.share, sparsifier.room, board)
+        sums = sum_part(comm, part, items, (planes, n_cells), room)
+        board.finish()
+        frames = {kind: mpi.sum_all(comm, n) for kind, n in reader.frames.items()}
+        judge = PartJudge(comm, part, sums, frames, masks, facts.cells, options.limits, tally)
+        for module, bits in judge.bad_bits():
+            bad[module] |= bits
+        if writer:
+            writer.write(part, sums)
+    progress.close()
+    files.close()
+    if writer:
+        writer.close(facts.modules_in_run, frames)
+    return bad, tally.of_all_ranks(comm), list(sparsifier.problems)
+
+
+def _plan(parts: list[Part]) -> str:
+    times = len(parts) // len({module for part in parts for module in part.modules})
+    if times <= 1:
+        return f"summing in {len(parts)} parts, every frame is read once"
+    return (
+        f"summing in {len(parts)} parts, every frame is read {times} times; once with more "
+        "ranks, or more --memory-per-rank"
+    )
+
+
+def _read(reader: CellReader, part: Part, share: Share, room: int, board) -> Iterator[Labelled]:
+    frames, kind = share.frames, share.facts.kind
+    for first, end in train_blocks(frames, reader.sums, room, kind):
+        yield from reader.read(part, first, end)
+        board.update(end * len(part.modules))
+
+
+def _add_other_masks(
+    comm, options: MaskOptions, inputs: MaskInputs, bad: np.ndarray, tally: Tally
+) -> dict[str, np.ndarray]:
+    """Add what the sums do not tell to `bad`; collective.
+
+    Returns
+    -------
+    dict of str to ndarray, int64 (16,)
+        Cells × pixels of every kind of mask, by module.
+    """
+    facts, masks = inputs.share.facts, inputs.masks
+    in_run = [m for m in range(N_MODULES) if facts.modules_in_run >> m & 1]
+    add_dead_asics(dead_asics(tally, options.limits), bad, tally)
+    found = {"masked before": np.zeros(N_MODULES, np.int64)}
+    rows = masks.row_of_cell[facts.cells]
+    for module in in_run:
+        before = ~masks.good[module][rows]
+        found["masked before"][module] = unpack(before).sum(dtype=np.int64)
+        bad[module] |= before
+    if options.noise:
+        found["noise"] = np.zeros(N_MODULES, np.int64)
+        sigma = options.noise_sigma
+        for module, bits in noise_outliers(comm, options.noise, in_run, facts.cells, sigma):
+            found["noise"][module] = unpack(bits).sum(dtype=np.int64)
+            bad[module] |= bits
+    if options.asic_edges:
+        edges = asic_edges()
+        found["ASIC edges"] = np.zeros(N_MODULES, np.int64)
+        found["ASIC edges"][in_run] = edges.sum() * len(facts.cells)
+        bad[in_run] |= pack(edges)
+    return found
+
+
+def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
+    write_mask(written[0], attributes, cells, bad)
+    publish(*written)
+
+
+def _summary(
+    inputs: MaskInputs, tally: Tally, others: dict[str, np.ndarray], bad: np.ndarray
+) -> list[str]:
+    """Return what was found as lines of text, and warn of what could not be."""
+    facts = inputs.share.facts
+    n_modules = facts.modules_in_run.bit_count()
+    total = MODULE_PIXELS * len(facts.cells) * n_modules
+    found = dict(zip(KINDS.values(), tally.kinds, strict=True)) | others
+    masked = np.array([unpack(bits).sum(dtype=np.int64) for bits in bad])
+    whole = sum(int(unpack(np.bitwise_and.reduce(bits)).sum()) for bits in bad)
+    lines = ["", f"{'cells × pixels':14} {total:14,}   in {n_modules} modules"]
+    for name, n in (*found.items(), ("masked", masked)):
+        share = f"{100 * n.sum() / total:8.3f} % in {np.count_nonzero(n)} modules"
+        lines.append(f"{name:14} {n.sum():14,} {share}")
+    lines.append(f"{'whole pixels':14} {whole:14,}   masked in all cells")
+    dark, judged = int(tally.too_dark.sum()), max(int(tally.judged.sum()), 1)
+    percent = 100 * dark / judged
+    lines.append(f"{'too dark':14} {dark:14,} {percent:8.3f} % cannot be told from dead")
+    if dark > judged // 100:
+        log.warning(
+            f"too little light to tell dead cells in {percent:.1f} % of the cells × "
+            f"pixels, and dead pixels in {tally.pixels_too_dark.sum():,} pixels: they stay good. "
+            "More trains help"
+        )
+    return lines

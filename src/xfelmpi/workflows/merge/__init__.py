@@ -1,0 +1,1 @@
+"""The hits of several runs as one set."""

@@ -1,0 +1,146 @@
+"""The hits of several runs' CXI files, chosen and joined by one rank, but for their frames."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.log import log
+from xfelmpi.detectors.agipd import PIXEL_SIZE
+from xfelmpi.output.cxi.reader import HitColumn, read_finished_hits
+from xfelmpi.output.cxi.writer import DETECTOR, CxiHeader
+from xfelmpi.workflows.merge.row_filter import rows_where
+
+_SHIFT, _TOO_FAR = 0.02, 0.5
+"""Pixels: how far apart the runs' pixels may lie for a warning, and for an error."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What rank 0 knows of the runs and of the hits that were chosen.
+
+    Parameters
+    ----------
+    header : CxiHeader
+        With one background per run.
+    modules : int
+        Bit m set: module m is in at least one of the runs.
+    columns : dict of HitColumn
+        Of the hits chosen, by path below the entry.
+    source, row : ndarray, int64 (hit,)
+        Which run, and which hit of its file.
+    """
+
+    header: CxiHeader
+    modules: int
+    columns: dict[str, HitColumn]
+    source: np.ndarray
+    row: np.ndarray
+
+
+def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merged:
+    """Read the files of all runs but for the frames, and choose the hits; one rank.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used, or the runs' geometries differ.
+    UsageError
+        If the condition cannot be used, or no hit fulfils it.
+    """
+    parts, sources, rows, backgrounds = [], [], [], []
+    for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
+        found = read_finished_hits(path)
+        columns = found.columns | _new_columns(run, number, len(found.columns["trainId"].values))
+        chosen = _choose(columns, where, run)
+        log.info(f"run {run}: {chosen.sum():,} of {len(chosen):,} hits")
+        parts.append({p: HitColumn(c.values[chosen], c.attributes) for p, c in columns.items()})
+        rows.append(np.flatnonzero(chosen))
+        sources.append(np.full(len(rows[-1]), number, np.int64))
+        backgrounds.append(found.background)
+        if number == 0:
+            first, modules, good, powder = found, found.modules, found.good_pixels, found.powder
+            continue
+        _check_geometry(first.geometry, found.geometry)
+        if 0 not in (found.modules, modules) and found.modules != modules:
+            log.warning(f"run {run} has other modules than runs before; what lacks counts as bad")
+        modules |= found.modules
+        good, powder = good | found.good_pixels, powder + found.powder
+    row = np.concatenate(rows)
+    if not len(row):
+        raise UsageError("no hits" + (f" with --where {where!r}" if where else " in these runs"))
+    header = CxiHeader(
+        f"{first.proposal} " + " ".join(f"r{run:04d}" for run in runs),
+        first.start_time,
+        first.sample,
+        first.instrument,
+        first.geometry,
+        good,
+        powder,
+        np.stack(backgrounds),
+    )
+    return Merged(header, modules, _join(parts, rows), np.concatenate(sources), row)
+
+
+def _new_columns(run: int, number: int, n: int) -> dict[str, HitColumn]:
+    return {
+        "run": HitColumn(np.full(n, run, np.uint16), {}),
+        f"{DETECTOR}/background_index": HitColumn(np.full(n, number, np.uint32), {}),
+    }
+
+
+def _choose(columns: dict[str, HitColumn], where: str | None, run: int) -> np.ndarray:
+    """Return which hits of a run are wanted, bool (hit,)."""
+    if where is None:
+        return np.ones(len(columns["run"].values), bool)
+    named = {
+        path.rpartition("/")[2]: _signed(column.values)
+        for path, column in columns.items()
+        if column.values.dtype.kind in "iuf"
+    }
+    try:
+        return rows_where(where, named)
+    except UsageError as error:
+        raise UsageError(f"run {run}: {error}") from None
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    # the difference of unsigned numbers would never be below 0
+    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+
+
+def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str, HitColumn]:
+    """Join the columns of all runs; where a run lacks one, its hits have NaN."""
+    joined = {}
+    for path in dict.fromkeys(path for part in parts for path in part):
+        there = [part[path] for part in parts if path in part]
+        units = {column.attributes.get("units") for column in there}
+        if len(units) > 1:
+            log.warning(f"{path} has different units in the runs, and is left out")
+            continue
+        values = [
+            part[path].values if path in part else np.full(len(row), np.nan)
+            for part, row in zip(parts, rows, strict=True)
+        ]
+        joined[path] = HitColumn(np.concatenate(values), there[0].attributes)
+    return joined
+
+
+def _check_geometry(first: DetectorGeometry, other: DetectorGeometry) -> None:
+    """Check that pixels lie where those of the first run lie, as seen from the sample."""
+    (*across, z), (*other_across, other_z) = first.xyz, other.xyz
+    if np.isnan(first.distance) != np.isnan(other.distance):
+        raise InputError(f"{other.description}: only this or {first.description} has a distance")
+    scale = 1.0 if np.isnan(first.distance) else z / other_z
+    steps = [b * scale - a for a, b in zip(across, other_across, strict=True)]
+    shift = float(np.hypot(*steps).max()) / PIXEL_SIZE
+    text = (
+        f"{other.description}: pixels are up to {shift:.2f} pixels from where {first.description} "
+        "has them"
+    )
+    if shift > _TOO_FAR:
+        raise InputError(f"{text}; process the runs with the same --geometry and --distance")
+    if shift > _SHIFT:
+        log.warning(f"{text}; the latter is taken for all runs")

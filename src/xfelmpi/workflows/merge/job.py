@@ -1,0 +1,188 @@
+"""The hits of several finished runs as one: CXI, EMC and detector file, written by all ranks.
+
+Starts from the runs' CXI files; nothing of the runs themselves is read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
+from xfelmpi.core.log import Progress, log, plural
+from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
+from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.output.cxi.reader import stream_hits
+from xfelmpi.output.cxi.writer import CxiFile
+from xfelmpi.output.dragonfly.detector import usable_pixels
+from xfelmpi.output.dragonfly.files import (
+    DragonflyFiles,
+    beam_wavelength,
+    check_before,
+    make_folder,
+)
+from xfelmpi.output.provenance import provenance
+from xfelmpi.workflows.merge.hits import Merged, collect
+
+BLOCK_FRAMES = 8
+"""Hits of a block, read dense: 1 or 2 MiB each."""
+
+_WAVELENGTH = "instrument_1/source_1/photon_wavelength"
+
+
+def merge(
+    config: Config, runs: tuple[int, ...], where: str | None, name: str, comm, argv: list[str]
+) -> int:
+    """Merge runs and return the exit status; collective.
+
+    Parameters
+    ----------
+    config : Config
+        Where the files lie, and what Dragonfly gets.
+    runs : tuple of int
+        Ascending, each once.
+    where : str or None
+        Which hits; see `rows_where`.
+    name : str
+        Of the files.
+    comm : Intracomm
+    argv : list of str
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if files are missing or do not fit each other, or nothing is left.
+    """
+    inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
+    files = MergedFiles(config.output, name)
+    merged = mpi.on_root(comm, lambda: collect(runs, inputs, where))
+    mpi.on_root(comm, lambda: _prepare(files))
+    hits = _Share(comm, inputs, merged)
+    geometry = merged.header.geometry if merged else None
+    for warning in check_before(comm, config, geometry, hits.wavelength):
+        log.warning(warning)
+    with mpi.together(comm):
+        tally = _Tally(hits)
+    attributes = _attributes(comm, config, runs, inputs, where, argv)
+    written = _write(comm, config, files, hits, tally, attributes, merged)
+    fault_injection.point(comm, "publish")
+    # no file gets its name before all ranks have come so far
+    comm.Barrier()
+    mpi.on_root(comm, lambda: _publish(files, written))
+    mpi.on_root(comm, lambda: make_folder(config, files, written))
+    if comm.rank == 0:
+        total = len(merged.row)
+        log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
+        for line in ("files written:", *(f"  {path}" for path in written)):
+            log.info(line)
+    return EXIT_COMPLETE
+
+
+class _Share:
+    """The hits of one rank: a part of those chosen, in order."""
+
+    def __init__(self, comm, paths: list[Path], merged: Merged | None):
+        about = (len(merged.row), merged.modules) if merged else None
+        names = [(p, c.attributes) for p, c in merged.columns.items()] if merged else None
+        (self.n_hits, self.modules), names = comm.bcast((about, names))
+        bounds = self.n_hits * np.arange(comm.size + 1) // comm.size
+        self._paths = paths
+
+        def deal(column):
+            return mpi.scatter_rows(comm, column, bounds)
+
+        self._source = deal(merged.source if merged else None)
+        self._row = deal(merged.row if merged else None)
+        self.columns = [
+            (path, deal(merged.columns[path].values if merged else None), attributes)
+            for path, attributes in names
+        ]
+
+    def __len__(self):
+        return len(self._row)
+
+    @property
+    def wavelength(self) -> np.ndarray:
+        """Of this rank's hits, in m."""
+        return next(values for path, values, _ in self.columns if path == _WAVELENGTH)
+
+    def stream(self):
+        """Yield the hits in blocks of sparse frames."""
+        return stream_hits(self._paths, self._source, self._row, BLOCK_FRAMES)
+
+
+class _Tally:
+    """What must be known of a rank's hits before they are written."""
+
+    def __init__(self, hits: _Share):
+        ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        self.bad = np.zeros(FRAME_PIXELS, np.int32)
+        self.peak = 0
+        for block in hits.stream():
+            frame = np.repeat(np.arange(len(block)), np.diff(block.indptr))
+            ones.append(np.bincount(frame[block.count == 1], minlength=len(block)))
+            multi.append(np.bincount(frame[block.count > 1], minlength=len(block)))
+            self.bad += np.bincount(block.pixel[block.count == 0], minlength=FRAME_PIXELS)
+            self.peak = max(self.peak, int(block.count.max(initial=0)))
+        self.ones, self.multi = np.concatenate(ones), np.concatenate(multi)
+
+
+def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
+    peak = mpi.max_all(comm, tally.peak)
+    good = hits.n_hits - mpi.sum_all(comm, tally.bad)
+    usable = usable_pixels(good, hits.n_hits, config.max_bad)
+    cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
+    dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
+    entry = cxi.entry_with("Single-particle hits of several runs", hits.columns, dtype)
+    cxi.begin_frames()
+    emc = DragonflyFiles(comm, config, files, tally.ones, tally.multi, hits.stream, usable)
+    blocks = hits.stream()
+    progress = Progress(hits.n_hits, stage="writing", unit="hits", found="")
+    board = mpi.ProgressBoard(comm, progress.show, n_values=1)
+    written = 0
+    # all ranks write as often as the one with most blocks
+    while mpi.max_all(comm, (block := next(blocks, None)) is not None):
+        block = block or SparseFrames.empty()
+        fault_injection.point(comm, "merge")
+        written += len(block)
+        board.update(written)
+        entry.write(block, np.zeros(len(block), np.int64))
+        emc.write(block)
+    board.finish()
+    progress.close()
+    wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
+    geometry = merged.header.geometry if merged else None
+    for_dragonfly = emc.close(attributes, geometry, wavelength, usable)
+    cxi.close(merged.header if merged else None)
+    return [files.cxi, *for_dragonfly]
+
+
+def _all_good() -> Masks:
+    # bad pixels come with the frames
+    good = np.full((N_MODULES, 1, MODULE_BYTES), 0xFF, np.uint8)
+    return Masks(good, np.zeros(MAX_CELLS, np.int32), good[:, 0])
+
+
+def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
+    experiment = Experiment(config.prefix, config.output, runs[0])
+    attributes = provenance(comm, experiment, config.to_json(), map(str, inputs), argv)
+    return {**attributes, "run": np.array(runs, np.uint16), "where": where or ""}
+
+
+def _prepare(files: MergedFiles) -> None:
+    for path in (files.cxi, files.emc, files.dragonfly_detector):
+        prepare(path)
+
+
+def _publish(files: MergedFiles, written: list[Path]) -> None:
+    try:
+        publish(*written)
+        if files.dragonfly_detector not in written:
+            files.dragonfly_detector.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

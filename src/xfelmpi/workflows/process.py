@@ -1,0 +1,317 @@
+"""The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
+
+import resource
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.constants import Calibration, load_calibration
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.calibration.pixel_mask import Masks, load_masks
+from xfelmpi.core import fault_injection, shutdown
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.core.event_table import EventColumns, Problem, summarised
+from xfelmpi.core.log import Stages, Summary, log, plural
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameSums
+from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
+from xfelmpi.output.dragonfly.files import check_before
+from xfelmpi.output.provenance import describe_used, provenance
+from xfelmpi.output.write_stage import (
+    Processed,
+    begin_vds,
+    load_run_geometry,
+    prepare_folders,
+    write_outputs,
+)
+from xfelmpi.reduction.checkpoint import (
+    CHECKPOINT_MEMORY,
+    CheckpointWriter,
+    PassResult,
+    discard_checkpoint,
+    remove_checkpoint,
+    take_up,
+    warn_of_failures,
+)
+from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_loop import read_photons, score_by_sums, without_dead_modules
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.resume import Selection, share_remaining
+from xfelmpi.reduction.run_sums import sum_powder
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import Share
+from xfelmpi.run.frames.file_pool import FilePool
+
+BASE_MEMORY = 200 << 20
+"""Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
+
+
+def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
+    """Run the main job on all ranks, or continue an earlier one, and return its exit status.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    stages = Stages()
+    shutdown.describe_job(comm.rank, comm.size, argv, stages)
+    with stages.timed("index"):
+        share, selection = share_remaining(comm, experiment, config, resume)
+        files = FilePool(share.facts.files)
+        inputs = load_inputs(comm, experiment, config, share, files)
+        mpi.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
+    warnings = log_start(comm, config, share, inputs)
+    masks = inputs.masks
+    kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
+    sparsifier = make_sparsifier(config, inputs, files)
+    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
+    result = PassResult(share, sums, powder, kept, sparsifier)
+    with stages.timed("photons"):
+        _read_frames(comm, experiment, config, masks, selection, result, resume)
+        share = without_dead_modules(comm, share, sums)
+        total = sum_powder(comm, masks, powder)
+    with stages.timed("decide"):
+        events = decide(comm, config, share, masks, sums)
+    with stages.timed("write"):
+        own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
+        own_problems += share.facts.machine_problems
+        done = Processed(
+            share=share,
+            masks=masks,
+            sums=sums,
+            events=events,
+            powder=total,
+            reader=HitReader(kept, share.frames, sums, sparsifier, masks),
+            geometry=inputs.geometry,
+            problems=summarised(mpi.gather_objects(comm, own_problems)),
+            vds=vds,
+            warnings=warnings,
+            used=inputs.used,
+        )
+        written = write_outputs(comm, experiment, config, done, argv)
+        files.close()
+    # the outputs are complete: a job that is stopped from here on leaves no checkpoint
+    shutdown.plan.save = lambda: None
+    mpi.on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
+    status = finish(comm, done, stages, sparsifier.bytes_read, written, selection.n_done)
+    report_run(comm, experiment, config)
+    return status
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is needed besides the run itself.
+
+    Parameters
+    ----------
+    masks : Masks
+    calibration : Calibration or None
+        Constants, for raw data.
+    geometry : DetectorGeometry or None
+        On rank 0.
+    warnings : tuple of str
+        For the log, on rank 0.
+    used : tuple of dict
+        The files that these come from; see `describe_used`.
+    """
+
+    masks: Masks
+    calibration: Calibration | None
+    geometry: DetectorGeometry | None
+    warnings: tuple[str, ...]
+    used: tuple[dict, ...] = ()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was found in masks and constants; the same ones on several ranks."""
+        return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
+
+
+def load_inputs(
+    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
+) -> Inputs:
+    """Load constants, masks and geometry; collective."""
+    facts, calibration = share.facts, None
+    if facts.kind == "raw":
+        fault_injection.point(comm, "constants")
+        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault_injection.point(comm, "masks")
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    fault_injection.point(comm, "geometry")
+    found = mpi.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    geometry, warnings = found or (None, ())
+    warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
+    files_used = [*masks.files, *(calibration.files if calibration else ())]
+    files_used += geometry.files if geometry else ()
+    return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
+
+
+def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
+    """Return what turns this rank's frames into sparse lists."""
+    return Sparsifier(
+        files,
+        inputs.masks,
+        config.adu_per_photon,
+        config.photon_threshold,
+        _spare_memory(config) // 4 // ENTRY_BYTES,
+        inputs.calibration,
+    )
+
+
+def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
+    """Write the virtual dataset on rank 0; return its path there, and problems."""
+    fault_injection.point(comm, "vds")
+    memory, files = _spare_memory(config), share.facts.input_files
+    attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
+    begun = mpi.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
+    return begun or (None, ())
+
+
+def _spare_memory(config: Config) -> int:
+    checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
+    return config.memory_per_rank - BASE_MEMORY - checkpoints
+
+
+def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
+    """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
+    if comm.rank:
+        return ()
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
+    calibration = inputs.calibration
+    constants = calibration.notes if calibration else ()
+    for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
+        log.info(line)
+    warnings = (*share.facts.warnings, *inputs.warnings)
+    if calibration and config.adu_per_photon == Config.adu_per_photon:
+        warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
+    for problem in calibration.problems if calibration else ():
+        warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
+    warnings += inputs.masks.warnings
+    for line in warnings:
+        log.warning(line)
+    return warnings
+
+
+def _begin_pass(
+    comm, experiment: Experiment, selection: Selection, result: PassResult, resume: bool
+) -> np.ndarray:
+    """Take up what an earlier job has done, or remove its checkpoint; collective.
+
+    Returns
+    -------
+    ndarray, bool (frame,)
+        Which of the rank's frames are done.
+    """
+    if not resume:
+        mpi.on_root(comm, lambda: remove_checkpoint(experiment.checkpoint))
+    for line in selection.warnings:
+        log.warning(line)
+    for line in selection.notes:
+        log.info(line)
+    with mpi.together(comm):
+        return take_up(selection.paths_of(result.share), result)
+
+
+def _read_frames(
+    comm, experiment: Experiment, config: Config, masks, selection, result: PassResult, resume: bool
+) -> None:
+    """Read what an earlier job has not read, and write checkpoints; collective."""
+    done_before = _begin_pass(comm, experiment, selection, result, resume)
+    folder, minutes = experiment.checkpoint, config.checkpoint_minutes
+    writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
+    read_photons(comm, config, masks, result, done_before, writer)
+    warn_of_failures(comm, writer)
+
+
+def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
+    """Decide hits and draw misses; collective. Returns the rows of the events file."""
+    frames = share.frames
+    fault_injection.point(comm, "decide")
+    scored = score_by_sums(comm, config, share, masks, sums, slice(None))
+    decision = decide_run(comm, config, scored)
+    n_decided = mpi.sum_all(comm, np.array([decision.decidable.sum()]))[0]
+    if comm.rank == 0 and not n_decided:
+        log.warning("no frame can be decided: no hits, no misses")
+    return EventColumns(
+        trainId=frames.train_id,
+        pulseId=frames.pulse_id,
+        cellId=frames.cell_id,
+        litpixels=sums.lit,
+        photons=sums.photons,
+        hitscore=scored.score,
+        is_hit=decision.is_hit,
+        is_miss=draw_misses(comm, config, scored, decision),
+        hit_median=decision.median,
+        hit_std=decision.std,
+        hit_threshold=decision.threshold,
+        hit_sigma=decision.sigma,
+        pulse_energy=share.pulse_energy,
+        wavelength=share.wavelength,
+        modules=sums.modules,
+        gain_switched=sums.switched if share.facts.kind == "raw" else None,
+        added=share.added,
+    )
+
+
+def finish(
+    comm, done: Processed, stages: Stages, bytes_read: int, written, done_before: int = 0
+) -> int:
+    """Show the summary and return the exit status; collective.
+
+    Of all frames, an earlier job has read `done_before`.
+    """
+    fault_injection.point(comm, "finish")
+    facts, events = done.share.facts, done.events
+    own = {
+        "complete": (events.modules == facts.modules_in_run).sum(),
+        "trains": len(np.unique(events.trainId)),
+        "hits": events.is_hit.sum(),
+        "misses": events.is_miss.sum(),
+        "bytes_read": bytes_read,
+    }
+    counts = [*own.values(), *done.sums.switched.sum(axis=0, dtype=np.int64)]
+    *of_run, medium, low = mpi.sum_all(comm, np.array(counts)).tolist()
+    peak = mpi.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    if comm.rank == 0:
+        summary = Summary(
+            frames=facts.n_frames,
+            **dict(zip(own, of_run, strict=True)),
+            peak_memory=peak,
+            ranks=comm.size,
+            seconds=stages.seconds,
+            problems=done.problems,
+            files=[str(path) for path in written],
+            switched=(medium, low) if facts.kind == "raw" else None,
+            done_before=done_before,
+        )
+        summary.show()
+    return EXIT_PARTIAL if comm.bcast(bool(done.problems)) else EXIT_COMPLETE
+
+
+def report_run(comm, experiment: Experiment, config: Config) -> None:
+    """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
+
+    The outputs have their names already. The other ranks sleep: in the end of MPI they would take
+    the cores.
+    """
+    fault_injection.point(comm, "report")
+    mpi.on_root(comm, lambda: _make_page(experiment, config))
+
+
+def _make_page(experiment: Experiment, config: Config) -> None:
+    try:
+        # those of an earlier job do not fit the new outputs
+        for path in (experiment.page, experiment.status):
+            path.unlink(missing_ok=True)
+        if config.report:
+            # slow to import, and needed here only
+            from xfelmpi.report.build import make_report
+
+            log.info("look at it: %s", make_report(experiment))
+    except Exception as error:
+        log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)

@@ -1,0 +1,246 @@
+"""Deciding again: new hits from the scores in the events file, reading only the frames needed.
+
+The events file of a finished run holds every score, and the powder file the sums over all frames.
+With new options of the decision, only hits and misses have to be read to write all outputs as the
+main job would.
+"""
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.pixel_mask import Masks, mask_digest
+from xfelmpi.core import shutdown
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.log import Stages
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
+from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.output.events_reader import FinishedRun, read_finished_run, read_settings
+from xfelmpi.output.write_stage import Processed, prepare_folders, write_outputs
+from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_loop import without_dead_modules
+from xfelmpi.run.distribution import Share, share_run
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.index.run_index import RunIndex
+from xfelmpi.workflows.process import finish, load_inputs, log_start, make_sparsifier, report_run
+
+_FRAME_WORK = 1000
+"""Work of a frame that must be read, against one that need not."""
+
+
+def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -> None:
+    """Check that no option differs that made the scores, or that has no effect here.
+
+    Parameters
+    ----------
+    config : Config
+        The settings to decide with.
+    first : Config
+        Those that the events file was made with.
+    chosen : dict
+        What some of these came to, by name: the same by name is no difference.
+
+    Raises
+    ------
+    UsageError
+        With the first option that would have to be the same.
+    """
+    fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
+    fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise"}
+    if first.normalise == "pulse-energy":
+        # these say which frames the mean energy is taken of
+        fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}
+    for name in sorted(fixed):
+        old, new = getattr(first, name), getattr(config, name)
+        if new not in (old, chosen.get(name, old)):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {_shown(name, new)} would change the scores, which "
+                f"were made with {_shown(name, old)}; to process the run again, leave out "
+                "--from-events"
+            )
+
+    if config.vds and not first.vds:
+        raise UsageError(
+            "--vds: the virtual dataset does not depend on the decision, and --from-events writes "
+            "none; xfelmpi vds does"
+        )
+
+
+def _shown(name: str, value) -> str:
+    if name == "trains":
+        return ":".join("" if end is None else str(end) for end in value)
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "its default" if value is None else str(value)
+
+
+def decide_finished(config: Config, run: FinishedRun) -> EventColumns:
+    """Decide all frames of a finished run again; this process alone.
+
+    Returns
+    -------
+    EventColumns
+        With new hits, misses and statistics.
+    """
+    alone = mpi.alone()
+    scored = scored_before(config, run.events, run.complete)
+    decision = decide_run(alone, config, scored)
+    return replace(
+        run.events,
+        is_hit=decision.is_hit,
+        is_miss=draw_misses(alone, config, scored, decision),
+        hit_median=decision.median,
+        hit_std=decision.std,
+        hit_threshold=decision.threshold,
+        hit_sigma=decision.sigma,
+    )
+
+
+def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
+    """Return a table of what other sigmas would give, as lines of text; one rank, reads no frames.
+
+    Raises
+    ------
+    InputError
+        If there is no usable events file.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    run = read_finished_run(experiment.events)
+    events, scored = run.events, scored_before(config, run.events, run.complete)
+    n_complete = int(run.complete.sum())
+    lines = [
+        f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} complete, "
+        f"{int(events.is_hit.sum()):,} hits now",
+        f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
+    ]
+    for sigma, n_hits, threshold in hits_by_sigma(config, scored, sigmas):
+        middle = "-" if np.isnan(threshold) else f"{threshold:,.1f}"
+        rate = 100 * n_hits / max(n_complete, 1)
+        lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")
+    lines.append("hit rate: of the complete frames; threshold: median over them")
+    if config.decide == "fixed":
+        lines.append("--decide fixed: sigma has no effect")
+    return lines
+
+
+def decide_again(config: Config, comm, argv: list[str]) -> int:
+    """Decide a finished run again, rewrite its outputs, and return the exit status; collective.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the outputs or the run cannot be used, or do not fit each other.
+    """
+    experiment = Experiment(config.prefix, config.output, config.run)
+    stages = Stages()
+    shutdown.describe_job(comm.rank, comm.size, argv, stages)
+    with stages.timed("decide"):
+        found = mpi.on_root(comm, lambda: _decided(experiment, config))
+        run, events, total = found or (None, None, None)
+    with stages.timed("index"):
+        share = _share_by_chosen(comm, experiment, config, events)
+        sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**deal_table(comm, share, events, EventColumns), added=share.added)
+        share = without_dead_modules(comm, share, sums)
+        files = FilePool(share.facts.files)
+        inputs = load_inputs(comm, experiment, config, share, files)
+        _check_masks(comm, experiment, inputs.masks, run)
+        mpi.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+    warnings = log_start(comm, config, share, inputs)
+    with stages.timed("write"):
+        sparsifier = make_sparsifier(config, inputs, files)
+        nothing_kept = KeptFrames(len(share.frames), 0)
+        done = Processed(
+            share=share,
+            masks=inputs.masks,
+            sums=sums,
+            events=events,
+            powder=total,
+            reader=HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks),
+            geometry=inputs.geometry,
+            problems=run.problems if run else [],
+            warnings=warnings,
+            used=inputs.used,
+            earlier={"scores_by": comm.bcast(run and run.scores_by)},
+        )
+        written = write_outputs(comm, experiment, config, done, argv)
+        files.close()
+    status = finish(comm, done, stages, sparsifier.bytes_read, written)
+    report_run(comm, experiment, config)
+    return status
+
+
+def _decided(experiment: Experiment, config: Config):
+    run = read_finished_run(experiment.events)
+    return run, decide_finished(config, run), _read_powder(experiment, run)
+
+
+def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
+    """Return photons and good frames of the run, (16, 65536) each, from the powder file."""
+    path = experiment.powder
+    with finished_file(path, "a powder file") as file:
+        photons, good = (
+            file[name][()].reshape(N_MODULES, MODULE_PIXELS) for name in ("powder", "good_frames")
+        )
+    in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
+    if in_powder != in_events:
+        raise InputError(
+            f"{path}: found {in_powder:,} photons, expected the {in_events:,} of "
+            f"{experiment.events}; process the run again"
+        )
+    return photons, good
+
+
+def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> Share:
+    """Share the run so that every rank has as many hits and misses to read; collective."""
+
+    def work_of(index: RunIndex) -> np.ndarray:
+        """Return the work that every frame makes, int64 (frame,)."""
+        frames = index.frames
+        same = len(frames) == len(events.trainId) and (
+            np.array_equal(frames.train_id, events.trainId)
+            and np.array_equal(frames.cell_id, events.cellId)
+        )
+        if not same:
+            raise InputError(
+                f"{experiment.events}: has {len(events.trainId):,} frames, which are not the "
+                f"{len(frames):,} that are in the run now; process the run again"
+            )
+        return (events.is_hit | events.is_miss) * _FRAME_WORK + 1
+
+    # what `auto` chose the first time
+    kind = mpi.from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
+    return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
+
+
+def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+    """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
+    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
+
+    def columns():
+        names = [f.name for f in fields(cls)]
+        return [n for n in names if isinstance(getattr(table, n), np.ndarray)]
+
+    return {
+        name: mpi.scatter_rows(comm, getattr(table, name, None), bounds)
+        for name in mpi.from_root(comm, columns)
+    }
+
+
+def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:
+    digest = mask_digest(comm, masks)
+
+    def check():
+        if digest != run.masks:
+            raise InputError(
+                f"{experiment.events}: was made with other masks than those found now; "
+                "process the run again"
+            )
+
+    mpi.on_root(comm, check)

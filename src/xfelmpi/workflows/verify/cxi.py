@@ -1,0 +1,161 @@
+"""Checks of the CXI file but for its frames: rows, shapes, links, attributes, what stands once."""
+
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES, PIXEL_SIZE
+from xfelmpi.mpi import alone
+from xfelmpi.reduction.background import mean_background
+from xfelmpi.reduction.run_sums import background_weights
+from xfelmpi.workflows.verify.findings import Finding, compare, expect
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+_SOURCE, _DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
+_CLASSES = {
+    "": "NXentry",
+    "process_1": "NXprocess",
+    "sample_1": "NXsample",
+    "data_1": "NXdata",
+    "instrument_1": "NXinstrument",
+    _SOURCE: "NXsource",
+    _DETECTOR: "NXdetector",
+}
+_TEXTS = ("title", "name", "start_time", "sample_1/name", "instrument_1/name")
+_FRAME_AXES = "experiment_identifier:module_identifier:y:x"
+_UNITS = {
+    f"{_SOURCE}/photon_energy": "J",
+    f"{_SOURCE}/photon_wavelength": "m",
+    f"{_SOURCE}/pulse_energy": "J",
+    f"{_DETECTOR}/photon_counts": "photons",
+    f"{_DETECTOR}/data": "photons",
+    f"{_DETECTOR}/powder": "photons",
+    f"{_DETECTOR}/background": "photons",
+    **{
+        f"{_DETECTOR}/{name}": "m"
+        for name in (
+            *("x_pixel_size", "y_pixel_size", "distance"),
+            *("xyz_map", "corner_position", "basis_vectors"),
+        )
+    },
+    f"{_DETECTOR}/pixel_area": "m2",
+}
+
+
+def structure(outputs: Outputs) -> Iterator[Finding]:
+    """Entries, classes, links, axes and units are those that CXI and its readers need."""
+    path, file = outputs.experiment.cxi, outputs.files["cxi"]
+    entries = outputs.rows_of_entries
+    yield from expect(path, "cxi_version", int(file["cxi_version"][()]), 160)
+    yield from expect(path, "default", file.attrs.get("default"), "entry_1")
+    found = sorted(name for name in file if name.startswith("entry_"))
+    yield from expect(path, "entries", found, sorted(entries))
+    for name in entries:
+        entry = file[name]
+        for group, kind in _CLASSES.items():
+            attributes = entry[group or "."].attrs
+            yield from expect(path, f"{name}/{group}, class", attributes.get("NX_class"), kind)
+        for link in ("data", "module_identifier"):
+            here, there = entry[f"data_1/{link}"], entry[f"{_DETECTOR}/{link}"]
+            yield from expect(path, f"{name}/data_1/{link} is {there.name}", here == there, True)
+        yield from expect(path, f"{name}, default", entry.attrs.get("default"), "data_1")
+        yield from expect(path, f"{name}, signal", entry["data_1"].attrs.get("signal"), "data")
+        for text in _TEXTS:
+            yield from expect(path, f"{name}/{text} is text", entry[text].dtype.kind, "S")
+        for dataset, units in _UNITS.items():
+            yield from expect(
+                path, f"{name}/{dataset}, units", entry[dataset].attrs.get("units"), units
+            )
+        for dataset in ("data", "mask"):
+            axes = entry[f"{_DETECTOR}/{dataset}"].attrs.get("axes")
+            yield from expect(path, f"{name}/{dataset}, axes", axes, _FRAME_AXES)
+
+
+def shapes(outputs: Outputs) -> Iterator[Finding]:
+    """Frames and masks have their shapes and types, one of each for every row."""
+    path, file = outputs.experiment.cxi, outputs.files["cxi"]
+    for name, rows in outputs.rows_of_entries.items():
+        detector = file[f"{name}/{_DETECTOR}"]
+        peak = int(outputs.run.sums.peak[rows].max(initial=0))
+        types = {"data": np.dtype("u2" if peak > 255 else "u1"), "mask": np.dtype("u4")}
+        for dataset, dtype in types.items():
+            where = f"{name}/{dataset}"
+            shape = (len(rows), *FRAME_SHAPE)
+            yield from expect(path, f"{where}, shape", detector[dataset].shape, shape)
+            yield from expect(path, f"{where}, type", detector[dataset].dtype, dtype)
+        for dataset, shape, kind in (
+            ("good_pixels", FRAME_SHAPE, "b"),
+            ("powder", FRAME_SHAPE, "u"),
+            ("background", FRAME_SHAPE, "f"),
+            ("xyz_map", (3, *FRAME_SHAPE), "f"),
+            ("corner_position", (N_MODULES, 3), "f"),
+            ("basis_vectors", (N_MODULES, 2, 3), "f"),
+            ("module_identifier", (N_MODULES,), "S"),
+        ):
+            yield from expect(path, f"{name}/{dataset}, shape", detector[dataset].shape, shape)
+            found = detector[dataset].dtype.kind
+            yield from expect(path, f"{name}/{dataset}, kind of type", found, kind)
+
+
+def rows(outputs: Outputs) -> Iterator[Finding]:
+    """Every value per frame is that of the events file, in its order."""
+    path, file, events = outputs.experiment.cxi, outputs.files["cxi"], outputs.run.events
+    weights = background_weights(alone(), events, outputs.run.modules_in_run)
+    for name, chosen in outputs.rows_of_entries.items():
+        entry, e = file[name], events.take(chosen)
+        expected = {
+            "trainId": e.trainId,
+            "cellId": e.cellId,
+            "pulseId": e.pulseId,
+            "vds_index": chosen.astype(np.uint64),
+            f"{_SOURCE}/photon_wavelength": e.wavelength,
+            f"{_SOURCE}/photon_energy": PLANCK_TIMES_C / e.wavelength,
+            f"{_SOURCE}/pulse_energy": e.pulse_energy,
+            f"{_DETECTOR}/lit_pixels": e.litpixels,
+            f"{_DETECTOR}/photon_counts": e.photons,
+            f"{_DETECTOR}/hit_score": e.hitscore,
+            f"{_DETECTOR}/hit_sigma": e.hit_sigma,
+            f"{_DETECTOR}/background_weighting": weights[chosen],
+        }
+        for text in outputs.run.config.add:
+            column = text.partition("=")[0]
+            expected[f"instrument_1/{column}"] = outputs.files["events"][column][()][chosen]
+        for dataset, values in expected.items():
+            yield from compare(path, f"{name}/{dataset}", entry[dataset][()], values)
+        yield from _identifiers(outputs, entry, e)
+
+
+def _identifiers(outputs: Outputs, entry: h5py.Group, events) -> Iterator[Finding]:
+    path = outputs.experiment.cxi
+    prefix = f"{outputs.run.attributes['proposal']}_{outputs.experiment.name}"
+    names = np.array(
+        [f"{prefix}_t{t}_c{c}".encode() for t, c in zip(events.trainId, events.cellId, strict=True)]
+    )
+    found = entry["experiment_identifier"][()]
+    yield from compare(
+        path, f"{entry.name}/experiment_identifier", found, names.astype(found.dtype)
+    )
+
+
+def singles(outputs: Outputs) -> Iterator[Finding]:
+    """Powder, background and geometry fit the powder file and the settings."""
+    path, header = outputs.experiment.cxi, outputs.header
+    powder, good = outputs.powder("powder"), outputs.powder("good_frames")
+    hits, good_hits = outputs.powder("powder_hits"), outputs.powder("good_frames_hits")
+    yield from compare(path, "powder", header.powder.reshape(-1), powder, "pixel")
+    mean = mean_background(powder, good, hits, good_hits)
+    yield from compare(path, "background", header.background.reshape(-1), mean, "pixel")
+    never = good[~header.good_pixels.reshape(-1)]
+    yield from compare(
+        path, "frames in which pixels count that good_pixels excludes", never, never * 0, "pixel"
+    )
+    geometry, distance = header.geometry, outputs.run.config.distance
+    if distance is not None:
+        yield from expect(path, "distance", geometry.distance, distance)
+    positions = np.isfinite(geometry.xyz[:2]).all()
+    yield from expect(path, "xyz_map has a place for every pixel", bool(positions), True)
+    detector = outputs.files["cxi"][f"entry_1/{_DETECTOR}"]
+    for name in ("x_pixel_size", "y_pixel_size"):
+        yield from expect(path, name, float(detector[name][()]), PIXEL_SIZE)

@@ -1,0 +1,242 @@
+"""Checks of the frames in CXI and EMC file, all of them, dealt out to the ranks.
+
+Frames are read with h5py, one at a time; nothing of the way they were written is used.
+"""
+
+from dataclasses import dataclass, field
+
+import h5py
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core.log import Progress
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import CXI_BAD, CXI_MISSING, FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.mpi.partition import split_trains
+from xfelmpi.output.dragonfly.binning import bin_frames
+from xfelmpi.output.emc_reader import EmcFile
+from xfelmpi.workflows.verify.dragonfly import readable_emc
+from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+DETECTOR = "instrument_1/detector_1"
+
+_MASKS_KEPT = 400
+"""Different masks that are kept as bits, 128 KiB each: those of all cells."""
+
+SUMS, MASKS, POWDER, EMC = (
+    "CXI: frames have the sums of the events file",
+    "CXI: masks",
+    "powder: hits and misses are the sums of the CXI",
+    "EMC: frames are those of the CXI",
+)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    # what rank 0 tells the others
+    entries: tuple[tuple[str, int], ...]
+    modules_in_run: int
+    bin: int
+    usable: np.ndarray | None
+    has_emc: bool
+
+
+@dataclass
+class FrameFindings:
+    """What a rank has found so far.
+
+    Parameters
+    ----------
+    by_check : dict of str to list of Finding
+    photons, good : ndarray, int64 (1048576,)
+        Sums over the frames of an entry.
+    """
+
+    by_check: dict[str, list[Finding]] = field(
+        default_factory=lambda: {name: [] for name in (SUMS, MASKS, EMC)}
+    )
+    photons: np.ndarray = field(default_factory=lambda: np.zeros(FRAME_PIXELS, np.int64))
+    good: np.ndarray = field(default_factory=lambda: np.zeros(FRAME_PIXELS, np.int64))
+
+
+def check_frames(
+    comm, experiment: Experiment, outputs: Outputs | None
+) -> dict[str, list[Finding]] | None:
+    """Check all frames of the CXI file; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    outputs : Outputs or None
+        On rank 0.
+
+    Returns
+    -------
+    dict or None
+        Findings by check, on rank 0; checks that are not possible are left out.
+    """
+    plan = mpi.from_root(comm, lambda: _plan(outputs))
+    results: dict[str, list[Finding]] = {}
+    for name, n in plan.entries:
+        expected = mpi.on_root(comm, lambda name=name: _expected(outputs, name))
+        bounds = split_trains(np.ones(n, np.int64), comm.size)
+        own = mpi.scatter_rows(comm, expected, bounds)
+        found = FrameFindings()
+        progress = Progress(n, stage=f"checking {name}", unit="frames", found="")
+        board = mpi.ProgressBoard(comm, progress.show, n_values=1)
+        with mpi.together(comm):
+            _check_entry(experiment, plan, name, int(bounds[comm.rank]), own, found, board)
+        board.finish()
+        progress.close()
+        photons = mpi.sum_to_root(comm, found.photons)
+        good = mpi.sum_to_root(comm, found.good)
+        for check, findings in found.by_check.items():
+            everyone = mpi.gather_objects(comm, findings)
+            if check != EMC or (plan.has_emc and name == "entry_1"):
+                results.setdefault(check, []).extend(everyone)
+        if comm.rank == 0 and "powder" in outputs.files:
+            sums = _compare_powder(outputs, name, photons, good)
+            results.setdefault(POWDER, []).extend(sums)
+    return results if comm.rank == 0 else None
+
+
+def _plan(outputs: Outputs) -> _Plan:
+    config, entries = outputs.run.config, []
+    for name, rows in outputs.rows_of_entries.items():
+        try:
+            detector = outputs.files["cxi"][f"{name}/{DETECTOR}"]
+            if all(detector[d].shape[0] == len(rows) for d in ("data", "mask")):
+                entries.append((name, len(rows)))
+        except DAMAGE:
+            # the check of the shapes says so
+            continue
+    has_emc, usable = readable_emc(outputs), None
+    if has_emc and config.bin > 1:
+        try:
+            usable = outputs.usable
+        except DAMAGE:
+            has_emc = False
+    return _Plan(tuple(entries), outputs.run.modules_in_run, config.bin, usable, has_emc)
+
+
+def _expected(outputs: Outputs, name: str) -> np.ndarray:
+    """Return photons, litpixels, ones and peak of an entry's frames, int64 (frame, 4)."""
+    rows, events, sums = outputs.rows_of_entries[name], outputs.run.events, outputs.run.sums
+    columns = (events.photons, events.litpixels, sums.ones, sums.peak)
+    return np.stack([column[rows].astype(np.int64) for column in columns], axis=1)
+
+
+def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFindings, board):
+    """Check frames of this rank, whose numbers start at `first`."""
+    emc = EmcFile(experiment.emc) if plan.has_emc and name == "entry_1" else None
+    with h5py.File(experiment.cxi, "r") as file:
+        data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
+        reader = MaskReader(masks, plan.modules_in_run, first, len(expected))
+        for i, sums in enumerate(expected):
+            number = first + i
+            where = f"{name}, frame {number}"
+            try:
+                image = data[number].reshape(FRAME_PIXELS)
+                bad, complaint = reader.bad(number)
+                _check_frame(experiment, where, image, bad, complaint, sums, found)
+                if emc:
+                    found.by_check[EMC] += _check_emc(experiment, emc, number, image, plan)
+            except DAMAGE as error:
+                text = f"{where}: cannot be read: {describe(error)}"
+                found.by_check[SUMS].append(Finding(experiment.cxi.name, text))
+            board.update(i + 1)
+
+
+def _check_frame(experiment, where, image, bad, complaint, sums, found: FrameFindings) -> None:
+    path = experiment.cxi
+    pixel = np.flatnonzero(image)
+    count = image[pixel].astype(np.int64)
+    own = [count.sum(), len(pixel), (count == 1).sum(), count.max(initial=0)]
+    names = ("photons", "lit pixels", "pixels with one photon", "most photons")
+    for name, a, b in zip(names, own, sums, strict=True):
+        if a != b:
+            text = f"{where}, {name}: found {a:,}, expected {b:,} as in the events file"
+            found.by_check[SUMS].append(Finding(path.name, text))
+    if complaint:
+        found.by_check[MASKS].append(Finding(path.name, f"{where}: {complaint}"))
+    spoilt = int(bad[pixel].sum())
+    if spoilt:
+        text = f"{where}: photons on {spoilt} bad pixels, expected none"
+        found.by_check[MASKS].append(Finding(path.name, text))
+    found.photons[pixel] += count
+    found.good += ~bad
+
+
+def _check_emc(experiment, emc: EmcFile, number: int, image, plan: _Plan) -> list[Finding]:
+    pixel = np.flatnonzero(image)
+    indptr = np.array([0, len(pixel)])
+    frame = SparseFrames(indptr, pixel.astype(np.uint32), image[pixel].astype(np.uint16))
+    if plan.bin > 1:
+        frame = bin_frames(frame, plan.bin, plan.usable)
+    path, other = experiment.emc, emc.frame(number)
+    what = f"frame {number}"
+    return [
+        *compare(path, f"{what}, pixels", other.pixel, frame.pixel, "entry"),
+        *compare(path, f"{what}, photons", other.count, frame.count, "entry"),
+    ]
+
+
+def _compare_powder(outputs: Outputs, name: str, photons, good) -> list[Finding]:
+    suffix = {"entry_1": "_hits", "entry_2": "_misses"}[name]
+    path = outputs.experiment.powder
+    try:
+        return [
+            *compare(path, f"powder{suffix}", outputs.powder(f"powder{suffix}"), photons, "pixel"),
+            *compare(
+                path, f"good_frames{suffix}", outputs.powder(f"good_frames{suffix}"), good, "pixel"
+            ),
+        ]
+    except DAMAGE as error:
+        return [Finding(path.name, f"cannot be read: {describe(error)}")]
+
+
+class MaskReader:
+    """Reads masks of a CXI file; what shares a chunk is read once.
+
+    Parameters
+    ----------
+    masks : h5py.Dataset
+    modules_in_run : int
+        Bit field; the pixels of others must be missing.
+    first, n : int
+        First frame that is going to be asked for, and how many.
+    """
+
+    def __init__(self, masks: h5py.Dataset, modules_in_run: int, first: int, n: int):
+        self._masks = masks
+        absent = ~modules_in_run >> np.arange(N_MODULES) & 1
+        self._missing = np.repeat(absent * CXI_MISSING, MODULE_PIXELS).astype(np.uint32)
+        self._known: dict[int, tuple[np.ndarray, str]] = {}
+        self._first, self._places = first, _places(masks, np.arange(first, first + n))
+
+    def bad(self, number: int) -> tuple[np.ndarray, str]:
+        """Return a frame's bad pixels, bool (1048576,), and what is wrong with the mask, if any."""
+        place = int(self._places[number - self._first])
+        if place not in self._known:
+            mask = self._masks[number].reshape(FRAME_PIXELS)
+            wrong = np.count_nonzero((mask & ~np.uint32(CXI_BAD)) != self._missing)
+            complaint = f"{wrong:,} pixels with impossible mask bits" if wrong else ""
+            if len(self._known) == _MASKS_KEPT:
+                self._known.clear()
+            self._known[place] = np.packbits(mask != 0), complaint
+        bits, complaint = self._known[place]
+        return np.unpackbits(bits).view(bool), complaint
+
+
+def _places(masks: h5py.Dataset, numbers: np.ndarray) -> np.ndarray:
+    """Return where each mask lies in the file, int64 (frame,); only for telling them apart."""
+    try:
+        with open(masks.file.filename, "rb") as file:
+            # HDF5 itself would walk through all chunks for each of them
+            return ChunkIndex(file.fileno(), masks).find(numbers)[0]
+    except (OSError, UnknownLayoutError):
+        return -1 - numbers

@@ -1,0 +1,121 @@
+"""Checks of the events file: columns, order, sums that must fit each other, the decision."""
+
+from collections.abc import Iterator
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
+from xfelmpi.output.events import PROBLEM_TYPE, SUMS, UNITS
+from xfelmpi.workflows.redecide import decide_finished
+from xfelmpi.workflows.verify.findings import Finding, compare, expect
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+_TYPES = {
+    **{"trainId": "u8", "pulseId": "u8", "cellId": "u2", "litpixels": "u4", "photons": "u8"},
+    **{"hitscore": "f4", "is_hit": "?", "is_miss": "?", "hit_median": "f4", "hit_std": "f4"},
+    **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
+    **{"modules": "u2", "gain_switched": "u4"},
+    **{"sums/ones": "u4", "sums/peak": "u2", "sums/entries": "u4"},
+}
+"""Of `EventColumns` and ``sums``, as docs/formats.md says; columns of ``--add`` are f8."""
+
+
+def columns(outputs: Outputs) -> Iterator[Finding]:
+    """All columns of the events file are there, equally long, of their types, with units."""
+    path, file = outputs.experiment.events, outputs.files["events"]
+    n = len(file["trainId"])
+    names = [name for name in EventColumns.__dataclass_fields__ if name != "added"]
+    names += [f"sums/{name}" for name in SUMS]
+    if outputs.run.attributes["data"] == "proc":
+        names.remove("gain_switched")
+    added = [text.partition("=")[0] for text in outputs.run.config.add]
+    for name in (*names, *added):
+        dataset = file[name]
+        inner = (2,) if name == "gain_switched" else ()
+        yield from expect(path, f"{name}, shape", dataset.shape, (n, *inner))
+        dtype = np.dtype(_TYPES.get(name, "f8"))
+        yield from expect(path, f"{name}, type", dataset.dtype, dtype)
+        if name in UNITS:
+            yield from expect(path, f"{name}, units", dataset.attrs.get("units"), UNITS[name])
+        if name in added:
+            # the others have been read
+            dataset[()]
+            yield from expect(path, f"{name} has its source", "source" in dataset.attrs, True)
+
+
+def order(outputs: Outputs) -> Iterator[Finding]:
+    """Rows are in ascending order of train and cell, none twice."""
+    path, events = outputs.experiment.events, outputs.run.events
+    train, cell = events.trainId, events.cellId.astype(np.int64)
+    same = train[1:] == train[:-1]
+    ascends = (train[1:] > train[:-1]) | (same & (cell[1:] > cell[:-1]))
+    yield from compare(path, "ascending (trainId, cellId)", ascends, np.ones_like(ascends), first=1)
+    yield from compare(path, "cellId below 352", cell < MAX_CELLS, np.ones(len(cell), bool))
+
+
+def sums(outputs: Outputs) -> Iterator[Finding]:
+    """Sums of every frame fit each other, and its modules are those of the run."""
+    path, e, s = outputs.experiment.events, outputs.run.events, outputs.run.sums
+    lit, photons, ones, peak = (
+        a.astype(np.int64) for a in (e.litpixels, e.photons, s.ones, s.peak)
+    )
+    multi = lit - ones
+    possible = {
+        "sums/ones up to litpixels": ones <= lit,
+        "sums/entries from litpixels on": s.entries >= lit,
+        # every pixel that has more than one photon has from 2 to peak
+        "photons by ones, litpixels and peak": (photons >= ones + 2 * multi)
+        & (photons <= ones + multi * np.maximum(peak, 1)),
+        "sums/peak by ones and litpixels": np.where(multi > 0, peak > 1, peak == (lit > 0)),
+        "modules of the run": (e.modules & ~np.uint16(outputs.run.modules_in_run)) == 0,
+    }
+    for what, right in possible.items():
+        yield from compare(path, what, right, np.ones_like(right))
+    config = outputs.run.config
+    everywhere = config.hit_mask is None and config.hit_modules is None
+    region = "hit-finding region" in str(outputs.run.attributes.get("used_files"))
+    if everywhere and not region and config.normalise == "none":
+        score = (lit if config.score == "litpixels" else photons).astype(np.float32)
+        score[np.isnan(e.hitscore)] = np.nan
+        yield from compare(path, f"hitscore ({config.score})", e.hitscore, score)
+
+
+def decision(outputs: Outputs) -> Iterator[Finding]:
+    """Hits, misses and statistics are those that the scores and settings give."""
+    path, events = outputs.experiment.events, outputs.run.events
+    again = decide_finished(outputs.run.config, outputs.run)
+    for name in ("is_hit", "is_miss", "hit_median", "hit_std", "hit_threshold", "hit_sigma"):
+        yield from compare(path, name, getattr(events, name), getattr(again, name))
+    both = events.is_hit & events.is_miss
+    yield from compare(path, "hit and miss at once", both, np.zeros_like(both))
+
+
+def problems(outputs: Outputs) -> Iterator[Finding]:
+    """The table of problems can be read, and says why frames are incomplete."""
+    path, table = outputs.experiment.events, outputs.files["events"]["problems"]
+    yield from expect(path, "problems, type", table.dtype, PROBLEM_TYPE)
+    for i, p in enumerate(outputs.run.problems):
+        if not p.what or not p.action or not -1 <= p.module < N_MODULES:
+            yield Finding(path.name, f"problem {i}: {p}, expected what, action and a module")
+    incomplete = int((~outputs.run.complete).sum())
+    if incomplete and not len(table):
+        yield Finding(path.name, f"{incomplete:,} frames lack modules, but there is no problem")
+
+
+def virtual(outputs: Outputs) -> Iterator[Finding]:
+    """The virtual dataset has the frames of the events file, and its sources are there."""
+    file, events = outputs.files["vds"], outputs.run.events
+    path = outputs.experiment.vds(str(outputs.run.attributes["data"]))
+    image = file[f"INSTRUMENT/{outputs.run.attributes['detector']}/DET/image"]
+    for name in ("trainId", "pulseId", "cellId"):
+        yield from compare(path, name, image[name][()], getattr(events, name))
+    raw = outputs.run.attributes["data"] == "raw"
+    shape = (N_MODULES, len(events.trainId), *((2,) if raw else ()), 512, 128)
+    yield from expect(path, "data, shape", image["data"].shape, shape)
+    for name in sorted({source.file_name for source in image["data"].virtual_sources()}):
+        # HDF5 reads fill values, and says nothing, where a source is not there
+        source = path.parent / name.replace("%%", "%")
+        if not h5py.is_hdf5(source):
+            yield Finding(path.name, f"source {source} is not there, or no HDF5 file")

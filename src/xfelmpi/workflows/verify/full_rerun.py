@@ -1,0 +1,163 @@
+"""All frames of the run once more, by the same pass: sums, powder, decision and hits."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.reduction.checkpoint import CheckpointWriter, PassResult
+from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_loop import read_photons, without_dead_modules
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.run_sums import sum_powder
+from xfelmpi.workflows.process import decide, make_sparsifier
+from xfelmpi.workflows.verify.cxi_frames import DETECTOR
+from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
+from xfelmpi.workflows.verify.open_outputs import Outputs
+from xfelmpi.workflows.verify.run_data import RunData
+
+SUMS = "run, all frames: sums"
+DECISION = "run, all frames: scores and decision"
+POWDER = "run, all frames: powder"
+HITS = "run, all frames: hits and masks of the CXI"
+
+_SUMS = {"lit": "litpixels", "photons": "photons", "modules": "modules", "ones": "sums/ones"}
+_SUMS |= {"peak": "sums/peak", "entries": "sums/entries", "switched": "gain_switched"}
+_DECISION = ("hitscore", "is_hit", "is_miss", "hit_median", "hit_std", "hit_threshold", "hit_sigma")
+
+
+def check_all(
+    comm, experiment: Experiment, config: Config, data: RunData, outputs: Outputs | None
+) -> dict[str, list[Finding]]:
+    """Read the whole run and compare; collective. Returns findings by check, on rank 0.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    config : Config
+    data : RunData
+    outputs : Outputs or None
+        On rank 0.
+    """
+    share, masks, first = data.share, data.inputs.masks, data.share.first_frame
+    sparsifier = make_sparsifier(config, data.inputs, data.files)
+    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
+    nothing_kept = KeptFrames(len(share.frames), 0)
+    result = PassResult(share, sums, powder, nothing_kept, sparsifier)
+    no_checkpoint = CheckpointWriter(experiment.checkpoint, {}, 0, comm.rank, result)
+    none_done = np.zeros(len(share.frames), bool)
+    read_photons(comm, config, masks, result, none_done, no_checkpoint)
+    path = experiment.events
+    findings: dict[str, list[Finding]] = {SUMS: [], DECISION: [], HITS: []}
+    for name, column in _SUMS.items():
+        pair = (getattr(data.sums, name), getattr(sums, name))
+        findings[SUMS] += compare(path, column, *pair, first=first * pair[0][:1].size)
+    share = without_dead_modules(comm, share, sums)
+    events = decide(comm, config, share, masks, sums)
+    for name in _DECISION:
+        pair = (getattr(data.events, name), getattr(events, name))
+        findings[DECISION] += compare(path, name, *pair, first=first)
+    total = sum_powder(comm, masks, powder)
+    if mpi.max_all(comm, len(findings[SUMS])):
+        # frames with other sums would stop the reading of the hits
+        del findings[HITS]
+    else:
+        reader = HitReader(nothing_kept, share.frames, data.sums, sparsifier, masks)
+        findings[HITS] = _check_entries(comm, experiment, config, data, reader)
+    gathered = {name: mpi.gather_objects(comm, own) for name, own in findings.items()}
+    if comm.rank == 0:
+        gathered[POWDER] = _check_powder(outputs, total)
+    return gathered
+
+
+def _check_powder(outputs: Outputs, total) -> list[Finding]:
+    path, findings = outputs.experiment.powder, []
+    for name, values in zip(("powder", "good_frames"), total, strict=True):
+        try:
+            found = outputs.powder(name)
+        except DAMAGE as error:
+            findings.append(Finding(path.name, f"{name} cannot be read: {describe(error)}"))
+            continue
+        findings += compare(path, name, found, values.reshape(-1).astype(np.int64), "pixel")
+    return findings
+
+
+def _check_entries(comm, experiment, config: Config, data: RunData, reader: HitReader):
+    """Compare the hits, and misses if they are there, of this rank with the CXI; collective."""
+    findings: list[Finding] = []
+    entries = {"entry_1": data.events.is_hit}
+    if config.with_misses:
+        entries["entry_2"] = data.events.is_miss
+    for name, chosen in entries.items():
+        rows = np.flatnonzero(chosen)
+        before, _ = mpi.before_and_total(comm, len(rows))
+        with mpi.together(comm):
+            findings += _check_hits(experiment, name, before, rows, reader, data)
+    return findings
+
+
+def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data: RunData):
+    """Compare frames of this rank with those of an entry, where they start with number `first`."""
+    findings: list[Finding] = []
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1])
+    number, path = first, experiment.cxi
+    try:
+        with h5py.File(path, "r") as file:
+            images, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
+            for frames, sparse in reader.stream(rows, powder):
+                for i, row in enumerate(frames):
+                    entries = slice(sparse.indptr[i], sparse.indptr[i + 1])
+                    pixel, count = sparse.pixel[entries], sparse.count[entries]
+                    findings += compare_hit(
+                        path,
+                        f"{name}, frame {number}",
+                        (images[number], masks[number]),
+                        dense(pixel, count),
+                        good_pixels(data, int(row), pixel[count == 0]),
+                    )
+                    number += 1
+    except DAMAGE as error:
+        findings.append(Finding(path.name, f"{name}: cannot be read: {describe(error)}"))
+    return findings
+
+
+def dense(pixel: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return photons as an image, uint16 (1048576,)."""
+    image = np.zeros(FRAME_PIXELS, np.uint16)
+    image[pixel] = count
+    return image
+
+
+def good_pixels(data: RunData, row: int, spoilt: np.ndarray) -> np.ndarray:
+    """Return the good pixels of one frame of this rank, bool (1048576,).
+
+    Parameters
+    ----------
+    data : RunData
+    row : int
+        Among the frames of this rank.
+    spoilt : ndarray, int (pixel,)
+        Those that are bad in this frame only.
+    """
+    masks = data.inputs.masks
+    of_cell = masks.row_of_cell[data.share.frames.cell_id[row]]
+    good = unpack(masks.good[:, of_cell]).reshape(-1).astype(bool)
+    good[spoilt] = False
+    there = data.share.facts.modules_in_run >> np.arange(16) & 1
+    return good & np.repeat(there.astype(bool), FRAME_PIXELS // 16)
+
+
+def compare_hit(path: Path, what: str, in_file, image, good) -> list[Finding]:
+    """Compare data and mask of a CXI file with photons and good pixels, (1048576,) each."""
+    data, mask = (values.reshape(FRAME_PIXELS) for values in in_file)
+    return [
+        *compare(path, f"{what}, photons", data, image, "pixel"),
+        *compare(path, f"{what}, good pixels", mask == 0, good, "pixel"),
+    ]

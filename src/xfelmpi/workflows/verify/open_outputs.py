@@ -1,0 +1,121 @@
+"""The output files of a run, opened for checking by one rank."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
+from xfelmpi.output.dragonfly.detector import usable_pixels
+from xfelmpi.output.events_reader import FinishedRun, read_finished_run
+from xfelmpi.workflows.verify.findings import Finding, describe
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Open files of a run.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    run : FinishedRun
+        What the events file says.
+    files : dict of str to h5py.File
+        ``events``, ``powder``, ``cxi``, ``detector``, ``vds``: those that are there.
+    findings : list of Finding
+        Files that should be there and are not, or cannot be opened.
+    """
+
+    experiment: Experiment
+    run: FinishedRun
+    files: dict[str, h5py.File]
+    findings: list[Finding]
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Rows of the hits, int64 (hit,)."""
+        return np.flatnonzero(self.run.events.is_hit)
+
+    @property
+    def misses(self) -> np.ndarray:
+        """Rows of the misses, int64 (miss,)."""
+        return np.flatnonzero(self.run.events.is_miss)
+
+    @property
+    def rows_of_entries(self) -> dict[str, np.ndarray]:
+        """Rows of the frames that must stand in every entry of the CXI file."""
+        entries = {"entry_1": self.hits}
+        return entries | ({"entry_2": self.misses} if self.run.config.with_misses else {})
+
+    @cached_property
+    def header(self) -> FinishedHits:
+        """What stands once in the CXI file; `InputError` if it is damaged."""
+        return read_finished_hits(self.experiment.cxi)
+
+    def powder(self, name: str) -> np.ndarray:
+        """Return a dataset of the powder file, int64 (1048576,)."""
+        return self.files["powder"][name][()].reshape(FRAME_PIXELS).astype(np.int64)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Pixels that Dragonfly may use, bool (1048576,)."""
+        good = self.powder("good_frames_hits")
+        return usable_pixels(good, len(self.hits), self.run.config.max_bad)
+
+
+@contextmanager
+def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
+    """Open all outputs of a run.
+
+    Raises
+    ------
+    InputError
+        If there is no usable events file.
+    """
+    with ExitStack() as stack:
+        run = read_finished_run(experiment.events)
+        files, findings = {}, []
+        for name, path in _paths(experiment, run).items():
+            try:
+                files[name] = stack.enter_context(h5py.File(path, "r"))
+            except OSError as error:
+                wanted = name in ("events", "powder", "cxi")
+                if path.exists():
+                    findings.append(Finding(path.name, f"cannot be opened: {describe(error)}"))
+                elif wanted:
+                    findings.append(Finding(path.name, f"{path} is not there"))
+        yield Outputs(experiment, run, files, findings)
+
+
+def _paths(experiment: Experiment, run: FinishedRun) -> dict[str, Path]:
+    return {
+        "events": experiment.events,
+        "powder": experiment.powder,
+        "cxi": experiment.cxi,
+        "detector": experiment.dragonfly_detector,
+        "vds": experiment.vds(str(run.attributes["data"])),
+    }
+
+
+def leftovers(experiment: Experiment) -> list[str]:
+    """Return what a job that did not end has left, as notes."""
+    paths = [experiment.events, experiment.powder, experiment.cxi, experiment.emc]
+    paths += [experiment.dragonfly_detector, experiment.vds("proc"), experiment.vds("raw")]
+    parts = [path.with_name(f"{path.name}.part") for path in paths]
+    return [
+        f"{part}: left by a job that did not end, or is still running"
+        for part in parts
+        if part.exists()
+    ]
+
+
+def damaged_events(experiment: Experiment, error: InputError) -> Finding:
+    """Return the finding of an events file that is there, but of no use."""
+    return Finding(experiment.events.name, str(error).removeprefix(f"{experiment.events}: "))

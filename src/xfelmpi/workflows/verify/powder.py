@@ -1,0 +1,50 @@
+"""Checks of the powder file against the events file; its hits are checked with the frames."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xfelmpi.detectors.agipd import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
+from xfelmpi.workflows.verify.findings import Finding, compare, expect
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+_SUFFIXES = ("", "_hits", "_misses")
+
+
+def shapes(outputs: Outputs) -> Iterator[Finding]:
+    """All sums are there, with their shapes, types and units."""
+    path, file = outputs.experiment.powder, outputs.files["powder"]
+    for suffix in _SUFFIXES:
+        for name, dtype, units in (("powder", "u8", "photons"), ("good_frames", "u4", "frames")):
+            dataset = file[f"{name}{suffix}"]
+            yield from expect(path, f"{name}{suffix}, shape", dataset.shape, FRAME_SHAPE)
+            yield from expect(path, f"{name}{suffix}, type", dataset.dtype, np.dtype(dtype))
+            yield from expect(path, f"{name}{suffix}, units", dataset.attrs.get("units"), units)
+
+
+def photons(outputs: Outputs) -> Iterator[Finding]:
+    """The photons in each powder are those of its frames in the events file."""
+    path, events = outputs.experiment.powder, outputs.run.events
+    for suffix, frames in zip(_SUFFIXES, (slice(None), outputs.hits, outputs.misses), strict=True):
+        total = int(events.photons[frames].sum())
+        yield from expect(
+            path, f"photons in powder{suffix}", int(outputs.powder(f"powder{suffix}").sum()), total
+        )
+
+
+def parts(outputs: Outputs) -> Iterator[Finding]:
+    """Hits and misses together are never more than all; no pixel is good more often than seen."""
+    path, events = outputs.experiment.powder, outputs.run.events
+    for name in ("powder", "good_frames"):
+        rest = outputs.powder(name)
+        rest -= outputs.powder(f"{name}_hits") + outputs.powder(f"{name}_misses")
+        yield from compare(
+            path, f"{name} without hits and misses", np.minimum(rest, 0), rest * 0, "pixel"
+        )
+    for suffix, frames in zip(_SUFFIXES, (slice(None), outputs.hits, outputs.misses), strict=True):
+        seen = [(events.modules[frames] >> m & 1).sum() for m in range(N_MODULES)]
+        good = outputs.powder(f"good_frames{suffix}")
+        most = np.minimum(good, np.repeat(seen, MODULE_PIXELS))
+        yield from compare(path, f"good_frames{suffix} up to its frames", good, most, "pixel")
+        dark = outputs.powder(f"powder{suffix}")[good == 0]
+        yield from compare(path, f"powder{suffix} where never good", dark, dark * 0, "pixel")

@@ -1,0 +1,83 @@
+"""Checks of where the files come from: all of one job, with all that they must say of it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from xfelmpi.workflows.verify.findings import Finding, compare, expect
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+_ATTRIBUTES = (
+    *("run", "proposal", "program", "program_version", "program_commit", "command_line"),
+    *("configuration", "input_files", "used_files", "job_id", "start_time", "creation_date"),
+    *("end_time", "ranks", "nodes", "host", "python_version", "numpy_version", "h5py_version"),
+    *("hdf5_version", "mpi", "mpi4py_version", "libdeflate_version"),
+)
+_TIMES = ("start_time", "creation_date", "end_time")
+
+
+def provenance(outputs: Outputs) -> Iterator[Finding]:
+    """Every file says how, when, where and from what it was made."""
+    for file in outputs.files.values():
+        path, attributes = Path(file.filename), dict(file.attrs)
+        missing = [name for name in _ATTRIBUTES if name not in attributes]
+        if missing:
+            yield Finding(path.name, f"lacks the attributes {', '.join(missing)}")
+            continue
+        yield from expect(path, "run", int(attributes["run"]), outputs.experiment.run)
+        if not json.loads(attributes["input_files"]):
+            yield Finding(path.name, "input_files is empty")
+        json.loads(attributes["used_files"])
+        json.loads(attributes["configuration"])
+        times = [datetime.fromisoformat(attributes[name]) for name in _TIMES]
+        if sorted(times) != times:
+            yield Finding(path.name, f"{' ≤ '.join(_TIMES)} expected, found {times}")
+
+
+def one_job(outputs: Outputs) -> Iterator[Finding]:
+    """All files are of the same job; the virtual dataset may be of another."""
+    wanted = outputs.run.attributes
+    for kind, file in outputs.files.items():
+        if kind == "vds":
+            continue
+        for name in ("job_id", "proposal", "program_version", "program_commit", "configuration"):
+            yield from expect(Path(file.filename), name, file.attrs.get(name), wanted.get(name))
+
+
+def process_entry(outputs: Outputs) -> Iterator[Finding]:
+    """The CXI file's record of the processing step says what its attributes say."""
+    path, file = outputs.experiment.cxi, outputs.files["cxi"]
+    for name in outputs.rows_of_entries:
+        process = file[f"{name}/process_1"]
+        for dataset, attribute in (
+            ("command", "command_line"),
+            ("version", "program_version"),
+            ("date", "creation_date"),
+        ):
+            found = process[dataset][()].decode()
+            yield from compare(path, f"{name}/process_1/{dataset}", found, file.attrs[attribute])
+
+
+def changed_files(outputs: Outputs) -> list[str]:
+    """Return which masks, constants or geometry have changed since, as notes."""
+    notes = []
+    for file in json.loads(outputs.run.attributes.get("used_files", "[]")):
+        path = Path(file["path"])
+        try:
+            about = path.stat()
+            if about.st_size == file["size"] and _same_time(about.st_mtime, file["mtime"]):
+                continue
+            with open(path, "rb") as opened:
+                same = hashlib.file_digest(opened, "sha256").hexdigest() == file["sha256"]
+        except OSError:
+            notes.append(f"{file['role']} {path} is not there any more")
+            continue
+        if not same:
+            notes.append(f"{file['role']} {path} has changed since the job")
+    return notes
+
+
+def _same_time(seconds: float, text: str) -> bool:
+    return abs(datetime.fromisoformat(text).timestamp() - seconds) < 1e-3
