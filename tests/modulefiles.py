@@ -9,8 +9,8 @@ from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
 
 from xfelmpi._kernels import _sparse
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameBlock
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.powder import PowderSum

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from xfelmpi import stopping
+from xfelmpi.core import shutdown
 
-stopping.watch()
+shutdown.watch()
 
 
 def ranks_of_the_job():

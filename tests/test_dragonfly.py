@@ -9,12 +9,13 @@ from extra_geom import AGIPD_1MGeometry
 from mpi4py import MPI
 
 from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.detectors.scattering import ewald_vectors, solid_angle
-from xfelmpi.output.dragonfly.binning import SIZES, bin_frames, block_of_pixel, in_blocks, n_blocks
+from xfelmpi.output.dragonfly.binning import bin_frames, block_of_pixel, in_blocks, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
 from xfelmpi.output.dragonfly.files import beam_wavelength
 
@@ -181,7 +182,7 @@ def test_unknown_distance(flat):
         make_detector(Config(), replace(flat, distance=np.nan), 1e-10)
 
 
-@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("n", BIN_SIZES)
 def test_bin_frames(n):
     """Sums over blocks of usable pixels of the dense image, frame by frame."""
     rng = np.random.default_rng(n)

@@ -184,7 +184,7 @@ CRASHES = {
         "xfelmpi.reduction.sparsifier.Sparsifier.frames",
         1,
     ),
-    "decide": ("xfelmpi.hitfinding.thresholds", "xfelmpi.hitfinding.thresholds.draw_limit", 1),
+    "decide": ("xfelmpi.hitfinding.thresholds", "xfelmpi.hitfinding.sampling.draw_limit", 1),
     "open parallel file": (
         "xfelmpi.output.cxi.writer",
         "xfelmpi.output.cxi.writer.CxiEntry.write",

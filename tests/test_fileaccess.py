@@ -115,10 +115,10 @@ def test_errors_pass_through(tmp_path):
 
 FAILS = """
 import ctypes
-from xfelmpi import fileaccess
+from xfelmpi.io import input_file
 
-fileaccess.CPU_SECONDS = 0.3
-fileaccess.end_with_traceback()
+input_file.CPU_SECONDS = 0.3
+input_file.end_with_traceback()
 
 def forever():
     while True:
@@ -130,8 +130,8 @@ def crash():
 def read_it():
     return 5
 
-assert fileaccess.watched("/run/good.h5", read_it) == 5
-fileaccess.watched("/run/RAW-R0050-AGIPD03-S00000.h5", {what})
+assert input_file.watched("/run/good.h5", read_it) == 5
+input_file.watched("/run/RAW-R0050-AGIPD03-S00000.h5", {what})
 """
 
 

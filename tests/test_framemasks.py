@@ -20,7 +20,8 @@ from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.reduction.sparsifier import MASKED_FRAMES
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_masks import MaskReader, sample_masks
+from xfelmpi.run.frames.frame_masks import MaskReader
+from xfelmpi.run.mask_samples import sample_masks
 
 ALL = 0xFFFFFFFF
 EVERYWHERE = np.ones((SS, FS), bool)

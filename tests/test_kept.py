@@ -11,7 +11,8 @@ from reference import FS, MODULES, PIXELS, SS, photon_image
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_PIXELS
-from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool

@@ -127,10 +127,10 @@ def test_candidate_that_died_while_it_took_over(path, monkeypatch):
 RACE = """
 import sys, time
 from pathlib import Path
-from xfelmpi import lock
+from xfelmpi.io import lock_file
 from xfelmpi.core.errors import BusyError
 
-judge = lock._why_stale
+judge = lock_file._why_stale
 
 
 def slowly(*of):
@@ -140,7 +140,7 @@ def slowly(*of):
     return why
 
 
-lock._why_stale = slowly
+lock_file._why_stale = slowly
 folder, number = Path(sys.argv[1]), sys.argv[2]
 (folder / f"ready{number}").touch()
 while not (folder / "go").exists():
@@ -150,7 +150,7 @@ for i in range(12):
     while time.time() < float((folder / "go").read_text() or "inf") + i * 0.5:
         pass
     try:
-        lock.acquire(path, "this")
+        lock_file.acquire(path, "this")
         print(i)
     except BusyError:
         pass
@@ -171,6 +171,7 @@ def test_one_of_many_candidates_wins(tmp_path):
         subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
     ]
     while len(list(tmp_path.glob("ready*"))) < 4:
+        assert all(racer.poll() is None for racer in racers), "a racer ended before the start"
         sleep(0.01)
     begun = tmp_path / "begun"
     begun.write_text(str(time() + 0.2))

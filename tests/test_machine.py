@@ -26,8 +26,8 @@ from machinerun import (
     write_run,
 )
 
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.machine_data import read_machine_data
 from xfelmpi.run.machine.pulse_matching import (
     DARK,

@@ -23,7 +23,7 @@ from machinerun import (
 from mockrun import tiny_run
 
 from xfelmpi.calibration.geometry import load_geometry
-from xfelmpi.core.event_table import QuadrantMotors
+from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.run.machine.machine_data import read_machine_data
 

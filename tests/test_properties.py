@@ -22,9 +22,10 @@ from randomruns import check, random_run
 from rawfiles import RAW_LAYOUTS, RawSetup, assert_reads_raw, make_constants, make_frames
 from reference import FS, MODULES, PIXELS, SS
 
+from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.hitfinding import scores, thresholds
+from xfelmpi.hitfinding import sampling, scores, thresholds
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.dragonfly import binning
 from xfelmpi.run.index.run_index import index_run
@@ -183,10 +184,10 @@ def test_windows(frames, min_scores):
 def test_lottery(frames, n_wanted):
     """As many win as shall, the same ones whichever frames take part besides the losers."""
     train, cell = np.array(sorted(frames), np.uint64).T
-    numbers = thresholds.lottery_number(train, cell.astype(np.uint16))
+    numbers = sampling.lottery_number(train, cell.astype(np.uint16))
     assert numbers.tolist() == [reference.lottery(int(t), int(c)) for t, c in sorted(frames)]
-    won = thresholds.winners(
-        numbers, np.ones(len(train), bool), thresholds.draw_limit(numbers, n_wanted)
+    won = sampling.winners(
+        numbers, np.ones(len(train), bool), sampling.draw_limit(numbers, n_wanted)
     )
     assert won.sum() == min(n_wanted, len(train))
     assert max(numbers[won], default=0) <= min(numbers[~won], default=2**64 - 1)
@@ -194,7 +195,7 @@ def test_lottery(frames, n_wanted):
 
 @given(
     st.lists(st.dictionaries(st.integers(0, USABLE.size - 1), st.integers(0, 9), max_size=30)),
-    st.sampled_from(binning.SIZES[1:]),
+    st.sampled_from(BIN_SIZES[1:]),
 )
 def test_bin_frames(frames, n):
     """Blocks have the photons of their usable pixels, and no block is there twice."""

@@ -13,7 +13,7 @@ from launch import run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 
 from xfelmpi import mpi
-from xfelmpi.core.event_table import UsedFile
+from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish
 from xfelmpi.output.provenance import describe_used, provenance

@@ -25,8 +25,8 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
 from xfelmpi.reduction.frame_loop import MOST_TRAINS, train_blocks
+from xfelmpi.reduction.memory_budget import BASE_MEMORY
 from xfelmpi.run.distribution import choose_data
-from xfelmpi.workflows.process import BASE_MEMORY
 
 PROPOSAL = "p007927"
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"

@@ -1,6 +1,11 @@
 """Problems: every one once, and thousands of a kind in a few."""
 
-from xfelmpi.core.event_table import MOST_ALIKE, Problem, foremost, summarised
+from xfelmpi.core.problems import (
+    MOST_ALIKE,
+    Problem,
+    foremost,
+    summarised,
+)
 
 TRAINS = range(1000, 1000 + 3 * MOST_ALIKE)
 

@@ -6,9 +6,12 @@ import re
 
 import pytest
 
-from xfelmpi.core import log as report
-from xfelmpi.core.event_table import Problem
-from xfelmpi.core.log import Progress, Stages, Summary, log, size_text, start_logging
+from xfelmpi.core import progress
+from xfelmpi.core.log import has_colours, log, size_text, start_logging
+from xfelmpi.core.problems import Problem
+from xfelmpi.core.progress import Progress
+from xfelmpi.workflows import summary
+from xfelmpi.workflows.summary import Stages, Summary
 
 
 class Terminal(io.StringIO):
@@ -20,7 +23,8 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """Return a clock that stands still until it is set."""
     now = [1000.0]
-    monkeypatch.setattr(report, "monotonic", lambda: now[0])
+    for module in (progress, summary):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
 
     def set_to(seconds):
         now[0] = 1000.0 + seconds
@@ -342,4 +346,4 @@ def test_colours_on_a_terminal(monkeypatch, logger, no_color, painted):
 def test_no_colours_under_mpirun(monkeypatch):
     """Open MPI: standard output is a terminal of its own, standard error a pipe."""
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    assert not report.has_colours(Painted())
+    assert not has_colours(Painted())

@@ -18,7 +18,7 @@ from xfelmpi.reduction.resume import Found, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")
-WRITTEN = "checkpoints:write_checkpoint"
+WRITTEN = "reduction.checkpoint:write_checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_killed_twice(mock, undisturbed, tmp_path):
 def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN)
     # index and machine data, kept for the next job, get theirs before
-    kill(tmp_path, args, 2, "checkpointfile:Path.replace", call=4)
+    kill(tmp_path, args, 2, "io.checkpoint_file:Path.replace", call=4)
     left = all_files(tmp_path / "out" / "checkpoint")
     assert any(name.endswith(".checkpoint.part") for name in left), left
     assert frames_done(run_here([*args, "--resume"])) > 0
@@ -142,7 +142,7 @@ def test_ranks_without_frames(mock, tmp_path):
 
 def test_nothing_is_left_to_read(mock, undisturbed, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN)
-    kill(tmp_path, args, 3, "outputs:write_powder")
+    kill(tmp_path, args, 3, "output.write_stage:write_powder")
     done = run_here([*args, "--resume"], 2)
     assert frames_done(done) == len(mock)
     assert f", 0 frames/s; {len(mock)} frames were done before" in done.stdout
@@ -152,7 +152,7 @@ def test_nothing_is_left_to_read(mock, undisturbed, tmp_path):
 def test_one_file_for_several_ranks(mock, undisturbed, tmp_path):
     """Its frames go to those that have the trains, its powder to one of them."""
     args = options(mock, tmp_path / "out")
-    done = run_until(tmp_path, args, 0, signal.SIGTERM, "pipeline:draw_misses")
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, "workflows.process:draw_misses")
     assert done.returncode == 143, done.stderr
     assert len(checkpoint(tmp_path / "out")) == 1
     assert frames_done(run_here([*args, "--resume"], 3)) == len(mock)
@@ -194,7 +194,7 @@ def test_damaged_files_are_left_out(mock, undisturbed, output):
 
 
 def test_overlapping_files(mock, undisturbed, output, tmp_path):
-    kill(tmp_path, options(mock, tmp_path / "other", *OFTEN), 3, "outputs:write_powder")
+    kill(tmp_path, options(mock, tmp_path / "other", *OFTEN), 3, "output.write_stage:write_powder")
     for path in checkpoint(tmp_path / "other"):
         shutil.copy(path, checkpoint(output)[0].parent / f"other_{path.name}")
     done = run_here(options(mock, output, "--resume"), 2)
@@ -207,7 +207,7 @@ def test_other_settings_start_over_and_keep_the_checkpoint(mock, output, tmp_pat
     more = ("--photon-threshold", "0.5", "--resume")
     before = {path: path.read_bytes() for path in checkpoint(output)}
     args = options(mock, output, *more)
-    done = run_until(tmp_path, args, 0, signal.SIGTERM, "pipeline:draw_misses")
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, "workflows.process:draw_misses")
     assert done.returncode == 143
     assert "--photon-threshold was 0.7 and is 0.5" in done.stderr
     assert frames_done(done) == 0
@@ -259,12 +259,12 @@ def test_checkpoints_that_cannot_be_written_are_a_warning(mock, undisturbed, tmp
 @pytest.mark.parametrize(
     ("stage", "function", "ranks", "stuck"),
     [
-        ("index", "share:cached_index", 2, True),
-        ("photons", "photons:Sparsifier.frames", 3, False),
-        ("photons", "photons:Sparsifier.frames", 0, False),
-        ("decide", "pipeline:draw_misses", 3, True),
-        ("write", "outputs:write_powder", 3, True),
-        ("write", "outputs:publish", 2, False),
+        ("index", "run.distribution:cached_index", 2, True),
+        ("photons", "reduction.sparsifier:Sparsifier.frames", 3, False),
+        ("photons", "reduction.sparsifier:Sparsifier.frames", 0, False),
+        ("decide", "workflows.process:draw_misses", 3, True),
+        ("write", "output.write_stage:write_powder", 3, True),
+        ("write", "output.write_stage:publish", 2, False),
     ],
 )
 def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ranks, stuck):
@@ -283,7 +283,7 @@ def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ra
     assert ("start again with: " in ours[1]) == (stage == "index")
     left = [name for name in all_files(output) if not name.startswith("checkpoint/")]
     assert left == list(before)
-    if function != "outputs:publish":
+    if function != "output.write_stage:publish":
         assert {name: (output / name).read_bytes() for name in left} == before
     if stage == "index":
         return
@@ -296,7 +296,7 @@ def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ra
 
 def test_interrupted_at_the_terminal(mock, tmp_path):
     args = [*options(mock, tmp_path / "out"), "--report"]
-    function = "photons:Sparsifier.frames"
+    function = "reduction.sparsifier:Sparsifier.frames"
     # tests in the background of a shell ignore it, and so would the job
     signal.signal(signal.SIGINT, signal.default_int_handler)
     done = run_until(tmp_path, args, 0, signal.SIGINT, function, call=3, stuck=False)

@@ -15,7 +15,7 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem, summarised
+from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.run.index.run_index import index_run
 
 FIRST = 1_500_000_000
@@ -598,7 +598,7 @@ MEMORY_OF_A_LONG_RUN = """
 import re
 from pathlib import Path
 import numpy as np
-from xfelmpi import runindex
+from xfelmpi.run.index import run_index
 from xfelmpi.run.index.module_file import ModuleRows
 
 TRAINS = 2841  # of 352 cells: a million frames
@@ -611,13 +611,13 @@ def rows(path, source, module, number, problems, suspects):
                      np.arange(n, dtype=np.int32))
     return ids, "|u1", True
 
-runindex.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
-runindex.agipd_sources = lambda path, problems: [
+run_index.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
+run_index.agipd_sources = lambda path, problems: [
     ("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))
 ]
-runindex.read_module_file = rows
-runindex.start_time = lambda path: ""
-index = runindex.index_run(Path("run"), "proc")
+run_index.read_module_file = rows
+run_index.start_time = lambda path: ""
+index = run_index.index_run(Path("run"), "proc")
 assert len(index.frames) == TRAINS * 352 and index.modules_in_run == 0xFFFF
 # ru_maxrss would include what the parent process had before the exec
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)

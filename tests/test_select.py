@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from xfelmpi.hitfinding import thresholds
+from xfelmpi.hitfinding import sampling, thresholds
 from xfelmpi.hitfinding.thresholds import Rule
 
 COLUMNS = ("is_hit", "median", "std", "threshold", "sigma")
@@ -176,7 +176,7 @@ TRAINS = np.array([0, 1, 10_000, 1_500_000_000, 2**40], np.uint64)
 
 def test_lottery_numbers():
     train, cell = (a.reshape(-1) for a in np.meshgrid(TRAINS, np.arange(352, dtype=np.uint16)))
-    numbers = thresholds.lottery_number(train, cell)
+    numbers = sampling.lottery_number(train, cell)
     assert numbers.dtype == np.uint64
     assert numbers.tolist() == [
         reference.lottery(int(t), int(c)) for t, c in zip(train, cell, strict=True)
@@ -194,7 +194,7 @@ def test_known_numbers_of_splitmix64():
 def test_lottery_is_even_and_without_ties():
     train = np.repeat(np.arange(1_234_000, 1_234_200, dtype=np.uint64), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), 200)
-    numbers = thresholds.lottery_number(train, cell)
+    numbers = sampling.lottery_number(train, cell)
     assert len(np.unique(numbers)) == len(numbers)
     expected = len(numbers) / 16
     counts = np.bincount((numbers >> np.uint64(60)).astype(int), minlength=16)
@@ -211,9 +211,9 @@ def test_as_many_win_as_are_wanted(n, wanted):
     rng = np.random.default_rng(n)
     takes_part = np.zeros(3 * n, bool)
     takes_part[rng.permutation(3 * n)[:n]] = True
-    numbers = thresholds.lottery_number(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
-    limit = thresholds.draw_limit(numbers[takes_part], wanted)
-    won = thresholds.winners(numbers, takes_part, limit)
+    numbers = sampling.lottery_number(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
+    limit = sampling.draw_limit(numbers[takes_part], wanted)
+    won = sampling.winners(numbers, takes_part, limit)
     assert won.dtype == bool
     assert won.sum() == min(n, wanted)
     assert not won[~takes_part].any()
@@ -221,20 +221,20 @@ def test_as_many_win_as_are_wanted(n, wanted):
 
 
 def test_draw_is_the_same_in_any_split():
-    numbers = thresholds.lottery_number(np.full(60, 9, np.uint64), np.arange(60))
+    numbers = sampling.lottery_number(np.full(60, 9, np.uint64), np.arange(60))
     takes_part = np.arange(60) % 3 != 0
-    limit = thresholds.draw_limit(numbers[takes_part], 13)
+    limit = sampling.draw_limit(numbers[takes_part], 13)
     shuffled = np.random.default_rng(5).permutation(numbers[takes_part])
-    assert thresholds.draw_limit(shuffled, 13) == limit
+    assert sampling.draw_limit(shuffled, 13) == limit
     parts = [
-        thresholds.winners(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
+        sampling.winners(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
     ]
-    assert np.array_equal(np.concatenate(parts), thresholds.winners(numbers, takes_part, limit))
+    assert np.array_equal(np.concatenate(parts), sampling.winners(numbers, takes_part, limit))
 
 
 def test_limit_beyond_63_bits():
     numbers = np.array([2**64 - 1, 2**63 + 1, 2**63], np.uint64)
-    assert thresholds.draw_limit(numbers, 3) == 2**64 - 1
-    limit = thresholds.draw_limit(numbers, 2)
+    assert sampling.draw_limit(numbers, 3) == 2**64 - 1
+    limit = sampling.draw_limit(numbers, 2)
     assert limit == 2**63 + 1
-    assert thresholds.winners(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]
+    assert sampling.winners(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]

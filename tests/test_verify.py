@@ -415,7 +415,7 @@ def test_killed_while_files_get_their_names(call, mock, outputs, quiet, tmp_path
     paths = ["--prefix", mock.options.prefix, "--output", output, "--no-report"]
     # with fewer hits
     words = [50, *paths, *SETTINGS, "--sigma", "4"]
-    done = run_until(tmp_path, words, 0, signal.SIGKILL, "write._h5:Path.replace", call=call)
+    done = run_until(tmp_path, words, 0, signal.SIGKILL, "io.parallel_hdf5:Path.replace", call=call)
     assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), "--frames", "0"]
     results = check_run(mpi.alone(), *command._parse(argv))

@@ -65,9 +65,9 @@ def run_rank(argv: list[str]) -> None:
     from xfelmpi.__main__ import load
 
     process = load("process").main
-    from xfelmpi.core.log import Stages
     from xfelmpi.output import write_stage
     from xfelmpi.workflows import process as pipeline
+    from xfelmpi.workflows.summary import Stages
 
     stage = Stage(clock=process_time)
     holders = {"pipeline": pipeline, "outputs": write_stage, "CxiFile": write_stage.CxiFile}

@@ -25,7 +25,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, N_MODULES
 from xfelmpi.output.cxi.writer import CxiFile, CxiHeader
 from xfelmpi.output.emc import EmcWriter
-from xfelmpi.reduction.frame_buffer import HitReader
+from xfelmpi.reduction.frame_reader import HitReader
 
 PHOTONS = 20_000
 KINDS = 100

@@ -129,12 +129,12 @@ def read_run(prefix: Path, output: Path, kind: str):
     from mpi4py import MPI
 
     from xfelmpi.core.config.options import Config
-    from xfelmpi.core.event_table import summarised
     from xfelmpi.core.paths import Experiment
+    from xfelmpi.core.problems import summarised
     from xfelmpi.reduction.powder import PowderSum
     from xfelmpi.run.distribution import share_run
     from xfelmpi.run.frames.file_pool import FilePool
-    from xfelmpi.workflows.process import load_inputs, make_sparsifier
+    from xfelmpi.workflows.inputs import load_inputs, make_sparsifier
 
     config = Config(50, prefix, output, **OPTIONS[kind])
     experiment = Experiment(prefix, output, 50)

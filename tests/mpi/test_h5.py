@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from xfelmpi.core.event_table import EventColumns, Problem
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.io import parallel_hdf5
 from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish

@@ -11,7 +11,8 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.io import parallel_hdf5
 from xfelmpi.reduction import frame_loop
-from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.workflows import process
 
 pytestmark = [pytest.mark.mpi, pytest.mark.filterwarnings("default::UserWarning")]

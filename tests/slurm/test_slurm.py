@@ -109,12 +109,12 @@ SLOW = """
 import sys
 import time
 
-from xfelmpi import stopping
+from xfelmpi.core import shutdown
 
-stopping.watch()
-from xfelmpi import framepass
+shutdown.watch()
+from xfelmpi.reduction import frame_loop
 
-blocks = framepass.train_blocks
+blocks = frame_loop.train_blocks
 
 
 def slow_blocks(*args):
@@ -123,7 +123,7 @@ def slow_blocks(*args):
         time.sleep(100)
 
 
-framepass.train_blocks = slow_blocks
+frame_loop.train_blocks = slow_blocks
 from xfelmpi.__main__ import main
 
 sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,8 @@ from xfelmpi.calibration.constants_file import (
     survey,
 )
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem, UsedFile
+from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
 from xfelmpi.mpi import NodeShared, from_root, together
 

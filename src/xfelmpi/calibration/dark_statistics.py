@@ -13,7 +13,7 @@ import numpy as np
 
 from xfelmpi._kernels import _darks
 from xfelmpi.calibration.constants_file import STAGES
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.run.frames.file_pool import FilePool
 

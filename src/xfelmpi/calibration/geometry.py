@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import QuadrantMotors, UsedFile
+from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.machine_records import QuadrantMotors
 
 _CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)

@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem, UsedFile
+from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import FRAME_SHAPE, MAX_CELLS, MODULE_BYTES, N_MODULES
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.input_file import input_file

@@ -15,7 +15,8 @@ from xfelmpi.calibration.mask_files import (
 )
 from xfelmpi.calibration.static_mask import add_static, find_drift
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem, UsedFile
+from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import (
     ALL_MASK_BITS,
     BAD_PIXELS,
@@ -25,7 +26,7 @@ from xfelmpi.detectors.agipd import (
 )
 from xfelmpi.mpi import NodeShared, from_root, sum_all, together
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_masks import MaskSamples
+from xfelmpi.run.mask_samples import MaskSamples
 
 _ONES = (
     np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)

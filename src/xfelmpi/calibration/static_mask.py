@@ -5,12 +5,13 @@ A bit counts if it is set in all of the first frames of a module and cell.
 
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.mpi import NodeShared, sum_all, together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_dataset import FRAME_STATUS
-from xfelmpi.run.frames.frame_masks import CellFrames, MaskReader, MaskSamples
+from xfelmpi.run.frames.frame_masks import MaskReader
+from xfelmpi.run.mask_samples import CellFrames, MaskSamples
 
 CELLS_AT_ONCE = 32
 """Cells of a module whose masks are joined together; each takes 256 KiB meanwhile."""

@@ -82,7 +82,7 @@ def _parse(argv: list[str]):
 
 
 def _config_from_events(given) -> Config:
-    from xfelmpi.output.events_reader import read_settings
+    from xfelmpi.output.events import read_settings
     from xfelmpi.workflows.redecide import refuse_other_scores
 
     values = arguments.given_values(given)

@@ -78,8 +78,8 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
 def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[str]:
     import numpy as np
 
-    from xfelmpi.output.cxi.hit_reader import read_hit, read_hit_file
-    from xfelmpi.output.events_reader import read_finished_run
+    from xfelmpi.output.cxi.reader import read_hit, read_hit_file
+    from xfelmpi.output.events import read_finished_run
     from xfelmpi.report.images import assemble_counts, make_raster
     from xfelmpi.report.terminal import hit_lines
 

@@ -51,7 +51,7 @@ def main(argv: list[str], comm) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[Config, int, bool]:
-    from xfelmpi.output.events_reader import read_settings
+    from xfelmpi.output.events import read_settings
 
     given = parser().parse_args(argv)
     if given.frames is not None and (given.all or given.frames < 0):

@@ -26,9 +26,6 @@ PIXEL_SIZE = 200e-6
 MAX_COUNT = 65535
 """More photons than this in one pixel of one frame cannot be a signal: the pixel is bad there."""
 
-CXI_BAD = 0x80
-CXI_MISSING = 0x200
-"""Mask bits of the CXI format 1.6 (Maia 2012): pixel is bad; no data from this pixel."""
 
 BAD_PIXELS = (
     "OFFSET_OUT_OF_THRESHOLD",

@@ -7,8 +7,6 @@ import numpy as np
 
 from xfelmpi.detectors.agipd import ASIC_SIZE
 
-POLARISATIONS = ("x", "y", "none")
-
 
 def ewald_vectors(xyz: np.ndarray, radius: float) -> np.ndarray:
     """Return the scattering vectors of pixels, float64 (3, …), in the unit of `radius`.

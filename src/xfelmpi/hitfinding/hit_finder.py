@@ -7,7 +7,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.hitfinding import thresholds
+from xfelmpi.hitfinding import sampling, thresholds
 from xfelmpi.hitfinding.scores import (
     ScoredFrames,
     Windows,
@@ -131,10 +131,10 @@ def hits_by_sigma(
 
 def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
-    lottery = thresholds.lottery_number(frames.train_id, frames.cell_id)
+    lottery = sampling.lottery_number(frames.train_id, frames.cell_id)
     numbers = mpi.concat_all(comm, lottery[decision.is_blank])
     base = len(numbers)
     if config.miss_base == "hits":
         base = int(mpi.sum_all(comm, np.array([decision.is_hit.sum()]))[0])
-    limit = thresholds.draw_limit(numbers, round(base * config.miss_fraction))
-    return thresholds.winners(lottery, decision.is_blank, limit)
+    limit = sampling.draw_limit(numbers, round(base * config.miss_fraction))
+    return sampling.winners(lottery, decision.is_blank, limit)

@@ -158,37 +158,3 @@ def _decide(score, decidable, median, std, threshold, rule) -> Decision:
         column(threshold),
         column(sigma),
     )
-
-
-def lottery_number(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
-    """Return a number for every frame, uint64, evenly spread, from its ids alone.
-
-    The finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection: different frames never tie.
-    """
-    z = train_id.astype(np.uint64) * np.uint64(512) + cell_id.astype(np.uint64)
-    with np.errstate(over="ignore"):
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-def draw_limit(numbers: np.ndarray, n_wanted: int) -> int:
-    """Return the largest lottery number that wins when the `n_wanted` lowest do, -1 if none.
-
-    Parameters
-    ----------
-    numbers : ndarray, uint64
-        Of all frames of the run that take part.
-    n_wanted : int
-        How many to draw; all win if there are fewer.
-    """
-    n = min(n_wanted, len(numbers))
-    return int(np.partition(numbers, n - 1)[n - 1]) if n else -1
-
-
-def winners(numbers: np.ndarray, takes_part: np.ndarray, limit: int) -> np.ndarray:
-    """Return which frames were drawn, bool (frame,)."""
-    if limit < 0:
-        return np.zeros(len(numbers), bool)
-    return takes_part & (numbers <= np.uint64(limit))

@@ -1,10 +1,19 @@
-"""``events/rRRRR_events.h5``: one row per frame, and the problems found."""
+"""``events/rRRRR_events.h5``: one row per frame, and the problems found; written, and read back."""
 
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
 import numpy as np
 
-from xfelmpi.core.event_table import EventColumns, Problem
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.parallel_hdf5 import ParallelFile
+from xfelmpi.output.provenance import JOB_ATTRIBUTES
 
 SUMS = ("ones", "peak", "entries")
 """Group ``sums``: what deciding again needs of `FrameSums` besides the columns."""
@@ -72,3 +81,108 @@ def write_events(
 def _cut(text: str, size: int) -> bytes:
     """Return the UTF-8 of a text in at most `size` bytes, without half a character at the end."""
     return text.encode()[:size].decode(errors="ignore").encode()
+
+
+_NEEDED = {"data", "detector", "masks_digest", "modules_in_run", "proposal"}
+"""Attributes of the root that reading back stands on."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the events file says of a run.
+
+    Parameters
+    ----------
+    config : Config
+        The settings it was made with.
+    masks : str
+        Digest of the masks it was made with.
+    events : EventColumns
+        All frames of the run.
+    sums : FrameSums
+        Of all frames; `region_lit` and `region_photons` are not in the file, and are 0 here.
+    problems : list of Problem
+    attributes : dict
+        Of the root group: where the file comes from.
+    """
+
+    config: Config
+    masks: str
+    events: EventColumns
+    sums: FrameSums
+    problems: list[Problem]
+    attributes: dict
+
+    @property
+    def modules_in_run(self) -> int:
+        """Bit field of the modules that the run has, be it only in trains left out."""
+        return int(self.attributes["modules_in_run"])
+
+    @property
+    def scores_by(self) -> str:
+        """The job that read the whole run, as JSON."""
+        attributes = self.attributes
+        job = {name: str(attributes.get(name, "")) for name in JOB_ATTRIBUTES}
+        return attributes.get("scores_by", json.dumps(job))
+
+    @property
+    def complete(self) -> np.ndarray:
+        """Which frames every module of the run has, bool (frame,)."""
+        return self.events.modules == self.modules_in_run
+
+
+def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
+    """Return the settings that an events file was made with, and what some of them came to.
+
+    Returns
+    -------
+    config : Config
+    chosen : dict
+        Which ``data`` and ``detector`` were taken.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or has none.
+    """
+    with finished_file(path, "an events file") as file:
+        return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
+
+
+def read_finished_run(path: Path) -> FinishedRun:
+    """Read an events file; one rank.
+
+    Raises
+    ------
+    InputError
+        If it is missing, damaged, or of a version that did not write what is needed.
+    """
+    with finished_file(path, "an events file") as file:
+        columns = {
+            name: file[name][()]
+            for name in EventColumns.__dataclass_fields__
+            if name in file and name != "added"
+        }
+        events = EventColumns(**columns)
+        more = {name: file["sums"][name][()] for name in SUMS}
+        sums = FrameSums.zeros(len(events.trainId))
+        sums = FrameSums(
+            **{name: getattr(sums, name) for name in FrameSums.__dataclass_fields__}
+            | more
+            | {"lit": events.litpixels, "photons": events.photons, "modules": events.modules}
+            | ({"switched": columns["gain_switched"]} if "gain_switched" in columns else {})
+        )
+        problems = [
+            Problem(what.decode(), name.decode(), int(module), int(train), action.decode())
+            for what, name, module, train, action in file["problems"][()].tolist()
+        ]
+        attributes = dict(file.attrs)
+        if lacking := _NEEDED - set(attributes):
+            raise KeyError(f"attributes {', '.join(sorted(lacking))} are missing")
+        return FinishedRun(
+            _config(file), attributes["masks_digest"], events, sums, problems, attributes
+        )
+
+
+def _config(file: h5py.File) -> Config:
+    return Config.from_json(file.attrs["configuration"])

@@ -16,7 +16,7 @@ import numpy as np
 from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi._kernels._deflate import LIBDEFLATE
-from xfelmpi.core.event_table import UsedFile
+from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.paths import Experiment
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")

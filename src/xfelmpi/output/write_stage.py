@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
+from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import OutputError
-from xfelmpi.core.event_table import EventColumns, Problem, QuadrantMotors
-from xfelmpi.core.log import Progress, log
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
@@ -28,7 +30,7 @@ from xfelmpi.output.powder import write_powder
 from xfelmpi.output.provenance import provenance
 from xfelmpi.output.vds import same_frames, write_vds
 from xfelmpi.reduction import background
-from xfelmpi.reduction.frame_buffer import HitReader
+from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import background_weights, sum_powder
 from xfelmpi.run.distribution import Share
@@ -320,13 +322,3 @@ def _cxi_header(
         photons.reshape(FRAME_SHAPE),
         mean.reshape(FRAME_SHAPE),
     )
-
-
-def load_run_geometry(
-    experiment: Experiment, config: Config, motors: QuadrantMotors | None
-) -> tuple[DetectorGeometry, tuple]:
-    """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
-    path = config.geometry
-    if path is None and experiment.geometry.exists():
-        path = experiment.geometry
-    return load_geometry(path, config.distance, motors)

@@ -17,8 +17,8 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core.errors import InputError, OutputError
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.log import log
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums, gather
 from xfelmpi.io.checkpoint_file import (
     CheckpointFile,

@@ -9,14 +9,14 @@ from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable
-from xfelmpi.core.log import Progress
+from xfelmpi.core.problems import Problem
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import N_MODULES
-from xfelmpi.hitfinding import thresholds
-from xfelmpi.hitfinding.hit_finder import decide_alone, score_frames
-from xfelmpi.hitfinding.scores import ScoredFrames, unmasked_factor
+from xfelmpi.hitfinding import sampling
+from xfelmpi.hitfinding.frame_scores import FrameScorer
+from xfelmpi.hitfinding.hit_finder import decide_alone
 from xfelmpi.reduction.checkpoint import CheckpointWriter, PassResult
 from xfelmpi.run.distribution import Share
 
@@ -51,13 +51,14 @@ def read_photons(
     )
     shutdown.plan.save = writer.write
     shutdown.plan.resumable = config.checkpoint_minutes > 0
+    scorer = frame_scorer(config, share, masks)
     read = hits = 0
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
         with shutdown.held():
             block = sparsifier.frames(frames[a:b], writer.recent, name_invalid=True)
             fault_injection.point(comm, "photons")
             sums.put(a, block.sums)
-            scored = score_by_sums(None, config, share, masks, block.sums, slice(a, b))
+            scored = scorer.score(block.sums, slice(a, b))
             likely = decide_alone(config, scored).is_hit
             kept.keep(a, block, likely)
             kept.keep(a, block, ~likely & _miss_candidates(frames[a:b]))
@@ -73,9 +74,21 @@ def read_photons(
     shutdown.plan.progress = str
 
 
+def frame_scorer(config: Config, share: Share, masks: Masks) -> FrameScorer:
+    """Return what scores the frames of this rank."""
+    return FrameScorer(
+        config=config,
+        frames=share.frames,
+        pulse_energy=share.pulse_energy,
+        modules_in_run=share.facts.modules_in_run,
+        good_in_region=masks.good_in_region,
+        region_pixels=masks.region_pixels,
+    )
+
+
 def _miss_candidates(frames: FrameTable) -> np.ndarray:
     """Return which frames are among the first to be drawn as misses, bool (frame,)."""
-    lottery = thresholds.lottery_number(frames.train_id, frames.cell_id)
+    lottery = sampling.lottery_number(frames.train_id, frames.cell_id)
     return lottery < np.uint64(int(MISS_CANDIDATES * 2**64))
 
 
@@ -142,38 +155,3 @@ def train_blocks(
                 stop += 1
         yield first, edges[stop]
         train = stop
-
-
-def score_by_sums(
-    comm, config: Config, share: Share, masks: Masks, sums: FrameSums, rows: slice
-) -> ScoredFrames:
-    """Score frames; collective, or by what this rank knows of them without `comm`.
-
-    Parameters
-    ----------
-    comm : Intracomm or None
-    config : Config
-    share : Share
-    masks : Masks
-    sums : FrameSums
-        Of the frames to score, no others.
-    rows : slice
-        Which ones of the share they are.
-    """
-    values = sums.region_lit if config.score == "litpixels" else sums.region_photons
-    frames = share.frames
-    there = share.facts.modules_in_run >> np.arange(N_MODULES) & 1
-    good = (there @ masks.good_in_region)[frames.cell_id[rows]] - sums.region_bad
-    # a frame of which nothing could be seen has not scored 0
-    values = np.where(good > 0, values, np.nan)
-    if config.normalise == "unmasked":
-        values = values * unmasked_factor(good, masks.region_pixels)
-    return score_frames(
-        comm,
-        config,
-        frames.train_id[rows],
-        frames.cell_id[rows],
-        share.pulse_energy[rows],
-        sums.modules == share.facts.modules_in_run,
-        values.astype(np.float64),
-    )

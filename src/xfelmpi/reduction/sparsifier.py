@@ -8,8 +8,8 @@ import numpy as np
 from xfelmpi._kernels import _raw, _sparse
 from xfelmpi.calibration.constants import Calibration
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained

@@ -5,8 +5,8 @@ from html import escape
 
 import numpy as np
 
-from xfelmpi.hitfinding.thresholds import lottery_number
-from xfelmpi.output.cxi.hit_reader import HitFile, read_hit
+from xfelmpi.hitfinding.sampling import lottery_number
+from xfelmpi.output.cxi.reader import HitFile, read_hit
 from xfelmpi.report import charts, curves
 from xfelmpi.report import images as pictures
 from xfelmpi.report.charts import Axis, Series, axis_around, chart

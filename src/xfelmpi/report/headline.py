@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
-from xfelmpi.output.cxi.hit_reader import HitFile
-from xfelmpi.output.events_reader import FinishedRun
+from xfelmpi.output.cxi.reader import HitFile
+from xfelmpi.output.events import FinishedRun
 
 TRAINS_PER_SECOND = 10
 

@@ -8,8 +8,8 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.cxi.hit_reader import HitFile, read_hit_file
-from xfelmpi.output.events_reader import FinishedRun, read_finished_run
+from xfelmpi.output.cxi.reader import HitFile, read_hit_file
+from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.report.headline import Headline, headline
 
 SUMS = ("", "_hits", "_misses")

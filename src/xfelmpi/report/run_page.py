@@ -7,7 +7,7 @@ import numpy as np
 from xfelmpi.core.config.options import Config
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
-from xfelmpi.output.events_reader import FinishedRun
+from xfelmpi.output.events import FinishedRun
 from xfelmpi.report import curves
 from xfelmpi.report.charts import Axis, Mark, Series, axis_around, chart
 from xfelmpi.report.detector_images import detector_images

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.event_table import foremost
+from xfelmpi.core.problems import foremost
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.report.headline import Headline, plural
 from xfelmpi.report.run_files import RunFiles

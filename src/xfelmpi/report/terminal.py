@@ -2,21 +2,21 @@
 
 import numpy as np
 
+from xfelmpi.core.log import BOLD, PLAIN, RED
 from xfelmpi.report import curves, images
 from xfelmpi.report.headline import Headline, clock, duration, energy
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 """Bits of the dots of a braille character: 4 rows of 2 (Unicode, block U+2800)."""
 
-_BOLD, _RED, _PLAIN = "\x1b[1m", "\x1b[31m", "\x1b[0m"
 _SHADES = " ·:-=+*#%@"
 
 
 def headline_lines(head: Headline, colour: bool) -> list[str]:
     """Return the headline as lines of text."""
     started = f", started {clock(head.start_time)}" if head.start_time else ""
-    bold, plain = (_BOLD, _PLAIN) if colour else ("", "")
-    alarm = _RED if colour and head.excluded else ""
+    bold, plain = (BOLD, PLAIN) if colour else ("", "")
+    alarm = RED if colour and head.excluded else ""
     rows = [
         ("hits", f"{head.hits:,}", f"{100 * head.hit_rate:.2f} % of the complete frames"),
         ("misses", f"{head.misses:,}", "drawn for comparison"),
@@ -142,5 +142,5 @@ def hit_lines(image: images.Assembled, colour: bool) -> list[str]:
             f"\x1b[38;2;{a[0]};{a[1]};{a[2]}m\x1b[48;2;{b[0]};{b[1]};{b[2]}m▀"
             for a, b in zip(upper.tolist(), lower.tolist(), strict=True)
         )
-        lines.append("".join(cells) + _PLAIN)
+        lines.append("".join(cells) + PLAIN)
     return lines

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.detectors.agipd import N_MODULES
-from xfelmpi.output.events_reader import FinishedRun
+from xfelmpi.output.events import FinishedRun
 from xfelmpi.report.headline import Headline, energy, plural
 
 GOOD, LOOK, BAD = "good", "look", "bad"

@@ -1,6 +1,6 @@
 """The run, indexed on rank 0 and dealt out: every rank gets its frames and the facts all need."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +9,17 @@ from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import AddedColumn, MachineData, Problem, QuadrantMotors
+from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.machine_records import MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
+from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.mpi import partition
-from xfelmpi.run.frames.frame_masks import MaskSamples, sample_masks
 from xfelmpi.run.index.cache import cached_index
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
+from xfelmpi.run.mask_samples import MaskSamples, sample_masks
 from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
 
@@ -223,3 +226,17 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunFacts:
         machine_files=machine.files,
         machine_problems=machine.problems,
     )
+
+
+def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+    """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
+    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
+
+    def columns():
+        names = [f.name for f in fields(cls)]
+        return [n for n in names if isinstance(getattr(table, n), np.ndarray)]
+
+    return {
+        name: mpi.scatter_rows(comm, getattr(table, name, None), bounds)
+        for name in mpi.from_root(comm, columns)
+    }

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.run.index.run_index import RunIndex
 

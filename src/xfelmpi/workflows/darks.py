@@ -12,7 +12,7 @@ from xfelmpi.calibration import dark_statistics
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.core import fault_injection
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
-from xfelmpi.core.log import log, problem_lines
+from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io.parallel_hdf5 import prepare, publish
@@ -21,6 +21,7 @@ from xfelmpi.output.constants_file import ConstantsWriter
 from xfelmpi.output.provenance import provenance
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
+from xfelmpi.workflows.summary import problem_lines
 
 
 @dataclass(frozen=True)

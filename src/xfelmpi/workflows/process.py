@@ -1,33 +1,28 @@
 """The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
 
 import resource
-from dataclasses import dataclass
 
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.calibration.constants import Calibration, load_calibration
-from xfelmpi.calibration.geometry import DetectorGeometry
-from xfelmpi.calibration.pixel_mask import Masks, load_masks
+from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
-from xfelmpi.core.event_table import EventColumns, Problem, summarised
-from xfelmpi.core.log import Stages, Summary, log, plural
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
-from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameSums
+from xfelmpi.core.problems import summarised
+from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
-from xfelmpi.output.dragonfly.files import check_before
-from xfelmpi.output.provenance import describe_used, provenance
+from xfelmpi.output.provenance import provenance
 from xfelmpi.output.write_stage import (
     Processed,
     begin_vds,
-    load_run_geometry,
     prepare_folders,
     write_outputs,
 )
 from xfelmpi.reduction.checkpoint import (
-    CHECKPOINT_MEMORY,
     CheckpointWriter,
     PassResult,
     discard_checkpoint,
@@ -35,17 +30,17 @@ from xfelmpi.reduction.checkpoint import (
     take_up,
     warn_of_failures,
 )
-from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
-from xfelmpi.reduction.frame_loop import read_photons, score_by_sums, without_dead_modules
+from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_loop import frame_scorer, read_photons, without_dead_modules
+from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.resume import Selection, share_remaining
 from xfelmpi.reduction.run_sums import sum_powder
-from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import Share
 from xfelmpi.run.frames.file_pool import FilePool
-
-BASE_MEMORY = 200 << 20
-"""Bytes of a rank before the first frame: interpreter, libraries, powder sums, write buffers."""
+from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
+from xfelmpi.workflows.summary import Stages, Summary
 
 
 def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
@@ -67,7 +62,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
-    kept = KeptFrames(len(share.frames), _spare_memory(config) // 2)
+    kept = KeptFrames(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
     result = PassResult(share, sums, powder, kept, sparsifier)
@@ -103,98 +98,13 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     return status
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What is needed besides the run itself.
-
-    Parameters
-    ----------
-    masks : Masks
-    calibration : Calibration or None
-        Constants, for raw data.
-    geometry : DetectorGeometry or None
-        On rank 0.
-    warnings : tuple of str
-        For the log, on rank 0.
-    used : tuple of dict
-        The files that these come from; see `describe_used`.
-    """
-
-    masks: Masks
-    calibration: Calibration | None
-    geometry: DetectorGeometry | None
-    warnings: tuple[str, ...]
-    used: tuple[dict, ...] = ()
-
-    @property
-    def problems(self) -> list[Problem]:
-        """What was found in masks and constants; the same ones on several ranks."""
-        return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
-
-
-def load_inputs(
-    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
-) -> Inputs:
-    """Load constants, masks and geometry; collective."""
-    facts, calibration = share.facts, None
-    if facts.kind == "raw":
-        fault_injection.point(comm, "constants")
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    fault_injection.point(comm, "masks")
-    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
-    fault_injection.point(comm, "geometry")
-    found = mpi.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
-    geometry, warnings = found or (None, ())
-    warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
-    files_used = [*masks.files, *(calibration.files if calibration else ())]
-    files_used += geometry.files if geometry else ()
-    return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
-
-
-def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
-    """Return what turns this rank's frames into sparse lists."""
-    return Sparsifier(
-        files,
-        inputs.masks,
-        config.adu_per_photon,
-        config.photon_threshold,
-        _spare_memory(config) // 4 // ENTRY_BYTES,
-        inputs.calibration,
-    )
-
-
 def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.point(comm, "vds")
-    memory, files = _spare_memory(config), share.facts.input_files
+    memory, files = spare_memory(config), share.facts.input_files
     attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
     begun = mpi.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
     return begun or (None, ())
-
-
-def _spare_memory(config: Config) -> int:
-    checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
-    return config.memory_per_rank - BASE_MEMORY - checkpoints
-
-
-def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
-    """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
-    if comm.rank:
-        return ()
-    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
-    calibration = inputs.calibration
-    constants = calibration.notes if calibration else ()
-    for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
-        log.info(line)
-    warnings = (*share.facts.warnings, *inputs.warnings)
-    if calibration and config.adu_per_photon == Config.adu_per_photon:
-        warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
-    for problem in calibration.problems if calibration else ():
-        warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
-    warnings += inputs.masks.warnings
-    for line in warnings:
-        log.warning(line)
-    return warnings
 
 
 def _begin_pass(
@@ -232,7 +142,7 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
     fault_injection.point(comm, "decide")
-    scored = score_by_sums(comm, config, share, masks, sums, slice(None))
+    scored = frame_scorer(config, share, masks).score(sums, comm=comm)
     decision = decide_run(comm, config, scored)
     n_decided = mpi.sum_all(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:

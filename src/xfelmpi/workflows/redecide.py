@@ -15,20 +15,22 @@ from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.core.log import Stages
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.events_reader import FinishedRun, read_finished_run, read_settings
+from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
 from xfelmpi.output.write_stage import Processed, prepare_folders, write_outputs
-from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_buffer import KeptFrames
 from xfelmpi.reduction.frame_loop import without_dead_modules
-from xfelmpi.run.distribution import Share, share_run
+from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.run.distribution import Share, deal_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
-from xfelmpi.workflows.process import finish, load_inputs, log_start, make_sparsifier, report_run
+from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
+from xfelmpi.workflows.process import finish, report_run
+from xfelmpi.workflows.summary import Stages
 
 _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""
@@ -217,20 +219,6 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
     # what `auto` chose the first time
     kind = mpi.from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
-
-
-def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
-    """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
-    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
-
-    def columns():
-        names = [f.name for f in fields(cls)]
-        return [n for n in names if isinstance(getattr(table, n), np.ndarray)]
-
-    return {
-        name: mpi.scatter_rows(comm, getattr(table, name, None), bounds)
-        for name in mpi.from_root(comm, columns)
-    }
 
 
 def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SUSPECT_TRAINS
 from xfelmpi.core.config.parsing import (
     parse_added,
     parse_cells,
@@ -21,9 +22,6 @@ from xfelmpi.core.config.parsing import (
     parse_whole,
 )
 from xfelmpi.core.config.validation import validate
-from xfelmpi.detectors.scattering import POLARISATIONS
-from xfelmpi.output.dragonfly.binning import SIZES
-from xfelmpi.run.index.suspect_trains import CHOICES as SUSPECT_TRAINS
 
 GROUPS = {
     "run": "which run, and where",
@@ -318,7 +316,7 @@ class Config:
         1,
         parse_whole,
         "sum n x n pixels, within each ASIC, for a smaller problem",
-        choices=SIZES,
+        choices=BIN_SIZES,
     )
     roi_qmax: tuple[float, str] | None = _option(
         "dragonfly",

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
 from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
-from xfelmpi.output.dragonfly.binning import SIZES
 
 _TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
@@ -62,7 +62,7 @@ _LIMITS = (
         "numbers 0 … 15",
     ),
     _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
-    _Limit("bin", lambda n: n in SIZES, f"one of {SIZES}"),
+    _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),
     _Limit(
         "roi_qmax",
         lambda limit: 0 < limit[0] < math.inf,

@@ -12,8 +12,6 @@ from xfelmpi._kernels._deflate import Deflater
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import (
-    CXI_BAD,
-    CXI_MISSING,
     FRAME_PIXELS,
     MODULE_BYTES,
     MODULE_PIXELS,
@@ -22,6 +20,7 @@ from xfelmpi.detectors.agipd import (
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.chunk_writer import PackedFrames
 from xfelmpi.mpi import before_and_total, concat_all, from_root
+from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 
 _LEVEL = 2
 _DIGEST_BYTES = 16

@@ -7,9 +7,7 @@ ss // n) · 128/n + fs // n``, the pixel number of a detector with pixels n time
 import numpy as np
 
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import ASIC_SIZE, FRAME_PIXELS, MODULE_SHAPE
-
-SIZES = tuple(n for n in range(1, ASIC_SIZE + 1) if ASIC_SIZE % n == 0)
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_SHAPE
 
 
 def n_blocks(n: int) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import __version__
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io import cache_file
 from xfelmpi.run.index.module_file import FILE_LEFT_OUT, module_files

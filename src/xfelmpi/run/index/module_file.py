@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_SHAPE, N_MODULES
 from xfelmpi.io.input_file import read_access
 from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import Problem
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,

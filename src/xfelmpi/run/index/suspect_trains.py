@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
-
-CHOICES = ("include", "exclude")
+from xfelmpi.core.problems import Problem
 
 
 @dataclass(frozen=True)

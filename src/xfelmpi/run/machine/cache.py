@@ -10,8 +10,10 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from xfelmpi import __version__
-from xfelmpi.core.event_table import AddedColumn, MachineData, Problem, QuadrantMotors
+from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.core.machine_records import MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data

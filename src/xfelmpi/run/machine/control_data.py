@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.input_file import open_access, watched
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.event_table import MachineData
+from xfelmpi.core.machine_records import MachineData
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.run.machine.control_data import Damage, Findings, opened, read_table, text, tolerated

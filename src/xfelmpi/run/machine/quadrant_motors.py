@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.event_table import QuadrantMotors
+from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,

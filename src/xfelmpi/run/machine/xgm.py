@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.event_table import Problem
+from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.control_data import Damage, Findings, TrainTable, read_table
 from xfelmpi.run.machine.pulse_matching import (
     DARK,

@@ -11,7 +11,7 @@ from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError
-from xfelmpi.core.event_table import UsedFile
+from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES

@@ -13,15 +13,17 @@ from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
-from xfelmpi.core.event_table import Problem, summarised
-from xfelmpi.core.log import Progress, log, problem_lines
+from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem, summarised
+from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.parallel_hdf5 import prepare, publish
 from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.reduction.frame_loop import train_blocks
+from xfelmpi.reduction.memory_budget import BASE_MEMORY
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import Share
 from xfelmpi.run.frames.file_pool import FilePool
@@ -43,7 +45,7 @@ from xfelmpi.workflows.mask.cell_sums import (
     sum_part,
 )
 from xfelmpi.workflows.mask.inputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
-from xfelmpi.workflows.process import BASE_MEMORY
+from xfelmpi.workflows.summary import problem_lines
 
 
 def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> int:

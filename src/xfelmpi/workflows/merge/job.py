@@ -12,8 +12,9 @@ from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
-from xfelmpi.core.log import Progress, log, plural
+from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
 from xfelmpi.io.parallel_hdf5 import prepare, publish

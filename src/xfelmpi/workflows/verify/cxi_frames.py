@@ -9,14 +9,15 @@ import h5py
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.core.log import Progress
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import CXI_BAD, CXI_MISSING, FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.mpi.partition import split_trains
+from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 from xfelmpi.output.dragonfly.binning import bin_frames
-from xfelmpi.output.emc_reader import EmcFile
+from xfelmpi.output.emc import EmcFile
 from xfelmpi.workflows.verify.dragonfly import readable_emc
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs

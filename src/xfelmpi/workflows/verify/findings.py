@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.log import log
+from xfelmpi.core.log import BOLD, GREEN, RED, log
 
 SHOWN = 5
 """Findings of one check that are shown."""
 
 DAMAGE = (OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError)
 """What reading a damaged file may raise."""
-
-_BOLD, _GREEN, _RED = "\x1b[1m", "\x1b[32m", "\x1b[31m"
 
 
 @dataclass(frozen=True, order=True)
@@ -97,7 +95,7 @@ class Results:
         self.n_checks += 1
         if findings:
             self.failed[name] = findings
-        verdict, colour = ("FAILED", _RED) if findings else ("ok", _GREEN)
+        verdict, colour = ("FAILED", RED) if findings else ("ok", GREEN)
         log.info(f"{name:48} {verdict}", extra={"colour": colour})
 
     def run(self, name: str, check: Callable[[], Iterable[Finding]], file: Path) -> None:
@@ -113,10 +111,10 @@ class Results:
         for note in self.notes:
             log.info(f"note: {note}")
         if not self.failed:
-            log.info(f"all {self.n_checks} checks passed", extra={"colour": _BOLD})
+            log.info(f"all {self.n_checks} checks passed", extra={"colour": BOLD})
             return
         text = f"{len(self.failed)} of {self.n_checks} checks FAILED:"
-        log.info(text, extra={"colour": _RED})
+        log.info(text, extra={"colour": RED})
         for name, findings in self.failed.items():
             log.info(f"  {name}")
             for finding in findings[:SHOWN]:

@@ -12,11 +12,13 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.reduction.checkpoint import CheckpointWriter, PassResult
-from xfelmpi.reduction.frame_buffer import HitReader, KeptFrames
+from xfelmpi.reduction.frame_buffer import KeptFrames
 from xfelmpi.reduction.frame_loop import read_photons, without_dead_modules
+from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
-from xfelmpi.workflows.process import decide, make_sparsifier
+from xfelmpi.workflows.inputs import make_sparsifier
+from xfelmpi.workflows.process import decide
 from xfelmpi.workflows.verify.cxi_frames import DETECTOR
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs

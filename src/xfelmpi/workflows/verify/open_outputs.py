@@ -14,7 +14,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
-from xfelmpi.output.events_reader import FinishedRun, read_finished_run
+from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.workflows.verify.findings import Finding, describe
 
 

@@ -10,12 +10,11 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.output.events_reader import FinishedRun
+from xfelmpi.output.events import FinishedRun
 from xfelmpi.reduction.frame_loop import without_dead_modules
-from xfelmpi.run.distribution import Share, share_run
+from xfelmpi.run.distribution import Share, deal_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.workflows.process import Inputs, load_inputs
-from xfelmpi.workflows.redecide import deal_table
+from xfelmpi.workflows.inputs import Inputs, load_inputs
 from xfelmpi.workflows.verify.findings import Finding, compare
 
 FRAMES = "run: frames, their order, machine data"

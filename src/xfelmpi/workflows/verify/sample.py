@@ -16,7 +16,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_COUNT, MODULE_PIXELS, N_MODULES
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.workflows.process import make_sparsifier
+from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.verify.cxi_frames import DETECTOR
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, describe
 from xfelmpi.workflows.verify.full_rerun import compare_hit, dense, good_pixels

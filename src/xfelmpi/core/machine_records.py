@@ -1,0 +1,62 @@
+"""Beamline data of a run as records."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.core.problems import Problem
+
+
+@dataclass(frozen=True)
+class QuadrantMotors:
+    """Where the motors of the detector's quadrants stood during the run.
+
+    Parameters
+    ----------
+    device : str
+        Start of the motors' names, e.g. ``SPB_IRU_AGIPD1M/MOTOR/``.
+    positions : ndarray, float64 (4, 2)
+        Median over the run's trains, in m, of motors 1 and 2 of every quadrant; NaN where the
+        run does not have it.
+    travel : ndarray, float64 (4, 2)
+        Largest less smallest position during the run, in m.
+    """
+
+    device: str
+    positions: np.ndarray
+    travel: np.ndarray
+
+
+@dataclass(frozen=True)
+class MachineData:
+    """Per-frame values of the machine, NaN where unknown.
+
+    Parameters
+    ----------
+    pulse_energy : ndarray, float64 (frame,)
+        X-ray pulse energy in J.
+    wavelength : ndarray, float64 (frame,)
+        Photon wavelength in m.
+    sample : str
+        Sample name from the run's metadata, empty if none.
+    notes, warnings : tuple of str
+        What the log should say: which sources were used, and what was missing or assumed.
+    added : tuple of AddedColumn
+    motors : QuadrantMotors or None
+        None if no motors of this detector are known.
+    files : tuple of str
+        Paths of the files that were looked into.
+    problems : tuple of Problem
+        Pulse energies that should be known, and are not.
+    """
+
+    pulse_energy: np.ndarray
+    wavelength: np.ndarray
+    sample: str = ""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    added: tuple[AddedColumn, ...] = ()
+    motors: QuadrantMotors | None = None
+    files: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()

@@ -1,0 +1,113 @@
+"""What a job needs besides the run: masks, calibration constants, geometry."""
+
+from dataclasses import dataclass
+
+from xfelmpi import mpi
+from xfelmpi.calibration.constants import Calibration, load_calibration
+from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
+from xfelmpi.calibration.pixel_mask import Masks, load_masks
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.log import log, plural
+from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
+from xfelmpi.core.sparse_frames import ENTRY_BYTES
+from xfelmpi.output.dragonfly.files import (
+    check_before,
+)
+from xfelmpi.output.provenance import describe_used
+from xfelmpi.reduction.memory_budget import spare_memory
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import Share
+from xfelmpi.run.frames.file_pool import FilePool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is needed besides the run itself.
+
+    Parameters
+    ----------
+    masks : Masks
+    calibration : Calibration or None
+        Constants, for raw data.
+    geometry : DetectorGeometry or None
+        On rank 0.
+    warnings : tuple of str
+        For the log, on rank 0.
+    used : tuple of dict
+        The files that these come from; see `describe_used`.
+    """
+
+    masks: Masks
+    calibration: Calibration | None
+    geometry: DetectorGeometry | None
+    warnings: tuple[str, ...]
+    used: tuple[dict, ...] = ()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was found in masks and constants; the same ones on several ranks."""
+        return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
+
+
+def load_inputs(
+    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
+) -> Inputs:
+    """Load constants, masks and geometry; collective."""
+    facts, calibration = share.facts, None
+    if facts.kind == "raw":
+        fault_injection.point(comm, "constants")
+        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault_injection.point(comm, "masks")
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    fault_injection.point(comm, "geometry")
+    found = mpi.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    geometry, warnings = found or (None, ())
+    warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
+    files_used = [*masks.files, *(calibration.files if calibration else ())]
+    files_used += geometry.files if geometry else ()
+    return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
+
+
+def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
+    """Return what turns this rank's frames into sparse lists."""
+    return Sparsifier(
+        files,
+        inputs.masks,
+        config.adu_per_photon,
+        config.photon_threshold,
+        spare_memory(config) // 4 // ENTRY_BYTES,
+        inputs.calibration,
+    )
+
+
+def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
+    """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
+    if comm.rank:
+        return ()
+    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
+    calibration = inputs.calibration
+    constants = calibration.notes if calibration else ()
+    for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
+        log.info(line)
+    warnings = (*share.facts.warnings, *inputs.warnings)
+    if calibration and config.adu_per_photon == Config.adu_per_photon:
+        warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
+    for problem in calibration.problems if calibration else ():
+        warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
+    warnings += inputs.masks.warnings
+    for line in warnings:
+        log.warning(line)
+    return warnings
+
+
+def load_run_geometry(
+    experiment: Experiment, config: Config, motors: QuadrantMotors | None
+) -> tuple[DetectorGeometry, tuple]:
+    """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
+    path = config.geometry
+    if path is None and experiment.geometry.exists():
+        path = experiment.geometry
+    return load_geometry(path, config.distance, motors)
