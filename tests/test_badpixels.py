@@ -7,8 +7,8 @@ from xfelmpi.workflows.mask.bad_pixels import (
     DEAD,
     HOT,
     NOISY,
+    BadPixelCriteria,
     Counts,
-    Limits,
     asic_edges,
     brightness,
     capped,
@@ -20,7 +20,7 @@ from xfelmpi.workflows.mask.bad_pixels import (
     quartiles,
 )
 
-LIMITS = Limits()
+LIMITS = BadPixelCriteria()
 FRAMES = 1000
 
 
@@ -131,7 +131,7 @@ def test_neighbours(photons, pairs, kind):
     one = np.ones((1, 1))
     counts = Counts(one * photons, one * pairs, one * FRAMES, one)
     assert judge_by_neighbours(counts, np.array([0.1]), np.array([0.005]), LIMITS) == kind
-    assert not judge_by_neighbours(counts, np.zeros(1), np.zeros(1), Limits(1e6))
+    assert not judge_by_neighbours(counts, np.zeros(1), np.zeros(1), BadPixelCriteria(1e6))
 
 
 def test_pixels_that_are_mostly_bad():

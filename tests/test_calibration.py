@@ -7,7 +7,12 @@ from rawfiles import ADU, MODULE, RawSetup, calibrate, flat, make_constants
 from reference import FS, PIXELS, SS
 
 from xfelmpi.calibration.constants import _arrays
-from xfelmpi.calibration.constants_file import Form, _smallest_photon, constants_file, prepare_cell
+from xfelmpi.calibration.constants_file import (
+    ConstantsLayout,
+    _smallest_photon,
+    constants_file,
+    prepare_cell,
+)
 from xfelmpi.calibration.dark_statistics import ALWAYS_HIGH
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.pixel_bits import unpack
@@ -290,10 +295,12 @@ def test_memory_of_a_node(tmp_path, rng, offset, gain, by_pixel):
 
 def test_memory_of_a_whole_detector():
     """352 cells of 16 modules, as the documentation states it."""
-    tight, loose = Form("i2", False, False), Form("f4", True, True)
+    tight, loose = ConstantsLayout("i2", False, False), ConstantsLayout("f4", True, True)
     assert bytes_of(tight, 16, 352) / 2**30 == pytest.approx(4.27, abs=0.02)
     assert bytes_of(loose, 16, 352) / 2**30 == pytest.approx(10.45, abs=0.02)
-    assert bytes_of(Form("i2", True, False), 16, 352) - bytes_of(tight, 16, 352) < 100_000
+    assert (
+        bytes_of(ConstantsLayout("i2", True, False), 16, 352) - bytes_of(tight, 16, 352) < 100_000
+    )
 
 
 # the smallest photon

@@ -7,7 +7,7 @@ from mpi4py import MPI
 
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
-from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.output.emc import EmcWriter
 
 
@@ -34,7 +34,7 @@ def test_bytes(tmp_path, blocks):
     ones = np.array([int((image == 1).sum()) for image in dense])
     multi = np.array([int((image > 1).sum()) for image in dense])
     path = tmp_path / "r0001.emc"
-    part_name(path).write_bytes(b"leftover of a killed job" * 1000)
+    begin_partial(path).write_bytes(b"leftover of a killed job" * 1000)
     writer = EmcWriter(MPI.COMM_SELF, path, ones, multi)
     first = 0
     for n in blocks:
@@ -42,7 +42,7 @@ def test_bytes(tmp_path, blocks):
         first += n
     writer.close()
     assert not path.exists(), "named only when all files are complete"
-    assert part_name(path).read_bytes() == reference.emc_bytes(dense)
+    assert begin_partial(path).read_bytes() == reference.emc_bytes(dense)
 
 
 def test_reference_by_hand():

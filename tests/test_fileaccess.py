@@ -10,7 +10,7 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.io.input_file import finished_file, input_file, open_access, watched
+from xfelmpi.io.input_file import finished_file, guarded_call, input_file, open_access
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_string_that_lies_nowhere(path):
 
 def test_errors_pass_through(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        watched(tmp_path, lambda: 1 / 0)
+        guarded_call(tmp_path, lambda: 1 / 0)
     assert signal.getitimer(signal.ITIMER_VIRTUAL)[0] == 0
 
 

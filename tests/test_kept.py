@@ -11,7 +11,7 @@ from reference import FS, MODULES, PIXELS, SS, photon_image
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_PIXELS
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -83,15 +83,15 @@ class FirstPass:
     def __init__(self, run, budget, likely, room=0):
         self.pool = FilePool(tuple(run.files))
         self.sparsifier = Sparsifier(self.pool, run.masks, 1.0, 0.7, room)
-        self.kept = KeptFrames(N, budget)
+        self.kept = FrameBuffer(N, budget)
         self.sums = FrameSums.zeros(N)
         self.powder = PowderSum.zeros(run.masks.good.shape[1])
         for a in range(0, N, PER_TRAIN):
             rows = slice(a, a + PER_TRAIN)
             block = self.sparsifier.frames(run.table[rows], self.powder)
             self.sums.put(a, block.sums)
-            self.kept.keep(a, block, likely[rows])
-            self.kept.keep(a, block, ~likely[rows])
+            self.kept.append(a, block, likely[rows])
+            self.kept.append(a, block, ~likely[rows])
         self.reader = HitReader(self.kept, run.table, self.sums, self.sparsifier, run.masks)
         self.bytes_first = self.sparsifier.bytes_read
 
@@ -233,8 +233,8 @@ def test_no_frames():
     """A rank without frames keeps nothing, and reads nothing again."""
     empty = make_table({0: (0, [])})
     sparsifier = Sparsifier(FilePool(()), make_masks(), 1.0, 0.7, 0)
-    kept = KeptFrames(0, HUGE)
-    kept.keep(0, sparsifier.frames(empty, PowderSum.zeros(1)), np.zeros(0, bool))
+    kept = FrameBuffer(0, HUGE)
+    kept.append(0, sparsifier.frames(empty, PowderSum.zeros(1)), np.zeros(0, bool))
     reader = HitReader(kept, empty, FrameSums.zeros(0), sparsifier, make_masks())
     assert list(reader.stream(np.empty(0, int), PowderSum.zeros(1))) == []
     frames, sparse = HitReader.nothing()

@@ -156,7 +156,7 @@ def test_split_trains(work, n_ranks):
 @given(some_scores, st.sampled_from((-1.0, 0.5, 4.0)), st.sampled_from(("lower", "iqr")))
 def test_decide_by_train(frames, sigma, width):
     train, score, usable = columns(frames)
-    found = thresholds.decide_by_train(score, usable, train, thresholds.Rule(sigma, width))
+    found = thresholds.decide_by_train(score, usable, train, thresholds.ThresholdRule(sigma, width))
     is_hit = np.zeros(len(train), bool)
     for i in np.flatnonzero(usable):
         group = [s for s, t, u in zip(score, train, usable, strict=True) if u and t == train[i]]
@@ -184,10 +184,10 @@ def test_windows(frames, min_scores):
 def test_lottery(frames, n_wanted):
     """As many win as shall, the same ones whichever frames take part besides the losers."""
     train, cell = np.array(sorted(frames), np.uint64).T
-    numbers = sampling.lottery_number(train, cell.astype(np.uint16))
+    numbers = sampling.sampling_key(train, cell.astype(np.uint16))
     assert numbers.tolist() == [reference.lottery(int(t), int(c)) for t, c in sorted(frames)]
-    won = sampling.winners(
-        numbers, np.ones(len(train), bool), sampling.draw_limit(numbers, n_wanted)
+    won = sampling.sampled(
+        numbers, np.ones(len(train), bool), sampling.sampling_cutoff(numbers, n_wanted)
     )
     assert won.sum() == min(n_wanted, len(train))
     assert max(numbers[won], default=0) <= min(numbers[~won], default=2**64 - 1)

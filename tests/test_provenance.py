@@ -15,7 +15,7 @@ from mockrun import tiny_raw_run, tiny_run
 from xfelmpi import mpi
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish
+from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial, publish
 from xfelmpi.output.provenance import describe_used, provenance
 
 HDF5 = ("events/r0050_events.h5", "powder/r0050_powder.h5", "saved_hits/r0050_hits.cxi")
@@ -147,7 +147,7 @@ def test_files_that_have_gone(tmp_path):
 
 
 def test_only_hdf5_is_stamped(tmp_path):
-    part = part_name(tmp_path / "a.emc")
+    part = begin_partial(tmp_path / "a.emc")
     part.write_bytes(b"\1" * 2000)
     publish(tmp_path / "a.emc")
     assert (tmp_path / "a.emc").read_bytes() == b"\1" * 2000

@@ -14,7 +14,7 @@ from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
 from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
-from xfelmpi.reduction.resume import Found, choose
+from xfelmpi.reduction.resume import CheckpointInfo, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")
@@ -331,7 +331,7 @@ def test_every_damaged_byte_of_a_file_is_noticed(tmp_path):
 
 def test_choice_of_files_is_disjoint_and_does_not_depend_on_their_order(tmp_path):
     def found(name, *rows, basis="x", damage=""):
-        return Found(tmp_path / name, damage, {"frames": basis}, rows, f"time of {name}")
+        return CheckpointInfo(tmp_path / name, damage, {"frames": basis}, rows, f"time of {name}")
 
     files = [
         found("a", (0, 10)),

@@ -7,7 +7,7 @@ import pytest
 import reference
 
 from xfelmpi.hitfinding import sampling, thresholds
-from xfelmpi.hitfinding.thresholds import Rule
+from xfelmpi.hitfinding.thresholds import ThresholdRule
 
 COLUMNS = ("is_hit", "median", "std", "threshold", "sigma")
 
@@ -78,7 +78,7 @@ def test_by_train(n_sigma):
     complete = rng.random(len(train)) < 0.8
     complete[train == 10_004] = False
     score[~complete] = 9e6
-    decision = thresholds.decide_by_train(score, complete, train, Rule(n_sigma))
+    decision = thresholds.decide_by_train(score, complete, train, ThresholdRule(n_sigma))
     assert_decision(decision, reference.decide(score, complete, train, n_sigma))
     assert not decision.is_hit[~complete].any()
     assert not decision.decidable[~complete].any()
@@ -90,10 +90,10 @@ def test_trains_are_decided_alone():
     rng = np.random.default_rng(3)
     train = np.repeat(np.arange(500, 508, dtype=np.uint64), 25)
     score, complete = scores(rng, 200), rng.random(200) < 0.9
-    whole = thresholds.decide_by_train(score, complete, train, Rule(4.0))
+    whole = thresholds.decide_by_train(score, complete, train, ThresholdRule(4.0))
     for at in (0, 25, 100, 200):
         parts = [
-            thresholds.decide_by_train(score[s], complete[s], train[s], Rule(4.0))
+            thresholds.decide_by_train(score[s], complete[s], train[s], ThresholdRule(4.0))
             for s in (slice(0, at), slice(at, None))
         ]
         for name in (*COLUMNS, "decidable"):
@@ -105,7 +105,7 @@ def test_train_ids_of_any_size():
     """Neighbouring trains far beyond the precision of a float are two groups."""
     train = np.array([2**60, 2**60, 2**60 + 1, 2**60 + 1], np.uint64)
     score = np.array([10, 20, 1000, 3000], np.float32)
-    decision = thresholds.decide_by_train(score, np.ones(4, bool), train, Rule(4.0))
+    decision = thresholds.decide_by_train(score, np.ones(4, bool), train, ThresholdRule(4.0))
     assert decision.median.tolist() == [15, 15, 2000, 2000]
 
 
@@ -113,7 +113,7 @@ def test_by_run_uses_the_scores_of_the_run():
     rng = np.random.default_rng(4)
     run, own = scores(rng, 400, hits=0), scores(rng, 30, hits=0.3)
     complete = rng.random(30) < 0.8
-    decision = thresholds.decide_by_run(own, complete, run, Rule(3.0))
+    decision = thresholds.decide_by_run(own, complete, run, ThresholdRule(3.0))
     median, std = reference.statistics(run)
     rows = [
         (bool(s > median + 3 * std), median, std, median + 3 * std, (s - median) / std)
@@ -127,7 +127,7 @@ def test_by_run_uses_the_scores_of_the_run():
 
 def test_by_run_without_a_complete_frame():
     decision = thresholds.decide_by_run(
-        np.ones(3, np.float32), np.zeros(3, bool), np.empty(0, np.float32), Rule(4.0)
+        np.ones(3, np.float32), np.zeros(3, bool), np.empty(0, np.float32), ThresholdRule(4.0)
     )
     assert_decision(decision, [(False, *[math.nan] * 4)] * 3)
 
@@ -148,7 +148,7 @@ def test_score_at_the_threshold_is_no_hit():
     """Median 100, width 10, 4 sigma: 140 is none, 141 is one."""
     score = np.array([100] * 9 + [140, 141], np.float32)
     decision = thresholds.decide_by_train(
-        score, np.ones(11, bool), np.full(11, 7, np.uint64), Rule(4.0)
+        score, np.ones(11, bool), np.full(11, 7, np.uint64), ThresholdRule(4.0)
     )
     assert np.flatnonzero(decision.is_hit).tolist() == [10]
     assert decision.threshold[0] == 140
@@ -158,9 +158,9 @@ def test_score_at_the_threshold_is_no_hit():
 @pytest.mark.parametrize(
     "decide",
     [
-        lambda s, c: thresholds.decide_by_train(s, c, np.empty(0, np.uint64), Rule(4.0)),
-        lambda s, c: thresholds.decide_by_run(s, c, np.ones(9, np.float32), Rule(4.0)),
-        lambda s, c: thresholds.decide_by_run(s, c, s, Rule(4.0)),
+        lambda s, c: thresholds.decide_by_train(s, c, np.empty(0, np.uint64), ThresholdRule(4.0)),
+        lambda s, c: thresholds.decide_by_run(s, c, np.ones(9, np.float32), ThresholdRule(4.0)),
+        lambda s, c: thresholds.decide_by_run(s, c, s, ThresholdRule(4.0)),
         lambda s, c: thresholds.decide_fixed(s, c, 3.0),
     ],
 )
@@ -176,7 +176,7 @@ TRAINS = np.array([0, 1, 10_000, 1_500_000_000, 2**40], np.uint64)
 
 def test_lottery_numbers():
     train, cell = (a.reshape(-1) for a in np.meshgrid(TRAINS, np.arange(352, dtype=np.uint16)))
-    numbers = sampling.lottery_number(train, cell)
+    numbers = sampling.sampling_key(train, cell)
     assert numbers.dtype == np.uint64
     assert numbers.tolist() == [
         reference.lottery(int(t), int(c)) for t, c in zip(train, cell, strict=True)
@@ -194,7 +194,7 @@ def test_known_numbers_of_splitmix64():
 def test_lottery_is_even_and_without_ties():
     train = np.repeat(np.arange(1_234_000, 1_234_200, dtype=np.uint64), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), 200)
-    numbers = sampling.lottery_number(train, cell)
+    numbers = sampling.sampling_key(train, cell)
     assert len(np.unique(numbers)) == len(numbers)
     expected = len(numbers) / 16
     counts = np.bincount((numbers >> np.uint64(60)).astype(int), minlength=16)
@@ -211,9 +211,9 @@ def test_as_many_win_as_are_wanted(n, wanted):
     rng = np.random.default_rng(n)
     takes_part = np.zeros(3 * n, bool)
     takes_part[rng.permutation(3 * n)[:n]] = True
-    numbers = sampling.lottery_number(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
-    limit = sampling.draw_limit(numbers[takes_part], wanted)
-    won = sampling.winners(numbers, takes_part, limit)
+    numbers = sampling.sampling_key(np.full(3 * n, 5, np.uint64), np.arange(3 * n))
+    limit = sampling.sampling_cutoff(numbers[takes_part], wanted)
+    won = sampling.sampled(numbers, takes_part, limit)
     assert won.dtype == bool
     assert won.sum() == min(n, wanted)
     assert not won[~takes_part].any()
@@ -221,20 +221,20 @@ def test_as_many_win_as_are_wanted(n, wanted):
 
 
 def test_draw_is_the_same_in_any_split():
-    numbers = sampling.lottery_number(np.full(60, 9, np.uint64), np.arange(60))
+    numbers = sampling.sampling_key(np.full(60, 9, np.uint64), np.arange(60))
     takes_part = np.arange(60) % 3 != 0
-    limit = sampling.draw_limit(numbers[takes_part], 13)
+    limit = sampling.sampling_cutoff(numbers[takes_part], 13)
     shuffled = np.random.default_rng(5).permutation(numbers[takes_part])
-    assert sampling.draw_limit(shuffled, 13) == limit
+    assert sampling.sampling_cutoff(shuffled, 13) == limit
     parts = [
-        sampling.winners(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
+        sampling.sampled(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
     ]
-    assert np.array_equal(np.concatenate(parts), sampling.winners(numbers, takes_part, limit))
+    assert np.array_equal(np.concatenate(parts), sampling.sampled(numbers, takes_part, limit))
 
 
 def test_limit_beyond_63_bits():
     numbers = np.array([2**64 - 1, 2**63 + 1, 2**63], np.uint64)
-    assert sampling.draw_limit(numbers, 3) == 2**64 - 1
-    limit = sampling.draw_limit(numbers, 2)
+    assert sampling.sampling_cutoff(numbers, 3) == 2**64 - 1
+    limit = sampling.sampling_cutoff(numbers, 2)
     assert limit == 2**63 + 1
-    assert sampling.winners(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]
+    assert sampling.sampled(numbers, np.ones(3, bool), limit).tolist() == [False, True, True]

@@ -18,7 +18,7 @@ from xfelmpi.core.errors import (
     EXIT_UNUSABLE,
     UsageError,
     XfelmpiError,
-    explained,
+    as_user_error,
 )
 
 COMMANDS = {
@@ -141,7 +141,7 @@ def _check_launch() -> None:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
-    error = explained(error)
+    error = as_user_error(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""

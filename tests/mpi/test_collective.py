@@ -25,9 +25,9 @@ def raised(work):
 
 def test_agree_on_success(comm):
     mpi.agree(comm, None)
-    with mpi.together(comm):
+    with mpi.fail_together(comm):
         pass
-    assert mpi.on_root(comm, lambda: 7) == (7 if comm.rank == 0 else None)
+    assert mpi.run_on_root(comm, lambda: 7) == (7 if comm.rank == 0 else None)
 
 
 def check_failed_together(comm, error, failing, status):
@@ -50,7 +50,7 @@ def test_error_of_some_is_raised_on_all(comm, kind, status, which):
     failing = {"first": [0], "last": ranks[-1:], "odd": ranks[1::2] or [0], "all": ranks}[which]
 
     def work():
-        with mpi.together(comm):
+        with mpi.fail_together(comm):
             if comm.rank in failing:
                 raise kind(f"disk {comm.rank}")
 
@@ -65,7 +65,7 @@ def test_error_of_root_is_raised_on_all(comm):
     def fail():
         raise InputError("disk 0")
 
-    error = raised(lambda: mpi.on_root(comm, fail))
+    error = raised(lambda: mpi.run_on_root(comm, fail))
     comm.Barrier()
     check_failed_together(comm, error, [0], 2)
 
@@ -79,7 +79,7 @@ def test_sum_to_root_in_pieces(comm, monkeypatch):
         (float, (7,)),
     ):
         values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-        total = mpi.sum_to_root(comm, values * (comm.rank + 1))
+        total = mpi.reduce_sum(comm, values * (comm.rank + 1))
         if comm.rank == 0:
             assert total.dtype == dtype
             np.testing.assert_array_equal(total, values * (comm.size * (comm.size + 1) // 2))
@@ -89,34 +89,34 @@ def test_sum_to_root_in_pieces(comm, monkeypatch):
 
 def test_sums_that_need_more_than_32_bits(comm):
     for value in (2**32 // comm.size - 1, 2**32 // comm.size + 1, 2**32 - 1, 2**32, 2**40):
-        total = mpi.sum_to_root(comm, np.array([0, value], np.uint64))
+        total = mpi.reduce_sum(comm, np.array([0, value], np.uint64))
         if comm.rank == 0:
             assert total.dtype == np.uint64
             assert total.tolist() == [0, value * comm.size]
     # the largest value may be on one rank alone
     alone = 2**33 if comm.rank == comm.size - 1 else 1
-    total = mpi.sum_to_root(comm, np.array([alone], np.uint64))
+    total = mpi.reduce_sum(comm, np.array([alone], np.uint64))
     if comm.rank == 0:
         assert total.tolist() == [2**33 + comm.size - 1]
 
 
 def test_sum_of_an_array_in_another_order(comm):
     values = np.asfortranarray(np.arange(12, dtype=np.uint64).reshape(3, 4))
-    total = mpi.sum_to_root(comm, values)
+    total = mpi.reduce_sum(comm, values)
     if comm.rank == 0:
         np.testing.assert_array_equal(total, values * np.uint64(comm.size))
 
 
 def test_sum_and_max_on_all(comm):
-    total = mpi.sum_all(comm, np.array([[1, comm.rank]], np.int64))
+    total = mpi.allreduce_sum(comm, np.array([[1, comm.rank]], np.int64))
     np.testing.assert_array_equal(total, [[comm.size, sum(range(comm.size))]])
-    assert mpi.max_all(comm, -comm.rank - 1) == -1
-    assert mpi.max_all(comm, np.True_ if comm.rank == comm.size - 1 else np.False_) == 1
+    assert mpi.allreduce_max(comm, -comm.rank - 1) == -1
+    assert mpi.allreduce_max(comm, np.True_ if comm.rank == comm.size - 1 else np.False_) == 1
 
 
 def test_before_and_total(comm):
     values = [3 * (rank % 2) * 2**33 for rank in range(comm.size)]
-    before, total = mpi.before_and_total(comm, np.uint64(values[comm.rank]))
+    before, total = mpi.exscan_and_total(comm, np.uint64(values[comm.rank]))
     assert before == sum(values[: comm.rank])
     assert total == sum(values)
 
@@ -126,13 +126,13 @@ def test_before_and_total(comm):
 def test_concat_all(comm, dtype, inner):
     # ranks 0, 2, 4 have nothing
     parts = [np.full((r % 2 * r, *inner), r, dtype) for r in range(comm.size)]
-    joined = mpi.concat_all(comm, parts[comm.rank])
+    joined = mpi.allgather_concat(comm, parts[comm.rank])
     assert joined.dtype == dtype
     np.testing.assert_array_equal(joined, np.concatenate(parts))
 
 
 def test_concat_nothing(comm):
-    assert mpi.concat_all(comm, np.empty((0, 4), np.float32)).shape == (0, 4)
+    assert mpi.allgather_concat(comm, np.empty((0, 4), np.float32)).shape == (0, 4)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint64, float])
@@ -156,7 +156,7 @@ def test_gather_objects(comm):
 
 
 def test_node_shared_array_is_one(comm):
-    shared = mpi.NodeShared(comm, (3, 5), np.float64)
+    shared = mpi.NodeSharedArray(comm, (3, 5), np.float64)
     rows = slice(shared.node_rank, 3, shared.node_size)
     shared.array[rows] = np.arange(15).reshape(3, 5)[rows]
     array = shared.ready()
@@ -176,7 +176,7 @@ def test_shared_bytes(comm, shared_path):
         path.write_bytes(b"x" * 10)
     comm.Barrier()
     lengths = [(rank + 1) % 3 * 50 for rank in range(comm.size)]
-    file = mpi.SharedBytes(comm, str(path))
+    file = mpi.MpiFile(comm, str(path))
     mine = np.full(lengths[comm.rank], comm.rank, "<i4")
     file.write_at(4 * sum(lengths[: comm.rank]), mine)
     file.write_at(
@@ -189,7 +189,7 @@ def test_shared_bytes(comm, shared_path):
 
 
 def test_shared_bytes_where_nobody_can_write(comm):
-    error = raised(lambda: mpi.SharedBytes(comm, "/proc/nothing/here"))
+    error = raised(lambda: mpi.MpiFile(comm, "/proc/nothing/here"))
     comm.Barrier()
     assert isinstance(error, OutputError)
     assert "/proc/nothing/here: cannot be opened" in str(error)
@@ -225,7 +225,7 @@ def test_library_versions(comm):
 
 def test_a_write_that_fails_is_noticed(comm, shared_path):
     """A file that may not grow, as on a full disk; the last rank cannot write its piece."""
-    file = mpi.SharedBytes(comm, str(shared_path / "full.bin"))
+    file = mpi.MpiFile(comm, str(shared_path / "full.bin"))
     last = comm.size - 1
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

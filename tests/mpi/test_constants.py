@@ -24,7 +24,7 @@ ARRAYS = ("cut", "level1", "level2", "offset", "gain", "bad")
 @pytest.fixture
 def loaded(comm, shared_path):
     """Return a function that loads the constants of some modules on the ranks of a communicator."""
-    with mpi.together(comm):
+    with mpi.fail_together(comm):
         if comm.rank == 0:
             rng = np.random.default_rng(61)
             for module in MODULES:

@@ -10,9 +10,9 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io import chunk_writer, parallel_hdf5
-from xfelmpi.io.chunk_writer import PackedFrames
-from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name
-from xfelmpi.output.cxi.mask_writer import DistinctMasks
+from xfelmpi.io.chunk_writer import ChunkAppender
+from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial
+from xfelmpi.output.cxi.mask_writer import MaskDeduplicator
 
 pytestmark = pytest.mark.mpi
 
@@ -52,8 +52,8 @@ def write(comm, path, masks, datasets, per_rank):
         What went wrong, on every rank.
     """
     ParallelFile(comm, path, {"run": 50}).close()
-    packed = PackedFrames(comm, path)
-    store = DistinctMasks(comm, packed, masks, IN_RUN)
+    packed = ChunkAppender(comm, path)
+    store = MaskDeduplicator(comm, packed, masks, IN_RUN)
     firsts = [
         packed.dataset(n, len(d), np.uint32, axes="a:b")
         for n, d in zip(NAMES, datasets, strict=False)
@@ -83,7 +83,7 @@ def dense(masks, cell, bad):
 def check(path, masks, datasets, distinct, look_at=None):
     """Assert that the masks are right, and how many are stored."""
     places = set()
-    with h5py.File(part_name(path)) as file:
+    with h5py.File(begin_partial(path)) as file:
         assert file.attrs["run"] == 50
         assert file.attrs["filled"]
         for name, frames in zip(NAMES, datasets, strict=False):
@@ -99,7 +99,7 @@ def check(path, masks, datasets, distinct, look_at=None):
     assert len(places) == distinct
     # besides, an entry of the index for every frame, and what every file has
     frames = sum(map(len, datasets))
-    assert part_name(path).stat().st_size < sum(n for _, n in places) + 100 * frames + 20_000
+    assert begin_partial(path).stat().st_size < sum(n for _, n in places) + 100 * frames + 20_000
 
 
 def evenly(comm):

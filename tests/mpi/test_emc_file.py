@@ -5,7 +5,7 @@ import pytest
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.output.emc import EmcWriter
 
 pytestmark = pytest.mark.mpi
@@ -42,7 +42,7 @@ def test_bytes(comm, shared_path, counts, block):
     """Ranks without hits, hits without photons, another number of blocks on every rank."""
     path = shared_path / "r0050.emc"
     if comm.rank == 0:
-        part_name(path).write_bytes(b"\xff" * 100_000)
+        begin_partial(path).write_bytes(b"\xff" * 100_000)
     comm.Barrier()
     counts = [*[*counts, *[0] * comm.size][: comm.size - 1], 2]
     frames = make_frames(sum(counts))
@@ -54,7 +54,7 @@ def test_bytes(comm, shared_path, counts, block):
         writer.write(sparse(mine[i * block : (i + 1) * block]))
     writer.close()
     comm.Barrier()
-    assert part_name(path).read_bytes() == right_bytes(frames)
+    assert begin_partial(path).read_bytes() == right_bytes(frames)
     assert not path.exists()
 
 

@@ -12,7 +12,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.io import parallel_hdf5
-from xfelmpi.io.parallel_hdf5 import ParallelFile, part_name, publish
+from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial, publish
 from xfelmpi.output.events import write_events
 
 pytestmark = pytest.mark.mpi
@@ -193,7 +193,7 @@ def test_name_only_when_complete(comm, shared_path):
     path = shared_path / "a.h5"
     if comm.rank == 0:
         path.write_text("old")
-        part_name(path).write_bytes(b"left over" * 10000)
+        begin_partial(path).write_bytes(b"left over" * 10000)
     comm.Barrier()
     file = ParallelFile(comm, path, {})
     file.put("x", 1)
@@ -207,7 +207,7 @@ def test_name_only_when_complete(comm, shared_path):
         os.umask(old)
     comm.Barrier()
     assert before == "old"
-    assert not part_name(path).exists()
+    assert not begin_partial(path).exists()
     assert stat.S_IMODE(path.stat().st_mode) & 0o444 == 0o444
     with h5py.File(path) as file:
         assert list(file) == ["x"]
@@ -219,7 +219,7 @@ def test_problems_are_cut_between_characters(comm, shared_path):
     problems = [Problem("a" * 199 + "µ", "f" * 79 + "µ", 3, 2**64 - 1, "…" * 40)]
     write_events(comm, path, {}, EventColumns(*columns), FrameSums.zeros(0), 0, 0, problems)
     comm.Barrier()
-    with h5py.File(part_name(path)) as file:
+    with h5py.File(begin_partial(path)) as file:
         (row,) = file["problems"][:]
     assert row["what"].decode() == "a" * 199
     assert row["file"].decode() == "f" * 79

@@ -11,7 +11,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.io import parallel_hdf5
 from xfelmpi.reduction import frame_loop
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.workflows import process
 
@@ -38,7 +38,7 @@ def run(comm, mock, folder, **options):
 
 def check(comm, folder, mock, **expect):
     """Check the outputs on rank 0 and tell all ranks."""
-    with mpi.together(comm):
+    with mpi.fail_together(comm):
         if comm.rank == 0:
             check_outputs(folder / "out", Expected(mock, **expect))
 
@@ -53,7 +53,7 @@ def test_outputs_equal_the_truth(comm, shared_path):
 @pytest.mark.parametrize("kept", [0, 150_000])
 def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
     """None or some of the hits stay in memory; small blocks, many rounds."""
-    monkeypatch.setattr(process, "KeptFrames", lambda n, _: KeptFrames(n, kept), raising=True)
+    monkeypatch.setattr(process, "KeptFrames", lambda n, _: FrameBuffer(n, kept), raising=True)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 2)
     monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", 1 << 20)
     mock = simulated(comm, shared_path, cells=tuple(range(5)), missing=((3, 1),))

@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi.calibration.constants_file import (
     NEVER,
     STAGES,
-    Form,
+    ConstantsLayout,
     check_constants,
     constants_file,
     open_constants,
@@ -19,7 +19,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
-from xfelmpi.mpi import NodeShared, from_root, together
+from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
     folder = config.constants or experiment.constants
-    modules, problems = from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
+    modules, problems = bcast_from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
     paths = [constants_file(folder, module) for module in modules]
     form = _tightest_form(comm, paths, cells_used)
     arrays = _read_shared(comm, paths, form, cells_used, config)
@@ -140,10 +140,10 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
     )
 
 
-def _tightest_form(comm, paths: list[Path], cells_used) -> Form:
+def _tightest_form(comm, paths: list[Path], cells_used) -> ConstantsLayout:
     """Return the tightest form that is exact for all files, of which every rank reads some."""
-    form = Form("i2", False, False)
-    with together(comm):
+    form = ConstantsLayout("i2", False, False)
+    with fail_together(comm):
         for path in paths[comm.rank :: comm.size]:
             form = form.join(survey(path, cells_used))
     for other in comm.allgather(form):
@@ -151,14 +151,16 @@ def _tightest_form(comm, paths: list[Path], cells_used) -> Form:
     return form
 
 
-def _read_shared(comm, paths: list[Path], form: Form, cells_used, config) -> dict[str, np.ndarray]:
+def _read_shared(
+    comm, paths: list[Path], form: ConstantsLayout, cells_used, config
+) -> dict[str, np.ndarray]:
     """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
     shared = {
-        name: NodeShared(comm, shape, dtype)
+        name: NodeSharedArray(comm, shape, dtype)
         for name, shape, dtype in _arrays(form, len(paths), len(cells_used))
     }
     any_array = next(iter(shared.values()))
-    with together(comm):
+    with fail_together(comm):
         # every rank of a node fills some of the modules
         for i in range(any_array.node_rank, len(paths), any_array.node_size):
             own = {name: array.array[i] for name, array in shared.items()}
@@ -166,7 +168,7 @@ def _read_shared(comm, paths: list[Path], form: Form, cells_used, config) -> dic
     return {name: array.ready() for name, array in shared.items()}
 
 
-def _arrays(form: Form, n_modules: int, n_cells: int):
+def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
     """Return (name, shape, dtype) of the shared arrays."""
     per_cell = (n_modules, n_cells, MODULE_PIXELS)
     gain = (

@@ -24,16 +24,16 @@ NEVER = 65535
 
 
 @dataclass(frozen=True)
-class Form:
+class ConstantsLayout:
     """How the arrays of all modules are kept: the tightest form that is exact."""
 
     offset: str
     gain_cells: bool
     gain_pixels: bool
 
-    def join(self, other: "Form") -> "Form":
+    def join(self, other: "ConstantsLayout") -> "ConstantsLayout":
         """Return the tightest form that is exact for both."""
-        return Form(
+        return ConstantsLayout(
             "f4" if "f4" in (self.offset, other.offset) else "i2",
             self.gain_cells or other.gain_cells,
             self.gain_pixels or other.gain_pixels,
@@ -76,7 +76,7 @@ def check_constants(file: h5py.File, path: Path) -> int:
     return shapes["AnalogOffset"][1]
 
 
-def survey(path: Path, cells_used) -> Form:
+def survey(path: Path, cells_used) -> ConstantsLayout:
     """Find the tightest exact form of a module's offsets and gains, one cell at a time."""
     with open_constants(path) as file:
         offset, gain = file["AnalogOffset"], file["RelativeGain"]
@@ -94,7 +94,7 @@ def survey(path: Path, cells_used) -> Form:
                 first = values if first is None else first
                 by_pixel = by_pixel or bool((values != values[0, 0]).any())
                 by_cell = by_cell or not np.array_equal(values, first)
-    return Form("i2" if tight else "f4", by_cell, by_pixel)
+    return ConstantsLayout("i2" if tight else "f4", by_cell, by_pixel)
 
 
 def _fits_i2(values: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ from xfelmpi.detectors.agipd import (
     N_MODULES,
     rows_of_cells,
 )
-from xfelmpi.mpi import NodeShared, from_root, sum_all, together
+from xfelmpi.mpi import NodeSharedArray, allreduce_sum, bcast_from_root, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.mask_samples import MaskSamples
 
@@ -140,11 +140,13 @@ def load_masks(
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    plan = from_root(comm, lambda: _plan(experiment, config, cells, files, samples, only_global))
+    plan = bcast_from_root(
+        comm, lambda: _plan(experiment, config, cells, files, samples, only_global)
+    )
     used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
     region, region_file, region_notes = ALL_PIXELS, (), ()
     if not only_global:
-        region, region_file, *region_notes = from_root(
+        region, region_file, *region_notes = bcast_from_root(
             comm, lambda: find_region(experiment, config)
         )
     # without anything per cell, one row serves all cells
@@ -153,7 +155,7 @@ def load_masks(
     shared = _read_shared(comm, plan.files, rows, calibration)
     problems, drift, warnings = list(plan.problems), (), ()
     if plan.static_bits:
-        with together(comm):
+        with fail_together(comm):
             problems += add_static(shared, files, samples.first, plan.static_bits)
         shared.ready()
         drift, warnings = find_drift(comm, files, samples, plan.static_bits)
@@ -168,14 +170,16 @@ def load_masks(
         frame_bits=plan.frame_bits,
         warnings=warnings,
         files=(*used, *region_file),
-        counted=sum_all(comm, _count(good, region, mine)),
+        counted=allreduce_sum(comm, _count(good, region, mine)),
     )
 
 
-def _read_shared(comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration) -> NodeShared:
+def _read_shared(
+    comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration
+) -> NodeSharedArray:
     """Read good pixels of files and constants, the modules shared by the ranks of the node."""
-    shared = NodeShared(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
-    with together(comm):
+    shared = NodeSharedArray(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
+    with fail_together(comm):
         for module in range(shared.node_rank, N_MODULES, shared.node_size):
             shared.array[module] = module_mask(files, module, rows)
             if calibration is not None:

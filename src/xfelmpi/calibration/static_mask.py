@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
-from xfelmpi.mpi import NodeShared, sum_all, together
+from xfelmpi.mpi import NodeSharedArray, allreduce_sum, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_dataset import FRAME_STATUS
 from xfelmpi.run.frames.frame_masks import MaskReader
@@ -20,7 +20,9 @@ DRIFT = 1e-5
 """Share of the pixels that may change before it is worth a warning: 10 of a frame."""
 
 
-def add_static(shared: NodeShared, files: FilePool, frames: CellFrames, bits: int) -> list[Problem]:
+def add_static(
+    shared: NodeSharedArray, files: FilePool, frames: CellFrames, bits: int
+) -> list[Problem]:
     """Take out of the masks of a node what those of the frames call bad.
 
     The ranks of a node share the work: some cells of one module each. Returns what cannot be read.
@@ -57,7 +59,7 @@ def find_drift(
         For the log.
     """
     changed = np.zeros((len(samples.later), 3), np.int64)
-    with together(comm):
+    with fail_together(comm):
         found = _StaticMask(files, bits)
         early = samples.first.of_cells(samples.checked)
         for module in range(comm.rank, N_MODULES, comm.size) if samples.later else ():
@@ -67,7 +69,7 @@ def find_drift(
                 same = (n_before > 0) & (n_after == n_before)
                 new, gone = after & ~before, before & ~after
                 changed[i] += (new[same].sum(), gone[same].sum(), same.sum() * MODULE_PIXELS)
-    changed = sum_all(comm, changed)
+    changed = allreduce_sum(comm, changed)
     changed = changed[changed[:, 2] > 0]
     if not len(changed):
         return (), ()

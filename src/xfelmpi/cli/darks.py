@@ -60,10 +60,10 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.io.lock_file import held_if_there
-    from xfelmpi.mpi import from_root
+    from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.darks import make_constants
 
-    given = from_root(comm, lambda: _given(argv))
+    given = bcast_from_root(comm, lambda: _given(argv))
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants

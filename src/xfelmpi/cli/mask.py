@@ -6,7 +6,7 @@ from pathlib import Path
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment
-from xfelmpi.workflows.mask.bad_pixels import Limits
+from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
 
 _OPTIONS = (
     *("prefix", "output", "data", "detector", "trains", "suspect_trains", "global_mask"),
@@ -44,7 +44,7 @@ def parser() -> arguments.Parser:
 
 
 def _add_limits(group) -> None:
-    limits = Limits()
+    limits = BadPixelCriteria()
     group.add_argument(
         "--cell-sigma",
         type=float,
@@ -119,10 +119,10 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.io.lock_file import held_if_there
-    from xfelmpi.mpi import from_root
+    from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.mask.job import make_mask
 
-    config, options = from_root(comm, lambda: _given(argv))
+    config, options = bcast_from_root(comm, lambda: _given(argv))
     lock = Experiment(config.prefix, config.output, config.run).mask_lock
     what = f"the mask of run {config.run} is being made"
     with held_if_there(comm, config.prefix, lock, what):
@@ -140,6 +140,6 @@ def _given(argv: list[str]) -> tuple:
             raise UsageError(f"--{option}: found {value}, expected {low:g} to {high:g}")
     # the main job's virtual dataset is no matter here, nor are the masks that it uses
     config = replace(arguments.from_arguments(given), vds=False, mask=("auto",))
-    limits = Limits(given.cell_sigma, given.ratio, given.dead_chance)
+    limits = BadPixelCriteria(given.cell_sigma, given.ratio, given.dead_chance)
     values = {name: getattr(given, name) for name in _MASK_OPTIONS}
     return config, MaskOptions(limits, **values)

@@ -38,10 +38,10 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.core.paths import MergedFiles
     from xfelmpi.io.lock_file import held_if_there
-    from xfelmpi.mpi import from_root
+    from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.merge.job import merge
 
-    config, runs, where, name = from_root(comm, lambda: _parse(argv))
+    config, runs, where, name = bcast_from_root(comm, lambda: _parse(argv))
     lock = MergedFiles(config.output, name).lock
     # the hits of the runs are there, if there are any
     with held_if_there(comm, config.output, lock, f"{name} is being merged"):

@@ -48,22 +48,22 @@ def main(argv: list[str], comm) -> int:
     """Run the main job and return its exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
-    from xfelmpi.mpi import from_root, on_root
+    from xfelmpi.mpi import bcast_from_root, run_on_root
 
-    given, sigmas = from_root(comm, lambda: _parse(argv))
+    given, sigmas = bcast_from_root(comm, lambda: _parse(argv))
     if not given.from_events:
         from xfelmpi.workflows.process import process
 
-        config = from_root(comm, lambda: arguments.from_arguments(given))
+        config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
         with _only_job(comm, config), _failure_recorded(config):
             return process(config, comm, argv, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 
-    config = from_root(comm, lambda: _config_from_events(given))
+    config = bcast_from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
         with _only_job(comm, config), _failure_recorded(config):
             return decide_again(config, comm, argv)
-    on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
+    run_on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
 
 

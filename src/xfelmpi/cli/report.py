@@ -22,9 +22,9 @@ def main(argv: list[str], comm) -> int:
     """Write the page and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
-    from xfelmpi.mpi import on_root
+    from xfelmpi.mpi import run_on_root
 
-    on_root(comm, lambda: _report(argv))
+    run_on_root(comm, lambda: _report(argv))
     return EXIT_COMPLETE
 
 

@@ -31,9 +31,9 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.core.log import log
-    from xfelmpi.mpi import on_root
+    from xfelmpi.mpi import run_on_root
 
-    for line in on_root(comm, lambda: _lines(argv)) or ():
+    for line in run_on_root(comm, lambda: _lines(argv)) or ():
         log.info(line)
     return EXIT_COMPLETE
 

@@ -42,9 +42,9 @@ def main(argv: list[str], comm=None) -> int:
     if comm is None:
         options = options_from(parser().parse_args(argv))
     else:
-        from xfelmpi.mpi import from_root
+        from xfelmpi.mpi import bcast_from_root
 
-        options = from_root(comm, lambda: options_from(parser().parse_args(argv)))
+        options = bcast_from_root(comm, lambda: options_from(parser().parse_args(argv)))
     start = perf_counter()
     try:
         result = simulate(options, comm)

@@ -26,9 +26,9 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.core.paths import Experiment
     from xfelmpi.io.lock_file import held_if_there
-    from xfelmpi.mpi import from_root
+    from xfelmpi.mpi import bcast_from_root
 
-    config = from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
+    config = bcast_from_root(comm, lambda: arguments.from_arguments(parser().parse_args(argv)))
     lock = Experiment(config.prefix, config.output, config.run).lock
     with held_if_there(comm, config.prefix, lock, f"run {config.run} is being processed"):
-        return from_root(comm, lambda: write_run_vds(config, ["vds", *argv]))
+        return bcast_from_root(comm, lambda: write_run_vds(config, ["vds", *argv]))

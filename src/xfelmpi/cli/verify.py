@@ -43,10 +43,10 @@ def main(argv: list[str], comm) -> int:
     """Check and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
-    from xfelmpi.mpi import from_root
+    from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.verify.job import verify
 
-    config, frames, whole = from_root(comm, lambda: _parse(argv))
+    config, frames, whole = bcast_from_root(comm, lambda: _parse(argv))
     return verify(comm, config, frames, whole)
 
 

@@ -49,7 +49,7 @@ _NOT_OURS = (
 )
 
 
-def explained(error: BaseException) -> BaseException:
+def as_user_error(error: BaseException) -> BaseException:
     """Return an error with a message for the user if the system refused a file, else the same."""
     if not isinstance(error, OSError) or not error.filename or error.errno not in _NOT_OURS:
         return error

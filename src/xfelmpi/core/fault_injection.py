@@ -27,7 +27,7 @@ def _wanted() -> tuple[str, int, str] | None:
 _WANTED = _wanted()
 
 
-def point(comm, name: str) -> None:
+def inject(comm, name: str) -> None:
     """Fail here, if that is wanted of this rank."""
     if _WANTED is None or _WANTED[:2] != (name, comm.rank):
         return

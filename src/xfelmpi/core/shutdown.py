@@ -4,7 +4,8 @@ Python runs the handler of a signal in the main thread, between two of its instr
 waits inside MPI for one that has left would never come to that. So all threads block both signals,
 which also keeps system calls from being interrupted, and a thread of its own waits for them. It
 communicates with nobody: it writes down what this rank has, removes unfinished files on rank 0, and
-ends the process. What must not be seen half done stands in `held`, for which that thread waits.
+ends the process. What must not be seen half done stands in `defer_shutdown`, for which that thread
+waits.
 """
 
 import os
@@ -91,7 +92,7 @@ def watch() -> None:
 
 
 @contextmanager
-def held():
+def defer_shutdown():
     """Let a block end before this rank's work is saved, if the job is stopped; not to be nested."""
     while _stopped.is_set():
         sleep(1)
@@ -100,7 +101,7 @@ def held():
 
 
 @contextmanager
-def giving_names():
+def publishing():
     """Let all outputs get their names, and none be removed, if the job is stopped meanwhile."""
     with _naming:
         yield

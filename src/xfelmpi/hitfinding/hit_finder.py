@@ -16,14 +16,14 @@ from xfelmpi.hitfinding.scores import (
     usable_frames,
     windows,
 )
-from xfelmpi.hitfinding.thresholds import Decision, Rule
+from xfelmpi.hitfinding.thresholds import Decision, ThresholdRule
 
 
-def rule_of(config: Config) -> Rule:
+def rule_of(config: Config) -> ThresholdRule:
     """Return how statistics become hits."""
     # the window decides as EXtra-redu does, to the last digit
     lower = "half" if config.decide == "window" else "lower"
-    return Rule(
+    return ThresholdRule(
         config.sigma,
         lower if config.width == "lower" else config.width,
         config.sigma_floor == "poisson",
@@ -88,8 +88,8 @@ def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray
     """Return the windows of the trains, and the values of the run's usable frames."""
     run_values, before = values[usable], 0
     if comm is not None:
-        before, _ = mpi.before_and_total(comm, len(run_values))
-        run_values = mpi.concat_all(comm, run_values)
+        before, _ = mpi.exscan_and_total(comm, len(run_values))
+        run_values = mpi.allgather_concat(comm, run_values)
     return windows(train_id, usable, before, len(run_values), config.min_scores), run_values
 
 
@@ -105,7 +105,7 @@ def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
     """Decide the frames of all ranks; collective."""
     score, usable = frames.score, frames.usable
     if config.decide == "run":
-        run_scores = mpi.concat_all(comm, score[usable])
+        run_scores = mpi.allgather_concat(comm, score[usable])
         return thresholds.decide_by_run(score, usable, run_scores, rule_of(config))
     if config.decide == "window":
         around, run_scores = _around(comm, config, frames.train_id, usable, score)
@@ -131,10 +131,10 @@ def hits_by_sigma(
 
 def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
-    lottery = sampling.lottery_number(frames.train_id, frames.cell_id)
-    numbers = mpi.concat_all(comm, lottery[decision.is_blank])
+    lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
+    numbers = mpi.allgather_concat(comm, lottery[decision.is_blank])
     base = len(numbers)
     if config.miss_base == "hits":
-        base = int(mpi.sum_all(comm, np.array([decision.is_hit.sum()]))[0])
-    limit = sampling.draw_limit(numbers, round(base * config.miss_fraction))
-    return sampling.winners(lottery, decision.is_blank, limit)
+        base = int(mpi.allreduce_sum(comm, np.array([decision.is_hit.sum()]))[0])
+    limit = sampling.sampling_cutoff(numbers, round(base * config.miss_fraction))
+    return sampling.sampled(lottery, decision.is_blank, limit)

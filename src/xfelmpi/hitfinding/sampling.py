@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def lottery_number(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
+def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     """Return a number for every frame, uint64, evenly spread, from its ids alone.
 
     The finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection: different frames never tie.
@@ -16,7 +16,7 @@ def lottery_number(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def draw_limit(numbers: np.ndarray, n_wanted: int) -> int:
+def sampling_cutoff(numbers: np.ndarray, n_wanted: int) -> int:
     """Return the largest lottery number that wins when the `n_wanted` lowest do, -1 if none.
 
     Parameters
@@ -30,7 +30,7 @@ def draw_limit(numbers: np.ndarray, n_wanted: int) -> int:
     return int(np.partition(numbers, n - 1)[n - 1]) if n else -1
 
 
-def winners(numbers: np.ndarray, takes_part: np.ndarray, limit: int) -> np.ndarray:
+def sampled(numbers: np.ndarray, takes_part: np.ndarray, limit: int) -> np.ndarray:
     """Return which frames were drawn, bool (frame,)."""
     if limit < 0:
         return np.zeros(len(numbers), bool)

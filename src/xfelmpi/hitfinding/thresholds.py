@@ -16,7 +16,7 @@ it; half of it is not quite 1 / 1.4826."""
 
 
 @dataclass(frozen=True)
-class Rule:
+class ThresholdRule:
     """How statistics become hits.
 
     Parameters
@@ -63,7 +63,9 @@ class Decision:
     sigma: np.ndarray
 
 
-def score_statistics(scores: np.ndarray, rule: Rule = Rule()) -> tuple[float, float]:
+def score_statistics(
+    scores: np.ndarray, rule: ThresholdRule = ThresholdRule()
+) -> tuple[float, float]:
     """Return median and width of the scores of a group, (nan, nan) of an empty one."""
     if not len(scores):
         return float("nan"), float("nan")
@@ -79,7 +81,7 @@ def score_statistics(scores: np.ndarray, rule: Rule = Rule()) -> tuple[float, fl
 
 
 def decide_by_train(
-    score: np.ndarray, usable: np.ndarray, train_id: np.ndarray, rule: Rule
+    score: np.ndarray, usable: np.ndarray, train_id: np.ndarray, rule: ThresholdRule
 ) -> Decision:
     """Decide every train by the statistics of its own usable frames.
 
@@ -99,7 +101,11 @@ def decide_by_train(
 
 
 def decide_by_window(
-    score: np.ndarray, usable: np.ndarray, windows: Windows, run_scores: np.ndarray, rule: Rule
+    score: np.ndarray,
+    usable: np.ndarray,
+    windows: Windows,
+    run_scores: np.ndarray,
+    rule: ThresholdRule,
 ) -> Decision:
     """Decide every train by the usable frames around it.
 
@@ -118,7 +124,7 @@ def decide_by_window(
 
 
 def decide_by_run(
-    score: np.ndarray, usable: np.ndarray, run_scores: np.ndarray, rule: Rule
+    score: np.ndarray, usable: np.ndarray, run_scores: np.ndarray, rule: ThresholdRule
 ) -> Decision:
     """Decide by the statistics of all usable frames of the run, `run_scores`, float32."""
     median, std = (np.full(len(score), value) for value in score_statistics(run_scores, rule))
@@ -129,7 +135,7 @@ def decide_fixed(
     score: np.ndarray,
     usable: np.ndarray,
     threshold: float,
-    rule: Rule = Rule(),
+    rule: ThresholdRule = ThresholdRule(),
 ) -> Decision:
     """Decide by one threshold; there are no statistics then."""
     nan = np.full(len(score), np.nan)

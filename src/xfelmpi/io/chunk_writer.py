@@ -20,8 +20,8 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout, part_name
-from xfelmpi.mpi import SharedBytes, before_and_total, concat_all, from_root, on_root
+from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
+from xfelmpi.mpi import MpiFile, allgather_concat, bcast_from_root, exscan_and_total, run_on_root
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _END_IN_SUPERBLOCK = 40
@@ -30,7 +30,7 @@ _END_IN_SUPERBLOCK = 40
 _DUMMY = b"\0"
 
 
-class PackedFrames:
+class ChunkAppender:
     """The datasets of frames of one file; all methods are collective.
 
     Parameters
@@ -42,11 +42,11 @@ class PackedFrames:
 
     def __init__(self, comm, path):
         self._comm = comm
-        self._part = part_name(path)
+        self._part = begin_partial(path)
         # the others may still be closing it
         comm.Barrier()
-        self._end = from_root(comm, lambda: self._part.stat().st_size)
-        self._bytes = SharedBytes(comm, str(self._part))
+        self._end = bcast_from_root(comm, lambda: self._part.stat().st_size)
+        self._bytes = MpiFile(comm, str(self._part))
         self._datasets: list[tuple[str, int, np.dtype, dict]] = []
         self._n_frames = 0
         # number, offset and size of every chunk that this rank has written
@@ -66,7 +66,7 @@ class PackedFrames:
         A chunk is a frame, shuffled if its items have several bytes, as a zlib stream.
         """
         sizes = [len(chunk) for chunk in chunks]
-        before, total = before_and_total(self._comm, sum(sizes))
+        before, total = exscan_and_total(self._comm, sum(sizes))
         if not total:
             return
         offsets = self._end + before + np.cumsum([0, *sizes])[:-1]
@@ -88,8 +88,8 @@ class PackedFrames:
         """
         self._bytes.close()
         own = np.array(self._places, np.int64).reshape(-1, 3)
-        places = concat_all(self._comm, own)
-        on_root(self._comm, lambda: self._finish(places, fill))
+        places = allgather_concat(self._comm, own)
+        run_on_root(self._comm, lambda: self._finish(places, fill))
 
     def _finish(self, places: np.ndarray, fill: Callable[[h5py.File], None]) -> None:
         offset = np.full(self._n_frames, -1, np.int64)

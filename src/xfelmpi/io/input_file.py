@@ -44,7 +44,7 @@ def end_with_traceback() -> None:
     faulthandler.register(signal.SIGVTALRM, all_threads=False, chain=True)
 
 
-def watched(path, read, *arguments):
+def guarded_call(path, read, *arguments):
     """Return ``read(*arguments)``; a traceback from within names the file.
 
     Tracebacks of crashes have the names of functions and of their source files only: this one's
@@ -116,7 +116,7 @@ def open_access(path):
     Exception
         Whatever EXtra-data and HDF5 raise, and `ValueError` for damaged strings.
     """
-    return watched(path, _open_access, path)
+    return guarded_call(path, _open_access, path)
 
 
 def read_access(path, read, *arguments):
@@ -127,7 +127,7 @@ def read_access(path, read, *arguments):
     Exception
         As for `open_access`, or what `read` raises.
     """
-    return watched(path, _read_access, path, read, arguments)
+    return guarded_call(path, _read_access, path, read, arguments)
 
 
 def _read_access(path, read, arguments):

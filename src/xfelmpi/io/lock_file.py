@@ -22,7 +22,7 @@ from xfelmpi.core.errors import BusyError, OutputError
 from xfelmpi.core.log import log
 from xfelmpi.core.shutdown import plan
 from xfelmpi.io.output_file import make_folder, make_readable
-from xfelmpi.mpi import from_root
+from xfelmpi.mpi import bcast_from_root
 
 TOUCH_EVERY = 20.0
 """Seconds between signs of life."""
@@ -88,7 +88,7 @@ def held(comm, path: Path, what: str):
     OutputError
         On all ranks, if it cannot be made.
     """
-    token = from_root(comm, lambda: acquire(path, what))
+    token = bcast_from_root(comm, lambda: acquire(path, what))
     stop = threading.Event()
     if comm.rank == 0:
         plan.release = lambda: release(path, token)
@@ -111,7 +111,7 @@ def held_if_there(comm, folder: Path, path: Path, what: str):
 
     Without the experiment folder a job only says so, and must not make the folders of its lock.
     """
-    return held(comm, path, what) if from_root(comm, folder.is_dir) else nullcontext()
+    return held(comm, path, what) if bcast_from_root(comm, folder.is_dir) else nullcontext()
 
 
 def acquire(path: Path, what: str) -> str:

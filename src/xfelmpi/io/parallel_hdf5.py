@@ -15,7 +15,7 @@ from h5py import h5p, h5s
 from xfelmpi.core.errors import OutputError, XfelmpiError
 from xfelmpi.core.shutdown import plan
 from xfelmpi.io.output_file import make_folder, make_readable, reserve, serial_file
-from xfelmpi.mpi import max_all, on_root
+from xfelmpi.mpi import allreduce_max, run_on_root
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
@@ -52,11 +52,11 @@ class ParallelFile:
     def __init__(self, comm, path: Path, attributes: dict):
         self.comm = comm
         self.path = path
-        self.part = part_name(path)
+        self.part = begin_partial(path)
         texts = [value for value in attributes.values() if isinstance(value, str)]
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
         # once without HDF5, which would have to be closed in a file without room
-        on_root(comm, lambda: reserve(self.part, self._size))
+        run_on_root(comm, lambda: reserve(self.part, self._size))
         self._file = h5py.File(self.part, "w", driver="mpio", comm=comm, libver=LIBVER)
         self._reserve(0)
         for name, value in attributes.items():
@@ -66,7 +66,7 @@ class ParallelFile:
         """Have room for so many bytes more; collective. Closes the file if there is none."""
         self._size += n_bytes
         try:
-            on_root(self.comm, lambda: reserve(self.part, self._size))
+            run_on_root(self.comm, lambda: reserve(self.part, self._size))
         except XfelmpiError:
             # on all ranks, of which one has the error itself
             self._file.close()
@@ -114,7 +114,7 @@ class ParallelFile:
             Path in the file, this rank's rows, and attributes.
         """
         self._reserve(n_rows * sum(_row_bytes(rows) for _, rows, _ in columns))
-        most = max_all(self.comm, max((len(rows) for _, rows, _ in columns), default=0))
+        most = allreduce_max(self.comm, max((len(rows) for _, rows, _ in columns), default=0))
         for name, rows, attributes in columns:
             dataset = self._create(name, (n_rows, *rows.shape[1:]), rows.dtype, attributes)
             self._write_rounds(dataset, start, np.ascontiguousarray(rows), most)
@@ -129,7 +129,7 @@ class ParallelFile:
         rows = np.ascontiguousarray(rows)
         if rows.dtype != dataset.dtype:
             raise TypeError(f"{dataset.name}: {rows.dtype} rows for a {dataset.dtype} dataset")
-        self._write_rounds(dataset, start, rows, max_all(self.comm, len(rows)))
+        self._write_rounds(dataset, start, rows, allreduce_max(self.comm, len(rows)))
 
     def _write_rounds(self, dataset: h5py.Dataset, start: int, rows: np.ndarray, most: int) -> None:
         # as often as the rank with most rows, of which there are `most`
@@ -199,14 +199,14 @@ def fixed_length(value) -> np.ndarray:
     return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
-def part_name(path: Path) -> Path:
+def begin_partial(path: Path) -> Path:
     """Return the name of a file while it is being written; removed if the job is stopped."""
     part = path.with_name(path.name + ".part")
     plan.unfinished.add(part)
     return part
 
 
-def prepare(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Make the folder of a file and check that it can be written; one rank.
 
     Raises
@@ -216,8 +216,8 @@ def prepare(path: Path) -> None:
     """
     try:
         make_folder(path.parent)
-        part_name(path).touch()
-        part_name(path).unlink()
+        begin_partial(path).touch()
+        begin_partial(path).unlink()
     except OSError as error:
         raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
 
@@ -235,12 +235,12 @@ def publish(*paths: Path) -> None:
     path = None
     try:
         for path in paths:
-            _stamp_end(part_name(path))
-            make_readable(part_name(path))
-            with open(part_name(path), "rb") as file:
+            _stamp_end(begin_partial(path))
+            make_readable(begin_partial(path))
+            with open(begin_partial(path), "rb") as file:
                 os.fsync(file.fileno())
         for path in paths:
-            part_name(path).replace(path)
+            begin_partial(path).replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -5,42 +5,42 @@ part of the program imports mpi4py, but for the start in ``__main__``.
 """
 
 from xfelmpi.mpi.collectives import (
-    before_and_total,
-    concat_all,
-    exchange,
+    allgather_concat,
+    allreduce_bor,
+    allreduce_max,
+    allreduce_min,
+    allreduce_sum,
+    alltoallv_chunks,
+    exscan_and_total,
     gather_objects,
-    max_all,
-    min_all,
-    or_all,
+    reduce_sum,
     scatter_rows,
-    sum_all,
-    sum_to_root,
 )
-from xfelmpi.mpi.consensus import agree, from_root, on_root, together
+from xfelmpi.mpi.consensus import agree, bcast_from_root, fail_together, run_on_root
 from xfelmpi.mpi.library import alone, library_versions
 from xfelmpi.mpi.progress import ProgressBoard
-from xfelmpi.mpi.shared_array import NodeShared, share_from_root
-from xfelmpi.mpi.shared_file import SharedBytes
+from xfelmpi.mpi.shared_array import NodeSharedArray, share_from_root
+from xfelmpi.mpi.shared_file import MpiFile
 
 __all__ = [
-    "NodeShared",
+    "MpiFile",
+    "NodeSharedArray",
     "ProgressBoard",
-    "SharedBytes",
     "agree",
+    "allgather_concat",
+    "allreduce_bor",
+    "allreduce_max",
+    "allreduce_min",
+    "allreduce_sum",
+    "alltoallv_chunks",
     "alone",
-    "before_and_total",
-    "concat_all",
-    "exchange",
-    "from_root",
+    "bcast_from_root",
+    "exscan_and_total",
+    "fail_together",
     "gather_objects",
     "library_versions",
-    "max_all",
-    "min_all",
-    "on_root",
-    "or_all",
+    "reduce_sum",
+    "run_on_root",
     "scatter_rows",
     "share_from_root",
-    "sum_all",
-    "sum_to_root",
-    "together",
 ]

@@ -12,15 +12,15 @@ CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
 
 
-def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
+def reduce_sum(comm, array: np.ndarray) -> np.ndarray | None:
     """Sum an array over the ranks, element by element, onto rank 0 (None elsewhere).
 
     Unsigned integers of 64 bits travel as 32 bits if that is enough for any sum.
     """
     if array.dtype == np.uint64:
-        most = max_all(comm, min(int(array.max(initial=0)), 1 << 32))
+        most = allreduce_max(comm, min(int(array.max(initial=0)), 1 << 32))
         if most * comm.size < 1 << 32:
-            total = sum_to_root(comm, array.astype(np.uint32))
+            total = reduce_sum(comm, array.astype(np.uint32))
             return total.astype(np.uint64) if comm.rank == 0 else None
     array = np.ascontiguousarray(array)
     total = np.empty_like(array) if comm.rank == 0 else None
@@ -32,7 +32,7 @@ def sum_to_root(comm, array: np.ndarray) -> np.ndarray | None:
     return total
 
 
-def sum_all(comm, array: np.ndarray) -> np.ndarray:
+def allreduce_sum(comm, array: np.ndarray) -> np.ndarray:
     """Sum a small array over the ranks, element by element, onto every rank."""
     array = np.ascontiguousarray(array)
     total = np.empty_like(array)
@@ -40,19 +40,19 @@ def sum_all(comm, array: np.ndarray) -> np.ndarray:
     return total
 
 
-def or_all(comm, array: np.ndarray) -> np.ndarray:
+def allreduce_bor(comm, array: np.ndarray) -> np.ndarray:
     """Join the bits of a small integer array over the ranks, element by element, on every rank."""
     joined = np.empty_like(array)
     comm.Allreduce(array, joined, op=MPI.BOR)
     return joined
 
 
-def max_all(comm, value: int) -> int:
+def allreduce_max(comm, value: int) -> int:
     """Return the largest value of all ranks."""
     return _all_to_one(comm, value, MPI.MAX)
 
 
-def min_all(comm, value: int) -> int:
+def allreduce_min(comm, value: int) -> int:
     """Return the smallest value of all ranks."""
     return _all_to_one(comm, value, MPI.MIN)
 
@@ -64,14 +64,14 @@ def _all_to_one(comm, value: int, op: MPI.Op) -> int:
     return int(result[0])
 
 
-def before_and_total(comm, value: int) -> tuple[int, int]:
+def exscan_and_total(comm, value: int) -> tuple[int, int]:
     """Return the sum of `value` over the ranks before this one, and over all ranks."""
     values = np.empty(comm.size, np.int64)
     comm.Allgather(np.array([value], np.int64), values)
     return int(values[: comm.rank].sum()), int(values.sum())
 
 
-def concat_all(comm, array: np.ndarray) -> np.ndarray:
+def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
     """Return the arrays of all ranks, joined in rank order along the first axis, on every rank."""
     array = np.ascontiguousarray(array)
     counts = np.empty(comm.size, np.int64)
@@ -111,7 +111,9 @@ def _receive(comm, data: np.ndarray) -> None:
         comm.Recv(data[a : a + CHUNK], source=0)
 
 
-def exchange(comm, words: np.ndarray, number: np.ndarray, per_pair: int) -> Iterator[np.ndarray]:
+def alltoallv_chunks(
+    comm, words: np.ndarray, number: np.ndarray, per_pair: int
+) -> Iterator[np.ndarray]:
     """Send words to their ranks and yield those for this one, some at a time; collective.
 
     Parameters
@@ -125,7 +127,7 @@ def exchange(comm, words: np.ndarray, number: np.ndarray, per_pair: int) -> Iter
         Words at most that go from one rank to another at a time.
     """
     starts = np.cumsum(number) - number
-    for done in range(0, max_all(comm, number.max()), per_pair):
+    for done in range(0, allreduce_max(comm, number.max()), per_pair):
         send = np.clip(number - done, 0, per_pair)
         receive = np.empty_like(send)
         comm.Alltoall(send, receive)

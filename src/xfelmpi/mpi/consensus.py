@@ -3,8 +3,8 @@
 from contextlib import contextmanager
 from time import monotonic, sleep
 
-from xfelmpi.core.errors import PeerError, explained
-from xfelmpi.mpi.collectives import min_all
+from xfelmpi.core.errors import PeerError, as_user_error
+from xfelmpi.mpi.collectives import allreduce_min
 
 LONGEST_SLEEP = 0.01
 """Seconds between two looks of a rank that waits for others."""
@@ -22,7 +22,7 @@ def agree(comm, error: Exception | None) -> None:
     """
     wait_for_all(comm)
     # one number, because this is called often and nearly always finds nothing
-    first = min_all(comm, comm.size if error is None else comm.rank)
+    first = allreduce_min(comm, comm.size if error is None else comm.rank)
     if first == comm.size:
         return
     told = (str(error), getattr(error, "exit_status", 1)) if comm.rank == first else None
@@ -49,7 +49,7 @@ def wait_for_all(comm) -> None:
 
 
 @contextmanager
-def together(comm):
+def fail_together(comm):
     """Run a block of purely local work; at its end all ranks fail if one did.
 
     The block must not contain a collective call: a rank that failed before it would leave the
@@ -59,19 +59,19 @@ def together(comm):
     try:
         yield
     except Exception as caught:
-        error = explained(caught)
+        error = as_user_error(caught)
     agree(comm, error)
 
 
-def on_root(comm, work):
+def run_on_root(comm, work):
     """Return ``work()`` of rank 0 on rank 0, None elsewhere; its error is raised on all ranks."""
     result = None
-    with together(comm):
+    with fail_together(comm):
         if comm.rank == 0:
             result = work()
     return result
 
 
-def from_root(comm, work):
+def bcast_from_root(comm, work):
     """Return ``work()`` of rank 0 on all ranks; small, and its error is raised on all."""
-    return comm.bcast(on_root(comm, work))
+    return comm.bcast(run_on_root(comm, work))

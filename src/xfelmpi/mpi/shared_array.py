@@ -6,7 +6,7 @@ from mpi4py import MPI
 from xfelmpi.mpi.collectives import CHUNK
 
 
-class NodeShared:
+class NodeSharedArray:
     """An array that the ranks of one node hold once, in shared memory.
 
     Parameters
@@ -49,7 +49,7 @@ class NodeShared:
 
 def share_from_root(comm, array: np.ndarray | None, shape: tuple[int, ...], dtype) -> np.ndarray:
     """Give every node one copy of an array that rank 0 holds, in shared memory; collective."""
-    shared = NodeShared(comm, shape, dtype)
+    shared = NodeSharedArray(comm, shape, dtype)
     leaders = comm.Split(0 if shared.node_rank == 0 else MPI.UNDEFINED, comm.rank)
     if leaders != MPI.COMM_NULL:
         flat = shared.array.reshape(-1)

@@ -7,7 +7,7 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.mpi.collectives import CHUNK
 
 
-class SharedBytes:
+class MpiFile:
     """One file written by all ranks at byte offsets, through MPI-IO.
 
     Parameters

@@ -13,8 +13,8 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.output_file import reserve
-from xfelmpi.io.parallel_hdf5 import part_name
-from xfelmpi.mpi import SharedBytes, before_and_total, on_root
+from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.mpi import MpiFile, exscan_and_total, run_on_root
 
 HEADER_BYTES = 1024
 INTEGER = np.dtype("<i4")
@@ -42,16 +42,16 @@ class EmcWriter:
     def __init__(
         self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int = FRAME_PIXELS
     ):
-        first, n_hits = before_and_total(comm, len(ones))
+        first, n_hits = exscan_and_total(comm, len(ones))
         if n_hits > np.iinfo(INTEGER).max:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
-        before_ones, all_ones = before_and_total(comm, ones.sum())
-        before_multi, all_multi = before_and_total(comm, multi.sum())
-        part = part_name(path)
+        before_ones, all_ones = exscan_and_total(comm, ones.sum())
+        before_multi, all_multi = exscan_and_total(comm, multi.sum())
+        part = begin_partial(path)
         size = HEADER_BYTES + 4 * (2 * n_hits + all_ones + 2 * all_multi)
         # a longer file of an earlier, killed job must not leave its tail behind
-        on_root(comm, lambda: reserve(part, size, anew=True))
-        self._file = SharedBytes(comm, str(part))
+        run_on_root(comm, lambda: reserve(part, size, anew=True))
+        self._file = MpiFile(comm, str(part))
         header = np.zeros(HEADER_BYTES // 4, INTEGER)
         header[:2] = n_hits, num_pix
         self._file.write_at(0, header if comm.rank == 0 else header[:0])

@@ -8,7 +8,7 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.detectors.agipd import FRAME_SHAPE, MODULE_SHAPE, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, part_name
+from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial
 
 
 def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
@@ -30,7 +30,7 @@ def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray)
         If it cannot be written.
     """
     try:
-        with serial_file(part_name(path), libver=LIBVER) as file:
+        with serial_file(begin_partial(path), libver=LIBVER) as file:
             file.attrs.update(attributes)
             file["entry_1/cellIds"] = cells.astype(np.uint16)
             # readers take the cells of one module at a time

@@ -7,8 +7,8 @@ import numpy as np
 from xfelmpi.core.errors import OutputError
 from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout, part_name
-from xfelmpi.mpi import on_root
+from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
+from xfelmpi.mpi import run_on_root
 
 
 def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
@@ -32,12 +32,12 @@ def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> 
     OutputError
         If it cannot be written.
     """
-    on_root(comm, lambda: _write(path, attributes, sums))
+    run_on_root(comm, lambda: _write(path, attributes, sums))
 
 
 def _write(path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
     try:
-        with serial_file(part_name(path), libver=LIBVER) as file:
+        with serial_file(begin_partial(path), libver=LIBVER) as file:
             file.attrs.update(attributes)
             for suffix, (photons, good) in sums.items():
                 _add(file, f"powder{suffix}", photons, "photons")

@@ -76,7 +76,7 @@ def provenance(
             **_versions(),
         }
 
-    return mpi.from_root(comm, attributes)
+    return mpi.bcast_from_root(comm, attributes)
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import MODULE_SHAPE, N_MODULES
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.run.virtual_layout import VirtualLayout
 
 
@@ -47,7 +47,7 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
     try:
         # HDF5 before 1.10 knows no virtual datasets; from 1.10 on, a regular hyperslab takes the
         # same few bytes for any number of blocks, but only if older readers are given up
-        with serial_file(part_name(path), libver=("v110", "v110")) as file:
+        with serial_file(begin_partial(path), libver=("v110", "v110")) as file:
             file.attrs.update(attributes)
             group = file.create_group(f"INSTRUMENT/{layout.detector}/DET/image")
             group["trainId"] = layout.train_id

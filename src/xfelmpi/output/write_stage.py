@@ -21,7 +21,7 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import check_room
-from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.io.parallel_hdf5 import check_writable, publish
 from xfelmpi.output.cxi.writer import CxiEntry, CxiFile, CxiHeader
 from xfelmpi.output.dragonfly.detector import usable_pixels
 from xfelmpi.output.dragonfly.files import DragonflyFiles, beam_wavelength, make_folder
@@ -33,7 +33,7 @@ from xfelmpi.reduction import background
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import background_weights, sum_powder
-from xfelmpi.run.distribution import Share
+from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.virtual_layout import BYTES_PER_MAPPING
 
 _EVENT_BYTES = 80
@@ -44,7 +44,7 @@ _TITLES = {"hits": "Single-particle hits", "misses": "Misses"}
 
 
 @dataclass(frozen=True)
-class Processed:
+class WriteInputs:
     """Everything known when the files are written.
 
     Parameters
@@ -71,7 +71,7 @@ class Processed:
         Attributes that name the job that made the scores, if it is not this one.
     """
 
-    share: Share
+    share: LocalRun
     masks: Masks
     sums: FrameSums
     events: EventColumns
@@ -96,12 +96,12 @@ def prepare_folders(experiment: Experiment, n_frames: int) -> None:
         If they cannot.
     """
     for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
-        prepare(path)
+        check_writable(path)
     check_room(experiment.output, n_frames * _EVENT_BYTES)
 
 
 def begin_vds(
-    experiment: Experiment, attributes: dict, share: Share, memory: int
+    experiment: Experiment, attributes: dict, share: LocalRun, memory: int
 ) -> tuple[Path | None, tuple[Problem, ...]]:
     """Write the virtual dataset, if wanted, under its temporary name; rank 0 only.
 
@@ -128,56 +128,56 @@ def begin_vds(
     if n > limit:
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
         return None, (Problem(what, action="not written; the command vds does it in any case"),)
-    prepare(experiment.vds(share.facts.kind))
+    check_writable(experiment.vds(share.facts.kind))
     return write_vds(experiment, attributes, share.virtual), ()
 
 
 def write_outputs(
-    comm, experiment: Experiment, config: Config, done: Processed, argv: list[str]
+    comm, experiment: Experiment, config: Config, done: WriteInputs, argv: list[str]
 ) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
     attributes = done.earlier | provenance(
         comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
     )
-    fault_injection.point(comm, "cxi")
+    fault_injection.inject(comm, "cxi")
     hits = np.flatnonzero(done.events.is_hit)
     misses = np.flatnonzero(done.events.is_miss)
-    n_hits = mpi.before_and_total(comm, len(hits))[1]
+    n_hits = mpi.exscan_and_total(comm, len(hits))[1]
     in_cxi = {"hits": hits, "misses": misses} if config.with_misses else {"hits": hits}
     cxi, entries = _begin_cxi(comm, experiment, done, attributes, in_cxi)
-    fault_injection.point(comm, "emc")
+    fault_injection.inject(comm, "emc")
     emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
     sums = {
         "": done.powder,
         "_hits": _write_frames(comm, done, hits, "hits", entries["hits"], emc),
         "_misses": _write_frames(comm, done, misses, "misses", entries.get("misses")),
     }
-    with shutdown.held():
-        done.reader.forget()
-    fault_injection.point(comm, "powder")
+    with shutdown.defer_shutdown():
+        done.reader.release()
+    fault_injection.inject(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     usable = _usable(config, n_hits, sums["_hits"])
-    fault_injection.point(comm, "detector")
+    fault_injection.inject(comm, "detector")
     for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
-    fault_injection.point(comm, "frames")
+    fault_injection.inject(comm, "frames")
     cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
     _write_events(comm, experiment, done, attributes)
     files = [experiment.events, experiment.powder, experiment.cxi, *for_dragonfly]
     files += [done.vds] if done.vds else []
-    fault_injection.point(comm, "publish")
+    fault_injection.inject(comm, "publish")
     # no file gets its name before all ranks have come so far
     comm.Barrier()
     vds = experiment.vds(done.share.facts.kind)
-    mpi.on_root(comm, lambda: _publish(experiment, files, vds))
-    fault_injection.point(comm, "folder")
-    mpi.on_root(comm, lambda: make_folder(config, experiment, files))
+    mpi.run_on_root(comm, lambda: _publish(experiment, files, vds))
+    fault_injection.inject(comm, "folder")
+    mpi.run_on_root(comm, lambda: make_folder(config, experiment, files))
     return files
 
 
-def _write_events(comm, experiment: Experiment, done: Processed, attributes: dict) -> None:
-    fault_injection.point(comm, "events")
+def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: dict) -> None:
+    fault_injection.inject(comm, "events")
     facts = done.share.facts
     attributes = attributes | {
         "masks_digest": mask_digest(comm, done.masks),
@@ -193,7 +193,7 @@ def _write_events(comm, experiment: Experiment, done: Processed, attributes: dic
 
 def _write_frames(
     comm,
-    done: Processed,
+    done: WriteInputs,
     chosen: np.ndarray,
     unit: str,
     entry: CxiEntry | None,
@@ -209,17 +209,17 @@ def _write_frames(
         for _ in blocks:
             pass
         return sum_powder(comm, done.masks, powder)
-    total = mpi.before_and_total(comm, len(chosen))[1]
+    total = mpi.exscan_and_total(comm, len(chosen))[1]
     progress = Progress(total, stage="writing", unit=unit, found="")
     board = mpi.ProgressBoard(comm, progress.show, n_values=1)
     written = 0
     # all ranks write as often as the one with most blocks
-    while mpi.max_all(comm, (block := next(blocks, None)) is not None):
+    while mpi.allreduce_max(comm, (block := next(blocks, None)) is not None):
         frames, sparse = block or done.reader.nothing()
         written += len(frames)
         board.update(written)
         entry.write(sparse, done.share.frames.cell_id[frames])
-        fault_injection.point(comm, unit)
+        fault_injection.inject(comm, unit)
         if emc:
             emc.write(sparse)
     board.finish()
@@ -230,7 +230,7 @@ def _write_frames(
 def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
     """Give all files their names and remove those of an earlier job that do not fit them."""
     try:
-        with shutdown.giving_names():
+        with shutdown.publishing():
             publish(*files)
             for path in (experiment.emc, experiment.dragonfly_detector):
                 # Dragonfly reads out of bounds without frames, or with another detector: an old
@@ -245,7 +245,7 @@ def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
 
 
 def _begin_cxi(
-    comm, experiment, done: Processed, attributes: dict, chosen: dict[str, np.ndarray]
+    comm, experiment, done: WriteInputs, attributes: dict, chosen: dict[str, np.ndarray]
 ) -> tuple[CxiFile, dict[str, CxiEntry]]:
     """Open the CXI file with an entry for each choice of frames, all but the frames; collective."""
     modules_in_run = done.share.facts.modules_in_run
@@ -253,7 +253,7 @@ def _begin_cxi(
     weighting = background_weights(comm, done.events, modules_in_run)
     entries = {}
     for what, frames in chosen.items():
-        peak = mpi.max_all(comm, done.sums.peak[frames].max(initial=0))
+        peak = mpi.allreduce_max(comm, done.sums.peak[frames].max(initial=0))
         entries[what] = cxi.entry(
             f"{_TITLES[what]} of {experiment.proposal} run {experiment.run}",
             f"{experiment.proposal}_{experiment.name}",
@@ -267,7 +267,7 @@ def _begin_cxi(
 
 
 def _open_emc(
-    comm, experiment, config: Config, done: Processed, hits: np.ndarray, n_hits: int
+    comm, experiment, config: Config, done: WriteInputs, hits: np.ndarray, n_hits: int
 ) -> DragonflyFiles:
     """Open the files for Dragonfly, which needs the sizes of all frames first; collective."""
     ones = done.sums.ones[hits].astype(np.int64)
@@ -278,7 +278,7 @@ def _open_emc(
 
     if config.bin > 1:
         # which photons are summed depends on how often each pixel is good
-        with mpi.together(comm):
+        with mpi.fail_together(comm):
             for _ in read_hits():
                 pass
         usable = comm.bcast(_usable(config, n_hits, sum_powder(comm, done.masks, powder)))
@@ -291,11 +291,11 @@ def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
     return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
 
 
-def _ever_good(comm, done: Processed) -> np.ndarray | None:
+def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
     """Return on rank 0 which pixels are good in at least one cell, bool (16, 65536)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
     used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
-    rows = mpi.sum_all(comm, used) > 0
+    rows = mpi.allreduce_sum(comm, used) > 0
     if comm.rank:
         return None
     # module by module: choosing rows copies them
@@ -306,7 +306,7 @@ def _ever_good(comm, done: Processed) -> np.ndarray | None:
 
 
 def _cxi_header(
-    experiment: Experiment, done: Processed, sums: dict, ever_good: np.ndarray
+    experiment: Experiment, done: WriteInputs, sums: dict, ever_good: np.ndarray
 ) -> CxiHeader:
     """Return what stands once in the CXI file; `sums` as in `write_powder`; rank 0."""
     (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]

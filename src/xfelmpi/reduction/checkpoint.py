@@ -26,10 +26,10 @@ from xfelmpi.io.checkpoint_file import (
     open_checkpoint,
     write_checkpoint,
 )
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import Share
+from xfelmpi.run.distribution import LocalRun
 
 ENDING = ".checkpoint"
 
@@ -44,7 +44,7 @@ _READ_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True)
-class PassResult:
+class ReductionState:
     """What the pass makes of a rank's frames.
 
     Parameters
@@ -57,10 +57,10 @@ class PassResult:
         Which collects the problems.
     """
 
-    share: Share
+    share: LocalRun
     sums: FrameSums
     powder: PowderSum
-    kept: KeptFrames
+    kept: FrameBuffer
     sparsifier: Sparsifier
 
 
@@ -71,8 +71,8 @@ class CheckpointWriter:
     ----------
     folder : Path
         Of this run's checkpoint.
-    basis : dict
-        What the result depends on, see `resume.basis_of`.
+    fingerprint : dict
+        What the result depends on, see `resume.fingerprint_of`.
     minutes : float
         Between two files; 0: none is written.
     rank : int
@@ -83,15 +83,15 @@ class CheckpointWriter:
     def __init__(
         self,
         folder: Path,
-        basis: dict,
+        fingerprint: dict,
         minutes: float,
         rank: int,
-        result: PassResult,
+        result: ReductionState,
     ):
         self._folder = folder
-        self._basis = basis
+        self._fingerprint = fingerprint
         # files of a job with other settings are not replaced
-        self._key = hashlib.blake2b(json.dumps(basis).encode(), digest_size=4).hexdigest()
+        self._key = hashlib.blake2b(json.dumps(fingerprint).encode(), digest_size=4).hexdigest()
         self._seconds = minutes * 60
         self._rank = rank
         self._result = result
@@ -147,7 +147,7 @@ class CheckpointWriter:
         start, stop, pixel, count = kept.since(self._kept_before, mine)
         problems = self._result.sparsifier.problems[self._problems_before :]
         about = {
-            "basis": self._basis,
+            "fingerprint": self._fingerprint,
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
             "rows": [[a + share.first_frame, b + share.first_frame] for a, b in rows],
             "problems": [asdict(problem) for problem in problems],
@@ -191,7 +191,7 @@ def _small(array: np.ndarray) -> np.ndarray:
     return array.astype(np.min_scalar_type(most)) if most else array[:0]
 
 
-def take_up(paths: tuple[Path, ...], result: PassResult) -> np.ndarray:
+def restore(paths: tuple[Path, ...], result: ReductionState) -> np.ndarray:
     """Put what files hold of this rank's frames into an empty result.
 
     The powder of a file goes to the rank that has the file's first frame, and only to that.
@@ -215,19 +215,19 @@ def take_up(paths: tuple[Path, ...], result: PassResult) -> np.ndarray:
     done = np.zeros(len(result.share.frames), bool)
     for path in paths:
         try:
-            _take_up_file(open_checkpoint(path), result, done)
+            _restore_file(open_checkpoint(path), result, done)
         except DamagedError as error:
             raise InputError(f"{path}: changed while it was used: {error}") from None
     return done
 
 
-def _take_up_file(file: CheckpointFile, result: PassResult, done: np.ndarray) -> None:
+def _restore_file(file: CheckpointFile, result: ReductionState, done: np.ndarray) -> None:
     rows = np.concatenate([np.arange(a, b) for a, b in file.about["rows"]])
     rows -= result.share.first_frame
     here = np.flatnonzero((rows >= 0) & (rows < len(done)))
     if len(here):
         done[rows[here]] = True
-        _take_up_frames(file, rows[here], here, result)
+        _restore_frames(file, rows[here], here, result)
     if 0 <= rows[0] < len(done):
         for name in PowderSum.names():
             if len(counts := file.array(f"powder/{name}")):
@@ -235,7 +235,7 @@ def _take_up_file(file: CheckpointFile, result: PassResult, done: np.ndarray) ->
         result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
 
 
-def _take_up_frames(file: CheckpointFile, rows, here, result: PassResult) -> None:
+def _restore_frames(file: CheckpointFile, rows, here, result: ReductionState) -> None:
     for name in FrameSums.names():
         getattr(result.sums, name)[rows] = file.array(f"sums/{name}")[here]
     start, stop = file.array("kept/start")[here], file.array("kept/stop")[here]
@@ -249,7 +249,7 @@ def _take_up_frames(file: CheckpointFile, rows, here, result: PassResult) -> Non
         some, end = order[a:b], stop[order[b - 1]]
         pixel, count = (file.part(f"kept/{name}", first, end) for name in ("pixel", "count"))
         sparse = gather(start[some] - first, stop[some] - first, pixel, count)
-        result.kept.put(rows[some], sparse)
+        result.kept.store(rows[some], sparse)
         a = b
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameBlock, SparseFrames, gather
 
 
-class KeptFrames:
+class FrameBuffer:
     """The frames of a rank that will probably be needed after the decision.
 
     They lie one after the other in one array, whose pages take memory when they are written: many
@@ -35,20 +35,20 @@ class KeptFrames:
         self._start = np.full(self._n_frames, -1, np.int64)
         self._stop = np.zeros(self._n_frames, np.int64)
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""
         self._make_room(0)
 
-    def keep(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
+    def append(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
         """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
         frames = np.flatnonzero(wanted & block.stored)
         ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
         frames = frames[ends <= len(self._pixel)]
         if not len(frames):
             return
-        self.put(first + frames, block.take(frames))
+        self.store(first + frames, block.take(frames))
 
-    def put(self, frames: np.ndarray, sparse: SparseFrames) -> None:
+    def store(self, frames: np.ndarray, sparse: SparseFrames) -> None:
         """Keep the first of some frames, int (frame,), as many as fit."""
         n = int((self.used + sparse.indptr[1:] <= len(self._pixel)).sum())
         indptr = self.used + sparse.indptr[: n + 1]

@@ -17,8 +17,8 @@ from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.hitfinding import sampling
 from xfelmpi.hitfinding.frame_scores import FrameScorer
 from xfelmpi.hitfinding.hit_finder import decide_alone
-from xfelmpi.reduction.checkpoint import CheckpointWriter, PassResult
-from xfelmpi.run.distribution import Share
+from xfelmpi.reduction.checkpoint import CheckpointWriter, ReductionState
+from xfelmpi.run.distribution import LocalRun
 
 MISS_CANDIDATES = 0.1
 """Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
@@ -32,7 +32,7 @@ def read_photons(
     comm,
     config: Config,
     masks: Masks,
-    result: PassResult,
+    result: ReductionState,
     done_before: np.ndarray,
     writer: CheckpointWriter,
 ) -> None:
@@ -43,7 +43,7 @@ def read_photons(
     """
     share, sums, kept, sparsifier = result.share, result.sums, result.kept, result.sparsifier
     frames, n_run = share.frames, share.facts.n_frames
-    n_before = int(mpi.sum_all(comm, np.array([done_before.sum()]))[0])
+    n_before = int(mpi.allreduce_sum(comm, np.array([done_before.sum()]))[0])
     progress = Progress(n_run - n_before)
     board = mpi.ProgressBoard(comm, progress.show)
     shutdown.plan.progress = lambda: (
@@ -54,19 +54,19 @@ def read_photons(
     scorer = frame_scorer(config, share, masks)
     read = hits = 0
     for a, b in train_blocks(frames, sums, sparsifier.room, share.facts.kind, done_before):
-        with shutdown.held():
+        with shutdown.defer_shutdown():
             block = sparsifier.frames(frames[a:b], writer.recent, name_invalid=True)
-            fault_injection.point(comm, "photons")
+            fault_injection.inject(comm, "photons")
             sums.put(a, block.sums)
             scored = scorer.score(block.sums, slice(a, b))
             likely = decide_alone(config, scored).is_hit
-            kept.keep(a, block, likely)
-            kept.keep(a, block, ~likely & _miss_candidates(frames[a:b]))
+            kept.append(a, block, likely)
+            kept.append(a, block, ~likely & _miss_candidates(frames[a:b]))
             writer.add(a, b)
         read += b - a
         hits += int(likely.sum())
         board.update(read, hits)
-    with shutdown.held():
+    with shutdown.defer_shutdown():
         writer.end_pass()
     board.finish()
     progress.close()
@@ -74,7 +74,7 @@ def read_photons(
     shutdown.plan.progress = str
 
 
-def frame_scorer(config: Config, share: Share, masks: Masks) -> FrameScorer:
+def frame_scorer(config: Config, share: LocalRun, masks: Masks) -> FrameScorer:
     """Return what scores the frames of this rank."""
     return FrameScorer(
         config=config,
@@ -88,17 +88,17 @@ def frame_scorer(config: Config, share: Share, masks: Masks) -> FrameScorer:
 
 def _miss_candidates(frames: FrameTable) -> np.ndarray:
     """Return which frames are among the first to be drawn as misses, bool (frame,)."""
-    lottery = sampling.lottery_number(frames.train_id, frames.cell_id)
+    lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
     return lottery < np.uint64(int(MISS_CANDIDATES * 2**64))
 
 
-def without_dead_modules(comm, share: Share, sums: FrameSums) -> Share:
+def without_dead_modules(comm, share: LocalRun, sums: FrameSums) -> LocalRun:
     """Return the share without modules of which no frame could be read; collective.
 
     Such a module is as good as absent from the run: it must not make every frame incomplete.
     """
     present = (share.frames.file >= 0).any(axis=0) @ (1 << np.arange(N_MODULES))
-    found, read = mpi.or_all(
+    found, read = mpi.allreduce_bor(
         comm, np.array([present, np.bitwise_or.reduce(sums.modules, initial=0)], np.int64)
     ).tolist()
     dead = found & ~read

@@ -7,7 +7,7 @@ import numpy as np
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 
@@ -30,16 +30,16 @@ class HitReader:
     """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
     with many ranks last longer than the work."""
 
-    def __init__(self, kept: KeptFrames, table, sums, sparsifier: Sparsifier, masks: Masks):
+    def __init__(self, kept: FrameBuffer, table, sums, sparsifier: Sparsifier, masks: Masks):
         self._kept = kept
         self._table = table
         self._sums = sums
         self._sparsifier = sparsifier
         self._mask_row = masks.row_of_cell[table.cell_id]
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Let go of what was kept: nothing is going to be read again."""
-        self._kept.forget()
+        self._kept.release()
 
     @staticmethod
     def nothing() -> tuple[np.ndarray, SparseFrames]:

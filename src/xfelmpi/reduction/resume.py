@@ -13,7 +13,7 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.reduction.checkpoint import ENDING
-from xfelmpi.run.distribution import Share, share_run
+from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.run.index.run_index import RunIndex
 
 _WORK_TO_READ, _WORK_DONE = 8, 1
@@ -21,23 +21,23 @@ _WORK_TO_READ, _WORK_DONE = 8, 1
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointInfo:
     """A file of an earlier job; `damage` tells why it cannot be used, empty if it can."""
 
     path: Path
     damage: str = ""
-    basis: dict | None = None
+    fingerprint: dict | None = None
     rows: tuple[tuple[int, int], ...] = ()
     time: str = ""
 
 
 @dataclass(frozen=True)
-class Selection:
+class ResumePlan:
     """What a job starts from.
 
     Parameters
     ----------
-    basis : dict
+    fingerprint : dict
         What the result of the pass depends on.
     files : tuple of Found
         Those that are used: no frame is in two of them.
@@ -47,13 +47,13 @@ class Selection:
         What was found, for the log.
     """
 
-    basis: dict
-    files: tuple[Found, ...] = ()
+    fingerprint: dict
+    files: tuple[CheckpointInfo, ...] = ()
     n_done: int = 0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def paths_of(self, share: Share) -> tuple[Path, ...]:
+    def paths_of(self, share: LocalRun) -> tuple[Path, ...]:
         """Return the files with frames of this rank."""
         first, end = share.first_frame, share.first_frame + len(share.frames)
         return tuple(
@@ -63,7 +63,7 @@ class Selection:
 
 def share_remaining(
     comm, experiment: Experiment, config: Config, resume: bool
-) -> tuple[Share, Selection]:
+) -> tuple[LocalRun, ResumePlan]:
     """Share the run so that all ranks have as much to read; collective.
 
     With `resume`, frames in the checkpoint of an earlier job are done.
@@ -80,9 +80,9 @@ def share_remaining(
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
-        selection = Selection(basis_of(experiment, config, index))
+        selection = ResumePlan(fingerprint_of(experiment, config, index))
         if resume:
-            selection = choose(found, selection.basis, n_frames)
+            selection = choose(found, selection.fingerprint, n_frames)
         work = np.full(n_frames, _WORK_TO_READ, np.int64)
         for a, b in (rows for file in selection.files for rows in file.rows):
             work[a:b] = _WORK_DONE
@@ -92,24 +92,24 @@ def share_remaining(
     return share, comm.bcast(selection)
 
 
-def _find_files(comm, folder: Path) -> list[Found]:
+def _find_files(comm, folder: Path) -> list[CheckpointInfo]:
     """Check all files of a checkpoint, each rank some; returns all on rank 0; collective."""
-    names = mpi.from_root(comm, lambda: sorted(p.name for p in folder.glob("*" + ENDING)))
+    names = mpi.bcast_from_root(comm, lambda: sorted(p.name for p in folder.glob("*" + ENDING)))
     mine = [_read_about(folder / name) for name in names[comm.rank :: comm.size]]
     return sorted(mpi.gather_objects(comm, mine), key=lambda file: file.path.name)
 
 
-def _read_about(path: Path) -> Found:
+def _read_about(path: Path) -> CheckpointInfo:
     """Return what a file of a checkpoint says of itself, or why it cannot be used."""
     try:
         about = open_checkpoint(path).about
     except DamagedError as error:
-        return Found(path, str(error))
+        return CheckpointInfo(path, str(error))
     rows = tuple((a, b) for a, b in about["rows"])
-    return Found(path, "", about["basis"], rows, about["time"])
+    return CheckpointInfo(path, "", about["fingerprint"], rows, about["time"])
 
 
-def basis_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
+def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
     Files stand in it with size and time. Options of the decision do not: another decision needs the
@@ -152,7 +152,7 @@ def _digest_of_frames(frames: FrameTable) -> str:
     return digest.hexdigest()
 
 
-def choose(found: list[Found], basis: dict[str, str], n_frames: int) -> Selection:
+def choose(found: list[CheckpointInfo], fingerprint: dict[str, str], n_frames: int) -> ResumePlan:
     """Return which files to use, and what is to be said of all of them; one rank.
 
     Of files that share frames, as two jobs at the same time may leave them, those with most frames
@@ -161,14 +161,14 @@ def choose(found: list[Found], basis: dict[str, str], n_frames: int) -> Selectio
     Parameters
     ----------
     found : list of Found
-    basis : dict
+    fingerprint : dict
         Of this job.
     n_frames : int
         Frames of the run.
     """
     damaged = [file for file in found if file.damage]
-    fitting = [file for file in found if not file.damage and file.basis == basis]
-    foreign = [file for file in found if not file.damage and file.basis != basis]
+    fitting = [file for file in found if not file.damage and file.fingerprint == fingerprint]
+    foreign = [file for file in found if not file.damage and file.fingerprint != fingerprint]
     taken = np.zeros(n_frames, bool)
     chosen = []
     for file in sorted(fitting, key=lambda f: (-sum(b - a for a, b in f.rows), f.path.name)):
@@ -178,7 +178,7 @@ def choose(found: list[Found], basis: dict[str, str], n_frames: int) -> Selectio
                 taken[a:b] = True
     warnings = [f"{file.path} is damaged and left out: {file.damage}" for file in damaged]
     if foreign:
-        warnings.append(_why_not(foreign, basis))
+        warnings.append(_why_not(foreign, fingerprint))
     if n_double := len(fitting) - len(chosen):
         warnings.append(f"{_files(n_double)} left out: others have the same frames")
     n_done = int(taken.sum())
@@ -187,17 +187,17 @@ def choose(found: list[Found], basis: dict[str, str], n_frames: int) -> Selectio
         last = max(file.time for file in chosen)
         note = f"resume: {n_done:,} of {n_frames:,} frames are done ({_files(len(chosen))}, "
         note += f"the last of {last})"
-    return Selection(basis, tuple(chosen), n_done, (note,), tuple(warnings))
+    return ResumePlan(fingerprint, tuple(chosen), n_done, (note,), tuple(warnings))
 
 
 def _files(n: int) -> str:
     return f"{n} checkpoint file{'s' if n != 1 else ''}"
 
 
-def _why_not(foreign: list[Found], basis: dict[str, str]) -> str:
+def _why_not(foreign: list[CheckpointInfo], fingerprint: dict[str, str]) -> str:
     reasons = []
-    for name, now in basis.items():
-        then = sorted({file.basis.get(name, "none") for file in foreign} - {now})
+    for name, now in fingerprint.items():
+        then = sorted({file.fingerprint.get(name, "none") for file in foreign} - {now})
         if then and name.startswith("--"):
             reasons.append(f"{name} was {', '.join(then)} and is {now}")
         elif then:

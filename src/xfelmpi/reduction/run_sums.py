@@ -23,11 +23,11 @@ def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.nd
     """
     complete = events.modules == modules_in_run
     counts = complete & ~events.is_hit
-    number, photons = mpi.sum_all(
+    number, photons = mpi.allreduce_sum(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
     )
     # joined in frame order first, so that the sum is the same for any number of ranks
-    energy = mpi.concat_all(comm, events.pulse_energy[~events.is_hit])
+    energy = mpi.allgather_concat(comm, events.pulse_energy[~events.is_hit])
     energy = energy[np.isfinite(energy)]
     return background.background_weighting(
         events.pulse_energy,
@@ -47,13 +47,13 @@ def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.nd
     good : ndarray, uint32 (16, 65536)
         In how many frames the pixel was good.
     """
-    frames = mpi.sum_all(comm, powder.frames)
+    frames = mpi.allreduce_sum(comm, powder.frames)
     good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
     for module in range(comm.rank, N_MODULES, comm.size):
         good[module] = mask_good_frames(masks.good[module], frames[module])
-    photons = mpi.sum_to_root(comm, powder.photons)
-    good = mpi.sum_to_root(comm, good)
+    photons = mpi.reduce_sum(comm, powder.photons)
+    good = mpi.reduce_sum(comm, good)
     # corrected data hardly ever have such pixels
-    has_invalid = mpi.max_all(comm, powder.invalid.any())
-    invalid = mpi.sum_to_root(comm, powder.invalid) if has_invalid else 0
+    has_invalid = mpi.allreduce_max(comm, powder.invalid.any())
+    invalid = mpi.reduce_sum(comm, powder.invalid) if has_invalid else 0
     return (photons, good - invalid) if comm.rank == 0 else None

@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from xfelmpi.hitfinding.sampling import lottery_number
+from xfelmpi.hitfinding.sampling import sampling_key
 from xfelmpi.output.cxi.reader import HitFile, read_hit
 from xfelmpi.report import charts, curves
 from xfelmpi.report import images as pictures
@@ -48,7 +48,7 @@ def detector_images(found: RunFiles) -> Iterator[str]:
     raster = pictures.make_raster(found.hit_file.xyz, 3)
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)
-    lottery = lottery_number(events.trainId[rows[others]], events.cellId[rows[others]])
+    lottery = sampling_key(events.trainId[rows[others]], events.cellId[rows[others]])
     random = np.sort(others[np.argsort(lottery)[:HITS_SHOWN]])
     good_by_place = {}
     for title, chosen in (("strongest hits", strongest), ("random hits", random)):

@@ -24,7 +24,7 @@ from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunInfo:
     """What every rank knows of the run.
 
     Parameters
@@ -75,7 +75,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Share:
+class LocalRun:
     """The part of the run that one rank works on.
 
     Parameters
@@ -95,7 +95,7 @@ class Share:
         Of all frames of the run, on rank 0, if wanted.
     """
 
-    facts: RunFacts
+    facts: RunInfo
     frames: FrameTable
     first_frame: int
     pulse_energy: np.ndarray
@@ -105,7 +105,7 @@ class Share:
     virtual: VirtualLayout | None = None
 
 
-def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Share:
+def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> LocalRun:
     """Index the run on rank 0 and give every rank its share; collective.
 
     Parameters
@@ -122,8 +122,8 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     InputError
         On all ranks, if the run cannot be used.
     """
-    fault_injection.point(comm, "index")
-    found = mpi.on_root(comm, lambda: _find(experiment, config, work_of))
+    fault_injection.inject(comm, "index")
+    found = mpi.run_on_root(comm, lambda: _find(experiment, config, work_of))
     index, machine, virtual, problems, work = found or (None, None, None, (), None)
     table, for_all = None, None
     if index:
@@ -134,7 +134,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
     def deal(column):
         return mpi.scatter_rows(comm, column, bounds)
 
-    fault_injection.point(comm, "deal")
+    fault_injection.inject(comm, "deal")
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
@@ -144,7 +144,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Sha
         replace(column, values=deal(whole[i].values if machine else None))
         for i, column in enumerate(empty)
     )
-    return Share(
+    return LocalRun(
         facts=facts,
         frames=FrameTable(*columns),
         first_frame=int(bounds[comm.rank]),
@@ -203,14 +203,14 @@ def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
     return np.append(first, len(frames))[trains]
 
 
-def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunFacts:
+def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
     cells = np.unique(index.frames.cell_id).astype(np.int64)
     masks = None
     has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
     if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
         masks = sample_masks(index.frames, cells, config.mask_trains)
     sources = f"{index.detector}, source {index.source}"
-    return RunFacts(
+    return RunInfo(
         kind=index.kind,
         detector=index.detector,
         files=index.files,
@@ -228,7 +228,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunFacts:
     )
 
 
-def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) -> dict:
+def scatter_table(comm, share: LocalRun, table: FrameSums | EventColumns | None, cls) -> dict:
     """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
 
@@ -238,5 +238,5 @@ def deal_table(comm, share: Share, table: FrameSums | EventColumns | None, cls) 
 
     return {
         name: mpi.scatter_rows(comm, getattr(table, name, None), bounds)
-        for name in mpi.from_root(comm, columns)
+        for name in mpi.bcast_from_root(comm, columns)
     }

@@ -283,6 +283,6 @@ def _together(comm):
     if comm is None:
         return nullcontext()
     # loads MPI, which a single process must not need
-    from xfelmpi.mpi import together
+    from xfelmpi.mpi import fail_together
 
-    return together(comm)
+    return fail_together(comm)

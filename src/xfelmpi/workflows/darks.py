@@ -15,7 +15,7 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
-from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.io.parallel_hdf5 import check_writable, publish
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.constants_file import ConstantsWriter
 from xfelmpi.output.provenance import provenance
@@ -53,11 +53,11 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
         On all ranks, if a run cannot be used, or the constants not be written.
     """
     start = time.monotonic()
-    indices = mpi.on_root(comm, lambda: _index(experiments, given))
+    indices = mpi.run_on_root(comm, lambda: _index(experiments, given))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
     measured = _measured(runs)
     modules = sorted({module for module, _ in measured})
-    mpi.on_root(comm, lambda: [prepare(constants_file(out, m)) for m in modules])
+    mpi.run_on_root(comm, lambda: [check_writable(constants_file(out, m)) for m in modules])
     settings = json.dumps(vars(given), default=str)
     files = [file.path for run in runs for file in run.files]
     attributes = provenance(comm, experiments[0], settings, files, ["darks", *argv])
@@ -67,12 +67,12 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _combine_cells(comm, given, runs, tasks, writer)
     writer.close()
-    fault_injection.point(comm, "publish")
+    fault_injection.inject(comm, "publish")
     # no file gets its name before all ranks have come so far
     comm.Barrier()
-    mpi.on_root(comm, lambda: publish(*writer.paths))
+    mpi.run_on_root(comm, lambda: publish(*writer.paths))
     problems = mpi.gather_objects(comm, problems)
-    total_bad = int(mpi.sum_all(comm, np.array([n_bad]))[0])
+    total_bad = int(mpi.allreduce_sum(comm, np.array([n_bad]))[0])
     if comm.rank == 0:
         problems += [p for index in indices for p in index.problems]
         log.info(
@@ -140,7 +140,7 @@ def _combine_cells(comm, given, runs, tasks, writer) -> tuple[list, int]:
     bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
     n_bad = 0
     for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
-        fault_injection.point(comm, "darks")
+        fault_injection.inject(comm, "darks")
         stages = [f.statistics(module, cell) if f else None for f in frames]
         constants = dark_statistics.combine_stages(
             stages, tuple(given.gains), given.offset_sigma, given.noise_sigma

@@ -19,7 +19,7 @@ from xfelmpi.output.dragonfly.files import (
 from xfelmpi.output.provenance import describe_used
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import Share
+from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 
 
@@ -53,17 +53,17 @@ class Inputs:
 
 
 def load_inputs(
-    comm, experiment: Experiment, config: Config, share: Share, files: FilePool
+    comm, experiment: Experiment, config: Config, share: LocalRun, files: FilePool
 ) -> Inputs:
     """Load constants, masks and geometry; collective."""
     facts, calibration = share.facts, None
     if facts.kind == "raw":
-        fault_injection.point(comm, "constants")
+        fault_injection.inject(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    fault_injection.point(comm, "masks")
+    fault_injection.inject(comm, "masks")
     masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
-    fault_injection.point(comm, "geometry")
-    found = mpi.on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    fault_injection.inject(comm, "geometry")
+    found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
     warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
@@ -83,7 +83,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
     )
 
 
-def log_start(comm, config: Config, share: Share, inputs: Inputs) -> tuple[str, ...]:
+def log_start(comm, config: Config, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     if comm.rank:
         return ()

@@ -17,27 +17,27 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
 from xfelmpi.output.provenance import provenance
 from xfelmpi.output.write_stage import (
-    Processed,
+    WriteInputs,
     begin_vds,
     prepare_folders,
     write_outputs,
 )
 from xfelmpi.reduction.checkpoint import (
     CheckpointWriter,
-    PassResult,
+    ReductionState,
     discard_checkpoint,
     remove_checkpoint,
-    take_up,
+    restore,
     warn_of_failures,
 )
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import frame_scorer, read_photons, without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.resume import Selection, share_remaining
+from xfelmpi.reduction.resume import ResumePlan, share_remaining
 from xfelmpi.reduction.run_sums import sum_powder
-from xfelmpi.run.distribution import Share
+from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
 from xfelmpi.workflows.summary import Stages, Summary
@@ -58,14 +58,14 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         share, selection = share_remaining(comm, experiment, config, resume)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
-        mpi.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        mpi.run_on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
         vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks
-    kept = KeptFrames(len(share.frames), spare_memory(config) // 2)
+    kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
-    result = PassResult(share, sums, powder, kept, sparsifier)
+    result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
         _read_frames(comm, experiment, config, masks, selection, result, resume)
         share = without_dead_modules(comm, share, sums)
@@ -75,7 +75,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     with stages.timed("write"):
         own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         own_problems += share.facts.machine_problems
-        done = Processed(
+        done = WriteInputs(
             share=share,
             masks=masks,
             sums=sums,
@@ -92,23 +92,23 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         files.close()
     # the outputs are complete: a job that is stopped from here on leaves no checkpoint
     shutdown.plan.save = lambda: None
-    mpi.on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
+    mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
     status = finish(comm, done, stages, sparsifier.bytes_read, written, selection.n_done)
     report_run(comm, experiment, config)
     return status
 
 
-def _write_vds(comm, experiment: Experiment, config: Config, share: Share, argv, used):
+def _write_vds(comm, experiment: Experiment, config: Config, share: LocalRun, argv, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
-    fault_injection.point(comm, "vds")
+    fault_injection.inject(comm, "vds")
     memory, files = spare_memory(config), share.facts.input_files
     attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
-    begun = mpi.on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
+    begun = mpi.run_on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
     return begun or (None, ())
 
 
 def _begin_pass(
-    comm, experiment: Experiment, selection: Selection, result: PassResult, resume: bool
+    comm, experiment: Experiment, selection: ResumePlan, result: ReductionState, resume: bool
 ) -> np.ndarray:
     """Take up what an earlier job has done, or remove its checkpoint; collective.
 
@@ -118,33 +118,39 @@ def _begin_pass(
         Which of the rank's frames are done.
     """
     if not resume:
-        mpi.on_root(comm, lambda: remove_checkpoint(experiment.checkpoint))
+        mpi.run_on_root(comm, lambda: remove_checkpoint(experiment.checkpoint))
     for line in selection.warnings:
         log.warning(line)
     for line in selection.notes:
         log.info(line)
-    with mpi.together(comm):
-        return take_up(selection.paths_of(result.share), result)
+    with mpi.fail_together(comm):
+        return restore(selection.paths_of(result.share), result)
 
 
 def _read_frames(
-    comm, experiment: Experiment, config: Config, masks, selection, result: PassResult, resume: bool
+    comm,
+    experiment: Experiment,
+    config: Config,
+    masks,
+    selection,
+    result: ReductionState,
+    resume: bool,
 ) -> None:
     """Read what an earlier job has not read, and write checkpoints; collective."""
     done_before = _begin_pass(comm, experiment, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
-    writer = CheckpointWriter(folder, selection.basis, minutes, comm.rank, result)
+    writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result)
     read_photons(comm, config, masks, result, done_before, writer)
     warn_of_failures(comm, writer)
 
 
-def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) -> EventColumns:
+def decide(comm, config: Config, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     frames = share.frames
-    fault_injection.point(comm, "decide")
+    fault_injection.inject(comm, "decide")
     scored = frame_scorer(config, share, masks).score(sums, comm=comm)
     decision = decide_run(comm, config, scored)
-    n_decided = mpi.sum_all(comm, np.array([decision.decidable.sum()]))[0]
+    n_decided = mpi.allreduce_sum(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
         log.warning("no frame can be decided: no hits, no misses")
     return EventColumns(
@@ -169,13 +175,13 @@ def decide(comm, config: Config, share: Share, masks: Masks, sums: FrameSums) ->
 
 
 def finish(
-    comm, done: Processed, stages: Stages, bytes_read: int, written, done_before: int = 0
+    comm, done: WriteInputs, stages: Stages, bytes_read: int, written, done_before: int = 0
 ) -> int:
     """Show the summary and return the exit status; collective.
 
     Of all frames, an earlier job has read `done_before`.
     """
-    fault_injection.point(comm, "finish")
+    fault_injection.inject(comm, "finish")
     facts, events = done.share.facts, done.events
     own = {
         "complete": (events.modules == facts.modules_in_run).sum(),
@@ -185,8 +191,8 @@ def finish(
         "bytes_read": bytes_read,
     }
     counts = [*own.values(), *done.sums.switched.sum(axis=0, dtype=np.int64)]
-    *of_run, medium, low = mpi.sum_all(comm, np.array(counts)).tolist()
-    peak = mpi.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    *of_run, medium, low = mpi.allreduce_sum(comm, np.array(counts)).tolist()
+    peak = mpi.allreduce_max(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
         summary = Summary(
             frames=facts.n_frames,
@@ -209,8 +215,8 @@ def report_run(comm, experiment: Experiment, config: Config) -> None:
     The outputs have their names already. The other ranks sleep: in the end of MPI they would take
     the cores.
     """
-    fault_injection.point(comm, "report")
-    mpi.on_root(comm, lambda: _make_page(experiment, config))
+    fault_injection.inject(comm, "report")
+    mpi.run_on_root(comm, lambda: _make_page(experiment, config))
 
 
 def _make_page(experiment: Experiment, config: Config) -> None:

@@ -21,11 +21,11 @@ from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
-from xfelmpi.output.write_stage import Processed, prepare_folders, write_outputs
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
-from xfelmpi.run.distribution import Share, deal_table, share_run
+from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
@@ -143,22 +143,22 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     stages = Stages()
     shutdown.describe_job(comm.rank, comm.size, argv, stages)
     with stages.timed("decide"):
-        found = mpi.on_root(comm, lambda: _decided(experiment, config))
+        found = mpi.run_on_root(comm, lambda: _decided(experiment, config))
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
-        sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(**deal_table(comm, share, events, EventColumns), added=share.added)
+        sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
+        events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
-        mpi.on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        mpi.run_on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
     warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        nothing_kept = KeptFrames(len(share.frames), 0)
-        done = Processed(
+        nothing_kept = FrameBuffer(len(share.frames), 0)
+        done = WriteInputs(
             share=share,
             masks=inputs.masks,
             sums=sums,
@@ -199,7 +199,7 @@ def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, 
     return photons, good
 
 
-def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> Share:
+def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> LocalRun:
     """Share the run so that every rank has as many hits and misses to read; collective."""
 
     def work_of(index: RunIndex) -> np.ndarray:
@@ -217,7 +217,7 @@ def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> S
         return (events.is_hit | events.is_miss) * _FRAME_WORK + 1
 
     # what `auto` chose the first time
-    kind = mpi.from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
+    kind = mpi.bcast_from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
 
 
@@ -231,4 +231,4 @@ def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | 
                 "process the run again"
             )
 
-    mpi.on_root(comm, check)
+    mpi.run_on_root(comm, check)

@@ -11,7 +11,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     from xfelmpi.core.log import log
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
-    from xfelmpi.io.parallel_hdf5 import prepare, publish
+    from xfelmpi.io.parallel_hdf5 import check_writable, publish
     from xfelmpi.mpi import alone
     from xfelmpi.output.provenance import provenance
     from xfelmpi.output.vds import write_vds
@@ -31,7 +31,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     path = experiment.vds(kind)
     if layout is None:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
-    prepare(path)
+    check_writable(path)
     files = [file.path for file in index.files]
     write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
     publish(path)

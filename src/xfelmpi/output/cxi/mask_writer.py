@@ -18,15 +18,15 @@ from xfelmpi.detectors.agipd import (
     N_MODULES,
 )
 from xfelmpi.detectors.pixel_bits import unpack
-from xfelmpi.io.chunk_writer import PackedFrames
-from xfelmpi.mpi import before_and_total, concat_all, from_root
+from xfelmpi.io.chunk_writer import ChunkAppender
+from xfelmpi.mpi import allgather_concat, bcast_from_root, exscan_and_total
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 
 _LEVEL = 2
 _DIGEST_BYTES = 16
 
 
-class DistinctMasks:
+class MaskDeduplicator:
     """Finds out which masks are new, and makes their chunks.
 
     Parameters
@@ -39,7 +39,7 @@ class DistinctMasks:
         Bit field of the modules that the run has; the pixels of others are missing.
     """
 
-    def __init__(self, comm, packed: PackedFrames, masks: Masks, modules_in_run: int):
+    def __init__(self, comm, packed: ChunkAppender, masks: Masks, modules_in_run: int):
         self._comm = comm
         self._packed = packed
         self._masks = masks
@@ -84,9 +84,9 @@ class DistinctMasks:
 
     def _are_new(self, keys: np.ndarray) -> np.ndarray:
         """Return which masks no frame had before, bool (frame,); collective."""
-        before, _ = before_and_total(self._comm, len(keys))
-        joined = concat_all(self._comm, keys)
-        new = from_root(self._comm, lambda: self._assign(joined))
+        before, _ = exscan_and_total(self._comm, len(keys))
+        joined = allgather_concat(self._comm, keys)
+        new = bcast_from_root(self._comm, lambda: self._assign(joined))
         return new[before : before + len(keys)]
 
     def _assign(self, keys: np.ndarray) -> np.ndarray:

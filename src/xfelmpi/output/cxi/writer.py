@@ -11,10 +11,10 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.detectors.agipd import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
-from xfelmpi.io.chunk_writer import PackedFrames
+from xfelmpi.io.chunk_writer import ChunkAppender
 from xfelmpi.io.parallel_hdf5 import ParallelFile, fixed_length
-from xfelmpi.mpi import before_and_total
-from xfelmpi.output.cxi.mask_writer import DistinctMasks
+from xfelmpi.mpi import exscan_and_total
+from xfelmpi.output.cxi.mask_writer import MaskDeduplicator
 
 # below an entry
 _INSTRUMENT = "instrument_1"
@@ -116,8 +116,8 @@ class CxiFile:
     def begin_frames(self) -> None:
         """Begin with the frames; all entries have been added."""
         self._file.close()
-        self._packed = PackedFrames(self._comm, self._path)
-        masks = DistinctMasks(self._comm, self._packed, *self._masks)
+        self._packed = ChunkAppender(self._comm, self._path)
+        masks = MaskDeduplicator(self._comm, self._packed, *self._masks)
         for entry in self._entries:
             entry.begin(self._packed, masks)
 
@@ -152,7 +152,7 @@ class CxiEntry:
         self.name = name
         self._file = file
         self._dtype = np.dtype(count_dtype)
-        self._next, self._n_frames = before_and_total(comm, len(columns[0][1]))
+        self._next, self._n_frames = exscan_and_total(comm, len(columns[0][1]))
         for group, nx_class in _GROUPS.items():
             file.group(f"{name}/{group}", NX_class=nx_class)
         rows = [(f"{name}/{path}", c, {"axes": _AXES, **more}) for path, c, more in columns]
@@ -170,7 +170,7 @@ class CxiEntry:
         for group in sorted({"data_1", *groups} - {""}):
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
 
-    def begin(self, packed: PackedFrames, masks: DistinctMasks) -> None:
+    def begin(self, packed: ChunkAppender, masks: MaskDeduplicator) -> None:
         """Get to know where the frames go; collective."""
         self._packed, self._masks = packed, masks
         detector, n, axes = f"{self.name}/{DETECTOR}", self._n_frames, _FRAME_AXES

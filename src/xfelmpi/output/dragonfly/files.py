@@ -15,7 +15,7 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.detectors.agipd import FRAME_SHAPE
-from xfelmpi.io.parallel_hdf5 import prepare
+from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
 from xfelmpi.output.dragonfly.folder import write_detector, write_folder
@@ -38,7 +38,7 @@ def beam_wavelength(comm, config: Config, wavelength: np.ndarray) -> tuple[float
     wavelength : ndarray, float64 (frame,)
         Of the frames of this rank, in m; their median over all ranks is taken.
     """
-    known = mpi.concat_all(comm, wavelength[np.isfinite(wavelength)])
+    known = mpi.allgather_concat(comm, wavelength[np.isfinite(wavelength)])
     if config.photon_energy is not None:
         return PLANCK_TIMES_C / config.photon_energy, ""
     if not len(known):
@@ -75,7 +75,7 @@ def check_before(
         On all ranks, if options ask for what cannot be made.
     """
     middle, warning = beam_wavelength(comm, config, wavelength)
-    mpi.on_root(comm, lambda: _check_options(config, geometry, middle))
+    mpi.run_on_root(comm, lambda: _check_options(config, geometry, middle))
     if comm.rank:
         return ()
     if np.isnan(geometry.distance):
@@ -86,7 +86,7 @@ def check_before(
 def _check_options(config: Config, geometry: DetectorGeometry, wavelength: float) -> None:
     """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
     if config.dragonfly is not None:
-        prepare(config.dragonfly / "config.ini")
+        check_writable(config.dragonfly / "config.ini")
     asked = config.dragonfly or config.roi_qmax or config.ewald_rad
     if asked and not make_detector(config, geometry, wavelength).n_used:
         value, unit = config.roi_qmax
@@ -127,7 +127,7 @@ class DragonflyFiles:
         self._usable = usable
         self._n = config.bin
         if self._n > 1:
-            with mpi.together(comm):
+            with mpi.fail_together(comm):
                 ones, multi = self._count(read_hits())
         self._emc = EmcWriter(comm, files.emc, ones, multi, n_blocks(self._n))
 
@@ -172,7 +172,7 @@ class DragonflyFiles:
             What was written, still under temporary names.
         """
         self._emc.close()
-        written = mpi.from_root(
+        written = mpi.bcast_from_root(
             self._comm, lambda: self._write_detector(attributes, geometry, wavelength, usable)
         )
         return [self._files.emc, *written]

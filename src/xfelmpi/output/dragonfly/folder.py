@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.parallel_hdf5 import part_name
+from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.output.dragonfly.detector import DragonflyDetector
 
 _CONFIG = """\
@@ -43,7 +43,7 @@ def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) ->
         If it cannot be written.
     """
     try:
-        with serial_file(part_name(path)) as file:
+        with serial_file(begin_partial(path)) as file:
             file.attrs.update(attributes)
             file.attrs["bin"] = detector.bin
             file.attrs["polarisation"] = detector.polarisation
@@ -94,7 +94,7 @@ def _link(link: Path, target: Path) -> None:
     # relative, so that the outputs may be moved as a whole; through real folders, because '..'
     # does not lead back through a link
     name = os.path.relpath(target.resolve(), link.parent.resolve())
-    new = part_name(link)
+    new = begin_partial(link)
     new.unlink(missing_ok=True)
     new.symlink_to(name)
     new.replace(link)

@@ -10,7 +10,7 @@ import h5py
 
 from xfelmpi.core.errors import OutOfFilesError
 from xfelmpi.core.frame_table import ModuleFile
-from xfelmpi.io.input_file import watched
+from xfelmpi.io.input_file import guarded_call
 from xfelmpi.run.frames.frame_dataset import FrameDataset, MaskDataset
 
 
@@ -46,7 +46,7 @@ class OpenModuleFile(FrameDataset):
 
     def close(self) -> None:
         """Close the file."""
-        watched(self.about.path, self._file.close)
+        guarded_call(self.about.path, self._file.close)
         os.close(self._fd)
 
 
@@ -67,7 +67,7 @@ class FilePool:
                 self._open.popitem(last=False)[1].close()
             try:
                 path = self._files[number].path
-                self._open[number] = watched(path, OpenModuleFile, self._files[number])
+                self._open[number] = guarded_call(path, OpenModuleFile, self._files[number])
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     # no damage of this file: every further one would be lost as well

@@ -15,7 +15,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
-from xfelmpi.io.input_file import open_access, watched
+from xfelmpi.io.input_file import guarded_call, open_access
 
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
 
@@ -140,7 +140,7 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
         yield files
     finally:
         for file in files:
-            watched(file.filename, file.close)
+            guarded_call(file.filename, file.close)
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def read_table(
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
         with tolerated(Path(file.filename).name, damage):
-            found = watched(file.filename, _read_samples, file.file, index, path, samples)
+            found = guarded_call(file.filename, _read_samples, file.file, index, path, samples)
             if found is None:
                 continue
             new_trains, new_values, about = found

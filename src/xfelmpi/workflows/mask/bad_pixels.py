@@ -33,7 +33,7 @@ _PRIOR = 100
 
 
 @dataclass(frozen=True)
-class Limits:
+class BadPixelCriteria:
     """When a count is too far from what is expected.
 
     Parameters
@@ -105,7 +105,7 @@ def brightness(photons: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return (photons + _PRIOR) / (expected + _PRIOR)
 
 
-def judge_cells(counts: Counts, limits: Limits) -> np.ndarray:
+def judge_cells(counts: Counts, limits: BadPixelCriteria) -> np.ndarray:
     """Compare every cell of a pixel with its other cells; returns kinds, uint8 (cell, pixel)."""
     kinds = np.zeros(counts.photons.shape, np.uint8)
     if len(kinds) < LEAST_CELLS:
@@ -131,7 +131,7 @@ def judge_cells(counts: Counts, limits: Limits) -> np.ndarray:
 
 
 def judge_by_neighbours(
-    counts: Counts, rate: np.ndarray, pair_rate: np.ndarray, limits: Limits
+    counts: Counts, rate: np.ndarray, pair_rate: np.ndarray, limits: BadPixelCriteria
 ) -> np.ndarray:
     """Compare counts with those of the pixels around.
 
@@ -182,13 +182,13 @@ def mostly_bad(kinds: np.ndarray, judged: np.ndarray) -> np.ndarray:
     return np.where(mostly & judged, np.bitwise_or.reduce(kinds, axis=0), 0).astype(np.uint8)
 
 
-def dark(counts: Counts, rate: np.ndarray, limits: Limits) -> np.ndarray:
+def dark(counts: Counts, rate: np.ndarray, limits: BadPixelCriteria) -> np.ndarray:
     """Return where there is too little light to tell good from dead, bool (cell, pixel)."""
     expected = rate * counts.frames * counts.level
     return (counts.frames > 0) & ~_surely_lit(expected, limits)
 
 
-def _surely_lit(expected: np.ndarray, limits: Limits) -> np.ndarray:
+def _surely_lit(expected: np.ndarray, limits: BadPixelCriteria) -> np.ndarray:
     # Poisson: the chance of no photon at all
     return np.exp(-expected) < limits.dead_chance
 

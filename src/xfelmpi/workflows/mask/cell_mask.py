@@ -17,8 +17,8 @@ from xfelmpi.workflows.mask.bad_pixels import (
     BRIGHT,
     DEAD,
     KINDS,
+    BadPixelCriteria,
     Counts,
-    Limits,
     brightness,
     capped,
     dark,
@@ -63,7 +63,7 @@ class Tally:
 
     def of_all_ranks(self, comm) -> "Tally":
         """Return the sum over the ranks; collective."""
-        return Tally(*(mpi.sum_all(comm, a) for a in vars(self).values()))
+        return Tally(*(mpi.allreduce_sum(comm, a) for a in vars(self).values()))
 
 
 class PartJudge:
@@ -93,7 +93,7 @@ class PartJudge:
         self._outshines = 2 * frames["judged"] < frames["all"]
         self._masks = masks
         self._mask_row = masks.row_of_cell[cells]
-        self._limits: Limits = limits
+        self._limits: BadPixelCriteria = limits
         self._tally: Tally = tally
         self._first, self._end = part.owned(comm.rank)
         self._kinds = np.zeros((len(cells), self._end - self._first), np.uint8)
@@ -141,7 +141,7 @@ class PartJudge:
             photons = np.where(frames > 0, self._sums[PHOTONS, :, at : at + n], 0)
             totals[0, band] += np.where(frames > 0, capped(photons), 0).sum(axis=1)
             totals[1, band] += frames.sum(axis=1)
-        return brightness(*mpi.sum_all(self._comm, totals))
+        return brightness(*mpi.allreduce_sum(self._comm, totals))
 
     def _pixel_totals(self) -> np.ndarray:
         """Return photons, pairs and frames over the cells good so far, int64 (3, place)."""
@@ -166,14 +166,14 @@ class PartJudge:
             own, here = slice(first - a, end - a), slice(first - self._first, end - self._first)
             piece = np.zeros((3, b - a), np.int64)
             piece[:, own] = totals[:, here]
-            piece = mpi.sum_all(self._comm, piece)
+            piece = mpi.allreduce_sum(self._comm, piece)
             rates = np.zeros((2, b - a))
             for place in range(a, b, BAND_PIXELS):
                 if place // BAND_PIXELS % self._comm.size == self._comm.rank:
                     band = slice(place - a, place - a + BAND_PIXELS)
                     rates[:, band] = self._band_rates(place, piece[:, band])
             # all but one rank have zeros: the sum is exact
-            typical[:, here] = mpi.sum_all(self._comm, rates)[:, own]
+            typical[:, here] = mpi.allreduce_sum(self._comm, rates)[:, own]
         return typical
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
@@ -214,10 +214,10 @@ class PartJudge:
                 first = int(pixels[own][0]) % MODULE_PIXELS // 8
                 packed = np.packbits(self._kinds[:, own] != 0, axis=1, bitorder="little")
                 bits[:, first : first + packed.shape[1]] = packed
-            yield module, mpi.or_all(self._comm, bits)
+            yield module, mpi.allreduce_bor(self._comm, bits)
 
 
-def dead_asics(tally: Tally, limits: Limits) -> np.ndarray:
+def dead_asics(tally: Tally, limits: BadPixelCriteria) -> np.ndarray:
     """Return the ASICs, bool (256,), that saw no photon where others would have seen some.
 
     Their pixels look like each other, so that no neighbourhood tells.
@@ -265,7 +265,7 @@ def noise_outliers(
     """
     for module in modules:
         bits = np.zeros((len(cells), MODULE_BYTES), np.uint8)
-        with mpi.together(comm):
+        with mpi.fail_together(comm):
             path = constants_file(folder, module)
             with open_constants(path) as file:
                 if "Noise" not in file or file["Noise"].shape[2:] != MODULE_SHAPE:
@@ -280,4 +280,4 @@ def noise_outliers(
                         bits[i] = pack(
                             (outliers(values, usable, sigma) | ~usable).reshape(MODULE_SHAPE)
                         )
-        yield module, mpi.or_all(comm, bits)
+        yield module, mpi.allreduce_bor(comm, bits)

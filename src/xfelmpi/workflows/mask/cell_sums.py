@@ -17,7 +17,7 @@ from xfelmpi._kernels import _cells
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
-from xfelmpi.hitfinding.thresholds import Rule, decide_by_train
+from xfelmpi.hitfinding.thresholds import ThresholdRule, decide_by_train
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 
@@ -42,7 +42,7 @@ frame can make a pixel look noisy."""
 BYTES_PER_ENTRY = 6 + 8 + 8 + 8
 """Of an entry in the sparse buffer, as a word that waits, as one sent, and as one received."""
 
-_BRIGHT = Rule()
+_BRIGHT = ThresholdRule()
 _LEAST_PER_PAIR = 1024
 _SMALL_BLOCK = N_MODULES
 """Frames of one module that always fit the sparse buffer, which holds a full frame of all."""
@@ -261,8 +261,8 @@ def sum_part(
     per_pair = max(_LEAST_PER_PAIR, room // comm.size)
     batches = _batches(part, items, room)
     nothing = np.empty(0, np.uint64), np.zeros(comm.size, np.int64)
-    while mpi.max_all(comm, (batch := next(batches, None)) is not None):
-        for received in mpi.exchange(comm, *(batch or nothing), per_pair):
+    while mpi.allreduce_max(comm, (batch := next(batches, None)) is not None):
+        for received in mpi.alltoallv_chunks(comm, *(batch or nothing), per_pair):
             _cells.add_words(received, first, MOST_OF_PAIRS, sums)
     return sums
 

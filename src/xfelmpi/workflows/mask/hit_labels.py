@@ -53,7 +53,7 @@ def share_hit_labels(comm, path: Path) -> HitLabels | None:
     InputError
         On all ranks, if the file cannot be read.
     """
-    columns = mpi.on_root(comm, lambda: _read(path) if path.exists() else None)
+    columns = mpi.run_on_root(comm, lambda: _read(path) if path.exists() else None)
     n = comm.bcast(len(columns[0]) if columns else -1)
     if n < 0:
         return None

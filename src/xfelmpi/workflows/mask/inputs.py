@@ -15,8 +15,8 @@ from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
-from xfelmpi.run.distribution import Share, share_run
-from xfelmpi.workflows.mask.bad_pixels import Limits
+from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
 from xfelmpi.workflows.mask.cell_sums import HIT, JUDGED, MISS
 from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
@@ -41,7 +41,7 @@ class MaskOptions:
         Whether to write the powder per cell.
     """
 
-    limits: Limits
+    limits: BadPixelCriteria
     leave_out: str
     noise: Path | None
     noise_sigma: float
@@ -70,7 +70,7 @@ class MaskInputs:
         and `MISS`.
     """
 
-    share: Share
+    share: LocalRun
     masks: Masks
     calibration: Calibration | None
     events: HitLabels | None
@@ -107,7 +107,7 @@ def load_mask_inputs(
         if events is None and options.leave_out == "hits":
             raise UsageError(f"--leave-out hits: no events file {experiment.events}")
     labels, unknown = _labels(share, events, options.leave_out)
-    unknown = int(mpi.sum_all(comm, np.array([unknown]))[0])
+    unknown = int(mpi.allreduce_sum(comm, np.array([unknown]))[0])
     if comm.rank == 0 and options.powder_cells and events is None:
         log.warning(f"no powder of hits and misses: {experiment.events} does not exist")
     if comm.rank == 0 and unknown:
@@ -115,7 +115,7 @@ def load_mask_inputs(
     return MaskInputs(share, masks, calibration, events, labels)
 
 
-def _labels(share: Share, events: HitLabels | None, leave_out: str) -> tuple[np.ndarray, int]:
+def _labels(share: LocalRun, events: HitLabels | None, leave_out: str) -> tuple[np.ndarray, int]:
     """Return the label of every frame of this rank, uint16 (frame,), and how many are unknown."""
     frames = share.frames
     labels = np.searchsorted(share.facts.cells, frames.cell_id).astype(np.uint16)

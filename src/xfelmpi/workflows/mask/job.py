@@ -19,13 +19,13 @@ from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.detectors.pixel_bits import pack, unpack
-from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.io.parallel_hdf5 import check_writable, publish
 from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.reduction.frame_loop import train_blocks
 from xfelmpi.reduction.memory_budget import BASE_MEMORY
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import Share
+from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.mask.bad_pixels import KINDS, asic_edges
 from xfelmpi.workflows.mask.cell_mask import (
@@ -59,10 +59,10 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     start = monotonic()
     experiment = Experiment(config.prefix, config.output, config.run)
     path = options.mask_file or experiment.cell_mask
-    mpi.on_root(comm, lambda: _refuse_to_replace(path, options))
+    mpi.run_on_root(comm, lambda: _refuse_to_replace(path, options))
     log.info("indexing the run …")
     inputs = load_mask_inputs(comm, experiment, config, options)
-    mpi.on_root(comm, lambda: _prepare(experiment, path, options))
+    mpi.run_on_root(comm, lambda: _prepare(experiment, path, options))
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
     used = describe_used(comm, used_files(experiment, options, inputs))
@@ -78,11 +78,11 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(mpi.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
-    fault_injection.point(comm, "mask")
+    fault_injection.inject(comm, "mask")
     # no file gets its name before all ranks have come so far
     comm.Barrier()
-    mpi.on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
-    peak = mpi.max_all(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    mpi.run_on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
+    peak = mpi.allreduce_max(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, bad):
             log.info(line)
@@ -101,9 +101,9 @@ def _refuse_to_replace(path: Path, options: MaskOptions) -> None:
 
 
 def _prepare(experiment: Experiment, path: Path, options: MaskOptions) -> None:
-    prepare(path)
+    check_writable(path)
     if options.powder_cells:
-        prepare(experiment.cell_powder)
+        check_writable(experiment.cell_powder)
 
 
 def _sum_and_judge(
@@ -141,11 +141,11 @@ def _sum_and_judge(
     )
     for part in parts:
         board = mpi.ProgressBoard(comm, progress.show, n_values=1)
-        fault_injection.point(comm, "sums")
+        fault_injection.inject(comm, "sums")
         items = _read(reader, part, inputs.share, sparsifier.room, board)
         sums = sum_part(comm, part, items, (planes, n_cells), room)
         board.finish()
-        frames = {kind: mpi.sum_all(comm, n) for kind, n in reader.frames.items()}
+        frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in reader.frames.items()}
         judge = PartJudge(comm, part, sums, frames, masks, facts.cells, options.limits, tally)
         for module, bits in judge.bad_bits():
             bad[module] |= bits
@@ -168,7 +168,7 @@ def _plan(parts: list[Part]) -> str:
     )
 
 
-def _read(reader: CellReader, part: Part, share: Share, room: int, board) -> Iterator[Labelled]:
+def _read(reader: CellReader, part: Part, share: LocalRun, room: int, board) -> Iterator[Labelled]:
     frames, kind = share.frames, share.facts.kind
     for first, end in train_blocks(frames, reader.sums, room, kind):
         yield from reader.read(part, first, end)

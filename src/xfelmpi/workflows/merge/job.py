@@ -17,7 +17,7 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
-from xfelmpi.io.parallel_hdf5 import prepare, publish
+from xfelmpi.io.parallel_hdf5 import check_writable, publish
 from xfelmpi.output.cxi.reader import stream_hits
 from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.dragonfly.detector import usable_pixels
@@ -61,21 +61,21 @@ def merge(
     """
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
-    merged = mpi.on_root(comm, lambda: collect(runs, inputs, where))
-    mpi.on_root(comm, lambda: _prepare(files))
+    merged = mpi.run_on_root(comm, lambda: collect(runs, inputs, where))
+    mpi.run_on_root(comm, lambda: _prepare(files))
     hits = _Share(comm, inputs, merged)
     geometry = merged.header.geometry if merged else None
     for warning in check_before(comm, config, geometry, hits.wavelength):
         log.warning(warning)
-    with mpi.together(comm):
+    with mpi.fail_together(comm):
         tally = _Tally(hits)
     attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
-    fault_injection.point(comm, "publish")
+    fault_injection.inject(comm, "publish")
     # no file gets its name before all ranks have come so far
     comm.Barrier()
-    mpi.on_root(comm, lambda: _publish(files, written))
-    mpi.on_root(comm, lambda: make_folder(config, files, written))
+    mpi.run_on_root(comm, lambda: _publish(files, written))
+    mpi.run_on_root(comm, lambda: make_folder(config, files, written))
     if comm.rank == 0:
         total = len(merged.row)
         log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
@@ -134,8 +134,8 @@ class _Tally:
 
 
 def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
-    peak = mpi.max_all(comm, tally.peak)
-    good = hits.n_hits - mpi.sum_all(comm, tally.bad)
+    peak = mpi.allreduce_max(comm, tally.peak)
+    good = hits.n_hits - mpi.allreduce_sum(comm, tally.bad)
     usable = usable_pixels(good, hits.n_hits, config.max_bad)
     cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
     dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
@@ -147,9 +147,9 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     board = mpi.ProgressBoard(comm, progress.show, n_values=1)
     written = 0
     # all ranks write as often as the one with most blocks
-    while mpi.max_all(comm, (block := next(blocks, None)) is not None):
+    while mpi.allreduce_max(comm, (block := next(blocks, None)) is not None):
         block = block or SparseFrames.empty()
-        fault_injection.point(comm, "merge")
+        fault_injection.inject(comm, "merge")
         written += len(block)
         board.update(written)
         entry.write(block, np.zeros(len(block), np.int64))
@@ -177,7 +177,7 @@ def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: lis
 
 def _prepare(files: MergedFiles) -> None:
     for path in (files.cxi, files.emc, files.dragonfly_detector):
-        prepare(path)
+        check_writable(path)
 
 
 def _publish(files: MergedFiles, written: list[Path]) -> None:

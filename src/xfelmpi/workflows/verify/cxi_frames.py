@@ -80,21 +80,21 @@ def check_frames(
     dict or None
         Findings by check, on rank 0; checks that are not possible are left out.
     """
-    plan = mpi.from_root(comm, lambda: _plan(outputs))
+    plan = mpi.bcast_from_root(comm, lambda: _plan(outputs))
     results: dict[str, list[Finding]] = {}
     for name, n in plan.entries:
-        expected = mpi.on_root(comm, lambda name=name: _expected(outputs, name))
+        expected = mpi.run_on_root(comm, lambda name=name: _expected(outputs, name))
         bounds = split_trains(np.ones(n, np.int64), comm.size)
         own = mpi.scatter_rows(comm, expected, bounds)
         found = FrameFindings()
         progress = Progress(n, stage=f"checking {name}", unit="frames", found="")
         board = mpi.ProgressBoard(comm, progress.show, n_values=1)
-        with mpi.together(comm):
+        with mpi.fail_together(comm):
             _check_entry(experiment, plan, name, int(bounds[comm.rank]), own, found, board)
         board.finish()
         progress.close()
-        photons = mpi.sum_to_root(comm, found.photons)
-        good = mpi.sum_to_root(comm, found.good)
+        photons = mpi.reduce_sum(comm, found.photons)
+        good = mpi.reduce_sum(comm, found.good)
         for check, findings in found.by_check.items():
             everyone = mpi.gather_objects(comm, findings)
             if check != EMC or (plan.has_emc and name == "entry_1"):

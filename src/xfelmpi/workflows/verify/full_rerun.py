@@ -11,8 +11,8 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.detectors.pixel_bits import unpack
-from xfelmpi.reduction.checkpoint import CheckpointWriter, PassResult
-from xfelmpi.reduction.frame_buffer import KeptFrames
+from xfelmpi.reduction.checkpoint import CheckpointWriter, ReductionState
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import read_photons, without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
@@ -51,8 +51,8 @@ def check_all(
     share, masks, first = data.share, data.inputs.masks, data.share.first_frame
     sparsifier = make_sparsifier(config, data.inputs, data.files)
     sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
-    nothing_kept = KeptFrames(len(share.frames), 0)
-    result = PassResult(share, sums, powder, nothing_kept, sparsifier)
+    nothing_kept = FrameBuffer(len(share.frames), 0)
+    result = ReductionState(share, sums, powder, nothing_kept, sparsifier)
     no_checkpoint = CheckpointWriter(experiment.checkpoint, {}, 0, comm.rank, result)
     none_done = np.zeros(len(share.frames), bool)
     read_photons(comm, config, masks, result, none_done, no_checkpoint)
@@ -67,7 +67,7 @@ def check_all(
         pair = (getattr(data.events, name), getattr(events, name))
         findings[DECISION] += compare(path, name, *pair, first=first)
     total = sum_powder(comm, masks, powder)
-    if mpi.max_all(comm, len(findings[SUMS])):
+    if mpi.allreduce_max(comm, len(findings[SUMS])):
         # frames with other sums would stop the reading of the hits
         del findings[HITS]
     else:
@@ -99,8 +99,8 @@ def _check_entries(comm, experiment, config: Config, data: RunData, reader: HitR
         entries["entry_2"] = data.events.is_miss
     for name, chosen in entries.items():
         rows = np.flatnonzero(chosen)
-        before, _ = mpi.before_and_total(comm, len(rows))
-        with mpi.together(comm):
+        before, _ = mpi.exscan_and_total(comm, len(rows))
+        with mpi.fail_together(comm):
             findings += _check_hits(experiment, name, before, rows, reader, data)
     return findings
 

@@ -97,7 +97,7 @@ def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
     experiment = Experiment(config.prefix, config.output, config.run)
     results = Results()
     with ExitStack() as stack:
-        outputs = mpi.on_root(comm, lambda: _open(stack, experiment, results))
+        outputs = mpi.run_on_root(comm, lambda: _open(stack, experiment, results))
         if comm.bcast(outputs is not None):
             usable = _check_outputs(comm, experiment, outputs, results)
             if usable and (frames or whole):
@@ -171,7 +171,7 @@ def _check_input(comm, experiment, config: Config, outputs, results: Results, fr
         if comm.rank == 0:
             findings[run_data.FRAMES] = [*findings[run_data.FRAMES], *added]
         if frames:
-            rows = mpi.from_root(comm, lambda: sample.draw(outputs.run.events.is_hit, frames))
+            rows = mpi.bcast_from_root(comm, lambda: sample.draw(outputs.run.events.is_hit, frames))
             name = f"{SAMPLE}, {len(rows):,}"
             findings[name] = sample.check_sample(comm, experiment, config, data, rows)
         else:

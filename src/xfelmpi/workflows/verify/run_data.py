@@ -12,7 +12,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.reduction.frame_loop import without_dead_modules
-from xfelmpi.run.distribution import Share, deal_table, share_run
+from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import Inputs, load_inputs
 from xfelmpi.workflows.verify.findings import Finding, compare
@@ -34,7 +34,7 @@ class RunData:
     sums : FrameSums
     """
 
-    share: Share
+    share: LocalRun
     files: FilePool
     inputs: Inputs
     events: EventColumns
@@ -67,21 +67,21 @@ def open_run(
     InputError
         If the run cannot be used.
     """
-    kind = mpi.from_root(comm, lambda: str(run.attributes["data"]))
+    kind = mpi.bcast_from_root(comm, lambda: str(run.attributes["data"]))
     share = share_run(comm, experiment, replace(config, vds=False, data=kind))
-    n = mpi.from_root(comm, lambda: len(run.events.trainId))
+    n = mpi.bcast_from_root(comm, lambda: len(run.events.trainId))
     if n != share.facts.n_frames:
         text = f"has {n:,} frames, expected the {share.facts.n_frames:,} of the run"
         return None, {FRAMES: [Finding(experiment.events.name, text)]}
-    sums = FrameSums(**deal_table(comm, share, run.sums if run else None, FrameSums))
-    columns = deal_table(comm, share, run.events if run else None, EventColumns)
+    sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
+    columns = scatter_table(comm, share, run.events if run else None, EventColumns)
     events = EventColumns(**columns, added=share.added)
     findings = {FRAMES: mpi.gather_objects(comm, _compare_frames(experiment, share, events))}
     files = FilePool(share.facts.files)
     share = without_dead_modules(comm, share, sums)
     inputs = load_inputs(comm, experiment, config, share, files)
     digest = mask_digest(comm, inputs.masks)
-    findings[MASKS] = mpi.from_root(
+    findings[MASKS] = mpi.bcast_from_root(
         comm, lambda: compare(experiment.events, "masks_digest", run.masks, digest, "digest")
     )
     if findings[MASKS]:
@@ -90,7 +90,7 @@ def open_run(
     return RunData(share, files, inputs, events, sums), findings
 
 
-def _compare_frames(experiment: Experiment, share: Share, events: EventColumns) -> list[Finding]:
+def _compare_frames(experiment: Experiment, share: LocalRun, events: EventColumns) -> list[Finding]:
     frames, first = share.frames, share.first_frame
     pairs = {
         "trainId": (events.trainId, frames.train_id),
@@ -106,7 +106,7 @@ def _compare_frames(experiment: Experiment, share: Share, events: EventColumns) 
 
 
 def check_added(
-    comm, experiment: Experiment, share: Share, columns: dict[str, np.ndarray] | None
+    comm, experiment: Experiment, share: LocalRun, columns: dict[str, np.ndarray] | None
 ) -> list[Finding]:
     """Compare the columns that ``--add`` names, given on rank 0 from the file; collective."""
     bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])

@@ -68,13 +68,13 @@ def check_sample(
     """
     first = data.share.first_frame
     own = rows[(rows >= first) & (rows < first + len(data.share.frames))] - first
-    before, _ = mpi.before_and_total(comm, int(data.events.is_hit.sum()))
+    before, _ = mpi.exscan_and_total(comm, int(data.events.is_hit.sum()))
     number = before + np.cumsum(data.events.is_hit) - 1
     opened = _RunFiles()
     raw = data.share.facts.kind == "raw"
     read = _kernel_reader(config, data) if raw else _h5py_reader(config, data, opened)
     found: list[Finding] = []
-    with mpi.together(comm):
+    with mpi.fail_together(comm):
         for row in own.tolist():
             try:
                 hit = int(number[row]) if data.events.is_hit[row] else -1
