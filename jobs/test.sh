@@ -5,7 +5,7 @@
 #
 #   bash jobs/test.sh                      everything
 #   bash jobs/test.sh -k kernels -x        arguments go to every pytest
-#   bash jobs/test.sh tests/test_read.py   a quick subset
+#   bash jobs/test.sh tests/unit/run/test_frame_dataset.py   a quick subset
 #   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
@@ -38,9 +38,9 @@ failures=()
 # Seconds: a deadlock of the ranks must not last for ever.
 single_limit=1800 mpi_limit=300
 
-# The tests that reach the kernels soonest, in one process and in whole jobs.
-readonly KERNEL_TESTS=(tests/test_{sparse,sparse_inflate,raw,read,framemasks,cellpowder,darks}.py
-    tests/test_{calibration,masks,chunkindex,kernel_loops,properties,job}.py)
+# The tests that reach the kernels soonest; none of them is a whole job.
+readonly KERNEL_TESTS=(tests/unit/{kernels,calibration} tests/unit/io/test_chunk_index.py
+    tests/unit/run/test_{frame_dataset,frame_masks}.py tests/unit/workflows/test_cell_sums.py)
 
 style() {
     say "" && say "=== $*"
@@ -55,7 +55,7 @@ style() {
 # count LABEL STATUS FOLDER: adds up the results that the ranks of a phase left in FOLDER/*.xml.
 count() {
     local label=$1 status=$2 counted good bad name names
-    counted=$(python tests/count_results.py "$3")
+    counted=$(python tests/helpers/count_results.py "$3")
     { read -r good bad && mapfile -t names; } <<<"$counted"
     passed=$((passed + good)) failed=$((failed + bad)) tests_run=$((tests_run + good + bad))
     for name in "${names[@]}"; do failures+=("$label: $name"); done
@@ -81,15 +81,15 @@ left_out=()
 use_build() {
     local folder=$VENV/builds/$1 options=(-Dbounds_checks=true) option settings=()
     # Instructions are counted in the release build.
-    left_out=(--ignore=tests/test_instructions.py)
+    left_out=(--ignore=tests/unit/kernels/test_instructions.py)
     if [[ $1 == sanitize ]]; then
         # Of an optimised build, debugging symbols; Python leaks by design, and Chromium and Slurm's
         # daemons cannot have the sanitizers loaded into them, which take memory of their own.
         options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
-        left_out+=(--ignore=tests/test_browser.py --ignore=tests/slurm
-            --deselect=tests/test_runindex.py::test_memory_of_a_long_run)
+        left_out+=(--ignore=tests/jobs/test_browser.py --ignore=tests/cluster
+            --deselect=tests/unit/run/test_run_index.py::test_memory_of_a_long_run)
         environment=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
-            "ASAN_OPTIONS=detect_leaks=0:handle_segv=0:suppressions=$ROOT/tests/asan_suppressions.txt"
+            "ASAN_OPTIONS=detect_leaks=0:handle_segv=0:suppressions=$ROOT/tests/helpers/asan_suppressions.txt"
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
             XFELMPI_TEST_PATIENCE=5)
         single_limit=10800 mpi_limit=1500
@@ -100,7 +100,7 @@ use_build() {
     python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
         --target "$folder" --config-settings=build-dir="$folder.build" "${settings[@]}" "$ROOT"
     export PYTHONPATH=$folder
-    "${environment[@]}" python tests/which_build.py "$folder" "$1"
+    "${environment[@]}" python tests/helpers/which_build.py "$folder" "$1"
 }
 
 # single LABEL ARGUMENTS...: in one process, or in several if all tests are run, whole files each.

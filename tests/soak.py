@@ -20,6 +20,8 @@ from collections import Counter
 from pathlib import Path
 from time import monotonic
 
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
 from randomruns import RandomRun, check, random_run
 
 SECONDS = 120

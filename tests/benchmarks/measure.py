@@ -25,7 +25,7 @@ from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_dataset import DEFLATE
 from xfelmpi.simulate import SimulationOptions, simulate
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from compiled import compile_with_libdeflate
 
 BUFFER_BYTES = 1 << 21

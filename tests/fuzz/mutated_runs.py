@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 RUNS_OF_A_CHILD = 100
 """After these it is replaced: nobody frees the memory that ranks share before a job ends."""

@@ -15,7 +15,9 @@ def test_growth():
     for name, one in found.items():
         assert one["instructions"] > 0.3 * reference[name]["instructions"], name
     lines = too_many(found, reference)
-    assert not lines, "\n".join([*lines, "If this is wanted: python tests/instructions.py --renew"])
+    assert not lines, "\n".join(
+        [*lines, "If this is wanted: python tests/helpers/instructions.py --renew"]
+    )
 
 
 @pytest.mark.parametrize(

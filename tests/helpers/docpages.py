@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launch import run_program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
 COMMANDS = ("bash", "python", "toml")
 """Languages of blocks that are run; the others are shown: output, drawings, layouts."""

@@ -1,7 +1,8 @@
 """Make sure that Python imports the build of xfelmpi that is to be tested, and that it is one.
 
-Usage: ``python tests/which_build.py FOLDER bounds|sanitize``. The exit status is 0 if xfelmpi comes
-from FOLDER, an index beyond an array is found, and, if so asked, AddressSanitizer is at work.
+Usage: ``python tests/helpers/which_build.py FOLDER bounds|sanitize``. The exit status is 0 if
+xfelmpi comes from FOLDER, an index beyond an array is found, and, if so asked, AddressSanitizer is
+at work.
 """
 
 import ctypes

@@ -130,8 +130,8 @@ def crash():
 def read_it():
     return 5
 
-assert input_file.watched("/run/good.h5", read_it) == 5
-input_file.watched("/run/RAW-R0050-AGIPD03-S00000.h5", {what})
+assert input_file.guarded_call("/run/good.h5", read_it) == 5
+input_file.guarded_call("/run/RAW-R0050-AGIPD03-S00000.h5", {what})
 """
 
 

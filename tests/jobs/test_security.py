@@ -20,7 +20,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.report import overview
 from xfelmpi.report.build import make_report
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "yaml", "joblib", "subprocess"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "reliability.md"
 NAMED = sorted(set(re.findall(r"`([\w/]+\.py)::(test_\w+)(?:\[(.+?)\])?`", PAGE.read_text())))
 

@@ -18,8 +18,8 @@ class Ranks:
 
     def __init__(self, monkeypatch):
         self.size, self.notes = 1, []
-        for name in ("concat_all", "before_and_total", "sum_all"):
-            monkeypatch.setattr(hit_finder.collective, name, getattr(self, name))
+        for name in ("allgather_concat", "exscan_and_total", "allreduce_sum"):
+            monkeypatch.setattr(hit_finder.mpi, name, getattr(self, name))
 
     def run(self, work, parts):
         """Return work(part) of every rank, until no collective call changes its answer."""
@@ -41,14 +41,14 @@ class Ranks:
             for r, known in enumerate(self.known)
         ]
 
-    def concat_all(self, comm, array):
+    def allgather_concat(self, comm, array):
         return np.concatenate(self._all(array))
 
-    def before_and_total(self, comm, value):
+    def exscan_and_total(self, comm, value):
         values = self._all(value)
         return sum(values[: self.rank]), sum(values)
 
-    def sum_all(self, comm, array):
+    def allreduce_sum(self, comm, array):
         return np.sum(self._all(array), axis=0)
 
 

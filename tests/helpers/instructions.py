@@ -1,7 +1,7 @@
 """How many instructions the kernels of the pass take for a module-frame, counted by callgrind.
 
-    python tests/instructions.py            print the counts beside those of instructions.json
-    python tests/instructions.py --renew    make them the new reference
+    python tests/helpers/instructions.py          print the counts, and those of instructions.json
+    python tests/helpers/instructions.py --renew    make them the new reference
 
 A time depends on the machine and on what else it does, a count does not: the frames are the same
 ones every time, and only what is in the project's own extension modules counts, because libdeflate
@@ -129,7 +129,7 @@ def count() -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         library = compile_with_libdeflate(
-            "instructions.c", folder / "count.so", "-O1", "-shared", "-fPIC"
+            "helpers/instructions.c", folder / "count.so", "-O1", "-shared", "-fPIC"
         )
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no"]
         command += ["--compress-pos=no", f"--callgrind-out-file={folder / 'counted'}"]

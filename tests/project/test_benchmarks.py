@@ -11,10 +11,10 @@ from mockrun import tiny_run
 from xfelmpi.output import write_stage
 from xfelmpi.workflows import process
 
-sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from rank_profile import PARTS
 
-PROGRAMS = Path(__file__).parent / "benchmarks"
+PROGRAMS = Path(__file__).parents[1] / "benchmarks"
 HOLDERS = {
     "pipeline": process,
     "outputs": write_stage,

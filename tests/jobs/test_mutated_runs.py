@@ -4,7 +4,7 @@ from pathlib import Path
 
 from launch import run_python
 
-PROGRAM = Path(__file__).parent / "fuzz" / "mutated_runs.py"
+PROGRAM = Path(__file__).parents[1] / "fuzz" / "mutated_runs.py"
 
 
 def test_mutated_runs(tmp_path):

@@ -1,7 +1,8 @@
 """Add up the JUnit reports that the ranks of one pytest run left in a folder.
 
-Usage: ``python tests/count_results.py FOLDER``. Writes ``PASSED FAILED`` and then a line per failed
-test. A test counts once; it failed if it failed on any rank. Skipped tests are not counted.
+Usage: ``python tests/helpers/count_results.py FOLDER``. Writes ``PASSED FAILED`` and then a line
+per failed test. A test counts once; it failed if it failed on any rank. Skipped tests are not
+counted.
 """
 
 import sys
