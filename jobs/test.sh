@@ -144,6 +144,8 @@ style python -m ruff check .
 style python -m ruff format --check .
 style cython-lint cython
 style codespell --skip=.git,.venv,build,demo .
+style env PYTHONPATH=src lint-imports
+style python -m mypy
 if [[ $build != release ]]; then use_build "$build"; fi
 single "$build"
 for ranks in ${RANKS:-1 2 3 5}; do

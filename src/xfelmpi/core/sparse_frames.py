@@ -85,8 +85,10 @@ def _zeros(dtype):
     return field(metadata={"dtype": dtype})
 
 
-_ADDED = ("lit", "photons", "region_lit", "region_photons", "region_bad", "ones", "entries")
-_ADDED += ("switched",)
+_ADDED = (
+    *("lit", "photons", "region_lit", "region_photons"),
+    *("region_bad", "ones", "entries", "switched"),
+)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class FrameBlock:
     @property
     def stored(self) -> np.ndarray:
         """Whether all of a frame's list is there, bool (frame,)."""
-        return (self.start >= 0).all(axis=1)
+        return np.all(self.start >= 0, axis=1)
 
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Copy the lists of some frames, int (frame,), all of them `stored`."""

@@ -96,7 +96,7 @@ def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray
 def decide_alone(config: Config, frames: ScoredFrames) -> Decision:
     """Decide frames by what this rank knows: exact for ``train`` and ``fixed``, else a guess."""
     rule = rule_of(config)
-    if config.decide == "fixed":
+    if config.fixed_threshold is not None:
         return thresholds.decide_fixed(frames.score, frames.usable, config.fixed_threshold, rule)
     return thresholds.decide_by_train(frames.score, frames.usable, frames.train_id, rule)
 

@@ -120,7 +120,8 @@ def decide_by_window(
     rule : Rule
     """
     found = windows.each(lambda values: score_statistics(values, rule), run_scores, 2)
-    return _decide_by(score, usable, *found.T, rule)
+    median, std = found.T
+    return _decide_by(score, usable, median, std, rule)
 
 
 def decide_by_run(

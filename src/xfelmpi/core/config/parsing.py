@@ -34,11 +34,12 @@ def parse_trains(text) -> tuple[int | None, int | None]:
     if isinstance(text, (tuple, list)):
         if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
             raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
-        return tuple(text)
+        return text[0], text[1]
     match = re.fullmatch(r"(\d*):(\d*)", str(text))
     if not match:
         raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
-    return tuple(int(part) if part else None for part in match.groups())
+    start, stop = (int(part) if part else None for part in match.groups())
+    return start, stop
 
 
 def parse_whole(text) -> int:
@@ -113,7 +114,7 @@ def parse_cells(text) -> tuple[int, ...]:
         text = ",".join(map(str, text))
         if not text:
             return ()
-    cells = set()
+    cells: set[int] = set()
     for part in re.split(r"[,\s]+", str(text).strip()):
         match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
         if not match:

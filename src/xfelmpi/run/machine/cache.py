@@ -81,7 +81,7 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "positions": data.motors.positions if data.motors else nowhere,
         "travel": data.motors.travel if data.motors else nowhere,
     }
-    columns = [asdict(replace(column, values=None)) for column in data.added]
+    columns = [asdict(replace(column, values=nowhere)) for column in data.added]
     for column in columns:
         del column["values"]
     about = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -194,7 +195,9 @@ def read_table(
         None if no file has values. A train that several rows claim with different values is
         not in it.
     """
-    trains, values, attributes = [], [], {}
+    trains: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    attributes: dict[str, object] = {}
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
         with tolerated(Path(file.filename).name, damage):
@@ -291,12 +294,12 @@ def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return trains[keep], values[keep]
 
 
-def text(value: object) -> str:
+def text(value: Any) -> str:
     """Return an HDF5 string, scalar or first of an array, without blanks around it.
 
     Whatever its type says, it is UTF-8, or else Latin-1.
     """
-    first = np.ravel(value)[0] if np.size(value) else ""
+    first: Any = np.ravel(value)[0] if np.size(value) else ""
     if isinstance(first, bytes):
         try:
             first = first.decode("utf-8")

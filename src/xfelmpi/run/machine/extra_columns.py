@@ -84,7 +84,8 @@ def _read(
             table = read_table(files, place.index, place.path, found.damage, by_pulse=by_pulse)
             if table is None:
                 continue
-            slot, rule = 0, "the train's value"
+            slot: np.ndarray | int = 0
+            rule = "the train's value"
             if by_pulse:
                 rule = "by train ID and the source's own pulseId"
             elif width > 1:
@@ -133,7 +134,7 @@ def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
                 counts = file.file[f"INDEX/{place.index}/count"][:]
                 most = max(most, int(counts.max(initial=0)))
                 pulses &= f"INSTRUMENT/{place.index}/pulseId" in file.file
-    if shape is None:
+    if shape is None or dtype is None:
         return 0, False
     what = place.path.partition("/")[2]
     if dtype.kind not in "fiub":
