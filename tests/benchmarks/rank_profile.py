@@ -21,8 +21,8 @@ from communication import Stage
 PARTS = (
     *(part for part in COUNTED if part[1] != "load_inputs"),
     ("pipeline", "load_inputs", "index: inputs, other"),
-    ("pipeline", "load_masks", "index: masks"),
-    ("pipeline", "load_run_geometry", "index: geometry"),
+    ("inputs", "load_masks", "index: masks"),
+    ("inputs", "load_run_geometry", "index: geometry"),
     ("pipeline", "_write_vds", "index: virtual dataset"),
     ("DragonflyFiles", "close", "write: EMC end, detector"),
     ("pipeline", "report_run", "page"),
@@ -66,11 +66,17 @@ def run_rank(argv: list[str]) -> None:
 
     process = load("process").main
     from xfelmpi.output import write_stage
+    from xfelmpi.workflows import inputs
     from xfelmpi.workflows import process as pipeline
     from xfelmpi.workflows.summary import Stages
 
     stage = Stage(clock=process_time)
-    holders = {"pipeline": pipeline, "outputs": write_stage, "CxiFile": write_stage.CxiFile}
+    holders = {
+        "pipeline": pipeline,
+        "inputs": inputs,
+        "outputs": write_stage,
+        "CxiFile": write_stage.CxiFile,
+    }
     holders["DragonflyFiles"] = write_stage.DragonflyFiles
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)

@@ -9,7 +9,7 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.output import write_stage
-from xfelmpi.workflows import process
+from xfelmpi.workflows import inputs, process
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from rank_profile import PARTS
@@ -17,6 +17,7 @@ from rank_profile import PARTS
 PROGRAMS = Path(__file__).parents[1] / "benchmarks"
 HOLDERS = {
     "pipeline": process,
+    "inputs": inputs,
     "outputs": write_stage,
     "CxiFile": write_stage.CxiFile,
     "DragonflyFiles": write_stage.DragonflyFiles,
