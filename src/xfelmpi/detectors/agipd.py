@@ -6,6 +6,8 @@ Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel nu
 
 import numpy as np
 
+from xfelmpi.detectors.base import Detector
+
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
 FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
@@ -22,6 +24,20 @@ MAX_CELLS = 352
 
 PIXEL_SIZE = 200e-6
 """Edge of a pixel in m."""
+
+AGIPD_1M = Detector(
+    name="AGIPD-1M",
+    module_name="AGIPD",
+    file_name="AGIPD",
+    # corrected data have a source of their own, or in older files that of the raw data
+    source=r"(.+)/(?:CORR|DET)/(\d+)CH0:(?:output|xtdf)",
+    n_modules=N_MODULES,
+    module_shape=MODULE_SHAPE,
+    asic_shape=(ASIC_SIZE, ASIC_SIZE),
+    pixel_size=(PIXEL_SIZE, PIXEL_SIZE),
+    max_cells=MAX_CELLS,
+    raw_planes=2,
+)
 
 MAX_COUNT = 65535
 """More photons than this in one pixel of one frame cannot be a signal: the pixel is bad there."""

@@ -7,9 +7,16 @@ def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     """Return a number for every frame, uint64, evenly spread, from its ids alone.
 
     The finalizer of SplitMix64 (Steele, Lea, Flood 2014), a bijection: different frames never tie.
+    Train IDs are below 2⁴⁷ (see `order_frames`), cells below 2¹⁶. Of the cell, the lowest nine bits
+    follow those of the train, and the others, which few detectors have, go where no train reaches.
     """
-    z = train_id.astype(np.uint64) * np.uint64(512) + cell_id.astype(np.uint64)
+    train, cell = train_id.astype(np.uint64), cell_id.astype(np.uint64)
     with np.errstate(over="ignore"):
+        z = (
+            (train << np.uint64(9))
+            + (cell & np.uint64(511))
+            + (cell >> np.uint64(9) << np.uint64(56))
+        )
         z = z + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -204,6 +204,15 @@ def test_lottery_is_even_and_without_ties():
     assert np.bincount(cell[low], minlength=352).max() < 200 / 16 + 6 * math.sqrt(200 / 16)
 
 
+def test_lottery_has_no_ties_with_any_number_of_cells():
+    """512 and more cells of a train are no cells of the trains after it."""
+    trains = [0, 1, 2, 127, 128, 1_500_000_000, 1_500_000_001, 2**47 - 2, 2**47 - 1]
+    cells = np.unique([*range(1100), *(2**n + i for n in range(11, 16) for i in (-1, 0, 1)), 65535])
+    train, cell = (a.reshape(-1) for a in np.meshgrid(np.array(trains, np.uint64), cells))
+    numbers = sampling.sampling_key(train, cell.astype(np.uint16))
+    assert len(np.unique(numbers)) == len(trains) * len(cells)
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 100])
 @pytest.mark.parametrize("wanted", [0, 1, 3, 99, 100, 1000])
 def test_as_many_win_as_are_wanted(n, wanted):

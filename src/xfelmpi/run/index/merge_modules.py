@@ -10,10 +10,11 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, ModuleRows
 
-_CELL_SLOTS = 512
+_CELL_BITS = 16
+"""Of the sorting key: as many as a cellId has, so that no two frames of any detector have one."""
 
-_IMPOSSIBLE_TRAIN = np.uint64(1 << 53)
-"""No train ID of the next million years, and the largest for which the sorting key fits 64 bits."""
+_IMPOSSIBLE_TRAIN = np.uint64(1 << 47)
+"""No train ID of the next 400,000 years, and the largest for which the sorting key fits 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ModuleFrames:
     Parameters
     ----------
     key : ndarray, int64 (frame,)
-        trainId · 512 + cellId.
+        trainId · 65536 + cellId.
     pulse : ndarray, uint64 (frame,)
         pulseId.
     file, row : ndarray, int32 (frame,)
@@ -64,7 +65,7 @@ def order_frames(module: int, parts: list[ModuleRows], files, problems, others) 
             file = files[rows.file[np.flatnonzero(rows.train == t)[0]]]
             problems.append(_foreign(file, module, t))
         rows = rows.keep(~impossible)
-    key = (rows.train * np.uint64(_CELL_SLOTS)).astype(np.int64) + rows.cell
+    key = (rows.train.astype(np.int64) << _CELL_BITS) + rows.cell
     _, first = np.unique(key, return_index=True)
     if len(first) < len(key):
         problems += _repeated(module, rows, first, files)
@@ -97,12 +98,12 @@ def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> No
     """Leave out, in place, frames whose train ID cannot be of this run."""
     if not modules:
         return
-    trains = np.concatenate([np.unique(m.key // _CELL_SLOTS) for m in modules.values()])
+    trains = np.concatenate([np.unique(m.key >> _CELL_BITS) for m in modules.values()])
     middle = np.sort(trains)[len(trains) // 2] if len(trains) else 0
     if not (np.abs(trains - middle) > FARTHEST_TRAIN).any():
         return
     for number, module in modules.items():
-        train = module.key // _CELL_SLOTS
+        train = module.key >> _CELL_BITS
         far = np.abs(train - middle) > FARTHEST_TRAIN
         for t in np.unique(train[far]):
             file = files[module.file[np.flatnonzero(train == t)[0]]]
@@ -129,10 +130,10 @@ def join_modules(modules: dict[int, ModuleFrames], problems: list[Problem]) -> F
         differs = known[at] & (pulse[at] != module.pulse)
         problems += [
             Problem("pulseId differs from that of other modules", "", m, int(t), "lowest one used")
-            for t in np.unique(module.key[differs] // _CELL_SLOTS)
+            for t in np.unique(module.key[differs] >> _CELL_BITS)
         ]
         new = ~known[at]
         pulse[at[new]] = module.pulse[new]
         known[at] = True
-    train_id = (union // _CELL_SLOTS).astype(np.uint64)
-    return FrameTable(train_id, (union % _CELL_SLOTS).astype(np.uint16), pulse, file, row)
+    train_id = (union >> _CELL_BITS).astype(np.uint64)
+    return FrameTable(train_id, union.astype(np.uint16), pulse, file, row)

@@ -1,0 +1,135 @@
+"""What a detector is, as a description: its modules, pixels and memory cells, and where they lie.
+
+Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel number* counts the
+pixels of a frame in this order: ``(module * n_ss + ss) * n_fs + fs``.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FrameDatasets:
+    """Where frames and their ids are, below the source's group in a module's file.
+
+    Parameters
+    ----------
+    data : str
+        Frames, (N, ss, fs), or with the axes that the detector's description says.
+    mask : str
+        Bad pixels of each frame, u4, one bit per reason.
+    cell_id, train_id : str
+        Ids of the frames.
+    pulse_id : str or None
+        None if the detector does not tell.
+    """
+
+    data: str = "image/data"
+    mask: str = "image/mask"
+    cell_id: str = "image/cellId"
+    train_id: str = "image/trainId"
+    pulse_id: str | None = "image/pulseId"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """A detector of several modules of the same shape.
+
+    Parameters
+    ----------
+    name : str
+        E.g. ``AGIPD-1M``.
+    module_name : str
+        Start of the modules' names, as the outputs have them: ``AGIPD`` for ``AGIPD00``.
+    file_name : str
+        Start of the modules' names in the names of the facility's files.
+    source : str
+        Regular expression of the sources' names: group 1 is the detector, group 2 the module as
+        the facility counts it.
+    n_modules : int
+    first_module : int
+        Number of the first module in the facility's names. Inside, modules count from 0.
+    module_shape : (int, int)
+        Pixels of a module, (ss, fs).
+    asic_shape : (int, int)
+        Pixels of an ASIC or tile, (ss, fs), which divides `module_shape`.
+    uniform_tiles : bool
+        Every tile has all its pixels at equal steps; else, some pixels at its edges are wider.
+    pixel_size : (float, float)
+        Step from pixel to pixel in m, (ss, fs).
+    pixel_area : float or ndarray
+        In m²; float64 (ss, fs) of a module where pixels differ. Default: step times step.
+    max_cells : int
+        Memory cells of every pixel; a cellId is below it.
+    raw_planes : int
+        Values per pixel in raw files: 2 for analogue and digital.
+    datasets : FrameDatasets
+
+    Raises
+    ------
+    ValueError
+        If the tiles do not fill a module, there are more cells than the 65536 that a cellId of 16
+        bits can name, or more modules than a bit field has bits.
+    """
+
+    name: str
+    module_name: str
+    file_name: str
+    source: str
+    n_modules: int
+    module_shape: tuple[int, int]
+    asic_shape: tuple[int, int]
+    pixel_size: tuple[float, float]
+    max_cells: int
+    first_module: int = 0
+    uniform_tiles: bool = True
+    pixel_area: float | np.ndarray | None = field(default=None, compare=False)
+    raw_planes: int = 1
+    datasets: FrameDatasets = FrameDatasets()
+
+    def __post_init__(self):
+        if any(n % tile for n, tile in zip(self.module_shape, self.asic_shape, strict=True)):
+            raise ValueError(
+                f"{self.name}: tiles of {self.asic_shape} pixels do not fill a module of "
+                f"{self.module_shape}"
+            )
+        if not 0 < self.max_cells <= 1 << 16:
+            raise ValueError(f"{self.name}: {self.max_cells} memory cells, expected 1 … 65536")
+        if not 0 < self.n_modules <= 64:
+            raise ValueError(f"{self.name}: {self.n_modules} modules, expected 1 … 64")
+        if self.pixel_area is None:
+            object.__setattr__(self, "pixel_area", math.prod(self.pixel_size))
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Pixels of a frame, (module, ss, fs)."""
+        return (self.n_modules, *self.module_shape)
+
+    @property
+    def module_pixels(self) -> int:
+        """Number of pixels of a module."""
+        return math.prod(self.module_shape)
+
+    @property
+    def frame_pixels(self) -> int:
+        """Number of pixels of a frame."""
+        return self.n_modules * self.module_pixels
+
+    @property
+    def module_bytes(self) -> int:
+        """Bytes of a mask of one module, one bit per pixel."""
+        return self.module_pixels // 8
+
+    @property
+    def bit_field(self) -> np.dtype:
+        """Dtype of a bit field of modules: unsigned, at least 16 bits."""
+        return np.min_scalar_type(max(1 << 15, (1 << self.n_modules) - 1))
+
+    @cached_property
+    def module_names(self) -> tuple[str, ...]:
+        """Names of the modules as the facility counts them, e.g. ``AGIPD00``."""
+        numbers = range(self.first_module, self.first_module + self.n_modules)
+        return tuple(f"{self.module_name}{number:02}" for number in numbers)

@@ -1,0 +1,148 @@
+"""The description of a detector can tell what the facility's detectors are."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector, FrameDatasets
+from xfelmpi.detectors.module_bits import bits_of, modules_of
+
+DSSC_PITCH = (204e-6, 236e-6)
+"""Steps of a honeycomb: (ss, fs) in m."""
+
+
+def lpd_area() -> np.ndarray:
+    """Pixels of 500 µm whose tiles of 32 × 128 have wider ones at two edges."""
+    width = np.full(256, 500e-6)
+    width[[127, 128]] *= 1.5
+    return np.full((256, 1), 500e-6) * width
+
+
+OTHERS = {
+    "AGIPD500K2G": Detector(
+        name="AGIPD500K2G",
+        module_name="AGIPD",
+        file_name="AGIPD",
+        source=r"(HED_DET_AGIPD500K2G)/DET/(\d+)CH0:xtdf",
+        n_modules=8,
+        module_shape=(512, 128),
+        asic_shape=(64, 64),
+        pixel_size=(200e-6, 200e-6),
+        max_cells=352,
+        raw_planes=2,
+    ),
+    "DSSC-1M": Detector(
+        name="DSSC-1M",
+        module_name="DSSC",
+        file_name="DSSC",
+        source=r"(SCS_DET_DSSC1M-1)/DET/(\d+)CH0:xtdf",
+        n_modules=16,
+        module_shape=(128, 512),
+        asic_shape=(64, 64),
+        pixel_size=DSSC_PITCH,
+        max_cells=800,
+    ),
+    "LPD-1M": Detector(
+        name="LPD-1M",
+        module_name="LPD",
+        file_name="LPD",
+        source=r"(FXE_DET_LPD1M-1)/DET/(\d+)CH0:xtdf",
+        n_modules=16,
+        module_shape=(256, 256),
+        asic_shape=(32, 128),
+        uniform_tiles=False,
+        pixel_size=(500e-6, 500e-6),
+        pixel_area=lpd_area(),
+        max_cells=512,
+    ),
+    "JUNGFRAU-4M": Detector(
+        name="JUNGFRAU-4M",
+        module_name="JNGFR",
+        file_name="JNGFR",
+        source=r"(SPB_IRDA_JF4M)/DET/JNGFR(\d+):daqOutput",
+        n_modules=8,
+        first_module=1,
+        module_shape=(512, 1024),
+        asic_shape=(256, 256),
+        uniform_tiles=False,
+        pixel_size=(75e-6, 75e-6),
+        max_cells=16,
+        datasets=FrameDatasets("data/adc", "data/mask", "data/memoryCell", "data/trainId", None),
+    ),
+}
+
+
+def test_agipd_1m():
+    d = AGIPD_1M
+    assert d.frame_shape == (16, 512, 128)
+    assert (d.module_pixels, d.frame_pixels, d.module_bytes) == (65536, 1048576, 8192)
+    assert d.bit_field == np.uint16
+    assert d.pixel_area == 200e-6**2
+    assert d.module_names[0] == "AGIPD00"
+    assert d.module_names[-1] == "AGIPD15"
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "cells", "modules"),
+    [
+        ("AGIPD500K2G", (8, 512, 128), 352, ("AGIPD00", "AGIPD07")),
+        ("DSSC-1M", (16, 128, 512), 800, ("DSSC00", "DSSC15")),
+        ("LPD-1M", (16, 256, 256), 512, ("LPD00", "LPD15")),
+        ("JUNGFRAU-4M", (8, 512, 1024), 16, ("JNGFR01", "JNGFR08")),
+    ],
+)
+def test_other_detectors_can_be_described(name, shape, cells, modules):
+    d = OTHERS[name]
+    assert d.frame_shape == shape
+    assert d.frame_pixels == np.prod(shape)
+    assert d.max_cells == cells
+    assert (d.module_names[0], d.module_names[-1]) == modules
+    assert np.all(np.asarray(d.pixel_area) > 0)
+    assert np.shape(d.pixel_area) in ((), d.module_shape)
+
+
+def test_hexagons_take_the_area_of_their_cell():
+    assert OTHERS["DSSC-1M"].pixel_area == pytest.approx(204e-6 * 236e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_modules", "dtype"), [(1, "u2"), (8, "u2"), (16, "u2"), (17, "u4"), (32, "u4"), (48, "u8")]
+)
+def test_bit_field_has_room_for_every_module(n_modules, dtype):
+    described = {**vars(AGIPD_1M), "n_modules": n_modules}
+    names = Detector.__dataclass_fields__
+    d = Detector(**{name: described[name] for name in names})
+    assert d.bit_field == np.dtype(dtype)
+    assert len(d.module_names) == n_modules
+
+
+@pytest.mark.parametrize("d", [AGIPD_1M, *OTHERS.values()], ids=lambda d: d.name)
+def test_description_travels_between_processes(d):
+    there = pickle.loads(pickle.dumps(d))
+    assert there == d
+    assert hash(there) == hash(d)
+    assert np.array_equal(there.pixel_area, d.pixel_area)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"asic_shape": (64, 60)}, "do not fill"),
+        ({"max_cells": 65537}, "65537 memory cells"),
+        ({"max_cells": 0}, "0 memory cells"),
+        ({"n_modules": 65}, "65 modules"),
+    ],
+)
+def test_description_that_cannot_be(wrong, message):
+    names = Detector.__dataclass_fields__
+    with pytest.raises(ValueError, match=message):
+        Detector(**{**{name: vars(AGIPD_1M)[name] for name in names}, **wrong})
+
+
+def test_bit_field_of_modules():
+    there = np.array([[True, False, True], [False, False, False]])
+    assert bits_of(there).tolist() == [5, 0]
+    assert modules_of(5, 3).tolist() == [True, False, True]
+    assert modules_of(0, 8).tolist() == [False] * 8
