@@ -21,6 +21,7 @@ _NODE_HEADER = 24
 _USUAL_ENTRIES = 64
 _MOST_HEADER_BLOCKS = 64
 _DEEPEST = 8
+_MOST_INNER_NODES = 64
 
 
 class UnknownLayoutError(ValueError):
@@ -52,6 +53,8 @@ class ChunkIndex:
         # h5o.get_info would walk through the whole tree, and HDF5 keep 9 MB of it for each file
         address, _ = h5py.h5g.get_objinfo(dataset.id).objno
         self._root = self._find_root(address, dataset.ndim + 1)
+        # nodes above the leaves, which every search passes through
+        self._inner: dict[int, tuple[int, np.ndarray, int]] = {}
         # size and filter mask of the chunk, its first element in every dimension, its address
         self._entry = np.dtype(
             [("size", "<u4"), ("mask", "<u4"), ("start", "<u8", dataset.ndim + 1), ("at", "<u8")]
@@ -79,15 +82,17 @@ class ChunkIndex:
         size, skipped = np.zeros((2, len(rows)), np.int64)
         if not len(rows) or self._root == _UNDEFINED:
             return offset, size, skipped
-        leaves = [leaf for _, leaf in self._leaves(self._root, rows.min(), rows.max(), None)]
-        entries = np.concatenate(leaves) if leaves else np.empty(0, self._entry)
-        if len(entries):
+        order = np.argsort(rows, kind="stable")
+        for _, entries, part in self._leaves(self._root, rows[order], None):
+            if not len(entries):
+                continue
             first_row = entries["start"][:, 0].astype(np.int64)
-            # leaves come in ascending order
-            entries = entries[np.minimum(np.searchsorted(first_row, rows), len(entries) - 1)]
-            found = entries["start"][:, 0].astype(np.int64) == rows
-            offset[found] = entries["at"][found].astype(np.int64)
-            size[found], skipped[found] = entries["size"][found], entries["mask"][found]
+            these, wanted = order[part], rows[order[part]]
+            place = np.minimum(np.searchsorted(first_row, wanted), len(entries) - 1)
+            there = first_row[place] == wanted
+            these, place = these[there], place[there]
+            offset[these] = entries["at"][place].astype(np.int64)
+            size[these], skipped[these] = entries["size"][place], entries["mask"][place]
         return offset, size, skipped
 
     def redirect(self, offset: np.ndarray, size: np.ndarray, skipped: np.ndarray) -> None:
@@ -110,8 +115,8 @@ class ChunkIndex:
         """
         found = 0
         if self._root != _UNDEFINED:
-            last = len(offset) * self._per_chunk - 1
-            for address, leaf in self._leaves(self._root, 0, last, None):
+            rows = np.arange(len(offset)) * self._per_chunk
+            for address, leaf, _ in self._leaves(self._root, rows, None):
                 chunk = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
                 entries = leaf.copy()
                 for name, values in (("at", offset), ("size", size), ("mask", skipped)):
@@ -121,20 +126,40 @@ class ChunkIndex:
         if found != len(offset) or (offset < 0).any():
             raise UnknownLayoutError(f"the index has {found} of {len(offset)} chunks")
 
-    def _leaves(self, address: int, first: int, last: int, level: int | None):
-        """Yield (address, entries) of all leaves that may hold the rows from first to last."""
-        found, entries, end = self._node(address)
+    def _leaves(self, address: int, rows: np.ndarray, level: int | None, first: int = 0):
+        """Yield (address, entries, slice of `rows`) of the leaves that may hold some of the rows.
+
+        Only nodes on the way to a row are read: hits are few and far apart.
+
+        Parameters
+        ----------
+        address : int
+            Of the node to start from.
+        rows : ndarray, int64 (row,)
+            Ascending.
+        level : int or None
+            What the node's level must be.
+        first : int
+            Position of ``rows[0]`` among the rows that are looked for.
+        """
+        found, entries, end = self._inner.get(address) or self._node(address)
         if found > _DEEPEST or (level is not None and found != level):
             raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
         if found == 0:
-            yield address, entries
+            yield address, entries, slice(first, first + len(rows))
             return
-        starts = np.append(entries["start"][:, 0], np.uint64(end))
+        if len(self._inner) < _MOST_INNER_NODES:
+            self._inner[address] = found, entries, end
         # a child holds the rows from its own key up to the next one
-        for i in np.flatnonzero(
-            (starts[:-1] <= np.uint64(last)) & (starts[1:] >= np.uint64(first))
-        ):
-            yield from self._leaves(int(entries["at"][i]), first, last, found - 1)
+        edges = np.append(entries["start"][:, 0], np.uint64(end)).astype(np.int64)
+        if (np.diff(edges) < 0).any():
+            raise UnknownLayoutError(f"keys of the node at {address} do not ascend")
+        cuts = np.searchsorted(rows, edges)
+        # the last key is that of the last chunk itself, or what follows it
+        cuts[-1] = len(rows) if level is None else np.searchsorted(rows, edges[-1], "right")
+        for i in np.flatnonzero(cuts[1:] > cuts[:-1]):
+            part = rows[cuts[i] : cuts[i + 1]]
+            yield from self._leaves(int(entries["at"][i]), part, found - 1, first + int(cuts[i]))
 
     def _bytes(self, n: int, address: int) -> bytes:
         """Return up to n bytes of the file; fewer at its end."""
