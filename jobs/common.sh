@@ -47,6 +47,20 @@ load_site() {
     fi
 }
 
+# mpi_version: what compiler and MPI $MPICC is, in one line. Open MPI, MPICH and its relatives (Intel
+# MPI, MVAPICH) tell it in different ways, and take the others' options for those of the compiler.
+mpi_version() {
+    local option said
+    for option in --showme:version -v --version; do
+        # MPICH's says its name and version first, and may then fail for want of a source file
+        said=$("$MPICC" "$option" 2>&1 </dev/null) || [[ ${said%%$'\n'*} == *[Ff]or*MPI* ]] || continue
+        [[ -n $said ]] || continue
+        printf '%s\n' "${said%%$'\n'*}"
+        return 0
+    done
+    die "'$MPICC' does not say what it is with --showme:version, -v or --version: ${said:-nothing}"
+}
+
 use_venv() {
     [[ -x $VENV/bin/python ]] || die "no Python in $VENV; run 'bash $ROOT/jobs/setup.sh' first"
     export VIRTUAL_ENV=$VENV PATH=$VENV/bin:$PATH

@@ -9,9 +9,11 @@
 # Environment: PYTHON (default: the newest of python3), MPICC (default: mpicc), HDF5_DIR (a parallel
 # HDF5; default: found by pkg-config or h5pcc), XFELMPI_MODULES (modules to load first),
 # XFELMPI_WHEELS (folder that keeps the built mpi4py and h5py; default .venv/wheels).
-set -euo pipefail
+set -Eeuo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# Whatever ends the script says so: `set -e` alone would leave without a word.
+trap 'printf "%s: failed (status %s) in line %s: %s\n" "${0##*/}" $? "$LINENO" "$BASH_COMMAND" >&2' ERR
 
 with_tests=0 with_docs=0
 for argument in "$@"; do
@@ -103,7 +105,7 @@ find_hdf5() {
         return
     fi
     names="hdf5-mpi hdf5"
-    case $("$MPICC" --showme:version 2>/dev/null || "$MPICC" -v 2>&1) in
+    case $MPI_VERSION in
     *"Open MPI"*) names="hdf5-openmpi $names" ;;
     *MPICH*) names="hdf5-mpich $names" ;;
     esac
@@ -152,13 +154,16 @@ check() {
 
 check_machine() {
     packages='' hints=''
+    local hdf5_package=libhdf5-openmpi-dev
+    if find_mpi >/dev/null; then MPI_VERSION=$(mpi_version); fi
+    if [[ ${MPI_VERSION:-} == *MPICH* ]]; then hdf5_package=libhdf5-mpich-dev; fi
     check find_python "python3 python3-venv" "Python 3.11 or newer with venv (or name one: PYTHON=...)"
     check has_python_headers python3-dev "the headers of that Python (Python.h)"
     check has_compiler build-essential "a C compiler"
     check has_pkg_config pkg-config "pkg-config"
     check find_mpi "libopenmpi-dev openmpi-bin" \
         "mpicc and mpirun, e.g. 'module load openmpi' (or name one: MPICC=.../bin/mpicc)"
-    check find_hdf5 libhdf5-openmpi-dev \
+    check find_hdf5 "$hdf5_package" \
         "parallel HDF5 for that MPI, e.g. 'module load hdf5/<version>-mpi' (or HDF5_DIR=its folder)"
     check has_libdeflate libdeflate-dev "libdeflate with its header, e.g. 'module load libdeflate'"
     if ((with_tests)); then
@@ -293,7 +298,7 @@ build_mpi4py() { CFLAGS="${CFLAGS:-} -g0" MPICC=$MPICC build mpi4py; }
 build_h5py() { CFLAGS="${CFLAGS:-} -g0" CC=$MPICC HDF5_MPI=ON build h5py; }
 
 python_version=$("$PY" -VV)
-base="$python_version; $MPICC $("$MPICC" --showme:version 2>&1 | head -n 1); HDF5 $HDF5_VERSION ${HDF5_DIR:-}"
+base="$python_version; $MPICC $MPI_VERSION; HDF5 $HDF5_VERSION ${HDF5_DIR:-}"
 wheels=${XFELMPI_WHEELS:-$VENV/wheels}/$(sha256sum <<<"$base" | cut -c 1-16)
 if [[ $(probe_h5py) != "$HDF5_VERSION" ]] || { [[ -r $STAMPS/base ]] && ! is_current base "$base"; }; then
     rm -f -- "$STAMPS"/{base,package,docs,tests}

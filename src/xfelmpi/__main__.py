@@ -20,6 +20,7 @@ from xfelmpi.core.errors import (
     XfelmpiError,
     as_user_error,
 )
+from xfelmpi.core.log import allow_any_text, start_logging
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     if argv is None:
         shutdown.watch()
+    allow_any_text()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(_help())
@@ -106,7 +108,6 @@ def _run(command: str, argv: list[str]) -> int:
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI
 
-    from xfelmpi.core.log import start_logging
     from xfelmpi.io.input_file import end_with_traceback
 
     end_with_traceback()

@@ -19,7 +19,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
-from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together
+from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together, holders, private_limit
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,12 @@ def _read_shared(
     comm, paths: list[Path], form: ConstantsLayout, cells_used, config
 ) -> dict[str, np.ndarray]:
     """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
-    shared = {
-        name: NodeSharedArray(comm, shape, dtype)
-        for name, shape, dtype in _arrays(form, len(paths), len(cells_used))
-    }
+    layouts = _arrays(form, len(paths), len(cells_used))
+    # together: the ranks that fill one of them fill them all
+    several = holders(
+        comm, [layout[1:] for layout in layouts], private_limit(config.memory_per_rank)
+    )
+    shared = {name: NodeSharedArray(several, *layout) for name, *layout in layouts}
     any_array = next(iter(shared.values()))
     with fail_together(comm):
         # every rank of a node fills some of the modules

@@ -24,7 +24,14 @@ from xfelmpi.detectors.agipd import (
     N_MODULES,
     rows_of_cells,
 )
-from xfelmpi.mpi import NodeSharedArray, allreduce_sum, bcast_from_root, fail_together
+from xfelmpi.mpi import (
+    NodeSharedArray,
+    allreduce_sum,
+    bcast_from_root,
+    fail_together,
+    holders,
+    private_limit,
+)
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.mask_samples import MaskSamples
 
@@ -152,7 +159,9 @@ def load_masks(
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
-    shared = _read_shared(comm, plan.files, rows, calibration)
+    shared = _read_shared(
+        comm, plan.files, rows, calibration, private_limit(config.memory_per_rank)
+    )
     problems, drift, warnings = list(plan.problems), (), ()
     if plan.static_bits:
         with fail_together(comm):
@@ -175,10 +184,11 @@ def load_masks(
 
 
 def _read_shared(
-    comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration
+    comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration, limit: int
 ) -> NodeSharedArray:
     """Read good pixels of files and constants, the modules shared by the ranks of the node."""
-    shared = NodeSharedArray(comm, (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8)
+    layout = (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8
+    shared = NodeSharedArray(holders(comm, [layout], limit), *layout)
     with fail_together(comm):
         for module in range(shared.node_rank, N_MODULES, shared.node_size):
             shared.array[module] = module_mask(files, module, rows)

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 
 log = logging.getLogger("xfelmpi")
 
@@ -34,8 +35,19 @@ class _Painter(logging.Formatter):
         return f"{colour}{text}{PLAIN}" if colour and self._colours else text
 
 
+def allow_any_text() -> None:
+    """Have standard output and error write, as an escape, what their encoding cannot say.
+
+    Old clusters have locales such as Latin-1, and names of files need not be text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def start_logging(rank: int) -> None:
     """Send the messages of rank 0 to standard output, and errors of all ranks to standard error."""
+    allow_any_text()
     log.handlers.clear()
     log.propagate = False
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
@@ -60,6 +72,14 @@ def size_text(n_bytes: float) -> str:
         if n_bytes >= factor:
             return f"{n_bytes / factor:.1f} {unit}"
     return f"{n_bytes / 2**10:.1f} KiB"
+
+
+def date_text(seconds: float) -> str:
+    """Return a file's time as ISO 8601 in UTC; file systems also hold times that are no date."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds:.0f} s after 1970"
 
 
 def duration(seconds: float) -> str:

@@ -19,10 +19,18 @@ from xfelmpi.mpi.collectives import (
 from xfelmpi.mpi.consensus import agree, bcast_from_root, fail_together, run_on_root
 from xfelmpi.mpi.library import alone, library_versions
 from xfelmpi.mpi.progress import ProgressBoard
-from xfelmpi.mpi.shared_array import NodeSharedArray, share_from_root
+from xfelmpi.mpi.shared_array import (
+    PRIVATE_BYTES,
+    NodeSharedArray,
+    holders,
+    private_bytes,
+    private_limit,
+    share_from_root,
+)
 from xfelmpi.mpi.shared_file import MpiFile
 
 __all__ = [
+    "PRIVATE_BYTES",
     "MpiFile",
     "NodeSharedArray",
     "ProgressBoard",
@@ -38,7 +46,10 @@ __all__ = [
     "exscan_and_total",
     "fail_together",
     "gather_objects",
+    "holders",
     "library_versions",
+    "private_bytes",
+    "private_limit",
     "reduce_sum",
     "run_on_root",
     "scatter_rows",

@@ -17,6 +17,7 @@ from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi._kernels._deflate import LIBDEFLATE
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.log import date_text
 from xfelmpi.core.paths import Experiment
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
@@ -121,8 +122,7 @@ def _describe(path: str) -> dict:
         about = Path(path).stat()
     except OSError:
         return {"path": path, "size": None, "mtime": None}
-    changed = datetime.fromtimestamp(about.st_mtime, UTC)
-    return {"path": path, "size": about.st_size, "mtime": changed.isoformat()}
+    return {"path": path, "size": about.st_size, "mtime": date_text(about.st_mtime)}
 
 
 def _sha256(path: str) -> str | None:

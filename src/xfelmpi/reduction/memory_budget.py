@@ -1,5 +1,6 @@
 """What a rank may use of --memory-per-rank."""
 
+from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.reduction.checkpoint import (
     CHECKPOINT_MEMORY,
@@ -12,4 +13,4 @@ BASE_MEMORY = 200 << 20
 def spare_memory(config: Config) -> int:
     """Return the bytes that a rank has for frames: sparse lists, kept frames."""
     checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
-    return config.memory_per_rank - BASE_MEMORY - checkpoints
+    return config.memory_per_rank - BASE_MEMORY - checkpoints - mpi.private_bytes()
