@@ -1,24 +1,31 @@
 #!/usr/bin/env bash
-# Sets up, then checks the style of the sources and runs all the tests: in one process, and those
-# of tests/mpi on 1, 2, 3 and 5 ranks; then the tests of the kernels once more, with every index
-# of an array checked. Goes on after a failure and lists the failures at the end.
+# Sets up, then checks the style, the types and the imports of the sources and runs all the tests:
+# in one process each, and those of tests/mpi on 1, 2, 3 and 5 ranks; then the tests of the kernels
+# once more, with every index of an array checked. Goes on after a failure and lists the failures at
+# the end.
 #
 #   bash jobs/test.sh                      everything
+#   bash jobs/test.sh --quick              some tests of every package, in less than a minute
 #   bash jobs/test.sh -k kernels -x        arguments go to every pytest
-#   bash jobs/test.sh tests/unit/run/test_frame_dataset.py   a quick subset
+#   bash jobs/test.sh tests/unit/run/test_frame_dataset.py   some tests
 #   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
 # RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 2 of the
 # machine's CPUs). The last line is "N passed, N failed", in which a check of the style counts as
 # one. The status is 0 if nothing failed and at least one test ran. See docs/testing.md.
+#
+# A test that hangs fails by its name, and the others go on; nothing limits the whole. The limits
+# grow with the load of the machine, and with XFELMPI_TEST_PATIENCE=5 (tests/conftest.py).
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
-build=release
+build=release quick=0
 case ${1:-} in
+-h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" && exit 0 ;;
 --bounds | --sanitize) build=${1#--} && shift ;;
+--quick) quick=1 && shift ;;
 esac
 bash "$ROOT/jobs/setup.sh" --tests
 load_site
@@ -35,8 +42,8 @@ trap 'rm -rf -- "$results"' EXIT
 passed=0 failed=0 tests_run=0
 failures=()
 
-# Seconds: a deadlock of the ranks must not last for ever.
-single_limit=1800 mpi_limit=300
+# Seconds without a result, on a quiet machine: what hangs outside of any test.
+readonly IDLE=600
 
 # The tests that reach the kernels soonest; none of them is a whole job.
 readonly KERNEL_TESTS=(tests/unit/{kernels,calibration} tests/unit/io/test_chunk_index.py
@@ -52,7 +59,7 @@ style() {
     fi
 }
 
-# count LABEL STATUS FOLDER: adds up the results that the ranks of a phase left in FOLDER/*.xml.
+# count LABEL STATUS FOLDER: adds up what the processes of a phase left in FOLDER/*.results.
 count() {
     local label=$1 status=$2 counted good bad name names
     counted=$(python tests/helpers/count_results.py "$3")
@@ -62,7 +69,7 @@ count() {
     # 5: no tests were selected, which is no failure for somebody who asked for a subset.
     if ((status != 0 && bad == 0)) && ! ((status == 5 && ${#arguments[@]})); then
         failed=$((failed + 1))
-        ((status == 124)) && status="124, took too long"
+        ((status == 124)) && status="124, hung between two tests"
         failures+=("$label: status $status")
     fi
 }
@@ -91,8 +98,7 @@ use_build() {
         environment=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
             "ASAN_OPTIONS=detect_leaks=0:handle_segv=0:suppressions=$ROOT/tests/helpers/asan_suppressions.txt"
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-            XFELMPI_TEST_PATIENCE=5)
-        single_limit=10800 mpi_limit=1500
+            "XFELMPI_TEST_PATIENCE=${XFELMPI_TEST_PATIENCE:-5}")
     fi
     for option in "${options[@]}"; do settings+=("--config-settings=setup-args=$option"); done
     say "" && say "=== building with ${options[*]}"
@@ -103,17 +109,31 @@ use_build() {
     "${environment[@]}" python tests/helpers/which_build.py "$folder" "$1"
 }
 
+# What pytest takes for the results to be counted, and which tests run in one process.
+readonly recorded=(-p record_results)
+markers="not mpi" dist=loadfile
+if ((quick)); then
+    markers="quick or not (mpi or job or cluster or browser or slow)"
+fi
+
+# watched FOLDER COMMAND...: runs it as long as it leaves results there.
+watched() {
+    local folder=$1
+    shift
+    "${environment[@]}" python tests/helpers/watch_results.py "$folder" "$IDLE" "$@"
+}
+
 # single LABEL ARGUMENTS...: in one process, or in several if all tests are run, whole files each.
 single() {
     local label=$1 folder=$results/single-$1 status=0 workers=()
     shift
     if ((${#arguments[@]} == 0)); then
-        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist loadfile)
+        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist "$dist")
     fi
     say "" && say "=== pytest, $label"
     mkdir -p "$folder"
-    timeout --kill-after=30 "$single_limit" "${environment[@]}" python -m pytest -m "not mpi" \
-        -o faulthandler_timeout=600 --junitxml="$folder/rank0.xml" "${workers[@]}" "${left_out[@]}" \
+    watched "$folder" python -m pytest -m "$markers" "${recorded[@]}" \
+        --results="$folder/all.results" "${workers[@]}" "${left_out[@]}" \
         "$@" "${arguments[@]}" || status=$?
     count "$label" "$status" "$folder"
 }
@@ -125,10 +145,10 @@ on_ranks() {
     mkdir -p "$folder"
     say "" && say "=== pytest on $ranks ranks, $label"
     # shellcheck disable=SC2016
-    timeout --kill-after=30 "$mpi_limit" "${environment[@]}" mpirun -n "$ranks" bash -c '
+    watched "$folder" mpirun -n "$ranks" bash -c '
         export RANK=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}
-        exec python -m pytest --junitxml="$0/rank$RANK.xml" "$@" >"$0/rank$RANK.out" 2>&1' \
-        "$folder" --with-mpi -m mpi -o faulthandler_timeout=240 -p no:cacheprovider \
+        exec python -m pytest --results="$0/rank$RANK.results" "$@" >"$0/rank$RANK.out" 2>&1' \
+        "$folder" --with-mpi -m mpi "${recorded[@]}" -p no:cacheprovider \
         "${paths[@]}" "${arguments[@]}" >"$folder/mpirun.out" 2>&1 || status=$?
     if ((status == 0 || status == 5)); then
         tail -n 1 "$folder/rank0.out" || true
@@ -148,10 +168,10 @@ style env PYTHONPATH=src lint-imports
 style python -m mypy
 if [[ $build != release ]]; then use_build "$build"; fi
 single "$build"
-for ranks in ${RANKS:-1 2 3 5}; do
+for ranks in $( ((quick)) || echo "${RANKS:-1 2 3 5}"); do
     on_ranks "$build" "$ranks"
 done
-if [[ $build == release ]] && ((${#arguments[@]} == 0)); then
+if [[ $build == release ]] && ((!quick && ${#arguments[@]} == 0)); then
     use_build bounds
     single bounds "${KERNEL_TESTS[@]}"
     on_ranks bounds 3

@@ -1,31 +1,33 @@
-"""Add up the JUnit reports that the ranks of one pytest run left in a folder.
+"""Add up the results that the processes of one pytest run left in a folder (`record_results`).
 
 Usage: ``python tests/helpers/count_results.py FOLDER``. Writes ``PASSED FAILED`` and then a line
-per failed test. A test counts once; it failed if it failed on any rank. Skipped tests are not
-counted.
+per failed test. A test counts once; it failed if it failed in any process, or started and did not
+end. Skipped tests are not counted.
 """
 
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
 
 
 def outcomes(folder: Path) -> tuple[set[str], set[str]]:
-    """Return the names of the tests that passed and of those that failed."""
-    passed, failed = set(), set()
-    for path in sorted(folder.glob("*.xml")):
-        try:
-            cases = ElementTree.parse(path).iter("testcase")
-        except ElementTree.ParseError:
-            continue  # the rank was killed while it wrote; mpirun's status says so
-        for case in cases:
-            name = "::".join(filter(None, (case.get("classname"), case.get("name"))))
-            kinds = {child.tag for child in case}
-            if kinds & {"failure", "error"}:
-                failed.add(name)
-            elif "skipped" not in kinds:
-                passed.add(name)
-    return passed - failed, failed
+    """Return the names of the tests that passed, and those that failed."""
+    names: dict[str, set[str]] = {
+        what: set() for what in ("start", "end", "passed", "failed", "skipped")
+    }
+    unfinished = set()
+    for path in sorted(folder.glob("*.results")):
+        started = set()
+        # the last line may be cut off
+        for line in path.read_text().split("\n")[:-1]:
+            what, name = line.split("\t", 1)
+            names[what].add(name)
+            if what == "start":
+                started.add(name)
+            elif what == "end":
+                started.discard(name)
+        unfinished |= started
+    failed = names["failed"] | {f"{name} (did not end)" for name in unfinished - names["failed"]}
+    return names["passed"] - names["failed"] - unfinished, failed
 
 
 if __name__ == "__main__":

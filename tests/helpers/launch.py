@@ -1,17 +1,28 @@
 """The program as users start it: a process of its own, alone or under mpirun."""
 
+import faulthandler
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
-SECONDS = 30 * float(os.environ.get("XFELMPI_TEST_PATIENCE", "1"))
-"""What an error may take to end the job, and more than enough for the small runs of the tests.
+from patience import patience
 
-Sanitizers, or a busy machine, need more patience.
-"""
+
+def limit(seconds: float = 30) -> float:
+    """Return how long a job that takes up to `seconds` on a quiet machine may take now.
+
+    Half a minute is what an error may take to end a job, and more than enough for the small runs
+    of the tests.
+    """
+    return seconds * patience()
+
 
 _FOR_TESTS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -23,7 +34,7 @@ _FOR_TESTS = {
 }
 
 
-def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
+def run_xfelmpi(args, ranks: int = 0, *, seconds: float | None = None, **env):
     """Run ``python -m xfelmpi ARGS``; see `run_python`.
 
     Every job makes a page, whatever its run is like; a page that failed would only be a warning.
@@ -31,6 +42,43 @@ def run_xfelmpi(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
     done = run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
     assert "the page of the run could not be made" not in done.stderr, done.stderr
     return done
+
+
+crashes = sys.__stderr__
+"""Where this process tells that it crashes (`conftest`)."""
+
+
+def call_xfelmpi(args) -> subprocess.CompletedProcess:
+    """Run the program within this process: for what it refuses, or a help text, quickly.
+
+    Parameters
+    ----------
+    args : list
+        Arguments; anything with a text form.
+    """
+    from xfelmpi.__main__ import main
+
+    log = logging.getLogger("xfelmpi")
+    before = log.handlers[:], log.propagate, log.level
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as err,
+        patch.dict(os.environ, _environment({}), clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            status = main(list(map(str, args)))
+        except SystemExit as stop:
+            status = stop.code
+        finally:
+            # the program sends both to what is standard error until here
+            faulthandler.unregister(signal.SIGVTALRM)
+            faulthandler.enable(crashes)
+            log.handlers[:], log.propagate, level = before
+            log.setLevel(level)
+        texts = [file.seek(0) or file.read() for file in (out, err)]
+    return subprocess.CompletedProcess(args, status, *texts)
 
 
 def process(mock, output, *options, ranks: int = 0, status: int = 0):
@@ -47,19 +95,20 @@ def process(mock, output, *options, ranks: int = 0, status: int = 0):
     ranks : int
         See `run_python`.
     status : int
-        The exit status that is expected.
+        The exit status that is expected. What is refused without ranks needs no process.
     """
     paths = ["--prefix", mock.options.prefix, "--output", output]
     if "--geometry" not in options:
         paths += ["--geometry", mock.paths.geometry]
-    done = run_xfelmpi([mock.options.run, *paths, *options], ranks)
+    args = [mock.options.run, *paths, *options]
+    done = call_xfelmpi(args) if status == 2 and not ranks else run_xfelmpi(args, ranks)
     text = done.stdout + done.stderr
     assert done.returncode == status, text
     assert "Traceback" not in text, text
     return done
 
 
-def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
+def run_python(args, ranks: int = 0, *, seconds: float | None = None, **env):
     """Run a Python of its own, under mpirun if `ranks` is not 0.
 
     Parameters
@@ -68,8 +117,8 @@ def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
         Arguments; anything with a text form.
     ranks : int
         Number of MPI ranks; 0: without mpirun.
-    seconds : float
-        When to give up: `subprocess.TimeoutExpired`, with all ranks ended.
+    seconds : float, optional
+        When to give up (default: `limit`): `subprocess.TimeoutExpired`, with all ranks ended.
     **env
         Environment variables besides those of the tests; None removes one.
 
@@ -86,7 +135,7 @@ def run_python(args, ranks: int = 0, *, seconds: float = SECONDS, **env):
     return run_program(command, seconds=seconds, **env)
 
 
-def run_program(command: list, folder=None, *, seconds: float = SECONDS, **env):
+def run_program(command: list, folder=None, *, seconds: float | None = None, **env):
     """Run any program in a folder; see `run_python`."""
     command = list(map(str, command))
     process = subprocess.Popen(
@@ -100,7 +149,7 @@ def run_program(command: list, folder=None, *, seconds: float = SECONDS, **env):
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=limit() if seconds is None else seconds)
     except subprocess.TimeoutExpired:
         # mpirun ends its ranks when it is asked to, not when it is killed
         process.send_signal(signal.SIGTERM)

@@ -1,11 +1,15 @@
 """Small simulated runs for tests, and their known answer as dense images."""
 
-from dataclasses import dataclass
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MODULE_PIXELS
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
 from xfelmpi.simulate.constants import constants_path
@@ -128,5 +132,50 @@ def tiny_dark_runs(
 
 def _simulated(folder: Path, options: dict) -> MockRun:
     chosen = SimulationOptions(folder, **options)
-    paths = simulate(chosen)
+    paths = simulate(chosen) if _has_files(folder) else _copied(folder, chosen, options)
     return MockRun(chosen, paths, read_truth(paths.truth))
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in Path(folder).rglob("*"))
+
+
+_kept: dict[str, tuple[Path, SimulationResult]] = {}
+"""The runs that tests of this process have simulated last, by their options, as they were."""
+
+_KEPT_RUNS = 12
+
+_folder = tempfile.TemporaryDirectory(prefix="xfelmpi-runs-")
+
+
+def _copied(folder: Path, chosen: SimulationOptions, options: dict) -> SimulationResult:
+    """Simulate a run in an empty folder, or copy one with the same options: a tenth of the time."""
+    key = repr((Experiment(Path(folder), Path(), 0).proposal, sorted(options.items())))
+    if any(isinstance(value, Path | np.ndarray) for value in options.values()):
+        return simulate(chosen)  # what stands in a file may change; of an array not all is in `key`
+    if key in _kept:
+        home, paths = _kept[key] = _kept.pop(key)  # to the end: the last one used
+        shutil.copytree(home, folder, dirs_exist_ok=True)
+        return _moved(paths, home, folder)
+    paths = simulate(chosen)
+    home = Path(_folder.name) / str(time.monotonic_ns())
+    shutil.copytree(folder, home)
+    _kept[key] = home, _moved(paths, folder, home)
+    if len(_kept) > _KEPT_RUNS:
+        shutil.rmtree(_kept.pop(next(iter(_kept)))[0])
+    return paths
+
+
+def _moved(paths: SimulationResult, home: Path, folder: Path) -> SimulationResult:
+    """Return the paths of a run whose experiment folder was copied."""
+    changes: dict = {
+        name: Path(folder) / value.relative_to(home)
+        for name, value in vars(paths).items()
+        if isinstance(value, Path)
+    }
+    experiment = replace(
+        paths.experiment,
+        prefix=Path(folder),
+        output=Path(folder) / paths.experiment.output.relative_to(home),
+    )
+    return replace(paths, experiment=experiment, **changes)

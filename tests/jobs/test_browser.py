@@ -12,6 +12,8 @@ from launch import run_xfelmpi
 from mockrun import tiny_run
 from optional import unavailable
 
+pytestmark = pytest.mark.browser
+
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 

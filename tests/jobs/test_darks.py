@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from compare import assert_same_hdf5
 from extra_data.tests.make_examples import make_spb_run
-from launch import all_files, run_xfelmpi
+from launch import all_files, call_xfelmpi, run_xfelmpi
 from mockrun import read_truth, tiny_dark_runs, tiny_raw_run
 from reference import FS, PIXELS, SS
 
@@ -652,7 +652,8 @@ REFUSED = {
 def test_refused(dark_runs, tmp_path, name):
     runs, options, text = REFUSED[name]
     where = ["--prefix", dark_runs[0].options.prefix, "--out", tmp_path / "out"]
-    done = run_xfelmpi(["darks", *runs, *where, *options], 2 if name == "no such run" else 0)
+    args = ["darks", *runs, *where, *options]
+    done = run_xfelmpi(args, 2) if name == "no such run" else call_xfelmpi(args)
     assert done.returncode == 2, done.stdout + done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr
@@ -669,13 +670,13 @@ def test_folder_that_cannot_be_written(dark_runs, tmp_path):
 
 
 def test_no_prefix():
-    done = run_xfelmpi(["darks", 10])
+    done = call_xfelmpi(["darks", 10])
     assert done.returncode == 2
     assert "EXP_PREFIX" in done.stderr
 
 
 def test_help():
-    done = run_xfelmpi(["darks", "--help"])
+    done = call_xfelmpi(["darks", "--help"])
     assert done.returncode == 0
     for text in ("--out", "--gains", "--offset-sigma", "--noise-sigma", "fixed high gain"):
         assert text in done.stdout

@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 import pytest
 from compare import assert_same_outputs
-from launch import SECONDS, all_files, output_files, run_xfelmpi
+from launch import all_files, limit, output_files, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
 MEANWHILE = ("index", "deal", "masks", "geometry", "vds", "photons", "decide")
@@ -109,10 +109,10 @@ def failed(run, action: str, **env):
     """Run a job that must fail, in time and leaving no process; `run` takes the environment."""
     mark, start = uuid.uuid4().hex, monotonic()
     done = run(FAULT_TEST=mark, **env)
-    while (left := still_running(mark)) and monotonic() - start < SECONDS:
+    while (left := still_running(mark)) and monotonic() - start < limit():
         sleep(0.1)
     assert not left
-    assert monotonic() - start < SECONDS
+    assert monotonic() - start < limit()
     assert done.returncode != 0, done.stdout
     assert CAUSES[action] in done.stderr
     return done

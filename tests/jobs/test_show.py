@@ -9,7 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from launch import run_xfelmpi
+from launch import call_xfelmpi, run_xfelmpi
 from mockrun import tiny_run
 
 from xfelmpi.report.images import Assembled
@@ -59,11 +59,11 @@ def test_one_hit(prefix):
 
 def test_hits_that_are_not_there(prefix):
     for hit in (-1, 1000):
-        done = run_xfelmpi(["show", 50, "--prefix", prefix, "--hit", hit])
+        done = call_xfelmpi(["show", 50, "--prefix", prefix, "--hit", hit])
         assert done.returncode == 2
         assert f"--hit {hit}: " in done.stderr
         assert "hits, from 0 on" in done.stderr
-    done = run_xfelmpi(["show", 51, "--prefix", prefix])
+    done = call_xfelmpi(["show", 51, "--prefix", prefix])
     assert done.returncode == 2
     assert "process the run first" in done.stderr
 

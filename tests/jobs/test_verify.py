@@ -9,7 +9,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from launch import run_xfelmpi
+from launch import call_xfelmpi, run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
 from stopped import run_until
 
@@ -612,7 +612,7 @@ def test_wrong_use(mock, outputs):
     assert done.returncode == 2
     assert "r0051_events.h5: no such file; process the run first" in done.stderr
     for options in (["--all", "--frames", "5"], ["--frames", "-1"]):
-        done = run_xfelmpi(["verify", 50, *paths, *options])
+        done = call_xfelmpi(["verify", 50, *paths, *options])
         assert done.returncode == 2
         assert "--frames" in done.stderr
 

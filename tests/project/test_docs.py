@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from docpages import COMMANDS, PAGES, ROOT, blocks, name
-from launch import run_xfelmpi
+from launch import call_xfelmpi
 
 from xfelmpi.__main__ import COMMANDS as PROGRAM_COMMANDS
 from xfelmpi.cli.parser import options, read_toml
@@ -87,7 +87,7 @@ def test_picture_of_the_report_is_there(site):
 def test_options_are_those_of_the_program(site):
     text = (site / "options.html").read_text()
     for command in PROGRAM_COMMANDS:
-        helped = run_xfelmpi([command, "--help"]).stdout
+        helped = call_xfelmpi([command, "--help"]).stdout
         flags = set(re.findall(r"--[a-z][a-z-]*", helped)) - {"--help"}
         assert len(flags) > 1
         for flag in flags:
@@ -131,7 +131,7 @@ def test_toml_in_the_pages_is_understood(tmp_path):
 
 def test_what_is_named_exists():
     """Options and files of the project in the text of all pages."""
-    helps = [run_xfelmpi([command, "--help"]).stdout for command in PROGRAM_COMMANDS]
+    helps = [call_xfelmpi([command, "--help"]).stdout for command in PROGRAM_COMMANDS]
     known = set(re.findall(r"--[a-z][a-z-]*", "".join(helps))) | FOREIGN
     for page in PAGES:
         text = page.read_text()
@@ -145,7 +145,7 @@ FOREIGN = {
     "--array", "--mpi", "--nodes", "--time", "--ntasks", "--me",  # Slurm
     "--lqr",  # EXtra-redu
     "--tests", "--docs", "--help", "--picture", "--check", "--renew",  # scripts of the project
-    "--bounds", "--sanitize", "--runs", "--only", "--first", "--seed",  # and its tests
+    "--quick", "--bounds", "--sanitize", "--runs", "--only", "--first", "--seed",  # and its tests
     "--with-mpi", "--no-build-isolation", "--no-deps", "--target",  # pytest and pip
 }  # fmt: skip
 """Options of other programs in the pages."""

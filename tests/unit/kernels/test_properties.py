@@ -17,7 +17,7 @@ import reference
 from fuzz import chunks
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from launch import SECONDS
+from launch import limit
 from randomruns import check, random_run
 from rawfiles import RAW_LAYOUTS, RawSetup, assert_reads_raw, make_constants, make_frames
 from reference import FS, MODULES, PIXELS, SS
@@ -263,4 +263,4 @@ random_runs = seeds.map(lambda seed: random_run(random.Random(seed)))
 def test_whole_jobs(run):
     """Random runs with random damage, processed on two numbers of ranks."""
     with tempfile.TemporaryDirectory() as name:
-        check(run, Path(name), SECONDS)
+        check(run, Path(name), limit())

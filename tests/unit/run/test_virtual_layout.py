@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from extra_data.tests.make_examples import make_modern_spb_proc_run, make_spb_run
-from launch import all_files, run_xfelmpi
+from launch import all_files, call_xfelmpi, run_xfelmpi
 from mockrun import tiny_run
 from mpi4py import MPI
 
@@ -552,7 +552,8 @@ def test_command_takes_raw_if_there_is_no_proc(tmp_path):
 
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_command_without_a_run(ranks, tmp_path):
-    done = run_xfelmpi(["vds", 7, "--prefix", tmp_path], ranks)
+    args = ["vds", 7, "--prefix", tmp_path]
+    done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
     assert done.returncode == 2
     assert done.stderr.count(str(tmp_path / "proc" / "r0007")) == 1, done.stderr
     assert "Traceback" not in done.stderr

@@ -11,7 +11,7 @@ from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
 from extra_geom import AGIPD_1MGeometry
-from launch import SECONDS, run_xfelmpi
+from launch import limit, run_xfelmpi
 from mockrun import read_truth, tiny_run
 from xfelmpi._kernels._deflate import Deflater, zlib_compress
 
@@ -423,7 +423,7 @@ def test_any_number_of_ranks_writes_the_same(tmp_path):
     arguments = "50 --trains 3 --cells 0:6:2 --hit-rate 0.3 --sequence-length 2 --veto 0.2"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
     words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
-    done = run_xfelmpi(words, 3, seconds=2 * SECONDS)
+    done = run_xfelmpi(words, 3, seconds=limit(60))
     assert done.returncode == 0, done.stderr
     assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 2
 

@@ -10,7 +10,7 @@ from compare import same_files
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
-from launch import SECONDS, run_xfelmpi
+from launch import limit, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_raw_run, tiny_run
 
 from xfelmpi.cli import simulate as command
@@ -443,6 +443,6 @@ def test_any_number_of_ranks_writes_the_same(kind, tmp_path):
     arguments += " --hit-photons 1e6 1e6 --common-mode 9"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
     words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
-    done = run_xfelmpi(words, 3, seconds=2 * SECONDS)
+    done = run_xfelmpi(words, 3, seconds=limit(60))
     assert done.returncode == 0, done.stderr
     assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 16 + 2

@@ -1,0 +1,74 @@
+"""How results are counted: also those of a run that was cut off, or of a test that hangs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from count_results import outcomes
+from docpages import ROOT
+
+SUITE = """
+import os, time
+
+def test_good(): pass
+def test_bad(): assert False
+def test_last(): {last}
+def test_after(): pass
+"""
+
+
+def run(folder, last, *options, before=(), patience="1"):
+    """Run a small suite of its own; return its status and what is counted."""
+    (folder / "test_some.py").write_text(SUITE.format(last=last))
+    pytest_run = ["-m", "pytest", "-q", "-p", "record_results", "--rootdir", folder]
+    results = ["--results", folder / "all.results", *options, folder / "test_some.py"]
+    done = subprocess.run(
+        list(map(str, [sys.executable, *before, *pytest_run, *results])),
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "tests" / "helpers"),
+            "XFELMPI_TEST_PATIENCE": patience,
+        },
+        capture_output=True,
+        check=False,
+    )
+    good, bad = ({name.rpartition("::")[2] for name in names} for names in outcomes(folder))
+    return done.returncode, good, bad
+
+
+def test_all_are_counted(tmp_path):
+    status, good, bad = run(tmp_path, "pass")
+    assert (status, good, bad) == (1, {"test_good", "test_last", "test_after"}, {"test_bad"})
+
+
+def test_a_process_that_ends_leaves_its_results(tmp_path):
+    status, good, bad = run(tmp_path, "os._exit(7)")
+    assert status == 7
+    assert (good, bad) == ({"test_good"}, {"test_bad", "test_last (did not end)"})
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_fails_and_the_others_go_on(tmp_path):
+    options = ("--timeout=0.5", "--timeout-method=thread", "-n", "1")
+    _, good, bad = run(tmp_path, "time.sleep(600)", *options)
+    assert (good, bad) == ({"test_good", "test_after"}, {"test_bad", "test_last"})
+
+
+@pytest.mark.slow
+def test_what_hangs_altogether_is_ended_and_named(tmp_path):
+    watch = (ROOT / "tests" / "helpers" / "watch_results.py", tmp_path, "5")
+    before = (*watch, sys.executable)
+    status, good, bad = run(
+        tmp_path, "time.sleep(600)", "-p", "no:timeout", before=before, patience="0.5"
+    )
+    assert status == 124
+    assert (good, bad) == ({"test_good"}, {"test_bad", "test_last (did not end)"})
+
+
+def test_a_file_that_cannot_be_imported_is_a_failure(tmp_path):
+    (tmp_path / "test_some.py").write_text("")
+    _, good, bad = run(tmp_path, "pass\nimport nothing_of_this_name")
+    assert not good
+    assert len(bad) == 1
+    assert "not even collected" in min(bad)
