@@ -40,14 +40,23 @@ PARTS = (
     ("pipeline", "sum_powder", "photons: powder"),
     ("outputs", "sum_powder", "write: powder sums"),
     ("outputs", "background_weights", "write: background"),
-    ("outputs", "_begin_cxi", "write: CXI columns"),
-    ("outputs", "_open_emc", "write: EMC head"),
-    ("outputs", "_write_frames", "write: frames"),
+    ("CxiWriter", "__init__", "write: CXI columns"),
+    ("DragonflyWriter", "__init__", "write: EMC head"),
+    ("HitOutputs", "write", "write: frames"),
     ("outputs", "write_powder", "write: powder file"),
     ("outputs", "write_events", "write: events file"),
-    ("CxiFile", "close", "write: CXI end"),
+    ("CxiWriter", "close", "write: CXI end"),
 )
 """Functions whose calls count by themselves, with the name of the part."""
+
+
+def writers() -> dict[str, type]:
+    """Return the classes that write the hits, by name."""
+    from xfelmpi.output.cxi.hit_writer import CxiWriter
+    from xfelmpi.output.dragonfly.hit_writer import DragonflyWriter
+    from xfelmpi.output.hit_formats import HitOutputs
+
+    return {cls.__name__: cls for cls in (HitOutputs, CxiWriter, DragonflyWriter)}
 
 
 def main() -> None:
@@ -128,7 +137,7 @@ def count(library: str, argv: list[str]) -> None:
 
     loaded = ctypes.CDLL(library)
     stage = Stage(loaded.count_stage)
-    holders = {"pipeline": pipeline, "outputs": write_stage, "CxiFile": write_stage.CxiFile}
+    holders = {"pipeline": pipeline, "outputs": write_stage, **writers()}
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)
     Stages.timed = lambda _, name: stage.of(name)

@@ -16,7 +16,7 @@ from time import process_time
 
 from bench import PYTHON, timed
 from communication import PARTS as COUNTED
-from communication import Stage
+from communication import Stage, writers
 
 PARTS = (
     *(part for part in COUNTED if part[1] != "load_inputs"),
@@ -24,7 +24,7 @@ PARTS = (
     ("inputs", "load_masks", "index: masks"),
     ("inputs", "load_run_geometry", "index: geometry"),
     ("pipeline", "_write_vds", "index: virtual dataset"),
-    ("DragonflyFiles", "close", "write: EMC end, detector"),
+    ("DragonflyWriter", "close", "write: EMC end, detector"),
     ("pipeline", "report_run", "page"),
 )
 _LINE = "CPU seconds: "
@@ -75,9 +75,8 @@ def run_rank(argv: list[str]) -> None:
         "pipeline": pipeline,
         "inputs": inputs,
         "outputs": write_stage,
-        "CxiFile": write_stage.CxiFile,
+        **writers(),
     }
-    holders["DragonflyFiles"] = write_stage.DragonflyFiles
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)
     Stages.timed = lambda _, name: stage.of(name)

@@ -23,8 +23,10 @@ from xfelmpi.calibration.pixel_mask import MODULE_BYTES, Masks
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, N_MODULES
-from xfelmpi.output.cxi.writer import CxiFile, CxiHeader
+from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.emc import EmcWriter
+from xfelmpi.output.hit_columns import hit_columns
+from xfelmpi.output.hit_writer import HitHeader
 from xfelmpi.reduction.frame_reader import HitReader
 
 PHOTONS = 20_000
@@ -61,7 +63,7 @@ def make_masks(n_cells: int) -> Masks:
     return Masks(good, row, np.zeros((N_MODULES, MODULE_BYTES), "u1"))
 
 
-def write(folder: Path, hits, header: CxiHeader, masks: Masks) -> float:
+def write(folder: Path, hits, header: HitHeader, masks: Masks) -> float:
     """Write the hits as the main job does; return the CPU time."""
     comm = MPI.COMM_SELF
     frames = columns(hits)
@@ -69,7 +71,8 @@ def write(folder: Path, hits, header: CxiHeader, masks: Masks) -> float:
     start = process_time()
     cxi = CxiFile(comm, folder / "hits.cxi", about, masks, 0xFFFF)
     n = np.arange(len(hits), dtype="u8")
-    entry = cxi.entry("hits", "p000000_r0001", frames, n, n.astype("f8"), np.dtype("u1"))
+    values = hit_columns("p000000_r0001", frames, n, n.astype("f8"))
+    entry = cxi.entry("hits", values, np.dtype("u1"))
     cxi.begin_frames()
     ones = np.array([(count == 1).sum() for _, count in hits])
     multi = np.array([len(count) for _, count in hits]) - ones
@@ -109,7 +112,7 @@ def main() -> None:
     hits = [kinds[i % KINDS] for i in range(n_hits)]
     geometry, _ = load_geometry(None, None)
     frame = np.zeros((16, 512, 128))
-    header = CxiHeader("", "", "", "SPB", geometry, frame > 0, frame.astype("u8"), frame)
+    header = HitHeader("", "", "", "SPB", geometry, frame > 0, frame.astype("u8"), frame)
     for n_cells, target in ((1, "≤ 1.3"), (MAX_CELLS, "")):
         masks = make_masks(n_cells)
         ratio = median(write(folder, hits, header, masks) / compress(hits) for _ in range(repeats))

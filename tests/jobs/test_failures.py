@@ -197,10 +197,10 @@ CRASHES = {
         "xfelmpi.reduction.frame_buffer.FrameBuffer.take",
         1,
     ),
-    "header": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage._cxi_header", 0),
+    "header": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage._header", 0),
     "index of the hits": ("xfelmpi.io.chunk_writer", "xfelmpi.io.chunk_writer.write_dummy", 0),
     "events": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage.write_events", 2),
-    "publish": ("xfelmpi.output.write_stage", "xfelmpi.output.write_stage.publish", 0),
+    "publish": ("xfelmpi.output.publishing", "xfelmpi.output.publishing.publish", 0),
 }
 
 

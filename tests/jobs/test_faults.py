@@ -162,7 +162,7 @@ def test_failing_rank_while_a_mask_is_made(stage, action, mock, tmp_path):
     assert mask.read_bytes() != b"old"
 
 
-@pytest.mark.parametrize(("stage", "action"), [("merge", "exit"), ("publish", "kill")])
+@pytest.mark.parametrize(("stage", "action"), [("hits", "exit"), ("publish", "kill")])
 def test_failing_rank_while_runs_are_merged(stage, action, mock, first):
     folder, _ = first
     args = ["merge", 50, "--prefix", mock.options.prefix, "--output", folder, "--name", action]

@@ -264,7 +264,7 @@ def test_checkpoints_that_cannot_be_written_are_a_warning(mock, undisturbed, tmp
         ("photons", "reduction.sparsifier:Sparsifier.frames", 0, False),
         ("decide", "workflows.process:draw_misses", 3, True),
         ("write", "output.write_stage:write_powder", 3, True),
-        ("write", "output.write_stage:publish", 2, False),
+        ("write", "output.publishing:publish", 2, False),
     ],
 )
 def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ranks, stuck):
@@ -283,7 +283,7 @@ def test_stopped_in_every_stage(mock, undisturbed, tmp_path, stage, function, ra
     assert ("start again with: " in ours[1]) == (stage == "index")
     left = [name for name in all_files(output) if not name.startswith("checkpoint/")]
     assert left == list(before)
-    if function != "output.write_stage:publish":
+    if function != "output.publishing:publish":
         assert {name: (output / name).read_bytes() for name in left} == before
     if stage == "index":
         return

@@ -12,6 +12,7 @@ from xfelmpi.output import write_stage
 from xfelmpi.workflows import inputs, process
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from communication import writers
 from rank_profile import PARTS
 
 PROGRAMS = Path(__file__).parents[1] / "benchmarks"
@@ -19,8 +20,7 @@ HOLDERS = {
     "pipeline": process,
     "inputs": inputs,
     "outputs": write_stage,
-    "CxiFile": write_stage.CxiFile,
-    "DragonflyFiles": write_stage.DragonflyFiles,
+    **writers(),
 }
 
 

@@ -60,6 +60,10 @@ class Experiment:
         """The hits as CXI."""
         return self.output / "saved_hits" / f"{self.name}_hits.cxi"
 
+    def hit_file(self, folder: str, ending: str) -> Path:
+        """Return a file with the hits in a further format: name of a folder, end of the name."""
+        return self.output / folder / f"{self.name}{ending}"
+
     @property
     def emc(self) -> Path:
         """The hits as a sparse EMC file for Dragonfly."""
@@ -165,6 +169,10 @@ class MergedFiles:
     def cxi(self) -> Path:
         """The hits as CXI."""
         return self.output / "merged" / f"{self.name}_hits.cxi"
+
+    def hit_file(self, folder: str, ending: str) -> Path:
+        """Return a file with the hits in a further format, beside the others."""
+        return self.output / "merged" / f"{self.name}{ending}"
 
     @property
     def lock(self) -> Path:

@@ -1,6 +1,7 @@
 """The write stage: hits and misses streamed into all output files, which appear together."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,23 +12,23 @@ from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.errors import OutputError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
-from xfelmpi.core.progress import Progress
-from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import check_room
-from xfelmpi.io.parallel_hdf5 import check_writable, publish
-from xfelmpi.output.cxi.writer import CxiEntry, CxiFile, CxiHeader
-from xfelmpi.output.dragonfly.detector import usable_pixels
-from xfelmpi.output.dragonfly.files import DragonflyFiles, beam_wavelength, make_folder
+from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.events import write_events
+from xfelmpi.output.hit_columns import hit_columns
+from xfelmpi.output.hit_formats import HitOutputs, finish_formats, hit_paths
+from xfelmpi.output.hit_writer import FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.powder import write_powder
 from xfelmpi.output.provenance import provenance
+from xfelmpi.output.publishing import publish_together, remove_all
 from xfelmpi.output.vds import same_frames, write_vds
 from xfelmpi.reduction import background
 from xfelmpi.reduction.frame_reader import HitReader
@@ -85,7 +86,7 @@ class WriteInputs:
     earlier: dict[str, str] = field(default_factory=dict)
 
 
-def prepare_folders(experiment: Experiment, n_frames: int) -> None:
+def prepare_folders(experiment: Experiment, config: Config, n_frames: int) -> None:
     """Make the output folders and check that they can be written; one rank.
 
     How much room the hits need is known only later.
@@ -95,7 +96,7 @@ def prepare_folders(experiment: Experiment, n_frames: int) -> None:
     OutputError
         If they cannot.
     """
-    for path in (experiment.events, experiment.powder, experiment.cxi, experiment.emc):
+    for path in (experiment.events, experiment.powder, *hit_paths(config, experiment)):
         check_writable(path)
     check_room(experiment.output, n_frames * _EVENT_BYTES)
 
@@ -139,41 +140,92 @@ def write_outputs(
     attributes = done.earlier | provenance(
         comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
     )
-    fault_injection.inject(comm, "cxi")
-    hits = np.flatnonzero(done.events.is_hit)
-    misses = np.flatnonzero(done.events.is_miss)
-    n_hits = mpi.exscan_and_total(comm, len(hits))[1]
-    in_cxi = {"hits": hits, "misses": misses} if config.with_misses else {"hits": hits}
-    cxi, entries = _begin_cxi(comm, experiment, done, attributes, in_cxi)
-    fault_injection.inject(comm, "emc")
-    emc = _open_emc(comm, experiment, config, done, hits, n_hits) if n_hits else None
-    sums = {
-        "": done.powder,
-        "_hits": _write_frames(comm, done, hits, "hits", entries["hits"], emc),
-        "_misses": _write_frames(comm, done, misses, "misses", entries.get("misses")),
-    }
+    chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
+    rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
+    outputs = HitOutputs(_hits_to_write(comm, experiment, config, done, attributes, rows))
+    sums = {"": done.powder}
+    for kind, frames in rows.items():
+        powder = PowderSum.zeros(done.masks.good.shape[1])
+        outputs.write(kind, _sparse(done, frames, powder))
+        sums[f"_{kind}"] = sum_powder(comm, done.masks, powder)
     with shutdown.defer_shutdown():
         done.reader.release()
     fault_injection.inject(comm, "powder")
     write_powder(comm, experiment.powder, attributes, sums)
-    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
-    usable = _usable(config, n_hits, sums["_hits"])
-    fault_injection.inject(comm, "detector")
-    for_dragonfly = emc.close(attributes, done.geometry, wavelength, usable) if emc else []
     ever_good = _ever_good(comm, done)
-    fault_injection.inject(comm, "frames")
-    cxi.close(_cxi_header(experiment, done, sums, ever_good) if comm.rank == 0 else None)
+    hit_files = outputs.close(
+        _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
+    )
     _write_events(comm, experiment, done, attributes)
-    files = [experiment.events, experiment.powder, experiment.cxi, *for_dragonfly]
+    files = [experiment.events, experiment.powder, *hit_files]
     files += [done.vds] if done.vds else []
-    fault_injection.inject(comm, "publish")
-    # no file gets its name before all ranks have come so far
-    comm.Barrier()
-    vds = experiment.vds(done.share.facts.kind)
-    mpi.run_on_root(comm, lambda: _publish(experiment, files, vds))
+    publish_together(comm, files, lambda: _remove_old(experiment, config, done, files))
     fault_injection.inject(comm, "folder")
-    mpi.run_on_root(comm, lambda: make_folder(config, experiment, files))
+    mpi.run_on_root(comm, lambda: finish_formats(config, experiment, files))
     return files
+
+
+def _sparse(done: WriteInputs, rows: np.ndarray, powder: PowderSum) -> Iterator[SparseFrames]:
+    return (sparse for _, sparse in done.reader.stream(rows, powder))
+
+
+def _hits_to_write(
+    comm,
+    experiment: Experiment,
+    config: Config,
+    done: WriteInputs,
+    attributes: dict,
+    rows: dict[str, np.ndarray],
+) -> HitsToWrite:
+    """Return what the output formats get; collective."""
+    modules_in_run = done.share.facts.modules_in_run
+    weighting = background_weights(comm, done.events, modules_in_run)
+    kinds = ("hits", "misses") if config.with_misses else ("hits",)
+    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
+    return HitsToWrite(
+        comm=comm,
+        config=config,
+        files=experiment,
+        attributes=attributes,
+        sets={k: _frame_set(comm, experiment, done, k, rows[k], weighting) for k in kinds},
+        masks=done.masks,
+        modules_in_run=modules_in_run,
+        geometry=done.geometry,
+        wavelength=wavelength,
+        good_in_hits=lambda: _good_in_hits(comm, done, rows["hits"]),
+    )
+
+
+def _frame_set(
+    comm, experiment: Experiment, done: WriteInputs, kind: str, rows: np.ndarray, weighting
+) -> FrameSet:
+    sums, share = done.sums, done.share
+    ones = sums.ones[rows].astype(np.int64)
+    return FrameSet(
+        title=f"{_TITLES[kind]} of {experiment.proposal} run {experiment.run}",
+        n_frames=mpi.exscan_and_total(comm, len(rows))[1],
+        columns=hit_columns(
+            f"{experiment.proposal}_{experiment.name}",
+            done.events.take(rows),
+            (rows + share.first_frame).astype(np.uint64),
+            weighting[rows],
+        ),
+        cell_id=share.frames.cell_id[rows],
+        ones=ones,
+        multi=sums.lit[rows] - ones,
+        peak=mpi.allreduce_max(comm, sums.peak[rows].max(initial=0)),
+        read=lambda: _sparse(done, rows, PowderSum.zeros(done.masks.good.shape[1])),
+    )
+
+
+def _good_in_hits(comm, done: WriteInputs, rows: np.ndarray) -> np.ndarray | None:
+    """Return in how many hits each pixel is good, on rank 0; reads the hits; collective."""
+    powder = PowderSum.zeros(done.masks.good.shape[1])
+    with mpi.fail_together(comm):
+        for _ in _sparse(done, rows, powder):
+            pass
+    total = sum_powder(comm, done.masks, powder)
+    return total[1].reshape(-1) if total else None
 
 
 def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: dict) -> None:
@@ -191,104 +243,18 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
     write_events(comm, path, attributes, done.events, done.sums, first, n_frames, problems)
 
 
-def _write_frames(
-    comm,
-    done: WriteInputs,
-    chosen: np.ndarray,
-    unit: str,
-    entry: CxiEntry | None,
-    emc: DragonflyFiles | None = None,
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Stream frames of this rank, in blocks, into an entry and the EMC file, if there are these.
+def _remove_old(
+    experiment: Experiment, config: Config, done: WriteInputs, files: list[Path]
+) -> None:
+    """Remove what an earlier job wrote and this one did not; one rank.
 
-    Collective. Returns the powder of the frames; see `sum_powder`.
+    Dragonfly reads out of bounds without frames, or with another detector.
     """
-    powder = PowderSum.zeros(done.masks.good.shape[1])
-    blocks = done.reader.stream(chosen, powder)
-    if entry is None:
-        for _ in blocks:
-            pass
-        return sum_powder(comm, done.masks, powder)
-    total = mpi.exscan_and_total(comm, len(chosen))[1]
-    progress = Progress(total, stage="writing", unit=unit, found="")
-    board = mpi.ProgressBoard(comm, progress.show, n_values=1)
-    written = 0
-    # all ranks write as often as the one with most blocks
-    while mpi.allreduce_max(comm, (block := next(blocks, None)) is not None):
-        frames, sparse = block or done.reader.nothing()
-        written += len(frames)
-        board.update(written)
-        entry.write(sparse, done.share.frames.cell_id[frames])
-        fault_injection.inject(comm, unit)
-        if emc:
-            emc.write(sparse)
-    board.finish()
-    progress.close()
-    return sum_powder(comm, done.masks, powder)
-
-
-def _publish(experiment: Experiment, files: list[Path], vds: Path) -> None:
-    """Give all files their names and remove those of an earlier job that do not fit them."""
-    try:
-        with shutdown.publishing():
-            publish(*files)
-            for path in (experiment.emc, experiment.dragonfly_detector):
-                # Dragonfly reads out of bounds without frames, or with another detector: an old
-                # file must not stay
-                if path not in files:
-                    path.unlink(missing_ok=True)
-            if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
-                vds.unlink()
-                log.warning(f"{vds} of an earlier job has other frames and was removed")
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
-
-
-def _begin_cxi(
-    comm, experiment, done: WriteInputs, attributes: dict, chosen: dict[str, np.ndarray]
-) -> tuple[CxiFile, dict[str, CxiEntry]]:
-    """Open the CXI file with an entry for each choice of frames, all but the frames; collective."""
-    modules_in_run = done.share.facts.modules_in_run
-    cxi = CxiFile(comm, experiment.cxi, attributes, done.masks, modules_in_run)
-    weighting = background_weights(comm, done.events, modules_in_run)
-    entries = {}
-    for what, frames in chosen.items():
-        peak = mpi.allreduce_max(comm, done.sums.peak[frames].max(initial=0))
-        entries[what] = cxi.entry(
-            f"{_TITLES[what]} of {experiment.proposal} run {experiment.run}",
-            f"{experiment.proposal}_{experiment.name}",
-            done.events.take(frames),
-            (frames + done.share.first_frame).astype(np.uint64),
-            weighting[frames],
-            np.dtype(np.uint16 if peak > 255 else np.uint8),
-        )
-    cxi.begin_frames()
-    return cxi, entries
-
-
-def _open_emc(
-    comm, experiment, config: Config, done: WriteInputs, hits: np.ndarray, n_hits: int
-) -> DragonflyFiles:
-    """Open the files for Dragonfly, which needs the sizes of all frames first; collective."""
-    ones = done.sums.ones[hits].astype(np.int64)
-    powder, usable = PowderSum.zeros(done.masks.good.shape[1]), None
-
-    def read_hits():
-        return (sparse for _, sparse in done.reader.stream(hits, powder))
-
-    if config.bin > 1:
-        # which photons are summed depends on how often each pixel is good
-        with mpi.fail_together(comm):
-            for _ in read_hits():
-                pass
-        usable = comm.bcast(_usable(config, n_hits, sum_powder(comm, done.masks, powder)))
-    multi = done.sums.lit[hits] - ones
-    return DragonflyFiles(comm, config, experiment, ones, multi, read_hits, usable)
-
-
-def _usable(config: Config, n_hits: int, powder) -> np.ndarray | None:
-    """Return the pixels that Dragonfly may use, bool (1048576,), on rank 0."""
-    return usable_pixels(powder[1].reshape(-1), n_hits, config.max_bad) if powder else None
+    remove_all([path for path in hit_paths(config, experiment) if path not in files])
+    vds = experiment.vds(done.share.facts.kind)
+    if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
+        vds.unlink()
+        log.warning(f"{vds} of an earlier job has other frames and was removed")
 
 
 def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
@@ -305,14 +271,14 @@ def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
     return good & in_run.astype(bool)[:, None]
 
 
-def _cxi_header(
+def _header(
     experiment: Experiment, done: WriteInputs, sums: dict, ever_good: np.ndarray
-) -> CxiHeader:
-    """Return what stands once in the CXI file; `sums` as in `write_powder`; rank 0."""
+) -> HitHeader:
+    """Return what is known when all hits are written; `sums` as in `write_powder`; rank 0."""
     (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
     facts = done.share.facts
     mean = background.mean_background(photons, good, hit_photons, hit_good)
-    return CxiHeader(
+    return HitHeader(
         f"{experiment.proposal} {experiment.name}",
         facts.start_time,
         facts.sample,
@@ -321,4 +287,5 @@ def _cxi_header(
         ever_good.reshape(FRAME_SHAPE),
         photons.reshape(FRAME_SHAPE),
         mean.reshape(FRAME_SHAPE),
+        hit_good.reshape(-1),
     )

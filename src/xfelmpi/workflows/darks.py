@@ -15,10 +15,11 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
-from xfelmpi.io.parallel_hdf5 import check_writable, publish
+from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.constants_file import ConstantsWriter
 from xfelmpi.output.provenance import provenance
+from xfelmpi.output.publishing import publish_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.workflows.summary import problem_lines
@@ -67,10 +68,7 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
     writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
     problems, n_bad = _combine_cells(comm, given, runs, tasks, writer)
     writer.close()
-    fault_injection.inject(comm, "publish")
-    # no file gets its name before all ranks have come so far
-    comm.Barrier()
-    mpi.run_on_root(comm, lambda: publish(*writer.paths))
+    publish_together(comm, writer.paths)
     problems = mpi.gather_objects(comm, problems)
     total_bad = int(mpi.allreduce_sum(comm, np.array([n_bad]))[0])
     if comm.rank == 0:

@@ -13,9 +13,7 @@ from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
-from xfelmpi.output.dragonfly.files import (
-    check_before,
-)
+from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -65,7 +63,7 @@ def load_inputs(
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())
-    warnings = (*warnings, *check_before(comm, config, geometry, share.wavelength))
+    warnings = (*warnings, *check_formats(comm, config, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
     return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))

@@ -58,7 +58,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
         share, selection = share_remaining(comm, experiment, config, resume)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
-        mpi.run_on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        mpi.run_on_root(comm, lambda: prepare_folders(experiment, config, share.facts.n_frames))
         vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
     warnings = log_start(comm, config, share, inputs)
     masks = inputs.masks

@@ -153,7 +153,7 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
-        mpi.run_on_root(comm, lambda: prepare_folders(experiment, share.facts.n_frames))
+        mpi.run_on_root(comm, lambda: prepare_folders(experiment, config, share.facts.n_frames))
     warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)

@@ -304,6 +304,15 @@ class Config:
         metavar="NAME=SOURCE/KEY",
         many=True,
     )
+    also_write: tuple[str, ...] = _option(
+        "outputs",
+        (),
+        str,
+        "further formats of the hits, by name, of packages that offer one (docs/howto/"
+        "add-an-output-format.md; default: none)",
+        metavar="FORMAT",
+        many=True,
+    )
     dragonfly: Path | None = _option(
         "dragonfly",
         None,

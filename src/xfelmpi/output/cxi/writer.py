@@ -1,62 +1,29 @@
 """``saved_hits/rRRRR_hits.cxi``: hits as dense photon frames, CXI 1.6 (Maia, Nat. Meth. 2012)."""
 
-from dataclasses import dataclass
-
 import h5py
 import numpy as np
 
 from xfelmpi._kernels._deflate import compress_sparse
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.detectors.agipd import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.io.chunk_writer import ChunkAppender
 from xfelmpi.io.parallel_hdf5 import ParallelFile, fixed_length
 from xfelmpi.mpi import exscan_and_total
 from xfelmpi.output.cxi.mask_writer import MaskDeduplicator
+from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
+from xfelmpi.output.hit_writer import FrameColumn, HitHeader
 
-# below an entry
-_INSTRUMENT = "instrument_1"
-_SOURCE = "instrument_1/source_1"
-DETECTOR = "instrument_1/detector_1"
 _GROUPS = {
     "": "NXentry",
     "process_1": "NXprocess",
     "sample_1": "NXsample",
-    _INSTRUMENT: "NXinstrument",
-    _SOURCE: "NXsource",
+    INSTRUMENT: "NXinstrument",
+    SOURCE: "NXsource",
     DETECTOR: "NXdetector",
 }
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
-
-
-@dataclass(frozen=True)
-class CxiHeader:
-    """What stands once in the file; only rank 0 needs it.
-
-    Parameters
-    ----------
-    name, start_time, sample, instrument : str
-        `start_time` is ISO 8601 with zone, or empty.
-    geometry : DetectorGeometry
-    good_pixels : ndarray, bool (16, 512, 128)
-        Good in at least one cell.
-    powder : ndarray, uint64 (16, 512, 128)
-        Over all frames.
-    background : ndarray, float32 (16, 512, 128) or (run, 16, 512, 128)
-        Mean photons per good frame over all non-hits, NaN where no frame was good.
-    """
-
-    name: str
-    start_time: str
-    sample: str
-    instrument: str
-    geometry: object
-    good_pixels: np.ndarray
-    powder: np.ndarray
-    background: np.ndarray
 
 
 class CxiFile:
@@ -82,31 +49,18 @@ class CxiFile:
         self._file = ParallelFile(comm, path, {**attributes, "default": "entry_1"})
         self._entries: list[CxiEntry] = []
 
-    def entry(
-        self, title: str, prefix: str, frames: EventColumns, vds_index, weighting, count_dtype
-    ) -> "CxiEntry":
+    def entry(self, title: str, columns: list[FrameColumn], count_dtype) -> "CxiEntry":
         """Add the next entry.
 
         Parameters
         ----------
         title : str
             What its frames are.
-        prefix : str
-            Start of every experiment identifier, e.g. ``p007927_r0050``.
-        frames : EventColumns
-            Rows of this rank's frames.
-        vds_index : ndarray, uint64 (frame,)
-            Their row numbers in the events file.
-        weighting : ndarray, float64 (frame,)
-            What scales the background to each frame.
+        columns : list of FrameColumn
+            Everything with one value per frame, for this rank's frames.
         count_dtype : numpy.dtype
             u1 or u2, the same on all ranks.
         """
-        columns = _hit_columns(prefix, frames, vds_index, weighting)
-        return self.entry_with(title, columns, count_dtype)
-
-    def entry_with(self, title: str, columns, count_dtype) -> "CxiEntry":
-        """Add the next entry, given all of its values per frame; see `CxiEntry`."""
         name = f"entry_{len(self._entries) + 1}"
         new = CxiEntry(self._comm, self._file, name, columns, count_dtype)
         self._file.put(f"{name}/title", title)
@@ -121,11 +75,11 @@ class CxiFile:
         for entry in self._entries:
             entry.begin(self._packed, masks)
 
-    def close(self, header: CxiHeader | None) -> None:
+    def close(self, header: HitHeader | None) -> None:
         """Write what stands once in the file, given on rank 0, and close it."""
         self._packed.close(lambda file: self._fill(file, header))
 
-    def _fill(self, file: h5py.File, header: CxiHeader) -> None:
+    def _fill(self, file: h5py.File, header: HitHeader) -> None:
         file["cxi_version"] = 160
         first, *others = (entry.name for entry in self._entries)
         for name, value, attributes in _single_values(header, self._attributes):
@@ -143,8 +97,7 @@ class CxiEntry:
     comm : Intracomm
     file : ParallelFile
     name : str
-    columns : list of (str, ndarray, dict)
-        Path, values and attributes of everything with one value per frame.
+    columns : list of FrameColumn
     count_dtype : numpy.dtype
     """
 
@@ -195,38 +148,12 @@ class CxiEntry:
         self._next += n
 
 
-def _hit_columns(prefix, hits: EventColumns, vds_index, weighting):
-    """Return (path below the entry, values, attributes) of what has one value per frame."""
-    identifier = np.array(
-        [f"{prefix}_t{t}_c{c}".encode() for t, c in zip(hits.trainId, hits.cellId, strict=True)],
-        # train IDs have up to 20 digits, cells 3: the same length on all ranks
-        dtype=f"S{len(prefix) + 27}",
-    )
-    source, detector = _SOURCE, DETECTOR
-    return [
-        ("experiment_identifier", identifier, {}),
-        ("trainId", hits.trainId, {}),
-        ("cellId", hits.cellId, {}),
-        ("pulseId", hits.pulseId, {}),
-        ("vds_index", vds_index, {}),
-        (f"{source}/photon_energy", PLANCK_TIMES_C / hits.wavelength, {"units": "J"}),
-        (f"{source}/photon_wavelength", hits.wavelength, {"units": "m"}),
-        (f"{source}/pulse_energy", hits.pulse_energy, {"units": "J"}),
-        (f"{detector}/background_weighting", weighting, {}),
-        (f"{detector}/lit_pixels", hits.litpixels, {}),
-        (f"{detector}/photon_counts", hits.photons, {"units": "photons"}),
-        (f"{detector}/hit_score", hits.hitscore, {}),
-        (f"{detector}/hit_sigma", hits.hit_sigma, {}),
-        *((f"{_INSTRUMENT}/{a.name}", a.values, a.attributes()) for a in hits.added),
-    ]
-
-
 def _value(holder, name: str):
     """Return an attribute of what only rank 0 has, None elsewhere."""
     return getattr(holder, name) if holder else None
 
 
-def _single_values(header: CxiHeader | None, provenance: dict):
+def _single_values(header: HitHeader | None, provenance: dict):
     """Return (path below the entry, value, attributes) of what all entries have in common.
 
     Values of the header are None but on rank 0.
@@ -243,7 +170,7 @@ def _single_values(header: CxiHeader | None, provenance: dict):
         ("process_1/version", provenance["program_version"], {}),
         ("process_1/date", provenance["creation_date"], {}),
         ("sample_1/name", _value(h, "sample"), {}),
-        (f"{_INSTRUMENT}/name", _value(h, "instrument"), {}),
+        (f"{INSTRUMENT}/name", _value(h, "instrument"), {}),
         (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
         (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
         (f"{DETECTOR}/background", _value(h, "background"), {"units": "photons"}),

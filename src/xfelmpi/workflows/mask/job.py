@@ -19,9 +19,10 @@ from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
 from xfelmpi.detectors.pixel_bits import pack, unpack
-from xfelmpi.io.parallel_hdf5 import check_writable, publish
+from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
+from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.frame_loop import train_blocks
 from xfelmpi.reduction.memory_budget import BASE_MEMORY
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -78,10 +79,8 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(mpi.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
-    fault_injection.inject(comm, "mask")
-    # no file gets its name before all ranks have come so far
-    comm.Barrier()
-    mpi.run_on_root(comm, lambda: _write(written, attributes, facts.cells, bad))
+    mpi.run_on_root(comm, lambda: write_mask(path, attributes, facts.cells, bad))
+    publish_together(comm, written, point="mask")
     peak = mpi.allreduce_max(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, bad):
@@ -206,11 +205,6 @@ def _add_other_masks(
         found["ASIC edges"][in_run] = edges.sum() * len(facts.cells)
         bad[in_run] |= pack(edges)
     return found
-
-
-def _write(written: list[Path], attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
-    write_mask(written[0], attributes, cells, bad)
-    publish(*written)
 
 
 def _summary(

@@ -10,7 +10,8 @@ from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.log import log
 from xfelmpi.detectors.agipd import PIXEL_SIZE
 from xfelmpi.output.cxi.reader import HitColumn, read_finished_hits
-from xfelmpi.output.cxi.writer import DETECTOR, CxiHeader
+from xfelmpi.output.hit_columns import DETECTOR
+from xfelmpi.output.hit_writer import HitHeader
 from xfelmpi.workflows.merge.row_filter import rows_where
 
 _SHIFT, _TOO_FAR = 0.02, 0.5
@@ -23,7 +24,7 @@ class Merged:
 
     Parameters
     ----------
-    header : CxiHeader
+    header : HitHeader
         With one background per run.
     modules : int
         Bit m set: module m is in at least one of the runs.
@@ -33,7 +34,7 @@ class Merged:
         Which run, and which hit of its file.
     """
 
-    header: CxiHeader
+    header: HitHeader
     modules: int
     columns: dict[str, HitColumn]
     source: np.ndarray
@@ -71,7 +72,7 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
     row = np.concatenate(rows)
     if not len(row):
         raise UsageError("no hits" + (f" with --where {where!r}" if where else " in these runs"))
-    header = CxiHeader(
+    header = HitHeader(
         f"{first.proposal} " + " ".join(f"r{run:04d}" for run in runs),
         first.start_time,
         first.sample,

@@ -3,31 +3,25 @@
 Starts from the runs' CXI files; nothing of the runs themselves is read.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
+from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
-from xfelmpi.core.progress import Progress
-from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
-from xfelmpi.io.parallel_hdf5 import check_writable, publish
+from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.cxi.reader import stream_hits
-from xfelmpi.output.cxi.writer import CxiFile
-from xfelmpi.output.dragonfly.detector import usable_pixels
-from xfelmpi.output.dragonfly.files import (
-    DragonflyFiles,
-    beam_wavelength,
-    check_before,
-    make_folder,
-)
+from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
+from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
+from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance
+from xfelmpi.output.publishing import publish_together, remove_all
 from xfelmpi.workflows.merge.hits import Merged, collect
 
 BLOCK_FRAMES = 8
@@ -62,20 +56,18 @@ def merge(
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
     merged = mpi.run_on_root(comm, lambda: collect(runs, inputs, where))
-    mpi.run_on_root(comm, lambda: _prepare(files))
+    mpi.run_on_root(comm, lambda: [check_writable(path) for path in hit_paths(config, files)])
     hits = _Share(comm, inputs, merged)
     geometry = merged.header.geometry if merged else None
-    for warning in check_before(comm, config, geometry, hits.wavelength):
+    for warning in check_formats(comm, config, geometry, hits.wavelength):
         log.warning(warning)
     with mpi.fail_together(comm):
         tally = _Tally(hits)
     attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
-    fault_injection.inject(comm, "publish")
-    # no file gets its name before all ranks have come so far
-    comm.Barrier()
-    mpi.run_on_root(comm, lambda: _publish(files, written))
-    mpi.run_on_root(comm, lambda: make_folder(config, files, written))
+    old = [path for path in hit_paths(config, files) if path not in written]
+    publish_together(comm, written, lambda: remove_all(old))
+    mpi.run_on_root(comm, lambda: finish_formats(config, files, written))
     if comm.rank == 0:
         total = len(merged.row)
         log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
@@ -100,7 +92,7 @@ class _Share:
         self._source = deal(merged.source if merged else None)
         self._row = deal(merged.row if merged else None)
         self.columns = [
-            (path, deal(merged.columns[path].values if merged else None), attributes)
+            FrameColumn(path, deal(merged.columns[path].values if merged else None), attributes)
             for path, attributes in names
         ]
 
@@ -110,7 +102,7 @@ class _Share:
     @property
     def wavelength(self) -> np.ndarray:
         """Of this rank's hits, in m."""
-        return next(values for path, values, _ in self.columns if path == _WAVELENGTH)
+        return next(column.values for column in self.columns if column.path == _WAVELENGTH)
 
     def stream(self):
         """Yield the hits in blocks of sparse frames."""
@@ -134,33 +126,37 @@ class _Tally:
 
 
 def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
+    """Write all formats, to temporary names; returns the final ones; collective."""
     peak = mpi.allreduce_max(comm, tally.peak)
     good = hits.n_hits - mpi.allreduce_sum(comm, tally.bad)
-    usable = usable_pixels(good, hits.n_hits, config.max_bad)
-    cxi = CxiFile(comm, files.cxi, attributes, _all_good(), hits.modules)
-    dtype = np.dtype(np.uint16 if peak > 255 else np.uint8)
-    entry = cxi.entry_with("Single-particle hits of several runs", hits.columns, dtype)
-    cxi.begin_frames()
-    emc = DragonflyFiles(comm, config, files, tally.ones, tally.multi, hits.stream, usable)
-    blocks = hits.stream()
-    progress = Progress(hits.n_hits, stage="writing", unit="hits", found="")
-    board = mpi.ProgressBoard(comm, progress.show, n_values=1)
-    written = 0
-    # all ranks write as often as the one with most blocks
-    while mpi.allreduce_max(comm, (block := next(blocks, None)) is not None):
-        block = block or SparseFrames.empty()
-        fault_injection.inject(comm, "merge")
-        written += len(block)
-        board.update(written)
-        entry.write(block, np.zeros(len(block), np.int64))
-        emc.write(block)
-    board.finish()
-    progress.close()
     wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
-    geometry = merged.header.geometry if merged else None
-    for_dragonfly = emc.close(attributes, geometry, wavelength, usable)
-    cxi.close(merged.header if merged else None)
-    return [files.cxi, *for_dragonfly]
+    own = FrameSet(
+        title="Single-particle hits of several runs",
+        n_frames=hits.n_hits,
+        columns=hits.columns,
+        # the masks call every pixel of every cell good
+        cell_id=np.zeros(len(hits), np.int64),
+        ones=tally.ones,
+        multi=tally.multi,
+        peak=peak,
+        read=hits.stream,
+    )
+    outputs = HitOutputs(
+        HitsToWrite(
+            comm=comm,
+            config=config,
+            files=files,
+            attributes=attributes,
+            sets={"hits": own},
+            masks=_all_good(),
+            modules_in_run=hits.modules,
+            geometry=merged.header.geometry if merged else None,
+            wavelength=wavelength,
+            good_in_hits=lambda: good,
+        )
+    )
+    outputs.write("hits", hits.stream())
+    return outputs.close(replace(merged.header, good_in_hits=good) if merged else None)
 
 
 def _all_good() -> Masks:
@@ -173,17 +169,3 @@ def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: lis
     experiment = Experiment(config.prefix, config.output, runs[0])
     attributes = provenance(comm, experiment, config.to_json(), map(str, inputs), argv)
     return {**attributes, "run": np.array(runs, np.uint16), "where": where or ""}
-
-
-def _prepare(files: MergedFiles) -> None:
-    for path in (files.cxi, files.emc, files.dragonfly_detector):
-        check_writable(path)
-
-
-def _publish(files: MergedFiles, written: list[Path]) -> None:
-    try:
-        publish(*written)
-        if files.dragonfly_detector not in written:
-            files.dragonfly_detector.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

@@ -8,7 +8,7 @@ from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.mpi import alone
 from xfelmpi.output.dragonfly.binning import n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
-from xfelmpi.output.dragonfly.files import beam_wavelength
+from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.emc import EmcFile
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs

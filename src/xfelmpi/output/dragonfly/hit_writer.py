@@ -1,0 +1,170 @@
+"""The files for Dragonfly, written with the hits by all ranks: EMC, detector file, folder."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.log import log, size_text
+from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.detectors.agipd import FRAME_SHAPE
+from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
+from xfelmpi.output.dragonfly.detector import make_detector, usable_pixels
+from xfelmpi.output.dragonfly.folder import write_detector, write_folder
+from xfelmpi.output.emc import EmcWriter
+from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
+
+_SPREAD = 0.01
+"""Relative range of the wavelength in a run that is worth a warning."""
+
+_THREADS, _MUCH_MEMORY = 4, 32 << 30
+
+
+def beam_wavelength(comm, config: Config, wavelength: np.ndarray) -> tuple[float, str]:
+    """Return the wavelength of the detector file in m, NaN if unknown, and a warning; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    config : Config
+        ``photon_energy`` comes first.
+    wavelength : ndarray, float64 (frame,)
+        Of the frames of this rank, in m; their median over all ranks is taken.
+    """
+    known = mpi.allgather_concat(comm, wavelength[np.isfinite(wavelength)])
+    if config.photon_energy is not None:
+        return PLANCK_TIMES_C / config.photon_energy, ""
+    if not len(known):
+        return float("nan"), ""
+    median, spread = float(np.median(known)), float(np.ptp(known))
+    if spread <= _SPREAD * median:
+        return median, ""
+    percent = 100 * spread / median
+    return median, f"the wavelength varies by {percent:.1f} %; Dragonfly gets the median"
+
+
+def _check_options(config: Config, geometry: DetectorGeometry, wavelength: float) -> None:
+    """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
+    if config.dragonfly is not None:
+        check_writable(config.dragonfly / "config.ini")
+    asked = config.dragonfly or config.roi_qmax or config.ewald_rad
+    if asked and not make_detector(config, geometry, wavelength).n_used:
+        value, unit = config.roi_qmax
+        raise UsageError(f"--roi-qmax {value:g}{unit or ' voxels'}: no pixel is within")
+
+
+class DragonflyWriter(HitWriter):
+    """EMC and detector file, and the folder to start Dragonfly in."""
+
+    def __init__(self, hits: HitsToWrite):
+        self._hits = hits
+        self._n = hits.config.bin
+        own = hits.sets["hits"]
+        ones, multi = own.ones, own.multi
+        if self._n > 1:
+            # which photons are summed depends on how often each pixel is good, and the EMC file
+            # wants to know the numbers first
+            self._usable = hits.comm.bcast(self._usable_pixels(hits.good_in_hits()))
+            with mpi.fail_together(hits.comm):
+                ones, multi = self._count(own.read())
+        self._emc = EmcWriter(hits.comm, hits.files.emc, ones, multi, n_blocks(self._n))
+
+    @classmethod
+    def paths(cls, files: Experiment | MergedFiles) -> list[Path]:
+        """Return the names of the EMC file and of the detector file."""
+        return [files.emc, files.dragonfly_detector]
+
+    @classmethod
+    def check(
+        cls, comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+    ) -> tuple[str, ...]:
+        """Check that the detector file can be made, and the folder; see `HitWriter.check`.
+
+        Raises
+        ------
+        InputError, UsageError, OutputError
+            On all ranks, if options ask for what cannot be made.
+        """
+        middle, warning = beam_wavelength(comm, config, wavelength)
+        mpi.run_on_root(comm, lambda: _check_options(config, geometry, middle))
+        if comm.rank:
+            return ()
+        if np.isnan(geometry.distance):
+            return ("no detector file for Dragonfly, because the distance is unknown",)
+        return (warning,) if warning else ()
+
+    def _usable_pixels(self, good_in_hits: np.ndarray | None) -> np.ndarray | None:
+        """Return the pixels that Dragonfly may use, bool (1048576,); rank 0."""
+        if good_in_hits is None:
+            return None
+        n_hits = self._hits.sets["hits"].n_frames
+        return usable_pixels(good_in_hits, n_hits, self._hits.config.max_bad)
+
+    def _count(self, blocks: Iterator[SparseFrames]) -> tuple[np.ndarray, np.ndarray]:
+        ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for block in blocks:
+            binned = bin_frames(block, self._n, self._usable)
+            frame = np.repeat(np.arange(len(block)), np.diff(binned.indptr))
+            ones.append(np.bincount(frame[binned.count == 1], minlength=len(block)))
+            multi.append(np.bincount(frame[binned.count > 1], minlength=len(block)))
+        return np.concatenate(ones), np.concatenate(multi)
+
+    def write(self, block: HitBlock) -> None:
+        """Append a block of this rank's hits, possibly none."""
+        hits = block.frames
+        if self._n > 1:
+            hits = bin_frames(hits, self._n, self._usable)
+        self._emc.write(hits)
+
+    def close(self, header: HitHeader | None) -> list[Path]:
+        """Close the EMC file and write the detector file, if the distance is known."""
+        fault_injection.inject(self._hits.comm, "detector")
+        self._emc.close()
+        written = mpi.bcast_from_root(
+            self._hits.comm, lambda: self._write_detector(header.good_in_hits)
+        )
+        return [self._hits.files.emc, *written]
+
+    @classmethod
+    def published(
+        cls, config: Config, files: Experiment | MergedFiles, written: list[Path]
+    ) -> None:
+        """Make the folder to start Dragonfly in, if wanted; without hits there is nothing to do."""
+        if config.dragonfly is None:
+            return
+        if files.emc not in written:
+            log.warning(f"no hits: {config.dragonfly} is not ready for Dragonfly")
+            return
+        log.info(write_folder(config.dragonfly, files.emc, files.dragonfly_detector))
+
+    def _write_detector(self, good_in_hits: np.ndarray) -> list[Path]:
+        hits, config = self._hits, self._hits.config
+        if np.isnan(hits.geometry.distance):
+            return []
+        usable = self._usable_pixels(good_in_hits).reshape(FRAME_SHAPE)
+        detector = make_detector(config, hits.geometry, hits.wavelength, usable)
+        path = hits.files.dragonfly_detector
+        write_detector(path, hits.attributes, detector)
+        edge, memory = detector.volume_edge, detector.memory(_THREADS)
+        text = (
+            f"Dragonfly: {detector.n_used:,} of {len(detector.mask):,} pixels, {edge}³ voxels, "
+            f"about {size_text(memory)} in {_THREADS} threads"
+        )
+        if not detector.n_used:
+            log.warning(f"{text}; no pixel is good in enough of the hits, see --max-bad")
+        elif memory > _MUCH_MEMORY:
+            # of no concern to somebody who has not asked for Dragonfly
+            level = logging.WARNING if config.dragonfly else logging.INFO
+            log.log(level, f"{text}; --bin and --roi-qmax make this smaller")
+        else:
+            log.info(text)
+        return [path]

@@ -1,0 +1,116 @@
+"""The output formats of hits by name, and the loop that writes all of them side by side."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.plugins import load_named, load_object
+from xfelmpi.core.progress import Progress
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
+
+GROUP = "xfelmpi.hit_writers"
+"""Entry points in which other packages name their formats."""
+
+EVERY_JOB = {
+    "cxi": "xfelmpi.output.cxi.hit_writer:CxiWriter",
+    "emc": "xfelmpi.output.dragonfly.hit_writer:DragonflyWriter",
+}
+"""Formats that every job writes, in the order of opening: name → module:class."""
+
+ON_REQUEST: dict[str, str] = {}
+"""Formats for ``--also-write``, likewise."""
+
+
+def hit_formats(config: Config) -> dict[str, type[HitWriter]]:
+    """Return the formats that a job writes, by name.
+
+    Raises
+    ------
+    UsageError
+        If ``--also-write`` names one that is unknown or cannot be loaded.
+    """
+    always = {name: load_object(place) for name, place in EVERY_JOB.items()}
+    return always | load_named(config.also_write, ON_REQUEST, GROUP, "--also-write")
+
+
+def hit_paths(config: Config, files: Experiment | MergedFiles) -> list[Path]:
+    """Return the final names of all files that the formats may write."""
+    return [path for cls in hit_formats(config).values() for path in cls.paths(files)]
+
+
+def check_formats(
+    comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+) -> tuple[str, ...]:
+    """Check, before frames are read, that all files can be made; see `HitWriter.check`.
+
+    Raises
+    ------
+    UsageError
+        As `hit_formats`, on all ranks; and what the writers raise.
+    """
+    # one that is unknown on all ranks is one message
+    mpi.run_on_root(comm, lambda: hit_formats(config) and None)
+    formats = hit_formats(config).values()
+    return tuple(line for cls in formats for line in cls.check(comm, config, geometry, wavelength))
+
+
+def finish_formats(config: Config, files: Experiment | MergedFiles, written: list[Path]) -> None:
+    """Let every format do what needs its files under their names; one rank."""
+    for cls in hit_formats(config).values():
+        cls.published(config, files, written)
+
+
+class HitOutputs:
+    """The files of all formats; all methods are collective.
+
+    Parameters
+    ----------
+    hits : HitsToWrite
+    """
+
+    def __init__(self, hits: HitsToWrite):
+        self._hits = hits
+        self._writers: list[HitWriter] = []
+        for name, cls in hit_formats(hits.config).items():
+            fault_injection.inject(hits.comm, name)
+            if cls.without_hits or hits.sets["hits"].n_frames:
+                self._writers.append(cls(hits))
+
+    def write(self, kind: str, blocks: Iterator[SparseFrames]) -> None:
+        """Stream this rank's frames of one kind into all files that take them.
+
+        Without any such file the blocks are consumed all the same.
+        """
+        comm, frame_set = self._hits.comm, self._hits.sets.get(kind)
+        writers = [writer for writer in self._writers if kind in writer.takes]
+        if frame_set is None or not writers:
+            for _ in blocks:
+                pass
+            return
+        progress = Progress(frame_set.n_frames, stage="writing", unit=kind, found="")
+        board = mpi.ProgressBoard(comm, progress.show, n_values=1)
+        written = 0
+        # all ranks write as often as the one with most blocks
+        while mpi.allreduce_max(comm, (frames := next(blocks, None)) is not None):
+            frames = frames or SparseFrames.empty()
+            rows = slice(written, written + len(frames))
+            block = HitBlock(kind, frames, rows, frame_set.cell_id[rows])
+            written += len(frames)
+            board.update(written)
+            fault_injection.inject(comm, kind)
+            for writer in writers:
+                writer.write(block)
+        board.finish()
+        progress.close()
+
+    def close(self, header: HitHeader | None) -> list[Path]:
+        """Complete all files; return their final names in the order of the registry."""
+        written = [writer.close(header) for writer in reversed(self._writers)]
+        return [path for paths in reversed(written) for path in paths]
