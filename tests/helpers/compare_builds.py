@@ -3,9 +3,9 @@
     python tests/helpers/compare_builds.py FOLDER OLD NEW
 
 OLD and NEW are folders with an installed `xfelmpi` (for PYTHONPATH); simulated runs and all outputs
-go to FOLDER, where those of OLD are used again if they are there. Corrected and raw data, a mask with the powder of every cell, merged runs, other
-thresholds, binned pixels; one and two ranks. Exit status 1, with the first difference, if any
-file differs in more than how and when it was made.
+go to FOLDER, where those of OLD are used again if they are there. Corrected and raw data, a mask
+with the powder of every cell, merged runs, other thresholds, binned pixels; one and two ranks. Exit
+status 1 if any file differs in more than how and when it was made; the first difference is shown.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import h5py
-from compare import UNSTABLE_ATTRIBUTES, assert_same_hdf5
+from compare import UNSTABLE, UNSTABLE_ATTRIBUTES, assert_same_hdf5
 from launch import run_python
 
 FIXED = ("--decide", "fixed", "--fixed-threshold", 2500, "--distance", 0.7)
@@ -46,6 +46,8 @@ _NOT_COMPARED = ("report/", "index/", "lock/", "checkpoint/")
 
 
 def main() -> int:
+    UNSTABLE.add("version")
+    UNSTABLE_ATTRIBUTES.update(("program_commit", "program_version"))
     folder, *sites = map(Path, sys.argv[1:])
     prefix = folder / "p007927"
     for run, options in SIMULATED.items():
