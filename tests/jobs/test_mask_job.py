@@ -146,13 +146,13 @@ def test_static_mask(masked, tmp_path, n):
 
 
 def test_masks_of_all_kinds_together(masked, tmp_path):
-    """On any number of ranks; scores count the pixels that are good in the frame itself."""
+    """On several ranks, too; scores count the pixels that are good in the frame itself."""
     mock, masks = masked
     rng = np.random.default_rng(1)
     overall = rng.random(FRAME_SHAPE, np.float32) < 0.9
     path = write_mask(tmp_path / "m.h5", overall)
     words = ("--mask", "run-static", "run", "--global-mask", path, "--normalise", "unmasked")
-    for ranks in (1, 2, 3, 5):
+    for ranks in (1, 5):
         process(mock, tmp_path / str(ranks), *words, "--hit-modules", 0, 5, ranks=ranks)
     good = {cell: pixels & overall for cell, pixels in static_good(mock, masks, 5).items()}
     region = np.zeros(FRAME_SHAPE, bool)
@@ -160,8 +160,7 @@ def test_masks_of_all_kinds_together(masked, tmp_path):
     bad = dict(enumerate(masks != 0))
     expected = Expected(mock, good=good, bad=bad, region=region, normalise="unmasked")
     check_outputs(tmp_path / "1", expected)
-    for ranks in (2, 3, 5):
-        assert_same_outputs(tmp_path / "1", tmp_path / str(ranks))
+    assert_same_outputs(tmp_path / "1", tmp_path / "5")
 
 
 @pytest.mark.parametrize("normalise", ["none", "unmasked"])

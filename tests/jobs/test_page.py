@@ -247,6 +247,7 @@ def test_jobs_of_an_array_do_not_lose_each_other(tmp_path):
 # curves
 
 
+@pytest.mark.quick
 def test_curves_over_trains_against_loops():
     random = np.random.default_rng(3)
     n = 4000
@@ -267,6 +268,7 @@ def test_curves_over_trains_against_loops():
         assert curve.running[i] == pytest.approx(expected)
 
 
+@pytest.mark.quick
 def test_curves_of_nothing():
     none = np.empty(0)
     curve = curves.over_trains(none.astype(np.uint64), none > 0, none > 0, none)
@@ -287,6 +289,7 @@ def test_curves_of_nothing():
         np.array([-3.0, 5.0, 100.0]),
     ],
 )
+@pytest.mark.quick
 def test_every_score_is_in_the_histogram(score):
     edges, logarithmic = curves.score_edges(score)
     assert (np.diff(edges) > 0).all()
@@ -297,6 +300,7 @@ def test_every_score_is_in_the_histogram(score):
         assert np.allclose(edges % 1, 0.5)
 
 
+@pytest.mark.quick
 def test_radial_profile_leaves_bad_pixels_out():
     radius = np.array([0.0, 0.1, 1.0, 0.95])
     photons, frames = np.array([4, 2, 9, 7]), np.array([2, 2, 3, 0])
@@ -305,6 +309,7 @@ def test_radial_profile_leaves_bad_pixels_out():
     assert mean.tolist() == [6 / 4, 16 / 3]
 
 
+@pytest.mark.quick
 def test_momentum_transfer():
     """Bragg: sin θ = λ q / 4π, here with 2 θ = 45°."""
     (q,) = curves.momentum_transfer(np.array([[0.0], [0.5], [0.5]]), 1e-10)
@@ -319,6 +324,7 @@ def xyz():
     return load_geometry(None, 0.5)[0].xyz.reshape(3, -1)
 
 
+@pytest.mark.quick
 def test_pixels_are_where_extra_geom_has_them(xyz):
     """A picture of one module has its light where extra-geom's own assembled image has it."""
     from extra_geom import AGIPD_1MGeometry
@@ -337,6 +343,7 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
         assert ours == pytest.approx(expected, abs=3)
 
 
+@pytest.mark.quick
 def test_bad_pixels_and_gaps(xyz):
     raster = images.make_raster(xyz, 2)
     photons = np.full((16, 512, 128), 6.0)
@@ -352,12 +359,14 @@ def test_bad_pixels_and_gaps(xyz):
     assert set(np.unique(numbers)) == {images.GAP, images.BAD, images.LOWEST + 4}
 
 
+@pytest.mark.quick
 def test_far_quadrants_do_not_make_a_large_picture(xyz):
     far = xyz * np.array([[30.0], [1], [1]])
     shape = images.make_raster(far, 2).shape
     assert max(shape) <= images.LARGEST + 1
 
 
+@pytest.mark.quick
 def test_png_is_what_was_drawn():
     table = images.palette(16)
     numbers = np.random.default_rng(0).integers(0, 18, (37, 23)).astype(np.uint8)
@@ -365,6 +374,7 @@ def test_png_is_what_was_drawn():
     assert np.array_equal(np.asarray(image.convert("RGBA")), table[numbers])
 
 
+@pytest.mark.quick
 def test_images_of_noise_fit_the_page(xyz):
     """The largest images there can be: no two points alike."""
     random = np.random.default_rng(0)
@@ -389,6 +399,7 @@ def test_images_of_noise_fit_the_page(xyz):
         (Axis("", 1, 1.5, True), [1, 1.1, 1.2, 1.3, 1.4, 1.5]),
     ],
 )
+@pytest.mark.quick
 def test_ticks_are_round(axis, expected):
     assert ticks(axis, 6) == pytest.approx(expected)
 
@@ -397,10 +408,12 @@ def test_ticks_are_round(axis, expected):
     ("value", "text"),
     [(0, "0"), (1234.56, "1,235"), (0.00025, "2.5·10⁻⁴"), (1e6, "10⁶"), (-3, "-3")],
 )
+@pytest.mark.quick
 def test_short_numbers(value, text):
     assert charts.number(value) == text
 
 
+@pytest.mark.quick
 def test_nothing_to_draw():
     none = np.empty(0)
     axis = charts.axis_around("y", np.array([np.nan]), log=True)
@@ -409,6 +422,7 @@ def test_nothing_to_draw():
     assert "nan" not in text
 
 
+@pytest.mark.quick
 def test_names_cannot_leave_their_place():
     x = np.arange(3.0)
     text = chart("<b>", Axis("x&", 0, 2), Axis("y", 0, 2), [Series("</script><i>", x, x)])
@@ -418,6 +432,7 @@ def test_names_cannot_leave_their_place():
     assert data["series"] == [["</script><i>", [0, 1, 2], [0, 1, 2]]]
 
 
+@pytest.mark.quick
 def test_a_gap_breaks_the_line_and_a_lone_point_is_a_dot():
     y = np.array([1, 1, np.nan, 1, np.nan, 1, 1])
     text = chart("t", Axis("x", 0, 6), Axis("y", 0, 2), [Series("s", np.arange(7.0), y)])

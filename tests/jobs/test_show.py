@@ -26,6 +26,7 @@ def prefix(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", [0, 3])
+@pytest.mark.quick
 def test_headline_equals_the_events_file(prefix, ranks):
     done = run_xfelmpi(["show", 50, "--prefix", prefix], ranks)
     assert done.returncode == 0, done.stderr
@@ -42,6 +43,7 @@ def test_headline_equals_the_events_file(prefix, ranks):
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+@pytest.mark.quick
 def test_one_hit(prefix):
     done = run_xfelmpi(["show", 50, "--prefix", prefix, "--hit", 1])
     assert done.returncode == 0, done.stderr
@@ -57,6 +59,7 @@ def test_one_hit(prefix):
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.quick
 def test_hits_that_are_not_there(prefix):
     for hit in (-1, 1000):
         done = call_xfelmpi(["show", 50, "--prefix", prefix, "--hit", hit])

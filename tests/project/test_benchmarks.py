@@ -29,6 +29,7 @@ def test_timed_functions_exist(holder, function):
     assert callable(getattr(HOLDERS[holder], function))
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     """Strong and weak scaling of a small run: a table with what was measured, and a picture."""
     mock = tiny_run(tmp_path / "p007927", trains=4, cells=(0, 1))

@@ -15,6 +15,8 @@ from launch import call_xfelmpi
 from xfelmpi.__main__ import COMMANDS as PROGRAM_COMMANDS
 from xfelmpi.cli.parser import options, read_toml
 
+pytestmark = pytest.mark.slow
+
 DOCS = ROOT / "docs"
 
 

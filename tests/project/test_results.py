@@ -66,6 +66,7 @@ def test_what_hangs_altogether_is_ended_and_named(tmp_path):
     assert (good, bad) == ({"test_good"}, {"test_bad", "test_last (did not end)"})
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_imported_is_a_failure(tmp_path):
     (tmp_path / "test_some.py").write_text("")
     _, good, bad = run(tmp_path, "pass\nimport nothing_of_this_name")

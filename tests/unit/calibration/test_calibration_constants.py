@@ -320,6 +320,7 @@ def brute_force(offset, gain, adu, threshold):
     ("adu", "threshold"),
     [(60, 0.7), (1, 0.7), (1, 0.5), (57.3, 0.61), (60, 1e-6), (60, 1), (1e-3, 0.7), (1e5, 0.3)],
 )
+@pytest.mark.slow
 def test_smallest_photon(adu, threshold, rng):
     """Against all 65536 analogue numbers; the hard ones are where float32 has no fractions."""
     n = 40

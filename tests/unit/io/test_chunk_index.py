@@ -49,6 +49,7 @@ def assert_as_hdf5_says(path, per_chunk=1):
 
 
 @pytest.mark.parametrize("libver", ["earliest", ("earliest", "v110"), ("v108", "v108")])
+@pytest.mark.slow
 def test_many_chunks(tmp_path, libver):
     assert_as_hdf5_says(write(tmp_path / "f.h5", libver=libver))
 
@@ -174,6 +175,7 @@ def redirect(path, sources):
 
 @pytest.mark.parametrize("rows", [0, 1, 64, 65, N_CHUNKS])
 @pytest.mark.parametrize("per_chunk", [1, 3])
+@pytest.mark.slow
 def test_chunks_that_share_a_place(tmp_path, rows, per_chunk):
     path = write(tmp_path / "f.h5", rows=rows * per_chunk, per_chunk=per_chunk)
     with h5py.File(path) as file:

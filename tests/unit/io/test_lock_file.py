@@ -17,6 +17,8 @@ from mpi4py import MPI
 from xfelmpi.core.errors import BusyError, OutputError
 from xfelmpi.io import lock_file
 
+pytestmark = pytest.mark.slow
+
 WHAT = "run 50 is being processed"
 
 

@@ -5,6 +5,8 @@ import json
 import pytest
 from instructions import OTHER_TOOLS, REFERENCE, count, too_many
 
+pytestmark = pytest.mark.slow
+
 REFERENCE_OF_ONE = {"u1": {"made_with": ["gcc 1"], "instructions": 1000}}
 
 

@@ -2,7 +2,10 @@
 
 import subprocess
 
+import pytest
 from compiled import compile_with_libdeflate
+
+pytestmark = pytest.mark.slow
 
 
 def test_fuzz(tmp_path):

@@ -95,6 +95,7 @@ def file_name(module: int, sequence: int) -> str:
 
 @settings(max_examples=100)
 @given(module_files)
+@pytest.mark.slow
 def test_index(files):
     """Frames are joined by their ids, whatever the files have, lack, repeat or have wrong."""
     expected = places(files)
@@ -222,6 +223,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @settings(max_examples=150)
 @given(seeds)
+@pytest.mark.slow
 def test_chunks(seed):
     """Corrected frames and masks, packed, damaged and random; see the fuzz program."""
     rng = np.random.default_rng(seed)
@@ -260,6 +262,7 @@ random_runs = seeds.map(lambda seed: random_run(random.Random(seed)))
 
 @settings(max_examples=8, phases=[Phase.generate])
 @given(random_runs)
+@pytest.mark.slow
 def test_whole_jobs(run):
     """Random runs with random damage, processed on two numbers of ranks."""
     with tempfile.TemporaryDirectory() as name:

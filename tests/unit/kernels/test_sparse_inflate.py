@@ -202,6 +202,7 @@ def write_corpus(path: Path) -> None:
                 file.write(struct.pack("=I", len(stream)) + stream)
 
 
+@pytest.mark.slow
 def test_fuzz(tmp_path):
     """A short run of the fuzz program; `fuzz/sparse_inflate.c` says how to make it longer."""
     write_corpus(tmp_path / "corpus")

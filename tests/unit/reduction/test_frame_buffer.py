@@ -17,6 +17,8 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
 
+pytestmark = pytest.mark.slow
+
 TRAINS, PER_TRAIN = 3, 11
 N = TRAINS * PER_TRAIN
 TABLE_MODULES = (2, 5, 15)

@@ -12,6 +12,8 @@ from xfelmpi.run.index import cache
 from xfelmpi.run.index.cache import cached_index
 from xfelmpi.run.index.run_index import index_run
 
+pytestmark = pytest.mark.slow
+
 RUN = {
     "trains": 6,
     "cells": (0, 3, 4),

@@ -11,6 +11,8 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.run.machine import cache
 from xfelmpi.run.machine.machine_data import read_machine_data
 
+pytestmark = pytest.mark.slow
+
 DETECTOR = "SPB_DET_AGIPD1M-1"
 ADDED = ("pressure=SPB_XTD9_XGM/XGM/DOOCS/pressure.pressureFiltered",)
 

@@ -239,6 +239,7 @@ def test_damaged_comments(geom, nominal, old, new, words):
     np.testing.assert_allclose(shifts_of(geometry, nominal), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_the_files_of_a_job(tmp_path, nominal):
     mock = tiny_run(tmp_path / "exp", trains=2)
     path = tmp_path / "exp" / "raw" / "r0050" / "RAW-R0050-DA02-S00000.h5"

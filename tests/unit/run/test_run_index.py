@@ -18,6 +18,8 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.run.index.run_index import index_run
 
+pytestmark = pytest.mark.slow
+
 FIRST = 1_500_000_000
 TRAINS, CELLS = tuple(range(FIRST, FIRST + 4)), (0, 2, 5)
 ALL = {(t, c) for t in TRAINS for c in CELLS}
@@ -107,6 +109,7 @@ def indexed(run, *args, missing=(), frames=ALL, problems=()):
     return index
 
 
+@pytest.mark.quick
 def test_valid_run(run):
     index = indexed(run)
     assert index.kind == "proc"
@@ -168,6 +171,7 @@ def test_modules_lack_trains(tmp_path, style):
     }
 
 
+@pytest.mark.quick
 def test_absent_module(run):
     for path in run.glob("*AGIPD11*"):
         path.unlink()
@@ -204,6 +208,7 @@ def test_train_ids_zero_as_padding(run):
     assert indexed(run).problems == ()
 
 
+@pytest.mark.quick
 def test_train_repeated_in_one_file(run):
     """The second train claims to be the first one again, with other images."""
     with opened(run, 4) as (trains, _, images):
@@ -401,6 +406,7 @@ def test_file_that_cannot_be_used(run, damage):
 
 
 @pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
+@pytest.mark.quick
 def test_file_without_a_dataset(run, name):
     with opened(run, 13, 1) as (_, _, images):
         del images[name]
@@ -466,6 +472,7 @@ def test_two_detectors(run):
         ((2, 99), TRAINS[2:]),
     ],
 )
+@pytest.mark.quick
 def test_slices_of_trains(run, part, left):
     indexed(run, None, part, frames={(t, c) for t, c in ALL if t in left})
 
@@ -583,6 +590,7 @@ def test_index_that_names_the_same_frames_again_and_again(run):
     assert len(summarised(found)) < 50
 
 
+@pytest.mark.slow
 def test_header_that_asks_for_more_memory_than_there_is(run):
     with opened(run, 3) as (_, _, images):
         del images["cellId"]
@@ -624,6 +632,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[
 """
 
 
+@pytest.mark.slow
 def test_memory_of_a_long_run():
     """A million frames: what rank 0 needs for the index leaves room for the rest of the job."""
     done = run_python(["-c", MEMORY_OF_A_LONG_RUN])

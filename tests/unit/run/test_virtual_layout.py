@@ -25,6 +25,8 @@ from xfelmpi.output.write_stage import begin_vds
 from xfelmpi.run.index.run_index import RunIndex, index_run
 from xfelmpi.run.virtual_layout import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 
+pytestmark = pytest.mark.slow
+
 IMAGE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/image"
 TYPES = {"trainId": "u8", "pulseId": "u8", "cellId": "u2"}
 

@@ -1,6 +1,7 @@
 """The particle without symmetry, against a sum over the points that it is made of."""
 
 import numpy as np
+import pytest
 from extra_geom import AGIPD_1MGeometry
 from mockrun import tiny_run
 
@@ -53,6 +54,7 @@ def test_rotations():
     np.testing.assert_allclose(half_turn, np.diag([-1, -1, 1]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_simulated_hits(tmp_path):
     """All photons of the model, where the model has them, and every hit turned differently."""
     mock = tiny_run(

@@ -108,6 +108,7 @@ def test_extra_data_reads_the_machine_data(plain_run):
     assert raw["SPB_XTD9_XGM/DOOCS/MAIN"].run_value("classId") == "DoocsXGM"
 
 
+@pytest.mark.slow
 def test_bunch_pattern_says_which_pulse_is_which(tmp_path):
     mock = tiny_run(tmp_path, trains=2, cells=(1, 3), pulse_step=4)
     raw = RunDirectory(mock.paths.raw)
@@ -156,6 +157,7 @@ def test_data_set_layout(plain_run):
         assert "mask" not in data.parent
 
 
+@pytest.mark.slow
 def test_truth_of_hits_is_the_full_truth_without_the_rest(plain_run, tmp_path):
     mock = tiny_run(tmp_path, truth="hits")
     np.testing.assert_array_equal(
@@ -167,6 +169,7 @@ def test_truth_of_hits_is_the_full_truth_without_the_rest(plain_run, tmp_path):
         np.testing.assert_array_equal(mock.truth[name], plain_run.truth[name])
 
 
+@pytest.mark.slow
 def test_vetoed_frames_are_missing_everywhere_and_change_nothing_else(plain_run, tmp_path):
     mock = tiny_run(tmp_path, veto=0.4, pulse_step=2)
     check_valid(mock)
@@ -183,6 +186,7 @@ def test_vetoed_frames_are_missing_everywhere_and_change_nothing_else(plain_run,
             assert mock.truth[name][row] == plain_run.truth[name][same]
 
 
+@pytest.mark.slow
 def test_trains_without_any_frame(tmp_path):
     mock = tiny_run(tmp_path, cells=(2, 5), veto=0.75, trains=4, seed=3)
     assert 0 < len(set(mock.truth["trainId"])) < 4
@@ -190,12 +194,14 @@ def test_trains_without_any_frame(tmp_path):
     check_against_truth(mock)
 
 
+@pytest.mark.slow
 def test_run_without_any_frame(tmp_path):
     mock = tiny_run(tmp_path, veto=1)
     assert len(mock) == 0
     check_valid(mock)
 
 
+@pytest.mark.slow
 def test_reordered_cells(plain_run, tmp_path):
     mock = tiny_run(tmp_path, reorder_cells=True)
     check_valid(mock)
@@ -207,6 +213,7 @@ def test_reordered_cells(plain_run, tmp_path):
 
 
 @pytest.mark.parametrize("style", ["empty", "gone"])
+@pytest.mark.slow
 def test_missing_trains(style, plain_run, tmp_path):
     missing = ((3, 0), (3, 2), (7, 1))
     mock = tiny_run(tmp_path, missing=missing, missing_style=style)
@@ -222,6 +229,7 @@ def test_missing_trains(style, plain_run, tmp_path):
     np.testing.assert_array_equal(mock.truth["powder"][0], plain_run.truth["powder"][0])
 
 
+@pytest.mark.slow
 def test_train_that_every_module_lost_has_no_rows(tmp_path):
     mock = tiny_run(tmp_path, missing=tuple((m, 1) for m in range(16)))
     check_valid(mock)
@@ -231,6 +239,7 @@ def test_train_that_every_module_lost_has_no_rows(tmp_path):
 
 
 @pytest.mark.parametrize("style", ["empty", "gone"])
+@pytest.mark.slow
 def test_module_that_lost_every_train(style, tmp_path):
     mock = tiny_run(tmp_path, missing=tuple((4, t) for t in range(3)), missing_style=style)
     check_valid(mock)
@@ -238,6 +247,7 @@ def test_module_that_lost_every_train(style, tmp_path):
     RunDirectory(mock.paths.proc)
 
 
+@pytest.mark.slow
 def test_absent_modules(plain_run, tmp_path):
     mock = tiny_run(tmp_path, absent_modules=(0, 15))
     check_valid(mock)
@@ -249,6 +259,7 @@ def test_absent_modules(plain_run, tmp_path):
 
 
 @pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.slow
 def test_sequences(ragged, plain_run, tmp_path):
     mock = tiny_run(tmp_path, sequence_length=2, ragged_sequences=ragged)
     check_valid(mock)
@@ -265,6 +276,7 @@ def test_sequences(ragged, plain_run, tmp_path):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
+@pytest.mark.slow
 def test_two_byte_photons(compression, tmp_path):
     mock = tiny_run(tmp_path, dtype="u2", hit_photons=(1e6, 3e6), compression=compression)
     check_valid(mock)
@@ -276,6 +288,7 @@ def test_two_byte_photons(compression, tmp_path):
         assert data.compression == (None if compression == "none" else "gzip")
 
 
+@pytest.mark.slow
 def test_one_byte_photons_are_cut_before_the_truth_is_taken(tmp_path):
     mock = tiny_run(tmp_path, hit_photons=(1e6, 3e6))
     check_against_truth(mock)
@@ -284,6 +297,7 @@ def test_one_byte_photons_are_cut_before_the_truth_is_taken(tmp_path):
 
 @pytest.mark.parametrize("noise", [0.08, 1.0])
 @pytest.mark.parametrize("compression", ["gzip", "none"])
+@pytest.mark.slow
 def test_float_signal_gives_back_the_photons(noise, compression, tmp_path):
     mock = tiny_run(
         tmp_path, trains=1, dtype="f4", adu_per_photon=7.3, noise=noise, compression=compression
@@ -303,6 +317,7 @@ def test_float_signal_gives_back_the_photons(noise, compression, tmp_path):
 @pytest.mark.parametrize(
     ("chunk_frames", "compression"), [(4, "gzip"), (5, "none"), (0, "none"), (64, "gzip")]
 )
+@pytest.mark.slow
 def test_other_chunks(chunk_frames, compression, tmp_path):
     mock = tiny_run(tmp_path, chunk_frames=chunk_frames, compression=compression)
     check_valid(mock)
@@ -312,6 +327,7 @@ def test_other_chunks(chunk_frames, compression, tmp_path):
         assert chunks == ((min(chunk_frames, 18), 512, 128) if chunk_frames else None)
 
 
+@pytest.mark.slow
 def test_legacy_layout(tmp_path):
     mock = tiny_run(tmp_path, layout="legacy")
     check_valid(mock)
@@ -324,6 +340,7 @@ def test_legacy_layout(tmp_path):
     np.testing.assert_array_equal(counts, [6, 6, 6])
 
 
+@pytest.mark.slow
 def test_mask(tmp_path):
     mock = tiny_run(tmp_path, with_mask=True)
     check_valid(mock)
@@ -335,6 +352,7 @@ def test_mask(tmp_path):
         assert not mask[5].any()
 
 
+@pytest.mark.slow
 def test_bad_cells(plain_run, tmp_path):
     """Dead, hot and flickering pixels as the truth tells them, all else as without them."""
     mock = tiny_run(tmp_path, bad_cells=0.03)
@@ -359,6 +377,7 @@ def test_bad_cells(plain_run, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"dtype": "u2"}, {"chunk_frames": 4, "layout": "legacy"}])
+@pytest.mark.slow
 def test_masks_of_frames(tmp_path, options):
     """Some pixels of a cell always, others at times; the truth says what is left."""
     mock = tiny_run(
@@ -383,6 +402,7 @@ def test_masks_of_frames(tmp_path, options):
         assert mock.truth["unmasked_litpixels"][row] == (left > 0).sum()
 
 
+@pytest.mark.slow
 def test_again_and_with_another_seed(tmp_path):
     few = {"trains": 2, "cells": (0, 1)}
     tiny_run(tmp_path / "a", **few)
@@ -398,6 +418,7 @@ def read_truth_of(prefix):
     return read_truth(prefix / "scratch" / "truth" / "r0050_truth.h5")
 
 
+@pytest.mark.slow
 def test_foreign_runs_are_not_touched(tmp_path):
     folder = tmp_path / "proc" / "r0050"
     folder.mkdir(parents=True)
@@ -409,6 +430,7 @@ def test_foreign_runs_are_not_touched(tmp_path):
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 70])
+@pytest.mark.slow
 def test_every_file_is_written_by_one_rank(size, ragged, tmp_path):
     options = SimulationOptions(
         tmp_path, trains=150, sequence_length=64, ragged_sequences=ragged, absent_modules=(2,)
@@ -419,7 +441,8 @@ def test_every_file_is_written_by_one_rank(size, ragged, tmp_path):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_any_number_of_ranks_writes_the_same(tmp_path):
+@pytest.mark.slow
+def test_several_ranks_write_the_same(tmp_path):
     arguments = "50 --trains 3 --cells 0:6:2 --hit-rate 0.3 --sequence-length 2 --veto 0.2"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
     words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
@@ -428,6 +451,7 @@ def test_any_number_of_ranks_writes_the_same(tmp_path):
     assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 2
 
 
+@pytest.mark.slow
 def test_command_passes_every_option_on(tmp_path, monkeypatch):
     monkeypatch.setenv("EXP_PREFIX", str(tmp_path))
     text = (
@@ -488,6 +512,7 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "50 --absent-modules " + " ".join(map(str, range(16))),
     ],
 )
+@pytest.mark.slow
 def test_wrong_use(arguments, tmp_path):
     with pytest.raises(UsageError):
         command.main([*arguments.split(), "--prefix", str(tmp_path)])

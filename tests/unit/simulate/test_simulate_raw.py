@@ -18,6 +18,8 @@ from xfelmpi.core.errors import UsageError
 from xfelmpi.simulate import PixelConstants, SimulationOptions
 from xfelmpi.simulate import constants as pixels
 
+pytestmark = pytest.mark.slow
+
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"
 BRIGHT = {"adu_per_photon": 1000.0, "hit_photons": (3e5, 1e6), "hit_rate": 0.5}
 """With so much signal from a photon, few photons are enough for every gain stage."""
@@ -438,7 +440,7 @@ def test_raw_replaces_proc_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["raw", "dark --gain-stage low"])
-def test_any_number_of_ranks_writes_the_same(kind, tmp_path):
+def test_several_ranks_write_the_same(kind, tmp_path):
     arguments = f"50 --kind {kind} --trains 3 --cells 1,2 --hit-rate 0.3 --sequence-length 2"
     arguments += " --hit-photons 1e6 1e6 --common-mode 9"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
