@@ -19,10 +19,10 @@ from bench import row
 from mpi4py import MPI
 
 from xfelmpi.calibration.geometry import load_geometry
-from xfelmpi.calibration.pixel_mask import MODULE_BYTES, Masks
+from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
 from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_columns import hit_columns
@@ -69,14 +69,14 @@ def write(folder: Path, hits, header: HitHeader, masks: Masks) -> float:
     frames = columns(hits)
     about = {"command_line": "", "program_version": "", "creation_date": ""}
     start = process_time()
-    cxi = CxiFile(comm, folder / "hits.cxi", about, masks, 0xFFFF)
+    cxi = CxiFile(comm, folder / "hits.cxi", about, masks, 0xFFFF, AGIPD_1M)
     n = np.arange(len(hits), dtype="u8")
-    values = hit_columns("p000000_r0001", frames, n, n.astype("f8"))
+    values = hit_columns("p000000_r0001", frames, n, n.astype("f8"), AGIPD_1M)
     entry = cxi.entry("hits", values, np.dtype("u1"))
     cxi.begin_frames()
     ones = np.array([(count == 1).sum() for _, count in hits])
     multi = np.array([len(count) for _, count in hits]) - ones
-    emc = EmcWriter(comm, folder / "hits.emc", ones, multi)
+    emc = EmcWriter(comm, folder / "hits.emc", ones, multi, FRAME_PIXELS)
     for a in range(0, len(hits), HitReader.BLOCK_FRAMES):
         block = hits[a : a + HitReader.BLOCK_FRAMES]
         sparse = SparseFrames(

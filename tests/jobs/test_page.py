@@ -330,7 +330,7 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
     from extra_geom import AGIPD_1MGeometry
 
     geometry = AGIPD_1MGeometry.example()
-    raster = images.make_raster(xyz, 2)
+    raster = images.make_raster(xyz, 2, 200e-6)
     for module in (0, 6, 13):
         photons = np.zeros((16, 512, 128))
         photons[module, :100, :30] = 1
@@ -345,7 +345,7 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
 
 @pytest.mark.quick
 def test_bad_pixels_and_gaps(xyz):
-    raster = images.make_raster(xyz, 2)
+    raster = images.make_raster(xyz, 2, 200e-6)
     photons = np.full((16, 512, 128), 6.0)
     frames = np.full(photons.shape, 3)
     frames[4] = 0
@@ -362,7 +362,7 @@ def test_bad_pixels_and_gaps(xyz):
 @pytest.mark.quick
 def test_far_quadrants_do_not_make_a_large_picture(xyz):
     far = xyz * np.array([[30.0], [1], [1]])
-    shape = images.make_raster(far, 2).shape
+    shape = images.make_raster(far, 2, 200e-6).shape
     assert max(shape) <= images.LARGEST + 1
 
 
@@ -380,7 +380,7 @@ def test_images_of_noise_fit_the_page(xyz):
     random = np.random.default_rng(0)
     sizes = []
     for pixels, shades in ((2, 48), (3, 32)):
-        shape = images.make_raster(xyz, pixels).shape
+        shape = images.make_raster(xyz, pixels, 200e-6).shape
         numbers = random.integers(2, 2 + shades, shape).astype(np.uint8)
         sizes.append(len(images.data_uri(images.png(numbers, images.palette(shades)))))
     assert 3 * sizes[0] + 24 * sizes[1] < 4.8e6

@@ -52,7 +52,7 @@ def write(comm, path, masks, datasets, per_rank):
         What went wrong, on every rank.
     """
     ParallelFile(comm, path, {"run": 50}).close()
-    packed = ChunkAppender(comm, path)
+    packed = ChunkAppender(comm, path, FRAME_SHAPE)
     store = MaskDeduplicator(comm, packed, masks, IN_RUN)
     firsts = [
         packed.dataset(n, len(d), np.uint32, axes="a:b")

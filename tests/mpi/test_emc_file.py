@@ -5,6 +5,7 @@ import pytest
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.output.emc import EmcWriter
 
@@ -49,7 +50,7 @@ def test_bytes(comm, shared_path, counts, block):
     mine = frames[sum(counts[: comm.rank]) : sum(counts[: comm.rank + 1])]
     ones = np.array([(c == 1).sum() for _, c in mine], np.int64)
     multi = np.array([(c > 1).sum() for _, c in mine], np.int64)
-    writer = EmcWriter(comm, path, ones, multi)
+    writer = EmcWriter(comm, path, ones, multi, FRAME_PIXELS)
     for i in range(-(-max(counts) // block)):
         writer.write(sparse(mine[i * block : (i + 1) * block]))
     writer.close()
@@ -61,7 +62,7 @@ def test_bytes(comm, shared_path, counts, block):
 def test_more_hits_than_can_be_counted(comm, shared_path):
     many = np.broadcast_to(np.int64(0), 2**31 if comm.rank == comm.size - 1 else 0)
     try:
-        EmcWriter(comm, shared_path / "r0050.emc", many, many)
+        EmcWriter(comm, shared_path / "r0050.emc", many, many, FRAME_PIXELS)
     except OutputError as error:
         message = str(error)
     else:

@@ -18,7 +18,8 @@ from xfelmpi.calibration.constants_file import (
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS, N_MODULES, rows_of_cells
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together, holders, private_limit
 
 
@@ -89,7 +90,7 @@ class Calibration:
         """
         if module in self.modules:
             return self.modules[module].bad[0]
-        return np.full((1, MODULE_BYTES), 0xFF if module in self.lacking else 0, np.uint8)
+        return np.full((1, AGIPD_1M.module_bytes), 0xFF if module in self.lacking else 0, np.uint8)
 
 
 def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:
@@ -117,18 +118,18 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
     paths = [constants_file(folder, module) for module in modules]
     form = _tightest_form(comm, paths, cells_used)
     arrays = _read_shared(comm, paths, form, cells_used, config)
-    full = (len(cells_used), STAGES, MODULE_PIXELS)
+    full = (len(cells_used), STAGES, AGIPD_1M.module_pixels)
     by_module = {}
     for i, module in enumerate(modules):
         own = {name: array[i] for name, array in arrays.items()}
         own["gain"] = np.broadcast_to(own["gain"], full)
         by_module[module] = ModuleConstants(**own)
     nbytes = sum(array.nbytes for array in arrays.values())
-    wanted = np.flatnonzero(modules_in_run >> np.arange(N_MODULES) & 1).tolist()
+    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
     return Calibration(
         modules=by_module,
         lacking=tuple(m for m in wanted if m not in by_module),
-        row_of_cell=rows_of_cells(cells_used),
+        row_of_cell=AGIPD_1M.rows_of_cells(cells_used),
         common_mode=config.common_mode == "asic",
         nbytes=nbytes,
         notes=(
@@ -172,26 +173,27 @@ def _read_shared(
 
 def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
     """Return (name, shape, dtype) of the shared arrays."""
-    per_cell = (n_modules, n_cells, MODULE_PIXELS)
+    n_pixels = AGIPD_1M.module_pixels
+    per_cell = (n_modules, n_cells, n_pixels)
     gain = (
         n_modules,
         n_cells if form.gain_cells else 1,
         STAGES,
-        MODULE_PIXELS if form.gain_pixels else 1,
+        n_pixels if form.gain_pixels else 1,
     )
     return [
         ("cut", per_cell, "u2"),
-        ("lowest1", (*per_cell[:2], MODULE_PIXELS // 64), "u2"),
+        ("lowest1", (*per_cell[:2], n_pixels // 64), "u2"),
         ("level1", per_cell, "u2"),
         ("level2", per_cell, "u2"),
-        ("offset", (n_modules, n_cells, STAGES, MODULE_PIXELS), form.offset),
+        ("offset", (n_modules, n_cells, STAGES, n_pixels), form.offset),
         ("gain", gain, "f4"),
-        ("bad", (n_modules, STAGES, n_cells, MODULE_BYTES), "u1"),
+        ("bad", (n_modules, STAGES, n_cells, AGIPD_1M.module_bytes), "u1"),
     ]
 
 
 def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tuple[Problem, ...]]:
-    wanted = [m for m in range(N_MODULES) if modules_in_run >> m & 1]
+    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
     modules = [m for m in wanted if constants_file(folder, m).exists()]
     if not modules:
         raise InputError(
@@ -242,7 +244,7 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
                     arrays["gain"][row] = 1
                 continue
             offset, gain, level, bad = (
-                file[name][:, cell].reshape(STAGES, MODULE_PIXELS)
+                file[name][:, cell].reshape(STAGES, AGIPD_1M.module_pixels)
                 for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
             )
             cell_arrays = prepare_cell(offset, gain, level, bad != 0, config)

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.detectors.agipd import MODULE_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.input_file import input_file
 
@@ -66,7 +66,10 @@ def check_constants(file: h5py.File, path: Path) -> int:
             raise InputError(
                 f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"
             )
-        if dataset.ndim != 4 or (dataset.shape[0], *dataset.shape[2:]) != (STAGES, *MODULE_SHAPE):
+        if dataset.ndim != 4 or (dataset.shape[0], *dataset.shape[2:]) != (
+            STAGES,
+            *AGIPD_1M.module_shape,
+        ):
             raise InputError(
                 f"{path}: {name} has shape {dataset.shape}, expected (3, cells, 512, 128)"
             )
@@ -142,7 +145,7 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
         "level2": level2.astype(np.uint16),
         "offset": offset,
         "gain": gain,
-        "bad": pack(bad.reshape(STAGES, *MODULE_SHAPE)),
+        "bad": pack(bad.reshape(STAGES, *AGIPD_1M.module_shape)),
     }
 
 

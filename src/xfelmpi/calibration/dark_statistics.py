@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi._kernels import _darks
 from xfelmpi.calibration.constants_file import STAGES
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.frames.file_pool import FilePool
 
 NOMINAL_GAINS = (1.0, 38.0, 180.0)
@@ -154,9 +154,9 @@ def combine_stages(
         Pixels whose offset or noise lies farther from the others of their ASIC, in robust
         standard deviations, are bad.
     """
-    offset, noise = np.zeros((2, STAGES, MODULE_PIXELS), np.float32)
-    bad = np.ones((STAGES, MODULE_PIXELS), np.uint8)
-    level = np.full((STAGES, MODULE_PIXELS), ALWAYS_HIGH, np.int32)
+    offset, noise = np.zeros((2, STAGES, AGIPD_1M.module_pixels), np.float32)
+    bad = np.ones((STAGES, AGIPD_1M.module_pixels), np.uint8)
+    level = np.full((STAGES, AGIPD_1M.module_pixels), ALWAYS_HIGH, np.int32)
     level[0] = 0
     for i, stage in enumerate(stages):
         if stage is None:
@@ -175,8 +175,8 @@ def combine_stages(
             # high below the first threshold, low above the second
             middle = (stages[i - 1].digital + stages[i].digital) / 2
             level[i] = np.where(np.isnan(middle), ALWAYS_HIGH, np.round(middle))
-    gain = np.repeat(np.float32(gains)[:, None], MODULE_PIXELS, axis=1)
-    shape = (STAGES, *MODULE_SHAPE)
+    gain = np.repeat(np.float32(gains)[:, None], AGIPD_1M.module_pixels, axis=1)
+    shape = (STAGES, *AGIPD_1M.module_shape)
     return CellConstants(*(a.reshape(shape) for a in (offset, gain, level, bad, noise)))
 
 
@@ -206,17 +206,19 @@ class DarkFrames:
         if not len(frames):
             return None
         per_pixel = 4 * len(frames)
-        n_pixels = int(np.clip(self._limit // per_pixel // 4096 * 4096, 4096, MODULE_PIXELS))
+        n_pixels = int(
+            np.clip(self._limit // per_pixel // 4096 * 4096, 4096, AGIPD_1M.module_pixels)
+        )
         parts = [
             stage_statistics(*self._read(module, frames, first, first + n_pixels))
-            for first in range(0, MODULE_PIXELS, n_pixels)
+            for first in range(0, AGIPD_1M.module_pixels, n_pixels)
         ]
         names = StageStatistics.__dataclass_fields__
         return StageStatistics(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
     def _read(self, module: int, frames: np.ndarray, first: int, end: int):
         """Return analogue and digital values of some pixels, each uint16 (frame, pixel)."""
-        end = min(end, MODULE_PIXELS)
+        end = min(end, AGIPD_1M.module_pixels)
         values = np.zeros((2, len(frames), end - first), np.uint16)
         good = np.ones(len(frames), bool)
         for i, (number, row) in enumerate(self._places(module, frames)):

@@ -13,6 +13,8 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 
 _CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
@@ -31,11 +33,11 @@ class DetectorGeometry:
 
     Parameters
     ----------
-    xyz : ndarray, float64 (3, 16, 512, 128)
+    xyz : ndarray, float64 (3, module, ss, fs)
         Centres of the pixels in m; axes (coordinate, module, ss, fs).
-    corner_position : ndarray, float64 (16, 3)
+    corner_position : ndarray, float64 (module, 3)
         Corner of each module's first pixel in m (CXI 1.6, "orientation of pixel detectors").
-    basis_vectors : ndarray, float64 (16, 2, 3)
+    basis_vectors : ndarray, float64 (module, 2, 3)
         Step in m from the first pixel of each module to the next one in ss (row 0) and in fs
         (row 1), as CXI 1.6 orders them: first row for the first dimension of the data. Exact
         within the first ASIC; the gaps between the ASICs are only in `xyz`.
@@ -45,6 +47,8 @@ class DetectorGeometry:
         Where this comes from, for the log.
     files : tuple of UsedFile
         The geometry file, if there is one.
+    detector : Detector
+        Default: the only one of which geometries are read as yet.
     """
 
     xyz: np.ndarray
@@ -53,6 +57,7 @@ class DetectorGeometry:
     distance: float
     description: str
     files: tuple[UsedFile, ...] = ()
+    detector: Detector = AGIPD_1M
 
 
 def load_geometry(

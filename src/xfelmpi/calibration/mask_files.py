@@ -9,14 +9,16 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import FRAME_SHAPE, MAX_CELLS, MODULE_BYTES, N_MODULES
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.input_file import input_file
 
-ALL_PIXELS = np.full((N_MODULES, MODULE_BYTES), 0xFF, np.uint8)
-"""Bits of a region that is everything."""
-
 _EXPECTED = "a mask file"
+
+
+def all_pixels(detector: Detector) -> np.ndarray:
+    """Return the bits of a region that is everything, uint8 (module, byte)."""
+    return np.full((detector.n_modules, detector.module_bytes), 0xFF, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def find_mask_files(experiment, config, cells, usual: bool, only_global: bool):
+def find_mask_files(experiment, config, cells, detector: Detector, usual: bool, only_global: bool):
     """Find and check the mask files; returns them, notes for the log, and problems.
 
     Those at the usual places only count if `usual`.
@@ -62,7 +64,7 @@ def find_mask_files(experiment, config, cells, usual: bool, only_global: bool):
         notes.append(note)
         if path is None:
             continue
-        in_file = _check(path)
+        in_file = _check(path, detector)
         files.append(MaskFile(path, in_file))
         missing = [] if in_file is None else np.setdiff1d(cells, in_file)
         if len(missing):
@@ -83,16 +85,17 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
     return good
 
 
-def _check(path: Path) -> tuple[int, ...] | None:
+def _check(path: Path, detector: Detector) -> tuple[int, ...] | None:
     """Check a mask file and return the cells of a per-cell mask, None for one of all cells."""
     with input_file(path, _EXPECTED) as file:
         good = _good_pixels(file, path)
-        if good.shape == FRAME_SHAPE:
+        frame_shape = detector.frame_shape
+        if good.shape == frame_shape:
             return None
-        if good.shape[1:] != FRAME_SHAPE:
+        if good.shape[1:] != frame_shape:
             raise InputError(
-                f"{path}: good_pixels has shape {good.shape}, expected {FRAME_SHAPE} or "
-                "(cells, 16, 512, 128)"
+                f"{path}: good_pixels has shape {good.shape}, expected {frame_shape} or "
+                f"(cells, {str(frame_shape)[1:]}"
             )
         if "entry_1/cellIds" not in file:
             raise InputError(f"{path}: a per-cell mask needs entry_1/cellIds ({good.shape[0]},)")
@@ -101,17 +104,18 @@ def _check(path: Path) -> tuple[int, ...] | None:
             raise InputError(f"{path}: entry_1/cellIds are no integers")
         cells = cells[()].astype(int).reshape(-1)
         n_masks = good.shape[0]
-    in_range = ((cells >= 0) & (cells < MAX_CELLS)).all()
+    in_range = ((cells >= 0) & (cells < detector.max_cells)).all()
     if len(cells) != n_masks or len(np.unique(cells)) != len(cells) or not in_range:
+        last = detector.max_cells - 1
         raise InputError(
-            f"{path}: entry_1/cellIds must name one different cell 0 … {MAX_CELLS - 1} per mask"
+            f"{path}: entry_1/cellIds must name one different cell 0 … {last} per mask"
         )
     return tuple(cells.tolist())
 
 
-def module_mask(files: list[MaskFile], module: int, cells: np.ndarray) -> np.ndarray:
-    """Return the bits of a module's good pixels, uint8 (cell, 8192), one row if no cells."""
-    rows = np.full((max(1, len(cells)), MODULE_BYTES), 0xFF, np.uint8)
+def module_mask(files: list[MaskFile], module: int, cells: np.ndarray, n_bytes: int) -> np.ndarray:
+    """Return the bits of a module's good pixels, uint8 (cell, n_bytes), one row if no cells."""
+    rows = np.full((max(1, len(cells)), n_bytes), 0xFF, np.uint8)
     for about in files:
         with input_file(about.path, _EXPECTED) as file:
             good = _good_pixels(file, about.path)
@@ -124,11 +128,13 @@ def module_mask(files: list[MaskFile], module: int, cells: np.ndarray) -> np.nda
     return rows
 
 
-def find_region(experiment, config) -> tuple[np.ndarray, tuple[UsedFile, ...], str]:
-    """Return the bits of the region, uint8 (16, 8192), its file if any, and what to say of it."""
+def find_region(
+    experiment, config, detector: Detector
+) -> tuple[np.ndarray, tuple[UsedFile, ...], str]:
+    """Return the bits of the region, uint8 (module, byte), its file if any, and a note."""
     path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
     if path is not None:
-        if _check(path) is not None:
+        if _check(path, detector) is not None:
             raise InputError(f"{path}: a hit-finding region cannot be per cell")
         if config.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
@@ -136,7 +142,7 @@ def find_region(experiment, config) -> tuple[np.ndarray, tuple[UsedFile, ...], s
             used = (UsedFile("hit-finding region", str(path)),)
             return pack(_good_pixels(file, path)[()] != 0), used, note
     if config.hit_modules is None:
-        return ALL_PIXELS, (), "hit-finding region: all pixels"
-    region = np.zeros((N_MODULES, MODULE_BYTES), np.uint8)
+        return all_pixels(detector), (), "hit-finding region: all pixels"
+    region = np.zeros_like(all_pixels(detector))
     region[list(config.hit_modules)] = 0xFF
     return region, (), f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 
 from xfelmpi.calibration.mask_files import (
-    ALL_PIXELS,
     MaskFile,
+    all_pixels,
     find_mask_files,
     find_region,
     module_mask,
@@ -17,13 +17,9 @@ from xfelmpi.calibration.static_mask import add_static, find_drift
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import (
-    ALL_MASK_BITS,
-    BAD_PIXELS,
-    MODULE_BYTES,
-    N_MODULES,
-    rows_of_cells,
-)
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
+from xfelmpi.detectors.base import Detector
 from xfelmpi.mpi import (
     NodeSharedArray,
     allreduce_sum,
@@ -47,11 +43,11 @@ class Masks:
 
     Parameters
     ----------
-    good : ndarray, uint8 (16, row, 8192)
+    good : ndarray, uint8 (module, row, byte)
         Bits of the good pixels; one row per cell of the run, or one row for all cells.
-    row_of_cell : ndarray, int32 (352,)
+    row_of_cell : ndarray, int32 (max_cells,)
         Row of every memory cell.
-    region : ndarray, uint8 (16, 8192)
+    region : ndarray, uint8 (module, byte)
         Bits of the hit-finding region.
     notes : tuple of str
         What was used, for the log.
@@ -63,7 +59,7 @@ class Masks:
         For the log.
     files : tuple of UsedFile
         Where masks and region come from, but for the files of the run.
-    counted : ndarray, int64 (16, row), or None
+    counted : ndarray, int64 (module, row), or None
         Good pixels of the region, if the ranks have counted them together.
     """
 
@@ -77,12 +73,22 @@ class Masks:
     files: tuple[UsedFile, ...] = ()
     counted: np.ndarray | None = None
 
+    @property
+    def n_modules(self) -> int:
+        """Modules of the detector."""
+        return self.good.shape[0]
+
+    @property
+    def module_pixels(self) -> int:
+        """Pixels of a module."""
+        return 8 * self.good.shape[2]
+
     @cached_property
     def good_in_region(self) -> np.ndarray:
-        """Good pixels of the region, int64 (16, 352), by module and memory cell."""
+        """Good pixels of the region, int64 (module, max_cells), by memory cell."""
         n = self.counted
         if n is None:
-            n = _count(self.good, self.region, range(N_MODULES))
+            n = _count(self.good, self.region, range(self.n_modules))
         return n[:, self.row_of_cell]
 
     @cached_property
@@ -92,7 +98,7 @@ class Masks:
 
 
 def _count(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
-    """Return the good pixels of the region in some modules, 0 in others, int64 (16, row)."""
+    """Return the good pixels of the region in some modules, 0 in others, int64 (module, row)."""
     n = np.zeros(good.shape[:2], np.int64)
     for m in modules:
         n[m] = _ONES[(good[m] & region[m]).view(np.uint16)].sum(axis=1, dtype=np.int64)
@@ -121,6 +127,7 @@ def load_masks(
     files: FilePool | None = None,
     samples: MaskSamples | None = None,
     only_global: bool = False,
+    detector: Detector = AGIPD_1M,
 ) -> Masks:
     """Find, check and read the masks; collective.
 
@@ -141,6 +148,8 @@ def load_masks(
         Some of its frames, if the files hold masks.
     only_global : bool
         Leave out the per-cell mask and the hit-finding region.
+    detector : Detector
+        That of the run.
 
     Raises
     ------
@@ -148,31 +157,31 @@ def load_masks(
         If a named mask is missing, or one has the wrong shape or dtype.
     """
     plan = bcast_from_root(
-        comm, lambda: _plan(experiment, config, cells, files, samples, only_global)
+        comm, lambda: _plan(experiment, config, cells, files, samples, only_global, detector)
     )
     used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
-    region, region_file, region_notes = ALL_PIXELS, (), ()
+    region, region_file, region_notes = all_pixels(detector), (), ()
     if not only_global:
         region, region_file, *region_notes = bcast_from_root(
-            comm, lambda: find_region(experiment, config)
+            comm, lambda: find_region(experiment, config, detector)
         )
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
-    shared = _read_shared(
-        comm, plan.files, rows, calibration, private_limit(config.memory_per_rank)
-    )
+    limit = private_limit(config.memory_per_rank)
+    shared = _read_shared(comm, plan.files, rows, calibration, detector, limit)
     problems, drift, warnings = list(plan.problems), (), ()
     if plan.static_bits:
         with fail_together(comm):
             problems += add_static(shared, files, samples.first, plan.static_bits)
         shared.ready()
-        drift, warnings = find_drift(comm, files, samples, plan.static_bits)
+        n_pixels = 8 * detector.module_bytes
+        drift, warnings = find_drift(comm, files, samples, plan.static_bits, n_pixels)
     good = shared.array
-    mine = range(comm.rank, N_MODULES, comm.size)
+    mine = range(comm.rank, detector.n_modules, comm.size)
     return Masks(
         good=good,
-        row_of_cell=rows_of_cells(rows),
+        row_of_cell=detector.rows_of_cells(rows),
         region=region,
         notes=(*plan.notes, *drift, *region_notes),
         problems=tuple(problems),
@@ -184,21 +193,29 @@ def load_masks(
 
 
 def _read_shared(
-    comm, files: tuple[MaskFile, ...], rows: np.ndarray, calibration, limit: int
+    comm,
+    files: tuple[MaskFile, ...],
+    rows: np.ndarray,
+    calibration,
+    detector: Detector,
+    limit: int,
 ) -> NodeSharedArray:
     """Read good pixels of files and constants, the modules shared by the ranks of the node."""
-    layout = (N_MODULES, max(1, len(rows)), MODULE_BYTES), np.uint8
+    n_modules, n_bytes = detector.n_modules, detector.module_bytes
+    layout = (n_modules, max(1, len(rows)), n_bytes), np.uint8
     shared = NodeSharedArray(holders(comm, [layout], limit), *layout)
     with fail_together(comm):
-        for module in range(shared.node_rank, N_MODULES, shared.node_size):
-            shared.array[module] = module_mask(files, module, rows)
+        for module in range(shared.node_rank, n_modules, shared.node_size):
+            shared.array[module] = module_mask(files, module, rows, n_bytes)
             if calibration is not None:
                 shared.array[module] &= ~calibration.bad_in_high_stage(module)
     shared.ready()
     return shared
 
 
-def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global) -> _Plan:
+def _plan(
+    experiment, config, cells, pool: FilePool | None, samples, only_global, detector
+) -> _Plan:
     """Decide which masks are used.
 
     Raises
@@ -208,7 +225,9 @@ def _plan(experiment, config, cells, pool: FilePool | None, samples, only_global
     """
     wanted = set(config.mask)
     usual = bool({"auto", "file"} & wanted)
-    files, notes, problems = find_mask_files(experiment, config, cells, usual, only_global)
+    files, notes, problems = find_mask_files(
+        experiment, config, cells, detector, usual, only_global
+    )
     if "file" in wanted and not files:
         raise InputError(
             f"--mask file: neither {experiment.cell_mask} nor {experiment.global_mask} exists"
@@ -250,9 +269,9 @@ def mask_digest(comm, masks: Masks) -> str:
     shares = comm.allgather(
         [
             hashlib.blake2b(masks.good[m].tobytes(), digest_size=16).digest()
-            for m in range(comm.rank, N_MODULES, comm.size)
+            for m in range(comm.rank, masks.n_modules, comm.size)
         ]
     )
-    modules = [shares[m % comm.size][m // comm.size] for m in range(N_MODULES)]
+    modules = [shares[m % comm.size][m // comm.size] for m in range(masks.n_modules)]
     rows = masks.row_of_cell.astype("<i4").tobytes() + masks.region.tobytes()
     return hashlib.blake2b(rows + b"".join(modules), digest_size=16).hexdigest()

@@ -6,7 +6,6 @@ A bit counts if it is set in all of the first frames of a module and cell.
 import numpy as np
 
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.mpi import NodeSharedArray, allreduce_sum, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_dataset import FRAME_STATUS
@@ -30,28 +29,38 @@ def add_static(
     Parameters
     ----------
     shared : NodeShared
-        Bits of the good pixels, uint8 (16, cell, 8192).
+        Bits of the good pixels, uint8 (module, cell, byte).
     files : FilePool
     frames : CellFrames
     bits : int
         Bits that make a pixel bad.
     """
-    found = _StaticMask(files, bits)
-    n_cells = frames.file.shape[1]
-    parts = [(m, c) for m in range(N_MODULES) for c in range(0, n_cells, CELLS_AT_ONCE)]
+    found = _StaticMask(files, bits, 8 * shared.array.shape[-1])
+    n_modules, n_cells, _ = frames.file.shape
+    parts = [(m, c) for m in range(n_modules) for c in range(0, n_cells, CELLS_AT_ONCE)]
     for module, first in parts[shared.node_rank :: shared.node_size]:
         cells = slice(first, first + CELLS_AT_ONCE)
-        bad, _ = found.bad_pixels(frames.of_cells(cells), module)
-        shared.array[module, cells] &= ~_pack(bad)
+        good, _ = found.good_pixels(frames.of_cells(cells), module)
+        shared.array[module, cells] &= np.packbits(good, axis=1, bitorder="little")
     return found.problems
 
 
 def find_drift(
-    comm, files: FilePool, samples: MaskSamples, bits: int
+    comm, files: FilePool, samples: MaskSamples, bits: int, n_pixels: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Compare later trains with the first ones, in a few cells; collective.
 
     What cannot be read, or has fewer frames than at first, is left out.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    files : FilePool
+    samples : MaskSamples
+    bits : int
+        Bits that make a pixel bad.
+    n_pixels : int
+        Of a module.
 
     Returns
     -------
@@ -60,15 +69,16 @@ def find_drift(
     """
     changed = np.zeros((len(samples.later), 3), np.int64)
     with fail_together(comm):
-        found = _StaticMask(files, bits)
+        found = _StaticMask(files, bits, n_pixels)
         early = samples.first.of_cells(samples.checked)
-        for module in range(comm.rank, N_MODULES, comm.size) if samples.later else ():
-            before, n_before = found.bad_pixels(early, module)
+        n_modules = len(early.file)
+        for module in range(comm.rank, n_modules, comm.size) if samples.later else ():
+            before, n_before = found.good_pixels(early, module)
             for i, frames in enumerate(samples.later):
-                after, n_after = found.bad_pixels(frames, module)
+                after, n_after = found.good_pixels(frames, module)
                 same = (n_before > 0) & (n_after == n_before)
-                new, gone = after & ~before, before & ~after
-                changed[i] += (new[same].sum(), gone[same].sum(), same.sum() * MODULE_PIXELS)
+                new, gone = before & ~after, after & ~before
+                changed[i] += (new[same].sum(), gone[same].sum(), same.sum() * n_pixels)
     changed = allreduce_sum(comm, changed)
     changed = changed[changed[:, 2] > 0]
     if not len(changed):
@@ -86,25 +96,26 @@ def find_drift(
 class _StaticMask:
     # joins the masks of some frames; collects what cannot be read
 
-    def __init__(self, files: FilePool, bits: int):
+    def __init__(self, files: FilePool, bits: int, n_pixels: int):
         self._files = files
+        self._n_pixels = n_pixels
         self._reader = MaskReader(files)
         self._bits = bits
         self.problems: list[Problem] = []
 
-    def bad_pixels(self, frames: CellFrames, module: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return pixels with a bit that is set in all of a module's frames of each cell.
+    def good_pixels(self, frames: CellFrames, module: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels without a bit that is set in all of a module's frames of each cell.
 
         Returns
         -------
-        bad : ndarray, bool (cell, 65536)
-            None, of a cell without any mask.
+        good : ndarray, bool (cell, pixel)
+            All, of a cell without any mask.
         n : ndarray, int64 (cell,)
             How many masks there were.
         """
         file, row = frames.file[module], frames.row[module]
         n_read = np.zeros(len(file), np.int64)
-        held = np.full((len(file), MODULE_PIXELS), self._bits, np.uint32)
+        held = np.full((len(file), self._n_pixels), self._bits, np.uint32)
         lost: dict[tuple[int, str], int] = {}
         for number in np.unique(file[file >= 0]).tolist():
             # one cell after the other: its masks are often the same
@@ -124,9 +135,9 @@ class _StaticMask:
             )
             for (number, what), n in lost.items()
         ]
-        bad = held != 0
-        bad[n_read == 0] = False
-        return bad, n_read
+        good = held == 0
+        good[n_read == 0] = True
+        return good, n_read
 
     def _join(self, number: int, rows, slot, held):
         """Join masks of one file to `held`; yields what happened (empty: read), and to which."""
@@ -137,7 +148,3 @@ class _StaticMask:
             return
         for code in np.unique(status).tolist():
             yield FRAME_STATUS.get(code, ""), slot[status == code]
-
-
-def _pack(pixels: np.ndarray) -> np.ndarray:
-    return np.packbits(pixels, axis=1, bitorder="little")

@@ -87,8 +87,9 @@ def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[s
     if not 0 <= hit < len(hit_file.rows):
         raise UsageError(f"--hit {hit}: {experiment.cxi} has {len(hit_file.rows)} hits, from 0 on")
     events, row = read_finished_run(experiment.events).events, hit_file.rows[hit]
-    extent = np.ptp(hit_file.xyz[0]) / 200e-6
-    raster = make_raster(hit_file.xyz, max(extent / (min(columns, 160) - 1), 4))
+    extent = np.ptp(hit_file.xyz[0]) / hit_file.pixel_size
+    pixels = max(extent / (min(columns, 160) - 1), 4)
+    raster = make_raster(hit_file.xyz, pixels, hit_file.pixel_size)
     about = (
         f"run {experiment.run}, hit {hit}: train {events.trainId[row]}, cell {events.cellId[row]}, "
         f"{events.photons[row]:,} photons, score {events.hitscore[row]:,.0f}, "

@@ -43,9 +43,9 @@ class FrameTable:
     ----------
     train_id, pulse_id : ndarray, uint64 (frame,)
     cell_id : ndarray, uint16 (frame,)
-    file : ndarray, int32 (frame, 16)
+    file : ndarray, int32 (frame, module)
         Index of the file that has the module's frame, -1 where the module lacks it.
-    row : ndarray, int32 (frame, 16)
+    row : ndarray, int32 (frame, module)
         Row in that file's dataset.
     """
 
@@ -54,6 +54,11 @@ class FrameTable:
     pulse_id: np.ndarray
     file: np.ndarray
     row: np.ndarray
+
+    @property
+    def n_modules(self) -> int:
+        """Modules of the detector, whether they have frames or not."""
+        return self.file.shape[1]
 
     def __len__(self) -> int:
         return len(self.train_id)

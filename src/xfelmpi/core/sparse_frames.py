@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+MAX_COUNT = 65535
+"""More photons than this in one pixel of one frame cannot be a signal: the pixel is bad there."""
+
 ENTRY_BYTES = 6
 """Memory of one entry: pixel number and count."""
 
@@ -21,7 +24,7 @@ class SparseFrames:
     indptr : ndarray, int64 (frame + 1,)
         Entries of frame i are ``indptr[i]:indptr[i + 1]``, in ascending pixel order.
     pixel : ndarray, uint32 (entry,)
-        Pixel number, 0 … 1048575.
+        Pixel number, see `Detector`.
     count : ndarray, uint16 (entry,)
         Photons; 0: the pixel is bad in this frame.
     """
@@ -154,7 +157,7 @@ class FrameSums:
         for name in _ADDED:
             getattr(self, name)[rows] += getattr(other, name)
         self.peak[rows] = np.maximum(self.peak[rows], other.peak)
-        self.modules[rows[good]] |= np.uint16(1 << module)
+        self.modules[rows[good]] |= self.modules.dtype.type(1 << module)
 
     def put(self, first: int, other: "FrameSums") -> None:
         """Copy the sums of some frames to the rows from `first` on."""

@@ -128,6 +128,18 @@ class Detector:
         """Dtype of a bit field of modules: unsigned, at least 16 bits."""
         return np.min_scalar_type(max(1 << 15, (1 << self.n_modules) - 1))
 
+    def rows_of_cells(self, cells: np.ndarray) -> np.ndarray:
+        """Return the row of every memory cell where only some have rows, int32 (max_cells,).
+
+        Parameters
+        ----------
+        cells : ndarray, int (row,)
+            The cell of every row. Others are said to be in the first.
+        """
+        row_of_cell = np.zeros(self.max_cells, np.int32)
+        row_of_cell[cells] = np.arange(len(cells))
+        return row_of_cell
+
     @cached_property
     def module_names(self) -> tuple[str, ...]:
         """Names of the modules as the facility counts them, e.g. ``AGIPD00``."""

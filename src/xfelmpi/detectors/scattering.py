@@ -5,8 +5,6 @@ Coordinates are those of `geometry`: the sample at the origin, z along the beam,
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import ASIC_SIZE
-
 
 def ewald_vectors(xyz: np.ndarray, radius: float) -> np.ndarray:
     """Return the scattering vectors of pixels, float64 (3, …), in the unit of `radius`.
@@ -37,8 +35,8 @@ def onto_sphere(q: np.ndarray, length: float, radius: float) -> np.ndarray:
     return np.stack([q[0] * scale, q[1] * scale, np.full_like(across, z)])
 
 
-def solid_angle(xyz: np.ndarray) -> np.ndarray:
-    """Return the solid angles of the pixels of one module, float64 (512, 128), in sr.
+def solid_angle(xyz: np.ndarray, asic_shape: tuple[int, int]) -> np.ndarray:
+    """Return the solid angles of the pixels of one module, float64 (ss, fs), in sr.
 
     |r · (a × b)| / |r|³ of a pixel with the edges a and b, which are small against |r|: its area
     seen from the sample, over the square of its distance. With the detector at right angles to the
@@ -47,14 +45,16 @@ def solid_angle(xyz: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    xyz : ndarray, float64 (3, 512, 128)
+    xyz : ndarray, float64 (3, ss, fs)
         Centres of the pixels in m.
+    asic_shape : (int, int)
+        Pixels of an ASIC, (ss, fs), all at equal steps.
     """
-    n, last = ASIC_SIZE, ASIC_SIZE - 1
-    asics = xyz.reshape(3, xyz.shape[1] // n, n, xyz.shape[2] // n, n)
+    n_ss, n_fs = asic_shape
+    asics = xyz.reshape(3, xyz.shape[1] // n_ss, n_ss, xyz.shape[2] // n_fs, n_fs)
     first = asics[:, :, 0, :, 0]
-    along_ss = (asics[:, :, last, :, 0] - first) / last
-    along_fs = (asics[:, :, 0, :, last] - first) / last
+    along_ss = (asics[:, :, -1, :, 0] - first) / (n_ss - 1)
+    along_fs = (asics[:, :, 0, :, -1] - first) / (n_fs - 1)
     normal = np.cross(along_ss, along_fs, axis=0)[:, :, None, :, None]
     area = np.abs((asics * normal).sum(axis=0))
     return (area / np.linalg.norm(asics, axis=0) ** 3).reshape(xyz.shape[1:])

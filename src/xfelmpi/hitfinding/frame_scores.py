@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.hitfinding.hit_finder import score_frames
 from xfelmpi.hitfinding.scores import ScoredFrames, unmasked_factor
 
@@ -57,7 +57,7 @@ class FrameScorer:
         comm : Intracomm, optional
         """
         config, frames = self.config, self.frames
-        there = self.modules_in_run >> np.arange(N_MODULES) & 1
+        there = modules_of(self.modules_in_run, len(self.good_in_region))
         good = (there @ self.good_in_region)[frames.cell_id[rows]] - sums.region_bad
         # a frame of which nothing could be seen has not scored 0
         values = np.where(good > 0, SCORES[config.score](sums), np.nan)

@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
@@ -38,16 +37,18 @@ class ChunkAppender:
     comm : Intracomm
     path : Path
         Final name of the HDF5 file, which is closed, under its temporary name.
+    frame_shape : tuple of int
     """
 
-    def __init__(self, comm, path):
+    def __init__(self, comm, path, frame_shape: tuple[int, ...]):
         self._comm = comm
+        self._frame_shape = frame_shape
         self._part = begin_partial(path)
         # the others may still be closing it
         comm.Barrier()
         self._end = bcast_from_root(comm, lambda: self._part.stat().st_size)
         self._bytes = MpiFile(comm, str(self._part))
-        self._datasets: list[tuple[str, int, np.dtype, dict]] = []
+        self._datasets: list[tuple[str, tuple[int, ...], np.dtype, dict]] = []
         self._n_frames = 0
         # number, offset and size of every chunk that this rank has written
         self._places: list[tuple[int, int, int]] = []
@@ -56,7 +57,8 @@ class ChunkAppender:
     def dataset(self, name: str, n_frames: int, dtype, **attributes) -> int:
         """Announce a dataset with attributes; return the number of its first frame."""
         first = self._n_frames
-        self._datasets.append((name, n_frames, np.dtype(dtype), attributes))
+        shape = (n_frames, *self._frame_shape)
+        self._datasets.append((name, shape, np.dtype(dtype), attributes))
         self._n_frames += n_frames
         return first
 
@@ -123,7 +125,7 @@ class ChunkAppender:
             with h5py.File(self._part) as file:
                 indices = [ChunkIndex(fd, file[name]) for name, *_ in self._datasets]
             start = 0
-            for index, (_, n, *_) in zip(indices, self._datasets, strict=True):
+            for index, (_, (n, *_), *_) in zip(indices, self._datasets, strict=True):
                 rows = slice(start, start + n)
                 index.redirect(offset[rows], size[rows], np.zeros(n, np.int64))
                 start += n
@@ -131,13 +133,12 @@ class ChunkAppender:
             os.close(fd)
 
 
-def _create(file: h5py.File, name: str, n_frames: int, dtype: np.dtype, attributes: dict) -> None:
-    shape = (n_frames, *FRAME_SHAPE)
+def _create(file: h5py.File, name: str, shape: tuple, dtype: np.dtype, attributes: dict) -> None:
     layout = compressed_layout(shape, dtype, 1)
     dataset = file.create_dataset(name, shape, dtype, fill_time="never", **layout)
     dataset.attrs.update(attributes)
     # an entry of the index for every frame; in this order it becomes half as large as in any other
-    for row in range(n_frames):
+    for row in range(shape[0]):
         write_dummy(dataset, row)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi.calibration.constants_file import STAGES, constants_file
 from xfelmpi.calibration.dark_statistics import CellConstants
-from xfelmpi.detectors.agipd import MODULE_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 
 _DATASETS = (
@@ -43,7 +43,7 @@ class ConstantsWriter:
             m: ParallelFile(comm, path, attributes)
             for m, path in zip(modules, self.paths, strict=True)
         }
-        shape = (STAGES, n_cells, *MODULE_SHAPE)
+        shape = (STAGES, n_cells, *AGIPD_1M.module_shape)
         self._datasets = {
             m: [file.create(name, shape, dtype, units=units) for name, _, dtype, units in _DATASETS]
             for m, file in self._files.items()

@@ -11,7 +11,6 @@ import numpy as np
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.output_file import reserve
 from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.mpi import MpiFile, exscan_and_total, run_on_root
@@ -39,9 +38,7 @@ class EmcWriter:
         If there are more hits than Dragonfly's 32-bit numbers can count, or no room for the file.
     """
 
-    def __init__(
-        self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int = FRAME_PIXELS
-    ):
+    def __init__(self, comm, path, ones: np.ndarray, multi: np.ndarray, num_pix: int):
         first, n_hits = exscan_and_total(comm, len(ones))
         if n_hits > np.iinfo(INTEGER).max:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")

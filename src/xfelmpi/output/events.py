@@ -11,6 +11,8 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
@@ -117,6 +119,11 @@ class FinishedRun:
     def modules_in_run(self) -> int:
         """Bit field of the modules that the run has, be it only in trains left out."""
         return int(self.attributes["modules_in_run"])
+
+    @property
+    def detector_type(self) -> Detector:
+        """What kind of detector the run has: no file is of another one as yet."""
+        return AGIPD_1M
 
     @property
     def scores_by(self) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.detectors.base import Detector
 from xfelmpi.output.hit_writer import FrameColumn
 
 # below an entry of the CXI file
@@ -13,7 +14,11 @@ DETECTOR = "instrument_1/detector_1"
 
 
 def hit_columns(
-    prefix: str, hits: EventColumns, vds_index: np.ndarray, weighting: np.ndarray
+    prefix: str,
+    hits: EventColumns,
+    vds_index: np.ndarray,
+    weighting: np.ndarray,
+    detector: Detector,
 ) -> list[FrameColumn]:
     """Return the columns of some frames.
 
@@ -27,11 +32,12 @@ def hit_columns(
         Their row numbers in the events file.
     weighting : ndarray, float64 (frame,)
         What scales the background to each frame.
+    detector : Detector
     """
     identifier = np.array(
         [f"{prefix}_t{t}_c{c}".encode() for t, c in zip(hits.trainId, hits.cellId, strict=True)],
-        # train IDs have up to 20 digits, cells 3: the same length on all ranks
-        dtype=f"S{len(prefix) + 27}",
+        # train IDs have up to 20 digits: the same length on all ranks
+        dtype=f"S{len(prefix) + 24 + len(str(detector.max_cells - 1))}",
     )
     columns = [
         ("experiment_identifier", identifier, {}),

@@ -15,6 +15,7 @@ from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.base import Detector
 
 
 class FrameColumn(NamedTuple):
@@ -89,6 +90,8 @@ class HitsToWrite:
         Where the data come from, for the root of every file.
     sets : dict of FrameSet
         ``hits``, and ``misses`` if they are asked for.
+    detector : Detector
+        What kind of detector the frames are of.
     masks : Masks
     modules_in_run : int
         Bit field.
@@ -97,8 +100,8 @@ class HitsToWrite:
     wavelength : float
         Median in m, NaN if unknown.
     good_in_hits : callable
-        Returns in how many of the hits each pixel is good, int (1048576,), on rank 0; collective,
-        and may have to read the hits once more.
+        Returns in how many of the hits each pixel is good, int (pixel,), on rank 0; collective, and
+        may have to read the hits once more.
     """
 
     comm: object
@@ -106,6 +109,7 @@ class HitsToWrite:
     files: Experiment | MergedFiles
     attributes: dict
     sets: dict[str, FrameSet]
+    detector: Detector
     masks: Masks
     modules_in_run: int
     geometry: DetectorGeometry | None
@@ -141,13 +145,13 @@ class HitHeader:
     name, start_time, sample, instrument : str
         `start_time` is ISO 8601 with zone, or empty.
     geometry : DetectorGeometry
-    good_pixels : ndarray, bool (16, 512, 128)
+    good_pixels : ndarray, bool (module, ss, fs)
         Good in at least one cell.
-    powder : ndarray, uint64 (16, 512, 128)
+    powder : ndarray, uint64 (module, ss, fs)
         Over all frames.
-    background : ndarray, float32 (16, 512, 128) or (run, 16, 512, 128)
+    background : ndarray, float32 (module, ss, fs) or (run, module, ss, fs)
         Mean photons per good frame over all non-hits, NaN where no frame was good.
-    good_in_hits : ndarray, int (1048576,), or None
+    good_in_hits : ndarray, int (pixel,), or None
         In how many of the hits each pixel is good; None: not counted yet.
     """
 

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.detectors.agipd import FRAME_SHAPE, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial
 
 
-def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray) -> None:
+def write_mask(
+    path: Path, attributes: dict, cells: np.ndarray, good: np.ndarray, detector: Detector
+) -> None:
     """Write a mask; the file is complete, but under its temporary name afterwards.
 
     Parameters
@@ -21,8 +23,9 @@ def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray)
     attributes : dict
         Root attributes.
     cells : ndarray, int (cell,)
-    bad : ndarray, uint8 (16, cell, 8192)
-        Bits of the bad pixels.
+    good : ndarray, uint8 (module, cell, byte)
+        Bits of the good pixels.
+    detector : Detector
 
     Raises
     ------
@@ -34,16 +37,17 @@ def write_mask(path: Path, attributes: dict, cells: np.ndarray, bad: np.ndarray)
             file.attrs.update(attributes)
             file["entry_1/cellIds"] = cells.astype(np.uint16)
             # readers take the cells of one module at a time
-            good = file.create_dataset(
+            dataset = file.create_dataset(
                 "entry_1/good_pixels",
-                (len(cells), *FRAME_SHAPE),
+                (len(cells), *detector.frame_shape),
                 bool,
-                chunks=(1, 1, *MODULE_SHAPE),
+                chunks=(1, 1, *detector.module_shape),
                 compression="gzip",
                 compression_opts=1,
             )
             for i in range(len(cells)):
-                for module in range(N_MODULES):
-                    good[i, module] = unpack(~bad[module, i]).reshape(MODULE_SHAPE).astype(bool)
+                for module in range(detector.n_modules):
+                    pixels = unpack(good[module, i]).reshape(detector.module_shape)
+                    dataset[i, module] = pixels.astype(bool)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from None

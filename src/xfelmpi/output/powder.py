@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
 from xfelmpi.mpi import run_on_root
 
 
-def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+def write_powder(
+    comm, path: Path, attributes: dict, sums: dict[str, tuple], frame_shape: tuple[int, int, int]
+) -> None:
     """Write the powder file; collective, so that all ranks fail if it cannot be written.
 
     Rank 0 writes it alone: it has the sums, and packing them is all the work.
@@ -24,29 +25,31 @@ def write_powder(comm, path: Path, attributes: dict, sums: dict[str, tuple]) -> 
     attributes : dict
         Root attributes.
     sums : dict
-        For the suffixes "", "_hits" and "_misses" the photons, uint64 (16, 65536), and the good
-        frames, uint32 (16, 65536), on rank 0.
+        For the suffixes "", "_hits" and "_misses" the photons, uint64 (module, pixel), and the
+        good frames, uint32 (module, pixel), on rank 0.
+    frame_shape : (int, int, int)
+        Modules, ss, fs.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    run_on_root(comm, lambda: _write(path, attributes, sums))
+    run_on_root(comm, lambda: _write(path, attributes, sums, frame_shape))
 
 
-def _write(path: Path, attributes: dict, sums: dict[str, tuple]) -> None:
+def _write(path: Path, attributes: dict, sums: dict[str, tuple], frame_shape) -> None:
     try:
         with serial_file(begin_partial(path), libver=LIBVER) as file:
             file.attrs.update(attributes)
             for suffix, (photons, good) in sums.items():
-                _add(file, f"powder{suffix}", photons, "photons")
-                _add(file, f"good_frames{suffix}", good, "frames")
+                _add(file, f"powder{suffix}", photons.reshape(frame_shape), "photons")
+                _add(file, f"good_frames{suffix}", good.reshape(frame_shape), "frames")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from None
 
 
 def _add(file, name: str, values: np.ndarray, units: str) -> None:
-    layout = compressed_layout(FRAME_SHAPE, values.dtype, 1)
-    file.create_dataset(name, data=values.reshape(FRAME_SHAPE), **layout)
+    layout = compressed_layout(values.shape, values.dtype, 1)
+    file.create_dataset(name, data=values, **layout)
     file[name].attrs["units"] = units

@@ -13,7 +13,6 @@ from h5py import h5d, h5p, h5s, h5t
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import MODULE_SHAPE, N_MODULES
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.io.parallel_hdf5 import begin_partial
 from xfelmpi.run.virtual_layout import VirtualLayout
@@ -22,9 +21,9 @@ from xfelmpi.run.virtual_layout import VirtualLayout
 def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -> Path:
     """Write the virtual dataset; the file is complete, but under its temporary name afterwards.
 
-    Datasets in ``/INSTRUMENT/<detector>/DET/image``: ``data`` (16, N, 512, 128), in raw data
-    (16, N, 2, 512, 128), and ``trainId``, ``pulseId``, ``cellId`` (N,). Where a module lacks the
-    frame, data read as NaN (float) or the largest value of their type (integer).
+    Datasets in ``/INSTRUMENT/<detector>/DET/image``: ``data`` (module, N, ss, fs), in raw
+    data (module, N, 2, ss, fs), and ``trainId``, ``pulseId``, ``cellId`` (N,). Where a module lacks
+    the frame, data read as NaN (float) or the largest value of their type (integer).
 
     Parameters
     ----------
@@ -95,11 +94,12 @@ def fill_value(dtype) -> np.ndarray:
 
 def _create_data(group: h5py.Group, layout: VirtualLayout, sources: list[str]) -> None:
     """Create the virtual dataset with h5py's low-level calls, 15 µs a mapping."""
-    inner = (2, *MODULE_SHAPE) if layout.kind == "raw" else MODULE_SHAPE
+    about = layout.detector_type
+    inner = (*((about.raw_planes,) if layout.kind == "raw" else ()), *about.module_shape)
     zeros, ones = (0,) * len(inner), (1,) * len(inner)
     # a source's own number of rows is not stored: HDF5 asks the file when it is read
     in_file = h5s.create_simple((np.iinfo(np.int32).max, *inner))
-    in_data = h5s.create_simple((N_MODULES, len(layout.train_id), *inner))
+    in_data = h5s.create_simple((about.n_modules, len(layout.train_id), *inner))
     names = [os.fsencode(name.replace("%", "%%")) for name in sources]  # % starts a block number
     datasets = [os.fsencode(file.dataset.replace("%", "%%")) for file in layout.files]
     plan = h5p.create(h5p.DATASET_CREATE)

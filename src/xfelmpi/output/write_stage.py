@@ -17,7 +17,7 @@ from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
-from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import check_room
 from xfelmpi.io.parallel_hdf5 import check_writable
@@ -85,6 +85,10 @@ class WriteInputs:
     used: tuple[dict, ...] = ()
     earlier: dict[str, str] = field(default_factory=dict)
 
+    def no_frames(self) -> PowderSum:
+        """Return the sum over no frames, with the shapes of this run."""
+        return PowderSum.zeros(self.masks.good.shape[1], self.share.facts.detector_type)
+
 
 def prepare_folders(experiment: Experiment, config: Config, n_frames: int) -> None:
     """Make the output folders and check that they can be written; one rank.
@@ -145,13 +149,14 @@ def write_outputs(
     outputs = HitOutputs(_hits_to_write(comm, experiment, config, done, attributes, rows))
     sums = {"": done.powder}
     for kind, frames in rows.items():
-        powder = PowderSum.zeros(done.masks.good.shape[1])
+        powder = done.no_frames()
         outputs.write(kind, _sparse(done, frames, powder))
         sums[f"_{kind}"] = sum_powder(comm, done.masks, powder)
     with shutdown.defer_shutdown():
         done.reader.release()
     fault_injection.inject(comm, "powder")
-    write_powder(comm, experiment.powder, attributes, sums)
+    frame_shape = done.share.facts.detector_type.frame_shape
+    write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
     hit_files = outputs.close(
         _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
@@ -188,6 +193,7 @@ def _hits_to_write(
         files=experiment,
         attributes=attributes,
         sets={k: _frame_set(comm, experiment, done, k, rows[k], weighting) for k in kinds},
+        detector=done.share.facts.detector_type,
         masks=done.masks,
         modules_in_run=modules_in_run,
         geometry=done.geometry,
@@ -209,18 +215,19 @@ def _frame_set(
             done.events.take(rows),
             (rows + share.first_frame).astype(np.uint64),
             weighting[rows],
+            share.facts.detector_type,
         ),
         cell_id=share.frames.cell_id[rows],
         ones=ones,
         multi=sums.lit[rows] - ones,
         peak=mpi.allreduce_max(comm, sums.peak[rows].max(initial=0)),
-        read=lambda: _sparse(done, rows, PowderSum.zeros(done.masks.good.shape[1])),
+        read=lambda: _sparse(done, rows, done.no_frames()),
     )
 
 
 def _good_in_hits(comm, done: WriteInputs, rows: np.ndarray) -> np.ndarray | None:
     """Return in how many hits each pixel is good, on rank 0; reads the hits; collective."""
-    powder = PowderSum.zeros(done.masks.good.shape[1])
+    powder = done.no_frames()
     with mpi.fail_together(comm):
         for _ in _sparse(done, rows, powder):
             pass
@@ -258,7 +265,7 @@ def _remove_old(
 
 
 def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
-    """Return on rank 0 which pixels are good in at least one cell, bool (16, 65536)."""
+    """Return on rank 0 which pixels are good in at least one cell, bool (module, pixel)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
     used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
     rows = mpi.allreduce_sum(comm, used) > 0
@@ -267,8 +274,8 @@ def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
     # module by module: choosing rows copies them
     bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in done.masks.good]
     good = unpack(np.stack(bits)).astype(bool)
-    in_run = done.share.facts.modules_in_run >> np.arange(N_MODULES) & 1
-    return good & in_run.astype(bool)[:, None]
+    in_run = modules_of(done.share.facts.modules_in_run, len(good))
+    return good & in_run[:, None]
 
 
 def _header(
@@ -277,6 +284,7 @@ def _header(
     """Return what is known when all hits are written; `sums` as in `write_powder`; rank 0."""
     (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
     facts = done.share.facts
+    frame_shape = facts.detector_type.frame_shape
     mean = background.mean_background(photons, good, hit_photons, hit_good)
     return HitHeader(
         f"{experiment.proposal} {experiment.name}",
@@ -284,8 +292,8 @@ def _header(
         facts.sample,
         facts.detector.split("_")[0],
         done.geometry,
-        ever_good.reshape(FRAME_SHAPE),
-        photons.reshape(FRAME_SHAPE),
-        mean.reshape(FRAME_SHAPE),
+        ever_good.reshape(frame_shape),
+        photons.reshape(frame_shape),
+        mean.reshape(frame_shape),
         hit_good.reshape(-1),
     )

@@ -103,7 +103,7 @@ class CheckpointWriter:
         self.n_written = 0
         self.error = ""
         whole = result.powder
-        self.recent = PowderSum.zeros(whole.frames.shape[1]) if minutes else whole
+        self.recent = whole.zeros_like() if minutes else whole
 
     def add(self, first: int, end: int) -> None:
         """Note that the rank's frames ``first:end`` are done; write a file if it is time."""

@@ -13,7 +13,7 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.hitfinding import sampling
 from xfelmpi.hitfinding.frame_scores import FrameScorer
 from xfelmpi.hitfinding.hit_finder import decide_alone
@@ -97,7 +97,7 @@ def without_dead_modules(comm, share: LocalRun, sums: FrameSums) -> LocalRun:
 
     Such a module is as good as absent from the run: it must not make every frame incomplete.
     """
-    present = (share.frames.file >= 0).any(axis=0) @ (1 << np.arange(N_MODULES))
+    present = bits_of((share.frames.file >= 0).any(axis=0))
     found, read = mpi.allreduce_bor(
         comm, np.array([present, np.bitwise_or.reduce(sums.modules, initial=0)], np.int64)
     ).tolist()
@@ -107,7 +107,7 @@ def without_dead_modules(comm, share: LocalRun, sums: FrameSums) -> LocalRun:
     facts = replace(share.facts, modules_in_run=share.facts.modules_in_run & ~dead)
     problems = [
         Problem("no frame of this module can be read", "", m, 0, "its pixels count as missing")
-        for m in range(N_MODULES)
+        for m in range(share.frames.n_modules)
         if dead >> m & 1 and comm.rank == 0
     ]
     return replace(share, facts=facts, problems=(*share.problems, *problems))

@@ -7,7 +7,6 @@ any other pixel it is damage. Such a pixel has an entry with count 0 in its fram
 import numpy as np
 
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
-from xfelmpi.detectors.agipd import MODULE_PIXELS
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 EXAMINED = 8
@@ -75,7 +74,7 @@ def unexplained(
     left = invalid.copy()
     for i, frame in enumerate(some):
         here = slice(start[frame], stop[frame])
-        pixels = block.pixel[here][block.count[here] == 0] - module * MODULE_PIXELS
+        pixels = block.pixel[here][block.count[here] == 0] - module * 8 * bad.shape[1]
         explained = bad[i, pixels >> 3] >> (pixels & 7) & 1
         left[frame] -= explained.sum() if status[i] == 0 else 0
     return left if left[some].any() else np.zeros_like(left)

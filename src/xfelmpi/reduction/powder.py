@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi._kernels import _masks
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class PowderSum:
 
     Parameters
     ----------
-    photons : ndarray, uint64 (16, 65536)
+    photons : ndarray, uint64 (module, pixel)
         Photons on good pixels.
-    invalid : ndarray, uint32 (16, 65536)
+    invalid : ndarray, uint32 (module, pixel)
         Frames in which a pixel that the masks call good was bad.
-    frames : ndarray, int64 (16, row)
+    frames : ndarray, int64 (module, row)
         Frames of each module by row of the mask.
     """
 
@@ -30,13 +31,18 @@ class PowderSum:
     frames: np.ndarray
 
     @classmethod
-    def zeros(cls, n_mask_rows: int) -> "PowderSum":
+    def zeros(cls, n_mask_rows: int, detector: Detector = AGIPD_1M) -> "PowderSum":
         """Return the sum over no frames."""
+        shape = (detector.n_modules, detector.module_pixels)
         return cls(
-            np.zeros((N_MODULES, MODULE_PIXELS), np.uint64),
-            np.zeros((N_MODULES, MODULE_PIXELS), np.uint32),
-            np.zeros((N_MODULES, n_mask_rows), np.int64),
+            np.zeros(shape, np.uint64),
+            np.zeros(shape, np.uint32),
+            np.zeros((detector.n_modules, n_mask_rows), np.int64),
         )
+
+    def zeros_like(self) -> "PowderSum":
+        """Return the sum over no frames, of the same shapes."""
+        return PowderSum(*(np.zeros_like(getattr(self, name)) for name in self.names()))
 
     @classmethod
     def names(cls) -> list[str]:
@@ -70,21 +76,21 @@ class PowderSum:
         # of the sum's own type: add.at is twenty times as slow where it has to convert
         np.add.at(self.photons.reshape(-1), sparse.pixel, sparse.count.astype(np.uint64))
         np.add.at(self.invalid.reshape(-1), sparse.pixel[sparse.count == 0], np.uint32(1))
-        for module in range(N_MODULES):
+        for module in range(len(self.frames)):
             self.add_frames(module, mask_row[modules >> module & 1 == 1])
 
 
 def mask_good_frames(module_bits: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Return in how many frames the masks call every pixel of one module good, uint32 (65536,).
+    """Return in how many frames the masks call every pixel of one module good, uint32 (pixel,).
 
     Parameters
     ----------
-    module_bits : ndarray, uint8 (row, 8192)
+    module_bits : ndarray, uint8 (row, byte)
         Bits of the good pixels of this module.
     frames : ndarray, int64 (row,)
         Frames of every mask row.
     """
     # few pixels are bad
-    total = np.full(MODULE_PIXELS, frames.sum(), np.uint32)
+    total = np.full(8 * module_bits.shape[1], frames.sum(), np.uint32)
     _masks.take_off_bad(module_bits.view(np.uint64), frames.astype(np.uint32), total)
     return total

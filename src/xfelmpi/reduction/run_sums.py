@@ -5,7 +5,6 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.reduction import background
 from xfelmpi.reduction.powder import PowderSum, mask_good_frames
 
@@ -42,14 +41,14 @@ def sum_powder(comm, masks: Masks, powder: PowderSum) -> tuple[np.ndarray, np.nd
 
     Returns
     -------
-    photons : ndarray, uint64 (16, 65536)
+    photons : ndarray, uint64 (module, pixel)
         On rank 0, None elsewhere.
-    good : ndarray, uint32 (16, 65536)
+    good : ndarray, uint32 (module, pixel)
         In how many frames the pixel was good.
     """
     frames = mpi.allreduce_sum(comm, powder.frames)
-    good = np.zeros((N_MODULES, MODULE_PIXELS), np.uint32)
-    for module in range(comm.rank, N_MODULES, comm.size):
+    good = np.zeros(powder.photons.shape, np.uint32)
+    for module in range(comm.rank, len(good), comm.size):
         good[module] = mask_good_frames(masks.good[module], frames[module])
     photons = mpi.reduce_sum(comm, powder.photons)
     good = mpi.reduce_sum(comm, good)

@@ -10,8 +10,7 @@ from xfelmpi.calibration.constants import Calibration
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.problems import Problem
-from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_COUNT, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.core.sparse_frames import MAX_COUNT, FrameBlock, FrameSums
 from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.frames.file_pool import FilePool
@@ -24,7 +23,7 @@ H5PY_FRAMES = 32
 MASKED_FRAMES = 64
 """Frames at a time with masks of their own, of which every one takes 8 KiB."""
 
-_NO_MASKS = np.empty((0, MODULE_BYTES), np.uint8)
+_NO_MASKS = np.empty((0, 1), np.uint8)
 
 _MISSING = "frames count as missing in this module"
 
@@ -83,7 +82,7 @@ class Sparsifier:
         self._calibration = calibration
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
-        self.room = max(room, FRAME_PIXELS)
+        self.room = max(room, masks.n_modules * masks.module_pixels)
         self._inflater = inflater or _sparse.Inflater()
         self._frame_masks = MaskReader(files)
         self._pixel = np.empty(self.room, np.uint32)
@@ -114,10 +113,10 @@ class Sparsifier:
         # what saturates, or has switched to a stage without constants, is usual in raw data
         name_invalid = name_invalid and self._calibration is None
         n = len(table)
-        segments = np.zeros((2, n, N_MODULES), np.int64)
+        segments = np.zeros((2, n, table.n_modules), np.int64)
         block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
         used = 0
-        for module in range(N_MODULES):
+        for module in range(table.n_modules):
             for number in np.unique(table.file[:, module]):
                 if number < 0:
                     continue
@@ -196,7 +195,14 @@ class Sparsifier:
         buffers = (self._packed, self._spare, self._dense, used, self._pixel, self._count)
         out = (powder.photons[module], powder.invalid[module], start, stop, status, sums.lit)
         out += (sums.photons, sums.region_lit, sums.region_photons, sums.ones, sums.peak)
-        tail = (*masks, module * MODULE_PIXELS, *buffers, *out, sums.entries, sums.region_bad)
+        tail = (
+            *masks,
+            module * self._masks.module_pixels,
+            *buffers,
+            *out,
+            sums.entries,
+            sums.region_bad,
+        )
         if self._calibration:
             signal = (self._calibration.common_mode, *self._signal, self._cut)
             c = self._calibration.modules[module]
@@ -218,7 +224,7 @@ class Sparsifier:
 
     def _need_buffers(self, source: FrameBytes) -> None:
         planes = 2 if self._calibration else 1
-        need = source.chunk_frames * planes * MODULE_PIXELS * source.dtype.itemsize
+        need = source.chunk_frames * planes * self._masks.module_pixels * source.dtype.itemsize
         if len(self._dense) < need:
             self._dense = np.empty(need, np.uint8)
             self._spare = np.empty(need, np.uint8)

@@ -22,7 +22,7 @@ def thumbnail(found: RunFiles) -> str:
     """Return the powder of the hits, small, as an address that holds the image; or empty."""
     if found.hit_file is None or not found.head.hits:
         return ""
-    raster = pictures.make_raster(found.hit_file.xyz, 12)
+    raster = pictures.make_raster(found.hit_file.xyz, 12, found.hit_file.pixel_size)
     powder = found.powder
     image = pictures.assemble(raster, powder["powder_hits"], powder["good_frames_hits"])
     limits = pictures.logarithmic_limits(image)
@@ -45,7 +45,7 @@ def detector_images(found: RunFiles) -> Iterator[str]:
     rows = found.hit_file.rows
     if not len(rows):
         return
-    raster = pictures.make_raster(found.hit_file.xyz, 3)
+    raster = pictures.make_raster(found.hit_file.xyz, 3, found.hit_file.pixel_size)
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)
     lottery = sampling_key(events.trainId[rows[others]], events.cellId[rows[others]])
@@ -64,7 +64,7 @@ def detector_images(found: RunFiles) -> Iterator[str]:
 
 
 def _powders(found: RunFiles, hit_file: HitFile) -> str:
-    raster = pictures.make_raster(hit_file.xyz, 2)
+    raster = pictures.make_raster(hit_file.xyz, 2, hit_file.pixel_size)
     powder = found.powder
     images = {
         which: pictures.assemble(raster, powder[f"powder{which}"], powder[f"good_frames{which}"])

@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
-from xfelmpi.detectors.agipd import PIXEL_SIZE
 
 GAP, BAD, LOWEST = 0, 1, 2
 """First colours of every palette: no detector there, bad pixels, and the lowest value."""
@@ -54,7 +53,7 @@ class Raster:
         return np.bincount(self.point[some], values[some], n).reshape(self.shape)
 
 
-def make_raster(xyz: np.ndarray, pixels: float) -> Raster:
+def make_raster(xyz: np.ndarray, pixels: float, pixel_size: float) -> Raster:
     """Lay points of `pixels` x `pixels` detector pixels over the detector.
 
     Parameters
@@ -62,10 +61,12 @@ def make_raster(xyz: np.ndarray, pixels: float) -> Raster:
     xyz : ndarray, float64 (3, pixel)
         Positions in m, right-handed with z along the beam: seen along it, x points left.
     pixels : float
-        Larger points are taken if there were more than `LARGEST` along an edge.
+        Edge of a point; larger ones are taken if there were more than `LARGEST` along an edge.
+    pixel_size : float
+        In m.
     """
     x, y = xyz[0].max() - xyz[0], xyz[1].max() - xyz[1]
-    size = max(pixels * PIXEL_SIZE, (max(x.max(), y.max()) + PIXEL_SIZE) / LARGEST)
+    size = max(pixels * pixel_size, (max(x.max(), y.max()) + pixel_size) / LARGEST)
     column, row = (x / size).astype(np.int64), (y / size).astype(np.int64)
     shape = int(row.max()) + 1, int(column.max()) + 1
     return Raster(row * shape[1] + column, shape, size)

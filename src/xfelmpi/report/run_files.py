@@ -6,7 +6,6 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import HitFile, read_hit_file
 from xfelmpi.output.events import FinishedRun, read_finished_run
@@ -53,7 +52,7 @@ def read_run_files(experiment: Experiment) -> RunFiles:
     powder = {}
     with finished_file(experiment.powder, "a powder file") as file:
         for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
-            powder[name] = file[name][()].reshape(FRAME_PIXELS)
+            powder[name] = file[name][()].reshape(-1)
     hit_file, missing = None, ""
     try:
         hit_file = read_hit_file(experiment.cxi)

@@ -5,7 +5,7 @@ from html import escape
 import numpy as np
 
 from xfelmpi.core.config.options import Config
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.report import curves
@@ -20,7 +20,7 @@ from xfelmpi.report.verdicts import answers
 
 def run_page(found: RunFiles) -> str:
     """Return the page as HTML."""
-    good = found.powder["good_frames"].reshape(N_MODULES, MODULE_PIXELS)
+    good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
     head = found.head
     sections = [
         _header(found, good),
@@ -193,4 +193,4 @@ def _decision_words(config: Config) -> str:
 
 
 def _modules_in_run(run: FinishedRun) -> np.ndarray:
-    return (run.modules_in_run >> np.arange(N_MODULES) & 1).astype(bool)
+    return modules_of(run.modules_in_run, run.detector_type.n_modules)

@@ -9,7 +9,6 @@ import numpy as np
 
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.problems import foremost
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.report.headline import Headline, plural
 from xfelmpi.report.run_files import RunFiles
 
@@ -21,17 +20,18 @@ PROBLEMS_SHOWN = 200
 
 def module_table(found: RunFiles, good: np.ndarray) -> str:
     """Return a section as HTML."""
-    photons = found.powder["powder"].reshape(N_MODULES, MODULE_PIXELS)
+    n_modules, n_pixels = good.shape
+    photons = found.powder["powder"].reshape(good.shape)
     n_frames = found.head.frames
     rows = []
-    for module in range(N_MODULES):
+    for module in range(n_modules):
         present = int((found.run.events.modules >> module & 1).sum())
         usable = good[module] > 0
         lit = int((photons[module][usable] > 0).sum())
-        n_bad = MODULE_PIXELS - int(usable.sum()) if present else MODULE_PIXELS
+        n_bad = n_pixels - int(usable.sum()) if present else n_pixels
         alarm = ' class="alarm"' if present < n_frames else ""
         a_frame = photons[module].sum() / present if present else 0.0
-        share_lit, share_bad = lit / max(usable.sum(), 1), n_bad / MODULE_PIXELS
+        share_lit, share_bad = lit / max(usable.sum(), 1), n_bad / n_pixels
         rows.append(
             f"<tr><td>{module}</td><td{alarm}>{present:,}</td>"
             f"<td{alarm}>{n_frames - present:,}</td>"

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.report.headline import Headline, energy, plural
 
@@ -106,13 +105,14 @@ def _hits(run: FinishedRun, head: Headline) -> Answer:
 
 def _detector(run: FinishedRun, head: Headline, bad_pixels: float) -> Answer:
     question = "Is the detector healthy?"
-    modules = run.modules_in_run.bit_count()
+    modules, all_modules = run.modules_in_run.bit_count(), run.detector_type.n_modules
     incomplete = head.incomplete / max(head.frames, 1)
-    why = f"{modules} of {N_MODULES} modules, {100 * incomplete:.2g} % of the frames incomplete"
+    why = f"{modules} of {all_modules} modules, {100 * incomplete:.2g} % of the frames incomplete"
     if np.isfinite(bad_pixels):
         why += f", {100 * bad_pixels:.2g} % of the pixels bad"
-    if modules < N_MODULES:
-        return Answer(question, plural(N_MODULES - modules, "module") + " missing", why, BAD)
+    if modules < all_modules:
+        missing = plural(all_modules - modules, "module")
+        return Answer(question, f"{missing} missing", why, BAD)
     fine = incomplete <= FEW and not bad_pixels > FEW
     return Answer(question, *(("yes", why, GOOD) if fine else ("not quite", why, LOOK)))
 

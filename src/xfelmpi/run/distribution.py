@@ -15,6 +15,7 @@ from xfelmpi.core.machine_records import MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.base import Detector
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
 from xfelmpi.run.index.run_index import RunIndex
@@ -32,6 +33,9 @@ class RunInfo:
     kind : str
         ``proc`` or ``raw``.
     detector : str
+        E.g. ``SPB_DET_AGIPD1M-1``.
+    detector_type : Detector
+        What kind of detector it is.
     files : tuple of ModuleFile
     modules_in_run : int
         Bit m set: module m has at least one frame.
@@ -55,6 +59,7 @@ class RunInfo:
 
     kind: str
     detector: str
+    detector_type: Detector
     files: tuple[ModuleFile, ...]
     modules_in_run: int
     n_frames: int
@@ -213,6 +218,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
     return RunInfo(
         kind=index.kind,
         detector=index.detector,
+        detector_type=index.detector_type,
         files=index.files,
         modules_in_run=index.modules_in_run,
         n_frames=len(index.frames),

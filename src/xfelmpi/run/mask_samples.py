@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.core.frame_table import FrameTable
-from xfelmpi.detectors.agipd import N_MODULES
 
 LATER_PLACES = 2
 """How often, after its first trains, the run is looked at again: evenly, and once at its end."""
@@ -21,9 +20,9 @@ class CellFrames:
 
     Parameters
     ----------
-    file : ndarray, int32 (16, cell, n)
+    file : ndarray, int32 (module, cell, n)
         Index of the file, -1 where there is no such frame.
-    row : ndarray, int32 (16, cell, n)
+    row : ndarray, int32 (module, cell, n)
         Row in that file's dataset.
     """
 
@@ -77,12 +76,13 @@ def sample_masks(frames: FrameTable, cells: np.ndarray, n: int) -> MaskSamples:
 
 
 def _first_frames(frames: FrameTable, cells: np.ndarray, n: int) -> CellFrames:
-    found = CellFrames(*(np.full((N_MODULES, len(cells), n), -1, np.int32) for _ in range(2)))
+    shape = (frames.n_modules, len(cells), n)
+    found = CellFrames(*(np.full(shape, -1, np.int32) for _ in range(2)))
     # by cell, and in each by train
     order = np.argsort(frames.cell_id, kind="stable")
     order = order[np.isin(frames.cell_id[order], cells)]
     index = np.searchsorted(cells, frames.cell_id[order])
-    for module in range(N_MODULES):
+    for module in range(frames.n_modules):
         has = frames.file[order, module] >= 0
         cell = index[has]
         place = np.arange(len(cell)) - np.searchsorted(cell, np.arange(len(cells)))[cell]

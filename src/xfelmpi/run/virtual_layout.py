@@ -12,7 +12,7 @@ import numpy as np
 
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.base import Detector
 from xfelmpi.run.index.run_index import RunIndex
 
 BYTES_PER_MAPPING = 26_000
@@ -65,6 +65,7 @@ class VirtualLayout:
         ``raw`` or ``proc``.
     detector : str
         E.g. ``SPB_DET_AGIPD1M-1``.
+    detector_type : Detector
     dtype : str
         Of the frames, in numpy's notation, e.g. ``<f4``.
     files : tuple of ModuleFile
@@ -76,6 +77,7 @@ class VirtualLayout:
 
     kind: str
     detector: str
+    detector_type: Detector
     dtype: str
     files: tuple[ModuleFile, ...]
     mappings: Mappings
@@ -116,6 +118,7 @@ def plan_virtual(index: RunIndex) -> tuple[VirtualLayout | None, list[Problem]]:
     layout = VirtualLayout(
         index.kind,
         index.detector,
+        index.detector_type,
         dtype,
         index.files,
         mappings,
@@ -140,7 +143,7 @@ def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings | None:
     train_start[new_train] = new_train
     train_start = np.maximum.accumulate(train_start)
     parts, total = [], 0
-    for module in range(N_MODULES):
+    for module in range(frames.n_modules):
         runs = _find_runs(frames.file[:, module], frames.row[:, module], fits)
         parts.append(_join_repeats(module, *runs, train_start))
         total += len(parts[-1][0])

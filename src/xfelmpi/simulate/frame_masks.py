@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import BAD_PIXELS, MODULE_PIXELS
+from xfelmpi.detectors.agipd import MODULE_PIXELS
+from xfelmpi.detectors.bad_pixels import BAD_PIXELS
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 

@@ -14,7 +14,7 @@ from xfelmpi.core import fault_injection
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.constants_file import ConstantsWriter
@@ -78,7 +78,7 @@ def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: 
             len({cell for _, cell in measured}),
             len(modules),
             time.monotonic() - start,
-            100 * total_bad / (65536 * len(measured)),
+            100 * total_bad / (AGIPD_1M.module_pixels * len(measured)),
         )
         first, *_, last = writer.paths * 2
         files = ("files written:", f"  {first} … {last.name}")
@@ -99,17 +99,17 @@ def _index(experiments, given) -> list:
 
 def _share(comm, index) -> _Run:
     """Give every node the frame table of a run; collective."""
-    about = (index.files, len(index.frames)) if comm.rank == 0 else None
-    files, n_frames = comm.bcast(about)
+    about = (index.files, index.frames.file.shape) if comm.rank == 0 else None
+    files, shape = comm.bcast(about)
     columns = []
-    for name, shape, dtype in (
-        ("cell_id", (n_frames,), np.uint16),
-        ("file", (n_frames, N_MODULES), np.int32),
-        ("row", (n_frames, N_MODULES), np.int32),
+    for name, size, dtype in (
+        ("cell_id", shape[:1], np.uint16),
+        ("file", shape, np.int32),
+        ("row", shape, np.int32),
     ):
         columns.append(
             mpi.share_from_root(
-                comm, getattr(index.frames, name) if comm.rank == 0 else None, shape, dtype
+                comm, getattr(index.frames, name) if comm.rank == 0 else None, size, dtype
             )
         )
     return _Run(files, *columns)
@@ -119,7 +119,7 @@ def _measured(runs: list[_Run]) -> list[tuple[int, int]]:
     """Return every (module, cell) that a run has, ascending."""
     tasks = set()
     for run in runs:
-        for module in range(N_MODULES):
+        for module in range(run.file.shape[1]):
             cells = np.unique(run.cell_id[run.file[:, module] >= 0])
             tasks.update((module, int(cell)) for cell in cells)
     return sorted(tasks)

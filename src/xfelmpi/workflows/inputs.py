@@ -59,7 +59,16 @@ def load_inputs(
         fault_injection.inject(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     fault_injection.inject(comm, "masks")
-    masks = load_masks(comm, experiment, config, facts.cells, calibration, files, facts.masks)
+    masks = load_masks(
+        comm,
+        experiment,
+        config,
+        facts.cells,
+        calibration,
+        files,
+        facts.masks,
+        detector=facts.detector_type,
+    )
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
     geometry, warnings = found or (None, ())

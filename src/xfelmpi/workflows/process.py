@@ -64,7 +64,8 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     masks = inputs.masks
     kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
-    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
+    sums = FrameSums.zeros(len(share.frames))
+    powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
         _read_frames(comm, experiment, config, masks, selection, result, resume)

@@ -17,7 +17,6 @@ from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
@@ -184,11 +183,11 @@ def _decided(experiment: Experiment, config: Config):
 
 
 def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
-    """Return photons and good frames of the run, (16, 65536) each, from the powder file."""
+    """Return photons and good frames of the run, (module, pixel) each, from the powder file."""
     path = experiment.powder
     with finished_file(path, "a powder file") as file:
         photons, good = (
-            file[name][()].reshape(N_MODULES, MODULE_PIXELS) for name in ("powder", "good_frames")
+            np.reshape(file[name], (file[name].shape[0], -1)) for name in ("powder", "good_frames")
         )
     in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
     if in_powder != in_events:

@@ -203,7 +203,7 @@ def test_bin_frames(frames, n):
     indptr = np.cumsum([0, *(len(frame) for frame in frames)])
     pixel = np.array([p for frame in frames for p in sorted(frame)], np.uint32)
     counts = np.array([frame[p] for frame in frames for p in sorted(frame)], np.uint16)
-    found = binning.bin_frames(SparseFrames(indptr, pixel, counts), n, USABLE)
+    found = binning.bin_frames(SparseFrames(indptr, pixel, counts), n, USABLE.reshape(16, 512, 128))
     assert len(found) == len(frames)
     for i, frame in enumerate(frames):
         right = Counter()

@@ -103,7 +103,7 @@ def triangle(a, b, c):
 def test_solid_angle_of_tilted_panels():
     rng = np.random.default_rng(1)
     xyz, edges = tilted_module(rng)
-    ours = solid_angle(xyz)
+    ours = solid_angle(xyz, (64, 64))
     for _ in range(50):
         ss, fs = rng.integers(512), rng.integers(128)
         a, b = edges[ss // 64, fs // 64]
@@ -166,11 +166,11 @@ def test_blocks_with_bad_pixels(flat):
     usable[5, 8:12, 4:8] = False
     ours = make_detector(Config(bin=4), flat, np.nan, usable)
     whole = make_detector(Config(), flat, np.nan)
-    block = block_of_pixel(np.array([3 * 65536]), 4)[0]
-    pixels = np.flatnonzero(block_of_pixel(np.arange(FRAME_PIXELS), 4) == block)[1:]
+    block = block_of_pixel(np.array([3 * 65536]), 128, 4)[0]
+    pixels = np.flatnonzero(block_of_pixel(np.arange(FRAME_PIXELS), 128, 4) == block)[1:]
     assert ours.corr[block] == pytest.approx(whole.corr[pixels].sum())
     np.testing.assert_allclose(ours.q[:, block], whole.q[:, pixels].mean(axis=1) / 4, atol=1e-3)
-    gone = block_of_pixel(np.array([5 * 65536 + 8 * 128 + 4]), 4)
+    gone = block_of_pixel(np.array([5 * 65536 + 8 * 128 + 4]), 128, 4)
     assert np.flatnonzero(ours.mask == 2).tolist() == gone.tolist()
     assert (ours.corr > 0).all()
     unbinned = make_detector(Config(), flat, np.nan, usable)
@@ -195,7 +195,7 @@ def test_bin_frames(n):
         image[pixel] = count
         dense.append(in_blocks((image * usable).reshape(FRAME_SHAPE), n).sum(axis=(2, 4)).ravel())
         parts.append(SparseFrames(np.array([0, entries], np.int64), pixel, count))
-    binned = bin_frames(SparseFrames.join(parts), n, usable)
+    binned = bin_frames(SparseFrames.join(parts), n, usable.reshape(FRAME_SHAPE))
     assert len(binned) == 4
     for i, right in enumerate(dense):
         entries = slice(*binned.indptr[i : i + 2])
@@ -204,10 +204,10 @@ def test_bin_frames(n):
 
 
 def test_block_numbers():
-    assert n_blocks(8) == 16384
+    assert n_blocks(FRAME_PIXELS, 8) == 16384
     pixel = np.array([0, 7, 8, 128 * 8, FRAME_PIXELS - 1])
-    assert block_of_pixel(pixel, 8).tolist() == [0, 0, 1, 16, 16383]
-    assert len(bin_frames(SparseFrames.empty(), 8, np.ones(FRAME_PIXELS, bool))) == 0
+    assert block_of_pixel(pixel, 128, 8).tolist() == [0, 0, 1, 16, 16383]
+    assert len(bin_frames(SparseFrames.empty(), 8, np.ones(FRAME_SHAPE, bool))) == 0
 
 
 @pytest.mark.parametrize(

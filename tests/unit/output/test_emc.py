@@ -35,7 +35,7 @@ def test_bytes(tmp_path, blocks):
     multi = np.array([int((image > 1).sum()) for image in dense])
     path = tmp_path / "r0001.emc"
     begin_partial(path).write_bytes(b"leftover of a killed job" * 1000)
-    writer = EmcWriter(MPI.COMM_SELF, path, ones, multi)
+    writer = EmcWriter(MPI.COMM_SELF, path, ones, multi, FRAME_PIXELS)
     first = 0
     for n in blocks:
         writer.write(sparse.take(np.arange(first, first + n)))

@@ -31,7 +31,7 @@ def test_every_frame_of_every_module_stays_apart(n_cells):
             m, [frames_of(train[rows], cell[rows], m)], files, problems, modules
         )
     drop_foreign_trains(modules, files, problems)
-    table = join_modules(modules, problems)
+    table = join_modules(modules, 2, problems)
     assert not problems
     assert table.cell_id.dtype == np.uint16
     assert table.train_id.tolist() == train.tolist()
@@ -49,4 +49,4 @@ def test_train_that_cannot_be_is_left_out_and_named(train):
     rows = frames_of(trains, np.array([799, 799, 799], np.uint16), 0)
     frames = order_frames(0, [rows], files, problems, {})
     assert [(p.file, p.train) for p in problems] == [("a.h5", train)]
-    assert join_modules({0: frames}, problems).train_id.tolist() == [FIRST, FIRST + 1]
+    assert join_modules({0: frames}, 1, problems).train_id.tolist() == [FIRST, FIRST + 1]

@@ -1,8 +1,11 @@
 """What an option with a fixed set of values may be, where other parts use the same set."""
 
-from xfelmpi.detectors.agipd import ASIC_SIZE
+import math
 
-BIN_SIZES = tuple(n for n in range(1, ASIC_SIZE + 1) if ASIC_SIZE % n == 0)
+from xfelmpi.detectors.agipd import AGIPD_1M
+
+_EDGE = math.gcd(*AGIPD_1M.asic_shape)
+BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
 """``--bin``: bins never reach over the edge of an ASIC."""
 
 POLARISATIONS = ("x", "y", "none")

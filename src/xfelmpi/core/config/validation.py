@@ -8,7 +8,10 @@ from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
-from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
+
+_MODULES, _CELLS = range(AGIPD_1M.n_modules), range(AGIPD_1M.max_cells)
+"""What options may name; they are checked before the run says which detector it has."""
 
 _TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
@@ -48,18 +51,18 @@ _LIMITS = (
     ),
     _Limit(
         "exclude_cells",
-        lambda cells: all(0 <= cell < MAX_CELLS for cell in cells),
-        f"0 … {MAX_CELLS - 1}",
+        lambda cells: all(cell in _CELLS for cell in cells),
+        f"0 … {_CELLS[-1]}",
     ),
-    _Limit("first_cell", lambda cell: 0 <= cell < MAX_CELLS, f"0 … {MAX_CELLS - 1}"),
+    _Limit("first_cell", lambda cell: cell in _CELLS, f"0 … {_CELLS[-1]}"),
     _Limit("mask", lambda masks: masks != (), "at least one", _none),
     _Limit("mask_bits", lambda bits: bits != (), "at least one", _none),
     _Limit("mask_trains", lambda n: 1 <= n <= 100, "1 … 100"),
     _Limit("hit_modules", lambda modules: modules != (), "at least one", _none),
     _Limit(
         "hit_modules",
-        lambda modules: all(0 <= module < N_MODULES for module in modules),
-        "numbers 0 … 15",
+        lambda modules: all(module in _MODULES for module in modules),
+        f"numbers 0 … {_MODULES[-1]}",
     ),
     _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
     _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),

@@ -19,7 +19,7 @@ class CxiWriter(HitWriter):
     def __init__(self, hits: HitsToWrite):
         self._comm = hits.comm
         self._path = hits.files.cxi
-        about = (hits.attributes, hits.masks, hits.modules_in_run)
+        about = (hits.attributes, hits.masks, hits.modules_in_run, hits.detector)
         self._file = CxiFile(hits.comm, self._path, *about)
         self._entries = {
             kind: self._file.entry(

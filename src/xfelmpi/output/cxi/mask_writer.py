@@ -11,12 +11,7 @@ import numpy as np
 from xfelmpi._kernels._deflate import Deflater
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import (
-    FRAME_PIXELS,
-    MODULE_BYTES,
-    MODULE_PIXELS,
-    N_MODULES,
-)
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.chunk_writer import ChunkAppender
 from xfelmpi.mpi import allgather_concat, bcast_from_root, exscan_and_total
@@ -43,9 +38,9 @@ class MaskDeduplicator:
         self._comm = comm
         self._packed = packed
         self._masks = masks
-        absent = (~modules_in_run >> np.arange(N_MODULES) & 1).astype(np.uint8)
-        self._planes = np.zeros((4, FRAME_PIXELS), np.uint8)
-        self._planes[1] = np.repeat(absent * (CXI_MISSING >> 8), MODULE_PIXELS)
+        absent = (~modules_of(modules_in_run, masks.n_modules)).astype(np.uint8)
+        self._planes = np.zeros((4, masks.n_modules * masks.module_pixels), np.uint8)
+        self._planes[1] = np.repeat(absent * (CXI_MISSING >> 8), masks.module_pixels)
         self._of_row: dict[int, bytes] = {}
         self._deflater = Deflater(_LEVEL)
         # rank 0 only: number of the first frame with a mask, by the mask's digest
@@ -99,7 +94,7 @@ class MaskDeduplicator:
         return new
 
     def _good(self, row: int, bad: np.ndarray) -> np.ndarray:
-        """Return the bits of a frame's good pixels, uint8 (16 · 8192,)."""
+        """Return the bits of a frame's good pixels, uint8 (module · byte,)."""
         good = self._masks.good[:, row].flatten()
         np.bitwise_and.at(good, bad >> 3, ~(1 << (bad & 7)).astype(np.uint8))
         return good
@@ -114,7 +109,7 @@ class MaskDeduplicator:
 
     def _chunk(self, row: int, bad: np.ndarray) -> bytes:
         """Return a mask, shuffled and deflated as HDF5's filters do."""
-        good = unpack(self._good(row, bad).reshape(N_MODULES, MODULE_BYTES))
+        good = unpack(self._good(row, bad).reshape(self._masks.n_modules, -1))
         # the bytes of each bit field stand together, the lowest first
         np.multiply(1 - good, CXI_BAD, out=self._planes[0].reshape(good.shape))
         return self._deflater.compress(self._planes.reshape(-1))

@@ -10,7 +10,7 @@ import numpy as np
 
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, N_MODULES
+from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_MISSING
@@ -46,9 +46,9 @@ class FinishedHits:
         Bit m set: module m is in the run; 0 without hits.
     start_time, sample, instrument, proposal : str
     geometry : DetectorGeometry
-    good_pixels : ndarray, bool (16, 512, 128)
-    powder : ndarray, uint64 (16, 512, 128)
-    background : ndarray, float32 (16, 512, 128)
+    good_pixels : ndarray, bool (module, ss, fs)
+    powder : ndarray, uint64 (module, ss, fs)
+    background : ndarray, float32 (module, ss, fs)
     """
 
     columns: dict[str, HitColumn]
@@ -76,12 +76,12 @@ def read_finished_hits(path: Path) -> FinishedHits:
         detector = file[_DETECTOR]
         n_hits = len(columns["trainId"].values)
         for name in ("data", "mask"):
-            if detector[name].shape != (n_hits, *FRAME_SHAPE):
+            if detector[name].shape != (n_hits, *detector["xyz_map"].shape[1:]):
                 raise ValueError(f"{name} has shape {detector[name].shape}, but {n_hits} hits")
         modules = 0
         if n_hits:
             missing = detector["mask"][0, :, 0, 0] & CXI_MISSING
-            modules = int((missing == 0) @ (1 << np.arange(N_MODULES)))
+            modules = int(bits_of(missing == 0))
         geometry = DetectorGeometry(
             *(detector[name][()] for name in ("xyz_map", "corner_position", "basis_vectors")),
             float(detector["distance"][()]),
@@ -145,7 +145,7 @@ def stream_hits(
 
 
 def _sparse(data: np.ndarray, mask: np.ndarray) -> SparseFrames:
-    data, bad = data.reshape(FRAME_PIXELS), mask.reshape(FRAME_PIXELS) != 0
+    data, bad = data.reshape(-1), mask.reshape(-1) != 0
     pixel = np.flatnonzero(bad | (data > 0))
     count = np.where(bad[pixel], 0, data[pixel]).astype(np.uint16)
     return SparseFrames(np.array([0, len(pixel)], np.int64), pixel.astype(np.uint32), count)
@@ -166,6 +166,8 @@ class HitFile:
         Mean photons per good frame over all non-hits, NaN where no frame was good.
     rows : ndarray, int64 (hit,)
         Rows of the hits in the events file.
+    pixel_size : float
+        Step from pixel to pixel in m, the shorter one.
     """
 
     path: Path
@@ -174,6 +176,7 @@ class HitFile:
     xyz: np.ndarray
     background: np.ndarray
     rows: np.ndarray
+    pixel_size: float
 
 
 def read_hit_file(path: Path) -> HitFile:
@@ -190,9 +193,10 @@ def read_hit_file(path: Path) -> HitFile:
             path,
             file["entry_1/sample_1/name"].asstr("utf-8")[()],
             file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
-            detector["xyz_map"][()].reshape(3, FRAME_PIXELS),
-            detector["background"][()].reshape(FRAME_PIXELS),
+            detector["xyz_map"][()].reshape(3, -1),
+            detector["background"][()].reshape(-1),
             file["entry_1/vds_index"][()].astype(np.int64),
+            min(float(detector[f"{axis}_pixel_size"][()]) for axis in "xy"),
         )
 
 
@@ -224,8 +228,8 @@ def read_hit(
         photons, mask = (file[_DETECTOR][name] for name in ("data", "mask"))
         place = _place(path, mask, hit)
         if place not in known:
-            known[place] = mask[hit].reshape(FRAME_PIXELS) == 0
-        return photons[hit].reshape(FRAME_PIXELS), known[place]
+            known[place] = mask[hit].reshape(-1) == 0
+        return photons[hit].reshape(-1), known[place]
 
 
 def _place(path: Path, dataset: h5py.Dataset, frame: int) -> int:

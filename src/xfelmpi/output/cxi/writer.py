@@ -6,7 +6,7 @@ import numpy as np
 from xfelmpi._kernels._deflate import compress_sparse
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, N_MODULES, PIXEL_SIZE
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.chunk_writer import ChunkAppender
 from xfelmpi.io.parallel_hdf5 import ParallelFile, fixed_length
 from xfelmpi.mpi import exscan_and_total
@@ -39,13 +39,17 @@ class CxiFile:
     masks : Masks
     modules_in_run : int
         Bit field of the modules that the run has; others are missing in every frame.
+    detector : Detector
     """
 
-    def __init__(self, comm, path, attributes: dict, masks: Masks, modules_in_run: int):
+    def __init__(
+        self, comm, path, attributes: dict, masks: Masks, modules_in_run: int, detector: Detector
+    ):
         self._comm = comm
         self._path = path
         self._attributes = attributes
         self._masks = (masks, modules_in_run)
+        self._detector = detector
         self._file = ParallelFile(comm, path, {**attributes, "default": "entry_1"})
         self._entries: list[CxiEntry] = []
 
@@ -62,7 +66,8 @@ class CxiFile:
             u1 or u2, the same on all ranks.
         """
         name = f"entry_{len(self._entries) + 1}"
-        new = CxiEntry(self._comm, self._file, name, columns, count_dtype)
+        n_pixels = self._detector.frame_pixels
+        new = CxiEntry(self._comm, self._file, name, columns, count_dtype, n_pixels)
         self._file.put(f"{name}/title", title)
         self._entries.append(new)
         return new
@@ -70,7 +75,7 @@ class CxiFile:
     def begin_frames(self) -> None:
         """Begin with the frames; all entries have been added."""
         self._file.close()
-        self._packed = ChunkAppender(self._comm, self._path)
+        self._packed = ChunkAppender(self._comm, self._path, self._detector.frame_shape)
         masks = MaskDeduplicator(self._comm, self._packed, *self._masks)
         for entry in self._entries:
             entry.begin(self._packed, masks)
@@ -82,7 +87,7 @@ class CxiFile:
     def _fill(self, file: h5py.File, header: HitHeader) -> None:
         file["cxi_version"] = 160
         first, *others = (entry.name for entry in self._entries)
-        for name, value, attributes in _single_values(header, self._attributes):
+        for name, value, attributes in _single_values(header, self._attributes, self._detector):
             file[f"{first}/{name}"] = fixed_length(value)
             file[f"{first}/{name}"].attrs.update(attributes)
             for other in others:
@@ -99,10 +104,13 @@ class CxiEntry:
     name : str
     columns : list of FrameColumn
     count_dtype : numpy.dtype
+    n_pixels : int
+        Of a frame.
     """
 
-    def __init__(self, comm, file: ParallelFile, name, columns, count_dtype):
+    def __init__(self, comm, file: ParallelFile, name, columns, count_dtype, n_pixels: int):
         self.name = name
+        self._n_pixels = n_pixels
         self._file = file
         self._dtype = np.dtype(count_dtype)
         self._next, self._n_frames = exscan_and_total(comm, len(columns[0][1]))
@@ -140,7 +148,7 @@ class CxiEntry:
         numbers += range(first, first + n)
         chunks += [
             compress_sparse(
-                frames.pixel[a:b], frames.count[a:b], self._dtype.itemsize, FRAME_PIXELS
+                frames.pixel[a:b], frames.count[a:b], self._dtype.itemsize, self._n_pixels
             )
             for a, b in zip(frames.indptr[:-1], frames.indptr[1:], strict=True)
         ]
@@ -153,14 +161,14 @@ def _value(holder, name: str):
     return getattr(holder, name) if holder else None
 
 
-def _single_values(header: HitHeader | None, provenance: dict):
+def _single_values(header: HitHeader | None, provenance: dict, detector: Detector):
     """Return (path below the entry, value, attributes) of what all entries have in common.
 
     Values of the header are None but on rank 0.
     """
     h = header
     g = header.geometry if header else None
-    module_names = [f"AGIPD{m:02}" for m in range(N_MODULES)]
+    size_y, size_x = detector.pixel_size
     metre = {"units": "m"}
 
     return [
@@ -174,9 +182,9 @@ def _single_values(header: HitHeader | None, provenance: dict):
         (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
         (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
         (f"{DETECTOR}/background", _value(h, "background"), {"units": "photons"}),
-        (f"{DETECTOR}/x_pixel_size", PIXEL_SIZE, metre),
-        (f"{DETECTOR}/y_pixel_size", PIXEL_SIZE, metre),
-        (f"{DETECTOR}/pixel_area", PIXEL_SIZE**2, {"units": "m2"}),
+        (f"{DETECTOR}/x_pixel_size", size_x, metre),
+        (f"{DETECTOR}/y_pixel_size", size_y, metre),
+        (f"{DETECTOR}/pixel_area", detector.pixel_area, {"units": "m2"}),
         (f"{DETECTOR}/distance", _value(g, "distance"), metre),
         (f"{DETECTOR}/xyz_map", _value(g, "xyz"), metre),
         (
@@ -189,5 +197,5 @@ def _single_values(header: HitHeader | None, provenance: dict):
             _value(g, "basis_vectors"),
             {"axes": "module_identifier:dimension:coordinate", **metre},
         ),
-        (f"{DETECTOR}/module_identifier", module_names, {}),
+        (f"{DETECTOR}/module_identifier", list(detector.module_names), {}),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
-from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES, PIXEL_SIZE
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.scattering import ewald_vectors, onto_sphere, polarisation, solid_angle
 from xfelmpi.output.dragonfly.binning import in_blocks
 
@@ -41,7 +41,7 @@ class DragonflyDetector:
     wavelength : float
         In m, NaN if unknown.
     bin : int
-        Edge of a pixel here in pixels of the AGIPD.
+        Edge of a pixel here in pixels of the detector.
     polarisation : str
         ``x``, ``y`` or ``none``.
     """
@@ -107,7 +107,7 @@ def make_detector(
     geometry : DetectorGeometry
     wavelength : float
         In m, NaN if unknown.
-    usable : ndarray, bool (16, 512, 128), optional
+    usable : ndarray, bool (module, ss, fs), optional
         Default: all.
 
     Raises
@@ -122,13 +122,15 @@ def make_detector(
         )
     n = config.bin
     # panels may have an offset of their own along the beam
-    detd = float(np.median(geometry.xyz[2])) / (PIXEL_SIZE * n)
+    about = geometry.detector
+    detd = float(np.median(geometry.xyz[2])) / (about.pixel_size[0] * n)
     ewald_rad = config.ewald_rad or detd
     q_max = _in_voxels(config.roi_qmax, wavelength, ewald_rad)
     if usable is None:
-        usable = np.ones(FRAME_SHAPE, bool)
+        usable = np.ones(geometry.xyz.shape[1:], bool)
     parts = [
-        _module(geometry.xyz[:, m], usable[m], n, config.polarisation) for m in range(N_MODULES)
+        _module(geometry.xyz[:, m], usable[m], n, config.polarisation, about)
+        for m in range(len(usable))
     ]
     xyz, corr, good = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     q = ewald_vectors(xyz, ewald_rad)
@@ -155,9 +157,9 @@ def _in_voxels(limit: tuple[float, str] | None, wavelength: float, ewald_rad: fl
     return value * 1e9 * wavelength * ewald_rad
 
 
-def _module(xyz: np.ndarray, usable: np.ndarray, n: int, direction: str):
+def _module(xyz: np.ndarray, usable: np.ndarray, n: int, direction: str, detector: Detector):
     """Return positions (3, block), corrections (block,) and which are good, of one module."""
-    corr = solid_angle(xyz) * polarisation(xyz, direction)
+    corr = solid_angle(xyz, detector.asic_shape) * polarisation(xyz, direction)
     if n == 1:
         return xyz.reshape(3, -1), corr.reshape(-1), usable.reshape(-1)
     number = in_blocks(usable, n).sum(axis=(1, 3))

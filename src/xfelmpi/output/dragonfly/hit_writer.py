@@ -15,7 +15,6 @@ from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector, usable_pixels
@@ -76,7 +75,8 @@ class DragonflyWriter(HitWriter):
             self._usable = hits.comm.bcast(self._usable_pixels(hits.good_in_hits()))
             with mpi.fail_together(hits.comm):
                 ones, multi = self._count(own.read())
-        self._emc = EmcWriter(hits.comm, hits.files.emc, ones, multi, n_blocks(self._n))
+        num_pix = n_blocks(hits.detector.frame_pixels, self._n)
+        self._emc = EmcWriter(hits.comm, hits.files.emc, ones, multi, num_pix)
 
     @classmethod
     def paths(cls, files: Experiment | MergedFiles) -> list[Path]:
@@ -103,10 +103,11 @@ class DragonflyWriter(HitWriter):
         return (warning,) if warning else ()
 
     def _usable_pixels(self, good_in_hits: np.ndarray | None) -> np.ndarray | None:
-        """Return the pixels that Dragonfly may use, bool (1048576,); rank 0."""
+        """Return the pixels that Dragonfly may use, bool (module, ss, fs); rank 0."""
         if good_in_hits is None:
             return None
         n_hits = self._hits.sets["hits"].n_frames
+        good_in_hits = good_in_hits.reshape(self._hits.detector.frame_shape)
         return usable_pixels(good_in_hits, n_hits, self._hits.config.max_bad)
 
     def _count(self, blocks: Iterator[SparseFrames]) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +151,7 @@ class DragonflyWriter(HitWriter):
         hits, config = self._hits, self._hits.config
         if np.isnan(hits.geometry.distance):
             return []
-        usable = self._usable_pixels(good_in_hits).reshape(FRAME_SHAPE)
+        usable = self._usable_pixels(good_in_hits)
         detector = make_detector(config, hits.geometry, hits.wavelength, usable)
         path = hits.files.dragonfly_detector
         write_detector(path, hits.attributes, detector)

@@ -42,7 +42,7 @@ class OpenModuleFile(FrameDataset):
         OSError, KeyError, ValueError
             If there are none, or none that can be used.
         """
-        return MaskDataset(self._file[self.about.mask_dataset], self._fd)
+        return MaskDataset(self._file[self.about.mask_dataset], self._fd, self.module_shape)
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
-from xfelmpi.detectors.agipd import ALL_MASK_BITS, MAX_COUNT, MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.core.sparse_frames import MAX_COUNT
+from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 
 DEFLATE, SHUFFLE = 1, 2
@@ -114,6 +115,11 @@ class FrameDataset:
         return self._data.id.get_storage_size() == 0
 
     @property
+    def module_shape(self) -> tuple[int, int]:
+        """Pixels of a frame, (ss, fs)."""
+        return self._data.shape[-2:]
+
+    @property
     def direct(self) -> bool:
         """Whether the frames' bytes are read as they are, without a dense copy in memory."""
         return self._direct or self._blank
@@ -169,7 +175,7 @@ class FrameDataset:
             out[:] = self._data[row].reshape(2, -1)[:, first:end]
             return
         for plane in range(2):
-            start = int(source.offset[0]) + 2 * (plane * MODULE_PIXELS + first)
+            start = int(source.offset[0]) + plane * self._frame_bytes // 2 + 2 * first
             got = os.preadv(self._fd, [out[plane]], start) if source.offset[0] >= 0 else 0
             if got != out[plane].nbytes:
                 raise OSError(f"{got} of {out[plane].nbytes} bytes found at {start}")
@@ -221,16 +227,16 @@ class MaskDataset(FrameDataset):
     Raises
     ------
     ValueError
-        If they are no integers or have another shape than the module.
+        If they are no integers or have another shape than the frames of the module.
     """
 
     _direct_types = ("<u4",)
     _converted_type = "u4"
 
-    def __init__(self, data: h5py.Dataset, fd: int):
+    def __init__(self, data: h5py.Dataset, fd: int, module_shape: tuple[int, int]):
         dtype, shape = getattr(data, "dtype", None), getattr(data, "shape", None)
-        if not shape or not shape[0] or shape[1:] != MODULE_SHAPE or dtype.kind not in "ui":
-            expected = ", ".join(map(str, MODULE_SHAPE))
+        if not shape or not shape[0] or shape[1:] != module_shape or dtype.kind not in "ui":
+            expected = ", ".join(map(str, module_shape))
             raise ValueError(f"masks are {dtype} {shape}, expected integers (N, {expected})")
         super().__init__(data, fd)
 

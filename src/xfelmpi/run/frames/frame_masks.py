@@ -4,10 +4,11 @@ A corrected file holds 32 bits per pixel and frame. Almost all of what they say 
 train, by memory cell; the rest comes and goes from frame to frame.
 """
 
+import math
+
 import numpy as np
 
 from xfelmpi._kernels import _masks
-from xfelmpi.detectors.agipd import MODULE_BYTES, MODULE_PIXELS
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_dataset import UNREADABLE, packed_room
 
@@ -40,7 +41,7 @@ class MaskReader:
 
         Returns
         -------
-        bad : ndarray, uint8 (frame, 8192)
+        bad : ndarray, uint8 (frame, byte)
             Bits of the bad pixels.
         status : ndarray, uint8 (frame,)
             0, or a key of `read.FRAME_STATUS`: nothing is known of this frame.
@@ -50,9 +51,11 @@ class MaskReader:
         OSError, KeyError, ValueError, RuntimeError
             If the file has no usable masks.
         """
-        bad = np.zeros((len(rows), MODULE_BYTES), np.uint8)
+        inputs = self._inputs(number, rows)
+        n_pixels = math.prod(self._files.get(number).module_shape)
+        bad = np.zeros((len(rows), n_pixels // 8), np.uint8)
         status = np.zeros(len(rows), np.uint8)
-        _masks.fold_masks(*self._inputs(number, rows), bits, bad, status)
+        _masks.fold_masks(*inputs, bits, bad, status)
         return bad, status
 
     def join(self, number: int, rows: np.ndarray, slot: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -66,7 +69,7 @@ class MaskReader:
             Best so that masks that are likely the same follow each other.
         slot : ndarray, int32 (frame,)
             Row of `held` that each belongs to.
-        held : ndarray, uint32 (slot, 65536)
+        held : ndarray, uint32 (slot, pixel)
 
         Raises
         ------
@@ -96,7 +99,7 @@ class MaskReader:
         masks = self._files.get(number).masks
         source = masks.frames(np.minimum(rows, len(masks) - 1))
         source.offset[rows >= len(masks)] = UNREADABLE
-        need = source.chunk_frames * MODULE_PIXELS * 4
+        need = source.chunk_frames * math.prod(masks.module_shape) * 4
         if len(self._dense) < need:
             self._dense, self._spare = np.empty((2, need), np.uint8)
             self._packed = np.empty(packed_room(need), np.uint8)

@@ -12,7 +12,7 @@ import numpy as np
 from xfelmpi import __version__
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io import cache_file
 from xfelmpi.run.index.module_file import FILE_LEFT_OUT, module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
@@ -73,7 +73,7 @@ def _load(path: Path, key: str) -> RunIndex | None:
             np.repeat(table["train"], table["per_train"]),
             table["cell"],
             table["pulse"],
-            *_places(table["segments"], n),
+            *_places(table["segments"], (n, AGIPD_1M.n_modules)),
         ),
         modules_in_run=about["modules_in_run"],
         problems=tuple(Problem(**p) for p in about["problems"]),
@@ -103,7 +103,7 @@ def _segments(frames: FrameTable) -> np.ndarray:
     Columns: module, first frame, end, file, row of the first.
     """
     found = []
-    for module in range(N_MODULES):
+    for module in range(frames.n_modules):
         file, row = frames.file[:, module], frames.row[:, module]
         breaks = (np.diff(file) != 0) | (np.diff(row) != 1)
         first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
@@ -113,10 +113,10 @@ def _segments(frames: FrameTable) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _places(segments: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return file and row of every frame and module, int32 (frame, 16) each, from `_segments`."""
-    file = np.full((n, N_MODULES), -1, np.int32)
-    row = np.zeros((n, N_MODULES), np.int32)
+def _places(segments: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return file and row of every frame and module, int32 `shape` each, from `_segments`."""
+    file = np.full(shape, -1, np.int32)
+    row = np.zeros(shape, np.int32)
     for module, first, end, number, start in segments.tolist():
         file[first:end, module] = number
         row[first:end, module] = np.arange(start, start + end - first)

@@ -7,7 +7,6 @@ import numpy as np
 
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, ModuleRows
 
 _CELL_BITS = 16
@@ -111,8 +110,13 @@ def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> No
         modules[number] = module.keep(~far)
 
 
-def join_modules(modules: dict[int, ModuleFrames], problems: list[Problem]) -> FrameTable:
-    """Join the modules by their frames' ids; `modules` is emptied on the way, to save memory."""
+def join_modules(
+    modules: dict[int, ModuleFrames], n_modules: int, problems: list[Problem]
+) -> FrameTable:
+    """Join the modules of a detector, of which it has `n_modules`, by their frames' ids.
+
+    `modules` is emptied on the way, to save memory.
+    """
     union = next(iter(modules.values())).key
     for module in modules.values():
         if module.key is not union and not np.array_equal(module.key, union):
@@ -120,8 +124,8 @@ def join_modules(modules: dict[int, ModuleFrames], problems: list[Problem]) -> F
     n = len(union)
     pulse = np.zeros(n, np.uint64)
     known = np.zeros(n, bool)
-    file = np.full((n, N_MODULES), -1, np.int32)
-    row = np.zeros((n, N_MODULES), np.int32)
+    file = np.full((n, n_modules), -1, np.int32)
+    row = np.zeros((n, n_modules), np.int32)
     for m in sorted(modules):
         module = modules.pop(m)
         at = np.searchsorted(union, module.key)

@@ -14,11 +14,11 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.input_file import read_access
 from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged
 
-_FILE_NAME = re.compile(r"(RAW|CORR)-R\d{4}-AGIPD(\d\d)-S(\d{5})\.h5")
+_FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4}}-{AGIPD_1M.file_name}(\d\d)-S(\d{{5}})\.h5")
 FILE_LEFT_OUT = "file left out"
 """What is done about a file that cannot be used at all."""
 
@@ -30,7 +30,7 @@ _IMPOSSIBLE = np.uint64(1 << 63)
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
 """Trains and frames in a file at most, far more than any real one has."""
 
-_SOURCE = re.compile(r"(.+)/(CORR|DET)/(\d+)CH0:(output|xtdf)")
+_SOURCE = re.compile(AGIPD_1M.source)
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
         return []
     best: dict[tuple[str, int], str] = {}
     for name in sorted(names):  # CORR sorts before DET
-        if (m := _SOURCE.fullmatch(name)) and int(m[3]) < N_MODULES:
-            best.setdefault((m[1], int(m[3])), name)
+        if (m := _SOURCE.fullmatch(name)) and int(m[2]) < AGIPD_1M.n_modules:
+            best.setdefault((m[1], int(m[2])), name)
     if not best:
         problems.append(Problem("file has no AGIPD source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
@@ -138,7 +138,8 @@ def read_module_file(
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
     raw = path.name.startswith("RAW")
-    expected = (2, *MODULE_SHAPE) if raw else MODULE_SHAPE
+    module_shape = AGIPD_1M.module_shape
+    expected = (AGIPD_1M.raw_planes, *module_shape) if raw else module_shape
     right_dtype = found.dtype == np.uint16 if raw else found.dtype.kind in "uif"
     if found.shape[1:] != expected or not right_dtype:
         problem(
@@ -264,12 +265,13 @@ def _first_count(group) -> tuple[np.ndarray, np.ndarray]:
 def _check_rows(train, row, ids, number, problem) -> ModuleRows:
     cell = ids["cellId"][row]
     wrong_train = ids["trainId"][row] != train
-    wrong_cell = (cell < 0) | (cell >= MAX_CELLS)
+    wrong_cell = (cell < 0) | (cell >= AGIPD_1M.max_cells)
     for t in np.unique(train[wrong_train]):
         n = int((wrong_train & (train == t)).sum())
         problem(f"{n} frames have another trainId than the INDEX says", t)
     for t in np.unique(train[wrong_cell]):
-        problem(f"cellId {cell[wrong_cell & (train == t)].max()}, expected 0 … {MAX_CELLS - 1}", t)
+        worst = cell[wrong_cell & (train == t)].max()
+        problem(f"cellId {worst}, expected 0 … {AGIPD_1M.max_cells - 1}", t)
     good = ~(wrong_train | wrong_cell)
     return ModuleRows(
         train[good],

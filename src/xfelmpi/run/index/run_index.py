@@ -15,7 +15,9 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,
     drop_foreign_trains,
@@ -47,6 +49,8 @@ class RunIndex:
         What the log should say.
     start_time : str
         ISO 8601 with zone, from the files' metadata, or empty.
+    detector_type : Detector
+        What kind of detector it is.
     """
 
     kind: str
@@ -58,6 +62,8 @@ class RunIndex:
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
     start_time: str = ""
+    # the only one whose files are recognised as yet
+    detector_type: Detector = AGIPD_1M
 
 
 def index_run(
@@ -106,8 +112,8 @@ def index_files(
     drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
-    frames = join_modules(modules, problems)
-    modules_in_run = int(((frames.file >= 0).any(axis=0) << np.arange(N_MODULES)).sum())
+    frames = join_modules(modules, AGIPD_1M.n_modules, problems)
+    modules_in_run = int(bits_of((frames.file >= 0).any(axis=0)))
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
     return RunIndex(
@@ -126,7 +132,7 @@ def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     """Return the trains, ascending, and which modules have frames of them, a bit for each."""
     trains, first = np.unique(frames.train_id, return_index=True)
     there = np.logical_or.reduceat(frames.file >= 0, first, axis=0)
-    return trains, there @ (1 << np.arange(N_MODULES))
+    return trains, bits_of(there)
 
 
 def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, ModuleFrames]:
@@ -203,7 +209,7 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
     trains, train_of_frame, n_frames = np.unique(
         frames.train_id, return_inverse=True, return_counts=True
     )
-    for m in range(N_MODULES):
+    for m in range(frames.n_modules):
         if not modules_in_run >> m & 1:
             problems.append(
                 Problem(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.hitfinding.thresholds import IQR_OF_NORMAL
 
 HOT, DEAD, NOISY, BRIGHT = 1, 2, 4, 8
@@ -250,6 +251,7 @@ def masked_median(image: np.ndarray) -> np.ndarray:
 
 
 def asic_edges() -> np.ndarray:
-    """Return the pixels at the edges of the ASICs of a module, bool (512, 128)."""
-    ss, fs = np.ogrid[:512, :128]
-    return (ss % 64 == 0) | (ss % 64 == 63) | (fs % 64 == 0) | (fs % 64 == 63)
+    """Return the pixels at the edges of the ASICs of a module, bool (ss, fs)."""
+    ss, fs = np.ogrid[tuple(slice(n) for n in AGIPD_1M.module_shape)]
+    n_ss, n_fs = AGIPD_1M.asic_shape
+    return (ss % n_ss % (n_ss - 1) == 0) | (fs % n_fs % (n_fs - 1) == 0)

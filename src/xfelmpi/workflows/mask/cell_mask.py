@@ -1,5 +1,6 @@
 """Judging the cells of a run together: every rank those pixels that it has the sums of."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from xfelmpi.calibration.constants_file import constants_file, open_constants
 from xfelmpi.calibration.dark_statistics import outliers
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
-from xfelmpi.detectors.agipd import ASIC_SIZE, MODULE_BYTES, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.workflows.mask.bad_pixels import (
     BRIGHT,
@@ -28,6 +29,10 @@ from xfelmpi.workflows.mask.bad_pixels import (
     mostly_bad,
 )
 from xfelmpi.workflows.mask.cell_sums import BAND_PIXELS, BAND_ROWS, INVALID, PAIRS, PHOTONS, Part
+
+_PIXELS, _SHAPE = AGIPD_1M.module_pixels, AGIPD_1M.module_shape
+_ASICS = _PIXELS // math.prod(AGIPD_1M.asic_shape)
+"""Of a module."""
 
 _CHUNK = 1 << 15
 """Cells × pixels judged at a time, about: what the nearest caches hold."""
@@ -58,7 +63,8 @@ class Tally:
     @classmethod
     def zeros(cls) -> "Tally":
         """Return the tally of nothing."""
-        shapes = ((len(KINDS), N_MODULES), N_MODULES, N_MODULES, N_MODULES, (2, 16 * N_MODULES))
+        n = AGIPD_1M.n_modules
+        shapes = ((len(KINDS), n), n, n, n, (2, _ASICS * n))
         return cls(*(np.zeros(shape, np.int64) for shape in shapes))
 
     def of_all_ranks(self, comm) -> "Tally":
@@ -111,17 +117,21 @@ class PartJudge:
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield (place in the stripe, number, module) of some pixels, all of the same band."""
-        rows = max(1, _CHUNK // len(self._kinds) // MODULE_SHAPE[1])
+        rows = max(1, _CHUNK // len(self._kinds) // _SHAPE[1])
         at = self._first
         while at < self._end:
             end_of_band = (at // BAND_PIXELS + 1) * BAND_PIXELS
-            end = min(at + rows * MODULE_SHAPE[1], end_of_band, self._end)
-            yield at - self._first, end - at, int(self._part.pixels(at, at + 1)[0] // MODULE_PIXELS)
+            end = min(at + rows * _SHAPE[1], end_of_band, self._end)
+            yield (
+                at - self._first,
+                end - at,
+                int(self._part.pixels(at, at + 1)[0] // _PIXELS),
+            )
             at = end
 
     def _frames(self, at: int, n: int, module: int) -> np.ndarray:
         """Return in how many frames that count some pixels were good, int64 (cell, pixel)."""
-        pixel = int(self._part.pixels(self._first + at, self._first + at + 1)[0]) % MODULE_PIXELS
+        pixel = int(self._part.pixels(self._first + at, self._first + at + 1)[0]) % _PIXELS
         bits = self._masks.good[module][self._mask_row, pixel // 8 : (pixel + n) // 8]
         there = np.where(self._outshines[module], 0, self._judged[module])[:, None]
         return unpack(bits) * np.maximum(there - self._sums[INVALID, :, at : at + n], 0)
@@ -160,8 +170,8 @@ class PartJudge:
         Collective; the bands are dealt out to the ranks.
         """
         typical = np.zeros((2, totals.shape[1]))
-        for a in range(0, self._part.n_pixels, MODULE_PIXELS):
-            b = min(a + MODULE_PIXELS, self._part.n_pixels)
+        for a in range(0, self._part.n_pixels, _PIXELS):
+            b = min(a + _PIXELS, self._part.n_pixels)
             first, end = np.clip((self._first, self._end), a, b)
             own, here = slice(first - a, end - a), slice(first - self._first, end - self._first)
             piece = np.zeros((3, b - a), np.int64)
@@ -178,7 +188,7 @@ class PartJudge:
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
         """Return the typical rates of photons and pairs of a band, float64 (2, 8192)."""
-        images = totals.reshape(3, BAND_ROWS, -1, ASIC_SIZE)
+        images = totals.reshape(3, BAND_ROWS, -1, AGIPD_1M.asic_shape[0])
         band = self._part.bands[place // BAND_PIXELS]
         self._tally.asics[:, 2 * band : 2 * band + 2] += images[[0, 2]].sum(axis=(1, 3))
         rates = np.full((2, *images.shape[1:]), np.nan)
@@ -208,10 +218,10 @@ class PartJudge:
     def _gathered(self) -> Iterator[tuple[int, np.ndarray]]:
         pixels = self._part.pixels(self._first, self._end)
         for module in self._part.modules:
-            own = pixels // MODULE_PIXELS == module
-            bits = np.zeros((len(self._kinds), MODULE_BYTES), np.uint8)
+            own = pixels // _PIXELS == module
+            bits = np.zeros((len(self._kinds), AGIPD_1M.module_bytes), np.uint8)
             if own.any():
-                first = int(pixels[own][0]) % MODULE_PIXELS // 8
+                first = int(pixels[own][0]) % _PIXELS // 8
                 packed = np.packbits(self._kinds[:, own] != 0, axis=1, bitorder="little")
                 bits[:, first : first + packed.shape[1]] = packed
             yield module, mpi.allreduce_bor(self._comm, bits)
@@ -231,24 +241,24 @@ def dead_asics(tally: Tally, limits: BadPixelCriteria) -> np.ndarray:
     return ~lit & (frames > 0) & (np.exp(-expected) < limits.dead_chance)
 
 
-def add_dead_asics(asics: np.ndarray, bad: np.ndarray, tally: Tally) -> None:
-    """Call all pixels of dead ASICs bad.
+def mask_dead_asics(asics: np.ndarray, good: np.ndarray, tally: Tally) -> None:
+    """Take all pixels of dead ASICs out of the good ones.
 
     Parameters
     ----------
     asics : ndarray, bool (256,)
-    bad : ndarray, uint8 (16, cell, 8192)
-        Bits of the bad pixels.
+    good : ndarray, uint8 (module, cell, byte)
+        Bits of the good pixels.
     tally : Tally
     """
     for number in np.flatnonzero(asics):
-        module, asic = divmod(int(number), 16)
-        pixels = np.zeros(MODULE_SHAPE, bool)
-        ss, fs = asic // 2 * BAND_ROWS, asic % 2 * ASIC_SIZE
-        pixels[ss : ss + BAND_ROWS, fs : fs + ASIC_SIZE] = True
-        added = (unpack(bad[module]) == 0) & pixels.ravel()
+        module, asic = divmod(int(number), _ASICS)
+        pixels = np.zeros(_SHAPE, bool)
+        ss, fs = asic // 2 * BAND_ROWS, asic % 2 * AGIPD_1M.asic_shape[0]
+        pixels[ss : ss + BAND_ROWS, fs : fs + AGIPD_1M.asic_shape[0]] = True
+        added = (unpack(good[module]) == 1) & pixels.ravel()
         tally.kinds[list(KINDS).index(DEAD), module] += np.count_nonzero(added)
-        bad[module] |= pack(pixels)
+        good[module] &= pack(~pixels)
 
 
 def noise_outliers(
@@ -264,11 +274,11 @@ def noise_outliers(
         If a module has no file with the noise.
     """
     for module in modules:
-        bits = np.zeros((len(cells), MODULE_BYTES), np.uint8)
+        bits = np.zeros((len(cells), AGIPD_1M.module_bytes), np.uint8)
         with mpi.fail_together(comm):
             path = constants_file(folder, module)
             with open_constants(path) as file:
-                if "Noise" not in file or file["Noise"].shape[2:] != MODULE_SHAPE:
+                if "Noise" not in file or file["Noise"].shape[2:] != _SHAPE:
                     raise InputError(
                         f"{path}: no Noise (3, cells, 512, 128); xfelmpi darks writes it"
                     )
@@ -277,7 +287,5 @@ def noise_outliers(
                     if cells[i] < noise.shape[1]:
                         values = noise[0, cells[i]].reshape(-1).astype(np.float64)
                         usable = np.isfinite(values) & (values > 0)
-                        bits[i] = pack(
-                            (outliers(values, usable, sigma) | ~usable).reshape(MODULE_SHAPE)
-                        )
+                        bits[i] = pack((outliers(values, usable, sigma) | ~usable).reshape(_SHAPE))
         yield module, mpi.allreduce_bor(comm, bits)

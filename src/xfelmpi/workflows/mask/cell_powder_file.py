@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.parallel_hdf5 import ROUND_BYTES, ParallelFile
 from xfelmpi.workflows.mask.cell_sums import ALL, HITS, MISSES, Part
 
@@ -30,7 +30,7 @@ class CellPowderWriter:
         self._comm = comm
         self._file = ParallelFile(comm, path, attributes)
         self._file.put("cellIds", cells.astype(np.uint16))
-        shape = (N_MODULES, len(cells), *MODULE_SHAPE)
+        shape = (AGIPD_1M.n_modules, len(cells), *AGIPD_1M.module_shape)
         self._suffixes = list(_KINDS) if split else [""]
         self._datasets = {}
         for suffix in self._suffixes:
@@ -47,18 +47,20 @@ class CellPowderWriter:
         sums : ndarray, uint32 (plane, cell, place)
         """
         first, end = part.owned(self._comm.rank)
-        per_row = sums.shape[1] * MODULE_SHAPE[1] * 4
-        step = max(1, ROUND_BYTES // per_row) * MODULE_SHAPE[1]
+        per_row = sums.shape[1] * AGIPD_1M.module_shape[1] * 4
+        step = max(1, ROUND_BYTES // per_row) * AGIPD_1M.module_shape[1]
         pixels = part.pixels(first, end)
-        for module in np.unique(pixels // MODULE_PIXELS):
-            (own,) = np.nonzero(pixels // MODULE_PIXELS == module)
+        for module in np.unique(pixels // AGIPD_1M.module_pixels):
+            (own,) = np.nonzero(pixels // AGIPD_1M.module_pixels == module)
             for a in range(own[0], own[-1] + 1, step):
                 b = min(a + step, own[-1] + 1)
-                ss = pixels[a] % MODULE_PIXELS // MODULE_SHAPE[1]
-                rows = slice(ss, ss + (b - a) // MODULE_SHAPE[1])
+                ss = pixels[a] % AGIPD_1M.module_pixels // AGIPD_1M.module_shape[1]
+                rows = slice(ss, ss + (b - a) // AGIPD_1M.module_shape[1])
                 for suffix, dataset in self._datasets.items():
                     values = sums[_KINDS[suffix][1], :, a:b]
-                    dataset[module, :, rows] = values.reshape(len(values), -1, MODULE_SHAPE[1])
+                    dataset[module, :, rows] = values.reshape(
+                        len(values), -1, AGIPD_1M.module_shape[1]
+                    )
 
     def close(self, modules_in_run: int, frames: dict[str, np.ndarray]) -> None:
         """Write what remains, and close.
@@ -71,10 +73,10 @@ class CellPowderWriter:
             Frames of each module and cell: ``all``, ``hits``, ``misses``.
         """
         for suffix, dataset in self._datasets.items():
-            for module in range(self._comm.rank, N_MODULES, self._comm.size):
+            for module in range(self._comm.rank, AGIPD_1M.n_modules, self._comm.size):
                 if not modules_in_run >> module & 1:
                     for cell in range(dataset.shape[1]):
-                        dataset[module, cell] = np.zeros(MODULE_SHAPE, np.uint32)
+                        dataset[module, cell] = np.zeros(AGIPD_1M.module_shape, np.uint32)
             counts = frames[_KINDS[suffix][0]].astype(np.uint32)
             self._file.put(f"frames{suffix}", counts, units="frames")
         self._file.close()

@@ -16,14 +16,14 @@ from xfelmpi import mpi
 from xfelmpi._kernels import _cells
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
-from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.hitfinding.thresholds import ThresholdRule, decide_by_train
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 
 BAND_ROWS = 64
-BAND_PIXELS = BAND_ROWS * MODULE_SHAPE[1]
-BANDS_OF_MODULE = MODULE_PIXELS // BAND_PIXELS
+BAND_PIXELS = BAND_ROWS * AGIPD_1M.module_shape[1]
+BANDS_OF_MODULE = AGIPD_1M.module_pixels // BAND_PIXELS
 """A band is the two ASICs side by side that a part of the detector has as a whole, or not at all:
 what is decided within a band does not depend on the parts."""
 
@@ -44,7 +44,7 @@ BYTES_PER_ENTRY = 6 + 8 + 8 + 8
 
 _BRIGHT = ThresholdRule()
 _LEAST_PER_PAIR = 1024
-_SMALL_BLOCK = N_MODULES
+_SMALL_BLOCK = AGIPD_1M.n_modules
 """Frames of one module that always fit the sparse buffer, which holds a full frame of all."""
 
 
@@ -72,8 +72,8 @@ class Part:
     @property
     def stripe(self) -> int:
         """Pixels that a rank owns, whole rows; the last ranks may own less, or none."""
-        rows = self.n_pixels // MODULE_SHAPE[1]
-        return -(-rows // self.n_ranks) * MODULE_SHAPE[1]
+        rows = self.n_pixels // AGIPD_1M.module_shape[1]
+        return -(-rows // self.n_ranks) * AGIPD_1M.module_shape[1]
 
     @property
     def modules(self) -> list[int]:
@@ -83,7 +83,7 @@ class Part:
     @cached_property
     def place(self) -> np.ndarray:
         """Place of the first pixel of every band of the detector, int64 (128,); -1: elsewhere."""
-        place = np.full(N_MODULES * BANDS_OF_MODULE, -1, np.int64)
+        place = np.full(AGIPD_1M.n_modules * BANDS_OF_MODULE, -1, np.int64)
         place[self.bands] = np.arange(len(self.bands)) * BAND_PIXELS
         return place
 
@@ -113,9 +113,9 @@ def plan_parts(
         Bytes that a rank has for them; a part has a band at least.
     n_ranks : int
     """
-    modules = [m for m in range(N_MODULES) if modules_in_run >> m & 1]
+    modules = [m for m in range(AGIPD_1M.n_modules) if modules_in_run >> m & 1]
     bands = [m * BANDS_OF_MODULE + i for m in modules for i in range(BANDS_OF_MODULE)]
-    rows = limit // ((4 * n_planes + 1) * n_cells * MODULE_SHAPE[1])
+    rows = limit // ((4 * n_planes + 1) * n_cells * AGIPD_1M.module_shape[1])
     fit = max(1, rows * n_ranks // BAND_ROWS)
     # parts of whole modules, or of equal parts of one
     if fit >= BANDS_OF_MODULE:
@@ -165,7 +165,7 @@ class CellReader:
         self._leave_out_bright = leave_out_bright
         self._sparsifier = sparsifier
         self._unused = PowderSum.zeros(n_mask_rows)
-        self.frames = {kind: np.zeros((N_MODULES, n_cells), np.int64) for kind in _KINDS}
+        self.frames = {kind: np.zeros((AGIPD_1M.n_modules, n_cells), np.int64) for kind in _KINDS}
         self.sums = FrameSums.zeros(len(frames))
 
     def read(self, part: Part, first: int, end: int) -> Iterator["Labelled"]:

@@ -14,7 +14,7 @@ from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
 from xfelmpi.workflows.mask.cell_sums import HIT, JUDGED, MISS
@@ -84,7 +84,7 @@ def used_files(experiment: Experiment, options: MaskOptions, inputs: MaskInputs)
     if inputs.events is not None:
         files.append(UsedFile("events", str(experiment.events)))
     if options.noise:
-        modules = np.flatnonzero(facts.modules_in_run >> np.arange(N_MODULES) & 1)
+        modules = np.flatnonzero(modules_of(facts.modules_in_run, masks.n_modules))
         files += [UsedFile("noise", str(constants_file(options.noise, m))) for m in modules]
     return files
 
@@ -97,7 +97,15 @@ def load_mask_inputs(
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    masks = load_masks(comm, experiment, config, facts.cells, calibration, only_global=True)
+    masks = load_masks(
+        comm,
+        experiment,
+        config,
+        facts.cells,
+        calibration,
+        only_global=True,
+        detector=facts.detector_type,
+    )
     log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
     for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
         log.info(line)

@@ -17,7 +17,7 @@ from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.core.progress import Progress
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_BYTES, MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.mask_file import write_mask
@@ -32,8 +32,8 @@ from xfelmpi.workflows.mask.bad_pixels import KINDS, asic_edges
 from xfelmpi.workflows.mask.cell_mask import (
     PartJudge,
     Tally,
-    add_dead_asics,
     dead_asics,
+    mask_dead_asics,
     noise_outliers,
 )
 from xfelmpi.workflows.mask.cell_powder_file import CellPowderWriter
@@ -72,18 +72,19 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     if options.powder_cells:
         split = inputs.events is not None
         writer = CellPowderWriter(comm, experiment.cell_powder, attributes, facts.cells, split)
-    bad, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
-    found_before = _add_other_masks(comm, options, inputs, bad, tally)
+    good, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
+    found_before = _add_other_masks(comm, options, inputs, good, tally)
     problems += inputs.share.problems
     if comm.rank == 0:
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(mpi.gather_objects(comm, problems))
     written = [path, *([experiment.cell_powder] if writer else [])]
-    mpi.run_on_root(comm, lambda: write_mask(path, attributes, facts.cells, bad))
+    detector = facts.detector_type
+    mpi.run_on_root(comm, lambda: write_mask(path, attributes, facts.cells, good, detector))
     publish_together(comm, written, point="mask")
     peak = mpi.allreduce_max(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     if comm.rank == 0:
-        for line in _summary(inputs, tally, found_before, bad):
+        for line in _summary(inputs, tally, found_before, good):
             log.info(line)
         log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
         log.info(f"time       {monotonic() - start:14.2f}   s")
@@ -112,8 +113,8 @@ def _sum_and_judge(
 
     Returns
     -------
-    bad : ndarray, uint8 (16, cell, 8192)
-        Bits of the bad pixels.
+    good : ndarray, uint8 (module, cell, byte)
+        Bits of the good pixels.
     tally : Tally
         Of all ranks.
     problems : list of Problem
@@ -121,7 +122,7 @@ def _sum_and_judge(
     """
     facts, masks = inputs.share.facts, inputs.masks
     spare = config.memory_per_rank - BASE_MEMORY
-    room = max(FRAME_PIXELS, spare // 4 // BYTES_PER_ENTRY)
+    room = max(AGIPD_1M.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
     planes = 3 if writer is None else 6
     n_cells = len(facts.cells)
     parts = plan_parts(facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
@@ -133,7 +134,7 @@ def _sum_and_judge(
     reader = CellReader(
         inputs.share.frames, inputs.labels, bright, sparsifier, masks.good.shape[1], n_cells
     )
-    bad = np.zeros((N_MODULES, n_cells, MODULE_BYTES), np.uint8)
+    good = np.full((AGIPD_1M.n_modules, n_cells, AGIPD_1M.module_bytes), 0xFF, np.uint8)
     tally = Tally.zeros()
     progress = Progress(
         facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
@@ -147,14 +148,14 @@ def _sum_and_judge(
         frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in reader.frames.items()}
         judge = PartJudge(comm, part, sums, frames, masks, facts.cells, options.limits, tally)
         for module, bits in judge.bad_bits():
-            bad[module] |= bits
+            good[module] &= ~bits
         if writer:
             writer.write(part, sums)
     progress.close()
     files.close()
     if writer:
         writer.close(facts.modules_in_run, frames)
-    return bad, tally.of_all_ranks(comm), list(sparsifier.problems)
+    return good, tally.of_all_ranks(comm), list(sparsifier.problems)
 
 
 def _plan(parts: list[Part]) -> str:
@@ -175,9 +176,9 @@ def _read(reader: CellReader, part: Part, share: LocalRun, room: int, board) -> 
 
 
 def _add_other_masks(
-    comm, options: MaskOptions, inputs: MaskInputs, bad: np.ndarray, tally: Tally
+    comm, options: MaskOptions, inputs: MaskInputs, good: np.ndarray, tally: Tally
 ) -> dict[str, np.ndarray]:
-    """Add what the sums do not tell to `bad`; collective.
+    """Take what the sums do not tell out of `good`; collective.
 
     Returns
     -------
@@ -185,38 +186,38 @@ def _add_other_masks(
         Cells × pixels of every kind of mask, by module.
     """
     facts, masks = inputs.share.facts, inputs.masks
-    in_run = [m for m in range(N_MODULES) if facts.modules_in_run >> m & 1]
-    add_dead_asics(dead_asics(tally, options.limits), bad, tally)
-    found = {"masked before": np.zeros(N_MODULES, np.int64)}
+    in_run = [m for m in range(AGIPD_1M.n_modules) if facts.modules_in_run >> m & 1]
+    mask_dead_asics(dead_asics(tally, options.limits), good, tally)
+    found = {"masked before": np.zeros(AGIPD_1M.n_modules, np.int64)}
     rows = masks.row_of_cell[facts.cells]
     for module in in_run:
         before = ~masks.good[module][rows]
         found["masked before"][module] = unpack(before).sum(dtype=np.int64)
-        bad[module] |= before
+        good[module] &= ~before
     if options.noise:
-        found["noise"] = np.zeros(N_MODULES, np.int64)
+        found["noise"] = np.zeros(AGIPD_1M.n_modules, np.int64)
         sigma = options.noise_sigma
         for module, bits in noise_outliers(comm, options.noise, in_run, facts.cells, sigma):
             found["noise"][module] = unpack(bits).sum(dtype=np.int64)
-            bad[module] |= bits
+            good[module] &= ~bits
     if options.asic_edges:
         edges = asic_edges()
-        found["ASIC edges"] = np.zeros(N_MODULES, np.int64)
+        found["ASIC edges"] = np.zeros(AGIPD_1M.n_modules, np.int64)
         found["ASIC edges"][in_run] = edges.sum() * len(facts.cells)
-        bad[in_run] |= pack(edges)
+        good[in_run] &= pack(~edges)
     return found
 
 
 def _summary(
-    inputs: MaskInputs, tally: Tally, others: dict[str, np.ndarray], bad: np.ndarray
+    inputs: MaskInputs, tally: Tally, others: dict[str, np.ndarray], good: np.ndarray
 ) -> list[str]:
     """Return what was found as lines of text, and warn of what could not be."""
     facts = inputs.share.facts
     n_modules = facts.modules_in_run.bit_count()
-    total = MODULE_PIXELS * len(facts.cells) * n_modules
+    total = AGIPD_1M.module_pixels * len(facts.cells) * n_modules
     found = dict(zip(KINDS.values(), tally.kinds, strict=True)) | others
-    masked = np.array([unpack(bits).sum(dtype=np.int64) for bits in bad])
-    whole = sum(int(unpack(np.bitwise_and.reduce(bits)).sum()) for bits in bad)
+    masked = np.array([unpack(~bits).sum(dtype=np.int64) for bits in good])
+    whole = sum(int(unpack(~np.bitwise_or.reduce(bits)).sum()) for bits in good)
     lines = ["", f"{'cells × pixels':14} {total:14,}   in {n_modules} modules"]
     for name, n in (*found.items(), ("masked", masked)):
         share = f"{100 * n.sum() / total:8.3f} % in {np.count_nonzero(n)} modules"

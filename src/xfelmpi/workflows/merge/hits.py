@@ -8,7 +8,6 @@ import numpy as np
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.log import log
-from xfelmpi.detectors.agipd import PIXEL_SIZE
 from xfelmpi.output.cxi.reader import HitColumn, read_finished_hits
 from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.output.hit_writer import HitHeader
@@ -136,7 +135,7 @@ def _check_geometry(first: DetectorGeometry, other: DetectorGeometry) -> None:
         raise InputError(f"{other.description}: only this or {first.description} has a distance")
     scale = 1.0 if np.isnan(first.distance) else z / other_z
     steps = [b * scale - a for a, b in zip(across, other_across, strict=True)]
-    shift = float(np.hypot(*steps).max()) / PIXEL_SIZE
+    shift = float(np.hypot(*steps).max()) / min(first.detector.pixel_size)
     text = (
         f"{other.description}: pixels are up to {shift:.2f} pixels from where {first.description} "
         "has them"

@@ -14,7 +14,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.parallel_hdf5 import check_writable
 from xfelmpi.output.cxi.reader import stream_hits
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
@@ -80,9 +80,11 @@ class _Share:
     """The hits of one rank: a part of those chosen, in order."""
 
     def __init__(self, comm, paths: list[Path], merged: Merged | None):
-        about = (len(merged.row), merged.modules) if merged else None
+        about = None
+        if merged:
+            about = (len(merged.row), merged.modules, merged.header.geometry.detector)
         names = [(p, c.attributes) for p, c in merged.columns.items()] if merged else None
-        (self.n_hits, self.modules), names = comm.bcast((about, names))
+        (self.n_hits, self.modules, self.detector), names = comm.bcast((about, names))
         bounds = self.n_hits * np.arange(comm.size + 1) // comm.size
         self._paths = paths
 
@@ -114,21 +116,22 @@ class _Tally:
 
     def __init__(self, hits: _Share):
         ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        self.bad = np.zeros(FRAME_PIXELS, np.int32)
+        bad = np.zeros(hits.detector.frame_pixels, np.int32)
         self.peak = 0
         for block in hits.stream():
             frame = np.repeat(np.arange(len(block)), np.diff(block.indptr))
             ones.append(np.bincount(frame[block.count == 1], minlength=len(block)))
             multi.append(np.bincount(frame[block.count > 1], minlength=len(block)))
-            self.bad += np.bincount(block.pixel[block.count == 0], minlength=FRAME_PIXELS)
+            bad += np.bincount(block.pixel[block.count == 0], minlength=len(bad))
             self.peak = max(self.peak, int(block.count.max(initial=0)))
+        self.good = len(hits) - bad
         self.ones, self.multi = np.concatenate(ones), np.concatenate(multi)
 
 
 def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
     """Write all formats, to temporary names; returns the final ones; collective."""
     peak = mpi.allreduce_max(comm, tally.peak)
-    good = hits.n_hits - mpi.allreduce_sum(comm, tally.bad)
+    good = mpi.allreduce_sum(comm, tally.good)
     wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
     own = FrameSet(
         title="Single-particle hits of several runs",
@@ -148,7 +151,8 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
             files=files,
             attributes=attributes,
             sets={"hits": own},
-            masks=_all_good(),
+            detector=hits.detector,
+            masks=_all_good(hits.detector),
             modules_in_run=hits.modules,
             geometry=merged.header.geometry if merged else None,
             wavelength=wavelength,
@@ -159,10 +163,10 @@ def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attrib
     return outputs.close(replace(merged.header, good_in_hits=good) if merged else None)
 
 
-def _all_good() -> Masks:
+def _all_good(detector: Detector) -> Masks:
     # bad pixels come with the frames
-    good = np.full((N_MODULES, 1, MODULE_BYTES), 0xFF, np.uint8)
-    return Masks(good, np.zeros(MAX_CELLS, np.int32), good[:, 0])
+    good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
+    return Masks(good, np.zeros(detector.max_cells, np.int32), good[:, 0])
 
 
 def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:

@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.detectors.agipd import FRAME_SHAPE, N_MODULES, PIXEL_SIZE
 from xfelmpi.mpi import alone
 from xfelmpi.reduction.background import mean_background
 from xfelmpi.reduction.run_sums import background_weights
@@ -76,23 +75,24 @@ def structure(outputs: Outputs) -> Iterator[Finding]:
 def shapes(outputs: Outputs) -> Iterator[Finding]:
     """Frames and masks have their shapes and types, one of each for every row."""
     path, file = outputs.experiment.cxi, outputs.files["cxi"]
+    about = outputs.run.detector_type
     for name, rows in outputs.rows_of_entries.items():
         detector = file[f"{name}/{_DETECTOR}"]
         peak = int(outputs.run.sums.peak[rows].max(initial=0))
         types = {"data": np.dtype("u2" if peak > 255 else "u1"), "mask": np.dtype("u4")}
         for dataset, dtype in types.items():
             where = f"{name}/{dataset}"
-            shape = (len(rows), *FRAME_SHAPE)
+            shape = (len(rows), *about.frame_shape)
             yield from expect(path, f"{where}, shape", detector[dataset].shape, shape)
             yield from expect(path, f"{where}, type", detector[dataset].dtype, dtype)
         for dataset, shape, kind in (
-            ("good_pixels", FRAME_SHAPE, "b"),
-            ("powder", FRAME_SHAPE, "u"),
-            ("background", FRAME_SHAPE, "f"),
-            ("xyz_map", (3, *FRAME_SHAPE), "f"),
-            ("corner_position", (N_MODULES, 3), "f"),
-            ("basis_vectors", (N_MODULES, 2, 3), "f"),
-            ("module_identifier", (N_MODULES,), "S"),
+            ("good_pixels", about.frame_shape, "b"),
+            ("powder", about.frame_shape, "u"),
+            ("background", about.frame_shape, "f"),
+            ("xyz_map", (3, *about.frame_shape), "f"),
+            ("corner_position", (about.n_modules, 3), "f"),
+            ("basis_vectors", (about.n_modules, 2, 3), "f"),
+            ("module_identifier", (about.n_modules,), "S"),
         ):
             yield from expect(path, f"{name}/{dataset}, shape", detector[dataset].shape, shape)
             found = detector[dataset].dtype.kind
@@ -157,5 +157,6 @@ def singles(outputs: Outputs) -> Iterator[Finding]:
     positions = np.isfinite(geometry.xyz[:2]).all()
     yield from expect(path, "xyz_map has a place for every pixel", bool(positions), True)
     detector = outputs.files["cxi"][f"entry_1/{_DETECTOR}"]
-    for name in ("x_pixel_size", "y_pixel_size"):
-        yield from expect(path, name, float(detector[name][()]), PIXEL_SIZE)
+    names = ("y_pixel_size", "x_pixel_size")
+    for name, size in zip(names, outputs.run.detector_type.pixel_size, strict=True):
+        yield from expect(path, name, float(detector[name][()]), size)

@@ -12,7 +12,8 @@ from xfelmpi import mpi
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MODULE_PIXELS, N_MODULES
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
@@ -39,6 +40,7 @@ SUMS, MASKS, POWDER, EMC = (
 class _Plan:
     # what rank 0 tells the others
     entries: tuple[tuple[str, int], ...]
+    detector: Detector
     modules_in_run: int
     bin: int
     usable: np.ndarray | None
@@ -51,16 +53,16 @@ class FrameFindings:
 
     Parameters
     ----------
-    by_check : dict of str to list of Finding
-    photons, good : ndarray, int64 (1048576,)
+    photons, good : ndarray, int64 (pixel,)
         Sums over the frames of an entry.
+    by_check : dict of str to list of Finding
     """
 
+    photons: np.ndarray
+    good: np.ndarray
     by_check: dict[str, list[Finding]] = field(
         default_factory=lambda: {name: [] for name in (SUMS, MASKS, EMC)}
     )
-    photons: np.ndarray = field(default_factory=lambda: np.zeros(FRAME_PIXELS, np.int64))
-    good: np.ndarray = field(default_factory=lambda: np.zeros(FRAME_PIXELS, np.int64))
 
 
 def check_frames(
@@ -86,7 +88,7 @@ def check_frames(
         expected = mpi.run_on_root(comm, lambda name=name: _expected(outputs, name))
         bounds = split_trains(np.ones(n, np.int64), comm.size)
         own = mpi.scatter_rows(comm, expected, bounds)
-        found = FrameFindings()
+        found = FrameFindings(*np.zeros((2, plan.detector.frame_pixels), np.int64))
         progress = Progress(n, stage=f"checking {name}", unit="frames", found="")
         board = mpi.ProgressBoard(comm, progress.show, n_values=1)
         with mpi.fail_together(comm):
@@ -121,7 +123,9 @@ def _plan(outputs: Outputs) -> _Plan:
             usable = outputs.usable
         except DAMAGE:
             has_emc = False
-    return _Plan(tuple(entries), outputs.run.modules_in_run, config.bin, usable, has_emc)
+    run = outputs.run
+    about = (run.detector_type, run.modules_in_run, config.bin)
+    return _Plan(tuple(entries), *about, usable, has_emc)
 
 
 def _expected(outputs: Outputs, name: str) -> np.ndarray:
@@ -136,12 +140,14 @@ def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFin
     emc = EmcFile(experiment.emc) if plan.has_emc and name == "entry_1" else None
     with h5py.File(experiment.cxi, "r") as file:
         data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
-        reader = MaskReader(masks, plan.modules_in_run, first, len(expected))
+        missing = ~modules_of(plan.modules_in_run, plan.detector.n_modules)
+        missing = np.repeat(missing, plan.detector.module_pixels)
+        reader = MaskReader(masks, missing, first, len(expected))
         for i, sums in enumerate(expected):
             number = first + i
             where = f"{name}, frame {number}"
             try:
-                image = data[number].reshape(FRAME_PIXELS)
+                image = data[number].reshape(-1)
                 bad, complaint = reader.bad(number)
                 _check_frame(experiment, where, image, bad, complaint, sums, found)
                 if emc:
@@ -206,24 +212,23 @@ class MaskReader:
     Parameters
     ----------
     masks : h5py.Dataset
-    modules_in_run : int
-        Bit field; the pixels of others must be missing.
+    missing : ndarray, bool (pixel,)
+        Pixels that must be missing in every mask.
     first, n : int
         First frame that is going to be asked for, and how many.
     """
 
-    def __init__(self, masks: h5py.Dataset, modules_in_run: int, first: int, n: int):
+    def __init__(self, masks: h5py.Dataset, missing: np.ndarray, first: int, n: int):
         self._masks = masks
-        absent = ~modules_in_run >> np.arange(N_MODULES) & 1
-        self._missing = np.repeat(absent * CXI_MISSING, MODULE_PIXELS).astype(np.uint32)
+        self._missing = missing * np.uint32(CXI_MISSING)
         self._known: dict[int, tuple[np.ndarray, str]] = {}
         self._first, self._places = first, _places(masks, np.arange(first, first + n))
 
     def bad(self, number: int) -> tuple[np.ndarray, str]:
-        """Return a frame's bad pixels, bool (1048576,), and what is wrong with the mask, if any."""
+        """Return a frame's bad pixels, bool (pixel,), and what is wrong with the mask, if any."""
         place = int(self._places[number - self._first])
         if place not in self._known:
-            mask = self._masks[number].reshape(FRAME_PIXELS)
+            mask = self._masks[number].reshape(-1)
             wrong = np.count_nonzero((mask & ~np.uint32(CXI_BAD)) != self._missing)
             complaint = f"{wrong:,} pixels with impossible mask bits" if wrong else ""
             if len(self._known) == _MASKS_KEPT:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import FRAME_SHAPE
 from xfelmpi.mpi import alone
 from xfelmpi.output.dragonfly.binning import n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
@@ -21,8 +20,9 @@ def emc_header(outputs: Outputs) -> Iterator[Finding]:
         yield from expect(path, "is there", path.exists(), n_hits > 0)
         return
     emc = EmcFile(path)
+    pixels = outputs.run.detector_type.frame_pixels
     yield from expect(path, "num_data", emc.num_data, n_hits)
-    yield from expect(path, "num_pix", emc.num_pix, n_blocks(outputs.run.config.bin))
+    yield from expect(path, "num_pix", emc.num_pix, n_blocks(pixels, outputs.run.config.bin))
     yield from expect(path, "type", emc.kind, 0)
     yield from expect(path, "bytes", path.stat().st_size, emc.expected_bytes)
 
@@ -37,7 +37,7 @@ def detector(outputs: Outputs) -> Iterator[Finding]:
         return
     file = outputs.files["detector"]
     wavelength, _ = beam_wavelength(alone(), config, outputs.run.events.wavelength)
-    right = make_detector(config, geometry, wavelength, outputs.usable.reshape(FRAME_SHAPE))
+    right = make_detector(config, geometry, wavelength, outputs.usable)
     yield from compare(path, "mask", file["mask"][()], right.mask, "pixel")
     values = dict(zip(("qx", "qy", "qz"), right.q, strict=True))
     values |= {"corr": right.corr, "detd": right.detd, "ewald_rad": right.ewald_rad}

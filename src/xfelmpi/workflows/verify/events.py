@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
 from xfelmpi.output.events import PROBLEM_TYPE, SUMS, UNITS
 from xfelmpi.workflows.redecide import decide_finished
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
@@ -52,7 +51,8 @@ def order(outputs: Outputs) -> Iterator[Finding]:
     same = train[1:] == train[:-1]
     ascends = (train[1:] > train[:-1]) | (same & (cell[1:] > cell[:-1]))
     yield from compare(path, "ascending (trainId, cellId)", ascends, np.ones_like(ascends), first=1)
-    yield from compare(path, "cellId below 352", cell < MAX_CELLS, np.ones(len(cell), bool))
+    most = outputs.run.detector_type.max_cells
+    yield from compare(path, f"cellId below {most}", cell < most, np.ones(len(cell), bool))
 
 
 def sums(outputs: Outputs) -> Iterator[Finding]:
@@ -96,8 +96,9 @@ def problems(outputs: Outputs) -> Iterator[Finding]:
     """The table of problems can be read, and says why frames are incomplete."""
     path, table = outputs.experiment.events, outputs.files["events"]["problems"]
     yield from expect(path, "problems, type", table.dtype, PROBLEM_TYPE)
+    n_modules = outputs.run.detector_type.n_modules
     for i, p in enumerate(outputs.run.problems):
-        if not p.what or not p.action or not -1 <= p.module < N_MODULES:
+        if not p.what or not p.action or not -1 <= p.module < n_modules:
             yield Finding(path.name, f"problem {i}: {p}, expected what, action and a module")
     incomplete = int((~outputs.run.complete).sum())
     if incomplete and not len(table):
@@ -112,7 +113,9 @@ def virtual(outputs: Outputs) -> Iterator[Finding]:
     for name in ("trainId", "pulseId", "cellId"):
         yield from compare(path, name, image[name][()], getattr(events, name))
     raw = outputs.run.attributes["data"] == "raw"
-    shape = (N_MODULES, len(events.trainId), *((2,) if raw else ()), 512, 128)
+    about = outputs.run.detector_type
+    planes = (about.raw_planes,) if raw else ()
+    shape = (about.n_modules, len(events.trainId), *planes, *about.module_shape)
     yield from expect(path, "data, shape", image["data"].shape, shape)
     for name in sorted({source.file_name for source in image["data"].virtual_sources()}):
         # HDF5 reads fill values, and says nothing, where a source is not there

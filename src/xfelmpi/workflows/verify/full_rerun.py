@@ -9,7 +9,7 @@ from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.reduction.checkpoint import CheckpointWriter, ReductionState
 from xfelmpi.reduction.frame_buffer import FrameBuffer
@@ -50,7 +50,8 @@ def check_all(
     """
     share, masks, first = data.share, data.inputs.masks, data.share.first_frame
     sparsifier = make_sparsifier(config, data.inputs, data.files)
-    sums, powder = FrameSums.zeros(len(share.frames)), PowderSum.zeros(masks.good.shape[1])
+    sums = FrameSums.zeros(len(share.frames))
+    powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
     nothing_kept = FrameBuffer(len(share.frames), 0)
     result = ReductionState(share, sums, powder, nothing_kept, sparsifier)
     no_checkpoint = CheckpointWriter(experiment.checkpoint, {}, 0, comm.rank, result)
@@ -108,7 +109,7 @@ def _check_entries(comm, experiment, config: Config, data: RunData, reader: HitR
 def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data: RunData):
     """Compare frames of this rank with those of an entry, where they start with number `first`."""
     findings: list[Finding] = []
-    powder = PowderSum.zeros(data.inputs.masks.good.shape[1])
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.share.facts.detector_type)
     number, path = first, experiment.cxi
     try:
         with h5py.File(path, "r") as file:
@@ -121,7 +122,7 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
                         path,
                         f"{name}, frame {number}",
                         (images[number], masks[number]),
-                        dense(pixel, count),
+                        dense(pixel, count, powder.photons.size),
                         good_pixels(data, int(row), pixel[count == 0]),
                     )
                     number += 1
@@ -130,15 +131,15 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
     return findings
 
 
-def dense(pixel: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return photons as an image, uint16 (1048576,)."""
-    image = np.zeros(FRAME_PIXELS, np.uint16)
+def dense(pixel: np.ndarray, count: np.ndarray, n_pixels: int) -> np.ndarray:
+    """Return photons as an image, uint16 (n_pixels,)."""
+    image = np.zeros(n_pixels, np.uint16)
     image[pixel] = count
     return image
 
 
 def good_pixels(data: RunData, row: int, spoilt: np.ndarray) -> np.ndarray:
-    """Return the good pixels of one frame of this rank, bool (1048576,).
+    """Return the good pixels of one frame of this rank, bool (pixel,).
 
     Parameters
     ----------
@@ -152,13 +153,13 @@ def good_pixels(data: RunData, row: int, spoilt: np.ndarray) -> np.ndarray:
     of_cell = masks.row_of_cell[data.share.frames.cell_id[row]]
     good = unpack(masks.good[:, of_cell]).reshape(-1).astype(bool)
     good[spoilt] = False
-    there = data.share.facts.modules_in_run >> np.arange(16) & 1
-    return good & np.repeat(there.astype(bool), FRAME_PIXELS // 16)
+    there = modules_of(data.share.facts.modules_in_run, masks.n_modules)
+    return good & np.repeat(there, masks.module_pixels)
 
 
 def compare_hit(path: Path, what: str, in_file, image, good) -> list[Finding]:
-    """Compare data and mask of a CXI file with photons and good pixels, (1048576,) each."""
-    data, mask = (values.reshape(FRAME_PIXELS) for values in in_file)
+    """Compare data and mask of a CXI file with photons and good pixels, (pixel,) each."""
+    data, mask = (values.reshape(-1) for values in in_file)
     return [
         *compare(path, f"{what}, photons", data, image, "pixel"),
         *compare(path, f"{what}, good pixels", mask == 0, good, "pixel"),

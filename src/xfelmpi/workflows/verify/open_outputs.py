@@ -11,7 +11,6 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
 from xfelmpi.output.events import FinishedRun, read_finished_run
@@ -60,13 +59,13 @@ class Outputs:
         return read_finished_hits(self.experiment.cxi)
 
     def powder(self, name: str) -> np.ndarray:
-        """Return a dataset of the powder file, int64 (1048576,)."""
-        return self.files["powder"][name][()].reshape(FRAME_PIXELS).astype(np.int64)
+        """Return a dataset of the powder file, int64 (pixel,)."""
+        return self.files["powder"][name][()].reshape(-1).astype(np.int64)
 
     @property
     def usable(self) -> np.ndarray:
-        """Pixels that Dragonfly may use, bool (1048576,)."""
-        good = self.powder("good_frames_hits")
+        """Pixels that Dragonfly may use, bool (module, ss, fs)."""
+        good = self.powder("good_frames_hits").reshape(self.run.detector_type.frame_shape)
         return usable_pixels(good, len(self.hits), self.run.config.max_bad)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import FRAME_SHAPE, MODULE_PIXELS, N_MODULES
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
 
@@ -14,10 +13,11 @@ _SUFFIXES = ("", "_hits", "_misses")
 def shapes(outputs: Outputs) -> Iterator[Finding]:
     """All sums are there, with their shapes, types and units."""
     path, file = outputs.experiment.powder, outputs.files["powder"]
+    frame_shape = outputs.run.detector_type.frame_shape
     for suffix in _SUFFIXES:
         for name, dtype, units in (("powder", "u8", "photons"), ("good_frames", "u4", "frames")):
             dataset = file[f"{name}{suffix}"]
-            yield from expect(path, f"{name}{suffix}, shape", dataset.shape, FRAME_SHAPE)
+            yield from expect(path, f"{name}{suffix}, shape", dataset.shape, frame_shape)
             yield from expect(path, f"{name}{suffix}, type", dataset.dtype, np.dtype(dtype))
             yield from expect(path, f"{name}{suffix}, units", dataset.attrs.get("units"), units)
 
@@ -34,7 +34,7 @@ def photons(outputs: Outputs) -> Iterator[Finding]:
 
 def parts(outputs: Outputs) -> Iterator[Finding]:
     """Hits and misses together are never more than all; no pixel is good more often than seen."""
-    path, events = outputs.experiment.powder, outputs.run.events
+    path, events, about = outputs.experiment.powder, outputs.run.events, outputs.run.detector_type
     for name in ("powder", "good_frames"):
         rest = outputs.powder(name)
         rest -= outputs.powder(f"{name}_hits") + outputs.powder(f"{name}_misses")
@@ -42,9 +42,9 @@ def parts(outputs: Outputs) -> Iterator[Finding]:
             path, f"{name} without hits and misses", np.minimum(rest, 0), rest * 0, "pixel"
         )
     for suffix, frames in zip(_SUFFIXES, (slice(None), outputs.hits, outputs.misses), strict=True):
-        seen = [(events.modules[frames] >> m & 1).sum() for m in range(N_MODULES)]
+        seen = [(events.modules[frames] >> m & 1).sum() for m in range(about.n_modules)]
         good = outputs.powder(f"good_frames{suffix}")
-        most = np.minimum(good, np.repeat(seen, MODULE_PIXELS))
+        most = np.minimum(good, np.repeat(seen, about.module_pixels))
         yield from compare(path, f"good_frames{suffix} up to its frames", good, most, "pixel")
         dark = outputs.powder(f"powder{suffix}")[good == 0]
         yield from compare(path, f"powder{suffix} where never good", dark, dark * 0, "pixel")

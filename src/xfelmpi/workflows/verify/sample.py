@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import FRAME_PIXELS, MAX_COUNT, MODULE_PIXELS, N_MODULES
+from xfelmpi.core.sparse_frames import MAX_COUNT
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.verify.cxi_frames import DETECTOR
@@ -113,14 +113,14 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead
 def _kernel_reader(config: Config, data: RunData) -> Callable[[int], FrameRead]:
     """Return what reads a frame of raw data by its row, by the same kernels as the job."""
     sparsifier = make_sparsifier(config, data.inputs, data.files)
-    powder = PowderSum.zeros(data.inputs.masks.good.shape[1])
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.share.facts.detector_type)
 
     def read(row: int) -> FrameRead:
         """Read a frame by itself, not in a block as the job does, and make its list dense."""
         block = sparsifier.frames(data.share.frames[row : row + 1], powder)
         sparse = block.take(np.arange(1))
-        image = dense(sparse.pixel, sparse.count)
-        spoilt = np.zeros(FRAME_PIXELS, bool)
+        image = dense(sparse.pixel, sparse.count, powder.photons.size)
+        spoilt = np.zeros(len(image), bool)
         spoilt[sparse.pixel[sparse.count == 0]] = True
         return image.astype(np.int64), spoilt, int(block.sums.modules[0]), []
 
@@ -155,10 +155,11 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
         """Read all modules that have the frame; of those that cannot be read, the bit is unset."""
         table = data.share.frames
         good = good_pixels(data, row, np.empty(0, np.int64))
-        image = np.zeros(FRAME_PIXELS, np.int64)
-        spoilt = np.zeros(FRAME_PIXELS, bool)
+        n_pixels = len(good) // table.n_modules
+        image = np.zeros(len(good), np.int64)
+        spoilt = np.zeros(len(good), bool)
         modules, complaints = 0, []
-        for module in range(N_MODULES):
+        for module in range(table.n_modules):
             if table.file[row, module] < 0:
                 continue
             file = data.share.facts.files[table.file[row, module]]
@@ -169,7 +170,7 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
             if isinstance(found, str):
                 complaints.append(found)
                 continue
-            pixels = slice(module * MODULE_PIXELS, (module + 1) * MODULE_PIXELS)
+            pixels = slice(module * n_pixels, (module + 1) * n_pixels)
             usable = good[pixels]
             image[pixels] = np.where(usable, found[0], 0)
             spoilt[pixels] = found[1] & usable
