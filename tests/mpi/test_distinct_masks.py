@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from xfelmpi.calibration.pixel_mask import MODULE_BYTES, Masks
+from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import OutputError, PeerError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, N_MODULES
+from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, MODULE_BYTES, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io import chunk_writer, parallel_hdf5
 from xfelmpi.io.chunk_writer import ChunkAppender

@@ -49,6 +49,11 @@ def photon_cut(adu_per_photon: float, threshold: float) -> float:
     return float(np.uint32(low).view(np.float32))
 
 
+def full_frame(masks: Masks) -> int:
+    """Return the most entries that a frame can have: one per pixel."""
+    return masks.n_modules * masks.module_pixels
+
+
 class Sparsifier:
     """Turns frames into sparse lists with one set of buffers.
 
@@ -82,7 +87,7 @@ class Sparsifier:
         self._calibration = calibration
         self._signal = (adu_per_photon, photon_threshold)
         self._cut = photon_cut(adu_per_photon, photon_threshold)
-        self.room = max(room, masks.n_modules * masks.module_pixels)
+        self.room = max(room, full_frame(masks))
         self._inflater = inflater or _sparse.Inflater()
         self._frame_masks = MaskReader(files)
         self._pixel = np.empty(self.room, np.uint32)

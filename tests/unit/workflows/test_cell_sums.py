@@ -130,7 +130,7 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     """Also if only the largest frame of one module fits the buffer at once."""
     lit = [np.count_nonzero(mock.frame(i), axis=(1, 2)).max() for i in range(len(mock))]
     room = int(max(lit)) if tight else 1 << 21
-    monkeypatch.setattr("xfelmpi.reduction.sparsifier.FRAME_PIXELS", 1)
+    monkeypatch.setattr("xfelmpi.reduction.sparsifier.full_frame", lambda masks: 1)
     monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._SMALL_BLOCK", 1)
     monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._LEAST_PER_PAIR", 5)
     index = index_run(mock.paths.proc, "proc", None)
