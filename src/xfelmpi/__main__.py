@@ -20,7 +20,10 @@ from xfelmpi.core.errors import (
     XfelmpiError,
     as_user_error,
 )
+from xfelmpi.core.job import agree_on_job_id
 from xfelmpi.core.log import allow_any_text, start_logging
+from xfelmpi.core.streams import secure_streams
+from xfelmpi.core.text import printable
 
 COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
@@ -50,10 +53,11 @@ Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 6
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial.
 
-    As a program of its own (without `argv`) it also takes care of SIGTERM and SIGINT, which end it
-    with 128 + the signal's number.
+    As a program of its own (without `argv`) it also takes care of SIGTERM, SIGINT, SIGHUP and
+    SIGUSR1, which end it with 128 + the signal's number.
     """
     if argv is None:
+        secure_streams()
         shutdown.watch()
     allow_any_text()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -112,6 +116,7 @@ def _run(command: str, argv: list[str]) -> int:
 
     end_with_traceback()
     comm = MPI.COMM_WORLD
+    agree_on_job_id(comm)
     start_logging(comm.rank)
     try:
         return load(command).main(argv, comm)
@@ -147,9 +152,10 @@ def _fail(comm, error: BaseException) -> int:
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""
         if isinstance(error, XfelmpiError):
-            sys.stderr.write(f"xfelmpi: error{where}: {error}\n")
+            sys.stderr.write(f"xfelmpi: error{where}: {printable(error)}\n")
         else:
-            sys.stderr.write(f"xfelmpi: failed{where}:\n{traceback.format_exc()}")
+            trace = printable(traceback.format_exc(), keep="\n")
+            sys.stderr.write(f"xfelmpi: failed{where}:\n{trace}")
         sys.stderr.flush()
     return status if getattr(error, "agreed", False) else _leave(comm, status)
 

@@ -111,7 +111,7 @@ def test_mask(size, ranks, full, mock, tmp_path):
     mask = tmp_path / "mask.h5"
     mask.write_text("old")
     where = ["--prefix", mock.options.prefix, "--output", tmp_path, "--mask-file", mask]
-    explained(full("mask.h5.part", size, ranks, "mask", 50, *where, "--overwrite"), mask)
+    explained(full("mask.h5.", size, ranks, "mask", 50, *where, "--overwrite"), mask)
     assert mask.read_text() == "old"
 
 

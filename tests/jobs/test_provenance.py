@@ -15,7 +15,9 @@ from mockrun import tiny_raw_run, tiny_run
 from xfelmpi import mpi
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial, publish
+from xfelmpi.io.parallel_hdf5 import ParallelFile
+from xfelmpi.io.partial_file import begin_partial
+from xfelmpi.io.publish import publish
 from xfelmpi.output.provenance import describe_used, provenance
 
 HDF5 = ("events/r0050_events.h5", "powder/r0050_powder.h5", "saved_hits/r0050_hits.cxi")

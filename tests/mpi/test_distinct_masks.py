@@ -11,7 +11,8 @@ from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, MODULE
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io import chunk_writer, parallel_hdf5
 from xfelmpi.io.chunk_writer import ChunkAppender
-from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial
+from xfelmpi.io.parallel_hdf5 import ParallelFile
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.cxi.mask_writer import MaskDeduplicator
 
 pytestmark = pytest.mark.mpi
@@ -156,10 +157,10 @@ def test_index_of_several_levels(comm, shared_path):
 def test_another_kind_of_index_is_refused(comm, shared_path, monkeypatch):
     monkeypatch.setattr(chunk_writer, "LIBVER", ("latest", "latest"))
     error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, []), (1, [])]], evenly(comm))
-    assert "a.h5.part: frames cannot be written (layout message of version" in str(error)
+    assert "a.h5: frames cannot be written (layout message of version" in str(error)
 
 
 def test_another_superblock_is_refused(comm, shared_path, monkeypatch):
     monkeypatch.setattr(parallel_hdf5, "LIBVER", ("latest", "latest"))
     error = write(comm, shared_path / "a.h5", cell_masks(1), [[(0, [])]], evenly(comm))
-    assert "a.h5.part: frames cannot be written (superblock of another version)" in str(error)
+    assert "a.h5: frames cannot be written (superblock of another version)" in str(error)

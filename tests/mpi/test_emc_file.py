@@ -6,7 +6,7 @@ import pytest
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.emc import EmcWriter
 
 pytestmark = pytest.mark.mpi

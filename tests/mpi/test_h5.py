@@ -12,7 +12,9 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.io import parallel_hdf5
-from xfelmpi.io.parallel_hdf5 import ParallelFile, begin_partial, publish
+from xfelmpi.io.parallel_hdf5 import ParallelFile
+from xfelmpi.io.partial_file import begin_partial
+from xfelmpi.io.publish import publish
 from xfelmpi.output.events import write_events
 
 pytestmark = pytest.mark.mpi

@@ -34,7 +34,7 @@ def main(argv: list[str], comm) -> int:
     from xfelmpi.mpi import run_on_root
 
     for line in run_on_root(comm, lambda: _lines(argv)) or ():
-        log.info(line)
+        log.info("%s", line, extra={"painted": True})
     return EXIT_COMPLETE
 
 

@@ -3,12 +3,14 @@
 import argparse
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 
 from xfelmpi.cli.parser import Parser
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
+from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
 from xfelmpi.simulate.options import CHOICES
 
@@ -47,7 +49,8 @@ def main(argv: list[str], comm=None) -> int:
         options = bcast_from_root(comm, lambda: options_from(parser().parse_args(argv)))
     start = perf_counter()
     try:
-        result = simulate(options, comm)
+        with _only_simulation(options, comm):
+            result = simulate(options, comm)
     except OSError as error:
         output = OutputError(f"{error.filename or options.prefix}: {error.strerror or error}")
         output.__dict__.update(vars(error))
@@ -84,6 +87,18 @@ def _missing_pair(text: str) -> tuple[int, int]:
     except ValueError:
         raise UsageError(f"missing {text!r}, expected MODULE:TRAIN, e.g. 3:0") from None
     return module, position
+
+
+def _only_simulation(options: SimulationOptions, comm):
+    """Let two simulations of the same run not write into the same folders."""
+    if comm is None:
+        return nullcontext()
+    # loads MPI, which a single process must not need
+    from xfelmpi.io.lock_file import held
+
+    prefix = Path(options.prefix)
+    lock = Experiment(prefix, prefix / "scratch", options.run).simulation_lock
+    return held(comm, lock, f"run {options.run} is being simulated")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -39,6 +39,10 @@ class BusyError(XfelmpiError):
     """Another job writes the same outputs."""
 
 
+class LostLockError(XfelmpiError):
+    """Another job has taken over: this one must not write outputs any more."""
+
+
 class PeerError(XfelmpiError):
     """Another rank failed; its message is the one to read."""
 

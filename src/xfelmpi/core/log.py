@@ -5,6 +5,8 @@ import os
 import sys
 from datetime import UTC, datetime
 
+from xfelmpi.core.text import printable
+
 log = logging.getLogger("xfelmpi")
 
 
@@ -32,6 +34,9 @@ class _Painter(logging.Formatter):
         level = {logging.WARNING: YELLOW, logging.ERROR: RED}.get(record.levelno, "")
         colour = getattr(record, "colour", level)
         text = super().format(record)
+        if not getattr(record, "painted", False):
+            # runs, files and other jobs may say anything; what they say is part of messages
+            text = printable(text)
         return f"{colour}{text}{PLAIN}" if colour and self._colours else text
 
 

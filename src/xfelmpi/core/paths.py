@@ -118,6 +118,11 @@ class Experiment:
         return self.lock.with_name(f"{self.name}_mask.lock")
 
     @property
+    def simulation_lock(self) -> Path:
+        """Of the job that simulates the run."""
+        return self.lock.with_name(f"{self.name}_simulation.lock")
+
+    @property
     def geometry(self) -> Path:
         """The usual place of the CrystFEL geometry."""
         return self.det / "agipd.geom"

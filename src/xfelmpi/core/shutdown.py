@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: a job that is stopped says so once, and leaves nothing unfinished behind.
+"""Signals: a job that is stopped says so once, and leaves nothing unfinished behind.
 
 Python runs the handler of a signal in the main thread, between two of its instructions; a rank that
-waits inside MPI for one that has left would never come to that. So all threads block both signals,
+waits inside MPI for one that has left would never come to that. So all threads block them,
 which also keeps system calls from being interrupted, and a thread of its own waits for them. It
 communicates with nobody: it writes down what this rank has, removes unfinished files on rank 0, and
 ends the process. What must not be seen half done stands in `defer_shutdown`, for which that thread
@@ -20,6 +20,10 @@ from pathlib import Path
 from time import sleep
 
 from xfelmpi.core.errors import EXIT_SIGNAL
+from xfelmpi.core.text import printable
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Time limit and end of a job, Ctrl-C, a terminal that closes, and what batch scripts ask for."""
 
 STUCK_SECONDS = 10
 """What the main thread may take to give back the interpreter's lock, which HDF5's calls hold."""
@@ -76,15 +80,11 @@ _stopped = threading.Event()
 
 
 def watch() -> None:
-    """Take care of SIGTERM and SIGINT from now on; before any other thread is started.
+    """Take care of `SIGNALS` from now on; before any other thread is started.
 
     One that whoever started the program wants ignored (``nohup``) stays ignored.
     """
-    wanted = [
-        number
-        for number in (signal.SIGTERM, signal.SIGINT)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
     plan.speaks = next((os.environ[n] for n in names if n in os.environ), "0") == "0"
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
@@ -193,7 +193,7 @@ def _tell(number: int) -> str:
     if plan.stage():
         what += f" in stage {plan.stage()} {plan.progress()}".rstrip()
     advice = plan.advice()
-    lines = [line for line in (what, advice) if line]
+    lines = [printable(line) for line in (what, advice) if line]
     sys.stderr.write(clear + "".join(f"xfelmpi: {line}\n" for line in lines))
     sys.stderr.flush()
     return "; ".join(lines)

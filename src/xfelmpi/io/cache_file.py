@@ -5,7 +5,6 @@ is never an error.
 """
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +13,8 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.core.shutdown import plan
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
+from xfelmpi.io.partial_file import begin_partial, forget, sweep
 
 
 def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int]]:
@@ -45,8 +44,7 @@ def load(path: Path, key: str, names: Iterable[str]) -> tuple[dict[str, np.ndarr
 def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> None:
     """Write arrays of one dimension or more, and what JSON can say; nothing if it cannot be."""
     # a name of its own: jobs on the same run may write at the same time
-    part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
-    plan.unfinished.add(part)
+    part = begin_partial(path)
     try:
         make_folder(path.parent)
         with serial_file(part) as file:
@@ -57,7 +55,9 @@ def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> No
             file["about"] = json.dumps(about)
             file["key"] = key
         make_readable(part)
+        sweep([path], held=False)
         part.replace(path)
     except (OSError, OutputError):
         with suppress(OSError):
             part.unlink()
+    forget(part)

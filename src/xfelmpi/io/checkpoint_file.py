@@ -7,10 +7,15 @@ import hashlib
 import json
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from xfelmpi.core.errors import LostLockError
+from xfelmpi.io.output_file import make_folder
+from xfelmpi.io.partial_file import check_lock, create_new, forget, part_name
 
 FORMAT = "xfelmpi checkpoint 1"
 
@@ -40,24 +45,31 @@ def write_checkpoint(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> 
     ------
     OSError
         If it cannot be written; nothing is left then.
+    LostLockError
+        If another job has taken over.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     shapes = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
     head = json.dumps({"format": FORMAT, "about": about, "arrays": shapes}).encode() + b"\n"
     digest = _digest()
-    part = path.with_name(path.name + ".part")
+    part = part_name(path)
+    check_lock()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        make_folder(path.parent)
+        with open(create_new(part), "wb") as file:
             for piece in (head, *(array.reshape(-1).view(np.uint8) for array in arrays.values())):
                 digest.update(piece)
                 file.write(piece)
             file.write(digest.digest())
         part.chmod(0o664)
+        check_lock()
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
+    except (OSError, LostLockError):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise
+    finally:
+        forget(part)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import numpy as np
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
+from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout
+from xfelmpi.io.partial_file import begin_partial, final_name, open_own
 from xfelmpi.mpi import MpiFile, allgather_concat, bcast_from_root, exscan_and_total, run_on_root
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -108,11 +109,13 @@ class ChunkAppender:
                     _create(file, *about)
             self._fill_index(offset, size)
         except (OSError, RuntimeError, UnknownLayoutError) as error:
-            raise OutputError(f"{self._part}: frames cannot be written ({error})") from None
+            raise OutputError(
+                f"{final_name(self._part)}: frames cannot be written ({error})"
+            ) from None
 
     def _set_end(self) -> None:
         """Tell the file that what was appended belongs to it."""
-        with open(self._part, "r+b") as file:
+        with open(open_own(self._part), "r+b") as file:
             head = file.read(_END_IN_SUPERBLOCK)
             # version 0, with addresses and lengths of 8 bytes, as LIBVER makes it
             if head[:9] != _SIGNATURE + b"\0" or head[13:15] != b"\x08\x08":
@@ -120,7 +123,7 @@ class ChunkAppender:
             file.write(struct.pack("<Q", self._end))
 
     def _fill_index(self, offset: np.ndarray, size: np.ndarray) -> None:
-        fd = os.open(self._part, os.O_RDWR)
+        fd = open_own(self._part)
         try:
             with h5py.File(self._part) as file:
                 indices = [ChunkIndex(fd, file[name]) for name, *_ in self._datasets]

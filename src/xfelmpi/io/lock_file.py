@@ -4,13 +4,20 @@ It works where file systems of clusters have no other locks: names are made with
 ``rename``, which are atomic on NFS and GPFS, too. A lock whose owner is dead, or has not touched it
 for minutes, is taken over. Every lock has a token; who wants to take over the one with token T must
 first make the name ``LOCK.T``, which only one can, and then see that the lock still has this token.
+
+Whether the owner is dead is told by its process only where processes are the same: on the same boot
+of a machine and in the same PID namespace. Anywhere else only the age of the lock counts, by the
+clock of the file system. A job may be suspended for so long that it loses its lock; it looks at
+the token again before it gives files their names, and ends.
 """
 
 import errno
 import getpass
 import json
 import os
+import re
 import secrets
+import stat
 import threading
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
@@ -18,10 +25,13 @@ from datetime import datetime
 from pathlib import Path
 from time import sleep, time
 
-from xfelmpi.core.errors import BusyError, OutputError
+from xfelmpi.core.errors import BusyError, LostLockError, OutputError
+from xfelmpi.core.job import UNKNOWN, birth_of, is_running, machine_id
 from xfelmpi.core.log import log
 from xfelmpi.core.shutdown import plan
-from xfelmpi.io.output_file import make_folder, make_readable
+from xfelmpi.core.text import printable
+from xfelmpi.io.output_file import make_folder, make_readable, owned_by
+from xfelmpi.io.partial_file import begin_partial, forget, guard_by, sweep, write_new
 from xfelmpi.mpi import bcast_from_root
 
 TOUCH_EVERY = 20.0
@@ -34,6 +44,10 @@ _WITHOUT_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, er
 """What file systems that have no links answer."""
 
 _ATTEMPTS = 50
+_LARGEST = 1 << 14
+"""Bytes of a lock file."""
+
+_TOKEN = re.compile(r"[0-9a-f]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,8 @@ class Owner:
     Parameters
     ----------
     user, host : str
+    machine : str
+        See `machine_id`.
     pid : int
     birth : int
         When the process started, in the system's clock ticks: tells that its number is used again.
@@ -56,6 +72,7 @@ class Owner:
 
     user: str = "somebody"
     host: str = "an unknown host"
+    machine: str = UNKNOWN
     pid: int = 0
     birth: int = 0
     job: str = ""
@@ -66,7 +83,7 @@ class Owner:
     def __str__(self):
         job = f"job {self.job}" if self.job else f"process {self.pid}"
         since = datetime.fromtimestamp(self.since).astimezone()
-        return f"{self.user} on {self.host} ({job}) since {since:%Y-%m-%d %H:%M}"
+        return printable(f"{self.user} on {self.host} ({job}) since {since:%Y-%m-%d %H:%M}")
 
 
 @contextmanager
@@ -89,6 +106,7 @@ def held(comm, path: Path, what: str):
         On all ranks, if it cannot be made.
     """
     token = bcast_from_root(comm, lambda: acquire(path, what))
+    guard_by(lambda: check_held(path, token))
     stop = threading.Event()
     if comm.rank == 0:
         plan.release = lambda: release(path, token)
@@ -104,6 +122,29 @@ def held(comm, path: Path, what: str):
             release(path, token)
     finally:
         stop.set()
+        guard_by(lambda: None)
+
+
+def check_held(path: Path, token: str) -> None:
+    """Check that a lock is still the own one; any rank.
+
+    Raises
+    ------
+    LostLockError
+        If it is not.
+    """
+    try:
+        owner = _read(path)
+    except FileNotFoundError:
+        found = "is gone"
+    else:
+        if owner.token == token:
+            return
+        found = f"is held by {owner}"
+    raise LostLockError(
+        f"{path} {found}: this job lost it, perhaps because it was suspended for more than "
+        f"{STALE_AFTER / 60:.0f} min. It ends here and leaves all outputs as they are"
+    )
 
 
 def held_if_there(comm, folder: Path, path: Path, what: str):
@@ -125,21 +166,24 @@ def acquire(path: Path, what: str) -> str:
         If it cannot be made.
     """
     own = _myself()
-    mine = path.with_name(f"{path.name}.{own.host}.{own.pid}")
+    mine = begin_partial(path)
     try:
         for _ in range(_ATTEMPTS):
             make_folder(path.parent)
             with suppress(FileNotFoundError):  # the folder: another job has just ended
-                mine.write_text(json.dumps(asdict(own)), encoding="utf-8")
+                write_new(mine, json.dumps(asdict(own)).encode())
                 make_readable(mine)
+                sweep([path], held=False)
                 if _link(mine, path) or _take_over(path, mine, what):
                     return own.token
             sleep(0.1)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
+        text = f"{path}: cannot be written ({error.strerror}{owned_by(path, error)})"
+        raise OutputError(text) from None
     finally:
         with suppress(OSError):
             mine.unlink()
+        forget(mine)
     raise BusyError(f"{path}: other jobs take this lock all the time")
 
 
@@ -162,8 +206,9 @@ def _myself() -> Owner:
     return Owner(
         _user(),
         os.uname().nodename,
+        machine_id(),
         os.getpid(),
-        _birth(os.getpid()),
+        birth_of("self") or 0,
         os.environ.get("SLURM_JOB_ID", ""),
         os.environ.get("SLURM_RESTART_COUNT", ""),
         time(),
@@ -171,25 +216,15 @@ def _myself() -> Owner:
     )
 
 
-def _birth(pid: int) -> int:
-    """Return when a process of this host started, in clock ticks; 0 if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    # the name before it, in brackets, may hold anything
-    state, *values = stat.rpartition(")")[2].split()
-    return 0 if state == "Z" else int(values[18])
-
-
 def _link(mine: Path, name: Path) -> bool:
     """Give the own file one more name, or copy it, if nothing has that name yet."""
     try:
         try:
-            os.link(mine, name)
+            os.link(mine, name, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _WITHOUT_LINKS:
                 raise
+            # "x" follows no link and makes a new file
             with open(name, "x", encoding="utf-8") as file:
                 file.write(mine.read_text(encoding="utf-8"))
     except FileExistsError:
@@ -204,15 +239,28 @@ def _read(path: Path) -> Owner:
     ------
     FileNotFoundError
         If nobody does.
+    OSError
+        If there is something else than a file.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        owner = Owner(**{f.name: f.type(values[f.name]) for f in fields(Owner)})
+        values = json.loads(_text(path))
+        known = {f.name: f.type(values[f.name]) for f in fields(Owner) if f.name in values}
+        owner = Owner(**known)
         str(owner)
-        int(owner.token, 16)  # it becomes a part of a file's name
-    except (ValueError, TypeError, KeyError, OverflowError, PermissionError):
-        return Owner(since=path.stat().st_mtime)
+        if not _TOKEN.fullmatch(owner.token):  # it becomes a part of a file's name
+            raise ValueError(owner.token)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, PermissionError):
+        return Owner(since=path.lstat().st_mtime)
     return owner
+
+
+def _text(path: Path) -> str:
+    # a link is no lock, and a pipe must not keep this job waiting
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("not a file")
+        return file.read(_LARGEST).decode()
 
 
 def _take_over(path: Path, mine: Path, what: str) -> bool:
@@ -225,8 +273,10 @@ def _take_over(path: Path, mine: Path, what: str) -> bool:
     """
     owner = _read(path)
     # both times are those of the file system, whatever the clock here says
-    age = mine.stat().st_mtime - path.stat().st_mtime
+    age = mine.stat().st_mtime - path.lstat().st_mtime
     why = _why_stale(owner, age)
+    if not why and age < -STALE_AFTER:
+        why = _without_sign_of_life(path)
     if not why:
         raise BusyError(
             f"{what} by {owner}, last sign of life {max(age, 0):.0f} s ago; wait, or remove {path} "
@@ -234,7 +284,7 @@ def _take_over(path: Path, mine: Path, what: str) -> bool:
         )
     marker = path.with_name(f"{path.name}.{owner.token}")
     if not _link(mine, marker):
-        if mine.stat().st_mtime - marker.stat().st_mtime > STALE_AFTER:
+        if abs(mine.stat().st_mtime - marker.lstat().st_mtime) > STALE_AFTER:
             marker.unlink()
         return False
     try:
@@ -249,9 +299,7 @@ def _take_over(path: Path, mine: Path, what: str) -> bool:
 
 def _why_stale(owner: Owner, age: float) -> str:
     """Return why nobody waits for an owner; empty if he is alive, as far as one knows."""
-    # a system may hide the processes of others
-    visible = (owner.user, owner.host) == (_user(), os.uname().nodename)
-    if visible and _birth(owner.pid) != owner.birth:
+    if is_running(owner.machine, owner.pid, owner.birth) is False:
         return "is not running any more"
     job, restart = (os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "RESTART_COUNT"))
     if owner.job and owner.job == job and owner.restart != restart:
@@ -259,8 +307,21 @@ def _why_stale(owner: Owner, age: float) -> str:
     return f"gave no sign of life for {age / 60:.0f} min" if age > STALE_AFTER else ""
 
 
+def _without_sign_of_life(path: Path) -> str:
+    """Return why nobody waits for the owner of a lock from the future, as after a wrong clock.
+
+    One that lives touches it soon, and then it has the time of now.
+    """
+    wait = 1.5 * TOUCH_EVERY
+    log.info(f"{path} is dated into the future: waiting {wait:.0f} s for a sign of life")
+    before = path.lstat().st_mtime_ns
+    sleep(wait)
+    same = path.lstat().st_mtime_ns == before
+    return f"gave no sign of life for {wait:.0f} s (dated into the future)" if same else ""
+
+
 def _keep_fresh(path: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(TOUCH_EVERY):
         with suppress(OSError):
             if _read(path).token == token:
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)

@@ -8,6 +8,8 @@ file is written to, and files of one rank go through `GuardedFile`, which HDF5 n
 import errno
 import io
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 import h5py
 
 from xfelmpi.core.errors import OutputError
+from xfelmpi.io.partial_file import create_new, final_name, open_own
 
 _SMALL = 1 << 16
 """Bytes of a write that HDF5 may want to read again: its own structures, not data."""
@@ -33,13 +36,31 @@ def cannot_write(path: Path, error: OSError, needed: int = 0) -> OutputError:
     needed : int
         Bytes of the whole file, as far as that is known.
     """
-    text = f"{str(path).removesuffix('.part')}: cannot be written ({error.strerror})"
+    text = f"{final_name(path)}: cannot be written ({error.strerror}{owned_by(path, error)})"
     if needed:
         text += f": it needs {needed:,} bytes"
     if needed and error.errno == errno.ENOSPC:
         with suppress(OSError):
             text += f", {free_bytes(path.parent):,} are free there"
     return OutputError(text)
+
+
+def owned_by(path: Path, error: OSError) -> str:
+    """Return whose file or folder was in the way, if permissions were; else nothing."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return ""
+    for place in (path, *path.parents):
+        with suppress(OSError):
+            return f"; {place} belongs to {user_name(place.lstat().st_uid)}"
+    return ""
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OSError):
+        return f"user {uid}"
 
 
 def free_bytes(folder: Path) -> int:
@@ -64,7 +85,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def reserve(path: Path, size: int, anew: bool = False) -> None:
-    """Have the disk keep room for a file of `size` bytes, `anew` without its content; one rank.
+    """Have the disk keep room for a file of `size` bytes, `anew` for one to be made; one rank.
 
     Raises
     ------
@@ -72,7 +93,7 @@ def reserve(path: Path, size: int, anew: bool = False) -> None:
         If there is not so much. The file is removed then.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if anew else 0), 0o666)
+        fd = create_new(path) if anew else open_own(path)
         try:
             there = os.fstat(fd).st_size
             if size > there:
@@ -103,7 +124,8 @@ class GuardedFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path, mode: str):
-        self._file = open(path, "w+b" if mode == "w" else "r+b", buffering=0)  # noqa: SIM115
+        fd = create_new(path) if mode == "w" else open_own(path)
+        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115
         self._at = 0
         self.error: OSError | None = None
         self.needed = self._file.seek(0, os.SEEK_END)
@@ -236,3 +258,11 @@ def make_folder(path: Path) -> None:
         return
     with suppress(PermissionError):
         make_readable(path)
+        _share_like_parent(path)
+
+
+def _share_like_parent(path: Path) -> None:
+    """Let the group write a new folder if its parent is one that a group shares (mode 2775)."""
+    parent = stat.S_IMODE(path.parent.stat().st_mode)
+    if parent & stat.S_ISGID and parent & stat.S_IWGRP:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | stat.S_ISGID | stat.S_IWGRP)

@@ -4,17 +4,16 @@ All methods are collective. A rank without rows writes with an empty selection: 
 skips the collective call then and the job hangs (h5py#965), hence the low-level writes here.
 """
 
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
 import numpy as np
 from h5py import h5p, h5s
 
-from xfelmpi.core.errors import OutputError, XfelmpiError
-from xfelmpi.core.shutdown import plan
-from xfelmpi.io.output_file import make_folder, make_readable, reserve, serial_file
+from xfelmpi.core.errors import XfelmpiError
+from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.io.output_file import reserve
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.mpi import allreduce_max, run_on_root
 
 ROUND_BYTES = 128 << 20
@@ -28,7 +27,7 @@ LIBVER = ("earliest", "v110")
 
 
 class ParallelFile:
-    """An HDF5 file that all ranks write together under ``NAME.part``.
+    """An HDF5 file that all ranks write together, unfinished until it is published.
 
     Use `close` then `publish`. There is no ``with``: leaving the block on an exception of one rank
     would close collectively and hang; an error inside an open parallel file ends the job instead.
@@ -52,18 +51,22 @@ class ParallelFile:
     def __init__(self, comm, path: Path, attributes: dict):
         self.comm = comm
         self.path = path
+        agree_on_job_id(comm)
         self.part = begin_partial(path)
         texts = [value for value in attributes.values() if isinstance(value, str)]
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
         # once without HDF5, which would have to be closed in a file without room
-        run_on_root(comm, lambda: reserve(self.part, self._size))
+        run_on_root(comm, lambda: reserve(self.part, self._size, anew=True))
         self._file = h5py.File(self.part, "w", driver="mpio", comm=comm, libver=LIBVER)
         self._reserve(0)
         for name, value in attributes.items():
             self._file.attrs[name] = value
 
     def _reserve(self, n_bytes: int) -> None:
-        """Have room for so many bytes more; collective. Closes the file if there is none."""
+        """Have room for so many bytes more; collective. Closes the file if there is none.
+
+        The file was opened by name: that it is the one made before is checked, too.
+        """
         self._size += n_bytes
         try:
             run_on_root(self.comm, lambda: reserve(self.part, self._size))
@@ -197,59 +200,3 @@ def fixed_length(value) -> np.ndarray:
     """Return a value as an array; text as UTF-8 of fixed length, as parallel files need it."""
     array = np.asarray(value)
     return np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
-
-
-def begin_partial(path: Path) -> Path:
-    """Return the name of a file while it is being written; removed if the job is stopped."""
-    part = path.with_name(path.name + ".part")
-    plan.unfinished.add(part)
-    return part
-
-
-def check_writable(path: Path) -> None:
-    """Make the folder of a file and check that it can be written; one rank.
-
-    Raises
-    ------
-    OutputError
-        If it cannot.
-    """
-    try:
-        make_folder(path.parent)
-        begin_partial(path).touch()
-        begin_partial(path).unlink()
-    except OSError as error:
-        raise OutputError(f"{path.parent}: cannot be written ({error.strerror})") from None
-
-
-def publish(*paths: Path) -> None:
-    """Give complete files their final names and let group and world read them; one rank.
-
-    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on disk.
-
-    Raises
-    ------
-    OutputError
-        If that cannot be.
-    """
-    path = None
-    try:
-        for path in paths:
-            _stamp_end(begin_partial(path))
-            make_readable(begin_partial(path))
-            with open(begin_partial(path), "rb") as file:
-                os.fsync(file.fileno())
-        for path in paths:
-            begin_partial(path).replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _stamp_end(part: Path) -> None:
-    if not h5py.is_hdf5(part):
-        return
-    try:
-        with serial_file(part, "r+") as file:
-            file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{part}: cannot be written ({error})") from None

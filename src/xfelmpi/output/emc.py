@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
+from xfelmpi.core.job import agree_on_job_id
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.output_file import reserve
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial, check_own
 from xfelmpi.mpi import MpiFile, exscan_and_total, run_on_root
 
 HEADER_BYTES = 1024
@@ -44,11 +45,13 @@ class EmcWriter:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
         before_ones, all_ones = exscan_and_total(comm, ones.sum())
         before_multi, all_multi = exscan_and_total(comm, multi.sum())
+        agree_on_job_id(comm)
         part = begin_partial(path)
         size = HEADER_BYTES + 4 * (2 * n_hits + all_ones + 2 * all_multi)
-        # a longer file of an earlier, killed job must not leave its tail behind
         run_on_root(comm, lambda: reserve(part, size, anew=True))
         self._file = MpiFile(comm, str(part))
+        # MPI opens by name
+        run_on_root(comm, lambda: check_own(part))
         header = np.zeros(HEADER_BYTES // 4, INTEGER)
         header[:2] = n_hits, num_pix
         self._file.write_at(0, header if comm.rank == 0 else header[:0])

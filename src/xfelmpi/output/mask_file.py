@@ -8,7 +8,8 @@ from xfelmpi.core.errors import OutputError
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial
+from xfelmpi.io.parallel_hdf5 import LIBVER
+from xfelmpi.io.partial_file import begin_partial
 
 
 def write_mask(

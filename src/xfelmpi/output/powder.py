@@ -6,7 +6,8 @@ import numpy as np
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, begin_partial, compressed_layout
+from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.mpi import run_on_root
 
 

@@ -19,6 +19,7 @@ from xfelmpi._kernels._deflate import LIBDEFLATE
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.log import date_text
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.text import printable
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
 """What tells a job from others."""
@@ -73,7 +74,7 @@ def provenance(
             "creation_date": _iso(datetime.now(UTC)),
             "ranks": comm.size,
             "nodes": nodes,
-            "host": socket.gethostname(),
+            "host": printable(socket.gethostname()),
             **_versions(),
         }
 

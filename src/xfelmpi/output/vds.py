@@ -14,7 +14,7 @@ from h5py import h5d, h5p, h5s, h5t
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.run.virtual_layout import VirtualLayout
 
 

@@ -20,7 +20,8 @@ from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import check_room
-from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.io.partial_file import begin_partial, sweep
+from xfelmpi.io.publish import check_name, check_writable
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.events import write_events
 from xfelmpi.output.hit_columns import hit_columns
@@ -28,7 +29,7 @@ from xfelmpi.output.hit_formats import HitOutputs, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.powder import write_powder
 from xfelmpi.output.provenance import provenance
-from xfelmpi.output.publishing import publish_together, remove_all
+from xfelmpi.output.publishing import publish_together
 from xfelmpi.output.vds import same_frames, write_vds
 from xfelmpi.reduction import background
 from xfelmpi.reduction.frame_reader import HitReader
@@ -102,6 +103,11 @@ def prepare_folders(experiment: Experiment, config: Config, n_frames: int) -> No
     """
     for path in (experiment.events, experiment.powder, *hit_paths(config, experiment)):
         check_writable(path)
+    # not every job writes these
+    others = [experiment.vds("proc"), experiment.vds("raw")]
+    sweep(others)
+    for path in others:
+        check_name(path)
     check_room(experiment.output, n_frames * _EVENT_BYTES)
 
 
@@ -164,7 +170,7 @@ def write_outputs(
     _write_events(comm, experiment, done, attributes)
     files = [experiment.events, experiment.powder, *hit_files]
     files += [done.vds] if done.vds else []
-    publish_together(comm, files, lambda: _remove_old(experiment, config, done, files))
+    publish_together(comm, files, lambda: _obsolete(experiment, config, done, files))
     fault_injection.inject(comm, "folder")
     mpi.run_on_root(comm, lambda: finish_formats(config, experiment, files))
     return files
@@ -250,18 +256,19 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
     write_events(comm, path, attributes, done.events, done.sums, first, n_frames, problems)
 
 
-def _remove_old(
+def _obsolete(
     experiment: Experiment, config: Config, done: WriteInputs, files: list[Path]
-) -> None:
-    """Remove what an earlier job wrote and this one did not; one rank.
+) -> list[Path]:
+    """Return what an earlier job wrote and this one did not; one rank.
 
     Dragonfly reads out of bounds without frames, or with another detector.
     """
-    remove_all([path for path in hit_paths(config, experiment) if path not in files])
-    vds = experiment.vds(done.share.facts.kind)
-    if vds not in files and vds.exists() and not same_frames(vds, experiment.events):
-        vds.unlink()
-        log.warning(f"{vds} of an earlier job has other frames and was removed")
+    obsolete = [path for path in hit_paths(config, experiment) if path not in files]
+    vds, events = experiment.vds(done.share.facts.kind), begin_partial(experiment.events)
+    if vds not in files and vds.exists() and not same_frames(vds, events):
+        obsolete.append(vds)
+        log.warning(f"{vds} of an earlier job has other frames and is removed")
+    return obsolete
 
 
 def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:

@@ -26,6 +26,8 @@ from xfelmpi.io.checkpoint_file import (
     open_checkpoint,
     write_checkpoint,
 )
+from xfelmpi.io.output_file import owned_by
+from xfelmpi.io.partial_file import check_lock, final_name
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -277,20 +279,23 @@ def remove_checkpoint(folder: Path) -> None:
         return
     try:
         for path in folder.iterdir():
-            if path.name.endswith((ENDING, ENDING + ".part")):
+            if path.name.endswith((ENDING, ENDING + ".part")) or final_name(path) != path:
                 path.unlink(missing_ok=True)
     except FileNotFoundError:  # its job has just removed it
         return
     except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be removed ({error.strerror})") from None
+        owner = owned_by(Path(error.filename), error)
+        what = f"{error.filename}: cannot be removed ({error.strerror}{owner})"
+        raise OutputError(what) from None
     for empty in (folder, folder.parent):
         with suppress(OSError):  # in use, perhaps by the job of another run
             empty.rmdir()
 
 
-def discard_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a run that is complete, if that can be done; one rank."""
+def discard_checkpoint(folder: Path, why: str = "is not needed any more") -> None:
+    """Remove the checkpoint of a run, which is useless because of `why`, if it can be; one rank."""
+    check_lock()
     try:
         remove_checkpoint(folder)
     except OutputError as error:
-        log.warning("the checkpoint is not needed any more, but %s", error)
+        log.warning("the checkpoint %s, but %s", why, error)

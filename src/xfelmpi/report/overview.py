@@ -7,15 +7,22 @@ last therefore knew all, and everybody who wrote a file replaces the page after 
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError, XfelmpiError
+from xfelmpi.core.errors import (
+    EXIT_COMPLETE,
+    EXIT_PARTIAL,
+    LostLockError,
+    OutputError,
+    XfelmpiError,
+)
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
+from xfelmpi.io.partial_file import begin_partial, forget, sweep, write_new
 from xfelmpi.report.headline import Headline, clock, energy, plural
 from xfelmpi.report.template import fill_page
 
@@ -103,8 +110,11 @@ def record_failure(experiment: Experiment, error: Exception) -> None:
     """Say that a job failed, as well as that can be said; never raises, never communicates."""
     if getattr(error, "told_elsewhere", False) or not experiment.prefix.is_dir():
         return
+    if isinstance(error, LostLockError):  # another job tells of this run now
+        return
     known = isinstance(error, XfelmpiError)
     message = str(error) if known else f"{type(error).__name__}: {error} (a bug; see the log)"
+    message = printable(message)
     try:
         record(experiment, RunStatus(experiment.run, FAILED, _now(), message))
     except (OSError, OutputError, ValueError):
@@ -142,15 +152,19 @@ def replace_file(path: Path, text: str) -> None:
     OutputError
         If it cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.part")
+    # halves of characters from outside must not keep the page from being written
+    data = text.encode(errors="backslashreplace")
+    part = begin_partial(path)
     try:
-        part.write_text(text, encoding="utf-8")
+        write_new(part, data)
         make_readable(part)
+        sweep([path], held=False)
         part.replace(path)
     except OSError as error:
-        raise cannot_write(path, error, len(text.encode())) from None
+        raise cannot_write(path, error, len(data)) from None
     finally:
         part.unlink(missing_ok=True)
+        forget(part)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from xfelmpi.core.log import BOLD, PLAIN, RED
+from xfelmpi.core.text import printable
 from xfelmpi.report import curves, images
 from xfelmpi.report.headline import Headline, clock, duration, energy
 
@@ -14,7 +15,9 @@ _SHADES = " ·:-=+*#%@"
 
 def headline_lines(head: Headline, colour: bool) -> list[str]:
     """Return the headline as lines of text."""
-    started = f", started {clock(head.start_time)}" if head.start_time else ""
+    started = f", started {printable(clock(head.start_time))}" if head.start_time else ""
+    sample = printable(head.sample) or "sample unknown"
+    excluded = printable(head.excluded)
     bold, plain = (BOLD, PLAIN) if colour else ("", "")
     alarm = RED if colour and head.excluded else ""
     rows = [
@@ -24,10 +27,11 @@ def headline_lines(head: Headline, colour: bool) -> list[str]:
         ("trains", f"{head.trains:,}", duration(head.seconds)),
         ("pulse energy", energy(head.pulse_energy), "mean"),
     ]
-    lines = [f"{bold}run {head.run}, {head.proposal}, {head.sample or 'sample unknown'}{plain}"]
-    lines.append(f"{head.kind} data{started}; processed {clock(head.created)}")
+    lines = [f"{bold}run {head.run}, {printable(head.proposal)}, {sample}{plain}"]
+    created = printable(clock(head.created))
+    lines.append(f"{printable(head.kind)} data{started}; processed {created}")
     lines += [f"{name:<13}{value:>12}   {more}" for name, value, more in rows]
-    lines.append(f"{'excluded':<13}{alarm}{head.excluded or 'nothing':>12}{plain if alarm else ''}")
+    lines.append(f"{'excluded':<13}{alarm}{excluded or 'nothing':>12}{plain if alarm else ''}")
     return lines
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
-from xfelmpi.simulate.exdf import published
+from xfelmpi.simulate.exdf import unfinished
 from xfelmpi.simulate.options import STAGES, SimulationOptions
 
 OFFSET = np.array([6000.0, 5200.0, 5600.0])
@@ -203,7 +203,7 @@ def write_constants(path: Path, options: SimulationOptions, module: int) -> None
         "DigitalGainLevel": level_dtype(options),
         "Badpixel": "u1",
     }
-    with published(path) as file:
+    with unfinished(path) as file:
         file.attrs[_MADE_FROM] = _made_from(options)
         for name, dtype in dtypes.items():
             _create(file, name, shape, dtype, compressed=name == "Badpixel")

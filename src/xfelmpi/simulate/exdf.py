@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.io.output_file import serial_file
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.simulate import model
 from xfelmpi.simulate.options import BUNCH_SLOTS, SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
@@ -53,8 +54,8 @@ def train_time(train_id: int) -> datetime:
 
 
 @contextmanager
-def published(path: Path, **options):
-    """Open a new HDF5 file that gets its name only when it is complete.
+def unfinished(path: Path, **options):
+    """Open a new HDF5 file, which gets its name later, with all files of the run.
 
     Parameters
     ----------
@@ -63,10 +64,9 @@ def published(path: Path, **options):
     **options
         For `h5py.File`.
     """
-    part = path.with_name(path.name + ".part")
+    part = begin_partial(path)
     with serial_file(part, **options) as file:
         yield file
-    part.replace(path)
 
 
 def write_common(
@@ -188,7 +188,7 @@ def write_machine_file(
     n_pulses = np.array([len(plan.pulse_slots) for plan in plans], np.int32)
     mean = np.array([plan.pulse_energy_uj.mean() for plan in plans], np.float32)
     wavelength = np.full(len(plans), model.wavelength_nm(options))
-    with published(path) as file:
+    with unfinished(path) as file:
         sources = [
             f"CONTROL/{XGM}",
             f"INSTRUMENT/{XGM}:output/data",

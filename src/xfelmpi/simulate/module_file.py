@@ -73,7 +73,7 @@ def module_file(
     listed = [p for p in plans if len(p)] if options.missing_style == "gone" else plans
     train_ids = np.array([plan.train_id for plan in listed], np.uint64)
     counts = np.array([len(plan) for plan in listed], np.int64)
-    with exdf.published(path) as file:
+    with exdf.unfinished(path) as file:
         exdf.write_common(
             file,
             sources,

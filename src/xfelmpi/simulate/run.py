@@ -1,6 +1,7 @@
 """Simulating a run: who writes which file, in parallel."""
 
 import logging
+import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ from pathlib import Path
 from extra_geom import AGIPD_1MGeometry
 
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
+from xfelmpi.io.publish import give_names
 from xfelmpi.simulate import exdf, model, truth
 from xfelmpi.simulate.bad_cells import BadCells
 from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
@@ -85,6 +89,8 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     rank, size = (comm.rank, comm.size) if comm else (0, 1)
     paths = _Paths.of_run(options)
     scene = None
+    if comm:
+        agree_on_job_id(comm)
     with _together(comm):
         if rank == 0:
             _prepare(paths, options)
@@ -98,6 +104,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
         if rank == 0:
             log.info("joining the truth")
             counts = truth.join_pieces(paths.pieces, paths.truth, options)
+            give_names(_unfinished(paths))
             shutil.rmtree(paths.pieces)
     frames, particles = comm.bcast(counts, root=0) if comm else counts
     return SimulationResult(
@@ -110,6 +117,14 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
         frames=frames,
         particles=particles,
     )
+
+
+def _unfinished(paths: "_Paths") -> list[Path]:
+    """Return the final names of all files that this simulation has written."""
+    files = [paths.geometry, paths.truth]
+    for folder in (paths.proc, paths.raw, paths.constants):
+        files += map(final_name, sorted(folder.glob(f"*.{job_id()}.part")))
+    return files
 
 
 def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -> None:
@@ -191,6 +206,8 @@ def _prepare(paths: _Paths, options: SimulationOptions) -> None:
     for path in [*old, *paths.pieces.iterdir()]:
         path.unlink()
     paths.truth.unlink(missing_ok=True)
+    constants = [constants_path(paths.constants, module) for module in range(N_MODULES)]
+    sweep([paths.truth, paths.geometry, *constants], held=False)
     data = paths.proc if options.kind == "proc" else paths.constants
     for folder in (data, paths.raw, paths.geometry.parent):
         folder.mkdir(parents=True, exist_ok=True)
@@ -230,12 +247,12 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
     if path.exists() and not path.read_text(errors="replace").startswith(_SIMULATED):
         raise UsageError(f"{path} was not written by a simulation; choose another folder")
     geometry = AGIPD_1MGeometry.from_quad_positions(QUADRANTS)
-    part = path.with_name(path.name + ".part")
+    part = begin_partial(path)
+    os.close(create_new(part))
     geometry.write_crystfel_geom(
         str(part), clen=options.distance, photon_energy=options.photon_energy_kev * 1e3
     )
     part.write_text(_SIMULATED + part.read_text())
-    part.replace(path)
     return model.make_scene(geometry.get_pixel_positions(), options)
 
 

@@ -19,7 +19,7 @@ from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.constants import write_bad_kinds
-from xfelmpi.simulate.exdf import published
+from xfelmpi.simulate.exdf import unfinished
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
@@ -165,7 +165,7 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
     columns = {name: [np.empty(0, dtype)] for name, dtype in _COLUMNS.items()}
     lengths = [np.zeros(1, np.int64)]
     n_rows = n_entries = 0
-    with published(path) as file:
+    with unfinished(path) as file:
         total = sum(module.total_entries() for module in modules)
         pixel = file.create_dataset("pixel", (total,), np.int32)
         count = file.create_dataset("count", (total,), np.uint16)

@@ -15,7 +15,7 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.io.publish import check_writable
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.constants_file import ConstantsWriter
 from xfelmpi.output.provenance import provenance

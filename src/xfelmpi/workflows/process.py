@@ -26,7 +26,6 @@ from xfelmpi.reduction.checkpoint import (
     CheckpointWriter,
     ReductionState,
     discard_checkpoint,
-    remove_checkpoint,
     restore,
     warn_of_failures,
 )
@@ -119,7 +118,9 @@ def _begin_pass(
         Which of the rank's frames are done.
     """
     if not resume:
-        mpi.run_on_root(comm, lambda: remove_checkpoint(experiment.checkpoint))
+        # a colleague's that cannot be removed is no reason to stop
+        why = "of an earlier job is not used"
+        mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint, why))
     for line in selection.warnings:
         log.warning(line)
     for line in selection.notes:

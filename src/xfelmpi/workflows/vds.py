@@ -11,7 +11,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     from xfelmpi.core.log import log
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
-    from xfelmpi.io.parallel_hdf5 import check_writable, publish
+    from xfelmpi.io.publish import check_writable, publish
     from xfelmpi.mpi import alone
     from xfelmpi.output.provenance import provenance
     from xfelmpi.output.vds import write_vds

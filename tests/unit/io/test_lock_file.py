@@ -14,12 +14,15 @@ from launch import all_files, run_xfelmpi
 from mockrun import tiny_run
 from mpi4py import MPI
 
-from xfelmpi.core.errors import BusyError, OutputError
+from xfelmpi.core.errors import BusyError, LostLockError, OutputError
+from xfelmpi.core.job import UNKNOWN
 from xfelmpi.io import lock_file
+from xfelmpi.io.partial_file import check_lock
 
 pytestmark = pytest.mark.slow
 
 WHAT = "run 50 is being processed"
+ELSEWHERE = {"host": "elsewhere", "machine": "ab" * 6}
 
 
 @pytest.fixture
@@ -58,8 +61,10 @@ def test_message_says_all(path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_processes_of_others_may_be_hidden(path):
-    held_by(path, 12, user="alice", pid=2**22 + 1)
+@pytest.mark.parametrize("machine", [UNKNOWN, "ab" * 6])
+def test_numbers_of_processes_elsewhere_mean_nothing(machine, path):
+    """In another container, PID namespace, or boot, a number is of another process, or of none."""
+    held_by(path, 12, pid=2**22 + 1, machine=machine)
     with pytest.raises(BusyError):
         lock_file.acquire(path, WHAT)
 
@@ -69,8 +74,9 @@ def test_processes_of_others_may_be_hidden(path):
     [
         (0, {"pid": 2**22 + 1}, "is not running any more"),
         (0, {"birth": 1}, "is not running any more"),
-        (lock_file.STALE_AFTER + 60, {"host": "elsewhere"}, "gave no sign of life for 4 min"),
-        (0, {"host": "elsewhere", "job": "4711", "restart": "0"}, "was requeued"),
+        (0, {"user": "alice", "pid": 2**22 + 1}, "is not running any more"),
+        (lock_file.STALE_AFTER + 60, ELSEWHERE, "gave no sign of life for 4 min"),
+        (0, ELSEWHERE | {"job": "4711", "restart": "0"}, "was requeued"),
     ],
 )
 def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
@@ -86,16 +92,16 @@ def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize(
-    "changes", [{"host": "elsewhere"}, {"host": "elsewhere", "pid": 2**22 + 1}]
-)
+@pytest.mark.parametrize("changes", [ELSEWHERE, ELSEWHERE | {"pid": 2**22 + 1}])
 def test_owner_elsewhere_is_believed_to_live(changes, path):
     held_by(path, lock_file.STALE_AFTER - 30, **changes)
     with pytest.raises(BusyError):
         lock_file.acquire(path, WHAT)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"user": "a"}', "\0", '{"token": "../../x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "\0", '{"user": "a"}', '{"token": "../../x"}']
+)
 def test_lock_that_says_nothing(text, path):
     """Its age still counts."""
     held_by(path)
@@ -109,14 +115,14 @@ def test_lock_that_says_nothing(text, path):
 
 
 def test_token_is_no_path(path):
-    held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere", token="../../../x")
+    held_by(path, lock_file.STALE_AFTER + 1, **ELSEWHERE, token="../../../x")
     lock_file.acquire(path, WHAT)
     assert all_files(path.parents[1]) == ["lock/r0050.lock"]
 
 
 def test_candidate_that_died_while_it_took_over(path, monkeypatch):
     monkeypatch.setattr(lock_file, "_ATTEMPTS", 3)
-    owner = held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere")
+    owner = held_by(path, lock_file.STALE_AFTER + 1, **ELSEWHERE)
     marker = path.with_name(f"{path.name}.{owner.token}")
     marker.write_text("")
     with pytest.raises(BusyError):
@@ -165,7 +171,7 @@ def test_one_of_many_candidates_wins(tmp_path):
     for i in range(0, 12, 2):
         path = tmp_path / f"{i}" / "a.lock"
         path.parent.mkdir()
-        held_by(path, lock_file.STALE_AFTER + 1, host="elsewhere")
+        held_by(path, lock_file.STALE_AFTER + 1, **ELSEWHERE)
     script = tmp_path / "race.py"
     script.write_text(RACE)
     command = [sys.executable, script, tmp_path]
@@ -197,6 +203,51 @@ def test_sign_of_life(path, monkeypatch):
         assert path.stat().st_mtime == 0
     assert path.exists()
     assert threading.active_count() < 10
+
+
+@pytest.mark.parametrize("what", ["another", "gone"])
+def test_lost_lock_is_noticed(what, path):
+    """As after a job was suspended for longer than others wait."""
+    with lock_file.held(MPI.COMM_SELF, path, WHAT):
+        check_lock()
+        path.unlink()
+        if what == "another":
+            held_by(path, user="alice\x1b[2J", host="max-exfl123", token="ab")
+        with pytest.raises(LostLockError, match="this job lost it") as caught:
+            check_lock()
+        assert ("alice\\x1b[2J on max-exfl123" in str(caught.value)) == (what == "another")
+    assert path.exists() == (what == "another")
+    check_lock()
+
+
+def test_lock_from_the_future_of_nobody(path, monkeypatch, caplog):
+    monkeypatch.setattr(lock_file.log, "propagate", True)
+    monkeypatch.setattr(lock_file, "TOUCH_EVERY", 0.01)
+    held_by(path, -1e8, **ELSEWHERE)
+    lock_file.release(path, lock_file.acquire(path, WHAT))
+    assert "dated into the future" in caplog.text
+
+
+def test_lock_from_the_future_of_a_live_job(path, monkeypatch):
+    monkeypatch.setattr(lock_file, "TOUCH_EVERY", 0.01)
+    held_by(path, -1e8, **ELSEWHERE)
+    monkeypatch.setattr(lock_file, "sleep", lambda _seconds: os.utime(path))
+    with pytest.raises(BusyError, match=r"by .* on elsewhere"):
+        lock_file.acquire(path, WHAT)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_what_is_no_file_is_no_lock(kind, path, tmp_path):
+    path.parent.mkdir()
+    make = {
+        "link": lambda: path.symlink_to(tmp_path / "made"),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    make[kind]()
+    with pytest.raises((BusyError, OutputError), match=path.name):
+        lock_file.acquire(path, WHAT)
+    assert not (tmp_path / "made").exists()
 
 
 def test_released_after_a_failure(path):

@@ -7,7 +7,7 @@ from mpi4py import MPI
 
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.emc import EmcWriter
 
 

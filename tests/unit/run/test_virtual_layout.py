@@ -19,7 +19,8 @@ from xfelmpi.cli import vds as command
 from xfelmpi.core.errors import OutputError, UsageError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.parallel_hdf5 import publish
+from xfelmpi.io.partial_file import part_name
+from xfelmpi.io.publish import publish
 from xfelmpi.output.vds import fill_value, source_names, write_vds
 from xfelmpi.output.write_stage import begin_vds
 from xfelmpi.run.index.run_index import RunIndex, index_run
@@ -449,8 +450,8 @@ def test_too_many_mappings_are_a_problem(tmp_path):
     assert all_files(tmp_path) == []
     path, problems = begin_vds(experiment, {"run": 50}, share, 48 * BYTES_PER_MAPPING)
     assert problems == ()
-    assert all_files(tmp_path) == ["out/vds/r0050_vds_proc.h5.part"]
-    with h5py.File(path.with_name(path.name + ".part")) as file:
+    assert all_files(tmp_path) == [f"out/vds/{part_name(path).name}"]
+    with h5py.File(part_name(path)) as file:
         assert file.attrs["run"] == 50
 
 
@@ -564,12 +565,12 @@ def test_command_without_a_run(ranks, tmp_path):
 
 def test_failure_leaves_the_old_file_alone(mock, tmp_path):
     path = tmp_path / "vds" / "r0050_vds_proc.h5"
-    path.with_name(path.name + ".part").mkdir(parents=True)
-    path.write_text("old")
+    path.mkdir(parents=True)
+    (path / "mine").write_text("old")
     done = run_xfelmpi(["vds", 50, "--prefix", mock.options.prefix, "--output", tmp_path])
     assert done.returncode == 2
-    assert "cannot be written" in done.stderr
-    assert path.read_text() == "old"
+    assert f"{path}: found a folder of that name" in done.stderr
+    assert all_files(tmp_path) == ["vds/r0050_vds_proc.h5/mine"]
 
 
 def test_help():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.dragonfly.detector import DragonflyDetector
 
 _CONFIG = """\

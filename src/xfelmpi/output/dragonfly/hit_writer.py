@@ -15,7 +15,7 @@ from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.io.publish import check_writable
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector, usable_pixels
 from xfelmpi.output.dragonfly.folder import write_detector, write_folder

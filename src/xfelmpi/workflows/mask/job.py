@@ -19,7 +19,7 @@ from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
-from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.io.publish import check_writable
 from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together

@@ -15,13 +15,13 @@ from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.detectors.base import Detector
-from xfelmpi.io.parallel_hdf5 import check_writable
+from xfelmpi.io.publish import check_writable
 from xfelmpi.output.cxi.reader import stream_hits
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance
-from xfelmpi.output.publishing import publish_together, remove_all
+from xfelmpi.output.publishing import publish_together
 from xfelmpi.workflows.merge.hits import Merged, collect
 
 BLOCK_FRAMES = 8
@@ -66,7 +66,7 @@ def merge(
     attributes = _attributes(comm, config, runs, inputs, where, argv)
     written = _write(comm, config, files, hits, tally, attributes, merged)
     old = [path for path in hit_paths(config, files) if path not in written]
-    publish_together(comm, written, lambda: remove_all(old))
+    publish_together(comm, written, lambda: old)
     mpi.run_on_root(comm, lambda: finish_formats(config, files, written))
     if comm.rank == 0:
         total = len(merged.row)

@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.partial_file import unfinished_files
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
 from xfelmpi.output.events import FinishedRun, read_finished_run
@@ -107,11 +108,9 @@ def leftovers(experiment: Experiment) -> list[str]:
     """Return what a job that did not end has left, as notes."""
     paths = [experiment.events, experiment.powder, experiment.cxi, experiment.emc]
     paths += [experiment.dragonfly_detector, experiment.vds("proc"), experiment.vds("raw")]
-    parts = [path.with_name(f"{path.name}.part") for path in paths]
     return [
         f"{part}: left by a job that did not end, or is still running"
-        for part in parts
-        if part.exists()
+        for part in unfinished_files(paths)
     ]
 
 

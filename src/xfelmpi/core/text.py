@@ -1,0 +1,31 @@
+"""Text from outside (runs, files, locks, options) made fit to be printed."""
+
+import re
+import unicodedata
+
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories: controls, invisible and reordering characters, halves, line ends."""
+
+_PLAIN = re.compile(r"[\x20-\x7e]*")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Return a text on one line, with escapes instead of what moves cursors or hides characters.
+
+    Parameters
+    ----------
+    text : object
+        Its `str` is taken.
+    keep : str
+        Control characters that may stay, e.g. a line's end.
+    """
+    text = str(text)
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(
+        c if c in keep or unicodedata.category(c) not in _UNPRINTABLE else _escaped(c) for c in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

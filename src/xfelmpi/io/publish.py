@@ -1,0 +1,197 @@
+"""Giving complete files their final names: all of them, or none."""
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+
+from xfelmpi.core.errors import LostLockError, OutputError
+from xfelmpi.core.shutdown import publishing
+from xfelmpi.io.output_file import make_folder, make_readable, owned_by, serial_file, user_name
+from xfelmpi.io.partial_file import (
+    begin_partial,
+    check_lock,
+    check_own,
+    create_new,
+    final_name,
+    forget,
+    sweep,
+)
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder of a file and check that it can be written; one rank.
+
+    What other jobs have left unfinished of this file is removed: this one has the lock.
+
+    Raises
+    ------
+    OutputError
+        If it cannot.
+    """
+    part = begin_partial(path)
+    try:
+        make_folder(path.parent)
+        os.close(create_new(part))
+        part.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{path.parent}: cannot be written ({error.strerror}{owned_by(path.parent, error)})"
+        ) from None
+    finally:
+        forget(part)
+    sweep([path])
+    check_name(path)
+
+
+def check_name(path: Path) -> None:
+    """Check that a file can get its final name, as far as that can be seen before.
+
+    Raises
+    ------
+    OutputError
+        If a folder has that name, or somebody else's file in a sticky folder.
+    """
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(there.st_mode):
+        raise OutputError(f"{path}: found a folder of that name, expected a file, or nothing")
+    folder = path.parent.stat()
+    if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, there.st_uid):
+        raise OutputError(
+            f"{path}: cannot be replaced: it belongs to {user_name(there.st_uid)}, and "
+            f"{path.parent} is a folder in which only owners may replace files (sticky)"
+        )
+
+
+def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
+    """Give complete files their final names and let group and world read them; one rank.
+
+    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on disk.
+    If one cannot get it, those that have theirs are replaced by what was there before.
+
+    Parameters
+    ----------
+    *paths : Path
+        Final names.
+    obsolete : iterable of Path
+        Files that are removed in the same step, if they are there.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be.
+    LostLockError
+        If another job has taken over.
+    """
+    path = None
+    try:
+        check_lock()
+        for path in paths:
+            part = begin_partial(path)
+            check_own(part)
+            _stamp_end(part)
+            make_readable(part)
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+        for path in (*paths, *obsolete):
+            check_name(path)
+        give_names(paths, obsolete)
+    except OSError as error:
+        name = path if error.filename is None else error.filename
+        why = f"{error.strerror}{owned_by(Path(name), error)}"
+        raise OutputError(f"{name}: cannot be written ({why})") from None
+
+
+def give_names(paths: Iterable[Path], obsolete: Iterable[Path] = ()) -> None:
+    """Rename complete files, and remove obsolete ones: all, or none if one cannot be; one rank.
+
+    Raises
+    ------
+    OSError
+        If that cannot be.
+    LostLockError
+        If another job has taken over.
+    """
+    with publishing():
+        _Renaming().run(list(paths), list(obsolete))
+
+
+class _Renaming:
+    """Renames files, and remembers what was there before to be able to take it back."""
+
+    def __init__(self):
+        self._done: list[tuple[Path, Path | None]] = []
+
+    def run(self, paths: Iterable[Path], obsolete: Iterable[Path]) -> None:
+        """Rename all, or none."""
+        try:
+            for path in paths:
+                check_lock()
+                self._keep_old(path)
+                begin_partial(path).replace(path)
+            for path in obsolete:
+                check_lock()
+                self._keep_old(path)
+                path.unlink(missing_ok=True)
+        except LostLockError:
+            # what is there now is another job's
+            self._drop_old()
+            raise
+        except OSError:
+            self._take_back()
+            raise
+        for path in paths:
+            forget(begin_partial(path))
+        self._drop_old()
+
+    def _keep_old(self, path: Path) -> None:
+        """Give what is there a second name."""
+        old = begin_partial(path.with_name(f"{path.name}.old"))
+        try:
+            os.link(path, old, follow_symlinks=False)
+        except FileNotFoundError:
+            forget(old)
+            old = None
+        except OSError:
+            # no links here, or not to files of others
+            path.rename(old)
+        self._done.append((path, old))
+
+    def _take_back(self) -> None:
+        try:
+            check_lock()
+        except LostLockError:
+            self._drop_old()
+            raise
+        for path, old in reversed(self._done):
+            with suppress(OSError):
+                if old is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    old.replace(path)
+        self._drop_old()
+
+    def _drop_old(self) -> None:
+        for _, old in self._done:
+            if old is not None:
+                with suppress(OSError):
+                    # renaming a name to another one of the same file does nothing
+                    old.unlink(missing_ok=True)
+                forget(old)
+
+
+def _stamp_end(part: Path) -> None:
+    if not h5py.is_hdf5(part):
+        return
+    try:
+        with serial_file(part, "r+") as file:
+            file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{final_name(part)}: cannot be written ({error})") from None

@@ -1,0 +1,107 @@
+"""Files get their names all together, or none does."""
+
+import os
+
+import pytest
+
+from xfelmpi.core.errors import LostLockError, OutputError
+from xfelmpi.io import partial_file, publish
+from xfelmpi.io.partial_file import begin_partial, write_new
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Four finished files, of which two replace older ones, and one that is to be removed."""
+    paths = [tmp_path / name for name in ("a", "b", "c", "d")]
+    for path in paths:
+        write_new(begin_partial(path), b"new")
+    for name in ("a", "c", "obsolete"):
+        (tmp_path / name).write_text("old")
+    return paths
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.suffix != ".part"}
+
+
+OLD = {"a": "old", "c": "old", "obsolete": "old"}
+
+
+def test_all_new(files, tmp_path):
+    publish.publish(*files, obsolete=[tmp_path / "obsolete", tmp_path / "was not there"])
+    assert contents(tmp_path) == dict.fromkeys("abcd", "new")
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["a", "d", "obsolete"])
+def test_folder_of_that_name(name, files, tmp_path):
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name / "mine").mkdir(parents=True)
+    before = {n: text for n, text in OLD.items() if n != name}
+    with pytest.raises(OutputError, match=f"{name}: found a folder of that name"):
+        publish.publish(*files, obsolete=[tmp_path / "obsolete"])
+    (tmp_path / name / "mine").rmdir()
+    (tmp_path / name).rmdir()
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("gone", ["a", "b", "c", "d"])
+def test_all_old_when_one_fails(gone, links, files, tmp_path, monkeypatch):
+    """Here one is removed at the last moment; the file system may have no links."""
+
+    def no_links(*_args, **_options):
+        raise PermissionError(1, "Operation not permitted")
+
+    def remove_one(_path):
+        begin_partial(tmp_path / gone).unlink(missing_ok=True)
+
+    if not links:
+        (tmp_path / "b").write_text("old")
+        (tmp_path / "d").write_text("old")
+        monkeypatch.setattr(os, "link", no_links)
+    before = contents(tmp_path)
+    monkeypatch.setattr(publish, "check_name", remove_one)
+    with pytest.raises(OutputError, match="cannot be written"):
+        publish.publish(*files, obsolete=[tmp_path / "obsolete"])
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob("*.old.*"))
+
+
+def test_who_lost_the_lock_touches_nothing(files, tmp_path):
+    """Not even to take back what it did before it noticed: the files are another job's by then."""
+    calls = []
+
+    def lost():
+        calls.append(1)
+        if len(calls) == 3:
+            (tmp_path / "a").write_text("of the other job")
+            raise LostLockError("lost")
+
+    partial_file.guard_by(lost)
+    try:
+        with pytest.raises(LostLockError):
+            publish.publish(*files)
+    finally:
+        partial_file.guard_by(lambda: None)
+    assert contents(tmp_path) == OLD | {"a": "of the other job"}
+
+
+def test_link_as_final_name_is_replaced(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "a").symlink_to(tmp_path / "precious")
+    write_new(begin_partial(tmp_path / "a"), b"new")
+    publish.publish(tmp_path / "a")
+    assert not (tmp_path / "a").is_symlink()
+    assert contents(tmp_path) == {"a": "new", "precious": "precious"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of others")
+def test_files_of_others_in_a_sticky_folder(files, tmp_path, monkeypatch):
+    os.chown(tmp_path / "c", 12001, -1)
+    os.chown(tmp_path, 12001, -1)
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(os, "geteuid", lambda: 12002)
+    with pytest.raises(OutputError, match="a: cannot be replaced: it belongs to root"):
+        publish.publish(*files)
+    assert contents(tmp_path) == OLD
