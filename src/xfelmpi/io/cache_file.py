@@ -4,8 +4,9 @@ It holds as long as its key is the same. Anything odd about the file means that 
 is never an error.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,30 +31,53 @@ def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int]]:
     return found
 
 
-def load(path: Path, key: str, names: Iterable[str]) -> tuple[dict[str, np.ndarray], dict] | None:
-    """Return the named arrays and the text that `save` wrote with this key, or None."""
+def load(
+    path: Path, key: str, names: Iterable[str], build: Callable[[dict, dict], object]
+) -> object | None:
+    """Return ``build(arrays, about)`` of what `save` wrote with this key, or None.
+
+    Parameters
+    ----------
+    path : Path
+    key : str
+    names : iterable of str
+        Of the arrays.
+    build : callable
+        Whatever it raises means that the file is of no use.
+    """
     try:
         with h5py.File(path, "r") as file:
-            if file["key"][()] != key.encode():
+            arrays = {name: file[name][()] for name in names}
+            about = file["about"][()]
+            if file["digest"][()] != _digest(key, arrays, about):
                 return None
-            return {name: file[name][()] for name in names}, json.loads(file["about"][()])
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return build(arrays, json.loads(about))
+    except Exception:  # a damaged file may raise anything
         return None
+
+
+def _digest(key: str, arrays: dict[str, np.ndarray], about: bytes) -> bytes:
+    """Return a digest of everything in a file: a wrong bit anywhere would go unnoticed."""
+    digest = hashlib.blake2b(key.encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(about)
+    return digest.hexdigest().encode()
 
 
 def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> None:
     """Write arrays of one dimension or more, and what JSON can say; nothing if it cannot be."""
     # a name of its own: jobs on the same run may write at the same time
     part = begin_partial(path)
+    text = json.dumps(about)
     try:
         make_folder(path.parent)
         with serial_file(part) as file:
             for name, array in arrays.items():
-                # a checksum, since a wrong number would go unnoticed; without numbers, none
-                some = array.size > 0 or None
-                file.create_dataset(name, data=array, chunks=some, fletcher32=some)
-            file["about"] = json.dumps(about)
-            file["key"] = key
+                file.create_dataset(name, data=array)
+            file["about"] = text
+            file["digest"] = _digest(key, arrays, text.encode())
         make_readable(part)
         sweep([path], held=False)
         part.replace(path)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from xfelmpi.core.errors import LostLockError
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.io.partial_file import check_lock, create_new, forget, part_name
 
-FORMAT = "xfelmpi checkpoint 1"
+FORMAT = "xfelmpi checkpoint 2"
 
 _DIGEST_BYTES = 32
 _BLOCK = 8 << 20
@@ -110,21 +111,31 @@ def open_checkpoint(path: Path) -> CheckpointFile:
         If it cannot be used.
     """
     try:
-        with open(path, "rb") as file:
+        # regular files only: a pipe would keep the job waiting
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise DamagedError("is no file")
             size = os.fstat(file.fileno()).st_size
             _check(file, size)
             file.seek(0)
             head = file.readline()
     except OSError as error:
         raise DamagedError(str(error)) from None
-    found = json.loads(head)
-    if found["format"] != FORMAT:
-        raise DamagedError(f"found {found['format']!r}, expected {FORMAT!r}")
-    places, offset = {}, len(head)
-    for name, dtype, shape in found["arrays"]:
-        places[name] = np.dtype(dtype), tuple(shape), offset
-        offset += int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return CheckpointFile(path, found["about"], places)
+    try:
+        found = json.loads(head)
+        if found["format"] != FORMAT:
+            raise DamagedError(f"found {found['format']!r}, expected {FORMAT!r}")
+        places, offset = {}, len(head)
+        for name, dtype, shape in found["arrays"]:
+            places[name] = np.dtype(dtype), tuple(shape), offset
+            offset += math.prod(shape) * np.dtype(dtype).itemsize
+        about = found["about"]
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+        raise DamagedError(f"its first line is none of this program's: {error}") from None
+    if offset + _DIGEST_BYTES != size:
+        raise DamagedError(f"{size} bytes, expected {offset + _DIGEST_BYTES} by its first line")
+    return CheckpointFile(path, about, places)
 
 
 def _check(file, size: int) -> None:

@@ -228,6 +228,7 @@ def _restore_file(file: CheckpointFile, result: ReductionState, done: np.ndarray
     rows -= result.share.first_frame
     here = np.flatnonzero((rows >= 0) & (rows < len(done)))
     if len(here):
+        _check_ids(file, rows[here], here, result.share)
         done[rows[here]] = True
         _restore_frames(file, rows[here], here, result)
     if 0 <= rows[0] < len(done):
@@ -235,6 +236,13 @@ def _restore_file(file: CheckpointFile, result: ReductionState, done: np.ndarray
             if len(counts := file.array(f"powder/{name}")):
                 getattr(result.powder, name)[...] += counts
         result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
+
+
+def _check_ids(file: CheckpointFile, rows, here, share: LocalRun) -> None:
+    """Check that a file's frames are those of the rows that it names."""
+    for name in ("train_id", "cell_id"):
+        if not np.array_equal(file.array(name)[here], getattr(share.frames, name)[rows]):
+            raise DamagedError(f"{name} are not those of the run's frames")
 
 
 def _restore_frames(file: CheckpointFile, rows, here, result: ReductionState) -> None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi import __version__, mpi
+from xfelmpi._commit import COMMIT
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
@@ -103,17 +104,20 @@ def _read_about(path: Path) -> CheckpointInfo:
     """Return what a file of a checkpoint says of itself, or why it cannot be used."""
     try:
         about = open_checkpoint(path).about
-    except DamagedError as error:
+        rows = tuple((int(a), int(b)) for a, b in about["rows"])
+        if not rows or any(not 0 <= a < b for a, b in rows):
+            raise DamagedError(f"rows {rows} are none")
+        return CheckpointInfo(path, "", dict(about["fingerprint"]), rows, str(about["time"]))
+    except (DamagedError, KeyError, TypeError, ValueError) as error:
         return CheckpointInfo(path, str(error))
-    rows = tuple((a, b) for a, b in about["rows"])
-    return CheckpointInfo(path, "", about["fingerprint"], rows, about["time"])
 
 
 def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
-    Files stand in it with size and time. Options of the decision do not: another decision needs the
-    same sums. Nor do ranks and memory, of which the result is independent.
+    Files of the run stand in it with size and time, masks and constants with what is in them.
+    Options of the decision do not: another decision needs the same sums. Nor do ranks and memory,
+    of which the result is independent.
     """
     options = {
         f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
@@ -124,12 +128,12 @@ def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> d
     masks += [(config.hit_mask, experiment.hit_mask)]
     constants = (config.constants or experiment.constants).glob("*.h5")
     return {
-        "the program's version": f"{__version__}, {FORMAT}",
+        "the program": f"{__version__} (commit {COMMIT}), {FORMAT}",
         **options,
         "the run's files": _digest_of_files(Path(file.path) for file in index.files),
         "frames (--trains, --detector, --data)": _digest_of_frames(index.frames),
-        "mask files": _digest_of_files(named or usual for named, usual in masks),
-        "constants": _digest_of_files(sorted(constants)) if index.kind == "raw" else "",
+        "mask files": _digest_of_contents(named or usual for named, usual in masks),
+        "constants": _digest_of_contents(sorted(constants)) if index.kind == "raw" else "",
     }
 
 
@@ -142,6 +146,18 @@ def _digest_of_files(paths) -> str:
             about.append((str(path.absolute()), "none"))
         else:
             about.append((str(path.absolute()), found.st_size, found.st_mtime_ns))
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+
+
+def _digest_of_contents(paths) -> str:
+    """Return a digest of what is in files: another mask may have the same size and time."""
+    about = []
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                about.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError:
+            about.append("none")
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 
@@ -166,6 +182,7 @@ def choose(found: list[CheckpointInfo], fingerprint: dict[str, str], n_frames: i
     n_frames : int
         Frames of the run.
     """
+    found = [replace(f, damage=_beyond(n_frames, f)) if not f.damage else f for f in found]
     damaged = [file for file in found if file.damage]
     fitting = [file for file in found if not file.damage and file.fingerprint == fingerprint]
     foreign = [file for file in found if not file.damage and file.fingerprint != fingerprint]
@@ -188,6 +205,11 @@ def choose(found: list[CheckpointInfo], fingerprint: dict[str, str], n_frames: i
         note = f"resume: {n_done:,} of {n_frames:,} frames are done ({_files(len(chosen))}, "
         note += f"the last of {last})"
     return ResumePlan(fingerprint, tuple(chosen), n_done, (note,), tuple(warnings))
+
+
+def _beyond(n_frames: int, file: CheckpointInfo) -> str:
+    last = max((b for _, b in file.rows), default=0)
+    return f"rows up to {last}, but {n_frames} frames" if last > n_frames else ""
 
 
 def _files(n: int) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.partial_file import begin_partial
+from xfelmpi.io.partial_file import begin_partial, forget, write_new
+from xfelmpi.io.publish import check_writable
 from xfelmpi.output.dragonfly.detector import DragonflyDetector
 
 _CONFIG = """\
@@ -64,6 +65,39 @@ def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) ->
         raise OutputError(f"{path}: cannot be written ({error})") from None
 
 
+_FOLDERS = ("data", "images", "logs")
+_OURS = ("emc", "merged")
+"""Folders of the files that links of earlier jobs lead to."""
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder for Dragonfly and check that `write_folder` will not fail; one rank.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, or has photons or a detector that no job of this program linked.
+    """
+    check_writable(folder / "config.ini")
+    for name in _FOLDERS:
+        try:
+            make_folder(folder / name)
+        except OSError as error:
+            raise OutputError(f"{folder / name}: cannot be made ({error.strerror})") from None
+    for link in (folder / "data" / "photons.emc", folder / "data" / "detector.h5"):
+        _check_link(link)
+        check_writable(link)
+
+
+def _check_link(link: Path) -> None:
+    there = os.path.lexists(link)
+    if there and not (link.is_symlink() and link.readlink().parent.name in _OURS):
+        raise OutputError(
+            f"{link}: found a file that no job of xfelmpi linked there, expected none; move it "
+            "away, or name another folder"
+        )
+
+
 def write_folder(folder: Path, emc: Path, detector: Path) -> str:
     """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
 
@@ -73,24 +107,28 @@ def write_folder(folder: Path, emc: Path, detector: Path) -> str:
     Raises
     ------
     OutputError
-        If it cannot be written.
+        If it cannot be written, or as `check_folder`.
     """
     try:
-        for name in ("data", "images", "logs"):
+        for name in _FOLDERS:
             make_folder(folder / name)
         _link(folder / "data" / "photons.emc", emc)
         _link(folder / "data" / "detector.h5", detector)
         config = folder / "config.ini"
-        kept = config.exists()
+        kept = os.path.lexists(config)
         if not kept:
-            config.write_text(_CONFIG)
-            make_readable(config)
+            part = begin_partial(config)
+            write_new(part, _CONFIG.encode())
+            make_readable(part)
+            part.replace(config)
+            forget(part)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
     return f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
 
 
 def _link(link: Path, target: Path) -> None:
+    _check_link(link)
     # relative, so that the outputs may be moved as a whole; through real folders, because '..'
     # does not lead back through a link
     name = os.path.relpath(target.resolve(), link.parent.resolve())
@@ -98,3 +136,4 @@ def _link(link: Path, target: Path) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(name)
     new.replace(link)
+    forget(new)

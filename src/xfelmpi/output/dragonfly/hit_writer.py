@@ -15,10 +15,9 @@ from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.io.publish import check_writable
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector, usable_pixels
-from xfelmpi.output.dragonfly.folder import write_detector, write_folder
+from xfelmpi.output.dragonfly.folder import check_folder, write_detector, write_folder
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
@@ -54,7 +53,7 @@ def beam_wavelength(comm, config: Config, wavelength: np.ndarray) -> tuple[float
 def _check_options(config: Config, geometry: DetectorGeometry, wavelength: float) -> None:
     """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
     if config.dragonfly is not None:
-        check_writable(config.dragonfly / "config.ini")
+        check_folder(config.dragonfly)
     asked = config.dragonfly or config.roi_qmax or config.ewald_rad
     if asked and not make_detector(config, geometry, wavelength).n_used:
         value, unit = config.roi_qmax

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import __version__
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io import cache_file
 from xfelmpi.run.index.module_file import FILE_LEFT_OUT, module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
+
+SCHEMA = 2
+"""Of what is kept: another number for every change of its content, or of how it is found."""
 
 _TEXTS = ("kind", "detector", "source", "start_time")
 
@@ -57,14 +59,15 @@ def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> 
     files = cache_file.describe_files(module_files(folder, kind))
     about = [*ModuleFile.__dataclass_fields__]
     chosen = (str(folder), kind, detector, suspect_trains)
-    return json.dumps([__version__, about, *chosen, files])
+    return json.dumps([SCHEMA, about, *chosen, files])
 
 
 def _load(path: Path, key: str) -> RunIndex | None:
-    kept = cache_file.load(path, key, ("per_train", "train", "cell", "pulse", "segments"))
-    if kept is None:
-        return None
-    table, about = kept
+    names = ("per_train", "train", "cell", "pulse", "segments")
+    return cache_file.load(path, key, names, lambda table, about: _index(path, table, about))
+
+
+def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
     n = len(table["cell"])
     return RunIndex(
         **{name: about[name] for name in _TEXTS},

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from xfelmpi import __version__
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.machine_records import MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
@@ -17,6 +16,9 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
+
+SCHEMA = 2
+"""Of what is kept: another number for every change of its content, or of how it is found."""
 
 
 def cached_machine_data(
@@ -45,16 +47,17 @@ def _key(experiment: Experiment, train_id, pulse_id, added, detector) -> str:
     files = [[str(f), cache_file.describe_files(machine_files(f))] for f in folders]
     about = MachineData.__dataclass_fields__
     frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes()).hexdigest()
-    return json.dumps([__version__, [*about], files, frames, added, detector])
+    return json.dumps([SCHEMA, [*about], files, frames, added, detector])
 
 
 def _load(experiment: Experiment, key: str) -> MachineData | None:
-    kept = cache_file.load(
-        experiment.machine, key, ("pulse_energy", "wavelength", "added", "positions", "travel")
+    names = ("pulse_energy", "wavelength", "added", "positions", "travel")
+    return cache_file.load(
+        experiment.machine, key, names, lambda arrays, about: _data(experiment, arrays, about)
     )
-    if kept is None:
-        return None
-    arrays, about = kept
+
+
+def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) -> MachineData:
     columns = zip(about["added"], arrays["added"], strict=True)
     motors = about["motors"] and QuadrantMotors(
         about["motors"], arrays["positions"], arrays["travel"]

@@ -1,0 +1,60 @@
+"""The folder to start Dragonfly in: nothing of the user's is replaced, and failing is early."""
+
+import pytest
+
+from xfelmpi.core.errors import OutputError
+from xfelmpi.output.dragonfly.folder import check_folder, write_folder
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    emc, detector = tmp_path / "out/emc/r0050.emc", tmp_path / "out/emc/r0050_det.h5"
+    emc.parent.mkdir(parents=True)
+    emc.write_text("photons")
+    detector.write_text("detector")
+    return emc, detector
+
+
+def test_links_of_earlier_jobs_are_made_anew(outputs, tmp_path):
+    folder = tmp_path / "recon"
+    for name in ("r0050.emc", "r0051.emc"):
+        check_folder(folder)
+        (outputs[0].parent / name).write_text(name)
+        write_folder(folder, outputs[0].parent / name, outputs[1])
+        assert (folder / "data/photons.emc").read_text() == name
+        outputs[0].unlink(missing_ok=True)
+    assert (folder / "data/detector.h5").read_text() == "detector"
+    assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["photons.emc", "detector.h5"])
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_what_is_the_users_stays(kind, name, outputs, tmp_path):
+    own = tmp_path / "recon" / "data" / name
+    own.parent.mkdir(parents=True)
+    if kind == "folder":
+        own.mkdir()
+    elif kind == "link":
+        (tmp_path / "mine").write_text("mine")
+        own.symlink_to("../../mine")
+    else:
+        own.write_text("mine")
+    for what in (check_folder, lambda folder: write_folder(folder, *outputs)):
+        with pytest.raises(OutputError, match=f"{name}: found a file that no job"):
+            what(tmp_path / "recon")
+    assert own.is_dir() or own.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["data", "images", "logs"])
+def test_folder_that_cannot_be_made_is_seen_before(name, tmp_path):
+    (tmp_path / name).write_text("")
+    with pytest.raises(OutputError, match=f"{name}: cannot be made"):
+        check_folder(tmp_path)
+
+
+def test_settings_stay_and_are_not_followed(outputs, tmp_path):
+    folder = tmp_path / "recon"
+    folder.mkdir()
+    (folder / "config.ini").symlink_to(tmp_path / "made")
+    assert "stays" in write_folder(folder, *outputs)
+    assert not (tmp_path / "made").exists()
