@@ -19,7 +19,7 @@ def damage_cache(path: Path, damage: str, lost: str, flipped: str, byte: int) ->
     flipped : str
         The dataset that changes with ``flipped``.
     byte : int
-        The byte of its first chunk that does.
+        The byte of it that does.
     """
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:1000])
@@ -30,7 +30,7 @@ def damage_cache(path: Path, damage: str, lost: str, flipped: str, byte: int) ->
             del file[lost]
     else:
         with h5py.File(path) as file:
-            offset = file[flipped].id.get_chunk_info(0).byte_offset
+            offset = file[flipped].id.get_offset()
         with open(path, "r+b") as file:
             file.seek(offset + byte)
             file.write(b"\x07")
