@@ -12,6 +12,7 @@ from mockrun import tiny_dark_runs, tiny_run
 from mpi4py import MPI
 
 from xfelmpi.cli import mask as command
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.workflows.mask import job
 from xfelmpi.workflows.mask.bad_pixels import asic_edges
 
@@ -208,10 +209,10 @@ def test_other_masks_join(tmp_path):
     done = make(prefix, "--asic-edges", "--noise", tmp_path / "noise")
     _, good = read_mask(prefix / MASK)
     assert not good[:, :, 100:110].any()
-    assert not good[:, :, asic_edges()].any()
+    assert not good[:, :, asic_edges(AGIPD_1M)].any()
     assert good[0, 0, 20:22, 30].all()
     assert not good[1, 0, 20:22, 30].any()
-    rest = ~asic_edges()
+    rest = ~asic_edges(AGIPD_1M)
     rest[100:110] = False
     # the constants of the darks have noisy pixels of their own
     assert good[:, :, rest].mean() > 0.98

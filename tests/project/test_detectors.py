@@ -27,11 +27,8 @@ NAMES_AGIPD = {
     "calibration/pixel_mask.py",
     "reduction/powder.py",
     # judge by ASICs, two of which make a band
-    "workflows/mask/bad_pixels.py",
     "workflows/mask/cell_mask.py",
-    "workflows/mask/cell_powder_file.py",
     "workflows/mask/cell_sums.py",
-    "workflows/mask/job.py",
 }
 """Modules outside detectors/ and simulate/ that may name AGIPD-1M. No new ones: give the function
 the detector, or take the shape of its arrays."""

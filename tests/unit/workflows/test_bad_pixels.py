@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.workflows.mask.bad_pixels import (
     DEAD,
     HOT,
@@ -156,7 +157,7 @@ def test_quartiles_and_medians_are_those_of_numpy(rng):
 
 
 def test_asic_edges():
-    edges = asic_edges()
+    edges = asic_edges(AGIPD_1M)
     assert edges.shape == (512, 128)
     assert edges.sum() == 16 * (4 * 64 - 4)
     assert edges[63, 5]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.hitfinding.thresholds import IQR_OF_NORMAL
 
 HOT, DEAD, NOISY, BRIGHT = 1, 2, 4, 8
@@ -250,8 +250,8 @@ def masked_median(image: np.ndarray) -> np.ndarray:
     return quartiles(windows.reshape(image.size, -1).T)[1].reshape(image.shape)
 
 
-def asic_edges() -> np.ndarray:
+def asic_edges(detector: Detector) -> np.ndarray:
     """Return the pixels at the edges of the ASICs of a module, bool (ss, fs)."""
-    ss, fs = np.ogrid[tuple(slice(n) for n in AGIPD_1M.module_shape)]
-    n_ss, n_fs = AGIPD_1M.asic_shape
+    ss, fs = np.ogrid[tuple(slice(n) for n in detector.module_shape)]
+    n_ss, n_fs = detector.asic_shape
     return (ss % n_ss % (n_ss - 1) == 0) | (fs % n_fs % (n_fs - 1) == 0)

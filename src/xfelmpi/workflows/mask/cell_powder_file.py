@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.parallel_hdf5 import ROUND_BYTES, ParallelFile
 from xfelmpi.workflows.mask.cell_sums import ALL, HITS, MISSES, Part
 
@@ -24,13 +24,15 @@ class CellPowderWriter:
     cells : ndarray, int (cell,)
     split : bool
         Whether hits and misses are known.
+    detector : Detector
     """
 
-    def __init__(self, comm, path: Path, attributes: dict, cells: np.ndarray, split: bool):
+    def __init__(self, comm, path: Path, attributes: dict, cells, split: bool, detector: Detector):
         self._comm = comm
+        self._detector = detector
         self._file = ParallelFile(comm, path, attributes)
         self._file.put("cellIds", cells.astype(np.uint16))
-        shape = (AGIPD_1M.n_modules, len(cells), *AGIPD_1M.module_shape)
+        shape = (detector.n_modules, len(cells), *detector.module_shape)
         self._suffixes = list(_KINDS) if split else [""]
         self._datasets = {}
         for suffix in self._suffixes:
@@ -47,20 +49,19 @@ class CellPowderWriter:
         sums : ndarray, uint32 (plane, cell, place)
         """
         first, end = part.owned(self._comm.rank)
-        per_row = sums.shape[1] * AGIPD_1M.module_shape[1] * 4
-        step = max(1, ROUND_BYTES // per_row) * AGIPD_1M.module_shape[1]
+        n_pixels, n_fs = self._detector.module_pixels, self._detector.module_shape[1]
+        per_row = sums.shape[1] * n_fs * 4
+        step = max(1, ROUND_BYTES // per_row) * n_fs
         pixels = part.pixels(first, end)
-        for module in np.unique(pixels // AGIPD_1M.module_pixels):
-            (own,) = np.nonzero(pixels // AGIPD_1M.module_pixels == module)
+        for module in np.unique(pixels // n_pixels):
+            (own,) = np.nonzero(pixels // n_pixels == module)
             for a in range(own[0], own[-1] + 1, step):
                 b = min(a + step, own[-1] + 1)
-                ss = pixels[a] % AGIPD_1M.module_pixels // AGIPD_1M.module_shape[1]
-                rows = slice(ss, ss + (b - a) // AGIPD_1M.module_shape[1])
+                ss = pixels[a] % n_pixels // n_fs
+                rows = slice(ss, ss + (b - a) // n_fs)
                 for suffix, dataset in self._datasets.items():
                     values = sums[_KINDS[suffix][1], :, a:b]
-                    dataset[module, :, rows] = values.reshape(
-                        len(values), -1, AGIPD_1M.module_shape[1]
-                    )
+                    dataset[module, :, rows] = values.reshape(len(values), -1, n_fs)
 
     def close(self, modules_in_run: int, frames: dict[str, np.ndarray]) -> None:
         """Write what remains, and close.
@@ -73,10 +74,10 @@ class CellPowderWriter:
             Frames of each module and cell: ``all``, ``hits``, ``misses``.
         """
         for suffix, dataset in self._datasets.items():
-            for module in range(self._comm.rank, AGIPD_1M.n_modules, self._comm.size):
+            for module in range(self._comm.rank, self._detector.n_modules, self._comm.size):
                 if not modules_in_run >> module & 1:
                     for cell in range(dataset.shape[1]):
-                        dataset[module, cell] = np.zeros(AGIPD_1M.module_shape, np.uint32)
+                        dataset[module, cell] = np.zeros(self._detector.module_shape, np.uint32)
             counts = frames[_KINDS[suffix][0]].astype(np.uint32)
             self._file.put(f"frames{suffix}", counts, units="frames")
         self._file.close()

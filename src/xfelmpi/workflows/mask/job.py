@@ -17,7 +17,7 @@ from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.core.progress import Progress
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.mask_file import write_mask
@@ -71,7 +71,9 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     writer = None
     if options.powder_cells:
         split = inputs.events is not None
-        writer = CellPowderWriter(comm, experiment.cell_powder, attributes, facts.cells, split)
+        writer = CellPowderWriter(
+            comm, experiment.cell_powder, attributes, facts.cells, split, facts.detector_type
+        )
     good, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
     found_before = _add_other_masks(comm, options, inputs, good, tally)
     problems += inputs.share.problems
@@ -122,7 +124,8 @@ def _sum_and_judge(
     """
     facts, masks = inputs.share.facts, inputs.masks
     spare = config.memory_per_rank - BASE_MEMORY
-    room = max(AGIPD_1M.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
+    detector = facts.detector_type
+    room = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
     planes = 3 if writer is None else 6
     n_cells = len(facts.cells)
     parts = plan_parts(facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
@@ -134,7 +137,7 @@ def _sum_and_judge(
     reader = CellReader(
         inputs.share.frames, inputs.labels, bright, sparsifier, masks.good.shape[1], n_cells
     )
-    good = np.full((AGIPD_1M.n_modules, n_cells, AGIPD_1M.module_bytes), 0xFF, np.uint8)
+    good = np.full((detector.n_modules, n_cells, detector.module_bytes), 0xFF, np.uint8)
     tally = Tally.zeros()
     progress = Progress(
         facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
@@ -186,23 +189,24 @@ def _add_other_masks(
         Cells × pixels of every kind of mask, by module.
     """
     facts, masks = inputs.share.facts, inputs.masks
-    in_run = [m for m in range(AGIPD_1M.n_modules) if facts.modules_in_run >> m & 1]
+    n_modules = facts.detector_type.n_modules
+    in_run = np.flatnonzero(modules_of(facts.modules_in_run, n_modules)).tolist()
     mask_dead_asics(dead_asics(tally, options.limits), good, tally)
-    found = {"masked before": np.zeros(AGIPD_1M.n_modules, np.int64)}
+    found = {"masked before": np.zeros(n_modules, np.int64)}
     rows = masks.row_of_cell[facts.cells]
     for module in in_run:
         before = ~masks.good[module][rows]
         found["masked before"][module] = unpack(before).sum(dtype=np.int64)
         good[module] &= ~before
     if options.noise:
-        found["noise"] = np.zeros(AGIPD_1M.n_modules, np.int64)
+        found["noise"] = np.zeros(n_modules, np.int64)
         sigma = options.noise_sigma
         for module, bits in noise_outliers(comm, options.noise, in_run, facts.cells, sigma):
             found["noise"][module] = unpack(bits).sum(dtype=np.int64)
             good[module] &= ~bits
     if options.asic_edges:
-        edges = asic_edges()
-        found["ASIC edges"] = np.zeros(AGIPD_1M.n_modules, np.int64)
+        edges = asic_edges(facts.detector_type)
+        found["ASIC edges"] = np.zeros(n_modules, np.int64)
         found["ASIC edges"][in_run] = edges.sum() * len(facts.cells)
         good[in_run] &= pack(~edges)
     return found
@@ -214,7 +218,7 @@ def _summary(
     """Return what was found as lines of text, and warn of what could not be."""
     facts = inputs.share.facts
     n_modules = facts.modules_in_run.bit_count()
-    total = AGIPD_1M.module_pixels * len(facts.cells) * n_modules
+    total = facts.detector_type.module_pixels * len(facts.cells) * n_modules
     found = dict(zip(KINDS.values(), tally.kinds, strict=True)) | others
     masked = np.array([unpack(~bits).sum(dtype=np.int64) for bits in good])
     whole = sum(int(unpack(~np.bitwise_or.reduce(bits)).sum()) for bits in good)
