@@ -1,3 +1,5 @@
 """One MPI job from a European XFEL AGIPD run to events, powder, CXI and EMC."""
 
-__version__ = "0.1.0"
+from xfelmpi import _commit
+
+__version__ = _commit.VERSION

@@ -11,7 +11,10 @@ from pathlib import Path
 from launch import run_program
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    + [path for folder in ("howto", "decisions") for path in (ROOT / "docs" / folder).glob("*.md")]
+)
 COMMANDS = ("bash", "python", "toml")
 """Languages of blocks that are run; the others are shown: output, drawings, layouts."""
 

@@ -1,1 +1,1 @@
-"""One module per output file format; `_h5` is what the HDF5 ones share."""
+"""The output files, a module or a package per format, and the loop that writes the hits."""

@@ -1,0 +1,34 @@
+"""The page on the architecture, and what other pages say about files of the sources, is true."""
+
+import re
+
+import package_table
+import pytest
+from docpages import PAGES, ROOT, name
+
+SOURCES = ROOT / "src" / "xfelmpi"
+PACKAGES = {path.name for path in SOURCES.iterdir() if (path / "__init__.py").exists()}
+
+
+def test_table_of_packages_is_that_of_the_sources():
+    page = package_table.PAGE.read_text()
+    assert package_table.filled(page) == page, "run: python docs/package_table.py"
+    assert {name for layer in package_table.layers() for name in layer} == PACKAGES
+
+
+def test_root_has_few_entries():
+    entries = [path for path in SOURCES.iterdir() if path.suffix == ".py" or path.name in PACKAGES]
+    assert len(entries) <= 17
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_modules_that_are_named_exist(page):
+    for path in re.findall(r"`([a-z_]+(?:/\w+)+/?(?:\.(?:py|pyx|h))?)", page.read_text()):
+        if path.partition("/")[0] in PACKAGES and path.endswith((".py", "/")):
+            assert (SOURCES / path).exists(), path
+    for path in re.findall(r"`(\w+\.(?:pyx|pxd|h))`", page.read_text()):
+        assert (ROOT / "cython" / path).exists(), path
+
+
+def test_page_is_read_in_five_minutes():
+    assert len(package_table.PAGE.read_text().split()) < 1300
