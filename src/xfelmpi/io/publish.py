@@ -73,7 +73,7 @@ def check_name(path: Path) -> None:
 def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
     """Give complete files their final names and let group and world read them; one rank.
 
-    HDF5 files get the time as ``end_time``. No file gets its name before all are safely on disk.
+    HDF5 files get the time as ``end_time``, all the same one. No file gets its name before all are safely on disk.
     If one cannot get it, those that have theirs are replaced by what was there before.
 
     Parameters
@@ -90,13 +90,13 @@ def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
     LostLockError
         If another job has taken over.
     """
-    path = None
+    path, now = None, datetime.now(UTC).isoformat(timespec="seconds")
     try:
         check_lock()
         for path in paths:
             part = begin_partial(path)
             check_own(part)
-            _stamp_end(part)
+            _stamp_end(part, now)
             make_readable(part)
             with open(part, "rb") as file:
                 os.fsync(file.fileno())
@@ -187,11 +187,11 @@ class _Renaming:
                 forget(old)
 
 
-def _stamp_end(part: Path) -> None:
+def _stamp_end(part: Path, now: str) -> None:
     if not h5py.is_hdf5(part):
         return
     try:
         with serial_file(part, "r+") as file:
-            file.attrs["end_time"] = datetime.now(UTC).isoformat(timespec="seconds")
+            file.attrs["end_time"] = now
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{final_name(part)}: cannot be written ({error})") from None
