@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -16,6 +17,8 @@ import numpy as np
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
 from xfelmpi.io.partial_file import begin_partial, forget, sweep
+
+T = TypeVar("T")
 
 
 def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int]]:
@@ -31,9 +34,7 @@ def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int]]:
     return found
 
 
-def load(
-    path: Path, key: str, names: Iterable[str], build: Callable[[dict, dict], object]
-) -> object | None:
+def load(path: Path, key: str, names: Iterable[str], build: Callable[[dict, dict], T]) -> T | None:
     """Return ``build(arrays, about)`` of what `save` wrote with this key, or None.
 
     Parameters

@@ -73,7 +73,8 @@ def check_name(path: Path) -> None:
 def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
     """Give complete files their final names and let group and world read them; one rank.
 
-    HDF5 files get the time as ``end_time``, all the same one. No file gets its name before all are safely on disk.
+    HDF5 files get the time as ``end_time``, all the same one. No file gets its name before
+    all are safely on disk.
     If one cannot get it, those that have theirs are replaced by what was there before.
 
     Parameters
