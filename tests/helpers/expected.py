@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import reference
 from mockrun import MockRun
 from reference import window
 
@@ -41,7 +42,7 @@ class Expected:
     good: dict[int, np.ndarray] | None = None
     region: np.ndarray | None = None
     score: str = "litpixels"
-    decide: str = "train"
+    decide: str = "auto"
     sigma: float = 4.0
     fixed_threshold: float | None = None
     miss_fraction: float = 1.0
@@ -148,7 +149,19 @@ class Expected:
         n, score, trains = len(self), self.sums["score"], self.column("trainId")
         median, std, threshold = np.full((3, n), np.nan)
         kind = "half" if self.decide == "window" and self.width == "lower" else self.width
+        floor, background = self.sigma_floor == "poisson", {}
+        if self.decide == "auto":
+            names = np.unique(trains)
+            groups = [score[self.usable & (trains == name)] for name in names]
+            found = reference.background(groups, self.min_scores, floor)
+            background = dict(zip(names.tolist(), found, strict=True))
         for row in np.flatnonzero(self.usable):
+            if self.decide == "auto":
+                median[row], std[row] = background[int(trains[row])]
+                threshold[row] = reference.skewed_threshold(
+                    median[row], std[row], self.sigma, floor
+                )
+                continue
             if self.decide == "fixed":
                 threshold[row] = self.fixed_threshold
                 continue

@@ -7,6 +7,8 @@ module or (frame, 16, 512, 128) of all.
 import math
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 
@@ -199,6 +201,109 @@ def window(usable, a, b, min_scores) -> list[int]:
     left = [i for i in range(a) if extent and rank[i] > rank[a] - extent]
     right = [i for i in range(b, len(usable)) if extent and rank[i] < rank[b - 1] + extent]
     return [i for i in (*left, *range(a, b), *right) if usable[i]]
+
+
+def fit_background(values, least) -> tuple[float, float, float]:
+    """Return level, width and background frames of a group; `least` gives the smallest width.
+
+    Mean and deviation of the values from 3 widths below to 1.5 above, made those of a whole normal
+    distribution, again and again from the narrowest quarter of the lowest 40 %.
+    """
+    values, n = sorted(map(float, values)), len(values)
+    step = math.ceil(0.25 * n) - 1
+    starts = range(max(math.ceil(0.4 * n) - step, 1))
+    best = min(starts, key=lambda i: (values[i + step] - values[i], i))
+    level = (values[best] + values[best + step]) / 2
+    width = max((values[best + step] - values[best]) / 2 / 0.89, least(level))
+    normal = NormalDist()
+    share = normal.cdf(1.5) - normal.cdf(-3)
+    mean = (normal.pdf(-3) - normal.pdf(1.5)) / share
+    variance = 1 + (-3 * normal.pdf(-3) - 1.5 * normal.pdf(1.5)) / share - mean**2
+    for _ in range(60):
+        taken = [v for v in values if level - 3 * width <= v <= level + 1.5 * width]
+        # without any, nothing is known
+        middle = math.fsum(taken) / len(taken) if taken else level
+        squares = math.fsum((v - middle) ** 2 for v in taken) / max(len(taken) - 1, 1)
+        new_width = max(math.sqrt(squares / variance), least(level))
+        new = middle - mean * new_width
+        change = abs(new - level) + abs(new_width - width)
+        level, width = new, new_width
+        if change <= 1e-3 * width:
+            break
+    return level, width, min(max(len(taken), 1) / share, n)
+
+
+def spread(values) -> list[float]:
+    """Return whole numbers spread over the unit around them, evenly."""
+    found = []
+    for value in sorted(set(values)):
+        n = sum(v == value for v in values)
+        found += [value + (i + 0.5) / n - 0.5 for i in range(n)]
+    return found
+
+
+def blocks(counts, wanted) -> list[range]:
+    """Return blocks of trains with the wanted frames; what is left belongs to the last."""
+    edges, total = [0], 0.0
+    for train, n in enumerate(counts):
+        total += n
+        if total >= wanted:
+            edges.append(train + 1)
+            total = 0.0
+    edges = [*edges[:-1], len(counts)] if len(edges) > 1 else [0, len(counts)]
+    return [range(a, b) for a, b in pairwise(edges)]
+
+
+def background(trains, min_scores=100, floor=True) -> list[tuple[float, float]]:
+    """Return level and width for every train of a run, told its trains' usable scores."""
+
+    def noise(level):
+        return math.sqrt(max(level, 1)) if floor else 0.0
+
+    counts = [len(scores) for scores in trains]
+    everything = [float(v) for scores in trains for v in scores]
+    if not everything:
+        return [(math.nan, math.nan)] * len(trains)
+    whole = floor and all(v == round(v) for v in everything)
+    wanted = min(2 * min_scores, len(everything))
+    parts = blocks(counts, wanted / 4)
+    level, share = [math.nan] * len(trains), [0.0] * len(trains)
+    for p, part in enumerate(parts):
+
+        def window(n, p=p):
+            for extent in range(len(parts)):
+                some = parts[max(p - extent, 0) : p + extent + 1]
+                values = [float(v) for block in some for t in block for v in trains[t]]
+                if len(values) >= n:
+                    break
+            return spread(values) if whole else values
+
+        values = window(wanted)
+        found = fit_background(values, noise)
+        growth = min(max(wanted / found[2], 1), 8)
+        if growth > 1:
+            values = window(growth * len(values))
+            found = fit_background(values, noise)
+        for t in part:
+            level[t], share[t] = found[0], found[2] / len(values)
+    width = [math.nan] * len(trains)
+    for part in blocks([n * s for n, s in zip(counts, share, strict=True)], 10 * min_scores):
+        offsets = [
+            (float(v) - level[t]) / math.sqrt(max(level[t], 1)) for t in part for v in trains[t]
+        ]
+        found = fit_background(offsets, lambda _: float(floor)) if offsets else (math.nan, math.nan)
+        for t in part:
+            width[t] = found[1] * math.sqrt(max(level[t], 1))
+    return list(zip(level, width, strict=True))
+
+
+def skewed_threshold(level, width, sigma, floor=True) -> float:
+    """Return the threshold for counts; Cornish and Fisher's first term."""
+    moment = max(3 * width**2 - 2 * max(level, 0), 0)
+    if floor and level < 1:
+        moment = max(level, 0)
+    skew = moment / width**3 if width else 0
+    return level + width * (sigma + (max(sigma**2 - 1, 0) / 6 * skew if sigma > 1 else 0))
 
 
 def decide(score, complete, group, n_sigma) -> list[tuple]:

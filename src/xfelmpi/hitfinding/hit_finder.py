@@ -1,18 +1,19 @@
 """The hit decision of a run: gathers what spans ranks for the pure functions of select, scores."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.hitfinding import sampling, thresholds
+from xfelmpi.hitfinding import background, sampling, thresholds
 from xfelmpi.hitfinding.scores import (
     ScoredFrames,
     Windows,
     energy_factor,
     mean_energy,
+    train_edges,
     usable_frames,
     windows,
 )
@@ -96,14 +97,71 @@ def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray
 def decide_alone(config: Config, frames: ScoredFrames) -> Decision:
     """Decide frames by what this rank knows: exact for ``train`` and ``fixed``, else a guess."""
     rule = rule_of(config)
+    if config.decide == "auto":
+        return _background(None, config, frames).decide(config, frames)
     if config.fixed_threshold is not None:
         return thresholds.decide_fixed(frames.score, frames.usable, config.fixed_threshold, rule)
     return thresholds.decide_by_train(frames.score, frames.usable, frames.train_id, rule)
 
 
+@dataclass(frozen=True)
+class _Background:
+    """Level and width for every frame, float64 (frame,), and what the user should know of them."""
+
+    level: np.ndarray
+    width: np.ndarray
+    note: str
+
+    def decide(self, config: Config, frames: ScoredFrames) -> Decision:
+        decision = thresholds.decide_by_background(
+            frames.score, frames.usable, self.level, self.width, rule_of(config)
+        )
+        return replace(decision, note=self.note)
+
+
+def _background(comm, config: Config, frames: ScoredFrames) -> _Background:
+    """Estimate the background around every train; collective, or alone without `comm`."""
+    floor, edges = rule_of(config).floor, train_edges(frames.train_id)
+    own = np.diff(np.concatenate([[0], np.cumsum(frames.usable)])[edges])
+    first_train = 0 if comm is None else mpi.exscan_and_total(comm, len(own))[0]
+
+    def of_run(values: np.ndarray) -> np.ndarray:
+        return values if comm is None else mpi.allgather_concat(comm, values)
+
+    trains = first_train + np.arange(len(own))
+    run_scores, count = of_run(frames.score[frames.usable]), of_run(own)
+    wanted = background.LEVEL_FRAMES * config.min_scores
+    found = background.train_levels(run_scores, count, trains, wanted, floor)
+    level, share = of_run(found.level), of_run(found.share)
+    n_width = background.WIDTH_FRAMES * config.min_scores
+    width = background.train_widths(run_scores, count, level, share, trains, n_width, floor)
+    n_background = float((count * share).sum())
+    note = _pooling(of_run(found.n_trains), count, n_background, wanted)
+    per_train = np.diff(edges)
+    return _Background(np.repeat(found.level, per_train), np.repeat(width, per_train), note)
+
+
+def _pooling(pooled: np.ndarray, count: np.ndarray, n_background: float, wanted: int) -> str:
+    """Return what is worth saying about windows of `pooled` trains; empty if they are alone."""
+    if n_background < wanted:
+        return (
+            f"only about {n_background:,.0f} frames without a particle in the run, fewer than the "
+            f"{wanted:,} that the background is taken from: thresholds are uncertain"
+        )
+    middle = int(np.median(pooled))
+    if middle < 2:
+        return ""
+    return (
+        f"the background of a train is taken from {middle:,} trains around it, which have "
+        f"{wanted:,} frames without a particle; a train has {np.median(count):,.0f} frames"
+    )
+
+
 def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
     """Decide the frames of all ranks; collective."""
     score, usable = frames.score, frames.usable
+    if config.decide == "auto":
+        return _background(comm, config, frames).decide(config, frames)
     if config.decide == "run":
         run_scores = mpi.allgather_concat(comm, score[usable])
         return thresholds.decide_by_run(score, usable, run_scores, rule_of(config))
@@ -120,9 +178,15 @@ def hits_by_sigma(
 
     The threshold is NaN if no frame can be decided.
     """
-    rows = []
+    rows, found = [], None
+    if config.decide == "auto":
+        # one estimate serves every sigma
+        found = _background(None, config, frames)
     for sigma in sigmas:
-        decision = decide_run(mpi.alone(), replace(config, sigma=sigma), frames)
+        chosen = replace(config, sigma=sigma)
+        decision = (
+            found.decide(chosen, frames) if found else decide_run(mpi.alone(), chosen, frames)
+        )
         threshold = decision.threshold[decision.decidable]
         middle = float(np.median(threshold)) if len(threshold) else float("nan")
         rows.append((sigma, int(decision.is_hit.sum()), middle))

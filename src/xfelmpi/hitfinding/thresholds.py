@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from xfelmpi.hitfinding.background import tail_threshold
 from xfelmpi.hitfinding.scores import Windows, train_edges
 
 WIDTH_OF_QUARTILE = 1.4826
@@ -52,6 +53,8 @@ class Decision:
         Decidable and no hit, but for those above the maximum score: misses are drawn from these.
     median, std, threshold, sigma : ndarray, float32 (frame,)
         Statistics of the frame's group; sigma = (score - median) / std, NaN if std is 0.
+    note : str
+        What the user should know about the groups; empty if nothing.
     """
 
     is_hit: np.ndarray
@@ -61,6 +64,7 @@ class Decision:
     std: np.ndarray
     threshold: np.ndarray
     sigma: np.ndarray
+    note: str = ""
 
 
 def score_statistics(
@@ -130,6 +134,15 @@ def decide_by_run(
     """Decide by the statistics of all usable frames of the run, `run_scores`, float32."""
     median, std = (np.full(len(score), value) for value in score_statistics(run_scores, rule))
     return _decide_by(score, usable, median, std, rule)
+
+
+def decide_by_background(
+    score: np.ndarray, usable: np.ndarray, level: np.ndarray, width: np.ndarray, rule: ThresholdRule
+) -> Decision:
+    """Decide by level and width of the background around every frame, float64 (frame,)."""
+    decidable = usable & ~np.isnan(level)
+    threshold = tail_threshold(level, width, rule.sigma, rule.floor)
+    return _decide(score, decidable, level, width, threshold, rule)
 
 
 def decide_fixed(

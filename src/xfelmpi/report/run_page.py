@@ -17,6 +17,14 @@ from xfelmpi.report.tables import SIGMAS, commands, complaints, module_table, se
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import answers
 
+_GROUPS = {
+    "auto": "background around the train, corrected for the skew of counts",
+    "train": "train",
+    "window": "trains around",
+    "run": "run",
+}
+"""Whose statistics decide, by ``--decide``."""
+
 
 def run_page(found: RunFiles) -> str:
     """Return the page as HTML."""
@@ -188,7 +196,7 @@ def _decision_words(config: Config) -> str:
         words = f"hit if score > {config.fixed_threshold:g}"
     else:
         words = f"hit if score > median + {config.sigma:g} × width, statistics of the "
-        words += {"train": "train", "window": "trains around", "run": "run"}[config.decide]
+        words += _GROUPS[config.decide]
     return f'<p class="soft">Now: {escape(words)}.</p>'
 
 

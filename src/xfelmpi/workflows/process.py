@@ -155,6 +155,8 @@ def decide(comm, config: Config, share: LocalRun, masks: Masks, sums: FrameSums)
     n_decided = mpi.allreduce_sum(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
         log.warning("no frame can be decided: no hits, no misses")
+    elif comm.rank == 0 and decision.note:
+        log.info(decision.note)
     return EventColumns(
         trainId=frames.train_id,
         pulseId=frames.pulse_id,

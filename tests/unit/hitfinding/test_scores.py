@@ -73,7 +73,9 @@ def decide(config, columns):
 
 
 SETTINGS = {
-    "train": {},
+    "auto": {"min_scores": 3},
+    "auto over everything": {"sigma_floor": "none"},
+    "train": {"decide": "train"},
     "window": {"decide": "window", "min_scores": 50},
     "window over everything": {"decide": "window", "min_scores": 100_000, "width": "iqr"},
     "run": {"decide": "run", "width": "iqr", "sigma_floor": "none"},
@@ -105,13 +107,14 @@ def test_the_same_for_any_number_of_ranks(monkeypatch, name):
         parts = [tuple(c[a:b] for c in columns) for a, b in pairwise(bounds)]
         found = ranks.run(lambda part: decide(config, part), parts)
         assert np.array_equal(np.concatenate([f[2] for f in found]), misses)
+        assert {f[1].note for f in found} == {whole.note}
         for which, right, names in ((0, frames, ["score", "usable"]), (1, whole, FIELDS)):
             for field in names:
                 joined = np.concatenate([getattr(f[which], field) for f in found])
                 assert joined.tobytes() == getattr(right, field).tobytes(), field
 
 
-FIELDS = tuple(Decision.__dataclass_fields__)
+FIELDS = tuple(name for name in Decision.__dataclass_fields__ if name != "note")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -163,7 +166,7 @@ def test_fully_masked_frames(monkeypatch):
     assert np.isnan(factor[:5]).all()
     assert factor[5:].tolist() == [2.0] * 5 + [1.0] * 10
     columns = (train, cell, energy, np.ones(20, bool), score * factor)
-    config = Config(1, sigma=-100.0)
+    config = Config(1, sigma=-100.0, decide="train")
     ((_, found, _),) = Ranks(monkeypatch).run(lambda p: decide(config, p), [columns])
     assert found.decidable.tolist() == [False] * 5 + [True] * 15
     assert found.is_hit.tolist() == found.decidable.tolist(), "all that can be are hits"

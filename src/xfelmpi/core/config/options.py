@@ -193,18 +193,19 @@ class Config:
     )
     decide: str = _option(
         "decision",
-        "train",
+        "auto",
         str,
-        "frames whose median and width give the threshold; window: --min-scores frames around the"
+        "frames whose median and width give the threshold; auto: of as many trains as it needs,"
+        " frames without a particle, whatever the hit rate; window: --min-scores frames around the"
         " train, as EXtra-redu has it; fixed takes --fixed-threshold",
-        choices=("train", "window", "run", "fixed"),
+        choices=("auto", "train", "window", "run", "fixed"),
     )
     min_scores: int = _option(
         "decision",
         100,
         parse_whole,
-        "with --decide window, and for the mean energy of --normalise pulse-energy: frames around"
-        " each train that are looked at, if it has fewer",
+        "with --decide auto and window, and for the mean energy of --normalise pulse-energy: frames"
+        " around each train that are looked at, if it has fewer",
         metavar="N",
     )
     sigma: float = _option(
@@ -214,7 +215,8 @@ class Config:
         "decision",
         "lower",
         str,
-        "width of the scores, from median and lower quartile or from both quartiles",
+        "width of the scores, from median and lower quartile or from both quartiles; not with"
+        " --decide auto",
         choices=("lower", "iqr"),
     )
     sigma_floor: str = _option(
