@@ -3,8 +3,8 @@
     python tests/benchmarks/background_estimate.py [FRAMES]
 
 Prints a table for docs/hit-finding.md: for trains of 8, 32 and 352 frames and several hit rates,
-the bias of level and width in true widths, the share found of the particles that stand 6 widths out,
-and the false hits at 4 sigma over those that a normal distribution predicts.
+the bias of level and width in true widths, the share found of the particles that stand 6 widths
+out, and the false hits at 4 sigma over those that a normal distribution predicts.
 """
 
 import math
