@@ -54,6 +54,13 @@ def test_job_makes_page_and_overview(done):
     assert f"look at it: {report / 'r0050.html'}" in job.stdout
     status = json.loads((report / "r0050.json").read_text())
     assert (status["run"], status["status"], status["frames"]) == (50, "3", 32)
+    page = (report / "r0050.html").read_text()
+    cards = re.findall(r'<li class="(\w+)"><b>.*?</strong> <div>(.*?)</div></li>', page)
+    assert list(status["verdicts"]) == ["beam", "sample", "hits", "detector", "reconstruction"]
+    told = [(verdict["state"], verdict["why"]) for verdict in status["verdicts"].values()]
+    assert told == [(state, unescape(why)) for state, why in cards]
+    assert {state for state, _ in told} <= {"good", "doubtful", "bad"}
+    assert status["verdicts"]["reconstruction"]["state"] != "good"
     assert all((report / name).stat().st_mode & 0o444 == 0o444 for name in all_files(report))
 
 

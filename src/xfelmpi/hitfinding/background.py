@@ -251,7 +251,8 @@ def _fit_windows(run_scores, low, high, floor) -> tuple[np.ndarray, np.ndarray]:
         return shot_noise(level) if floor else np.zeros(len(level))
 
     spread = floor and bool((run_scores == np.rint(run_scores)).all())
-    level, _, n_background = fit_groups(run_scores, *windows, least_width, spread)
+    low, high = windows
+    level, _, n_background = fit_groups(run_scores, low, high, least_width, spread)
     same = same.reshape(-1)
     return level[same], n_background[same]
 

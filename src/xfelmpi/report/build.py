@@ -7,7 +7,8 @@ from xfelmpi.io.output_file import make_folder
 from xfelmpi.report.detector_images import thumbnail
 from xfelmpi.report.overview import record_success, replace_file
 from xfelmpi.report.run_files import read_run_files
-from xfelmpi.report.run_page import run_page
+from xfelmpi.report.run_page import run_answers, run_page
+from xfelmpi.report.verdicts import as_json
 
 
 def make_report(experiment: Experiment) -> Path:
@@ -29,5 +30,6 @@ def make_report(experiment: Experiment) -> Path:
     page = run_page(found)
     make_folder(experiment.page.parent)
     replace_file(experiment.page, page)
-    record_success(experiment, found.head, thumbnail(found))
+    verdicts = as_json(run_answers(found))
+    record_success(experiment, found.head, thumbnail(found), verdicts)
     return experiment.page

@@ -65,6 +65,8 @@ class RunStatus:
         Mean in J.
     thumbnail : str
         Address that holds the image, or empty.
+    verdicts : dict or None
+        State and reason by subject; see `report.verdicts.as_json`.
     """
 
     run: int
@@ -77,9 +79,12 @@ class RunStatus:
     hit_rate: float | None = None
     pulse_energy: float | None = None
     thumbnail: str = ""
+    verdicts: dict[str, dict[str, str]] | None = None
 
 
-def record_success(experiment: Experiment, head: Headline, thumbnail: str) -> None:
+def record_success(
+    experiment: Experiment, head: Headline, thumbnail: str, verdicts: dict[str, dict[str, str]]
+) -> None:
     """Say that a run was processed, and make the overview anew.
 
     Raises
@@ -102,6 +107,7 @@ def record_success(experiment: Experiment, head: Headline, thumbnail: str) -> No
             head.hit_rate,
             head.pulse_energy if known else None,
             thumbnail,
+            verdicts,
         ),
     )
 

@@ -15,7 +15,7 @@ from xfelmpi.report.headline import Headline, clock, duration, energy
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.tables import SIGMAS, commands, complaints, module_table, settings
 from xfelmpi.report.template import fill_page
-from xfelmpi.report.verdicts import answers
+from xfelmpi.report.verdicts import Answer, answers
 
 _GROUPS = {
     "auto": "background around the train, corrected for the skew of counts",
@@ -31,7 +31,7 @@ def run_page(found: RunFiles) -> str:
     good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
     head = found.head
     sections = [
-        _header(found, good),
+        _header(found),
         _rates(found),
         _scores(found),
         *detector_images(found),
@@ -44,11 +44,21 @@ def run_page(found: RunFiles) -> str:
     return fill_page(f"r{head.run:04d} {head.proposal}", "\n".join(sections), "page.js")
 
 
-def _header(found: RunFiles, good: np.ndarray) -> str:
-    head, hit_file = found.head, found.hit_file
+def run_answers(found: RunFiles) -> list[Answer]:
+    """Return the answers about a run, as on its page and in its JSON file."""
+    good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
     in_run = _modules_in_run(found.run)
     bad_pixels = float((good[in_run] == 0).mean()) if in_run.any() else float("nan")
-    distance = float(np.median(hit_file.xyz[2])) if hit_file else None
+    return answers(found.run, found.head, bad_pixels, _distance(found))
+
+
+def _distance(found: RunFiles) -> float | None:
+    return float(np.median(found.hit_file.xyz[2])) if found.hit_file else None
+
+
+def _header(found: RunFiles) -> str:
+    head = found.head
+    distance = _distance(found)
     numbers = [
         ("hits", f"{head.hits:,}", "first"),
         ("hit rate", f"{100 * head.hit_rate:.2f} %", "first"),
@@ -69,7 +79,7 @@ def _header(found: RunFiles, good: np.ndarray) -> str:
     cards = "".join(
         f'<li class="{a.state}"><b>{escape(a.question)}</b> <strong>{escape(a.short)}</strong>'
         f" <div>{escape(a.why)}</div></li>"
-        for a in answers(found.run, head, bad_pixels, distance)
+        for a in run_answers(found)
     )
     started = f", started {clock(head.start_time)}" if head.start_time else ""
     return (
