@@ -68,7 +68,7 @@ DECISIONS = {
     "nothing new": (),
     "sigma": ("--sigma", "1.5"),
     "run, iqr": ("--decide", "run", "--width", "iqr", "--sigma", "0.5", "--sigma-floor", "none"),
-    "window": ("--decide", "window", "--min-scores", "14", "--sigma", "1"),
+    "window": ("--decide", "window", "--min-scores", "14", "--sigma", "0.3"),
     "fixed": ("--decide", "fixed", "--fixed-threshold", "700"),
     "limits": ("--min-score", "100", "--max-score", "1500", "--first-cell", "1", "--sigma", "1",
                "--exclude-cells", "4", "--min-pulse-energy", "1.2mJ"),
