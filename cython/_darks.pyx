@@ -1,4 +1,7 @@
-"""Sums over the dark frames of one cell, per pixel; `xfelmpi.calibration.dark_statistics` checks and allocates."""
+"""Sums over the dark frames of one cell, per pixel.
+
+Loops only: `xfelmpi.calibration.dark_statistics` checks and allocates.
+"""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

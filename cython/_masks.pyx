@@ -1,22 +1,24 @@
 """Masks of the frames of one module, as the files hold them, → bits of bad pixels; bits, counted.
 
-Loops only: `xfelmpi.run.frames.frame_masks` and `xfelmpi.reduction.powder` check, allocate and document. A chunk that was
-never written is what every HDF5 reader takes it for: the dataset's fill value.
+Loops only: `xfelmpi.run.frames.frame_masks` and `xfelmpi.reduction.powder` check, allocate and
+document. A chunk that was never written is what every HDF5 reader takes it for: the dataset's fill
+value.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
-from frames cimport (
+from xfelmpi._kernels._frames cimport (
     DEFLATE,
+    NEVER_WRITTEN,
     OK,
     READ_FAILED,
     SHUFFLE,
-    decode_chunk,
+    ChunkSource,
+    DecodeBuffers,
+    frame_of,
     inflate_chunk,
-    libdeflate_alloc_decompressor,
-    libdeflate_decompressor,
-    libdeflate_free_decompressor,
+    load_chunk,
     pread_fully,
 )
 
@@ -26,120 +28,124 @@ cdef extern from "mask_fold.h":
     void fold_planes(
         const uint8_t *plane, size_t stride, uint32_t bits, int n, uint8_t *bad) nogil
 
-DEF PIXELS = 65536
-DEF BYTES = 8192
-DEF NEVER_WRITTEN = -1
-
-
-cdef libdeflate_decompressor *new_inflater() except NULL:
-    cdef libdeflate_decompressor *inflater = libdeflate_alloc_decompressor()
-    if inflater == NULL:
-        raise MemoryError("libdeflate_alloc_decompressor")
-    return inflater
-
 
 def fold_masks(
-        int fd, const uint8_t[::1] memory,
-        const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
-        const int32_t[::1] within, int64_t chunk_frames, uint32_t fill,
-        uint8_t[::1] packed, uint8_t[::1] dense,
-        uint32_t bits, uint8_t[:, ::1] bad, uint8_t[::1] status):
+        ChunkSource source not None, DecodeBuffers buffers not None, uint32_t fill,
+        uint32_t bits, uint8_t[:, ::1] bad not None, uint8_t[::1] status not None):
     """Find the pixels of every frame of which any of `bits` is set."""
-    cdef Py_ssize_t f, n_frames = offset.shape[0]
-    cdef size_t chunk_pixels = PIXELS * <size_t>chunk_frames
-    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
-    cdef const uint8_t *frame
-    cdef int64_t decoded = -1
-    cdef int state = OK
-    cdef libdeflate_decompressor *inflater = new_inflater()
+    cdef Py_ssize_t f
+    cdef int n = source.n_pixels
+    cdef size_t chunk_pixels = <size_t>n * source.chunk_frames
 
+    if bad.shape[1] != n // 8:
+        raise ValueError(f"rows of {bad.shape[1]} bytes for the bits of {n} pixels")
+    buffers.begin(source)
     with nogil:
-        for f in range(n_frames):
-            if offset[f] == NEVER_WRITTEN:
+        for f in range(source.n_frames):
+            if source.offset[f] == NEVER_WRITTEN:
                 status[f] = OK
-                memset(&bad[f, 0], 0xFF if fill & bits else 0, BYTES)
+                memset(&bad[f, 0], 0xFF if fill & bits else 0, n // 8)
                 continue
-            if offset[f] != decoded or offset[f] < 0:
-                # shuffled bytes are folded as they are: nothing has to be put together
-                state = decode_chunk(
-                    inflater, fd, in_memory, offset[f], size[f], filters[f] & ~SHUFFLE, 4,
-                    4 * chunk_pixels, &packed[0], packed.shape[0], &dense[0], &dense[0])
-                decoded = offset[f]
-            status[f] = state
-            if state != OK:
+            # shuffled bytes are folded as they are: nothing has to be put together
+            status[f] = load_chunk(source, buffers, f, source.filters[f] & ~SHUFFLE)
+            if status[f] != OK:
                 continue
-            if filters[f] & SHUFFLE:
-                frame = &dense[0] + within[f] * <size_t>PIXELS
-                fold_planes(frame, chunk_pixels, bits, PIXELS, &bad[f, 0])
+            if source.filters[f] & SHUFFLE:
+                fold_planes(
+                    &buffers.dense[source.index_in_chunk[f] * <Py_ssize_t>n], chunk_pixels, bits,
+                    n, &bad[f, 0])
             else:
-                frame = &dense[0] + within[f] * <size_t>(4 * PIXELS)
-                fold_words(<const uint32_t *>frame, bits, PIXELS, &bad[f, 0])
-    libdeflate_free_decompressor(inflater)
+                fold_words(
+                    <const uint32_t *>frame_of(source, buffers, f), bits, n, &bad[f, 0])
+
+
+cdef struct LastChunk:
+    # the packed bytes that `dense` was inflated from, and where those of the next chunk go
+    uint8_t *packed
+    uint8_t *next
+    int64_t size
+    int filters
+    int status
+
+
+cdef inline bint is_packed_in_file(
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f) except -1 nogil:
+    return (not source.memory.shape[0] and source.filters[f] & DEFLATE and source.offset[f] >= 0
+            and 0 <= source.size[f] <= buffers.packed.shape[0])
+
+
+cdef int load_unless_again(
+        ChunkSource source, DecodeBuffers buffers, LastChunk *last, Py_ssize_t f,
+        bint *is_other) except -1 nogil:
+    """As `load_chunk`, but a chunk with the bytes of the one before is not inflated again.
+
+    `is_other` becomes 1 if `buffers.dense` has been written to.
+    """
+    cdef int64_t size = source.size[f]
+    cdef int filters = source.filters[f]
+    if source.offset[f] == buffers.held and buffers.held >= 0:
+        return buffers.held_status
+    if not is_packed_in_file(source, buffers, f):
+        last.size = -1
+        is_other[0] = True
+        return load_chunk(source, buffers, f, filters)
+    buffers.held = source.offset[f]
+    if pread_fully(source.fd, last.next, size, buffers.held):
+        buffers.held_status = READ_FAILED
+    elif (size == last.size and filters == last.filters
+            and memcmp(last.next, last.packed, size) == 0):
+        buffers.held_status = last.status
+    else:
+        is_other[0] = True
+        buffers.held_status = inflate_chunk(
+            buffers.inflater.dense, last.next, size, filters, source.itemsize,
+            source.chunk_bytes, &buffers.spare[0], &buffers.dense[0])
+        last.size, last.filters, last.status = size, filters, buffers.held_status
+        last.packed, last.next = last.next, last.packed
+    return buffers.held_status
 
 
 def join_masks(
-        int fd, const uint8_t[::1] memory,
-        const int64_t[::1] offset, const int64_t[::1] size, const uint8_t[::1] filters,
-        const int32_t[::1] within, int64_t chunk_frames, uint32_t fill,
-        uint8_t[::1] packed, uint8_t[::1] dense,
-        uint8_t[::1] packed_before, uint8_t[::1] spare, const int32_t[::1] slot,
-        uint32_t[:, ::1] held, uint8_t[::1] status):
+        ChunkSource source not None, DecodeBuffers buffers not None,
+        uint8_t[::1] packed_before not None, uint32_t fill, const int32_t[::1] slot not None,
+        uint32_t[:, ::1] held not None, uint8_t[::1] status not None):
     """Keep in ``held[slot]`` only the bits that are set in the frame too.
 
     Masks of a cell are often the same to the byte from train to train: such a chunk is not
     inflated again.
     """
-    cdef Py_ssize_t f, p, n_frames = offset.shape[0]
-    cdef size_t chunk_pixels = PIXELS * <size_t>chunk_frames
-    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
+    cdef Py_ssize_t f, p
+    cdef int n = source.n_pixels
     cdef const uint32_t *frame
     cdef uint32_t *joined
-    cdef uint8_t *now = &packed[0]
-    cdef uint8_t *before = &packed_before[0]
-    cdef int64_t decoded = -1, size_before = -1
-    cdef int state = OK, state_before = OK, filters_before = 0
+    cdef bint is_other
     # what has been joined last
-    cdef int joined_slot = -1, joined_within = -1
-    cdef libdeflate_decompressor *inflater = new_inflater()
+    cdef int joined_slot = -1, joined_index = -1
+    cdef LastChunk last
 
+    if packed_before.shape[0] < buffers.packed.shape[0] or held.shape[1] != n:
+        raise ValueError("buffers are of another size than the frames")
+    buffers.begin(source)
+    last.packed, last.next, last.size = &packed_before[0], &buffers.packed[0], -1
     with nogil:
-        for f in range(n_frames):
+        for f in range(source.n_frames):
             joined = &held[slot[f], 0]
-            if offset[f] == NEVER_WRITTEN:
+            if source.offset[f] == NEVER_WRITTEN:
                 status[f] = OK
-                for p in range(PIXELS):
+                for p in range(n):
                     joined[p] &= fill
                 continue
-            if offset[f] != decoded or offset[f] < 0:
-                decoded = offset[f]
-                if (in_memory == NULL and filters[f] & DEFLATE and offset[f] >= 0
-                        and 0 <= size[f] <= packed.shape[0]):
-                    if pread_fully(fd, now, size[f], offset[f]):
-                        status[f] = state = READ_FAILED
-                        continue
-                    if (size[f] == size_before and filters[f] == filters_before
-                            and memcmp(now, before, size[f]) == 0):
-                        state = state_before
-                    else:
-                        state = state_before = inflate_chunk(
-                            inflater, now, size[f], filters[f], 4, 4 * chunk_pixels, &spare[0],
-                            &dense[0])
-                        size_before, filters_before = size[f], filters[f]
-                        now, before = before, now
-                        joined_slot = -1
-                else:
-                    state = decode_chunk(
-                        inflater, fd, in_memory, offset[f], size[f], filters[f], 4,
-                        4 * chunk_pixels, now, packed.shape[0], &spare[0], &dense[0])
-                    size_before = joined_slot = -1
-            status[f] = state
-            if state != OK or (slot[f] == joined_slot and within[f] == joined_within):
+            is_other = False
+            status[f] = load_unless_again(source, buffers, &last, f, &is_other)
+            if is_other:
+                joined_slot = -1
+            if status[f] != OK or (
+                    slot[f] == joined_slot and source.index_in_chunk[f] == joined_index):
                 continue
-            frame = <const uint32_t *>(&dense[0] + within[f] * <size_t>(4 * PIXELS))
-            for p in range(PIXELS):
+            frame = <const uint32_t *>frame_of(source, buffers, f)
+            for p in range(n):
                 joined[p] &= frame[p]
-            joined_slot, joined_within = slot[f], within[f]
-    libdeflate_free_decompressor(inflater)
+            joined_slot, joined_index = slot[f], source.index_in_chunk[f]
 
 
 def take_off_bad(const uint64_t[:, ::1] good, const uint32_t[::1] frames, uint32_t[::1] total):

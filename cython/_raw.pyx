@@ -1,26 +1,32 @@
 """Raw frames of one module (analogue signal, digital gain level) → sparse lists of photons.
 
-Loops only: `xfelmpi.reduction.sparsifier` and `xfelmpi.calibration.constants` check, allocate and document. Without
-common mode two integer comparisons settle almost every pixel of a faint frame: the digital level
-against the first stage threshold, and the analogue signal against the smallest one that is a
+Loops only: `xfelmpi.reduction.sparsifier` and `xfelmpi.calibration.constants` check and allocate.
+Without common mode two integer comparisons settle almost every pixel of a faint frame: the digital
+level against the first stage threshold, and the analogue signal against the smallest one that is a
 photon in the high stage. Only what fails them gets the formula.
 """
 
 from libc.math cimport floorf
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from frames cimport (
-    OK,
+from xfelmpi._kernels._frames cimport (
+    ChunkSource,
+    DecodeBuffers,
+    EntryList,
+    FrameOutputs,
+    PhotonRule,
+    PixelMasks,
+    PowderView,
     Scan,
-    Sums,
-    add,
     begin_frame,
-    decode_chunk,
+    begin_scan,
+    check_sizes,
     end_frame,
-    libdeflate_alloc_decompressor,
-    libdeflate_decompressor,
-    libdeflate_free_decompressor,
+    frame_of,
+    load_chunk,
+    scan_add,
+    skip_frame,
 )
 
 cdef extern from "<math.h>":
@@ -47,22 +53,109 @@ cdef extern from "raw_scan.h":
     int in_asic(int j) nogil
     void prefetch(const void *address) nogil
 
-DEF PIXELS = 65536
-DEF BAND = 8192     # pixels of two ASICs side by side
-DEF BAND_WORDS = 128
-DEF ASIC = 4096
-DEF ASICS = 16
-DEF AHEAD = 24       # candidates whose constants are fetched in advance
+# an AGIPD module; the loops of raw_scan.h know its ASICs
+cdef enum:
+    PIXELS = 65536
+    BAND = 8192         # pixels of two ASICs side by side
+    BANDS = 8
+    BAND_WORDS = 128
+    ASIC = 4096
+    ASICS = 16
+    AHEAD = 24          # candidates whose constants are fetched in advance
 
 ctypedef fused offset_t:
     int16_t
     float
 
 
-cdef struct Switched:
-    # good pixels of one frame that are not in the high stage
-    uint32_t medium
-    uint32_t low
+cdef class RawConstants:
+    """Constants of one module, and which of them some of its frames need.
+
+    Parameters
+    ----------
+    row : ndarray, int32 (frame,)
+        Row of every frame in the other arrays.
+    one_photon_adc : ndarray, uint16 (row, pixel)
+        Smallest analogue value that is a photon in the high stage.
+    lowest1 : ndarray, uint16 (row, pixel / 64)
+        Smallest `level1` of every 64 pixels.
+    level1, level2 : ndarray, uint16 (row, pixel)
+        High stage below the first, low stage above the second.
+    bad_medium, bad_low : ndarray, uint8 (row, byte)
+        Bits of the pixels that are bad in that stage.
+    offset : ndarray, int16 or float32 (row, stage, pixel)
+    gain : ndarray, float32 (row, stage, pixel)
+    common_mode : bool
+        Whether the median of every ASIC is subtracted.
+    rule : PhotonRule
+        From the signal in ADU of the high stage to photons.
+    """
+
+    cdef const int32_t[::1] row
+    cdef const uint16_t[:, ::1] one_photon_adc
+    cdef const uint16_t[:, ::1] lowest1
+    cdef const uint16_t[:, ::1] level1
+    cdef const uint16_t[:, ::1] level2
+    cdef const uint8_t[:, ::1] bad_medium
+    cdef const uint8_t[:, ::1] bad_low
+    # one of the two
+    cdef const int16_t[:, :, ::1] offset_i2
+    cdef const float[:, :, ::1] offset_f4
+    cdef bint has_float_offset
+    cdef const float[:, :, :] gain
+    cdef bint common_mode
+    cdef PhotonRule rule
+
+    def __cinit__(
+            self, *, const int32_t[::1] row not None,
+            const uint16_t[:, ::1] one_photon_adc not None,
+            const uint16_t[:, ::1] lowest1 not None, const uint16_t[:, ::1] level1 not None,
+            const uint16_t[:, ::1] level2 not None, const uint8_t[:, ::1] bad_medium not None,
+            const uint8_t[:, ::1] bad_low not None, offset not None,
+            const float[:, :, :] gain not None, bint common_mode, PhotonRule rule not None):
+        self.row = row
+        self.one_photon_adc = one_photon_adc
+        self.lowest1 = lowest1
+        self.level1 = level1
+        self.level2 = level2
+        self.bad_medium = bad_medium
+        self.bad_low = bad_low
+        self.has_float_offset = offset.dtype.kind == "f"
+        if self.has_float_offset:
+            self.offset_f4 = offset
+        else:
+            self.offset_i2 = offset
+        self.gain = gain
+        self.common_mode = common_mode
+        self.rule = rule
+
+
+cdef struct RawFrame:
+    # one frame, its rows of the constants, and its good pixels that are not in the high stage
+    const uint16_t *analogue
+    const uint16_t *digital
+    const uint16_t *one_photon_adc
+    const uint16_t *lowest1
+    const uint16_t *level1
+    const uint16_t *level2
+    const uint8_t *bad_medium
+    const uint8_t *bad_low
+    uint32_t n_medium
+    uint32_t n_low
+
+
+cdef inline int begin_raw_frame(
+        RawFrame *r, RawConstants c, const uint8_t *frame, Py_ssize_t row) except -1 nogil:
+    r.analogue = <const uint16_t *>frame
+    r.digital = r.analogue + PIXELS
+    r.one_photon_adc = &c.one_photon_adc[row, 0]
+    r.lowest1 = &c.lowest1[row, 0]
+    r.level1 = &c.level1[row, 0]
+    r.level2 = &c.level2[row, 0]
+    r.bad_medium = &c.bad_medium[row, 0]
+    r.bad_low = &c.bad_low[row, 0]
+    r.n_medium = r.n_low = 0
+    return 0
 
 
 cdef inline bint bit(const uint8_t *bits, uint32_t p) noexcept nogil:
@@ -70,11 +163,20 @@ cdef inline bint bit(const uint8_t *bits, uint32_t p) noexcept nogil:
 
 
 cdef inline void add_signal(
-        Scan *s, uint32_t p, float signal, float adu, float threshold) noexcept nogil:
+        Scan *s, uint32_t p, float signal, float adu_per_photon, float threshold) noexcept nogil:
     # every step in float32, as documented; a plain 1 would make it double
-    cdef float photons = floorf(signal / adu + <float>1 - threshold)
+    cdef float photons = floorf(signal / adu_per_photon + <float>1 - threshold)
     if photons >= 1:
-        add(s, p, <uint32_t>photons if photons <= 65535 else 0)
+        scan_add(s, p, <uint32_t>photons if photons <= 65535 else 0)
+
+
+cdef inline int stage_of(RawFrame *r, uint32_t p) noexcept nogil:
+    """Return the stage of a good pixel that is not in the high one, and count it."""
+    if r.digital[p] > r.level2[p]:
+        r.n_low += 1
+        return 2
+    r.n_medium += 1
+    return 1
 
 
 cdef inline void fetch(
@@ -85,16 +187,15 @@ cdef inline void fetch(
 
 
 cdef void scan_plain(
-        Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
-        const uint16_t *cut, const uint16_t *lowest1, const uint16_t *level1,
-        const uint16_t *level2, const uint8_t *bad_medium, const uint8_t *bad_low,
-        const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float threshold) noexcept nogil:
+        Scan *s, RawFrame *r, const offset_t[:, ::1] offset, const float[:, :] gain,
+        PhotonRule rule) noexcept nogil:
+    cdef float adu_per_photon = rule.adu_per_photon, threshold = rule.threshold
     cdef int32_t found[PIXELS]
     cdef uint32_t i, p
     cdef int stage, n_found
     cdef float signal
-    n_found = find_candidates(analogue, digital, cut, lowest1, PIXELS, found)
+    n_found = find_candidates(
+        r.analogue, r.digital, r.one_photon_adc, r.lowest1, PIXELS, found)
     for i in range(min(AHEAD, n_found)):
         fetch(s, offset, gain, found[i])
     for i in range(n_found):
@@ -105,37 +206,34 @@ cdef void scan_plain(
         if not bit(s.good, p):
             continue
         stage = 0
-        if digital[p] >= lowest1[p >> 6] and digital[p] >= level1[p]:
-            stage = 2 if digital[p] > level2[p] else 1
-            switched.medium += stage == 1
-            switched.low += stage == 2
-            if bit(bad_medium if stage == 1 else bad_low, p):
-                add(s, p, 0)
+        if r.digital[p] >= r.lowest1[p >> 6] and r.digital[p] >= r.level1[p]:
+            stage = stage_of(r, p)
+            if bit(r.bad_medium if stage == 1 else r.bad_low, p):
+                scan_add(s, p, 0)
                 continue
-        signal = (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p]
-        add_signal(s, p, signal, adu, threshold)
+        signal = (<float>r.analogue[p] - <float>offset[stage, p]) * gain[stage, p]
+        add_signal(s, p, signal, adu_per_photon, threshold)
 
 
 cdef void scan_common_mode(
-        Scan *s, Switched *switched, const uint16_t *analogue, const uint16_t *digital,
-        const uint16_t *lowest1, const uint16_t *level1, const uint16_t *level2,
-        const uint8_t *bad_medium, const uint8_t *bad_low,
-        const offset_t[:, ::1] offset, const float[:, :] gain,
-        float adu, float threshold, float photon_signal, float *last) noexcept nogil:
+        Scan *s, RawFrame *r, const offset_t[:, ::1] offset, const float[:, :] gain,
+        PhotonRule rule, float *last) noexcept nogil:
     """As `scan_plain`, less the median of the good pixels of every 64 × 64 ASIC."""
+    cdef float adu_per_photon = rule.adu_per_photon, threshold = rule.threshold
     cdef float signal[BAND]
     cdef float median[2]
     cdef int n_good[2]
     cdef int32_t found[BAND]
-    cdef uint64_t spoilt[BAND_WORDS]
-    cdef uint32_t first, i, j, p, half
+    cdef uint64_t bad[BAND_WORDS]
+    cdef uint32_t band, first, i, j, p, half
     cdef int n_found, stage
-    for first in range(0, PIXELS, BAND):
+    for band in range(BANDS):
+        first = BAND * band
         if offset_t is float:
-            high_stage_f4(analogue + first, &offset[0, first], &gain[0, first],
+            high_stage_f4(r.analogue + first, &offset[0, first], &gain[0, first],
                           gain.strides[1] != 0, signal)
         else:
-            high_stage_i2(analogue + first, &offset[0, first], &gain[0, first],
+            high_stage_i2(r.analogue + first, &offset[0, first], &gain[0, first],
                           gain.strides[1] != 0, signal)
         n_good[0] = n_good[1] = ASIC
         n_found = find_bad(s.good + first // 8, found)
@@ -143,118 +241,79 @@ cdef void scan_common_mode(
             j = found[i]
             signal[in_asic(j)] = NAN
             n_good[(j >> 6) & 1] -= 1
-        memset(spoilt, 0, sizeof(spoilt))
+        memset(bad, 0, sizeof(bad))
         n_found = find_switched(
-            digital + first, level1 + first, lowest1 + first // 64, BAND, found)
+            r.digital + first, r.level1 + first, r.lowest1 + first // 64, BAND, found)
         for i in range(n_found):
             j = found[i]
             p = first + j
             if not bit(s.good, p):
                 continue
-            stage = 2 if digital[p] > level2[p] else 1
-            switched.medium += stage == 1
-            switched.low += stage == 2
-            if bit(bad_medium if stage == 1 else bad_low, p):
-                spoilt[j >> 6] |= <uint64_t>1 << (j & 63)
+            stage = stage_of(r, p)
+            if bit(r.bad_medium if stage == 1 else r.bad_low, p):
+                bad[j >> 6] |= <uint64_t>1 << (j & 63)
                 signal[in_asic(j)] = NAN
                 n_good[(j >> 6) & 1] -= 1
             else:
                 signal[in_asic(j)] = (
-                    (<float>analogue[p] - <float>offset[stage, p]) * gain[stage, p])
+                    (<float>r.analogue[p] - <float>offset[stage, p]) * gain[stage, p])
         for half in range(2):
             median[half] = median_of(
-                signal + ASIC * half, n_good[half], last + 2 * (first // BAND) + half
+                signal + ASIC * half, n_good[half], last + 2 * band + half
             ) if n_good[half] else 0
         # NaN fails the comparison: what is bad is not bright
-        n_found = find_bright(signal, median, photon_signal, spoilt, found)
+        n_found = find_bright(signal, median, rule.one_photon_threshold, bad, found)
         for i in range(n_found):
             j = found[i]
-            if (spoilt[j >> 6] >> (j & 63)) & 1:
-                add(s, first + j, 0)
+            if (bad[j >> 6] >> (j & 63)) & 1:
+                scan_add(s, first + j, 0)
             else:
-                add_signal(s, first + j, signal[in_asic(j)] - median[(j >> 6) & 1], adu, threshold)
+                add_signal(s, first + j, signal[in_asic(j)] - median[(j >> 6) & 1],
+                           adu_per_photon, threshold)
+
+
+cdef inline void scan_raw(
+        Scan *s, RawFrame *r, const offset_t[:, ::1] offset, const float[:, :] gain,
+        PhotonRule rule, bint common_mode, float *last) noexcept nogil:
+    if common_mode:
+        scan_common_mode(s, r, offset, gain, rule, last)
+    else:
+        scan_plain(s, r, offset, gain, rule)
 
 
 def sparsify_raw(
-        int fd, const uint8_t[::1] memory,
-        const int64_t[::1] offset_in_file, const int64_t[::1] size, const uint8_t[::1] filters,
-        const int32_t[::1] within, int64_t chunk_frames,
-        bint common_mode, float adu, float threshold, float photon_signal,
-        const int32_t[::1] constants_row, const uint16_t[:, ::1] cut,
-        const uint16_t[:, ::1] lowest1, const uint16_t[:, ::1] level1,
-        const uint16_t[:, ::1] level2,
-        const uint8_t[:, ::1] bad_medium, const uint8_t[:, ::1] bad_low,
-        const offset_t[:, :, ::1] offset, const float[:, :, :] gain,
-        const uint8_t[:, ::1] good, const int32_t[::1] mask_row, const uint8_t[::1] region,
-        uint32_t base, uint8_t[::1] packed, uint8_t[::1] spare, uint8_t[::1] dense,
-        int64_t used, uint32_t[::1] out_pixel, uint16_t[::1] out_count,
-        uint64_t[::1] powder, uint32_t[::1] invalid,
-        int64_t[::1] start, int64_t[::1] stop, uint8_t[::1] status,
-        uint32_t[::1] lit, uint64_t[::1] photons, uint32_t[::1] region_lit,
-        uint64_t[::1] region_photons, uint32_t[::1] ones, uint16_t[::1] peak,
-        uint32_t[::1] entries, uint32_t[::1] region_bad, uint32_t[:, ::1] gain_switched):
-    """Work off the frames of one module in one file; returns how much of the list is used."""
-    cdef Py_ssize_t f, row, n_frames = offset_in_file.shape[0]
-    cdef size_t frame_bytes = PIXELS * 4
-    cdef size_t chunk_bytes = frame_bytes * <size_t>chunk_frames
-    cdef const uint8_t *in_memory = &memory[0] if memory.shape[0] else NULL
-    cdef const uint16_t *frame
-    cdef int64_t decoded = -1
-    cdef int state = OK
+        ChunkSource source not None, DecodeBuffers buffers not None,
+        RawConstants constants not None, PixelMasks masks not None, EntryList entries not None,
+        FrameOutputs out not None, PowderView powder not None):
+    """Append the entries of the raw frames of one module in one file, and sum them."""
+    cdef Py_ssize_t f, row
     cdef Scan s
-    cdef Sums out
-    cdef Switched switched
+    cdef RawFrame r
     # medians of many equal values: where the next ones are sought first
     cdef float last[ASICS]
-    cdef libdeflate_decompressor *inflater
 
-    if n_frames == 0:
-        return used
-    inflater = libdeflate_alloc_decompressor()
-    if inflater == NULL:
-        raise MemoryError("libdeflate_alloc_decompressor")
-    s.region = &region[0]
-    s.powder = &powder[0]
-    s.invalid = &invalid[0]
-    s.out_pixel = &out_pixel[0]
-    s.out_count = &out_count[0]
-    s.room = out_pixel.shape[0]
-    s.base = base
-    out.start, out.stop, out.status = &start[0], &stop[0], &status[0]
-    out.lit, out.photons = &lit[0], &photons[0]
-    out.region_lit, out.region_photons = &region_lit[0], &region_photons[0]
-    out.ones, out.peak, out.entries = &ones[0], &peak[0], &entries[0]
-    out.region_bad = &region_bad[0]
+    if source.n_frames == 0:
+        return
+    if source.n_pixels != PIXELS or constants.row.shape[0] != source.n_frames:
+        raise ValueError("constants are of other pixels, or of other frames")
+    check_sizes(source, masks, out, powder)
+    buffers.begin(source)
+    begin_scan(&s, masks, entries, powder)
     memset(last, 0, sizeof(last))
     with nogil:
-        for f in range(n_frames):
-            if offset_in_file[f] != decoded or decoded < 0:
-                state = decode_chunk(
-                    inflater, fd, in_memory, offset_in_file[f], size[f], filters[f], 2,
-                    chunk_bytes, &packed[0], packed.shape[0], &spare[0], &dense[0])
-                decoded = offset_in_file[f]
-            status[f] = state
-            start[f] = used
-            stop[f] = used
-            if state != OK:
+        for f in range(source.n_frames):
+            if skip_frame(
+                    entries, out, f, load_chunk(source, buffers, f, source.filters[f])):
                 continue
-            frame = <const uint16_t *>(&dense[0] + within[f] * frame_bytes)
-            row = constants_row[f]
-            begin_frame(&s, &good[mask_row[f], 0], used)
-            switched.medium = switched.low = 0
-            if common_mode:
-                scan_common_mode(
-                    &s, &switched, frame, frame + PIXELS, &lowest1[row, 0], &level1[row, 0],
-                    &level2[row, 0],
-                    &bad_medium[row, 0], &bad_low[row, 0], offset[row], gain[row],
-                    adu, threshold, photon_signal, last)
+            row = constants.row[f]
+            begin_frame(&s, masks, entries, f)
+            begin_raw_frame(&r, constants, frame_of(source, buffers, f), row)
+            if constants.has_float_offset:
+                scan_raw(&s, &r, constants.offset_f4[row], constants.gain[row], constants.rule,
+                         constants.common_mode, last)
             else:
-                scan_plain(
-                    &s, &switched, frame, frame + PIXELS, &cut[row, 0], &lowest1[row, 0],
-                    &level1[row, 0], &level2[row, 0], &bad_medium[row, 0], &bad_low[row, 0],
-                    offset[row], gain[row], adu, threshold)
-            gain_switched[f, 0] = switched.medium
-            gain_switched[f, 1] = switched.low
-            used = end_frame(&s, &out, f, used)
-    libdeflate_free_decompressor(inflater)
-    return used
+                scan_raw(&s, &r, constants.offset_i2[row], constants.gain[row], constants.rule,
+                         constants.common_mode, last)
+            out.switched[f, 0] = r.n_medium
+            out.switched[f, 1] = r.n_low
+            end_frame(&s, entries, out, f)

@@ -1,5 +1,5 @@
-/* Vector loops over raw frames; n is a multiple of 64, at most 65536, and `found` has room for n
- * positions. */
+/* Vector loops over raw frames; n is a multiple of 64, at most 64 * MOST_WORDS, and `found` has room
+ * for n positions. */
 #include <math.h>
 
 #include "wide.h"

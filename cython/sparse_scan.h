@@ -1,5 +1,5 @@
-/* Which pixels of a corrected frame may have photons; n is a multiple of 64, at most 65536, and
- * `found` has room for n positions. */
+/* Which pixels of a corrected frame may have photons; n is a multiple of 64, at most
+ * 64 * MOST_WORDS, and `found` has room for n positions. */
 #ifndef XFELMPI_SPARSE_SCAN_H
 #define XFELMPI_SPARSE_SCAN_H
 

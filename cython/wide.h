@@ -79,7 +79,7 @@ AVX512 static inline uint64_t bits_of_flags_avx512(const uint8_t *flag)
     MARK_LOOP(NAME, , bits_of_flags, PARAMETERS, BEFORE, CONDITION)
 #endif
 
-#define MOST_WORDS 1024
+#define MOST_WORDS 8192 /* of 64 pixels each, 512 × 1024 together */
 
 /* Write the positions of the set bits of at most MOST_WORDS words to `found`, ascending; returns how
  * many. The words without any are left out first: which ones nobody can guess. */

@@ -11,8 +11,8 @@ from time import process_time
 
 import numpy as np
 from mpi4py import MPI
+from xfelmpi._kernels._frames import Inflater
 
-from xfelmpi._kernels import _sparse
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
@@ -57,7 +57,7 @@ class Pass:
         assert not self.sparsifier.problems, self.sparsifier.problems[:3]
 
 
-def set_up(comm: MPI.Comm, config: Config, inflater: _sparse.Inflater | None = None) -> Pass:
+def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> Pass:
     """Share out a run and load what its pass needs."""
     experiment = Experiment(config.prefix, config.output, config.run)
     share = share_run(comm, experiment, config)

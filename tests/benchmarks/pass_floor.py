@@ -23,8 +23,8 @@ import h5py
 from bench import row
 from measure import Floor, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
+from xfelmpi._kernels._frames import Inflater
 
-from xfelmpi._kernels import _sparse
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.log import start_logging
 from xfelmpi.core.paths import Experiment
@@ -75,7 +75,7 @@ def main() -> None:
         if simulate_once(comm, options) and kind == "zlib":
             pack_again(experiment.run_folder("proc"))
         config = Config(run, prefix=folder, output=folder / "scratch", data="proc", vds=False)
-        passes = {"dense": set_up(comm, config, _sparse.Inflater(0)), "pass": set_up(comm, config)}
+        passes = {"dense": set_up(comm, config, Inflater(0)), "pass": set_up(comm, config)}
         actions = {"floor": Floor(passes["pass"]).run}
         actions |= {name: one.run for name, one in passes.items()}
         times = in_turn(comm, actions, len(passes["pass"].frames) * 16, REPEATS)

@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
 from kernelcalls import run_kernel
 from reference import EMPTY, FS, PIXELS, SS, module_twin
+from xfelmpi._kernels._frames import ChunkSource, Inflater
 
 from xfelmpi._kernels import _masks
-from xfelmpi.run.frames.frame_dataset import DEFLATE, SHUFFLE, packed_room
+from xfelmpi.run.frames.frame_dataset import DEFLATE, SHUFFLE, make_buffers, packed_room
 
 ODD = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.69999, 0.7, 65535.7, 3e38, -3e38, -5, 1])
 SHARES = (0, 1e-4, 1e-3, 0.02, 0.3, 1)
@@ -132,7 +133,7 @@ def make_chunks(rng, file: int, dtype: np.dtype) -> Chunks:
         "offset": np.array(offset, np.int64)[chosen],
         "size": np.array(size, np.int64)[chosen],
         "filters": np.array(filters, np.uint8)[chosen],
-        "within": within[chosen],
+        "index_in_chunk": within[chosen],
         "chunk_frames": per_chunk,
     }
     readable = np.array([values[i] is not None for i in chosen])
@@ -151,10 +152,13 @@ def try_masks(rng, file: int) -> int:
     fill = int(rng.choice((0, 4)))
     chunks.values[blank], chunks.readable[blank] = fill, True
     bad, status = np.zeros((n, PIXELS // 8), np.uint8), np.full(n, 77, np.uint8)
-    packed = np.empty(packed_room(chunk_bytes), np.uint8)
-    dense = np.empty(chunk_bytes, np.uint8)
     _masks.fold_masks(
-        **chunks.place, fill=fill, packed=packed, dense=dense, bits=bits, bad=bad, status=status
+        source=ChunkSource(**chunks.place, n_pixels=PIXELS, itemsize=4),
+        buffers=make_buffers(chunk_bytes, PIXELS, Inflater()),
+        fill=fill,
+        bits=bits,
+        bad=bad,
+        status=status,
     )
     assert ((status == 0) == chunks.readable).all(), status
     right = np.packbits(chunks.values & np.uint32(bits) != 0, axis=-1, bitorder="little")
@@ -169,24 +173,20 @@ def try_joined_masks(rng, chunks: Chunks, fill: int) -> None:
     n = len(chunks.values)
     again = np.repeat(np.arange(n), rng.integers(0, 3, n))
     place = chunks.place | {
-        name: chunks.place[name][again] for name in ("offset", "size", "filters", "within")
+        name: chunks.place[name][again] for name in ("offset", "size", "filters", "index_in_chunk")
     }
     if chunks.readable.all():
         # what lies beyond the end of the file must go on doing so
         for i in np.flatnonzero(rng.random(len(again)) < 0.5).tolist():
             copy_chunk(place, i)
     chunk_bytes = 4 * PIXELS * place["chunk_frames"]
-    packed = np.empty((2, packed_room(chunk_bytes)), np.uint8)
-    dense = np.empty((2, chunk_bytes), np.uint8)
     slot = np.sort(rng.integers(0, 3, len(again))).astype(np.int32)
     held, status = np.full((3, PIXELS), 0xFFFFFFFF, np.uint32), np.full(len(again), 77, np.uint8)
     _masks.join_masks(
-        **place,
+        source=ChunkSource(**place, n_pixels=PIXELS, itemsize=4),
+        buffers=make_buffers(chunk_bytes, PIXELS, Inflater()),
+        packed_before=np.empty(packed_room(chunk_bytes), np.uint8),
         fill=fill,
-        packed=packed[0],
-        dense=dense[0],
-        packed_before=packed[1],
-        spare=dense[1],
         slot=slot,
         held=held,
         status=status,

@@ -4,11 +4,20 @@ from types import SimpleNamespace
 
 import numpy as np
 from reference import FS, PIXELS, SS
+from xfelmpi._kernels._frames import (
+    ChunkSource,
+    EntryList,
+    FrameOutputs,
+    Inflater,
+    PhotonRule,
+    PixelMasks,
+    PowderView,
+)
 
 from xfelmpi._kernels import _sparse
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.sparsifier import photon_cut
-from xfelmpi.run.frames.frame_dataset import packed_room
+from xfelmpi.run.frames.frame_dataset import make_buffers
 
 
 def run_kernel(
@@ -54,62 +63,79 @@ def run_kernel(
     room = n * PIXELS if room is None else room
     pixel = np.full(room + 64, 0xFFFFFFFF, np.uint32)
     count = np.full(room + 64, 0xFFFF, np.uint16)
-    out = _outputs(n)
-    inputs = {
+    place = {
         "memory": np.ascontiguousarray(values).reshape(-1).view(np.uint8),
         "offset": np.arange(n, dtype=np.int64) * frame_bytes,
         "size": np.full(n, frame_bytes, np.int64),
         "filters": np.zeros(n, np.uint8),
-        "within": np.zeros(n, np.int32),
+        "index_in_chunk": np.zeros(n, np.int32),
         "chunk_frames": 1,
+    }
+    place |= source or {"fd": -1}
+    masks = {
         "good": pack(good),
         "mask_row": np.zeros(n, np.int32) if mask_row is None else mask_row,
-        "region": pack(region),
-        "spoilt": np.empty((0, PIXELS // 8), np.uint8) if spoilt is None else pack(spoilt),
+        "roi": pack(region),
+        "masked_in_frame": None if spoilt is None else pack(spoilt),
     }
-    inputs |= source or {"fd": -1}
     if readonly:
-        for array in inputs.values():
+        for array in [*place.values(), *masks.values()]:
             if isinstance(array, np.ndarray):
                 array.flags.writeable = False
-    chunk_bytes = frame_bytes * inputs["chunk_frames"]
-    scratch = {name: np.empty(chunk_bytes, np.uint8) for name in ("spare", "dense")}
-    scratch["packed"] = np.empty(packed_room(chunk_bytes), np.uint8)
-    out.used = _sparse.sparsify(
-        inflater=_sparse.Inflater(),
-        itemsize=values.dtype.itemsize,
-        is_float=values.dtype.kind == "f",
-        cut=photon_cut(adu, threshold),
-        adu=adu,
-        threshold=threshold,
-        base=0,
-        used=0,
-        out_pixel=pixel[:room],
-        out_count=count[:room],
-        **inputs,
-        **scratch,
-        **{name: value for name, value in vars(out).items() if name != "used"},
+    out, powder = _outputs(n)
+    entries = EntryList(pixel=pixel[:room], count=count[:room])
+    _sparse.sparsify(
+        source=ChunkSource(
+            **place,
+            n_pixels=PIXELS,
+            itemsize=values.dtype.itemsize,
+            is_float=values.dtype.kind == "f",
+        ),
+        buffers=make_buffers(frame_bytes * place["chunk_frames"], PIXELS, Inflater()),
+        rule=PhotonRule(
+            one_photon_threshold=photon_cut(adu, threshold), adu_per_photon=adu, threshold=threshold
+        ),
+        masks=PixelMasks(**masks),
+        entries=entries,
+        out=FrameOutputs(**out),
+        powder=PowderView(**powder),
     )
     assert (pixel[room:] == 0xFFFFFFFF).all(), "written behind the end"
     assert (count[room:] == 0xFFFF).all(), "written behind the end"
-    out.pixel, out.count = pixel, count
-    return out
-
-
-def _outputs(n: int) -> SimpleNamespace:
-    """Return what the kernel fills for every frame, and the sums over frames."""
     return SimpleNamespace(
-        powder=np.zeros(PIXELS, np.uint64),
-        invalid=np.zeros(PIXELS, np.uint32),
-        start=np.full(n, 77, np.int64),
-        stop=np.full(n, 77, np.int64),
-        status=np.full(n, 77, np.uint8),
-        lit=np.zeros(n, np.uint32),
-        photons=np.zeros(n, np.uint64),
-        region_lit=np.zeros(n, np.uint32),
-        region_photons=np.zeros(n, np.uint64),
-        ones=np.zeros(n, np.uint32),
-        peak=np.zeros(n, np.uint16),
-        entries=np.zeros(n, np.uint32),
-        region_bad=np.zeros(n, np.uint32),
+        pixel=pixel,
+        count=count,
+        used=entries.n_entries,
+        powder=powder["photons"],
+        invalid=powder["invalid"],
+        **{TWIN_NAMES.get(name, name): array for name, array in out.items()},
     )
+
+
+TWIN_NAMES = {
+    "roi_lit": "region_lit",
+    "roi_photons": "region_photons",
+    "roi_bad": "region_bad",
+    "n_single": "ones",
+    "max_count": "peak",
+    "nnz": "entries",
+}
+"""What the sums over frames, and the numpy twin, call the outputs of the kernel."""
+
+
+def _outputs(n: int) -> tuple[dict, dict]:
+    """Return what the kernel fills for every frame, and the sums over frames."""
+    frames = {
+        "start": np.full(n, 77, np.int64),
+        "stop": np.full(n, 77, np.int64),
+        "status": np.full(n, 77, np.uint8),
+        "lit": np.zeros(n, np.uint32),
+        "photons": np.zeros(n, np.uint64),
+        "roi_lit": np.zeros(n, np.uint32),
+        "roi_photons": np.zeros(n, np.uint64),
+        "roi_bad": np.zeros(n, np.uint32),
+        "n_single": np.zeros(n, np.uint32),
+        "max_count": np.zeros(n, np.uint16),
+        "nnz": np.zeros(n, np.uint32),
+    }
+    return frames, {"photons": np.zeros(PIXELS, np.uint64), "invalid": np.zeros(PIXELS, np.uint32)}

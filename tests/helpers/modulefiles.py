@@ -6,8 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
+from xfelmpi._kernels._frames import Inflater
 
-from xfelmpi._kernels import _sparse
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
@@ -110,7 +110,7 @@ def read(files, table, masks=None, adu=1.0, threshold=0.7, room=0, sparse_bytes=
     masks = masks or make_masks()
     pool = FilePool(tuple(files))
     powder = PowderSum.zeros(masks.good.shape[1])
-    inflater = None if sparse_bytes is None else _sparse.Inflater(sparse_bytes)
+    inflater = None if sparse_bytes is None else Inflater(sparse_bytes)
     sparsifier = Sparsifier(pool, masks, adu, threshold, room, inflater=inflater)
     try:
         block = sparsifier.frames(table, powder)

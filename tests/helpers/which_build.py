@@ -28,7 +28,7 @@ def index_is_checked() -> bool:
 
 
 def main(folder: str, build: str) -> None:
-    found = Path(_cells.__file__).parent
+    found = Path(_cells.__file__).parents[1]
     if found != Path(folder).resolve() / "xfelmpi":
         sys.exit(f"xfelmpi is imported from {found}, not from {folder}")
     if build == "sanitize" and not hasattr(ctypes.CDLL(None), "__asan_init"):

@@ -6,6 +6,16 @@ A frame is dense only inside the kernel; out of it come lists of (pixel number, 
 import numpy as np
 
 from xfelmpi._kernels import _raw, _sparse
+from xfelmpi._kernels._frames import (
+    OK,
+    DecodeBuffers,
+    EntryList,
+    FrameOutputs,
+    Inflater,
+    PhotonRule,
+    PixelMasks,
+    PowderView,
+)
 from xfelmpi.calibration.constants import Calibration
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
@@ -14,7 +24,7 @@ from xfelmpi.core.sparse_frames import MAX_COUNT, FrameBlock, FrameSums
 from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import FRAME_STATUS, FrameBytes, packed_room
+from xfelmpi.run.frames.frame_dataset import FRAME_STATUS, FrameBytes, make_buffers
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 H5PY_FRAMES = 32
@@ -22,6 +32,12 @@ H5PY_FRAMES = 32
 
 MASKED_FRAMES = 64
 """Frames at a time with masks of their own, of which every one takes 8 KiB."""
+
+RAW_PLANES = 2
+"""Values of a pixel in raw frames: the analogue signal, and the digital level of the gain."""
+
+PHOTONS_THEMSELVES = PhotonRule(one_photon_threshold=1.0, adu_per_photon=1.0, threshold=1.0)
+"""Of floats that were integers in the file."""
 
 _NO_MASKS = np.empty((0, 1), np.uint8)
 
@@ -80,19 +96,23 @@ class Sparsifier:
         photon_threshold: float,
         room: int,
         calibration: Calibration | None = None,
-        inflater: _sparse.Inflater | None = None,
+        inflater: Inflater | None = None,
     ):
         self._files = files
         self._masks = masks
         self._calibration = calibration
-        self._signal = (adu_per_photon, photon_threshold)
-        self._cut = photon_cut(adu_per_photon, photon_threshold)
+        self._rule = PhotonRule(
+            one_photon_threshold=photon_cut(adu_per_photon, photon_threshold),
+            adu_per_photon=adu_per_photon,
+            threshold=photon_threshold,
+        )
         self.room = max(room, full_frame(masks))
-        self._inflater = inflater or _sparse.Inflater()
+        self._inflater = inflater or Inflater()
         self._frame_masks = MaskReader(files)
         self._pixel = np.empty(self.room, np.uint32)
         self._count = np.empty(self.room, np.uint16)
-        self._packed = self._spare = self._dense = np.empty(1, np.uint8)
+        self._entries = EntryList(pixel=self._pixel, count=self._count)
+        self._buffers, self._chunk_bytes = None, 0
         self.problems: list[Problem] = []
         self._bytes_read = 0
 
@@ -120,7 +140,7 @@ class Sparsifier:
         n = len(table)
         segments = np.zeros((2, n, table.n_modules), np.int64)
         block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
-        used = 0
+        self._entries.n_entries = 0
         for module in range(table.n_modules):
             for number in np.unique(table.file[:, module]):
                 if number < 0:
@@ -129,27 +149,25 @@ class Sparsifier:
                 if self._calibration:
                     # frames of one cell together: its constants stay in the cache
                     these = these[np.argsort(table.cell_id[these], kind="stable")]
-                used = self._one_file(
-                    table, block, module, int(number), these, powder, used, name_invalid
-                )
+                self._one_file(table, block, module, int(number), these, powder, name_invalid)
         return block
 
-    def _one_file(self, table, block, module, number, these, powder, used, name_invalid) -> int:
+    def _one_file(self, table, block, module, number, these, powder, name_invalid) -> None:
         if self._calibration and module in self._calibration.lacking:
             # no constants: the masks call all of its pixels bad
             good = np.ones(len(these), bool)
             block.sums.add_module(module, these, FrameSums.zeros(len(these)), good)
-            return used
+            return
         try:
             file = self._files.get(number)
         except (OSError, KeyError) as error:
             self._report(f"file cannot be opened: {error}", number, module, table.train_id[these])
-            return used
+            return
         step = len(these) if file.direct else H5PY_FRAMES
         if self._masks.frame_bits:
             step = min(step, MASKED_FRAMES)
         for a in range(0, len(these), step):
-            part, spoilt = self._spoilt(these[a : a + step], table, number, module)
+            part, masked = self._masked_in_frames(these[a : a + step], table, number, module)
             if not len(part):
                 continue
             try:
@@ -160,15 +178,14 @@ class Sparsifier:
                 )
                 continue
             cells = table.cell_id[part]
-            sums, status, used = self._run(source, block, module, part, cells, spoilt, powder, used)
+            sums, status = self._run(source, block, module, part, cells, masked, powder)
             self._report_status(status, "", number, module, table.train_id[part])
             if name_invalid:
                 good = self._masks.good[module]
-                invalid = count_invalid(sums, spoilt, good, self._masks.row_of_cell[cells])
+                invalid = count_invalid(sums, masked, good, self._masks.row_of_cell[cells])
                 self._report_invalid(invalid, table, block, module, number, part)
-        return used
 
-    def _spoilt(self, part, table: FrameTable, number: int, module: int):
+    def _masked_in_frames(self, part, table: FrameTable, number: int, module: int):
         """Return the frames whose own masks can be read, if these count, and their bad pixels."""
         if not self._masks.frame_bits:
             return part, _NO_MASKS
@@ -183,57 +200,66 @@ class Sparsifier:
         self._report_status(status, "image/mask: ", number, module, trains)
         return part[status == 0], bad[status == 0]
 
-    def _run(
-        self, source: FrameBytes, block: FrameBlock, module, part, cells, spoilt, powder, used
-    ):
-        """Run the kernel on frames of one file; returns their sums, status, and what is used."""
+    def _run(self, source: FrameBytes, block: FrameBlock, module, part, cells, masked, powder):
+        """Run the kernel on frames of one file; returns their sums and their status."""
         n = len(part)
-        self._need_buffers(source)
         sums = FrameSums.zeros(n)
         start, stop = np.zeros((2, n), np.int64)
-        status = np.zeros(n, np.uint8)
+        status = np.full(n, OK, np.uint8)
         mask_row = self._masks.row_of_cell[cells]
-        # what both kernels take, in their order
-        bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)
-        bytes_in += (source.within, source.chunk_frames)
-        masks = (self._masks.good[module], mask_row, self._masks.region[module])
-        buffers = (self._packed, self._spare, self._dense, used, self._pixel, self._count)
-        out = (powder.photons[module], powder.invalid[module], start, stop, status, sums.lit)
-        out += (sums.photons, sums.region_lit, sums.region_photons, sums.ones, sums.peak)
-        tail = (
-            *masks,
-            module * self._masks.module_pixels,
-            *buffers,
-            *out,
-            sums.entries,
-            sums.region_bad,
-        )
+        views = {
+            "buffers": self._buffers_for(source),
+            "masks": PixelMasks(
+                good=self._masks.good[module],
+                mask_row=mask_row,
+                roi=self._masks.region[module],
+                masked_in_frame=masked if self._masks.frame_bits else None,
+                pixel_offset=module * self._masks.module_pixels,
+            ),
+            "entries": self._entries,
+            "out": _outputs(sums, start, stop, status),
+            "powder": PowderView(photons=powder.photons[module], invalid=powder.invalid[module]),
+        }
         if self._calibration:
-            signal = (self._calibration.common_mode, *self._signal, self._cut)
-            c = self._calibration.modules[module]
-            constants = (self._calibration.row_of_cell[cells], c.cut, c.lowest1)
-            constants += (c.level1, c.level2)
-            constants += (c.bad[1], c.bad[2], c.offset, c.gain)
-            used = _raw.sparsify_raw(*bytes_in, *signal, *constants, *tail, sums.switched)
+            constants = self._raw_constants(module, cells)
+            frames = source.for_kernel(self._masks.module_pixels, RAW_PLANES)
+            _raw.sparsify_raw(source=frames, constants=constants, **views)
         else:
-            values = (source.dtype.itemsize, source.dtype.kind == "f")
-            signal = (1.0, 1.0, 1.0) if source.from_integers else (self._cut, *self._signal)
-            used = _sparse.sparsify(self._inflater, *bytes_in, *values, *signal, *tail, spoilt)
+            rule = PHOTONS_THEMSELVES if source.from_integers else self._rule
+            _sparse.sparsify(
+                source=source.for_kernel(self._masks.module_pixels), rule=rule, **views
+            )
         # frames of one chunk share its bytes
-        _, chunks = np.unique(source.offset[status == 0], return_index=True)
-        self._bytes_read += int(source.size[status == 0][chunks].sum())
+        _, chunks = np.unique(source.offset[status == OK], return_index=True)
+        self._bytes_read += int(source.size[status == OK][chunks].sum())
         block.start[part, module], block.stop[part, module] = start, stop
-        block.sums.add_module(module, part, sums, status == 0)
-        powder.add_frames(module, mask_row[status == 0])
-        return sums, status, used
+        block.sums.add_module(module, part, sums, status == OK)
+        powder.add_frames(module, mask_row[status == OK])
+        return sums, status
 
-    def _need_buffers(self, source: FrameBytes) -> None:
-        planes = 2 if self._calibration else 1
+    def _raw_constants(self, module: int, cells: np.ndarray) -> _raw.RawConstants:
+        constants = self._calibration.modules[module]
+        return _raw.RawConstants(
+            row=self._calibration.row_of_cell[cells],
+            one_photon_adc=constants.cut,
+            lowest1=constants.lowest1,
+            level1=constants.level1,
+            level2=constants.level2,
+            bad_medium=constants.bad[1],
+            bad_low=constants.bad[2],
+            offset=constants.offset,
+            gain=constants.gain,
+            common_mode=self._calibration.common_mode,
+            rule=self._rule,
+        )
+
+    def _buffers_for(self, source: FrameBytes) -> DecodeBuffers:
+        planes = RAW_PLANES if self._calibration else 1
         need = source.chunk_frames * planes * self._masks.module_pixels * source.dtype.itemsize
-        if len(self._dense) < need:
-            self._dense = np.empty(need, np.uint8)
-            self._spare = np.empty(need, np.uint8)
-            self._packed = np.empty(packed_room(need), np.uint8)
+        if self._chunk_bytes < need:
+            self._buffers = make_buffers(need, self._masks.module_pixels, self._inflater)
+            self._chunk_bytes = need
+        return self._buffers
 
     def _report_status(self, status, prefix: str, number: int, module: int, trains) -> None:
         for code, text in FRAME_STATUS.items():
@@ -257,3 +283,21 @@ class Sparsifier:
         name = self._files.name(number)
         for train, n in zip(*np.unique(trains, return_counts=True), strict=True):
             self.problems.append(Problem(f"{n} frames: {what}", name, module, int(train), action))
+
+
+def _outputs(sums: FrameSums, start, stop, status) -> FrameOutputs:
+    """Return a view of what a kernel says of frames."""
+    return FrameOutputs(
+        start=start,
+        stop=stop,
+        status=status,
+        lit=sums.lit,
+        photons=sums.photons,
+        roi_lit=sums.region_lit,
+        roi_photons=sums.region_photons,
+        roi_bad=sums.region_bad,
+        n_single=sums.ones,
+        max_count=sums.peak,
+        nnz=sums.entries,
+        switched=sums.switched,
+    )

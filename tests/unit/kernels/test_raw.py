@@ -120,7 +120,7 @@ def test_uncompressed_frames_are_read_in_place(layout, tmp_path):
     rows = np.array([17, 3, 0, 19])
     source = file.frames(rows)
     assert (source.chunk_frames, len(source.memory)) == (1, 0)
-    assert (source.within == 0).all()
+    assert (source.index_in_chunk == 0).all()
     assert (source.size == FRAME_BYTES).all()
     found = [os.pread(source.fd, 2, int(place)) for place in source.offset]
     pool.close()

@@ -15,11 +15,11 @@ from modulefiles import (
     write_module,
 )
 from reference import FS, PIXELS, SS
+from xfelmpi._kernels._frames import DEFLATE, NEVER_WRITTEN, SHUFFLE
 
 from xfelmpi.core.frame_table import ModuleFile
 from xfelmpi.run.frames import frame_dataset as module_under_test
 from xfelmpi.run.frames.file_pool import OpenModuleFile
-from xfelmpi.run.frames.frame_dataset import DEFLATE, NOT_ALLOCATED, SHUFFLE
 
 ONE = (1, SS, FS)
 WHOLE = {"chunks": ONE, "compression": "gzip", "shuffle": True}
@@ -54,7 +54,7 @@ def test_common_layouts_are_read_directly(tmp_path, opened, dtype, layout):
     assert place.fd >= 0
     assert place.memory.size == 0
     assert place.chunk_frames == per_chunk
-    assert place.within.tolist() == (rows % per_chunk).tolist()
+    assert place.index_in_chunk.tolist() == (rows % per_chunk).tolist()
     if not packed:
         n_bytes = PIXELS * values.dtype.itemsize
         assert place.size.tolist() == [n_bytes] * 3
@@ -239,7 +239,7 @@ def test_chunks_never_written(tmp_path, opened, layout):
     with h5py.File(about.path, "r+") as file:
         file[DATASET][2:4] = 1
     place = opened(about).frames(np.arange(6))
-    assert (place.offset == NOT_ALLOCATED).tolist() == [True, True, False, False, True, True]
+    assert (place.offset == NEVER_WRITTEN).tolist() == [True, True, False, False, True, True]
     reading = read([about], make_table({3: (0, np.arange(6))}))
     assert reading.block.sums.modules.tolist() == [0, 0, 8, 8, 0, 0]
     assert len(reading.problems) == 1

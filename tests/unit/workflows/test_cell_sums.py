@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 from mockrun import tiny_run
 from mpi4py import MPI
-
-from xfelmpi._kernels import _cells
-from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.errors import InputError
-from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.index.run_index import index_run
-from xfelmpi.workflows.mask.cell_sums import (
+from xfelmpi._kernels._cells import (
     ALL,
     HIT,
     HITS,
@@ -22,6 +15,15 @@ from xfelmpi.workflows.mask.cell_sums import (
     MISSES,
     PAIRS,
     PHOTONS,
+)
+
+from xfelmpi._kernels import _cells
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.errors import InputError
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.index.run_index import index_run
+from xfelmpi.workflows.mask.cell_sums import (
     CellReader,
     Part,
     plan_parts,
@@ -79,10 +81,10 @@ def test_kernels(n_ranks, planes):
     # two bands of module 3 alone; what lies elsewhere is left out
     part = Part(np.array([25, 30]), n_ranks)
     number = np.zeros(n_ranks, np.int64)
-    _cells.count_entries(start, stop, pixel, part.place, part.stripe, number)
+    segments = _cells.Segments(start=start, stop=stop, pixel=pixel, count=count, label=label)
+    _cells.count_entries(segments, part.place, part.stripe, number)
     words, cursor = np.empty(number.sum(), np.uint64), np.cumsum(number) - number
-    args = (start, stop, pixel, count, label, part.place, part.stripe, cursor, words)
-    _cells.pack_entries(*args)
+    _cells.pack_entries(segments, part.place, part.stripe, cursor, words)
     assert (cursor == np.cumsum(number)).all()
     found = []
     for rank in range(n_ranks):

@@ -12,23 +12,29 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from xfelmpi._kernels._frames import (
+    DEFLATE,
+    IMPOSSIBLE_SIZE,
+    INFLATE_FAILED,
+    NO_CHUNK,
+    READ_FAILED,
+    SHUFFLE,
+    UNREADABLE,
+    ChunkSource,
+    DecodeBuffers,
+    Inflater,
+)
 from xfelmpi.core.sparse_frames import MAX_COUNT
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 
-DEFLATE, SHUFFLE = 1, 2
-"""Bits of a chunk's `filters`, as the kernel knows them."""
-
-NOT_ALLOCATED, UNREADABLE = -1, -2
-"""`offset` of a chunk that was never written, and of a frame that h5py could not read."""
-
 FRAME_STATUS = {
-    1: "bytes cannot be read (file too short?)",
-    2: "chunk does not inflate to a frame",
-    3: "chunk was never written or cannot be read",
-    4: "chunk has an impossible size",
+    READ_FAILED: "bytes cannot be read (file too short?)",
+    INFLATE_FAILED: "chunk does not inflate to a frame",
+    NO_CHUNK: "chunk was never written or cannot be read",
+    IMPOSSIBLE_SIZE: "chunk has an impossible size",
 }
-"""What a kernel says of a frame; 0 is good."""
+"""What a kernel says of a frame that is not `OK`."""
 
 _H5Z_DEFLATE, _H5Z_SHUFFLE = 1, 2
 _LARGEST_CHUNK = 64 << 20
@@ -45,11 +51,11 @@ class FrameBytes:
     memory : ndarray, uint8 (byte,)
         Bytes already read, or empty.
     offset, size : ndarray, int64 (frame,)
-        Place of the frame's chunk in the file or in `memory`; below 0: `NOT_ALLOCATED` or
-        `UNREADABLE`.
+        Place of the frame's chunk in the file or in `memory`; below 0: `NEVER_WRITTEN`
+        or `UNREADABLE`.
     filters : ndarray, uint8 (frame,)
         How the chunk is packed: bits `DEFLATE`, `SHUFFLE`.
-    within : ndarray, int32 (frame,)
+    index_in_chunk : ndarray, int32 (frame,)
         Position of the frame in its chunk.
     chunk_frames : int
         Frames in a chunk as the kernel reads it; 1 where frames can be read one by one.
@@ -65,10 +71,26 @@ class FrameBytes:
     offset: np.ndarray
     size: np.ndarray
     filters: np.ndarray
-    within: np.ndarray
+    index_in_chunk: np.ndarray
     chunk_frames: int
     dtype: np.dtype
     from_integers: bool
+
+    def for_kernel(self, n_pixels: int, planes: int = 1) -> ChunkSource:
+        """Return a view for a kernel of frames with so many pixels and values of each pixel."""
+        return ChunkSource(
+            fd=self.fd,
+            memory=self.memory,
+            offset=self.offset,
+            size=self.size,
+            filters=self.filters,
+            index_in_chunk=self.index_in_chunk,
+            chunk_frames=self.chunk_frames,
+            n_pixels=n_pixels,
+            itemsize=self.dtype.itemsize,
+            planes=planes,
+            is_float=self.dtype.kind == "f",
+        )
 
 
 class FrameDataset:
@@ -130,7 +152,7 @@ class FrameDataset:
             return self._all_fill_value(len(rows))
         if not self._direct:
             return self._through_h5py(rows)
-        per_chunk, within = self._per_chunk, rows % self._per_chunk
+        per_chunk, index = self._per_chunk, rows % self._per_chunk
         if self._data.chunks is None:
             place = self._data.id.get_offset() + rows.astype(np.int64) * self._frame_bytes
             size, filters = np.full_like(place, self._frame_bytes), np.zeros_like(place)
@@ -138,15 +160,15 @@ class FrameDataset:
             place, size, filters = self._chunk_table(rows // per_chunk)
         if not self._filters and (size[place >= 0] == per_chunk * self._frame_bytes).all():
             # nothing is packed: every frame can be read by itself, straight into place
-            place = np.where(place >= 0, place + within * self._frame_bytes, place)
-            size, within, per_chunk = np.full_like(place, self._frame_bytes), 0 * within, 1
+            place = np.where(place >= 0, place + index * self._frame_bytes, place)
+            size, index, per_chunk = np.full_like(place, self._frame_bytes), 0 * index, 1
         return FrameBytes(
             self._fd,
             np.empty(0, np.uint8),
             place,
             size,
             filters.astype(np.uint8),
-            within.astype(np.int32),
+            index.astype(np.int32),
             per_chunk,
             self._data.dtype,
             self._data.dtype.kind != "f",
@@ -293,6 +315,17 @@ def _known_filters(data: h5py.Dataset) -> list[int] | None:
     if not in_order or (data.chunks is not None and data.chunks[1:] != data.shape[1:]):
         return None
     return [bits[code] for code in codes]
+
+
+def make_buffers(chunk_bytes: int, n_pixels: int, inflater: Inflater) -> DecodeBuffers:
+    """Return what a kernel needs to read chunks of at most so many bytes, once unpacked."""
+    return DecodeBuffers(
+        inflater=inflater,
+        packed=np.empty(packed_room(chunk_bytes), np.uint8),
+        spare=np.empty(chunk_bytes, np.uint8),
+        dense=np.empty(chunk_bytes, np.uint8),
+        found=np.empty(n_pixels, np.int32),
+    )
 
 
 def packed_room(n_bytes: int) -> int:

@@ -9,8 +9,9 @@ import math
 import numpy as np
 
 from xfelmpi._kernels import _masks
+from xfelmpi._kernels._frames import OK, UNREADABLE, ChunkSource, Inflater
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import UNREADABLE, packed_room
+from xfelmpi.run.frames.frame_dataset import make_buffers, packed_room
 
 _DENSE_AT_ONCE = 32
 """Masks of 256 KiB that are in memory together, where HDF5 has to read them."""
@@ -26,7 +27,9 @@ class MaskReader:
 
     def __init__(self, files: FilePool):
         self._files = files
-        self._packed = self._packed_before = self._spare = self._dense = np.empty(1, np.uint8)
+        self._inflater = Inflater()
+        self._buffers, self._chunk_bytes = None, 0
+        self._packed_before = np.empty(0, np.uint8)
         self.bytes_read = 0
 
     def bad_pixels(self, number: int, rows: np.ndarray, bits: int):
@@ -44,18 +47,17 @@ class MaskReader:
         bad : ndarray, uint8 (frame, byte)
             Bits of the bad pixels.
         status : ndarray, uint8 (frame,)
-            0, or a key of `read.FRAME_STATUS`: nothing is known of this frame.
+            `OK`, or a key of `FRAME_STATUS`: nothing is known of this frame.
 
         Raises
         ------
         OSError, KeyError, ValueError, RuntimeError
             If the file has no usable masks.
         """
-        inputs = self._inputs(number, rows)
-        n_pixels = math.prod(self._files.get(number).module_shape)
-        bad = np.zeros((len(rows), n_pixels // 8), np.uint8)
-        status = np.zeros(len(rows), np.uint8)
-        _masks.fold_masks(*inputs, bits, bad, status)
+        source, fill = self._locate(number, rows)
+        bad = np.zeros((len(rows), source.n_pixels // 8), np.uint8)
+        status = np.full(len(rows), OK, np.uint8)
+        _masks.fold_masks(source, self._buffers, fill, bits, bad, status)
         return bad, status
 
     def join(self, number: int, rows: np.ndarray, slot: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -86,25 +88,26 @@ class MaskReader:
         status = np.zeros(len(rows), np.uint8)
         for a in range(0, len(rows), at_once):
             these = order[a : a + at_once]
-            inputs = self._inputs(number, rows[these])
-            if len(self._packed_before) < len(self._packed):
-                self._packed_before = np.empty_like(self._packed)
+            source, fill = self._locate(number, rows[these])
+            if len(self._packed_before) < packed_room(self._chunk_bytes):
+                self._packed_before = np.empty(packed_room(self._chunk_bytes), np.uint8)
             part = np.zeros(len(these), np.uint8)
-            _masks.join_masks(*inputs, self._packed_before, self._spare, slot[these], held, part)
+            _masks.join_masks(
+                source, self._buffers, self._packed_before, fill, slot[these], held, part
+            )
             status[these] = part
         return status
 
-    def _inputs(self, number: int, rows: np.ndarray) -> tuple:
-        """Locate the masks and return what both kernels take, in their order."""
+    def _locate(self, number: int, rows: np.ndarray) -> tuple[ChunkSource, int]:
+        """Locate masks, with buffers for them; return them, and what was never written is."""
         masks = self._files.get(number).masks
         source = masks.frames(np.minimum(rows, len(masks) - 1))
         source.offset[rows >= len(masks)] = UNREADABLE
-        need = source.chunk_frames * math.prod(masks.module_shape) * 4
-        if len(self._dense) < need:
-            self._dense, self._spare = np.empty((2, need), np.uint8)
-            self._packed = np.empty(packed_room(need), np.uint8)
+        n_pixels = math.prod(masks.module_shape)
+        need = source.chunk_frames * n_pixels * source.dtype.itemsize
+        if self._chunk_bytes < need:
+            self._buffers = make_buffers(need, n_pixels, self._inflater)
+            self._chunk_bytes = need
         _, chunks = np.unique(source.offset, return_index=True)
         self.bytes_read += int(source.size[chunks][source.offset[chunks] >= 0].sum())
-        bytes_in = (source.fd, source.memory, source.offset, source.size, source.filters)
-        bytes_in += (source.within, source.chunk_frames, masks.fill_value)
-        return (*bytes_in, self._packed, self._dense)
+        return source.for_kernel(n_pixels), masks.fill_value

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi._kernels._cells import BAND_PIXELS, INVALID, PAIRS, PHOTONS
 from xfelmpi.calibration.constants_file import constants_file, open_constants
 from xfelmpi.calibration.dark_statistics import outliers
 from xfelmpi.calibration.pixel_mask import Masks
@@ -28,7 +29,7 @@ from xfelmpi.workflows.mask.bad_pixels import (
     masked_median,
     mostly_bad,
 )
-from xfelmpi.workflows.mask.cell_sums import BAND_PIXELS, BAND_ROWS, INVALID, PAIRS, PHOTONS, Part
+from xfelmpi.workflows.mask.cell_sums import BAND_ROWS, Part
 
 _PIXELS, _SHAPE = AGIPD_1M.module_pixels, AGIPD_1M.module_shape
 _ASICS = _PIXELS // math.prod(AGIPD_1M.asic_shape)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi._kernels._cells import ALL, HITS, MISSES
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.parallel_hdf5 import ROUND_BYTES, ParallelFile
-from xfelmpi.workflows.mask.cell_sums import ALL, HITS, MISSES, Part
+from xfelmpi.workflows.mask.cell_sums import Part
 
 _KINDS = {"": ("all", ALL), "_hits": ("hits", HITS), "_misses": ("misses", MISSES)}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi._kernels import _cells
+from xfelmpi._kernels._cells import BAND_PIXELS, HIT, JUDGED, MISS
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -21,19 +22,10 @@ from xfelmpi.hitfinding.thresholds import ThresholdRule, decide_by_train
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 
-BAND_ROWS = 64
-BAND_PIXELS = BAND_ROWS * AGIPD_1M.module_shape[1]
+BAND_ROWS = BAND_PIXELS // AGIPD_1M.module_shape[1]
 BANDS_OF_MODULE = AGIPD_1M.module_pixels // BAND_PIXELS
 """A band is the two ASICs side by side that a part of the detector has as a whole, or not at all:
 what is decided within a band does not depend on the parts."""
-
-JUDGED, HIT, MISS = 0x2000, 0x4000, 0x8000
-"""Bits of a frame's label above the row of its cell: its photons count for the judgement, it is a
-hit, it is a miss."""
-
-PHOTONS, PAIRS, INVALID, ALL, HITS, MISSES = range(6)
-"""Planes of the sums: of judged frames the photons, the pairs of photons, and the frames in which
-the pixel was bad; photons of all frames, of hits, and of misses."""
 
 MOST_OF_PAIRS = 4
 """More photons than this in one pixel of a frame count as so many in the pairs, so that no single
@@ -226,12 +218,14 @@ class Labelled:
         """Return the entries as words, uint64, by owner, and how many each gets, int64 (rank,)."""
         b = self.block
         start, stop = (np.ascontiguousarray(a[:, self.module]) for a in (b.start, b.stop))
+        segments = _cells.Segments(
+            start=start, stop=stop, pixel=b.pixel, count=b.count, label=self.label
+        )
         number = np.zeros(part.n_ranks, np.int64)
-        where = (part.place, part.stripe)
-        _cells.count_entries(start, stop, b.pixel, *where, number)
+        _cells.count_entries(segments, part.place, part.stripe, number)
         words = np.empty(int(number.sum()), np.uint64)
         cursor = np.cumsum(number) - number
-        _cells.pack_entries(start, stop, b.pixel, b.count, self.label, *where, cursor, words)
+        _cells.pack_entries(segments, part.place, part.stripe, cursor, words)
         return words, number
 
 

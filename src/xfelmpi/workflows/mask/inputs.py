@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi._kernels._cells import HIT, JUDGED, MISS
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
@@ -17,7 +18,6 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
-from xfelmpi.workflows.mask.cell_sums import HIT, JUDGED, MISS
 from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
 
