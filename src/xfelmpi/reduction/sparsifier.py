@@ -207,7 +207,9 @@ class Sparsifier:
         start, stop = np.zeros((2, n), np.int64)
         status = np.full(n, OK, np.uint8)
         mask_row = self._masks.row_of_cell[cells]
+        planes = RAW_PLANES if self._calibration else 1
         views = {
+            "source": source.for_kernel(self._masks.module_pixels, planes),
             "buffers": self._buffers_for(source),
             "masks": PixelMasks(
                 good=self._masks.good[module],
@@ -221,14 +223,10 @@ class Sparsifier:
             "powder": PowderView(photons=powder.photons[module], invalid=powder.invalid[module]),
         }
         if self._calibration:
-            constants = self._raw_constants(module, cells)
-            frames = source.for_kernel(self._masks.module_pixels, RAW_PLANES)
-            _raw.sparsify_raw(source=frames, constants=constants, **views)
+            _raw.sparsify_raw(constants=self._raw_constants(module, cells), **views)
         else:
             rule = PHOTONS_THEMSELVES if source.from_integers else self._rule
-            _sparse.sparsify(
-                source=source.for_kernel(self._masks.module_pixels), rule=rule, **views
-            )
+            _sparse.sparsify(rule=rule, **views)
         # frames of one chunk share its bytes
         _, chunks = np.unique(source.offset[status == OK], return_index=True)
         self._bytes_read += int(source.size[status == OK][chunks].sum())
