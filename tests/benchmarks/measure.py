@@ -11,8 +11,8 @@ from time import process_time
 
 import numpy as np
 from mpi4py import MPI
-from xfelmpi._kernels._frames import Inflater
 
+from xfelmpi._kernels._frames import Inflater
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config

@@ -23,8 +23,8 @@ import h5py
 from bench import row
 from measure import Floor, in_turn, ratio, set_up, simulate_once
 from mpi4py import MPI
-from xfelmpi._kernels._frames import Inflater
 
+from xfelmpi._kernels._frames import Inflater
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.log import start_logging
 from xfelmpi.core.paths import Experiment

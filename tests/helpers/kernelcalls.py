@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 from reference import FS, PIXELS, SS
+
+from xfelmpi._kernels import _sparse
 from xfelmpi._kernels._frames import (
     ChunkSource,
     EntryList,
@@ -13,8 +15,6 @@ from xfelmpi._kernels._frames import (
     PixelMasks,
     PowderView,
 )
-
-from xfelmpi._kernels import _sparse
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.sparsifier import photon_cut
 from xfelmpi.run.frames.frame_dataset import make_buffers

@@ -6,8 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin
-from xfelmpi._kernels._frames import Inflater
 
+from xfelmpi._kernels._frames import Inflater
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem

@@ -15,8 +15,8 @@ from modulefiles import (
     write_module,
 )
 from reference import FS, PIXELS, SS
-from xfelmpi._kernels._frames import DEFLATE, NEVER_WRITTEN, SHUFFLE
 
+from xfelmpi._kernels._frames import DEFLATE, NEVER_WRITTEN, SHUFFLE
 from xfelmpi.core.frame_table import ModuleFile
 from xfelmpi.run.frames import frame_dataset as module_under_test
 from xfelmpi.run.frames.file_pool import OpenModuleFile

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from mockrun import tiny_run
 from mpi4py import MPI
+
+from xfelmpi._kernels import _cells
 from xfelmpi._kernels._cells import (
     ALL,
     HIT,
@@ -16,8 +18,6 @@ from xfelmpi._kernels._cells import (
     PAIRS,
     PHOTONS,
 )
-
-from xfelmpi._kernels import _cells
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
 from xfelmpi.reduction.sparsifier import Sparsifier
