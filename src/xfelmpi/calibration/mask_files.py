@@ -80,6 +80,8 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
         raise InputError(f"{path}: no entry_1/good_pixels in this mask file") from None
     if not isinstance(good, h5py.Dataset):
         raise InputError(f"{path}: entry_1/good_pixels is no dataset")
+    if good.shape is None:
+        raise InputError(f"{path}: good_pixels has no values (its dataspace is null)")
     if good.dtype.kind not in "bui":
         raise InputError(f"{path}: good_pixels is {good.dtype}, expected 0/1 integers or bool")
     return good
@@ -102,6 +104,11 @@ def _check(path: Path, detector: Detector) -> tuple[int, ...] | None:
         cells = file["entry_1/cellIds"]
         if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
             raise InputError(f"{path}: entry_1/cellIds are no integers")
+        if cells.size != good.shape[0] or cells.size > detector.max_cells:
+            raise InputError(
+                f"{path}: entry_1/cellIds has {cells.size or 'no'} values, expected one for each "
+                f"of {good.shape[0]} masks, and at most {detector.max_cells}"
+            )
         cells = cells[()].astype(int).reshape(-1)
         n_masks = good.shape[0]
     in_range = ((cells >= 0) & (cells < detector.max_cells)).all()

@@ -1,7 +1,7 @@
 """The experiment folder: where each input and output file lies."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -17,11 +17,14 @@ class Experiment:
         The folder for all outputs, and for user-made masks in ``det/``.
     run : int
         Run number.
+    known_proposal : int
+        Number of the proposal by the data themselves, 0 if they do not say it.
     """
 
     prefix: Path
     output: Path
     run: int
+    known_proposal: int = 0
 
     @property
     def name(self) -> str:
@@ -30,11 +33,24 @@ class Experiment:
 
     @property
     def proposal(self) -> str:
-        """The proposal from the folder's name, e.g. ``p007927``; ``p000000`` if it has none."""
-        for part in reversed(self.prefix.absolute().parts):
-            if re.fullmatch(r"p\d{6}", part):
-                return part
+        """The proposal, e.g. ``p007927``; ``p000000`` if nothing tells it.
+
+        By the data, else by the folders that the run's lie in, behind links: ``p000001/proc`` may
+        be a link to another proposal's.
+        """
+        if self.known_proposal:
+            return f"p{self.known_proposal:06d}"
+        folders = [self.run_folder(kind) for kind in ("proc", "raw")]
+        places = [f.resolve() for f in folders if f.exists()]
+        for place in (*places, self.prefix.resolve(), self.prefix.absolute()):
+            for part in reversed(place.parts):
+                if re.fullmatch(r"p\d{6}", part):
+                    return part
         return "p000000"
+
+    def of_proposal(self, number: int) -> "Experiment":
+        """Return the same with the proposal that the data say, if they say one."""
+        return replace(self, known_proposal=number)
 
     def run_folder(self, kind: str) -> Path:
         """Return the folder of the run's files; `kind` is ``raw`` or ``proc``."""

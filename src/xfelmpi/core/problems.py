@@ -36,8 +36,13 @@ class Problem:
     action: str = "excluded"
 
 
+def without_numbers(what: str) -> str:
+    """Return a text in which all numbers are alike."""
+    return _NUMBER.sub("#", what)
+
+
 def _kind(problem: Problem) -> tuple:
-    return _NUMBER.sub("#", problem.what), problem.file, problem.module, problem.action
+    return without_numbers(problem.what), problem.file, problem.module, problem.action
 
 
 def foremost(problems: list[Problem], n: int) -> list[Problem]:

@@ -31,6 +31,13 @@ _STRINGS = (
 )
 """What EXtra-data reads of ``METADATA`` when it opens a file."""
 
+_READ_WHOLE = (
+    *("INDEX/trainId", "INDEX/flag", "METADATA/dataFormatVersion"),
+    *("METADATA/dataSourceId", "METADATA/dataSources/dataSourceId"),
+)
+_MOST_ENTRIES = 100_000
+"""Trains or sources of a file at most."""
+
 _LARGEST_HEAP = 64 << 20
 _STRING = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 _HEADER = 16
@@ -143,9 +150,18 @@ def _open_access(path):
     from extra_data.file_access import FileAccess
 
     with h5py.File(path, "r") as file, warnings.catch_warnings():
+        _check_sizes(file)
         _check_strings(file)
         warnings.simplefilter("ignore")
         return FileAccess(str(path))
+
+
+def _check_sizes(file: h5py.File) -> None:
+    """Check that what EXtra-data reads whole when it opens a file is no more than a file has."""
+    for name in _READ_WHOLE:
+        data = file.get(name)
+        if isinstance(data, h5py.Dataset) and (data.size is None or data.size > _MOST_ENTRIES):
+            raise ValueError(f"{name} has {data.size} values, expected at most {_MOST_ENTRIES}")
 
 
 def _check_strings(file: h5py.File) -> None:

@@ -18,6 +18,7 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.base import Detector
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
+from xfelmpi.run.index.completeness import unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
 from xfelmpi.run.mask_samples import MaskSamples, sample_masks
@@ -55,6 +56,8 @@ class RunInfo:
         Paths of the files of the run that were searched for machine data.
     machine_problems : tuple of Problem
         The same ones on all ranks.
+    proposal : int
+        By the data themselves, 0 if they do not say it.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class RunInfo:
     masks: MaskSamples | None = None
     machine_files: tuple[str, ...] = ()
     machine_problems: tuple[Problem, ...] = ()
+    proposal: int = 0
 
     @property
     def input_files(self) -> list[str]:
@@ -170,6 +174,9 @@ def _find(
     chosen = (config.detector, config.trains, config.suspect_trains)
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
     index = replace(index, notes=(why, *index.notes))
+    if kind == "proc":
+        unfinished = unfinished_correction(experiment, index)
+        index = replace(index, problems=(*index.problems, *unfinished))
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = cached_machine_data(
@@ -189,10 +196,33 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
         return "proc", "proc data, because there are some (--data auto)"
     if _has_detector_files(folders["raw"], "RAW"):
         return "raw", f"raw data, because {folders['proc']} has no detector files (--data auto)"
-    raise InputError(
-        f"{folders['proc']}: no such run, and no detector files in {folders['raw']} either; "
-        f"expected the folder of run {experiment.run}"
-    )
+    raise InputError(_nothing_found(experiment, folders))
+
+
+def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
+    """Say what is there instead of the run."""
+    prefix = experiment.prefix
+    if not prefix.is_dir():
+        link = f", a link to {prefix.readlink()}" if prefix.is_symlink() else ""
+        return (
+            f"{prefix}: no such folder{link}; expected the experiment folder (--prefix, EXP_PREFIX)"
+        )
+    if _has_detector_files(folders["raw"], "CORR"):
+        return (
+            f"{folders['raw']}: its detector files are corrected ones (CORR-R…); expected them in "
+            f"{folders['proc']}, e.g. as a link: ln -s {folders['raw'].absolute()} "
+            f"{folders['proc'].absolute()}"
+        )
+    if _has_detector_files(folders["proc"], "RAW"):
+        return (
+            f"{folders['proc']}: its detector files are raw ones (RAW-R…); expected them in "
+            f"{folders['raw']}"
+        )
+    found = []
+    for folder in folders.values():
+        n = len(list(folder.glob("*.h5"))) if folder.is_dir() else None
+        found.append(f"{folder} {'is not there' if n is None else f'has {n} other files'}")
+    return f"{' and '.join(found)}; expected the AGIPD files of run {experiment.run} in one of them"
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:
@@ -231,6 +261,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         masks=masks,
         machine_files=machine.files,
         machine_problems=machine.problems,
+        proposal=index.proposal,
     )
 
 

@@ -55,6 +55,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     shutdown.describe_job(comm.rank, comm.size, argv, stages)
     with stages.timed("index"):
         share, selection = share_remaining(comm, experiment, config, resume)
+        experiment = experiment.of_proposal(share.facts.proposal)
         files = FilePool(share.facts.files)
         inputs = load_inputs(comm, experiment, config, share, files)
         mpi.run_on_root(comm, lambda: prepare_folders(experiment, config, share.facts.n_frames))

@@ -146,6 +146,7 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(comm, experiment, config, events)
+        experiment = experiment.of_proposal(share.facts.proposal)
         sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
         events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)

@@ -25,6 +25,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     kind, why = choose_data(experiment, config.data)
     chosen = (config.detector, config.trains, config.suspect_trains)
     index = index_run(experiment.run_folder(kind), kind, *chosen)
+    experiment = experiment.of_proposal(index.proposal)
     for line in (why, f"{index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)

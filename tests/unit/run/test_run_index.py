@@ -347,8 +347,18 @@ def test_another_cell_in_one_module(run):
     with opened(run, 6) as (_, _, images):
         images["cellId"][1] = 3
         images["pulseId"][1] = 12
-    others = {(m, FIRST, 3) for m in range(16) if m != 6}
-    indexed(run, frames=ALL | {(FIRST, 3)}, missing={(6, FIRST, 2), *others})
+    index = index_run(run, "proc")
+    check_places(index)
+    ids = zip(index.frames.train_id.tolist(), index.frames.cell_id.tolist(), strict=True)
+    assert set(ids) == ALL | {(FIRST, 3)}
+    np.testing.assert_array_equal(index.frames.pulse_id, index.frames.cell_id * 4)
+    has = (index.frames.file >= 0).tolist()
+    assert has[1] == [m != 6 for m in range(16)]
+    assert has[2] == [m == 6 for m in range(16)]
+    assert [(p.module, p.train, p.what) for p in index.problems] == [
+        (6, FIRST, "module has 1 frames in 1 trains that most other modules lack"),
+        (6, FIRST, "module lacks 1 of 3 frames"),
+    ]
 
 
 def test_pulse_ids_that_differ(run):
@@ -617,12 +627,14 @@ def rows(path, source, module, number, problems, suspects):
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
     ids = ModuleRows(train, cell, cell.astype(np.uint64), np.full(n, number, np.int32),
                      np.arange(n, dtype=np.int32))
-    return ids, "|u1", True
+    return ids, np.unique(train), "|u1", True
 
 run_index.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
-run_index.agipd_sources = lambda path, problems: [
-    ("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))
-]
+def sources(path, problems, identities):
+    identities[path] = run_index.FileIdentity(50, 7927, 50)
+    return [("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))]
+
+run_index.agipd_sources = sources
 run_index.read_module_file = rows
 run_index.start_time = lambda path: ""
 index = run_index.index_run(Path("run"), "proc")

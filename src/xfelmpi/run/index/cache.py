@@ -13,13 +13,15 @@ from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io import cache_file
-from xfelmpi.run.index.module_file import FILE_LEFT_OUT, module_files
+from xfelmpi.run.index.identity import FILE_LEFT_OUT
+from xfelmpi.run.index.module_file import module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
 
-SCHEMA = 2
+SCHEMA = 3
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
-_TEXTS = ("kind", "detector", "source", "start_time")
+_TEXTS = ("kind", "detector", "source", "start_time", "proposal")
+_ARRAYS = ("per_train", "train", "cell", "pulse", "segments", "listed")
 
 
 def cached_index(
@@ -63,8 +65,7 @@ def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> 
 
 
 def _load(path: Path, key: str) -> RunIndex | None:
-    names = ("per_train", "train", "cell", "pulse", "segments")
-    return cache_file.load(path, key, names, lambda table, about: _index(path, table, about))
+    return cache_file.load(path, key, _ARRAYS, lambda table, about: _index(path, table, about))
 
 
 def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
@@ -81,6 +82,7 @@ def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
         modules_in_run=about["modules_in_run"],
         problems=tuple(Problem(**p) for p in about["problems"]),
         notes=(*about["notes"], f"index of an earlier job: {path}"),
+        listed=table["listed"],
     )
 
 
@@ -96,6 +98,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
         "cell": frames.cell_id,
         "pulse": frames.pulse_id,
         "segments": _segments(frames),
+        "listed": index.listed,
     }
     cache_file.save(path, key, arrays, about)
 

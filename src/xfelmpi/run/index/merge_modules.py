@@ -8,6 +8,7 @@ import numpy as np
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, ModuleRows
+from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
 
 _CELL_BITS = 16
 """Of the sorting key: as many as a cellId has, so that no two frames of any detector have one."""
@@ -117,13 +118,13 @@ def join_modules(
 
     `modules` is emptied on the way, to save memory.
     """
+    settle_cells(modules, _CELL_BITS, problems)
     union = next(iter(modules.values())).key
     for module in modules.values():
         if module.key is not union and not np.array_equal(module.key, union):
             union = np.union1d(union, module.key)
+    pulse = settle_pulses(union, modules, _CELL_BITS, problems)
     n = len(union)
-    pulse = np.zeros(n, np.uint64)
-    known = np.zeros(n, bool)
     file = np.full((n, n_modules), -1, np.int32)
     row = np.zeros((n, n_modules), np.int32)
     for m in sorted(modules):
@@ -131,13 +132,5 @@ def join_modules(
         at = np.searchsorted(union, module.key)
         file[at, m] = module.file
         row[at, m] = module.row
-        differs = known[at] & (pulse[at] != module.pulse)
-        problems += [
-            Problem("pulseId differs from that of other modules", "", m, int(t), "lowest one used")
-            for t in np.unique(module.key[differs] >> _CELL_BITS)
-        ]
-        new = ~known[at]
-        pulse[at[new]] = module.pulse[new]
-        known[at] = True
     train_id = (union >> _CELL_BITS).astype(np.uint64)
     return FrameTable(train_id, union.astype(np.uint16), pulse, file, row)

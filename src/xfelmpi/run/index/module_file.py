@@ -16,19 +16,16 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.input_file import read_access
+from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged
+from xfelmpi.run.train_index import first_and_count, listed_trains, number_column, shape_of
 
-_FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4}}-{AGIPD_1M.file_name}(\d\d)-S(\d{{5}})\.h5")
-FILE_LEFT_OUT = "file left out"
-"""What is done about a file that cannot be used at all."""
+_FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4,}}-{AGIPD_1M.file_name}(\d\d)-S(\d{{5}})\.h5")
 
 FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
 _IMPOSSIBLE = np.uint64(1 << 63)
-
-MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
-"""Trains and frames in a file at most, far more than any real one has."""
 
 _SOURCE = re.compile(AGIPD_1M.source)
 
@@ -71,20 +68,33 @@ def module_files(folder: Path, kind: str) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: no such run ({error.strerror})") from None
     wanted = "CORR" if kind == "proc" else "RAW"
-    found = [folder / n for n in names if (m := _FILE_NAME.fullmatch(n)) and m[1] == wanted]
+    by_kind: dict[str, list[Path]] = {"CORR": [], "RAW": []}
+    for name in names:
+        if match := _FILE_NAME.fullmatch(name):
+            by_kind[match[1]].append(folder / name)
+    found = by_kind.pop(wanted)
     if not found:
+        ((other, there),) = by_kind.items()
+        instead = f", {len(there)} of them {other} files of AGIPD modules" if there else ""
         raise InputError(
-            f"{folder}: no AGIPD files; found {len(names)} files, expected {wanted}-R….-AGIPD00-"
-            "S00000.h5 and so on"
+            f"{folder}: no AGIPD files; found {len(names)} files{instead}, expected "
+            f"{wanted}-R….-AGIPD00-S00000.h5 and so on"
         )
     return found
 
 
-def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, int]]:
-    """Return (detector, source, module) of a file; a modern name wins over its legacy link."""
+def agipd_sources(
+    path: Path, problems: list[Problem], identities: dict[Path, FileIdentity]
+) -> list[tuple[str, str, int]]:
+    """Return (detector, source, module) of a file; a modern name wins over its legacy link.
+
+    What the file says of its run and proposal is added to `identities`.
+    """
     number = int(_FILE_NAME.fullmatch(path.name)[2])
     try:
-        names = read_access(path, lambda access: access.instrument_sources)
+        names, identities[path] = read_access(
+            path, lambda access: (access.instrument_sources, identity(access.file, path))
+        )
     except Exception as error:
         problems.append(
             Problem(
@@ -102,6 +112,9 @@ def agipd_sources(path: Path, problems: list[Problem]) -> list[tuple[str, str, i
 
 
 def _one_line(error: Exception) -> str:
+    said = str(error)
+    if "already open for write" in said or "already open for SWMR" in said:
+        return "it is open for writing elsewhere; is it being corrected or copied just now?"
     if isinstance(error, OSError) and error.errno:
         # HDF5 tells it in three lines
         return os.strerror(error.errno)
@@ -123,8 +136,8 @@ def _creation_date(access) -> str:
 
 def read_module_file(
     path, source, module, number, problems, suspects
-) -> tuple[ModuleRows, str, bool] | None:
-    """Return the usable frames of one file, their dtype and whether they have masks, or None.
+) -> tuple[ModuleRows, np.ndarray, str, bool] | None:
+    """Return the usable frames of one file, its trains, dtype and whether it has masks, or None.
 
     What is not usable becomes a problem; trains flagged suspect are added to `suspects`.
     """
@@ -151,7 +164,8 @@ def read_module_file(
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
-    return _check_rows(train, row, found.ids, number, problem), found.dtype.str, found.has_mask
+    rows = _check_rows(train, row, found.ids, number, problem)
+    return rows, found.train_ids, found.dtype.str, found.has_mask
 
 
 @dataclass(frozen=True)
@@ -170,29 +184,18 @@ class _FileIndex:
 def _read_index(access, source: str) -> _FileIndex:
     file = access.file
     image = file[f"INSTRUMENT/{source}/image"]
-    train_ids = _column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
-    first, count = _first_count(file[f"INDEX/{source}/image"])
+    train_ids = listed_trains(file)
+    first, count = first_and_count(file, f"{source}/image")
     ids = {
-        k: _column(image[k]).astype(np.int64 if k == "cellId" else np.uint64)
+        k: number_column(image[k]).astype(np.int64 if k == "cellId" else np.uint64)
         for k in ("trainId", "cellId", "pulseId")
     }
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(access, train_ids)[:n]
     data, has_mask = image["data"], "mask" in image
     return _FileIndex(
-        train_ids[:n], first[:n], count[:n], suspect, ids, data.shape, data.dtype, has_mask
+        train_ids[:n], first[:n], count[:n], suspect, ids, shape_of(data), data.dtype, has_mask
     )
-
-
-def _column(dataset, most: int = MOST_ROWS) -> np.ndarray:
-    """Return a dataset with one number per train or frame, flat."""
-    if dataset.size > most or dataset.dtype.kind not in "iu":
-        # a damaged header may ask for more memory than there is
-        raise ValueError(
-            f"{dataset.name} has {dataset.size} values of {dataset.dtype}, expected whole numbers, "
-            f"at most {most}"
-        )
-    return dataset[:].reshape(-1)
 
 
 def _check_order(train_ids: np.ndarray, problem) -> None:
@@ -245,21 +248,6 @@ def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarr
         count[t] = least
         room -= least
     return count
-
-
-def _first_count(group) -> tuple[np.ndarray, np.ndarray]:
-    def column(name):
-        return _column(group[name], MOST_TRAINS)
-
-    first = column("first")
-    older = "count" not in group  # than format 0.5
-    count = (column("last") - first + 1) * column("status") if older else column("count")
-    # a garbage value of more than 62 bits stays a large number
-    limit = np.uint64(1 << 40)
-    return (
-        np.minimum(first.astype(np.uint64), limit).astype(np.int64),
-        np.minimum(count.astype(np.uint64), limit).astype(np.int64),
-    )
 
 
 def _check_rows(train, row, ids, number, problem) -> ModuleRows:

@@ -6,7 +6,7 @@ they stand in the file, because damage (a train ID of 0, an index beyond the dat
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
-from xfelmpi.core.problems import Problem
+from xfelmpi.core.problems import Problem, without_numbers
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import bits_of
+from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,
     drop_foreign_trains,
@@ -51,6 +52,10 @@ class RunIndex:
         ISO 8601 with zone, from the files' metadata, or empty.
     detector_type : Detector
         What kind of detector it is.
+    proposal : int
+        From the files' metadata, 0 if they do not say it.
+    listed : ndarray, uint64 (train,)
+        All trains that the files list, ascending, used or not.
     """
 
     kind: str
@@ -64,6 +69,8 @@ class RunIndex:
     start_time: str = ""
     # the only one whose files are recognised as yet
     detector_type: Detector = AGIPD_1M
+    proposal: int = 0
+    listed: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)
 
 
 def index_run(
@@ -102,16 +109,15 @@ def index_files(
     files: list[ModuleFile] = []
     problems: list[Problem] = []
     suspects: list[SuspectTrain] = []
-    sources: dict[str, list[tuple[Path, str, int]]] = {}
-    for path in paths:
-        for prefix, source, module in agipd_sources(path, problems):
-            sources.setdefault(prefix, []).append((path, source, module))
+    sources, proposal = _find_sources(paths, folder, problems)
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
-    modules = _read_modules(sources[detector], files, problems, suspects, exclude)
+    listed: list[np.ndarray] = []
+    modules = _read_modules(sources[detector], files, problems, suspects, exclude, listed)
     drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
-        raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files")
+        about = _reasons(problems, suspects if exclude else ())
+        raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files{about}")
     frames = join_modules(modules, AGIPD_1M.n_modules, problems)
     modules_in_run = int(bits_of((frames.file >= 0).any(axis=0)))
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
@@ -125,7 +131,35 @@ def index_files(
         modules_in_run,
         tuple(dict.fromkeys(problems)),
         start_time=start_time(Path(files[0].path)),
+        proposal=proposal,
+        listed=np.unique(np.concatenate(listed)),
     )
+
+
+def _find_sources(paths, folder, problems) -> tuple[dict[str, list[tuple[Path, str, int]]], int]:
+    """Return (file, source, module) by detector, of the files of this run, and the proposal."""
+    found: dict[str, list[tuple[Path, str, int]]] = {}
+    identities: dict[Path, FileIdentity] = {}
+    for path in paths:
+        for prefix, source, module in agipd_sources(path, problems, identities):
+            found.setdefault(prefix, []).append((path, source, module))
+    own, proposal = settle_identity(identities, folder, problems)
+    sources = {d: [f for f in files if f[0] in own] for d, files in found.items()}
+    return {d: files for d, files in sources.items() if files}, proposal
+
+
+def _reasons(problems: list[Problem], suspects) -> str:
+    """Say why there is no frame: the commonest reason, and how many files share it."""
+    why = [(without_numbers(p.what), p) for p in problems if p.file]
+    if not why:
+        return f"; {len(suspects)} trains are suspect and excluded" if suspects else ""
+    files: dict[str, set[str]] = {}
+    for what, problem in why:
+        files.setdefault(what, set()).add(problem.file)
+    commonest = max(files, key=lambda what: len(files[what]))
+    first = next(p for what, p in why if what == commonest)
+    n = len(files[commonest])
+    return f": {first.file}: {first.what}" + (f" (and {n - 1} files more alike)" if n > 1 else "")
 
 
 def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +169,11 @@ def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     return trains, bits_of(there)
 
 
-def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, ModuleFrames]:
-    """Read the ids of all modules, one after the other: only one is in memory as in its files."""
+def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[int, ModuleFrames]:
+    """Read the ids of all modules, one after the other: only one is in memory as in its files.
+
+    The trains that files list, used or not, are added to `listed`.
+    """
     modules: dict[int, ModuleFrames] = {}
     in_order = sorted(sources, key=lambda found: found[2])
     for module, group in groupby(in_order, key=lambda found: found[2]):
@@ -145,11 +182,12 @@ def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, Modu
             found = read_module_file(path, source, module, len(files), problems, new := [])
             suspects += new
             if found is not None:
-                rows = found[0]
+                rows, trains = found[:2]
+                listed.append(trains)
                 if exclude and new:
                     rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/image/data"
-                files.append(ModuleFile(str(path), module, dataset, *found[1:]))
+                files.append(ModuleFile(str(path), module, dataset, *found[2:]))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
             modules[module] = order_frames(module, parts, files, problems, modules)
@@ -158,8 +196,7 @@ def _read_modules(sources, files, problems, suspects, exclude) -> dict[int, Modu
 
 def _choose_detector(wanted, sources, folder, problems) -> str:
     if not sources:
-        first = f" ({problems[0].file}: {problems[0].what})" if problems else ""
-        raise InputError(f"{folder}: none of its AGIPD files can be used{first}")
+        raise InputError(f"{folder}: none of its AGIPD files can be used{_reasons(problems, ())}")
     if wanted is None and len(sources) > 1:
         raise InputError(
             f"{folder}: several detectors: {', '.join(sorted(sources))}; choose one with --detector"
@@ -203,9 +240,26 @@ def slice_trains(index: RunIndex, trains: tuple[int | None, int | None], folder:
     return replace(index, frames=frames, problems=tuple(dict.fromkeys(problems)))
 
 
-def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
-    """Name what modules lack: whole trains (in runs of them), parts of trains, everything."""
+def _rare_frames(frames: FrameTable) -> list[Problem]:
     problems = []
+    for m in range(frames.n_modules):
+        trains = frames.train_id[frames.file[:, m] >= 0]
+        if len(trains):
+            n = len(np.unique(trains))
+            what = f"module has {len(trains)} frames in {n} trains that most other modules lack"
+            action = "frames incomplete: no hit decision"
+            problems.append(Problem(what, "", m, int(trains[0]), action))
+    return problems
+
+
+def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
+    """Name what modules lack: whole trains (in runs of them), parts of trains, everything.
+
+    Frames that most modules lack are told of the modules that have them.
+    """
+    rare = 2 * (frames.file >= 0).sum(axis=1) < modules_in_run.bit_count()
+    problems = _rare_frames(frames[rare]) if rare.any() else []
+    frames = frames[~rare] if rare.any() else frames
     trains, train_of_frame, n_frames = np.unique(
         frames.train_id, return_inverse=True, return_counts=True
     )

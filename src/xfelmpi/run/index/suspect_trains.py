@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.core.problems import Problem
+from xfelmpi.run.train_index import MOST_TRAINS, number_column
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def flagged(access, train_ids: np.ndarray) -> np.ndarray:
     if access.format_version == "0.5":
         suspect[train_ids != 0] = ~access.validity_flag
         return suspect
-    flag = access.file["INDEX/flag"][:].reshape(-1)[: len(train_ids)].astype(bool)
+    flag = number_column(access.file["INDEX/flag"], MOST_TRAINS, "biu")
+    flag = flag[: len(train_ids)].astype(bool)
     # format 1.1 has the number of a server here, and 0 is the right one
     suspect[: len(flag)] = flag if access.format_version == "1.1" else ~flag
     return suspect

@@ -17,7 +17,7 @@ from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
 
-SCHEMA = 2
+SCHEMA = 3
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 

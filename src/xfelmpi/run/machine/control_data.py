@@ -4,6 +4,7 @@ Nothing here raises on damage: machine data are welcome, not necessary. A file t
 is named in `Damage`, and its values are unknown.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import numpy as np
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.input_file import guarded_call, open_access
+from xfelmpi.run.index.identity import expected_run, identity
+from xfelmpi.run.train_index import check_size, number_column, rows_of_trains, shape_of
 
 _NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
 
@@ -134,14 +137,23 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
     with tolerated(str(folder), damage):
         paths = machine_files(folder)
     files = []
+    expected = expected_run(folder)
     for path in paths:
         with tolerated(path.name, damage):
-            files.append(open_access(path))
+            file = open_access(path)
+            run = guarded_call(path, _run_of, file, path)
+            if expected and run not in (0, expected):
+                raise ValueError(f"file is of run {run}, expected run {expected}")
+            files.append(file)
     try:
         yield files
     finally:
         for file in files:
             guarded_call(file.filename, file.close)
+
+
+def _run_of(access, path: Path) -> int:
+    return identity(access.file, path).run
 
 
 @contextmanager
@@ -221,10 +233,10 @@ def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
     if path not in file:
         return None
     dataset = file[path]
+    shape_of(dataset)
     if dataset.dtype.kind not in "fiub":
         raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
-    if dataset.size * dataset.dtype.itemsize > _LARGEST:
-        raise ValueError(f"{path} has {dataset.size} values, more than can be values of trains")
+    check_size(dataset, _LARGEST)
     # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
     return *samples(file, index, dataset), {**dataset.attrs, **dataset.parent.attrs}
 
@@ -233,19 +245,27 @@ def _first_samples(
     file: h5py.File, index: str, dataset: h5py.Dataset
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the train IDs (without zeros) and the first sample of each train."""
-    trains, first, count = _index(file, index)
+    trains, first, count = rows_of_trains(file, index)
     use = (count > 0) & (first < len(dataset))
+    _check_taken(dataset, int(use.sum()))
     return trains[use], dataset[:][first[use]]
+
+
+def _check_taken(dataset: h5py.Dataset, n: int) -> None:
+    """Check that an INDEX does not take the same few rows again and again, beyond the memory."""
+    if n * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize > _LARGEST:
+        raise ValueError(f"INDEX takes {n} rows of {dataset.name}, which has {len(dataset)}")
 
 
 def _pulse_samples(
     file: h5py.File, index: str, dataset: h5py.Dataset
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys of train and pulse, and the sample of each pulse."""
-    trains, first, count = _index(file, index)
-    pulses = np.ravel(file[f"INSTRUMENT/{index}/pulseId"][:])
+    trains, first, count = rows_of_trains(file, index)
+    pulses = number_column(file[f"INSTRUMENT/{index}/pulseId"])
     n = min(len(dataset), len(pulses))
     count = np.clip(count, 0, np.maximum(n - first, 0))
+    _check_taken(dataset, int(count.sum()))
     row = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
     key = pulse_key(np.repeat(trains, count), pulses[row])
     return key[key < _NO_PULSE], dataset[:][row[key < _NO_PULSE]]
@@ -259,22 +279,6 @@ def pulse_key(train_id: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
     train_id, pulse_id = np.asarray(train_id, np.uint64), np.asarray(pulse_id, np.uint64)
     real = (train_id < 1 << 51) & (pulse_id < 1 << 12)
     return np.where(real, train_id << np.uint64(12) | pulse_id, _NO_PULSE)
-
-
-def _index(file: h5py.File, index: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the train IDs (without zeros), and first sample and number of samples of each.
-
-    ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
-    because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
-    ``count``: every later train would get its neighbour's values.
-    """
-    trains = file["INDEX/trainId"][:].astype(np.uint64)
-    first = file[f"INDEX/{index}/first"][: trains.size].astype(np.int64)
-    count = file[f"INDEX/{index}/count"][: trains.size].astype(np.int64)
-    n = min(first.size, count.size)
-    trains, first, count = trains[:n], first[:n], count[:n]
-    use = (trains != 0) & (first >= 0)
-    return trains[use], first[use], count[use]
 
 
 def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -292,6 +296,12 @@ def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     contradicted = trains[repeated[~same.all(axis=tuple(range(1, same.ndim)))]]
     keep = first & ~np.isin(trains, contradicted)
     return trains[keep], values[keep]
+
+
+def first_text(dataset: h5py.Dataset) -> str:
+    """Return the string of a scalar dataset, or the first of an array; see `text`."""
+    shape = shape_of(dataset)
+    return "" if 0 in shape else text(dataset[(0,) * len(shape)])
 
 
 def text(value: Any) -> str:

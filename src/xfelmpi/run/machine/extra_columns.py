@@ -13,6 +13,7 @@ from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.run.machine.control_data import Damage, Findings, pulse_key, read_table, tolerated
 from xfelmpi.run.machine.pulse_matching import MAX_PULSES, match_slots, run_pattern
 from xfelmpi.run.machine.xgm import XGM, Frames, MonitorSlots, monitor_slots, own_energies
+from xfelmpi.run.train_index import first_and_count, shape_of
 
 
 class _UnusableError(Exception):
@@ -130,8 +131,8 @@ def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
         with tolerated(Path(file.filename).name, damage):
             dataset = file.file.get(place.path)
             if isinstance(dataset, h5py.Dataset):
-                shape, dtype = dataset.shape[1:], dataset.dtype
-                counts = file.file[f"INDEX/{place.index}/count"][:]
+                shape, dtype = shape_of(dataset)[1:], dataset.dtype
+                _, counts = first_and_count(file.file, place.index)
                 most = max(most, int(counts.max(initial=0)))
                 pulses &= f"INSTRUMENT/{place.index}/pulseId" in file.file
     if shape is None or dtype is None:

@@ -13,7 +13,14 @@ import numpy as np
 from xfelmpi.core.machine_records import MachineData
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
-from xfelmpi.run.machine.control_data import Damage, Findings, opened, read_table, text, tolerated
+from xfelmpi.run.machine.control_data import (
+    Damage,
+    Findings,
+    first_text,
+    opened,
+    read_table,
+    tolerated,
+)
 from xfelmpi.run.machine.extra_columns import read_added
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors
 from xfelmpi.run.machine.xgm import (
@@ -183,7 +190,7 @@ def _sample(files: list, damage: Damage) -> str:
     for file in files:
         with tolerated(Path(file.filename).name, damage):
             if "METADATA/sample" in file.file:
-                name = text(file.file["METADATA/sample"][()])
+                name = first_text(file.file["METADATA/sample"])
                 if name.lower() not in _NO_SAMPLE:
                     return name
     return ""

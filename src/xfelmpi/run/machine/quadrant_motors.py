@@ -10,8 +10,8 @@ from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
     TrainTable,
+    first_text,
     read_table,
-    text,
     tolerated,
 )
 from xfelmpi.run.machine.xgm import Frames
@@ -84,6 +84,6 @@ def _selectors(files: list, damage: Damage) -> list[str]:
         with tolerated(Path(file.filename).name, damage):
             for source in file.control_sources:
                 path = f"RUN/{source}/classId/value"
-                if path in file.file and text(file.file[path][()]) == "SlowDataSelector":
+                if path in file.file and first_text(file.file[path]) == "SlowDataSelector":
                     names.add(source)
     return sorted(names)

@@ -63,6 +63,7 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
     mpi.run_on_root(comm, lambda: _refuse_to_replace(path, options))
     log.info("indexing the run …")
     inputs = load_mask_inputs(comm, experiment, config, options)
+    experiment = experiment.of_proposal(inputs.share.facts.proposal)
     mpi.run_on_root(comm, lambda: _prepare(experiment, path, options))
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
     settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)

@@ -1,0 +1,102 @@
+"""Whether the corrected run has all trains that raw and beamline data have.
+
+Correction writes one file after the other: a run that is read too early looks like a shorter one.
+Only the trains of ``INDEX`` are read, of the files of one module and of one data aggregator.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.problems import Problem
+from xfelmpi.io.input_file import guarded_call
+from xfelmpi.run.index.identity import identity
+from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
+from xfelmpi.run.index.run_index import RunIndex
+from xfelmpi.run.machine.control_data import machine_files
+from xfelmpi.run.train_index import listed_trains, rows_of_trains
+
+_PART = re.compile(r"-R\d{4,}-([A-Z]+\d*)-S\d+\.h5")
+
+_OTHER_STARTS = 0.01
+"""Share of the trains that beamline data may have more: they start and stop on their own."""
+
+
+def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Problem]:
+    """Return a problem if a corrected run lacks trains that its raw run or beamline data have.
+
+    Files that cannot be read, or are of another run, say nothing here.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    index : RunIndex
+        Of the corrected run.
+    """
+    try:
+        raw = module_files(experiment.run_folder("raw"), "raw")
+    except InputError:
+        raw = []
+    beamline: list[Path] = []
+    for kind in ("raw", "proc"):
+        try:
+            beamline += machine_files(experiment.run_folder(kind))
+        except OSError:
+            continue
+
+    def with_frames(file: h5py.File, path: Path) -> np.ndarray:
+        module = int(path.name.partition("-AGIPD")[2][:2])
+        trains, _, count = rows_of_trains(file, f"{index.detector}/DET/{module}CH0:xtdf/image")
+        return trains[count > 0]
+
+    def listed(file: h5py.File, path: Path) -> np.ndarray:
+        return listed_trains(file)
+
+    for paths, read, allowed in ((raw, with_frames, 0.0), (beamline, listed, _OTHER_STARTS)):
+        expected, last = _trains(_fullest_part(paths), read, experiment.run)
+        middle = index.listed[len(index.listed) // 2].astype(np.int64)
+        expected = expected[np.abs(expected.astype(np.int64) - middle) < FARTHEST_TRAIN]
+        missing = np.setdiff1d(expected, index.listed)
+        if len(missing) > allowed * len(expected):
+            have = len(expected) - len(missing)
+            what = f"proc has {have} of {len(expected)} trains: is correction finished?"
+            action = "the others are not in the outputs"
+            return [Problem(what, last, -1, int(missing[0]), action)]
+    return []
+
+
+def _fullest_part(paths: list[Path]) -> list[Path]:
+    """Return the files of the module or aggregator that has the most of them."""
+    parts: dict[str, list[Path]] = {}
+    for path in paths:
+        match = _PART.search(path.name)
+        parts.setdefault(match[1] if match else "", []).append(path)
+    return max(parts.values(), key=len, default=[])
+
+
+def _trains(
+    paths: list[Path], read: Callable[[h5py.File, Path], np.ndarray], run: int
+) -> tuple[np.ndarray, str]:
+    """Return all trains that files have, ascending, and the name of the last file."""
+    found, last = [np.zeros(0, np.uint64)], ""
+    for path in paths:
+        try:
+            found.append(guarded_call(path, _of_file, path, read, run))
+            last = path.name
+        # HDF5 raises almost any class on damaged files; who needs their data names them
+        except Exception:
+            continue
+    trains = np.unique(np.concatenate(found))
+    return trains[(trains > 0) & (trains < 1 << 62)], last
+
+
+def _of_file(path: Path, read: Callable[[h5py.File, Path], np.ndarray], run: int) -> np.ndarray:
+    with h5py.File(path, "r") as file:
+        if identity(file, path).run not in (0, run):
+            return np.zeros(0, np.uint64)
+        return read(file, path)

@@ -1,0 +1,129 @@
+"""``INDEX`` of a file: which rows belong to which train, in every version of the format.
+
+One reader for detector and beamline files. Files of 2017 have ``first``, ``last`` and ``status``
+instead of ``first`` and ``count`` (EXtra-data, ``FileAccess._read_index``). Everything is read as
+it stands, because damage must be seen; sizes are checked first, because a damaged header may ask
+for more memory than there is.
+"""
+
+import math
+
+import h5py
+import numpy as np
+
+MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
+"""Trains and frames in a file at most, far more than any real one has."""
+
+_LARGEST_NUMBER = np.uint64(1 << 40)
+"""Garbage of more bits stays a large number that fits int64, sums included."""
+
+_DENSEST = 2000
+"""Bytes of values in a stored byte at most; deflate reaches 1032."""
+
+_SMALL = 1 << 20
+
+
+def shape_of(dataset) -> tuple[int, ...]:
+    """Return the shape of what should be a dataset with values.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or has no dataspace (HDF5 calls it null).
+    """
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{getattr(dataset, 'name', dataset)} is no dataset")
+    if dataset.shape is None:
+        raise ValueError(f"{dataset.name} has no values (its dataspace is null)")
+    return dataset.shape
+
+
+def check_size(dataset: h5py.Dataset, most_bytes: int) -> None:
+    """Check that a dataset's values are there, before memory is taken for them.
+
+    Raises
+    ------
+    ValueError
+        If there are more bytes of values than `most_bytes`, or than the stored bytes can hold.
+    """
+    n_bytes = math.prod(shape_of(dataset)) * dataset.dtype.itemsize
+    if n_bytes > most_bytes:
+        raise ValueError(f"{dataset.name} has {n_bytes} bytes, expected at most {most_bytes}")
+    in_file = not (dataset.is_virtual or dataset.external)
+    stored = dataset.id.get_storage_size()
+    if in_file and n_bytes > _SMALL and n_bytes > _DENSEST * stored:
+        raise ValueError(f"{dataset.name} has {n_bytes} bytes of values, but {stored} in the file")
+
+
+def number_column(dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu") -> np.ndarray:
+    """Return a dataset with one number per train or frame, flat.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        (N,), or (N, 1) as raw files have it.
+    most : int
+        Numbers at most.
+    kinds : str
+        Of numpy's dtypes.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else: of two columns nobody knows which one is meant.
+    """
+    shape = shape_of(dataset)
+    if not shape or math.prod(shape[1:]) != 1:
+        raise ValueError(f"{dataset.name} has shape {shape}, expected one number in each of N rows")
+    if shape[0] > most or dataset.dtype.kind not in kinds:
+        raise ValueError(
+            f"{dataset.name} has {shape[0]} values of {dataset.dtype}, expected whole numbers, "
+            f"at most {most}"
+        )
+    return dataset[:].reshape(-1)
+
+
+def listed_trains(file: h5py.File) -> np.ndarray:
+    """Return ``INDEX/trainId`` as it stands, with zeros, uint64 (train,)."""
+    return number_column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
+
+
+def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return first row and number of rows of every train, int64 (train,) each.
+
+    Parameters
+    ----------
+    file : h5py.File
+    group : str
+        Below ``INDEX/``, e.g. ``SPB_XTD9_XGM/DOOCS/MAIN:output/data``.
+    """
+    index = file[f"INDEX/{group}"]
+
+    def column(name: str) -> np.ndarray:
+        return number_column(index[name], MOST_TRAINS)
+
+    first = column("first")
+    if "count" in index:
+        count = column("count")
+    else:
+        last, status = column("last"), column("status")
+        n = min(len(first), len(last), len(status))
+        count = (last[:n] - first[:n] + 1) * (status[:n] != 0)
+    return (
+        np.minimum(first.astype(np.uint64), _LARGEST_NUMBER).astype(np.int64),
+        np.minimum(count.astype(np.uint64), _LARGEST_NUMBER).astype(np.int64),
+    )
+
+
+def rows_of_trains(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the train IDs (without zeros), and first row and number of rows of each.
+
+    ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
+    because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
+    ``count``: every later train would get its neighbour's values.
+    """
+    trains = listed_trains(file)
+    first, count = first_and_count(file, group)
+    n = min(trains.size, first.size, count.size)
+    use = trains[:n] != 0
+    return trains[:n][use], first[:n][use], count[:n][use]

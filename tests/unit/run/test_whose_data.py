@@ -1,0 +1,393 @@
+"""Whose data these are: run, proposal, pulses and cells by what most files say; what is missing."""
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import replace as changed
+
+import h5py
+import numpy as np
+import pytest
+from mockrun import tiny_run
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.distribution import choose_data
+from xfelmpi.run.index.completeness import unfinished_correction
+from xfelmpi.run.index.run_index import index_run
+from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
+from xfelmpi.run.machine.machine_data import read_machine_data
+
+FIRST = 1_500_000_000
+CELLS, STEP = (0, 2, 5, 6), 4
+N = 8 * len(CELLS)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    """Eight trains in four files of every module."""
+    folder = tmp_path_factory.mktemp("valid") / "p007927"
+    return tiny_run(folder, trains=8, cells=CELLS, sequence_length=2, pulse_step=STEP, hit_rate=0.0)
+
+
+@pytest.fixture
+def experiment(valid, tmp_path):
+    prefix = tmp_path / "p007927"
+    for kind in ("raw", "proc"):
+        shutil.copytree(valid.options.prefix / kind, prefix / kind)
+    return Experiment(prefix, prefix / "scratch", 50)
+
+
+@pytest.fixture
+def run(experiment):
+    return experiment.run_folder("proc")
+
+
+def file_name(module, sequence=0, number=50):
+    return f"CORR-R{number:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
+
+
+@contextmanager
+def images_of(run, module, sequence=0):
+    with h5py.File(run / file_name(module, sequence), "r+") as file:
+        yield file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+
+
+def write(group, name, values):
+    del group[name]
+    group[name] = values
+
+
+def told(index):
+    return [(p.module, p.file, p.what, p.action) for p in index.problems]
+
+
+def energies(experiment, index):
+    table = index.frames
+    return read_machine_data(experiment, table.train_id, table.pulse_id, (), index.detector)
+
+
+# ---------------------------------------------------------------- run and proposal
+
+
+def test_whole_folder_of_another_run(run):
+    for path in run.iterdir():
+        with h5py.File(path, "r+") as file:
+            write(file, "METADATA/runNumber", np.array([51], np.uint32))
+    with pytest.raises(InputError, match=r"its 64 detector files are of run 51 .*expected run 50"):
+        index_run(run, "proc")
+
+
+def test_names_count_where_files_say_nothing(run):
+    for path in list(run.iterdir()):
+        with h5py.File(path, "r+") as file:
+            del file["METADATA/runNumber"], file["METADATA/proposalNumber"]
+    assert index_run(run, "proc").problems == ()
+    assert index_run(run, "proc").proposal == 0
+    for path in list(run.iterdir()):
+        path.rename(path.with_name(path.name.replace("R0050", "R0051")))
+    with pytest.raises(InputError, match="are of run 51"):
+        index_run(run, "proc")
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "words"),
+    [
+        ("runNumber", 51, "file is of run 51, expected run 50"),
+        ("proposalNumber", 8316, "file is of proposal p008316, most others of p007927"),
+    ],
+)
+def test_one_foreign_file_is_left_out(run, key, number, words):
+    with h5py.File(run / file_name(3, 1), "r+") as file:
+        write(file, f"METADATA/{key}", np.array([number], np.uint32))
+    index = index_run(run, "proc")
+    assert (3, file_name(3, 1), words, "file left out") in told(index)
+    lacks = index.frames.file[:, 3] < 0
+    np.testing.assert_array_equal(lacks, np.isin(index.frames.train_id, [FIRST + 2, FIRST + 3]))
+    assert (np.delete(index.frames.file, 3, axis=1) >= 0).all()
+    assert index.proposal == 7927
+
+
+def test_file_with_another_runs_name_is_used_and_named(run):
+    (run / file_name(3)).rename(run / file_name(3, number=49))
+    index = index_run(run, "proc")
+    what = "file is of run 50 (METADATA/runNumber), but named R0049"
+    assert told(index) == [(3, file_name(3, number=49), what, "used")]
+    assert (index.frames.file >= 0).all()
+
+
+def test_beamline_file_of_another_run(experiment):
+    index = index_run(experiment.run_folder("proc"), "proc")
+    right = energies(experiment, index)
+    paths = sorted(experiment.run_folder("raw").glob("*DA01*"))
+    with h5py.File(paths[1], "r+") as file:
+        write(file, "METADATA/runNumber", np.array([51], np.uint32))
+    found = energies(experiment, index)
+    assert any(f"{paths[1].name} (file is of run 51, expected run 50)" in w for w in found.warnings)
+    lost = np.isin(index.frames.train_id, [FIRST + 2, FIRST + 3])
+    np.testing.assert_array_equal(np.isnan(found.pulse_energy), lost)
+    np.testing.assert_array_equal(found.pulse_energy[~lost], right.pulse_energy[~lost])
+
+
+def test_proposal_behind_links(tmp_path):
+    real = tmp_path / "p007927" / "proc" / "r0050"
+    real.mkdir(parents=True)
+    (tmp_path / "mine").symlink_to(tmp_path / "p007927")
+    assert Experiment(tmp_path / "mine", tmp_path, 50).proposal == "p007927"
+    (tmp_path / "p000001" / "proc").mkdir(parents=True)
+    (tmp_path / "p000001" / "proc" / "r0050").symlink_to(real)
+    linked = Experiment(tmp_path / "p000001", tmp_path, 50)
+    assert linked.proposal == "p007927"
+    assert changed(linked, known_proposal=8316).proposal == "p008316"
+    assert Experiment(tmp_path / "none", tmp_path, 50).proposal == "p000000"
+
+
+# ---------------------------------------------------------------- ids by the majority
+
+
+@pytest.mark.parametrize("module", [0, 7, 15])
+def test_one_module_with_wrong_pulses(experiment, run, module):
+    right = energies(experiment, index_run(run, "proc"))
+    for sequence in range(4):
+        with images_of(run, module, sequence) as images:
+            images["pulseId"][:] = images["pulseId"][:] + STEP
+    index = index_run(run, "proc")
+    what = f"pulseId of {N} frames in 8 trains differs from that of most modules"
+    assert told(index) == [(module, "", what, "that of most modules used")]
+    np.testing.assert_array_equal(index.frames.pulse_id, index.frames.cell_id * STEP)
+    found = energies(experiment, index)
+    np.testing.assert_array_equal(found.pulse_energy, right.pulse_energy)
+    assert np.isfinite(found.pulse_energy).all()
+
+
+def test_two_modules_that_contradict_each_other(experiment, run):
+    right = energies(experiment, index_run(run, "proc")).pulse_energy
+    for path in list(run.iterdir()):
+        if not any(f"AGIPD{m:02d}" in path.name for m in (4, 9)):
+            path.unlink()
+    with images_of(run, 4) as images:
+        images["pulseId"][1] = 20
+    index = index_run(run, "proc")
+    unknown = np.flatnonzero(index.frames.pulse_id == UNKNOWN_PULSE)
+    assert unknown.tolist() == [1]
+    assert (-1, "", "pulseId of 1 frames is not settled by a majority of modules",
+            "pulseId unknown, pulse energy NaN there") in told(index)  # fmt: skip
+    found = energies(experiment, index).pulse_energy
+    assert np.flatnonzero(np.isnan(found)).tolist() == [1]
+    np.testing.assert_array_equal(np.delete(found, 1), np.delete(right, 1))
+
+
+def test_frames_that_only_a_module_with_wrong_pulses_has(experiment, run):
+    """Nobody else says what their pulses are."""
+    with images_of(run, 2, 0) as images:
+        images["pulseId"][:] = images["pulseId"][:] + STEP
+    for path in run.glob("*S00003.h5"):
+        if "AGIPD02" not in path.name:
+            path.unlink()
+    index = index_run(run, "proc")
+    last = index.frames.train_id >= FIRST + 6
+    np.testing.assert_array_equal(index.frames.pulse_id == UNKNOWN_PULSE, last)
+    np.testing.assert_array_equal(np.isnan(energies(experiment, index).pulse_energy), last)
+    # one line for the module that goes on, not fifteen for those that agree
+    assert {p.module for p in index.problems} == {2, -1}
+
+
+@pytest.mark.parametrize("wrong", [[2, 5, 6, 7], [2, 0, 5, 6], [100, 102, 105, 106]])
+def test_one_module_with_wrong_cells(run, wrong):
+    """Moved by one, swapped, or all others: no frame is put together of two pulses."""
+    with images_of(run, 5) as images:
+        images["cellId"][:4] = wrong
+    index = index_run(run, "proc")
+    here = index.frames.train_id == FIRST
+    assert index.frames.cell_id[here].tolist() == list(CELLS)
+    np.testing.assert_array_equal(index.frames.pulse_id, index.frames.cell_id * STEP)
+    stays = [cell == told_ for cell, told_ in zip(CELLS, wrong, strict=True)]
+    np.testing.assert_array_equal(index.frames.file[here, 5] >= 0, stays)
+    assert (index.frames.file[~here] >= 0).all()
+    what = f"cellId of {4 - sum(stays)} frames in 1 trains differs from that of most modules"
+    assert (5, "", what, "frames left out there") in told(index)
+    assert {p.module for p in index.problems} == {5}
+
+
+def test_one_module_with_more_trains_is_the_one_named(run):
+    for path in run.glob("*S00003.h5"):
+        if "AGIPD00" not in path.name:
+            path.unlink()
+    index = index_run(run, "proc")
+    what = "module has 8 frames in 2 trains that most other modules lack"
+    assert told(index) == [(0, "", what, "frames incomplete: no hit decision")]
+
+
+@pytest.mark.parametrize("name", ["trainId", "cellId", "pulseId"])
+def test_ids_of_two_columns_are_refused(run, name):
+    with images_of(run, 6) as images:
+        write(images, name, np.stack([images[name][:]] * 2, axis=1))
+    index = index_run(run, "proc")
+    (problem,) = (p for p in index.problems if p.file)
+    assert (problem.file, problem.action) == (file_name(6), "file left out")
+    assert "has shape (8, 2), expected one number in each of N rows" in problem.what
+    assert (np.flatnonzero(index.frames.file[:, 6] < 0) == np.arange(8)).all()
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+def unfinished(experiment):
+    index = index_run(experiment.run_folder("proc"), "proc")
+    return [(p.file, p.train, p.what) for p in unfinished_correction(experiment, index)]
+
+
+def test_correction_that_lacks_a_sequence_of_beamline_data(experiment, run):
+    assert unfinished(experiment) == []
+    for path in run.glob("*S00003.h5"):
+        path.unlink()
+    what = "proc has 6 of 8 trains: is correction finished?"
+    assert [(t, w) for _, t, w in unfinished(experiment)] == [(FIRST + 6, what)]
+    for path in run.glob("*S00001.h5"):
+        path.unlink()
+    what = "proc has 4 of 8 trains: is correction finished?"
+    assert [(t, w) for _, t, w in unfinished(experiment)] == [(FIRST + 2, what)]
+
+
+def test_correction_that_lacks_a_train_of_the_raw_run(experiment, run, tmp_path):
+    raw = tiny_run(
+        tmp_path / "p000001", trains=8, cells=CELLS, sequence_length=2, kind="raw", hit_rate=0.0
+    )
+    for path in experiment.run_folder("raw").iterdir():
+        path.unlink()
+    for path in raw.paths.raw.glob("*AGIPD0[0-3]*"):
+        shutil.copy(path, experiment.run_folder("raw"))
+    assert unfinished(experiment) == []
+    for path in run.glob("*S00003.h5"):
+        path.unlink()
+    what = "proc has 6 of 8 trains: is correction finished?"
+    assert unfinished(experiment) == [("RAW-R0050-AGIPD00-S00003.h5", FIRST + 6, what)]
+
+
+def test_file_that_is_open_for_writing_elsewhere(run):
+    path = run / file_name(8, 2)
+    path.unlink()
+    with h5py.File(path, "w", libver="latest") as writer:
+        writer["x"] = 1
+        writer.swmr_mode = True
+        copied = path.read_bytes()
+    path.write_bytes(copied)
+    index = index_run(run, "proc")
+    (problem,) = (p for p in index.problems if p.file)
+    assert (problem.file, problem.module, problem.action) == (path.name, 8, "file left out")
+    assert "it is open for writing elsewhere" in problem.what
+
+
+# ---------------------------------------------------------------- what is there instead
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data", r"AGIPD00-S00000.h5: file cannot be indexed: .*data.* \(and 63 files more alike"),
+        ("pulseId", r"pulseId.*and 63 files more alike"),
+    ],
+)
+def test_no_usable_frame_says_why(run, name, words):
+    for path in run.iterdir():
+        module = int(path.name.partition("AGIPD")[2][:2])
+        with h5py.File(path, "r+") as file:
+            del file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image/{name}"]
+    with pytest.raises(
+        InputError, match=f"no usable frame of SPB_DET_AGIPD1M-1 in 64 files: .*{words}"
+    ):
+        index_run(run, "proc")
+
+
+def test_corrected_files_in_the_raw_folder(experiment, run):
+    for path in list(run.iterdir()):
+        path.rename(experiment.run_folder("raw") / path.name)
+    with pytest.raises(InputError, match=r"its detector files are corrected ones .*proc/r0050"):
+        choose_data(experiment, "auto")
+    with pytest.raises(InputError, match="64 of them CORR files of AGIPD modules, expected RAW-R"):
+        index_run(experiment.run_folder("raw"), "raw")
+
+
+def test_experiment_folder_that_is_not_there(tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(InputError, match=r"gone: no such folder; .*EXP_PREFIX"):
+        choose_data(Experiment(gone, tmp_path, 50), "auto")
+    gone.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no such folder, a link to .*nowhere"):
+        choose_data(Experiment(gone, tmp_path, 50), "auto")
+
+
+# ---------------------------------------------------------------- INDEX of any age, sizes
+
+
+def make_oldest(path):
+    """Give a file the form of 2017: first, last and status, no numbers of run and format."""
+    with h5py.File(path, "r+") as file:
+        groups = []
+        file["INDEX"].visititems(
+            lambda _, item: groups.append(item) if "count" in getattr(item, "keys", dict)() else 0
+        )
+        for group in groups:
+            first, count = group["first"][:], group["count"][:]
+            del group["count"]
+            group["last"] = (first + np.maximum(count, 1) - 1).astype("u8")
+            group["status"] = (count > 0).astype("u8")
+        for name in ("flag", "timestamp", "origin"):
+            file["INDEX"].pop(name, None)
+        meta = file["METADATA"]
+        for name in list(meta["dataSources"]):
+            meta.move(f"dataSources/{name}", name)
+        for name in set(meta) - {"dataSourceId", "deviceId", "root"}:
+            del meta[name]
+
+
+def test_oldest_index_of_detector_and_beamline(experiment, run):
+    new = index_run(run, "proc")
+    right = energies(experiment, new)
+    for path in [*run.iterdir(), *experiment.run_folder("raw").iterdir()]:
+        make_oldest(path)
+    index = index_run(run, "proc")
+    assert index.problems == ()
+    np.testing.assert_array_equal(index.frames.row, new.frames.row)
+    found = energies(experiment, index)
+    np.testing.assert_array_equal(found.pulse_energy, right.pulse_energy)
+    np.testing.assert_array_equal(found.wavelength, right.wavelength)
+    assert np.isfinite(found.pulse_energy).all()
+    assert found.warnings == ()
+
+
+LARGE = ("INDEX/flag", "INDEX/trainId", "METADATA/dataSources/dataSourceId")
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_header_that_asks_for_memory(run, name):
+    with h5py.File(run / file_name(3), "r+") as file:
+        kind = file[name].dtype
+        del file[name]
+        file.create_dataset(name, shape=(200_000_000,), dtype=kind, chunks=(1000,))
+    (problem,) = (p for p in index_run(run, "proc").problems if p.file)
+    assert (problem.file, problem.action) == (file_name(3), "file left out")
+    assert "200000000 values" in problem.what
+
+
+@pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
+def test_dataset_without_a_space(run, name):
+    with images_of(run, 3) as images:
+        write(images, name, h5py.Empty("u1"))
+    (problem,) = (p for p in index_run(run, "proc").problems if p.file)
+    assert (problem.file, problem.action) == (file_name(3), "file left out")
+    assert "has no values (its dataspace is null)" in problem.what
+
+
+def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
+    index = index_run(run, "proc")
+    (path, *others) = sorted(experiment.run_folder("raw").glob("*DA01*"))
+    for other in others:
+        other.unlink()
+    source = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
+    for new in ({"data": h5py.Empty("f4")}, {"shape": (60_000, 1000), "chunks": (100, 1000)}):
+        with h5py.File(path, "r+") as file:
+            del file[source]
+            file.create_dataset(source, **({"dtype": "f4"} if "shape" in new else {}), **new)
+        found = energies(experiment, index)
+        assert np.isnan(found.pulse_energy).all()
+        assert any(path.name in warning for warning in found.warnings)
