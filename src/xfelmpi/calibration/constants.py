@@ -83,14 +83,14 @@ class Calibration:
     problems: tuple[Problem, ...]
     files: tuple[UsedFile, ...] = ()
 
-    def bad_in_high_stage(self, module: int) -> np.ndarray:
-        """Return the bits of a module's bad pixels, uint8 (row, 8192).
+    def good_in_high_stage(self, module: int) -> np.ndarray:
+        """Return the bits of a module's good pixels, uint8 (row, 8192).
 
-        All if it lacks constants; none if the run lacks the module, whose pixels are missing.
+        None if it lacks constants; all if the run lacks the module, whose pixels are missing.
         """
         if module in self.modules:
-            return self.modules[module].bad[0]
-        return np.full((1, AGIPD_1M.module_bytes), 0xFF if module in self.lacking else 0, np.uint8)
+            return ~self.modules[module].bad[0]
+        return np.full((1, AGIPD_1M.module_bytes), 0 if module in self.lacking else 0xFF, np.uint8)
 
 
 def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:

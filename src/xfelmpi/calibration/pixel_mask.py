@@ -208,7 +208,7 @@ def _read_shared(
         for module in range(shared.node_rank, n_modules, shared.node_size):
             shared.array[module] = module_mask(files, module, rows, n_bytes)
             if calibration is not None:
-                shared.array[module] &= ~calibration.bad_in_high_stage(module)
+                shared.array[module] &= calibration.good_in_high_stage(module)
     shared.ready()
     return shared
 

@@ -139,9 +139,9 @@ def test_module_that_is_missing(tmp_path, written):
     assert "bad" in problem.action
     assert list(calibration.modules) == [MODULE]
     assert calibration.lacking == (9,)
-    assert (calibration.bad_in_high_stage(9) == 0xFF).all()
-    assert not (calibration.bad_in_high_stage(MODULE) == 0xFF).all()
-    assert not calibration.bad_in_high_stage(5).any(), "missing in the run, not bad"
+    assert not calibration.good_in_high_stage(9).any()
+    assert calibration.good_in_high_stage(MODULE).any()
+    assert (calibration.good_in_high_stage(5) == 0xFF).all(), "missing in the run, not bad"
 
 
 def test_modules_that_the_run_lacks_need_no_constants(tmp_path, written, rng):
