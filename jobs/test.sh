@@ -111,7 +111,7 @@ use_build() {
 
 # What pytest takes for the results to be counted, and which tests run in one process.
 readonly recorded=(-p record_results)
-markers="not mpi" dist=loadfile
+markers="not mpi"
 if ((quick)); then
     markers="quick or not (mpi or job or cluster or browser or slow)"
 fi
@@ -128,7 +128,8 @@ single() {
     local label=$1 folder=$results/single-$1 status=0 workers=()
     shift
     if ((${#arguments[@]} == 0)); then
-        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist "$dist")
+        # in the order of the folders: whole jobs first, many short files at the end
+        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist loadfile --no-loadscope-reorder)
     fi
     say "" && say "=== pytest, $label"
     mkdir -p "$folder"
