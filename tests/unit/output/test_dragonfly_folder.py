@@ -39,10 +39,19 @@ def test_what_is_the_users_stays(kind, name, outputs, tmp_path):
         own.symlink_to("../../mine")
     else:
         own.write_text("mine")
-    for what in (check_folder, lambda folder: write_folder(folder, *outputs)):
-        with pytest.raises(OutputError, match=f"{name}: found a file that no job"):
-            what(tmp_path / "recon")
+    folder = tmp_path / "recon"
+    check_folder(folder)
+    assert "your own files in data/ stay" in write_folder(folder, *outputs)
     assert own.is_dir() or own.read_text() == "mine"
+    assert (folder / "data/xfelmpi_photons.emc").read_text() == "photons"
+    assert (folder / "data/xfelmpi_detector.h5").read_text() == "detector"
+    config = (folder / "config.ini").read_text()
+    assert "in_photons_file = data/xfelmpi_photons.emc\n" in config
+    (folder / "data/xfelmpi_photons.emc").unlink()
+    (folder / "data/xfelmpi_photons.emc").write_text("mine, too")
+    for what in (check_folder, lambda folder: write_folder(folder, *outputs)):
+        with pytest.raises(OutputError, match="found a file that no job"):
+            what(folder)
 
 
 @pytest.mark.parametrize("name", ["data", "images", "logs"])

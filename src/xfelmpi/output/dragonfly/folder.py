@@ -14,8 +14,8 @@ _CONFIG = """\
 # All options: https://github.com/duaneloh/Dragonfly/wiki/Configuring-your-experiment
 
 [emc]
-in_photons_file = data/photons.emc
-in_detector_file = data/detector.h5
+in_photons_file = data/{photons}
+in_detector_file = data/{detector}
 # rotations: about 50 num_div^3, 0.94 / num_div rad apart
 num_div = 6
 output_folder = data/
@@ -84,18 +84,32 @@ def check_folder(folder: Path) -> None:
             make_folder(folder / name)
         except OSError as error:
             raise OutputError(f"{folder / name}: cannot be made ({error.strerror})") from None
-    for link in (folder / "data" / "photons.emc", folder / "data" / "detector.h5"):
-        _check_link(link)
+    for link in _links(folder):
         check_writable(link)
 
 
-def _check_link(link: Path) -> None:
-    there = os.path.lexists(link)
-    if there and not (link.is_symlink() and link.readlink().parent.name in _OURS):
-        raise OutputError(
-            f"{link}: found a file that no job of xfelmpi linked there, expected none; move it "
-            "away, or name another folder"
-        )
+def _links(folder: Path) -> list[Path]:
+    """Return the names for the photons and the detector: others where the user has files.
+
+    Raises
+    ------
+    OutputError
+        If the user has files under all of them.
+    """
+    for prefix in ("", "xfelmpi_"):
+        links = [folder / "data" / f"{prefix}{name}" for name in ("photons.emc", "detector.h5")]
+        if all(map(_may_be_replaced, links)):
+            return links
+    raise OutputError(
+        f"{links[0]}: found a file that no job of xfelmpi linked there, expected none; move it "
+        "away, or name another folder"
+    )
+
+
+def _may_be_replaced(link: Path) -> bool:
+    if not os.path.lexists(link):
+        return True
+    return link.is_symlink() and link.readlink().parent.name in _OURS
 
 
 def write_folder(folder: Path, emc: Path, detector: Path) -> str:
@@ -112,23 +126,26 @@ def write_folder(folder: Path, emc: Path, detector: Path) -> str:
     try:
         for name in _FOLDERS:
             make_folder(folder / name)
-        _link(folder / "data" / "photons.emc", emc)
-        _link(folder / "data" / "detector.h5", detector)
+        photons, pixels = _links(folder)
+        _link(photons, emc)
+        _link(pixels, detector)
         config = folder / "config.ini"
         kept = os.path.lexists(config)
         if not kept:
             part = begin_partial(config)
-            write_new(part, _CONFIG.encode())
+            write_new(part, _CONFIG.format(photons=photons.name, detector=pixels.name).encode())
             make_readable(part)
             part.replace(config)
             forget(part)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
-    return f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
+    text = f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
+    if photons.name != "photons.emc":
+        text += f"; your own files in data/ stay, the new ones are {photons.name}, {pixels.name}"
+    return text
 
 
 def _link(link: Path, target: Path) -> None:
-    _check_link(link)
     # relative, so that the outputs may be moved as a whole; through real folders, because '..'
     # does not lead back through a link
     name = os.path.relpath(target.resolve(), link.parent.resolve())
