@@ -78,15 +78,17 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
 def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[str]:
     import numpy as np
 
-    from xfelmpi.output.cxi.reader import read_hit, read_hit_file
+    from xfelmpi.output.cxi.reader import check_rows, read_hit, read_hit_file
     from xfelmpi.output.events import read_finished_run
     from xfelmpi.report.images import assemble_counts, make_raster
     from xfelmpi.report.terminal import hit_lines
 
     hit_file = read_hit_file(experiment.cxi)
+    run = read_finished_run(experiment.events)
+    check_rows(hit_file, run.events.is_hit, run.detector_type.frame_pixels)
     if not 0 <= hit < len(hit_file.rows):
         raise UsageError(f"--hit {hit}: {experiment.cxi} has {len(hit_file.rows)} hits, from 0 on")
-    events, row = read_finished_run(experiment.events).events, hit_file.rows[hit]
+    events, row = run.events, hit_file.rows[hit]
     extent = np.ptp(hit_file.xyz[0]) / hit_file.pixel_size
     pixels = max(extent / (min(columns, 160) - 1), 4)
     raster = make_raster(hit_file.xyz, pixels, hit_file.pixel_size)

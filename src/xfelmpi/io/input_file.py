@@ -42,6 +42,10 @@ _LARGEST_HEAP = 64 << 20
 _STRING = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 _HEADER = 16
 
+_DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+_DAMAGED += (OverflowError, RecursionError, MemoryError)
+"""What reading a damaged output may raise besides what HDF5 does."""
+
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
@@ -111,7 +115,7 @@ def finished_file(path: Path, expected: str) -> Iterator[h5py.File]:
     try:
         with input_file(path, expected) as file:
             yield file
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: {error}; expected {expected}") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
+from xfelmpi.io.checked import checked_array, checked_attribute
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
@@ -85,8 +87,16 @@ def _cut(text: str, size: int) -> bytes:
     return text.encode()[:size].decode(errors="ignore").encode()
 
 
-_NEEDED = {"data", "detector", "masks_digest", "modules_in_run", "proposal"}
-"""Attributes of the root that reading back stands on."""
+_NEEDED = ("data", "detector", "masks_digest", "proposal", "configuration", "creation_date")
+"""Texts of the root that reading back stands on."""
+
+_TYPES = {
+    **{"trainId": np.uint64, "pulseId": np.uint64, "cellId": np.uint16, "litpixels": np.uint32},
+    **{"photons": np.uint64, "hitscore": np.float32, "is_hit": bool, "is_miss": bool},
+    **dict.fromkeys(("hit_median", "hit_std", "hit_threshold", "hit_sigma"), np.float32),
+    **{"pulse_energy": np.float64, "wavelength": np.float64, "modules": np.uint16},
+}
+_SUMS = {"ones": np.uint32, "peak": np.uint16, "entries": np.uint32}
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,8 @@ def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
         If it cannot be read, or has none.
     """
     with finished_file(path, "an events file") as file:
-        return _config(file), {name: file.attrs[name] for name in ("data", "detector")}
+        chosen = {name: checked_attribute(file, name, str) for name in ("data", "detector")}
+        return _config(file), chosen
 
 
 def read_finished_run(path: Path) -> FinishedRun:
@@ -165,31 +176,72 @@ def read_finished_run(path: Path) -> FinishedRun:
         If it is missing, damaged, or of a version that did not write what is needed.
     """
     with finished_file(path, "an events file") as file:
-        columns = {
-            name: file[name][()]
-            for name in EventColumns.__dataclass_fields__
-            if name in file and name != "added"
-        }
-        events = EventColumns(**columns)
-        more = {name: file["sums"][name][()] for name in SUMS}
-        sums = FrameSums.zeros(len(events.trainId))
+        attributes = _attributes(file)
+        events = _events(file, attributes["modules_in_run"])
+        n = len(events.trainId)
+        more = {name: checked_array(file, f"sums/{name}", t, (n,)) for name, t in _SUMS.items()}
+        if (more["entries"] > AGIPD_1M.frame_pixels).any() or (
+            more["ones"] > more["entries"]
+        ).any():
+            raise ValueError("sums are not those of frames")
+        sums = FrameSums.zeros(n)
         sums = FrameSums(
             **{name: getattr(sums, name) for name in FrameSums.__dataclass_fields__}
             | more
             | {"lit": events.litpixels, "photons": events.photons, "modules": events.modules}
-            | ({"switched": columns["gain_switched"]} if "gain_switched" in columns else {})
+            | ({} if events.gain_switched is None else {"switched": events.gain_switched})
         )
         problems = [
             Problem(what.decode(), name.decode(), int(module), int(train), action.decode())
-            for what, name, module, train, action in file["problems"][()].tolist()
+            for what, name, module, train, action in checked_array(
+                file, "problems", PROBLEM_TYPE, (None,)
+            ).tolist()
         ]
-        attributes = dict(file.attrs)
-        if lacking := _NEEDED - set(attributes):
-            raise KeyError(f"attributes {', '.join(sorted(lacking))} are missing")
         return FinishedRun(
             _config(file), attributes["masks_digest"], events, sums, problems, attributes
         )
 
 
+def _attributes(file: h5py.File) -> dict:
+    """Return the attributes of the root, of which those that others use are compared."""
+    kinds = dict.fromkeys(_NEEDED, str) | {"run": int, "modules_in_run": int}
+    found = {name: checked_attribute(file, name, kind) for name, kind in kinds.items()}
+    if not 0 <= found["modules_in_run"] < 1 << AGIPD_1M.n_modules:
+        raise ValueError(f"modules_in_run {found['modules_in_run']}")
+    if found["data"] not in ("raw", "proc"):
+        raise ValueError(f"data {found['data']!r}, expected raw or proc")
+    datetime.fromisoformat(found["creation_date"])
+    warnings = json.loads(file.attrs.get("warnings", "[]"))
+    if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
+        raise ValueError("warnings are no list of texts")
+    return dict(file.attrs)
+
+
+def _events(file: h5py.File, modules_in_run: int) -> EventColumns:
+    """Return the columns, which fit each other."""
+    train = checked_array(file, "trainId", np.uint64, (None,))
+    n = len(train)
+    columns = {name: checked_array(file, name, dtype, (n,)) for name, dtype in _TYPES.items()}
+    if "gain_switched" in file:
+        columns["gain_switched"] = checked_array(file, "gain_switched", np.uint32, (n, 2))
+    events = EventColumns(**columns)
+    step = (train[1:] > train[:-1]) | (
+        (train[1:] == train[:-1]) & (events.cellId[1:] > events.cellId[:-1])
+    )
+    if not step.all():
+        raise ValueError("frames do not ascend by train and cell")
+    incomplete = events.modules != modules_in_run
+    if (events.modules & ~np.uint16(modules_in_run)).any():
+        raise ValueError("frames of modules that the run has not")
+    if (incomplete & (events.is_hit | events.is_miss)).any():
+        raise ValueError("incomplete frames that are hits or misses")
+    if (events.litpixels > AGIPD_1M.frame_pixels).any():
+        raise ValueError("more lit pixels than a frame has")
+    decided = np.isfinite(events.hit_threshold)
+    if not np.isfinite(events.hitscore[decided]).all():
+        raise ValueError("scores of decided frames are no numbers")
+    return events
+
+
 def _config(file: h5py.File) -> Config:
-    return Config.from_json(file.attrs["configuration"])
+    return Config.from_json(checked_attribute(file, "configuration", str))

@@ -6,8 +6,9 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.cxi.reader import HitFile, read_hit_file
+from xfelmpi.output.cxi.reader import HitFile, check_rows, read_hit_file
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.report.headline import Headline, headline
 
@@ -49,13 +50,15 @@ def read_run_files(experiment: Experiment) -> RunFiles:
         If events or powder file are missing or damaged.
     """
     run = read_finished_run(experiment.events)
-    powder = {}
+    powder, frame = {}, run.detector_type.frame_shape
     with finished_file(experiment.powder, "a powder file") as file:
         for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
-            powder[name] = file[name][()].reshape(-1)
+            dtype = np.uint64 if name.startswith("powder") else np.uint32
+            powder[name] = checked_array(file, name, dtype, frame).reshape(-1)
     hit_file, missing = None, ""
     try:
         hit_file = read_hit_file(experiment.cxi)
+        check_rows(hit_file, run.events.is_hit, run.detector_type.frame_pixels)
     except InputError as error:
-        missing = f"{error}; no pictures without it"
+        hit_file, missing = None, f"{error}; no pictures without it"
     return RunFiles(experiment, run, headline(run, hit_file), powder, hit_file, missing)

@@ -18,6 +18,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
+from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
 from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
@@ -187,8 +188,10 @@ def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, 
     """Return photons and good frames of the run, (module, pixel) each, from the powder file."""
     path = experiment.powder
     with finished_file(path, "a powder file") as file:
+        frame = run.detector_type.frame_shape
         photons, good = (
-            np.reshape(file[name], (file[name].shape[0], -1)) for name in ("powder", "good_frames")
+            checked_array(file, name, dtype, frame).reshape(frame[0], -1)
+            for name, dtype in (("powder", np.uint64), ("good_frames", np.uint32))
         )
     in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
     if in_powder != in_events:

@@ -84,3 +84,27 @@ def test_refused(condition, message):
         rows_where(condition, COLUMNS)
     assert message in str(error.value)
     assert "--where" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("a * 4 > 0", [True, True, False]),
+        ("a + a > a", [True, True, False]),
+        ("a * a * a > 0", [True, True, False]),
+        ("a - 9223372036854775807 - 9223372036854775807 < 0", [True, True, True]),
+        ("-b - b - b < 0", [True, True, False]),
+        ("abs(c) > 0", [True, True, True]),
+        ("a % 7 == 0", [True, False, True]),
+        ("a / a > 0.5", [True, True, False]),
+        ("isfinite(b)", [True, True, True]),
+        ("b == 18446744073709551615", [False, True, False]),
+    ],
+)
+def test_integers_do_not_wrap(condition, expected):
+    columns = {
+        "a": np.array([2**63 - 1, 2**62, 0]),
+        "b": np.array([2**63, 2**64 - 1, 0], object),
+        "c": np.array([-(2**63), -1, 5]),
+    }
+    assert rows_where(condition, columns).tolist() == expected

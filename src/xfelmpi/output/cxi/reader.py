@@ -9,11 +9,16 @@ import h5py
 import numpy as np
 
 from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.module_bits import bits_of
+from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_MISSING
+
+_FARTHEST = 10.0
+"""Metres that no pixel is from the beam."""
 
 _ENTRY = "entry_1"
 _DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
@@ -75,28 +80,57 @@ def read_finished_hits(path: Path) -> FinishedHits:
         columns = _columns(file[_ENTRY])
         detector = file[_DETECTOR]
         n_hits = len(columns["trainId"].values)
-        for name in ("data", "mask"):
-            if detector[name].shape != (n_hits, *detector["xyz_map"].shape[1:]):
-                raise ValueError(f"{name} has shape {detector[name].shape}, but {n_hits} hits")
+        if lengths := {
+            path: len(c.values) for path, c in columns.items() if len(c.values) != n_hits
+        }:
+            raise ValueError(f"{n_hits} hits, but columns of other lengths: {lengths}")
+        _check_frames(detector, n_hits)
+        xyz = _positions(detector)
+        frame = xyz.shape[1:]
+        good = checked_array(detector, "good_pixels", bool, frame)
+        powder = checked_array(detector, "powder", np.uint64, frame)
+        background = checked_array(detector, "background", np.float32, frame)
         modules = 0
         if n_hits:
             missing = detector["mask"][0, :, 0, 0] & CXI_MISSING
             modules = int(bits_of(missing == 0))
         geometry = DetectorGeometry(
-            *(detector[name][()] for name in ("xyz_map", "corner_position", "basis_vectors")),
-            float(detector["distance"][()]),
+            xyz,
+            checked_array(detector, "corner_position", np.float64, (len(xyz[0]), 3)),
+            checked_array(detector, "basis_vectors", np.float64, (len(xyz[0]), 2, 3)),
+            float(checked_array(detector, "distance", np.float64, ())),
             str(path),
         )
         return FinishedHits(
             columns,
             modules,
-            file[f"{_ENTRY}/start_time"][()].decode(),
-            file[f"{_ENTRY}/sample_1/name"][()].decode(),
-            file[f"{_ENTRY}/instrument_1/name"][()].decode(),
-            str(file.attrs["proposal"]),
+            checked_text(file, f"{_ENTRY}/start_time"),
+            checked_text(file, f"{_ENTRY}/sample_1/name"),
+            checked_text(file, f"{_ENTRY}/instrument_1/name"),
+            checked_attribute(file, "proposal", str),
             geometry,
-            *(detector[name][()] for name in ("good_pixels", "powder", "background")),
+            good,
+            powder,
+            background,
         )
+
+
+def _check_frames(detector: h5py.Group, n_hits: int) -> None:
+    """Check type and shape of the datasets of frames, of which each hit has one."""
+    for name, dtypes in (("data", (np.uint8, np.uint16)), ("mask", (np.uint32,))):
+        dataset, frame = detector[name], detector["xyz_map"].shape[1:]
+        if dataset.dtype not in dtypes or dataset.shape != (n_hits, *frame):
+            raise ValueError(
+                f"{name} is {dataset.dtype} {dataset.shape}, but there are {n_hits} hits"
+            )
+
+
+def _positions(detector: h5py.Group) -> np.ndarray:
+    """Return the centres of the pixels in m, float64 (3, module, ss, fs)."""
+    xyz = checked_array(detector, "xyz_map", np.float64, (3, None, None, None))
+    if not np.isfinite(xyz[:2]).all() or np.abs(xyz[:2]).max(initial=0) > _FARTHEST:
+        raise ValueError("xyz_map has pixels that are nowhere on a detector")
+    return xyz
 
 
 def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
@@ -106,7 +140,10 @@ def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
         # frames have more axes
         if isinstance(item, h5py.Dataset) and item.attrs.get("axes") == "experiment_identifier":
             attributes = {name: value for name, value in item.attrs.items() if name != "axes"}
-            found[path] = HitColumn(item[()], attributes)
+            if item.ndim < 1:
+                raise ValueError(f"{path} has no rows")
+            values = checked_array(entry, path, item.dtype, item.shape)
+            found[path] = HitColumn(values, attributes)
 
     entry.visititems(visit)
     return found
@@ -189,14 +226,45 @@ def read_hit_file(path: Path) -> HitFile:
     """
     with finished_file(path, "a CXI file") as file:
         detector = file[_DETECTOR]
+        xyz = _positions(detector)
+        rows = checked_array(file, f"{_ENTRY}/vds_index", np.uint64, (None,))
+        _check_frames(detector, len(rows))
+        sizes = [checked_array(detector, f"{a}_pixel_size", np.float64, ()) for a in "xy"]
+        if not 0 < min(sizes) < _FARTHEST:
+            raise ValueError(f"pixels of {sizes} m")
         return HitFile(
             path,
-            file["entry_1/sample_1/name"].asstr("utf-8")[()],
-            file["entry_1/start_time"].asstr()[()] if "entry_1/start_time" in file else "",
-            detector["xyz_map"][()].reshape(3, -1),
-            detector["background"][()].reshape(-1),
-            file["entry_1/vds_index"][()].astype(np.int64),
-            min(float(detector[f"{axis}_pixel_size"][()]) for axis in "xy"),
+            checked_text(file, f"{_ENTRY}/sample_1/name"),
+            checked_text(file, f"{_ENTRY}/start_time") if "entry_1/start_time" in file else "",
+            xyz.reshape(3, -1),
+            checked_array(detector, "background", np.float32, xyz.shape[1:]).reshape(-1),
+            rows.astype(np.int64),
+            float(min(sizes)),
+        )
+
+
+def check_rows(hit_file: HitFile, is_hit: np.ndarray, n_pixels: int) -> None:
+    """Check that a CXI file has the hits of an events file.
+
+    Parameters
+    ----------
+    hit_file : HitFile
+    is_hit : ndarray, bool (frame,)
+        Of the events file.
+    n_pixels : int
+        Of the detector.
+
+    Raises
+    ------
+    InputError
+        If it has others.
+    """
+    if hit_file.xyz.shape[1] != n_pixels:
+        raise InputError(f"{hit_file.path}: {hit_file.xyz.shape[1]} pixels, expected {n_pixels}")
+    if not np.array_equal(hit_file.rows, np.flatnonzero(is_hit)):
+        raise InputError(
+            f"{hit_file.path}: {len(hit_file.rows)} hits, which are not the {is_hit.sum()} of the "
+            "events file; process the run again"
         )
 
 

@@ -108,7 +108,10 @@ def _choose(columns: dict[str, HitColumn], where: str | None, run: int) -> np.nd
 
 def _signed(values: np.ndarray) -> np.ndarray:
     # the difference of unsigned numbers would never be below 0
-    return values.astype(np.int64) if values.dtype.kind in "iu" else values
+    if values.dtype.kind not in "iu":
+        return values
+    too_large = values.dtype == np.uint64 and values.max(initial=0) > np.iinfo(np.int64).max
+    return values.astype(object if too_large else np.int64)
 
 
 def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str, HitColumn]:

@@ -31,6 +31,9 @@ _ARITHMETIC = {
 _SIGNS = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _FUNCTIONS = {"abs": np.abs, "isfinite": np.isfinite}
 _LONGEST = 10_000
+_EXACT = 2.0**62
+"""Integers below this are far from wrapping around."""
+
 _MISTAKES = (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
 """What the parser and the walk raise on a text that is no condition."""
 
@@ -121,7 +124,7 @@ class _Evaluation:
         name = ast.unparse(node.func)
         if name not in _FUNCTIONS or len(node.args) != 1 or node.keywords:
             raise ValueError(f"{ast.unparse(node)!r}: there are abs(x) and isfinite(x)")
-        return _FUNCTIONS[name](self._number(node.args[0]))
+        return _exactly(_FUNCTIONS[name], self._number(node.args[0]))
 
     def _condition(self, node: ast.expr):
         value = self.value_of(node)
@@ -134,13 +137,29 @@ class _Evaluation:
             return np.logical_not(self._condition(node.operand))
         if type(node.op) not in _SIGNS:
             raise ValueError(f"{ast.unparse(node)!r} is not possible here")
-        return _SIGNS[type(node.op)](self._number(node.operand))
+        return _exactly(_SIGNS[type(node.op)], self._number(node.operand))
 
     def _binop(self, node: ast.BinOp):
         if type(node.op) not in _ARITHMETIC:
             raise ValueError(f"{ast.unparse(node)!r} is not possible here (use and, or, not)")
-        return _ARITHMETIC[type(node.op)](self._number(node.left), self._number(node.right))
+        left, right = self._number(node.left), self._number(node.right)
+        return _exactly(_ARITHMETIC[type(node.op)], left, right)
 
     def _number(self, node: ast.expr):
         value = self.value_of(node)
         return value if np.asarray(value).dtype != bool else np.asarray(value, np.float64)
+
+
+def _exactly(function, *values):
+    """Return ``function(*values)``, of integers without wrapping around beyond 64 bits."""
+    if not any(isinstance(value, np.ndarray) for value in values):
+        return function(*values)
+    arrays = [np.asarray(value) for value in values]
+    if function is np.isfinite or any(array.dtype.kind == "f" for array in arrays):
+        return function(*(a.astype(np.float64) if a.dtype == object else a for a in arrays))
+    if function is operator.truediv:
+        return function(*(array.astype(np.float64) for array in arrays))
+    found = np.asarray(function(*(array.astype(np.float64) for array in arrays)))
+    if np.abs(found).max(initial=0) < _EXACT and all(a.dtype != object for a in arrays):
+        return function(*arrays)
+    return np.asarray(function(*(array.astype(object) for array in arrays)), object)
