@@ -70,6 +70,7 @@ EVERY_OPTION = {
     "max_bad": (["0.25"], "0.25", 0.25),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
     "checkpoint_minutes": (["7.5"], "7.5", 7.5),
+    "also_write": (["npz", "b"], '["npz", "b"]', ("npz", "b")),
 }
 
 FLAGS = {f.name: f.default for f in options() if isinstance(f.default, bool)}
@@ -172,6 +173,7 @@ def test_command_line_wins(toml, name):
         "mask_bits": "9",
         "mask_trains": "7",
         "add": '["c=S/k"]',
+        "also_write": '["c"]',
         "memory_per_rank": '"300M"',
         "checkpoint_minutes": "0",
         "min_scores": "7",

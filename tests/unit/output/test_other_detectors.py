@@ -19,7 +19,7 @@ from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.pixel_bits import pack, unpack
-from xfelmpi.io.parallel_hdf5 import publish
+from xfelmpi.io.publish import publish
 from xfelmpi.output.cxi.reader import read_finished_hits, read_hit, read_hit_file
 from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.dragonfly.binning import bin_frames, in_blocks

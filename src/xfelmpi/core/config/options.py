@@ -310,8 +310,8 @@ class Config:
         "outputs",
         (),
         str,
-        "further formats of the hits, by name, of packages that offer one (docs/howto/"
-        "add-an-output-format.md; default: none)",
+        "further formats of the hits, by name, of packages that offer one: see docs/howto/"
+        "add-an-output-format.md (default: none)",
         metavar="FORMAT",
         many=True,
     )
