@@ -21,7 +21,7 @@ from xfelmpi.core.errors import (
     as_user_error,
 )
 from xfelmpi.core.job import agree_on_job_id
-from xfelmpi.core.log import allow_any_text, start_logging
+from xfelmpi.core.log import allow_any_text, shortened, start_logging
 from xfelmpi.core.streams import secure_streams
 from xfelmpi.core.text import printable
 
@@ -152,7 +152,7 @@ def _fail(comm, error: BaseException) -> int:
     if not getattr(error, "told_elsewhere", False):
         where = f" (rank {comm.rank})" if comm.size > 1 else ""
         if isinstance(error, XfelmpiError):
-            sys.stderr.write(f"xfelmpi: error{where}: {printable(error)}\n")
+            sys.stderr.write(f"xfelmpi: error{where}: {shortened(printable(error))}\n")
         else:
             trace = printable(traceback.format_exc(), keep="\n")
             sys.stderr.write(f"xfelmpi: failed{where}:\n{trace}")

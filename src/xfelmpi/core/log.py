@@ -66,6 +66,15 @@ def start_logging(rank: int) -> None:
     log.addHandler(err)
 
 
+def shortened(text: str, most: int = 1500) -> str:
+    """Return a message without its middle if it quotes more than anybody reads."""
+    if len(text) <= most:
+        return text
+    return (
+        f"{text[: most // 2]} … ({len(text) - most:,} characters left out) … {text[-most // 2 :]}"
+    )
+
+
 def plural(n: int, what: str) -> str:
     """Return the name of what was counted, in the singular if there is one."""
     return what if n == 1 else f"{what}s"

@@ -247,6 +247,9 @@ def make_folder(path: Path) -> None:
     """
     if path.is_dir():
         return
+    if path.is_symlink() and not path.exists():
+        gone = f"{path} is a link to {path.readlink()}, which is not there"
+        raise FileNotFoundError(errno.ENOENT, gone, str(path))
     if path.parent != path:
         make_folder(path.parent)
     try:

@@ -201,11 +201,12 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
 
 def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
     """Say what is there instead of the run."""
-    prefix = experiment.prefix
+    prefix, run = experiment.prefix, experiment.run
     if not prefix.is_dir():
-        link = f", a link to {prefix.readlink()}" if prefix.is_symlink() else ""
+        link = f", it is a link to {prefix.readlink()}" if prefix.is_symlink() else ""
         return (
-            f"{prefix}: no such folder{link}; expected the experiment folder (--prefix, EXP_PREFIX)"
+            f"{prefix}: no such run, since this folder is not there{link}; expected the experiment "
+            "folder (--prefix, EXP_PREFIX)"
         )
     if _has_detector_files(folders["raw"], "CORR"):
         return (
@@ -220,9 +221,12 @@ def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
         )
     found = []
     for folder in folders.values():
-        n = len(list(folder.glob("*.h5"))) if folder.is_dir() else None
-        found.append(f"{folder} {'is not there' if n is None else f'has {n} other files'}")
-    return f"{' and '.join(found)}; expected the AGIPD files of run {experiment.run} in one of them"
+        n = sum(path.suffix == ".h5" for path in folder.iterdir()) if folder.is_dir() else 0
+        found.append(f"{folder} (with {n} other files)" if n else str(folder))
+    return (
+        f"{folders['proc']}: no such run, and no detector files in {' or '.join(found)}; "
+        f"expected the folder of run {run}"
+    )
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:

@@ -10,7 +10,9 @@ import pytest
 from mockrun import tiny_run
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.log import shortened
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.output_file import make_folder
 from xfelmpi.run.distribution import choose_data
 from xfelmpi.run.index.completeness import unfinished_correction
 from xfelmpi.run.index.run_index import index_run
@@ -309,10 +311,12 @@ def test_corrected_files_in_the_raw_folder(experiment, run):
 
 def test_experiment_folder_that_is_not_there(tmp_path):
     gone = tmp_path / "gone"
-    with pytest.raises(InputError, match=r"gone: no such folder; .*EXP_PREFIX"):
+    with pytest.raises(
+        InputError, match=r"gone: no such run, since this folder is not there; .*EXP_P"
+    ):
         choose_data(Experiment(gone, tmp_path, 50), "auto")
     gone.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"no such folder, a link to .*nowhere"):
+    with pytest.raises(InputError, match=r"is not there, it is a link to .*nowhere"):
         choose_data(Experiment(gone, tmp_path, 50), "auto")
 
 
@@ -391,3 +395,19 @@ def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
         found = energies(experiment, index)
         assert np.isnan(found.pulse_energy).all()
         assert any(path.name in warning for warning in found.warnings)
+
+
+def test_output_folder_that_is_a_link_to_nowhere(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.symlink_to(tmp_path / "gone")
+    with pytest.raises(OSError, match=r"scratch is a link to .*gone, which is not there"):
+        make_folder(scratch / "lock")
+    assert not (tmp_path / "gone").exists()
+
+
+def test_long_foreign_text_is_not_quoted_whole():
+    quoted = shortened("geometry: " + "x" * 8704)
+    assert len(quoted) < 1600
+    assert quoted.startswith("geometry: xxx")
+    assert "(7,214 characters left out)" in quoted
+    assert shortened("short") == "short"
