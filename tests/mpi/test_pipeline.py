@@ -10,7 +10,7 @@ from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.io import parallel_hdf5
-from xfelmpi.reduction import frame_loop
+from xfelmpi.reduction import observers
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.workflows import process
@@ -53,7 +53,7 @@ def test_outputs_equal_the_truth(comm, shared_path):
 @pytest.mark.parametrize("kept", [0, 150_000])
 def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
     """None or some of the hits stay in memory; small blocks, many rounds."""
-    monkeypatch.setattr(process, "KeptFrames", lambda n, _: FrameBuffer(n, kept), raising=True)
+    monkeypatch.setattr(process, "FrameBuffer", lambda n, _: FrameBuffer(n, kept), raising=True)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 2)
     monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", 1 << 20)
     mock = simulated(comm, shared_path, cells=tuple(range(5)), missing=((3, 1),))
@@ -64,7 +64,7 @@ def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
 
 def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
     """The run decides otherwise than the trains did: kept are hits that are none, and others."""
-    monkeypatch.setattr(frame_loop, "MISS_CANDIDATES", 0.5)
+    monkeypatch.setattr(observers, "MISS_CANDIDATES", 0.5)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 5)
     mock = simulated(comm, shared_path, trains=3, cells=tuple(range(14)), hit_photons=(20.0, 1e3))
     options = {"decide": "run", "sigma": 0.3, "miss_fraction": 3.0}

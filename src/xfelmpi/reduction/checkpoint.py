@@ -16,10 +16,11 @@ from time import monotonic
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError, OutputError
 from xfelmpi.core.log import log
 from xfelmpi.core.problems import Problem
-from xfelmpi.core.sparse_frames import FrameSums, gather
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums, gather
 from xfelmpi.io.checkpoint_file import (
     CheckpointFile,
     DamagedError,
@@ -29,6 +30,7 @@ from xfelmpi.io.checkpoint_file import (
 from xfelmpi.io.output_file import owned_by
 from xfelmpi.io.partial_file import check_lock, final_name
 from xfelmpi.reduction.frame_buffer import FrameBuffer
+from xfelmpi.reduction.frame_loop import Observer, SourceBlock
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun
@@ -66,7 +68,7 @@ class ReductionState:
     sparsifier: Sparsifier
 
 
-class CheckpointWriter:
+class CheckpointWriter(Observer):
     """Writes down now and then what a rank has read since the last time.
 
     Parameters
@@ -107,24 +109,25 @@ class CheckpointWriter:
         whole = result.powder
         self.recent = whole.zeros_like() if minutes else whole
 
-    def add(self, first: int, end: int) -> None:
-        """Note that the rank's frames ``first:end`` are done; write a file if it is time."""
-        if not self._seconds or first == end:
+    def block(self, source: SourceBlock, block: FrameBlock) -> None:
+        """Note that a block is done, by all observers before this one; write if it is time."""
+        if not self._seconds or not len(block.sums.lit):
             return
-        self._rows.append((first, end))
+        self._rows.append((source.rows.start, source.rows.stop))
         if monotonic() - self._last >= self._seconds:
             self.write()
 
-    def end_pass(self) -> None:
+    def finish(self) -> None:
         """Complete the powder; write the rest, unless the pass was so short that it is no loss.
 
         What was not written stays for `write`, in case that the job is stopped later.
         """
-        if monotonic() - self._begin > _SHORT * self._seconds:
-            self.write()
-        if self.recent is not self._result.powder and not self._merged:
-            self._result.powder.add(self.recent)
-            self._merged = True
+        with shutdown.defer_shutdown():
+            if monotonic() - self._begin > _SHORT * self._seconds:
+                self.write()
+            if self.recent is not self._result.powder and not self._merged:
+                self._result.powder.add(self.recent)
+                self._merged = True
 
     def write(self) -> None:
         """Write what is new; what goes wrong is noted in `error` and is no reason to stop."""

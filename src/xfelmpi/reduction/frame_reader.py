@@ -17,20 +17,23 @@ class HitReader:
 
     Parameters
     ----------
-    kept : KeptFrames
     table : FrameTable
         The rank's frames.
     sums : FrameSums
         From the first reading, which a second one must meet.
     sparsifier : Sparsifier
     masks : Masks
+    kept : FrameBuffer, optional
+        Frames that need not be read again.
     """
 
     BLOCK_FRAMES = 32
     """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
     with many ranks last longer than the work."""
 
-    def __init__(self, kept: FrameBuffer, table, sums, sparsifier: Sparsifier, masks: Masks):
+    def __init__(
+        self, table, sums, sparsifier: Sparsifier, masks: Masks, kept: FrameBuffer | None = None
+    ):
         self._kept = kept
         self._table = table
         self._sums = sums
@@ -39,12 +42,8 @@ class HitReader:
 
     def release(self) -> None:
         """Let go of what was kept: nothing is going to be read again."""
-        self._kept.release()
-
-    @staticmethod
-    def nothing() -> tuple[np.ndarray, SparseFrames]:
-        """Return a block without frames."""
-        return np.empty(0, np.int64), SparseFrames.empty()
+        if self._kept:
+            self._kept.release()
 
     def stream(
         self, frames: np.ndarray, powder: PowderSum
@@ -76,6 +75,8 @@ class HitReader:
             a += len(block)
 
     def _read(self, block: np.ndarray, powder: PowderSum) -> SparseFrames:
+        if not self._kept:
+            return self._read_again(block, powder)
         in_memory = self._kept.has(block)
         old, new = block[in_memory], block[~in_memory]
         sparse = self._kept.take(old)

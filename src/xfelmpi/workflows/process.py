@@ -1,6 +1,7 @@
 """The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
 
 import resource
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import summarised
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
 from xfelmpi.output.provenance import provenance
@@ -29,10 +31,18 @@ from xfelmpi.reduction.checkpoint import (
     restore,
     warn_of_failures,
 )
+from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
-from xfelmpi.reduction.frame_loop import frame_scorer, read_photons, without_dead_modules
+from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
+from xfelmpi.reduction.observers import (
+    FrameKeeper,
+    LikelyHits,
+    PassProgress,
+    SumKeeper,
+    frame_scorer,
+)
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.resume import ResumePlan, share_remaining
 from xfelmpi.reduction.run_sums import sum_powder
@@ -82,7 +92,7 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
             sums=sums,
             events=events,
             powder=total,
-            reader=HitReader(kept, share.frames, sums, sparsifier, masks),
+            reader=HitReader(share.frames, sums, sparsifier, masks, kept),
             geometry=inputs.geometry,
             problems=summarised(mpi.gather_objects(comm, own_problems)),
             vds=vds,
@@ -143,7 +153,24 @@ def _read_frames(
     done_before = _begin_pass(comm, experiment, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result)
-    read_photons(comm, config, masks, result, done_before, writer)
+    share, sparsifier = result.share, result.sparsifier
+    n_run, kind = share.facts.n_frames, share.facts.kind
+    n_before = int(mpi.allreduce_sum(comm, np.array([done_before.sum()]))[0])
+    progress = Progress(n_run - n_before)
+    hits = LikelyHits(config, frame_scorer(config, share, masks))
+    shown = PassProgress(comm, progress, hits)
+    shutdown.plan.progress = lambda: f"after about {n_before + shown.total:,} of {n_run:,} frames"
+    shutdown.plan.save = writer.write
+    shutdown.plan.resumable = minutes > 0
+    run_pass(
+        train_source(share.frames, result.sums, sparsifier.room, kind, done_before),
+        partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
+        (SumKeeper(result.sums), hits, FrameKeeper(result.kept, hits), writer, shown),
+        shutdown.defer_shutdown,
+    )
+    progress.close()
+    # later stages are not counted in frames
+    shutdown.plan.progress = str
     warn_of_failures(comm, writer)
 
 

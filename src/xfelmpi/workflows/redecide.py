@@ -22,8 +22,7 @@ from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
 from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
-from xfelmpi.reduction.frame_buffer import FrameBuffer
-from xfelmpi.reduction.frame_loop import without_dead_modules
+from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
@@ -158,14 +157,13 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     warnings = log_start(comm, config, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        nothing_kept = FrameBuffer(len(share.frames), 0)
         done = WriteInputs(
             share=share,
             masks=inputs.masks,
             sums=sums,
             events=events,
             powder=total,
-            reader=HitReader(nothing_kept, share.frames, sums, sparsifier, inputs.masks),
+            reader=HitReader(share.frames, sums, sparsifier, inputs.masks),
             geometry=inputs.geometry,
             problems=run.problems if run else [],
             warnings=warnings,

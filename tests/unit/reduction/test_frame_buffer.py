@@ -94,7 +94,7 @@ class FirstPass:
             self.sums.put(a, block.sums)
             self.kept.append(a, block, likely[rows])
             self.kept.append(a, block, ~likely[rows])
-        self.reader = HitReader(self.kept, run.table, self.sums, self.sparsifier, run.masks)
+        self.reader = HitReader(run.table, self.sums, self.sparsifier, run.masks, self.kept)
         self.bytes_first = self.sparsifier.bytes_read
 
     @property
@@ -237,10 +237,8 @@ def test_no_frames():
     sparsifier = Sparsifier(FilePool(()), make_masks(), 1.0, 0.7, 0)
     kept = FrameBuffer(0, HUGE)
     kept.append(0, sparsifier.frames(empty, PowderSum.zeros(1)), np.zeros(0, bool))
-    reader = HitReader(kept, empty, FrameSums.zeros(0), sparsifier, make_masks())
+    reader = HitReader(empty, FrameSums.zeros(0), sparsifier, make_masks(), kept)
     assert list(reader.stream(np.empty(0, int), PowderSum.zeros(1))) == []
-    frames, sparse = HitReader.nothing()
-    assert len(frames) == len(sparse) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Sums per cell: parts and stripes, the kernels, and the way of a run's photons into them."""
 
+from functools import partial
+
 import h5py
 import numpy as np
 import pytest
@@ -20,14 +22,16 @@ from xfelmpi._kernels._cells import (
 )
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
+from xfelmpi.reduction.frame_loop import run_pass
+from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.workflows.mask.cell_sums import (
-    CellReader,
+    CellSums,
+    LabelledFrames,
     Part,
     plan_parts,
-    sum_part,
 )
 from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
@@ -141,14 +145,15 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     sparsifier = Sparsifier(FilePool(index.files), masks, 1.0, 0.7, room)
     is_hit = mock.truth["is_particle"]
     labels = index.frames.cell_id | JUDGED | np.where(is_hit, HIT, MISS).astype(np.uint16)
-    reader = CellReader(index.frames, labels.astype(np.uint16), False, sparsifier, 1, 6)
-    comm = MPI.COMM_SELF
+    frames = LabelledFrames(index.frames, labels.astype(np.uint16), False, 6)
     part = Part(np.arange(24), 1)
-    items = (item for a in range(0, 18, 6) for item in reader.read(part, a, a + 6))
-    sums = sum_part(comm, part, items, (6, 6), per_pair)
+    summed = CellSums(MPI.COMM_SELF, part, frames, (6, 6), per_pair)
+    read = partial(sparsifier.frames, powder=PowderSum.zeros(1))
+    run_pass(frames.source(part, sparsifier.room, "proc"), read, [summed])
+    sums, counts = summed.sums, frames.counts
     for row in range(6):
-        frames = [mock.frame(i)[:3].ravel() for i in range(row, len(mock), 6)]
-        images, hits = np.array(frames).astype(np.int64), is_hit[row::6]
+        dense = [mock.frame(i)[:3].ravel() for i in range(row, len(mock), 6)]
+        images, hits = np.array(dense).astype(np.int64), is_hit[row::6]
         np.testing.assert_array_equal(sums[ALL, row], images.sum(axis=0))
         np.testing.assert_array_equal(sums[PHOTONS, row], images.sum(axis=0))
         np.testing.assert_array_equal(sums[HITS, row], images[hits].sum(axis=0))
@@ -156,8 +161,8 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
         capped = np.minimum(images, 4)
         np.testing.assert_array_equal(sums[PAIRS, row], (capped * (capped - 1) // 2).sum(axis=0))
         for kind, n in (("all", 3), ("hits", hits.sum()), ("misses", (~hits).sum())):
-            assert (reader.frames[kind][:3, row] == n).all()
-    assert not reader.frames["all"][3:].any()
+            assert (counts[kind][:3, row] == n).all()
+    assert not counts["all"][3:].any()
 
 
 def test_frames_that_stand_out_in_their_train_do_not_count(mock):
@@ -166,11 +171,12 @@ def test_frames_that_stand_out_in_their_train_do_not_count(mock):
     masks = Masks(bits, np.zeros(352, np.int32), bits[:, 0])
     sparsifier = Sparsifier(FilePool(index.files), masks, 1.0, 0.7, 1 << 21)
     labels = (index.frames.cell_id | JUDGED).astype(np.uint16)
-    reader = CellReader(index.frames, labels, True, sparsifier, 1, 6)
+    frames = LabelledFrames(index.frames, labels, True, 6)
     left_out = np.zeros((3, len(mock)), bool)
-    for train in range(0, 18, 6):
-        for item in reader.read(Part(np.arange(24), 1), train, train + 6):
-            left_out[item.module, train : train + 6] = item.label & JUDGED == 0
+    part = Part(np.arange(24), 1)
+    for source in frames.source(part, sparsifier.room, "proc"):
+        block = sparsifier.frames(source.frames, PowderSum.zeros(1))
+        left_out[source.module, source.rows] = frames.labels_of(source, block, part) & JUDGED == 0
     lit = np.array([np.count_nonzero(mock.frame(i)[:3], axis=(1, 2)) for i in range(len(mock))])
     lit = lit.T.reshape(3, 3, 6)
     low, median = np.percentile(lit, (25, 50), axis=2, keepdims=True)
@@ -178,8 +184,8 @@ def test_frames_that_stand_out_in_their_train_do_not_count(mock):
     expected = (lit > median + 4 * width).reshape(3, -1)
     assert expected.any()
     np.testing.assert_array_equal(left_out, expected)
-    assert reader.frames["judged"].sum() == (~expected).sum()
-    assert reader.frames["all"].sum() == expected.size
+    assert frames.counts["judged"].sum() == (~expected).sum()
+    assert frames.counts["all"].sum() == expected.size
 
 
 def test_hits_are_found_by_train_and_cell():

@@ -19,8 +19,7 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.hitfinding.thresholds import ThresholdRule, decide_by_train
-from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.reduction.frame_loop import Observer, SourceBlock, train_blocks
 
 BAND_ROWS = BAND_PIXELS // AGIPD_1M.module_shape[1]
 BANDS_OF_MODULE = AGIPD_1M.module_pixels // BAND_PIXELS
@@ -120,8 +119,20 @@ def plan_parts(
 _KINDS = {"judged": JUDGED, "all": None, "hits": HIT, "misses": MISS}
 
 
-class CellReader:
-    """Reads the frames of this rank, part by part.
+@dataclass(frozen=True, kw_only=True)
+class ModuleBlock(SourceBlock):
+    """Frames of one module to read next.
+
+    Parameters
+    ----------
+    module : int
+    """
+
+    module: int
+
+
+class LabelledFrames:
+    """The frames of this rank and what they count for, module by module; for all parts.
 
     Parameters
     ----------
@@ -132,64 +143,70 @@ class CellReader:
     leave_out_bright : bool
         Whether a frame that stands out in its train, as a hit does, loses `JUDGED`, module by
         module.
-    sparsifier : Sparsifier
-    n_mask_rows, n_cells : int
+    n_cells : int
 
     Attributes
     ----------
-    frames : dict of str to ndarray, int64 (16, cell)
+    counts : dict of str to ndarray, int64 (16, cell)
         Frames read of each module and cell: ``judged``, ``all``, ``hits``, ``misses``.
-    sums : FrameSums
-        Of every frame only `entries`, those of the module with most: what a block needs.
     """
 
     def __init__(
-        self,
-        frames: FrameTable,
-        labels: np.ndarray,
-        leave_out_bright: bool,
-        sparsifier: Sparsifier,
-        n_mask_rows: int,
-        n_cells: int,
+        self, frames: FrameTable, labels: np.ndarray, leave_out_bright: bool, n_cells: int
     ):
         self._table = frames
         self._labels = labels
         self._leave_out_bright = leave_out_bright
-        self._sparsifier = sparsifier
-        self._unused = PowderSum.zeros(n_mask_rows)
-        self.frames = {kind: np.zeros((AGIPD_1M.n_modules, n_cells), np.int64) for kind in _KINDS}
-        self.sums = FrameSums.zeros(len(frames))
+        self.counts = {kind: np.zeros((AGIPD_1M.n_modules, n_cells), np.int64) for kind in _KINDS}
+        # of every frame only `entries`, those of the module with most: what a block needs
+        self._sums = FrameSums.zeros(len(frames))
+        # of the module that is read
+        self._label = labels.copy()
+        self._missed = np.empty(0, np.int64)
 
-    def read(self, part: Part, first: int, end: int) -> Iterator["Labelled"]:
-        """Yield some whole trains, module by module of a part."""
-        for module in part.modules:
-            block, label = self._module(module, first, end)
-            if part.place[module * BANDS_OF_MODULE] >= 0:
-                # other parts of the same module read these frames as well
-                self._count(module, label[block.sums.modules != 0])
-            again = np.flatnonzero(~block.stored)
-            yield Labelled(block, module, label)
-            for i in range(0, len(again), _SMALL_BLOCK):
-                some = again[i : i + _SMALL_BLOCK]
-                table = _only(self._table[first + some], module)
-                yield Labelled(self._sparsifier.frames(table, self._unused), module, label[some])
+    def source(self, part: Part, room: int, kind: str) -> Iterator[ModuleBlock]:
+        """Yield blocks of whole trains, module by module of a part, until all lists did fit.
 
-    def _module(self, module: int, first: int, end: int) -> tuple[FrameBlock, np.ndarray]:
-        table = _only(self._table[first:end], module)
-        block = self._sparsifier.frames(table, self._unused)
-        entries = self.sums.entries[first:end]
-        np.maximum(entries, block.sums.entries, out=entries)
-        label = self._labels[first:end].copy()
+        Parameters
+        ----------
+        part : Part
+        room : int
+            Entries of the sparse buffer.
+        kind : str
+            ``proc`` or ``raw``.
+        """
+        for first, end in train_blocks(self._table, self._sums, room, kind):
+            for module in part.modules:
+                table = _only(self._table[first:end], module)
+                yield ModuleBlock(slice(first, end), table, module=module)
+                again = self._missed
+                for i in range(0, len(again), _SMALL_BLOCK):
+                    rows = again[i : i + _SMALL_BLOCK]
+                    table = _only(self._table[rows], module)
+                    yield ModuleBlock(rows, table, again=True, module=module)
+
+    def labels_of(self, source: ModuleBlock, block: FrameBlock, part: Part) -> np.ndarray:
+        """Return the labels of a block that was just read, uint16 (frame,), and note its frames."""
+        rows = source.rows
+        if source.again:
+            return self._label[rows]
+        np.maximum(self._sums.entries[rows], block.sums.entries, out=self._sums.entries[rows])
+        self._missed = rows.start + np.flatnonzero(~block.stored)
+        label, read = self._labels[rows].copy(), block.sums.modules != 0
         if self._leave_out_bright:
-            lit, read = block.sums.lit.astype(np.float32), block.sums.modules != 0
-            bright = decide_by_train(lit, read, table.train_id, _BRIGHT).is_hit
+            lit, trains = block.sums.lit.astype(np.float32), source.frames.train_id
+            bright = decide_by_train(lit, read, trains, _BRIGHT).is_hit
             label[bright] &= np.uint16(0xFFFF - JUDGED)
-        return block, label
+        self._label[rows] = label
+        if part.place[source.module * BANDS_OF_MODULE] >= 0:
+            # other parts of the same module read these frames as well
+            self._count(source.module, label[read])
+        return label
 
     def _count(self, module: int, label: np.ndarray) -> None:
         for kind, bit in _KINDS.items():
             rows = (label if bit is None else label[label & bit != 0]) & (JUDGED - 1)
-            counts = self.frames[kind][module]
+            counts = self.counts[kind][module]
             counts += np.bincount(rows, minlength=len(counts))
 
 
@@ -199,84 +216,79 @@ def _only(table: FrameTable, module: int) -> FrameTable:
     return replace(table, file=file)
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Frames of one module just read.
+class CellSums(Observer):
+    """Sums photons per cell and pixel of a part: sends them to the ranks that have their pixels.
 
-    Parameters
-    ----------
-    block : FrameBlock
-    module : int
-    label : ndarray, uint16 (frame,)
-    """
-
-    block: FrameBlock
-    module: int
-    label: np.ndarray
-
-    def words(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Return the entries as words, uint64, by owner, and how many each gets, int64 (rank,)."""
-        b = self.block
-        start, stop = (np.ascontiguousarray(a[:, self.module]) for a in (b.start, b.stop))
-        segments = _cells.Segments(
-            start=start, stop=stop, pixel=b.pixel, count=b.count, label=self.label
-        )
-        number = np.zeros(part.n_ranks, np.int64)
-        _cells.count_entries(segments, part.place, part.stripe, number)
-        words = np.empty(int(number.sum()), np.uint64)
-        cursor = np.cumsum(number) - number
-        _cells.pack_entries(segments, part.place, part.stripe, cursor, words)
-        return words, number
-
-
-def sum_part(
-    comm, part: Part, items: Iterator[Labelled], shape: tuple[int, int], room: int
-) -> np.ndarray:
-    """Sum the frames of all ranks; collective.
+    Ranks wait for each other whenever they exchange words, so they do it seldom.
 
     Parameters
     ----------
     comm : Intracomm
     part : Part
-    items : iterator of Labelled
-        What this rank reads.
+    frames : LabelledFrames
     shape : (int, int)
         Planes and cells.
     room : int
         Words that a rank sends or receives at a time, about.
 
-    Returns
-    -------
-    ndarray, uint32 (plane, cell, place)
-        Of the pixels that this rank owns.
+    Attributes
+    ----------
+    sums : ndarray, uint32 (plane, cell, place)
+        Of the pixels that this rank owns; complete after `finish`.
     """
-    first, end = part.owned(comm.rank)
-    sums = np.zeros((*shape, end - first), np.uint32)
-    per_pair = max(_LEAST_PER_PAIR, room // comm.size)
-    batches = _batches(part, items, room)
-    nothing = np.empty(0, np.uint64), np.zeros(comm.size, np.int64)
-    while mpi.allreduce_max(comm, (batch := next(batches, None)) is not None):
-        for received in mpi.alltoallv_chunks(comm, *(batch or nothing), per_pair):
-            _cells.add_words(received, first, MOST_OF_PAIRS, sums)
-    return sums
+
+    def __init__(self, comm, part: Part, frames: LabelledFrames, shape: tuple[int, int], room: int):
+        self._comm = comm
+        self._part = part
+        self._frames = frames
+        self._room = room
+        self._first, end = part.owned(comm.rank)
+        self._per_pair = max(_LEAST_PER_PAIR, room // comm.size)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._n_waiting = 0
+        self.sums = np.zeros((*shape, end - self._first), np.uint32)
+
+    def block(self, source: ModuleBlock, block: FrameBlock) -> None:
+        """Take the photons of a block; collective once there are enough."""
+        label = self._frames.labels_of(source, block, self._part)
+        self._waiting.append(words_by_owner(block, source.module, label, self._part))
+        self._n_waiting += len(self._waiting[-1][0])
+        if self._n_waiting >= self._room:
+            self._exchange()
+
+    def finish(self) -> None:
+        """Exchange what waits, as often as the rank with most to send."""
+        if self._waiting:
+            self._exchange()
+        nothing = np.empty(0, np.uint64), np.zeros(self._comm.size, np.int64)
+        while mpi.allreduce_max(self._comm, False):
+            self._add(*nothing)
+
+    def _exchange(self) -> None:
+        mpi.allreduce_max(self._comm, True)
+        words, number = _joined(self._waiting)
+        self._waiting, self._n_waiting = [], 0
+        self._add(words, number)
+
+    def _add(self, words: np.ndarray, number: np.ndarray) -> None:
+        for received in mpi.alltoallv_chunks(self._comm, words, number, self._per_pair):
+            _cells.add_words(received, self._first, MOST_OF_PAIRS, self.sums)
 
 
-def _batches(
-    part: Part, items: Iterator[Labelled], room: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield words by owner, and how many each gets, of as many items as make up `room`.
-
-    Ranks wait for each other whenever they exchange words, so they do it seldom.
-    """
-    parts, waiting = [], 0
-    for item in items:
-        parts.append(item.words(part))
-        waiting += len(parts[-1][0])
-        if waiting >= room:
-            yield _joined(parts)
-            parts, waiting = [], 0
-    if parts:
-        yield _joined(parts)
+def words_by_owner(
+    block: FrameBlock, module: int, label: np.ndarray, part: Part
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return entries of one module as words, uint64, by owner, and how many each gets, int64."""
+    start, stop = (np.ascontiguousarray(a[:, module]) for a in (block.start, block.stop))
+    segments = _cells.Segments(
+        start=start, stop=stop, pixel=block.pixel, count=block.count, label=label
+    )
+    number = np.zeros(part.n_ranks, np.int64)
+    _cells.count_entries(segments, part.place, part.stripe, number)
+    words = np.empty(int(number.sum()), np.uint64)
+    cursor = np.cumsum(number) - number
+    _cells.pack_entries(segments, part.place, part.stripe, cursor, words)
+    return words, number
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,8 @@
 
 import json
 import resource
-from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -23,10 +23,11 @@ from xfelmpi.io.publish import check_writable
 from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
-from xfelmpi.reduction.frame_loop import train_blocks
+from xfelmpi.reduction.frame_loop import run_pass
 from xfelmpi.reduction.memory_budget import BASE_MEMORY
+from xfelmpi.reduction.observers import PassProgress
+from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.mask.bad_pixels import KINDS, asic_edges
 from xfelmpi.workflows.mask.cell_mask import (
@@ -39,11 +40,10 @@ from xfelmpi.workflows.mask.cell_mask import (
 from xfelmpi.workflows.mask.cell_powder_file import CellPowderWriter
 from xfelmpi.workflows.mask.cell_sums import (
     BYTES_PER_ENTRY,
-    CellReader,
-    Labelled,
+    CellSums,
+    LabelledFrames,
     Part,
     plan_parts,
-    sum_part,
 )
 from xfelmpi.workflows.mask.inputs import MaskInputs, MaskOptions, load_mask_inputs, used_files
 from xfelmpi.workflows.summary import problem_lines
@@ -135,26 +135,26 @@ def _sum_and_judge(
     signal = (config.adu_per_photon, config.photon_threshold)
     sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
     bright = options.leave_out == "bright"
-    reader = CellReader(
-        inputs.share.frames, inputs.labels, bright, sparsifier, masks.good.shape[1], n_cells
-    )
+    labelled = LabelledFrames(inputs.share.frames, inputs.labels, bright, n_cells)
+    read = partial(sparsifier.frames, powder=PowderSum.zeros(masks.good.shape[1], detector))
     good = np.full((detector.n_modules, n_cells, detector.module_bytes), 0xFF, np.uint8)
     tally = Tally.zeros()
     progress = Progress(
         facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
     )
     for part in parts:
-        board = mpi.ProgressBoard(comm, progress.show, n_values=1)
         fault_injection.inject(comm, "sums")
-        items = _read(reader, part, inputs.share, sparsifier.room, board)
-        sums = sum_part(comm, part, items, (planes, n_cells), room)
-        board.finish()
-        frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in reader.frames.items()}
-        judge = PartJudge(comm, part, sums, frames, masks, facts.cells, options.limits, tally)
+        summed = CellSums(comm, part, labelled, (planes, n_cells), room)
+        source = labelled.source(part, sparsifier.room, facts.kind)
+        run_pass(source, read, (summed, PassProgress(comm, progress)))
+        frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in labelled.counts.items()}
+        judge = PartJudge(
+            comm, part, summed.sums, frames, masks, facts.cells, options.limits, tally
+        )
         for module, bits in judge.bad_bits():
             good[module] &= ~bits
         if writer:
-            writer.write(part, sums)
+            writer.write(part, summed.sums)
     progress.close()
     files.close()
     if writer:
@@ -170,13 +170,6 @@ def _plan(parts: list[Part]) -> str:
         f"summing in {len(parts)} parts, every frame is read {times} times; once with more "
         "ranks, or more --memory-per-rank"
     )
-
-
-def _read(reader: CellReader, part: Part, share: LocalRun, room: int, board) -> Iterator[Labelled]:
-    frames, kind = share.frames, share.facts.kind
-    for first, end in train_blocks(frames, reader.sums, room, kind):
-        yield from reader.read(part, first, end)
-        board.update(end * len(part.modules))
 
 
 def _add_other_masks(

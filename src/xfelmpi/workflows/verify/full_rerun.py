@@ -1,5 +1,6 @@
 """All frames of the run once more, by the same pass: sums, powder, decision and hits."""
 
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -8,13 +9,14 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
-from xfelmpi.reduction.checkpoint import CheckpointWriter, ReductionState
-from xfelmpi.reduction.frame_buffer import FrameBuffer
-from xfelmpi.reduction.frame_loop import read_photons, without_dead_modules
+from xfelmpi.reduction.dead_modules import without_dead_modules
+from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.observers import PassProgress, SumKeeper
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.workflows.inputs import make_sparsifier
@@ -32,6 +34,36 @@ HITS = "run, all frames: hits and masks of the CXI"
 _SUMS = {"lit": "litpixels", "photons": "photons", "modules": "modules", "ones": "sums/ones"}
 _SUMS |= {"peak": "sums/peak", "entries": "sums/entries", "switched": "gain_switched"}
 _DECISION = ("hitscore", "is_hit", "is_miss", "hit_median", "hit_std", "hit_threshold", "hit_sigma")
+
+
+class SumComparison(SumKeeper):
+    """Keeps the sums of every frame, and compares all with those of the events file at the end.
+
+    Parameters
+    ----------
+    path : Path
+        The events file.
+    in_file, sums : FrameSums
+        Of all frames of the rank; the latter to be filled.
+    first : int
+        Row of the first of them in the file.
+
+    Attributes
+    ----------
+    findings : list of Finding
+    """
+
+    def __init__(self, path: Path, in_file: FrameSums, sums: FrameSums, first: int):
+        super().__init__(sums)
+        self._path, self._in_file, self._first = path, in_file, first
+        self.findings: list[Finding] = []
+
+    def finish(self) -> None:
+        """Compare."""
+        for name, column in _SUMS.items():
+            pair = (getattr(self._in_file, name), getattr(self._sums, name))
+            first = self._first * pair[0][:1].size
+            self.findings += compare(self._path, column, *pair, first=first)
 
 
 def check_all(
@@ -52,16 +84,16 @@ def check_all(
     sparsifier = make_sparsifier(config, data.inputs, data.files)
     sums = FrameSums.zeros(len(share.frames))
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
-    nothing_kept = FrameBuffer(len(share.frames), 0)
-    result = ReductionState(share, sums, powder, nothing_kept, sparsifier)
-    no_checkpoint = CheckpointWriter(experiment.checkpoint, {}, 0, comm.rank, result)
-    none_done = np.zeros(len(share.frames), bool)
-    read_photons(comm, config, masks, result, none_done, no_checkpoint)
+    progress = Progress(share.facts.n_frames, found="")
+    compared = SumComparison(experiment.events, data.sums, sums, first)
+    run_pass(
+        train_source(share.frames, sums, sparsifier.room, share.facts.kind),
+        partial(sparsifier.frames, powder=powder, name_invalid=True),
+        (compared, PassProgress(comm, progress)),
+    )
+    progress.close()
     path = experiment.events
-    findings: dict[str, list[Finding]] = {SUMS: [], DECISION: [], HITS: []}
-    for name, column in _SUMS.items():
-        pair = (getattr(data.sums, name), getattr(sums, name))
-        findings[SUMS] += compare(path, column, *pair, first=first * pair[0][:1].size)
+    findings: dict[str, list[Finding]] = {SUMS: compared.findings, DECISION: [], HITS: []}
     share = without_dead_modules(comm, share, sums)
     events = decide(comm, config, share, masks, sums)
     for name in _DECISION:
@@ -72,7 +104,7 @@ def check_all(
         # frames with other sums would stop the reading of the hits
         del findings[HITS]
     else:
-        reader = HitReader(nothing_kept, share.frames, data.sums, sparsifier, masks)
+        reader = HitReader(share.frames, data.sums, sparsifier, masks)
         findings[HITS] = _check_entries(comm, experiment, config, data, reader)
     gathered = {name: mpi.gather_objects(comm, own) for name, own in findings.items()}
     if comm.rank == 0:

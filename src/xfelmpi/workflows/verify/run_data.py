@@ -11,7 +11,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.output.events import FinishedRun
-from xfelmpi.reduction.frame_loop import without_dead_modules
+from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import Inputs, load_inputs
