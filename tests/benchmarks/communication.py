@@ -131,9 +131,9 @@ def count(library: str, argv: list[str]) -> None:
     from mpi4py import MPI
 
     from xfelmpi.cli.process import main as process
+    from xfelmpi.core.job_context import Stages
     from xfelmpi.output import write_stage
     from xfelmpi.workflows import process as pipeline
-    from xfelmpi.workflows.summary import Stages
 
     loaded = ctypes.CDLL(library)
     stage = Stage(loaded.count_stage)

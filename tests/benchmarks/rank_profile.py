@@ -65,10 +65,10 @@ def run_rank(argv: list[str]) -> None:
     from xfelmpi.__main__ import load
 
     process = load("process").main
+    from xfelmpi.core.job_context import Stages
     from xfelmpi.output import write_stage
     from xfelmpi.workflows import inputs
     from xfelmpi.workflows import process as pipeline
-    from xfelmpi.workflows.summary import Stages
 
     stage = Stage(clock=process_time)
     holders = {

@@ -129,6 +129,7 @@ def read_run(prefix: Path, output: Path, kind: str):
     from mpi4py import MPI
 
     from xfelmpi.core.config.options import Config
+    from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
     from xfelmpi.reduction.powder import PowderSum
@@ -141,7 +142,7 @@ def read_run(prefix: Path, output: Path, kind: str):
     share = share_run(MPI.COMM_SELF, experiment, config)
     files = FilePool(share.facts.files)
     try:
-        inputs = load_inputs(MPI.COMM_SELF, experiment, config, share, files)
+        inputs = load_inputs(RunJob.of(MPI.COMM_SELF, config), share, files)
         sparsifier = make_sparsifier(config, inputs, files)
         powder = PowderSum.zeros(inputs.masks.good.shape[1])
         block = sparsifier.frames(share.frames, powder)

@@ -14,6 +14,7 @@ from mockrun import tiny_raw_run, tiny_run
 
 from xfelmpi import mpi
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.io.partial_file import begin_partial
@@ -126,8 +127,13 @@ def test_many_input_files(tmp_path):
     paths = [str(tmp_path / "input" / name) for name in names]
     Path(paths[0]).write_text("some")
     os.utime(paths[0], (1e9, 1e9))
-    experiment = Experiment(tmp_path, tmp_path, 50)
-    attributes = provenance(alone, experiment, "{}", paths, ["50", "--sample", "a b"])
+    job = JobContext(
+        comm=alone,
+        experiment=Experiment(tmp_path, tmp_path, 50),
+        settings="{}",
+        argv=("50", "--sample", "a b"),
+    )
+    attributes = provenance(job, paths)
     file = ParallelFile(alone, tmp_path / "out.h5", attributes)
     file.close()
     publish(tmp_path / "out.h5")

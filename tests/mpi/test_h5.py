@@ -219,7 +219,9 @@ def test_problems_are_cut_between_characters(comm, shared_path):
     path = shared_path / "events.h5"
     columns = [np.zeros(0, dtype) for dtype in EVENT_TYPES]
     problems = [Problem("a" * 199 + "µ", "f" * 79 + "µ", 3, 2**64 - 1, "…" * 40)]
-    write_events(comm, path, {}, EventColumns(*columns), FrameSums.zeros(0), 0, 0, problems)
+    write_events(
+        comm, path, {}, EventColumns(*columns), FrameSums.zeros(0), 0, 0, problems=problems
+    )
     comm.Barrier()
     with h5py.File(begin_partial(path)) as file:
         (row,) = file["problems"][:]

@@ -9,6 +9,7 @@ from mockrun import tiny_run
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, PeerError
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.io import parallel_hdf5
 from xfelmpi.reduction import observers
 from xfelmpi.reduction.frame_buffer import FrameBuffer
@@ -31,7 +32,7 @@ def run(comm, mock, folder, **options):
         geometry=mock.paths.geometry,
         **options,
     )
-    status = process.process(config, comm, ["50"])
+    status = process.process(RunJob.of(comm, config, ["50"]))
     comm.Barrier()
     return status
 
@@ -80,7 +81,7 @@ def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
 def test_error_of_rank_0_is_raised_on_all(comm, shared_path):
     config = Config(51, shared_path, shared_path / "out")
     try:
-        process.process(config, comm, ["51"])
+        process.process(RunJob.of(comm, config, ["51"]))
     except (InputError, PeerError) as error:
         raised = error
     else:

@@ -29,7 +29,6 @@ from xfelmpi.mpi import (
     private_limit,
 )
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.mask_samples import MaskSamples
 
 _ONES = (
     np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
@@ -124,6 +123,7 @@ def load_masks(
     config,
     cells: np.ndarray,
     calibration=None,
+    *,
     files: FilePool | None = None,
     samples: MaskSamples | None = None,
     only_global: bool = False,
@@ -170,13 +170,9 @@ def load_masks(
     rows = cells if per_cell or plan.static_bits else cells[:0]
     limit = private_limit(config.memory_per_rank)
     shared = _read_shared(comm, plan.files, rows, calibration, detector, limit)
-    problems, drift, warnings = list(plan.problems), (), ()
+    problems, drift, warnings = (), (), ()
     if plan.static_bits:
-        with fail_together(comm):
-            problems += add_static(shared, files, samples.first, plan.static_bits)
-        shared.ready()
-        n_pixels = 8 * detector.module_bytes
-        drift, warnings = find_drift(comm, files, samples, plan.static_bits, n_pixels)
+        problems, drift, warnings = _apply_static(comm, shared, files, samples, plan.static_bits)
     good = shared.array
     mine = range(comm.rank, detector.n_modules, comm.size)
     return Masks(
@@ -184,12 +180,23 @@ def load_masks(
         row_of_cell=detector.rows_of_cells(rows),
         region=region,
         notes=(*plan.notes, *drift, *region_notes),
-        problems=tuple(problems),
+        problems=(*plan.problems, *problems),
         frame_bits=plan.frame_bits,
         warnings=warnings,
         files=(*used, *region_file),
         counted=allreduce_sum(comm, _count(good, region, mine)),
     )
+
+
+def _apply_static(
+    comm, shared: NodeSharedArray, files: FilePool, samples: MaskSamples, bits: int
+) -> tuple[list[Problem], tuple, tuple]:
+    """Mask what the frames' own masks call bad all the time; return problems, notes, warnings."""
+    with fail_together(comm):
+        problems = add_static(shared, files, samples.first, bits)
+    shared.ready()
+    drift, warnings = find_drift(comm, files, samples, bits)
+    return problems, drift, warnings
 
 
 def _read_shared(

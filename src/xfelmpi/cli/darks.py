@@ -1,6 +1,7 @@
 """Dark runs → constants for raw data, in the layout of Cheetah and OM, plus the noise."""
 
 import argparse
+import json
 from pathlib import Path
 
 from xfelmpi.calibration import dark_statistics
@@ -59,6 +60,7 @@ def main(argv: list[str], comm) -> int:
     """Make constants and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
+    from xfelmpi.core.job_context import JobContext
     from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.darks import make_constants
@@ -69,7 +71,13 @@ def main(argv: list[str], comm) -> int:
     out = given.out or experiments[0].constants
     what = f"constants in {out} are being made"
     with held_if_there(comm, prefix, out / "darks.lock", what):
-        return make_constants(comm, given, experiments, out, argv)
+        job = JobContext(
+            comm=comm,
+            experiment=experiments[0],
+            settings=json.dumps(vars(given), default=str),
+            argv=("darks", *argv),
+        )
+        return make_constants(job, given, experiments, out)
 
 
 def _given(argv: list[str]) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """A mask per memory cell from the run itself: hot, dead and noisy pixels and cells."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
@@ -118,6 +119,7 @@ def main(argv: list[str], comm) -> int:
     """Make the mask and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
+    from xfelmpi.core.job_context import RunJob
     from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.mask.job import make_mask
@@ -126,7 +128,10 @@ def main(argv: list[str], comm) -> int:
     lock = Experiment(config.prefix, config.output, config.run).mask_lock
     what = f"the mask of run {config.run} is being made"
     with held_if_there(comm, config.prefix, lock, what):
-        return make_mask(comm, config, options, argv)
+        # settings of both kinds
+        settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
+        job = replace(RunJob.of(comm, config, ["mask", *argv]), settings=settings)
+        return make_mask(job, options)
 
 
 def _given(argv: list[str]) -> tuple:

@@ -36,6 +36,7 @@ def main(argv: list[str], comm) -> int:
     """Merge the runs and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
+    from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.paths import MergedFiles
     from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
@@ -45,7 +46,7 @@ def main(argv: list[str], comm) -> int:
     lock = MergedFiles(config.output, name).lock
     # the hits of the runs are there, if there are any
     with held_if_there(comm, config.output, lock, f"{name} is being merged"):
-        return merge(config, runs, where, name, comm, ["merge", *argv])
+        return merge(RunJob.of(comm, config, ["merge", *argv]), runs, where, name)
 
 
 def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:

@@ -4,9 +4,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
-from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError, XfelmpiError
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 
 
@@ -55,14 +55,16 @@ def main(argv: list[str], comm) -> int:
         from xfelmpi.workflows.process import process
 
         config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
-        with _only_job(comm, config), _failure_recorded(config):
-            return process(config, comm, argv, given.resume)
+        job = RunJob.of(comm, config, argv)
+        with _only_job(job), _failure_recorded(job):
+            return process(job, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
-        with _only_job(comm, config), _failure_recorded(config):
-            return decide_again(config, comm, argv)
+        job = RunJob.of(comm, config, argv)
+        with _only_job(job), _failure_recorded(job):
+            return decide_again(job)
     run_on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
 
@@ -93,20 +95,20 @@ def _config_from_events(given) -> Config:
     return config
 
 
-def _only_job(comm, config: Config):
+def _only_job(job: RunJob):
     from xfelmpi.io.lock_file import held_if_there
 
-    lock = Experiment(config.prefix, config.output, config.run).lock
-    return held_if_there(comm, config.prefix, lock, f"run {config.run} is being processed")
+    run, lock = job.experiment.run, job.experiment.lock
+    return held_if_there(job.comm, job.config.prefix, lock, f"run {run} is being processed")
 
 
 @contextmanager
-def _failure_recorded(config: Config):
+def _failure_recorded(job: RunJob):
     """Let the overview of all runs tell of a job that fails or is stopped."""
-    experiment = Experiment(config.prefix, config.output, config.run)
+    experiment = job.experiment
 
     def record(error: Exception) -> None:
-        if config.report:
+        if job.config.report:
             from xfelmpi.report.overview import record_failure
 
             record_failure(experiment, error)
@@ -115,10 +117,10 @@ def _failure_recorded(config: Config):
 
     def record_stop(text: str) -> None:
         # when the outputs are complete that is no failure, and one of another rank tells more
-        if shutdown.plan.stage() and _stamp(experiment.status) == before:
+        if job.shutdown.stage() and _stamp(experiment.status) == before:
             record(XfelmpiError(text))
 
-    shutdown.plan.record = record_stop
+    job.shutdown.record = record_stop
     try:
         yield
     except Exception as error:

@@ -37,6 +37,7 @@ def write_events(
     sums: FrameSums,
     start: int,
     n_frames: int,
+    *,
     problems: list[Problem],
 ) -> None:
     """Write the events file; collective.

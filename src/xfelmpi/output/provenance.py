@@ -5,7 +5,6 @@ import json
 import shlex
 import socket
 import sys
-import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,44 +16,28 @@ from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi._kernels._deflate import LIBDEFLATE
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
-from xfelmpi.core.paths import Experiment
 from xfelmpi.core.text import printable
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
 """What tells a job from others."""
 
-# one process is one job: what it writes has these in common
-_JOB_ID = uuid.uuid4().hex
-_STARTED = datetime.now(UTC)
 
-
-def provenance(
-    comm,
-    experiment: Experiment,
-    configuration: str,
-    files: Iterable[str],
-    argv: list[str],
-    used: Sequence[dict] = (),
-) -> dict:
+def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ()) -> dict:
     """Return the root attributes of every file, the same on all ranks; collective.
 
     Nothing of the environment is in them: it may hold secrets.
 
     Parameters
     ----------
-    comm : Intracomm
-        The ranks that do the work.
-    experiment : Experiment
-    configuration : str
-        All settings, as JSON.
+    job : JobContext
     files : iterable of str
         Paths of the input, on rank 0.
-    argv : list of str
-        The command line, without the program's name.
     used : sequence of dict
         Masks, constants and geometry; see `describe_used`.
     """
+    comm, experiment = job.comm, job.experiment
     nodes = len(set(mpi.gather_objects(comm, [socket.gethostname()])))
 
     def attributes() -> dict:
@@ -65,12 +48,12 @@ def provenance(
             "program": "xfelmpi",
             "program_version": __version__,
             "program_commit": COMMIT,
-            "command_line": shlex.join(["xfelmpi", *argv]),
-            "configuration": configuration,
+            "command_line": shlex.join(["xfelmpi", *job.argv]),
+            "configuration": job.settings,
             "input_files": json.dumps([_describe(path) for path in files]),
             "used_files": json.dumps(list(used)),
-            "job_id": _JOB_ID,
-            "start_time": _iso(_STARTED),
+            "job_id": job.job_id,
+            "start_time": _iso(job.started),
             "creation_date": _iso(datetime.now(UTC)),
             "ranks": comm.size,
             "nodes": nodes,

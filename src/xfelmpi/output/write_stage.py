@@ -13,6 +13,7 @@ from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
@@ -91,7 +92,7 @@ class WriteInputs:
         return PowderSum.zeros(self.masks.good.shape[1], self.share.facts.detector_type)
 
 
-def prepare_folders(experiment: Experiment, config: Config, n_frames: int) -> None:
+def prepare_folders(job: RunJob, n_frames: int) -> None:
     """Make the output folders and check that they can be written; one rank.
 
     How much room the hits need is known only later.
@@ -101,7 +102,8 @@ def prepare_folders(experiment: Experiment, config: Config, n_frames: int) -> No
     OutputError
         If they cannot.
     """
-    for path in (experiment.events, experiment.powder, *hit_paths(config, experiment)):
+    experiment = job.experiment
+    for path in (experiment.events, experiment.powder, *hit_paths(job.config, experiment)):
         check_writable(path)
     # not every job writes these
     others = [experiment.vds("proc"), experiment.vds("raw")]
@@ -143,16 +145,13 @@ def begin_vds(
     return write_vds(experiment, attributes, share.virtual), ()
 
 
-def write_outputs(
-    comm, experiment: Experiment, config: Config, done: WriteInputs, argv: list[str]
-) -> list[Path]:
+def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
-    attributes = done.earlier | provenance(
-        comm, experiment, config.to_json(), done.share.facts.input_files, argv, done.used
-    )
+    comm, experiment, config = job.comm, job.experiment, job.config
+    attributes = done.earlier | provenance(job, done.share.facts.input_files, done.used)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
-    outputs = HitOutputs(_hits_to_write(comm, experiment, config, done, attributes, rows))
+    outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
     sums = {"": done.powder}
     for kind, frames in rows.items():
         powder = done.no_frames()
@@ -181,14 +180,13 @@ def _sparse(done: WriteInputs, rows: np.ndarray, powder: PowderSum) -> Iterator[
 
 
 def _hits_to_write(
-    comm,
-    experiment: Experiment,
-    config: Config,
+    job: RunJob,
     done: WriteInputs,
     attributes: dict,
     rows: dict[str, np.ndarray],
 ) -> HitsToWrite:
     """Return what the output formats get; collective."""
+    comm, config = job.comm, job.config
     modules_in_run = done.share.facts.modules_in_run
     weighting = background_weights(comm, done.events, modules_in_run)
     kinds = ("hits", "misses") if config.with_misses else ("hits",)
@@ -196,9 +194,9 @@ def _hits_to_write(
     return HitsToWrite(
         comm=comm,
         config=config,
-        files=experiment,
+        files=job.experiment,
         attributes=attributes,
-        sets={k: _frame_set(comm, experiment, done, k, rows[k], weighting) for k in kinds},
+        sets={k: _frame_set(job, done, k, rows[k], weighting) for k in kinds},
         detector=done.share.facts.detector_type,
         masks=done.masks,
         modules_in_run=modules_in_run,
@@ -209,13 +207,13 @@ def _hits_to_write(
 
 
 def _frame_set(
-    comm, experiment: Experiment, done: WriteInputs, kind: str, rows: np.ndarray, weighting
+    job: RunJob, done: WriteInputs, kind: str, rows: np.ndarray, weighting: np.ndarray
 ) -> FrameSet:
-    sums, share = done.sums, done.share
+    sums, share, experiment = done.sums, done.share, job.experiment
     ones = sums.ones[rows].astype(np.int64)
     return FrameSet(
         title=f"{_TITLES[kind]} of {experiment.proposal} run {experiment.run}",
-        n_frames=mpi.exscan_and_total(comm, len(rows))[1],
+        n_frames=mpi.exscan_and_total(job.comm, len(rows))[1],
         columns=hit_columns(
             f"{experiment.proposal}_{experiment.name}",
             done.events.take(rows),
@@ -226,7 +224,7 @@ def _frame_set(
         cell_id=share.frames.cell_id[rows],
         ones=ones,
         multi=sums.lit[rows] - ones,
-        peak=mpi.allreduce_max(comm, sums.peak[rows].max(initial=0)),
+        peak=mpi.allreduce_max(job.comm, sums.peak[rows].max(initial=0)),
         read=lambda: _sparse(done, rows, done.no_frames()),
     )
 
@@ -251,9 +249,8 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         "detector": facts.detector,
         "warnings": comm.bcast(json.dumps(done.warnings)),
     }
-    first, n_frames, problems = done.share.first_frame, facts.n_frames, done.problems
-    path = experiment.events
-    write_events(comm, path, attributes, done.events, done.sums, first, n_frames, problems)
+    rows, path = (done.share.first_frame, facts.n_frames), experiment.events
+    write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)
 
 
 def _obsolete(

@@ -11,6 +11,7 @@ from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.reduction.checkpoint import ENDING
@@ -62,9 +63,7 @@ class ResumePlan:
         )
 
 
-def share_remaining(
-    comm, experiment: Experiment, config: Config, resume: bool
-) -> tuple[LocalRun, ResumePlan]:
+def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
     """Share the run so that all ranks have as much to read; collective.
 
     With `resume`, frames in the checkpoint of an earlier job are done.
@@ -74,6 +73,7 @@ def share_remaining(
     InputError
         As `share_run`.
     """
+    comm, experiment, config = job.comm, job.experiment, job.config
     found = _find_files(comm, experiment.checkpoint) if resume else []
     selection = None
 

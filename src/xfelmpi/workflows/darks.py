@@ -1,6 +1,5 @@
 """Making the constants of raw data from dark runs: the stages in order."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from xfelmpi.calibration import dark_statistics
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.core import fault_injection
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -34,34 +34,32 @@ class _Run:
     row: np.ndarray
 
 
-def make_constants(comm, given, experiments: list[Experiment], out: Path, argv: list[str]) -> int:
+def make_constants(job: JobContext, given, experiments: list[Experiment], out: Path) -> int:
     """Make constants on all ranks and return the exit status.
 
     Parameters
     ----------
-    comm : Intracomm
+    job : JobContext
     given : Namespace
         ``detector``, ``gains``, ``offset_sigma``, ``noise_sigma``, ``memory_per_rank``.
     experiments : list of Experiment
         The dark runs, high, medium and low gain.
     out : Path
         Folder for the constants.
-    argv : list of str
 
     Raises
     ------
     XfelmpiError
         On all ranks, if a run cannot be used, or the constants not be written.
     """
-    start = time.monotonic()
+    comm, start = job.comm, time.monotonic()
     indices = mpi.run_on_root(comm, lambda: _index(experiments, given))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
     measured = _measured(runs)
     modules = sorted({module for module, _ in measured})
     mpi.run_on_root(comm, lambda: [check_writable(constants_file(out, m)) for m in modules])
-    settings = json.dumps(vars(given), default=str)
     files = [file.path for run in runs for file in run.files]
-    attributes = provenance(comm, experiments[0], settings, files, ["darks", *argv])
+    attributes = provenance(job, files)
     n_cells = max(cell for _, cell in measured) + 1
     # the cells between are written too: nothing else would make them bad
     tasks = [(module, cell) for module in modules for cell in range(n_cells)]

@@ -8,6 +8,7 @@ from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.core.paths import Experiment
@@ -50,10 +51,9 @@ class Inputs:
         return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
 
 
-def load_inputs(
-    comm, experiment: Experiment, config: Config, share: LocalRun, files: FilePool
-) -> Inputs:
+def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     """Load constants, masks and geometry; collective."""
+    comm, experiment, config = job.comm, job.experiment, job.config
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         fault_injection.inject(comm, "constants")
@@ -65,8 +65,8 @@ def load_inputs(
         config,
         facts.cells,
         calibration,
-        files,
-        facts.masks,
+        files=files,
+        samples=facts.masks,
         detector=facts.detector_type,
     )
     fault_injection.inject(comm, "geometry")
@@ -90,8 +90,9 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
     )
 
 
-def log_start(comm, config: Config, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
+def log_start(job: RunJob, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
+    comm, config = job.comm, job.config
     if comm.rank:
         return ()
     log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")

@@ -11,6 +11,7 @@ from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import summarised
@@ -49,10 +50,10 @@ from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
-from xfelmpi.workflows.summary import Stages, Summary
+from xfelmpi.workflows.summary import Summary
 
 
-def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
+def process(job: RunJob, resume: bool = False) -> int:
     """Run the main job on all ranks, or continue an earlier one, and return its exit status.
 
     Raises
@@ -60,17 +61,17 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     XfelmpiError
         On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
     """
-    experiment = Experiment(config.prefix, config.output, config.run)
-    stages = Stages()
-    shutdown.describe_job(comm.rank, comm.size, argv, stages)
+    comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
+    job.announce()
     with stages.timed("index"):
-        share, selection = share_remaining(comm, experiment, config, resume)
-        experiment = experiment.of_proposal(share.facts.proposal)
+        share, selection = share_remaining(job, resume)
+        job = job.of_proposal(share.facts.proposal)
+        experiment = job.experiment
         files = FilePool(share.facts.files)
-        inputs = load_inputs(comm, experiment, config, share, files)
-        mpi.run_on_root(comm, lambda: prepare_folders(experiment, config, share.facts.n_frames))
-        vds, left_out = _write_vds(comm, experiment, config, share, argv, inputs.used)
-    warnings = log_start(comm, config, share, inputs)
+        inputs = load_inputs(job, share, files)
+        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+        vds, left_out = _write_vds(job, share, inputs.used)
+    warnings = log_start(job, share, inputs)
     masks = inputs.masks
     kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
@@ -78,11 +79,11 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
-        _read_frames(comm, experiment, config, masks, selection, result, resume)
+        _read_frames(job, masks, selection, result, resume)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
     with stages.timed("decide"):
-        events = decide(comm, config, share, masks, sums)
+        events = decide(job, share, masks, sums)
     with stages.timed("write"):
         own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         own_problems += share.facts.machine_problems
@@ -99,27 +100,27 @@ def process(config: Config, comm, argv: list[str], resume: bool = False) -> int:
             warnings=warnings,
             used=inputs.used,
         )
-        written = write_outputs(comm, experiment, config, done, argv)
+        written = write_outputs(job, done)
         files.close()
     # the outputs are complete: a job that is stopped from here on leaves no checkpoint
-    shutdown.plan.save = lambda: None
+    job.shutdown.save = lambda: None
     mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
-    status = finish(comm, done, stages, sparsifier.bytes_read, written, selection.n_done)
-    report_run(comm, experiment, config)
+    status = finish(job, done, sparsifier.bytes_read, written, selection.n_done)
+    report_run(job)
     return status
 
 
-def _write_vds(comm, experiment: Experiment, config: Config, share: LocalRun, argv, used):
+def _write_vds(job: RunJob, share: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
-    fault_injection.inject(comm, "vds")
-    memory, files = spare_memory(config), share.facts.input_files
-    attributes = provenance(comm, experiment, config.to_json(), files, argv, used)
-    begun = mpi.run_on_root(comm, lambda: begin_vds(experiment, attributes, share, memory))
+    fault_injection.inject(job.comm, "vds")
+    memory = spare_memory(job.config)
+    attributes = provenance(job, share.facts.input_files, used)
+    begun = mpi.run_on_root(job.comm, lambda: begin_vds(job.experiment, attributes, share, memory))
     return begun or (None, ())
 
 
 def _begin_pass(
-    comm, experiment: Experiment, selection: ResumePlan, result: ReductionState, resume: bool
+    job: RunJob, selection: ResumePlan, result: ReductionState, resume: bool
 ) -> np.ndarray:
     """Take up what an earlier job has done, or remove its checkpoint; collective.
 
@@ -131,26 +132,21 @@ def _begin_pass(
     if not resume:
         # a colleague's that cannot be removed is no reason to stop
         why = "of an earlier job is not used"
-        mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint, why))
+        mpi.run_on_root(job.comm, lambda: discard_checkpoint(job.experiment.checkpoint, why))
     for line in selection.warnings:
         log.warning(line)
     for line in selection.notes:
         log.info(line)
-    with mpi.fail_together(comm):
+    with mpi.fail_together(job.comm):
         return restore(selection.paths_of(result.share), result)
 
 
 def _read_frames(
-    comm,
-    experiment: Experiment,
-    config: Config,
-    masks,
-    selection,
-    result: ReductionState,
-    resume: bool,
+    job: RunJob, masks, selection: ResumePlan, result: ReductionState, resume: bool
 ) -> None:
     """Read what an earlier job has not read, and write checkpoints; collective."""
-    done_before = _begin_pass(comm, experiment, selection, result, resume)
+    comm, experiment, config = job.comm, job.experiment, job.config
+    done_before = _begin_pass(job, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result)
     share, sparsifier = result.share, result.sparsifier
@@ -159,9 +155,9 @@ def _read_frames(
     progress = Progress(n_run - n_before)
     hits = LikelyHits(config, frame_scorer(config, share, masks))
     shown = PassProgress(comm, progress, hits)
-    shutdown.plan.progress = lambda: f"after about {n_before + shown.total:,} of {n_run:,} frames"
-    shutdown.plan.save = writer.write
-    shutdown.plan.resumable = minutes > 0
+    job.shutdown.progress = lambda: f"after about {n_before + shown.total:,} of {n_run:,} frames"
+    job.shutdown.save = writer.write
+    job.shutdown.resumable = minutes > 0
     run_pass(
         train_source(share.frames, result.sums, sparsifier.room, kind, done_before),
         partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
@@ -170,13 +166,13 @@ def _read_frames(
     )
     progress.close()
     # later stages are not counted in frames
-    shutdown.plan.progress = str
+    job.shutdown.progress = str
     warn_of_failures(comm, writer)
 
 
-def decide(comm, config: Config, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
+def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
-    frames = share.frames
+    comm, config, frames = job.comm, job.config, share.frames
     fault_injection.inject(comm, "decide")
     scored = frame_scorer(config, share, masks).score(sums, comm=comm)
     decision = decide_run(comm, config, scored)
@@ -206,13 +202,12 @@ def decide(comm, config: Config, share: LocalRun, masks: Masks, sums: FrameSums)
     )
 
 
-def finish(
-    comm, done: WriteInputs, stages: Stages, bytes_read: int, written, done_before: int = 0
-) -> int:
+def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before: int = 0) -> int:
     """Show the summary and return the exit status; collective.
 
     Of all frames, an earlier job has read `done_before`.
     """
+    comm = job.comm
     fault_injection.inject(comm, "finish")
     facts, events = done.share.facts, done.events
     own = {
@@ -231,7 +226,7 @@ def finish(
             **dict(zip(own, of_run, strict=True)),
             peak_memory=peak,
             ranks=comm.size,
-            seconds=stages.seconds,
+            seconds=job.stages.seconds,
             problems=done.problems,
             files=[str(path) for path in written],
             switched=(medium, low) if facts.kind == "raw" else None,
@@ -241,14 +236,14 @@ def finish(
     return EXIT_PARTIAL if comm.bcast(bool(done.problems)) else EXIT_COMPLETE
 
 
-def report_run(comm, experiment: Experiment, config: Config) -> None:
+def report_run(job: RunJob) -> None:
     """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
 
     The outputs have their names already. The other ranks sleep: in the end of MPI they would take
     the cores.
     """
-    fault_injection.inject(comm, "report")
-    mpi.run_on_root(comm, lambda: _make_page(experiment, config))
+    fault_injection.inject(job.comm, "report")
+    mpi.run_on_root(job.comm, lambda: _make_page(job.experiment, job.config))
 
 
 def _make_page(experiment: Experiment, config: Config) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
-from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
@@ -29,7 +29,6 @@ from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
 from xfelmpi.workflows.process import finish, report_run
-from xfelmpi.workflows.summary import Stages
 
 _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""
@@ -130,7 +129,7 @@ def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
     return lines
 
 
-def decide_again(config: Config, comm, argv: list[str]) -> int:
+def decide_again(job: RunJob) -> int:
     """Decide a finished run again, rewrite its outputs, and return the exit status; collective.
 
     Raises
@@ -138,23 +137,23 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
     XfelmpiError
         On all ranks, if the outputs or the run cannot be used, or do not fit each other.
     """
-    experiment = Experiment(config.prefix, config.output, config.run)
-    stages = Stages()
-    shutdown.describe_job(comm.rank, comm.size, argv, stages)
+    comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
+    job.announce()
     with stages.timed("decide"):
         found = mpi.run_on_root(comm, lambda: _decided(experiment, config))
         run, events, total = found or (None, None, None)
     with stages.timed("index"):
-        share = _share_by_chosen(comm, experiment, config, events)
-        experiment = experiment.of_proposal(share.facts.proposal)
+        share = _share_by_chosen(job, events)
+        job = job.of_proposal(share.facts.proposal)
+        experiment = job.experiment
         sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
         events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
-        inputs = load_inputs(comm, experiment, config, share, files)
+        inputs = load_inputs(job, share, files)
         _check_masks(comm, experiment, inputs.masks, run)
-        mpi.run_on_root(comm, lambda: prepare_folders(experiment, config, share.facts.n_frames))
-    warnings = log_start(comm, config, share, inputs)
+        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+    warnings = log_start(job, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         done = WriteInputs(
@@ -170,10 +169,10 @@ def decide_again(config: Config, comm, argv: list[str]) -> int:
             used=inputs.used,
             earlier={"scores_by": comm.bcast(run and run.scores_by)},
         )
-        written = write_outputs(comm, experiment, config, done, argv)
+        written = write_outputs(job, done)
         files.close()
-    status = finish(comm, done, stages, sparsifier.bytes_read, written)
-    report_run(comm, experiment, config)
+    status = finish(job, done, sparsifier.bytes_read, written)
+    report_run(job)
     return status
 
 
@@ -200,8 +199,9 @@ def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, 
     return photons, good
 
 
-def _share_by_chosen(comm, experiment, config, events: EventColumns | None) -> LocalRun:
+def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
     """Share the run so that every rank has as many hits and misses to read; collective."""
+    comm, experiment, config = job.comm, job.experiment, job.config
 
     def work_of(index: RunIndex) -> np.ndarray:
         """Return the work that every frame makes, int64 (frame,)."""

@@ -1,39 +1,11 @@
-"""The stages of a job with their times, and the summary at its end."""
+"""The summary at the end of a job."""
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass
 
 from xfelmpi.core.log import BOLD, RED, log, plural
 from xfelmpi.core.problems import Problem, foremost
 
-STAGE_TITLES = {
-    "index": "indexing the run",
-    "photons": "reading frames",
-    "decide": "deciding",
-    "write": "writing",
-}
-
-
 PROBLEMS_SHOWN = 20
-
-
-@dataclass
-class Stages:
-    """Seconds of every stage, in the order they ran, and the one that runs now."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    now: str = ""
-
-    @contextmanager
-    def timed(self, name: str):
-        """Say that a stage begins, and time it."""
-        log.info("%s …", STAGE_TITLES.get(name, name))
-        start = monotonic()
-        self.now = name
-        yield
-        self.now = ""
-        self.seconds[name] = self.seconds.get(name, 0.0) + monotonic() - start
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
 
 def write_run_vds(config: Config, argv: list[str]) -> int:
     """Index the run, write its virtual dataset and return the exit status; on one process."""
+    from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.log import log
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
@@ -34,7 +35,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     check_writable(path)
     files = [file.path for file in index.files]
-    write_vds(experiment, provenance(alone(), experiment, config.to_json(), files, argv), layout)
+    write_vds(experiment, provenance(RunJob.of(alone(), config, argv), files), layout)
     publish(path)
     problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):

@@ -7,11 +7,12 @@ import re
 import pytest
 
 from xfelmpi.core import progress
+from xfelmpi.core.job_context import Stages
 from xfelmpi.core.log import has_colours, log, size_text, start_logging
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.progress import Progress
 from xfelmpi.workflows import summary
-from xfelmpi.workflows.summary import Stages, Summary
+from xfelmpi.workflows.summary import Summary
 
 
 class Terminal(io.StringIO):

@@ -81,7 +81,7 @@ class PartJudge:
     comm : Intracomm
     part : Part
     sums : ndarray, uint32 (plane, cell, place)
-        From `sum_part`.
+        From `CellSums`.
     frames : dict of str to ndarray, int64 (16, cell)
         Frames of each module and cell, of all ranks: ``judged`` and ``all``.
     masks : Masks
@@ -92,7 +92,7 @@ class PartJudge:
         Is added to.
     """
 
-    def __init__(self, comm, part: Part, sums, frames, masks: Masks, cells, limits, tally):
+    def __init__(self, comm, part: Part, sums, frames, masks: Masks, *, cells, limits, tally):
         self._comm = comm
         self._part = part
         self._sums = sums

@@ -10,9 +10,9 @@ from xfelmpi._kernels._cells import HIT, JUDGED, MISS
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
-from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.module_bits import modules_of
@@ -89,10 +89,9 @@ def used_files(experiment: Experiment, options: MaskOptions, inputs: MaskInputs)
     return files
 
 
-def load_mask_inputs(
-    comm, experiment: Experiment, config: Config, options: MaskOptions
-) -> MaskInputs:
+def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     """Index the run, read masks and constants, and say so; collective."""
+    comm, experiment, config = job.comm, job.experiment, job.config
     share = share_run(comm, experiment, config)
     facts, calibration = share.facts, None
     if facts.kind == "raw":

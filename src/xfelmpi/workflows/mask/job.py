@@ -1,8 +1,6 @@
 """Making a mask per memory cell: the stages in order."""
 
-import json
 import resource
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -13,6 +11,7 @@ from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem, summarised
@@ -49,7 +48,7 @@ from xfelmpi.workflows.mask.inputs import MaskInputs, MaskOptions, load_mask_inp
 from xfelmpi.workflows.summary import problem_lines
 
 
-def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> int:
+def make_mask(job: RunJob, options: MaskOptions) -> int:
     """Make the mask of a run on all ranks and return the exit status.
 
     Raises
@@ -58,17 +57,17 @@ def make_mask(comm, config: Config, options: MaskOptions, argv: list[str]) -> in
         On all ranks, if the run or another input cannot be used, or an output not be written.
     """
     start = monotonic()
-    experiment = Experiment(config.prefix, config.output, config.run)
+    comm, experiment, config = job.comm, job.experiment, job.config
     path = options.mask_file or experiment.cell_mask
     mpi.run_on_root(comm, lambda: _refuse_to_replace(path, options))
     log.info("indexing the run …")
-    inputs = load_mask_inputs(comm, experiment, config, options)
-    experiment = experiment.of_proposal(inputs.share.facts.proposal)
+    inputs = load_mask_inputs(job, options)
+    job = job.of_proposal(inputs.share.facts.proposal)
+    experiment = job.experiment
     mpi.run_on_root(comm, lambda: _prepare(experiment, path, options))
     facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
-    settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
     used = describe_used(comm, used_files(experiment, options, inputs))
-    attributes = provenance(comm, experiment, settings, facts.input_files, ["mask", *argv], used)
+    attributes = provenance(job, facts.input_files, used)
     writer = None
     if options.powder_cells:
         split = inputs.events is not None
@@ -148,9 +147,8 @@ def _sum_and_judge(
         source = labelled.source(part, sparsifier.room, facts.kind)
         run_pass(source, read, (summed, PassProgress(comm, progress)))
         frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in labelled.counts.items()}
-        judge = PartJudge(
-            comm, part, summed.sums, frames, masks, facts.cells, options.limits, tally
-        )
+        about = {"cells": facts.cells, "limits": options.limits, "tally": tally}
+        judge = PartJudge(comm, part, summed.sums, frames, masks, **about)
         for module, bits in judge.bad_bits():
             good[module] &= ~bits
         if writer:

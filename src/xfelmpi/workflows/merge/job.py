@@ -10,8 +10,8 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.detectors.base import Detector
@@ -30,29 +30,25 @@ BLOCK_FRAMES = 8
 _WAVELENGTH = "instrument_1/source_1/photon_wavelength"
 
 
-def merge(
-    config: Config, runs: tuple[int, ...], where: str | None, name: str, comm, argv: list[str]
-) -> int:
+def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> int:
     """Merge runs and return the exit status; collective.
 
     Parameters
     ----------
-    config : Config
-        Where the files lie, and what Dragonfly gets.
+    job : RunJob
     runs : tuple of int
         Ascending, each once.
     where : str or None
         Which hits; see `rows_where`.
     name : str
         Of the files.
-    comm : Intracomm
-    argv : list of str
 
     Raises
     ------
     XfelmpiError
         On all ranks, if files are missing or do not fit each other, or nothing is left.
     """
+    comm, config = job.comm, job.config
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
     merged = mpi.run_on_root(comm, lambda: collect(runs, inputs, where))
@@ -63,8 +59,12 @@ def merge(
         log.warning(warning)
     with mpi.fail_together(comm):
         tally = _Tally(hits)
-    attributes = _attributes(comm, config, runs, inputs, where, argv)
-    written = _write(comm, config, files, hits, tally, attributes, merged)
+    attributes = {
+        **provenance(job, map(str, inputs)),
+        "run": np.array(runs, np.uint16),
+        "where": where or "",
+    }
+    written = _write(job, files, hits, tally, attributes, merged)
     old = [path for path in hit_paths(config, files) if path not in written]
     publish_together(comm, written, lambda: old)
     mpi.run_on_root(comm, lambda: finish_formats(config, files, written))
@@ -128,8 +128,9 @@ class _Tally:
         self.ones, self.multi = np.concatenate(ones), np.concatenate(multi)
 
 
-def _write(comm, config, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
+def _write(job: RunJob, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
     """Write all formats, to temporary names; returns the final ones; collective."""
+    comm, config = job.comm, job.config
     peak = mpi.allreduce_max(comm, tally.peak)
     good = mpi.allreduce_sum(comm, tally.good)
     wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
@@ -167,9 +168,3 @@ def _all_good(detector: Detector) -> Masks:
     # bad pixels come with the frames
     good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
     return Masks(good, np.zeros(detector.max_cells, np.int32), good[:, 0])
-
-
-def _attributes(comm, config: Config, runs, inputs: list[Path], where, argv: list[str]) -> dict:
-    experiment = Experiment(config.prefix, config.output, runs[0])
-    attributes = provenance(comm, experiment, config.to_json(), map(str, inputs), argv)
-    return {**attributes, "run": np.array(runs, np.uint16), "where": where or ""}

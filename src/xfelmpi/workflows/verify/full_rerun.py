@@ -8,7 +8,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.paths import Experiment
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import modules_of
@@ -66,20 +66,17 @@ class SumComparison(SumKeeper):
             self.findings += compare(self._path, column, *pair, first=first)
 
 
-def check_all(
-    comm, experiment: Experiment, config: Config, data: RunData, outputs: Outputs | None
-) -> dict[str, list[Finding]]:
+def check_all(job: RunJob, data: RunData, outputs: Outputs | None) -> dict[str, list[Finding]]:
     """Read the whole run and compare; collective. Returns findings by check, on rank 0.
 
     Parameters
     ----------
-    comm : Intracomm
-    experiment : Experiment
-    config : Config
+    job : RunJob
     data : RunData
     outputs : Outputs or None
         On rank 0.
     """
+    comm, experiment, config = job.comm, job.experiment, job.config
     share, masks, first = data.share, data.inputs.masks, data.share.first_frame
     sparsifier = make_sparsifier(config, data.inputs, data.files)
     sums = FrameSums.zeros(len(share.frames))
@@ -95,7 +92,7 @@ def check_all(
     path = experiment.events
     findings: dict[str, list[Finding]] = {SUMS: compared.findings, DECISION: [], HITS: []}
     share = without_dead_modules(comm, share, sums)
-    events = decide(comm, config, share, masks, sums)
+    events = decide(job, share, masks, sums)
     for name in _DECISION:
         pair = (getattr(data.events, name), getattr(events, name))
         findings[DECISION] += compare(path, name, *pair, first=first)

@@ -7,6 +7,7 @@ from pathlib import Path
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_UNUSABLE, InputError, XfelmpiError
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.workflows.verify import (
@@ -94,14 +95,15 @@ def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
     InputError
         If the run has not been processed.
     """
-    experiment = Experiment(config.prefix, config.output, config.run)
+    job = RunJob.of(comm, config)
+    experiment = job.experiment
     results = Results()
     with ExitStack() as stack:
         outputs = mpi.run_on_root(comm, lambda: _open(stack, experiment, results))
         if comm.bcast(outputs is not None):
             usable = _check_outputs(comm, experiment, outputs, results)
             if usable and (frames or whole):
-                _check_input(comm, experiment, config, outputs, results, 0 if whole else frames)
+                _check_input(job, outputs, results, 0 if whole else frames)
     return results
 
 
@@ -152,10 +154,11 @@ def _introduction(outputs: Outputs) -> str:
     )
 
 
-def _check_input(comm, experiment, config: Config, outputs, results: Results, frames: int) -> None:
+def _check_input(job: RunJob, outputs: Outputs | None, results: Results, frames: int) -> None:
     """Check the outputs against the run, all frames if `frames` is 0; collective."""
+    comm, experiment = job.comm, job.experiment
     try:
-        data, findings = run_data.open_run(comm, experiment, config, outputs and outputs.run)
+        data, findings = run_data.open_run(job, outputs and outputs.run)
     except XfelmpiError as error:
         # the error of one rank is another one on the others, which must all go on then
         if not getattr(error, "agreed", False) or error.exit_status != EXIT_UNUSABLE:
@@ -173,9 +176,9 @@ def _check_input(comm, experiment, config: Config, outputs, results: Results, fr
         if frames:
             rows = mpi.bcast_from_root(comm, lambda: sample.draw(outputs.run.events.is_hit, frames))
             name = f"{SAMPLE}, {len(rows):,}"
-            findings[name] = sample.check_sample(comm, experiment, config, data, rows)
+            findings[name] = sample.check_sample(job, data, rows)
         else:
-            findings |= full_rerun.check_all(comm, experiment, config, data, outputs)
+            findings |= full_rerun.check_all(job, data, outputs)
         data.files.close()
     if comm.rank == 0:
         for name, found in findings.items():

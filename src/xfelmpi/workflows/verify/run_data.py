@@ -6,8 +6,8 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import mask_digest
-from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.output.events import FinishedRun
@@ -42,16 +42,14 @@ class RunData:
 
 
 def open_run(
-    comm, experiment: Experiment, config: Config, run: FinishedRun | None
+    job: RunJob, run: FinishedRun | None
 ) -> tuple[RunData | None, dict[str, list[Finding]]]:
     """Index the run and load its inputs as the job did; collective.
 
     Parameters
     ----------
-    comm : Intracomm
-    experiment : Experiment
-    config : Config
-        The settings of the job.
+    job : RunJob
+        With the settings of the job that made the outputs.
     run : FinishedRun or None
         What the events file says, on rank 0.
 
@@ -67,6 +65,7 @@ def open_run(
     InputError
         If the run cannot be used.
     """
+    comm, experiment, config = job.comm, job.experiment, job.config
     kind = mpi.bcast_from_root(comm, lambda: str(run.attributes["data"]))
     share = share_run(comm, experiment, replace(config, vds=False, data=kind))
     n = mpi.bcast_from_root(comm, lambda: len(run.events.trainId))
@@ -79,7 +78,7 @@ def open_run(
     findings = {FRAMES: mpi.gather_objects(comm, _compare_frames(experiment, share, events))}
     files = FilePool(share.facts.files)
     share = without_dead_modules(comm, share, sums)
-    inputs = load_inputs(comm, experiment, config, share, files)
+    inputs = load_inputs(job, share, files)
     digest = mask_digest(comm, inputs.masks)
     findings[MASKS] = mpi.bcast_from_root(
         comm, lambda: compare(experiment.events, "masks_digest", run.masks, digest, "digest")

@@ -13,7 +13,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.paths import Experiment
+from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.sparse_frames import MAX_COUNT
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.workflows.inputs import make_sparsifier
@@ -52,20 +52,17 @@ def draw(is_hit: np.ndarray, n: int) -> np.ndarray:
     return np.union1d(any_kind, random.choice(hits, n_hits, replace=False))
 
 
-def check_sample(
-    comm, experiment: Experiment, config: Config, data: RunData, rows: np.ndarray
-) -> list[Finding]:
+def check_sample(job: RunJob, data: RunData, rows: np.ndarray) -> list[Finding]:
     """Compare frames of the run with events and CXI file; collective. Findings are on rank 0.
 
     Parameters
     ----------
-    comm : Intracomm
-    experiment : Experiment
-    config : Config
+    job : RunJob
     data : RunData
     rows : ndarray, int (frame,)
         Rows of the events file, the same on all ranks.
     """
+    comm, experiment, config = job.comm, job.experiment, job.config
     first = data.share.first_frame
     own = rows[(rows >= first) & (rows < first + len(data.share.frames))] - first
     before, _ = mpi.exscan_and_total(comm, int(data.events.is_hit.sum()))
