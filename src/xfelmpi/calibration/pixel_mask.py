@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from xfelmpi.mpi import (
     private_limit,
 )
 from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.mask_samples import MaskSamples
 
 _ONES = (
     np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
@@ -135,7 +136,6 @@ def load_masks(
     ----------
     comm : Intracomm
     experiment : Experiment
-        Says where masks usually lie.
     config : Config
         ``mask``, ``mask_bits``, ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
     cells : ndarray, int (cell,)
@@ -156,15 +156,13 @@ def load_masks(
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    plan = bcast_from_root(
-        comm, lambda: _plan(experiment, config, cells, files, samples, only_global, detector)
-    )
+    about = (experiment, config, cells, files, samples, only_global, detector)
+    plan = bcast_from_root(comm, lambda: _plan(*about))
     used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
-    region, region_file, region_notes = all_pixels(detector), (), ()
+    region, region_file, *region_notes = all_pixels(detector), ()
     if not only_global:
-        region, region_file, *region_notes = bcast_from_root(
-            comm, lambda: find_region(experiment, config, detector)
-        )
+        find = partial(find_region, experiment, config, detector)
+        region, region_file, *region_notes = bcast_from_root(comm, find)
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
@@ -173,8 +171,7 @@ def load_masks(
     problems, drift, warnings = (), (), ()
     if plan.static_bits:
         problems, drift, warnings = _apply_static(comm, shared, files, samples, plan.static_bits)
-    good = shared.array
-    mine = range(comm.rank, detector.n_modules, comm.size)
+    good, mine = shared.array, range(comm.rank, detector.n_modules, comm.size)
     return Masks(
         good=good,
         row_of_cell=detector.rows_of_cells(rows),
@@ -195,7 +192,7 @@ def _apply_static(
     with fail_together(comm):
         problems = add_static(shared, files, samples.first, bits)
     shared.ready()
-    drift, warnings = find_drift(comm, files, samples, bits)
+    drift, warnings = find_drift(comm, files, samples, bits, 8 * shared.array.shape[2])
     return problems, drift, warnings
 
 
