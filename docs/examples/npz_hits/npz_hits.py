@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.io.parallel_hdf5 import begin_partial
+from xfelmpi.io.partial_file import begin_partial, create_new
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
 COLUMNS = ("trainId", "cellId", "pulse_energy", "hit_score")
@@ -50,5 +50,5 @@ class NpzWriter(HitWriter):
 
     def _save(self, of_ranks: list[dict[str, np.ndarray]]) -> None:
         arrays = {n: np.concatenate([own[n] for own in of_ranks]) for n in of_ranks[0]}
-        with open(begin_partial(self._path), "wb") as file:
+        with open(create_new(begin_partial(self._path)), "wb") as file:
             np.savez(file, **arrays)

@@ -1,5 +1,6 @@
 """What all stages of a job share: ranks, folder, settings, command line, stages, what stops it."""
 
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -8,7 +9,6 @@ from time import monotonic
 from typing import Any, Self, cast
 
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.job import job_id
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.shutdown import StopPlan, describe_job, plan
@@ -67,7 +67,7 @@ class JobContext:
     argv: tuple[str, ...] = ()
     stages: Stages = field(default_factory=Stages)
     shutdown: StopPlan = field(default_factory=lambda: plan)
-    job_id: str = field(default_factory=job_id)
+    job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def of_proposal(self, proposal: str) -> Self:
