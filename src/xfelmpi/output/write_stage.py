@@ -154,9 +154,7 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
     sums = {"": done.powder}
     for kind, frames in rows.items():
-        powder = done.no_frames()
-        outputs.write(kind, _sparse(done, frames, powder))
-        sums[f"_{kind}"] = sum_powder(comm, done.masks, powder)
+        sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
     with shutdown.defer_shutdown():
         done.reader.release()
     fault_injection.inject(comm, "powder")
@@ -173,6 +171,13 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     fault_injection.inject(comm, "folder")
     mpi.run_on_root(comm, lambda: finish_formats(config, experiment, files))
     return files
+
+
+def _write_frames(comm, done: WriteInputs, outputs: HitOutputs, kind: str, rows: np.ndarray):
+    """Stream frames of this rank into all formats; returns their powder, see `sum_powder`."""
+    powder = done.no_frames()
+    outputs.write(kind, _sparse(done, rows, powder))
+    return sum_powder(comm, done.masks, powder)
 
 
 def _sparse(done: WriteInputs, rows: np.ndarray, powder: PowderSum) -> Iterator[SparseFrames]:
