@@ -70,7 +70,7 @@ class JobContext:
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    def of_proposal(self, proposal: str) -> Self:
+    def of_proposal(self, proposal: int) -> Self:
         """Return the job with the proposal that the run's files name, if they name one."""
         return replace(self, experiment=self.experiment.of_proposal(proposal))
 

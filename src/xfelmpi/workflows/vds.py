@@ -26,7 +26,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     kind, why = choose_data(experiment, config.data)
     chosen = (config.detector, config.trains, config.suspect_trains)
     index = index_run(experiment.run_folder(kind), kind, *chosen)
-    experiment = experiment.of_proposal(index.proposal)
+    job = RunJob.of(alone(), config, argv).of_proposal(index.proposal)
     for line in (why, f"{index.detector}, source {index.source}", *index.notes):
         log.info(line)
     layout, left_out = plan_virtual(index)
@@ -35,7 +35,11 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     check_writable(path)
     files = [file.path for file in index.files]
-    write_vds(experiment, provenance(RunJob.of(alone(), config, argv), files), layout)
+    write_vds(
+        experiment,
+        provenance(RunJob.of(alone(), config, argv).of_proposal(index.proposal), files),
+        layout,
+    )
     publish(path)
     problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
