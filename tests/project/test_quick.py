@@ -39,3 +39,9 @@ def test_no_folder_has_the_name_of_a_marker():
     """pytest-mpi skips whatever lies in a folder ``mpi``, as if it were marked so."""
     folders = {path for path in (ROOT / "tests").rglob("mpi") if path.is_dir()}
     assert folders == {ROOT / "tests" / "mpi"}
+
+
+def test_no_two_files_have_the_same_name():
+    """They are modules without packages for pytest, which takes one of each name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
