@@ -14,7 +14,7 @@ from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
 from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
-from xfelmpi.reduction.resume import CheckpointInfo, choose
+from xfelmpi.reduction.resume import CheckpointInfo, _digest_of_contents, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")
@@ -307,6 +307,29 @@ def test_interrupted_at_the_terminal(mock, tmp_path):
     status = json.loads((tmp_path / "out" / "report" / "r0050.json").read_text())
     assert status["status"] == "failed"
     assert status["message"].endswith("--resume")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_other_signals_end_a_job_alike(number, mock, tmp_path):
+    function = "reduction.sparsifier:Sparsifier.frames"
+    args = options(mock, tmp_path / "out")
+    done = run_until(tmp_path, args, 0, number, function, call=3, stuck=False)
+    assert done.returncode == 128 + number
+    assert done.stderr.count(f"stopped by {number.name} in stage photons") == 1
+    assert len(checkpoint(tmp_path / "out")) == 1
+    left = [name for name in all_files(tmp_path / "out") if name.endswith((".part", ".lock"))]
+    assert not left
+
+
+def test_another_mask_of_the_same_size_and_time_is_another(tmp_path):
+    """What counts is what is in it; and the commit that made the checkpoint."""
+    path = tmp_path / "mask.h5"
+    found = []
+    for content in ("one", "two"):
+        path.write_text(content)
+        os.utime(path, (1, 1))
+        found.append(_digest_of_contents([path, tmp_path / "none"]))
+    assert found[0] != found[1]
 
 
 def test_every_damaged_byte_of_a_file_is_noticed(tmp_path):
