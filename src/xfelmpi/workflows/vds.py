@@ -35,11 +35,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
         raise OutputError(f"{path}: not written: {left_out[-1].what}; select fewer with --trains")
     check_writable(path)
     files = [file.path for file in index.files]
-    write_vds(
-        experiment,
-        provenance(RunJob.of(alone(), config, argv).of_proposal(index.proposal), files),
-        layout,
-    )
+    write_vds(job.experiment, provenance(job, files), layout)
     publish(path)
     problems = summarised({*index.problems, *left_out})
     for line in problem_lines(problems, "the main job writes all into the events file (problems)"):
