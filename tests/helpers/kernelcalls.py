@@ -16,7 +16,7 @@ from xfelmpi._kernels._frames import (
     PowderView,
 )
 from xfelmpi.detectors.pixel_bits import pack
-from xfelmpi.reduction.sparsifier import photon_cut
+from xfelmpi.reduction.sparsifier import one_photon_threshold
 from xfelmpi.run.frames.frame_dataset import make_buffers
 
 
@@ -93,7 +93,9 @@ def run_kernel(
         ),
         buffers=make_buffers(frame_bytes * place["chunk_frames"], PIXELS, Inflater()),
         rule=PhotonRule(
-            one_photon_threshold=photon_cut(adu, threshold), adu_per_photon=adu, threshold=threshold
+            one_photon_threshold=one_photon_threshold(adu, threshold),
+            adu_per_photon=adu,
+            threshold=threshold,
         ),
         masks=PixelMasks(**masks),
         entries=entries,

@@ -44,7 +44,7 @@ _NO_MASKS = np.empty((0, 1), np.uint8)
 _MISSING = "frames count as missing in this module"
 
 
-def photon_cut(adu_per_photon: float, threshold: float) -> float:
+def one_photon_threshold(adu_per_photon: float, threshold: float) -> float:
     """Return the smallest float32 signal that is one photon.
 
     photons = floor(signal / adu_per_photon + 1 - threshold), every step in float32, grows with
@@ -102,7 +102,7 @@ class Sparsifier:
         self._masks = masks
         self._calibration = calibration
         self._rule = PhotonRule(
-            one_photon_threshold=photon_cut(adu_per_photon, photon_threshold),
+            one_photon_threshold=one_photon_threshold(adu_per_photon, photon_threshold),
             adu_per_photon=adu_per_photon,
             threshold=photon_threshold,
         )

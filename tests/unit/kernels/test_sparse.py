@@ -22,7 +22,7 @@ from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.sparsifier import Sparsifier, photon_cut
+from xfelmpi.reduction.sparsifier import Sparsifier, one_photon_threshold
 from xfelmpi.run.frames.file_pool import FilePool
 
 DTYPES = ("u1", "u2", "f4")
@@ -251,8 +251,8 @@ def test_floats_around_every_cut(adu, threshold):
 
 @pytest.mark.parametrize(("adu", "threshold"), [*FORMULAS, (1.0, 3e-7), (1.0, 1e-7)])
 def test_cut_is_the_smallest_photon(adu, threshold):
-    cut = np.float32(photon_cut(adu, threshold))
-    assert float(cut) == photon_cut(adu, threshold)
+    cut = np.float32(one_photon_threshold(adu, threshold))
+    assert float(cut) == one_photon_threshold(adu, threshold)
     below = np.nextafter(cut, np.float32(-np.inf))
     assert photon_image(np.array([cut, below]), adu, threshold)[0].tolist() == [1, 0]
 
