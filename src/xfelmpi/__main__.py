@@ -20,6 +20,7 @@ from xfelmpi.core.errors import (
     XfelmpiError,
     as_user_error,
 )
+from xfelmpi.core.hdf5_locks import open_without_locks
 from xfelmpi.core.job import agree_on_job_id
 from xfelmpi.core.log import allow_any_text, shortened, start_logging
 from xfelmpi.core.streams import secure_streams
@@ -108,6 +109,7 @@ def _run(command: str, argv: list[str]) -> int:
         return error.exit_status
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
         os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    open_without_locks()
     # ranks that wait must not take the core from ranks that work
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI

@@ -22,7 +22,7 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import share_run
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import DEFLATE
+from xfelmpi.run.frames.frame_bytes import DEFLATE
 from xfelmpi.simulate import SimulationOptions, simulate
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))

@@ -17,7 +17,7 @@ from xfelmpi._kernels._frames import (
 )
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.sparsifier import one_photon_threshold
-from xfelmpi.run.frames.frame_dataset import make_buffers
+from xfelmpi.run.frames.frame_bytes import make_buffers
 
 
 def run_kernel(

@@ -16,7 +16,9 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack
+from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
+from xfelmpi.io.virtual_sources import lacking
 
 STAGES = 3
 NEVER = 65535
@@ -62,6 +64,9 @@ def check_constants(file: h5py.File, path: Path) -> int:
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(f"{path}: no dataset {name} in this constants file")
+        require_filters(dataset)
+        if reason := lacking(dataset):
+            raise InputError(f"{path}: {name}: {reason}")
         if dataset.dtype.kind not in kinds:
             raise InputError(
                 f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"

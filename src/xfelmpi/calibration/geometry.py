@@ -4,6 +4,7 @@ Coordinates are those of CrystFEL, CXI and extra-geom alike: right-handed, origi
 meets the sample, z along the beam, y up; x and y are therefore used as extra-geom gives them.
 """
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
@@ -100,6 +102,10 @@ def load_geometry(
     else:
         if not path.exists():
             raise InputError(f"{path}: no such file (geometry)")
+        try:
+            os.close(open_regular(path))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror} (geometry)") from None
         geometry = _from_crystfel(AGIPD_1MGeometry, path)
         geometry, moved, complaints = _moved(geometry, path, motors)
         origin = f"{path}{moved}"

@@ -11,7 +11,9 @@ from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
+from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
+from xfelmpi.io.virtual_sources import lacking
 
 _EXPECTED = "a mask file"
 
@@ -82,6 +84,10 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
         raise InputError(f"{path}: entry_1/good_pixels is no dataset")
     if good.shape is None:
         raise InputError(f"{path}: good_pixels has no values (its dataspace is null)")
+    require_filters(good)
+    if reason := lacking(good):
+        # HDF5 would call all of these pixels bad
+        raise InputError(f"{path}: good_pixels: {reason}")
     if good.dtype.kind not in "bui":
         raise InputError(f"{path}: good_pixels is {good.dtype}, expected 0/1 integers or bool")
     return good

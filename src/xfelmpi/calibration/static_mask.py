@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi.core.problems import Problem
 from xfelmpi.mpi import NodeSharedArray, allreduce_sum, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import FRAME_STATUS
+from xfelmpi.run.frames.frame_bytes import FRAME_STATUS
 from xfelmpi.run.frames.frame_masks import MaskReader
 from xfelmpi.run.mask_samples import CellFrames, MaskSamples
 

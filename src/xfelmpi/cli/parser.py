@@ -9,6 +9,7 @@ from pathlib import Path
 
 from xfelmpi.core.config.options import GROUPS, Config
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.regular_file import open_regular
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,7 +112,7 @@ def read_toml(path: Path) -> dict:
         If it cannot be read, has an unknown name, or a value of the wrong form.
     """
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             table = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: {error}") from None

@@ -21,6 +21,8 @@ class ModuleFile:
         Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
     has_mask : bool
         A mask of every frame lies beside them.
+    stamp : str
+        Inode, size and time of the file when it was indexed; empty if nobody looked.
     """
 
     path: str
@@ -28,6 +30,7 @@ class ModuleFile:
     dataset: str
     dtype: str = ""
     has_mask: bool = False
+    stamp: str = ""
 
     @property
     def mask_dataset(self) -> str:

@@ -21,16 +21,16 @@ from xfelmpi.io.partial_file import begin_partial, forget, sweep
 T = TypeVar("T")
 
 
-def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int]]:
-    """Return name, size and time of files; while these are the same, so is what is read."""
+def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int, int]]:
+    """Return name, size, time and inode of files; while these are the same, so is what is read."""
     found = []
     for path in paths:
         try:
             about = path.stat()
         except OSError as error:  # a link to nowhere: who reads the file will name it
-            found.append((path.name, str(error), 0))
+            found.append((path.name, str(error), 0, 0))
             continue
-        found.append((path.name, about.st_size, about.st_mtime_ns))
+        found.append((path.name, about.st_size, about.st_mtime_ns, about.st_ino))
     return found
 
 

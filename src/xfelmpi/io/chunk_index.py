@@ -36,7 +36,8 @@ class ChunkIndex:
     fd : int
         The file, open for reading.
     dataset : h5py.Dataset
-        Chunked along the first axis only, in a file without a user block.
+        Chunked along the first axis only (but for `count_chunks`), in that very file, which has no
+        user block.
 
     Raises
     ------
@@ -47,6 +48,7 @@ class ChunkIndex:
     def __init__(self, fd: int, dataset: h5py.Dataset):
         self._fd = fd
         self._per_chunk = dataset.chunks[0]
+        self._whole_rows = dataset.chunks[1:] == dataset.shape[1:]
         sizes = dataset.file.id.get_create_plist().get_sizes()
         if tuple(sizes) != (8, 8):
             raise UnknownLayoutError(f"addresses and lengths of {sizes} bytes")
@@ -94,6 +96,15 @@ class ChunkIndex:
             offset[these] = entries["at"][place].astype(np.int64)
             size[these], skipped[these] = entries["size"][place], entries["mask"][place]
         return offset, size, skipped
+
+    def count_chunks(self, n: int) -> np.ndarray:
+        """Return how many chunks were written of each step along the first axis, int64 (n,)."""
+        found = np.zeros(n, np.int64)
+        if self._root != _UNDEFINED:
+            for _, leaf in self._leaves(self._root, 0, n * self._per_chunk - 1, None):
+                step = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
+                found += np.bincount(step[step < n], minlength=n)
+        return found
 
     def redirect(self, offset: np.ndarray, size: np.ndarray, skipped: np.ndarray) -> None:
         """Have chunks read from other places; several may share one place.
@@ -181,7 +192,7 @@ class ChunkIndex:
         if len(node) < need:
             raise UnknownLayoutError(f"B-tree node at {address} is cut off")
         entries = np.frombuffer(node, self._entry, n, _NODE_HEADER)
-        if n and entries["start"][:, 1:].any():
+        if n and self._whole_rows and entries["start"][:, 1:].any():
             raise UnknownLayoutError("chunks do not hold whole frames")
         return level, entries, struct.unpack_from("<Q", node, need - width + 16)[0]
 

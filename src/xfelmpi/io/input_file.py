@@ -7,6 +7,7 @@ there is ends the job, after `CPU_SECONDS` at the latest, with a traceback that 
 
 import errno
 import faulthandler
+import fcntl
 import os
 import signal
 import struct
@@ -20,7 +21,9 @@ from types import FunctionType
 import h5py
 import numpy as np
 
+from xfelmpi.core import hdf5_locks
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.regular_file import open_regular
 
 CPU_SECONDS = 30.0
 """What reading one file's metadata may take of the processor; other waiting does not count."""
@@ -51,6 +54,10 @@ _REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, er
 
 def end_with_traceback() -> None:
     """Have this process print where it is, files included, when HDF5 crashes or does not return."""
+    # the MPI library's own handlers take memory, for which they wait for ever after a crash inside
+    # malloc; this one has a stack of its own, and the system does the rest
+    for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+        signal.signal(number, signal.SIG_DFL)
     faulthandler.enable()
     faulthandler.register(signal.SIGVTALRM, all_threads=False, chain=True)
 
@@ -78,6 +85,85 @@ def _call(read, arguments):
         raise
 
 
+class ChangedFileError(OSError):
+    """A file is not the one that it was."""
+
+
+def check_input(path) -> None:
+    """Check that a path is a regular file that nobody writes to through HDF5.
+
+    Raises
+    ------
+    OSError
+        If it is not.
+    """
+    descriptor = open_regular(path)
+    try:
+        if not hdf5_locks.locks_are_off():
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = "unable to lock it: it is open for writing elsewhere (is it complete?); "
+        text += f"{hdf5_locks.VARIABLE}=FALSE reads it all the same"
+        raise LockedFileError(text) from None
+    except OSError:
+        # the file system has no locks: HDF5 is told to do without, too
+        pass
+    finally:
+        os.close(descriptor)
+
+
+class LockedFileError(OSError):
+    """Another program has a file open for writing."""
+
+
+def open_hdf5(path) -> h5py.File:
+    """Open an HDF5 file to read; every file of others is opened by this function.
+
+    Raises
+    ------
+    OSError
+        If it is not a regular file, open for writing elsewhere, or not HDF5.
+    """
+    check_input(path)
+    return h5py.File(path, "r")
+
+
+def file_stamp(status: os.stat_result) -> str:
+    """Return what changes when a file is replaced or written to, the same on all nodes."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"
+
+
+class Origins:
+    """The files that frames were read from, as they were when they were opened."""
+
+    def __init__(self):
+        self._stamps: dict[str, set[str]] = {}
+
+    def add(self, path: str, descriptor: int | None) -> None:
+        """Remember a file that is open."""
+        status = Path(path).stat() if descriptor is None else os.fstat(descriptor)
+        self._stamps.setdefault(path, set()).add(file_stamp(status))
+
+    def check(self) -> None:
+        """Check that all files still are what they were.
+
+        Raises
+        ------
+        InputError
+            If one was replaced or written to.
+        """
+        for path, stamps in self._stamps.items():
+            try:
+                now = file_stamp(Path(path).stat())
+            except OSError as error:
+                now = str(error)
+            if stamps != {now}:
+                raise InputError(
+                    f"{path}: changed while it was read; the run is being corrected again or "
+                    "still written: process it when that is done"
+                )
+
+
 @contextmanager
 def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
     """Open an HDF5 file to read; whatever HDF5 cannot read during the block is an `InputError`.
@@ -91,12 +177,13 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
         What it should be, for the message, e.g. ``a mask file``.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             yield file
     except (OSError, RuntimeError) as error:
+        text = hdf5_locks.advice(str(error))
         # that the system refuses it says nothing of the file's content
-        refused = getattr(error, "errno", None) in _REFUSED
-        raise InputError(f"{path}: {error}{'' if refused else f'; expected {expected}'}") from None
+        refused = getattr(error, "errno", None) in _REFUSED or "unable to lock" in text
+        raise InputError(f"{path}: {text}{'' if refused else f'; expected {expected}'}") from None
 
 
 @contextmanager
@@ -153,7 +240,7 @@ def _open_access(path):
     # extra_data takes a second to import: only the rank that indexes pays for it
     from extra_data.file_access import FileAccess
 
-    with h5py.File(path, "r") as file, warnings.catch_warnings():
+    with open_hdf5(path) as file, warnings.catch_warnings():
         _check_sizes(file)
         _check_strings(file)
         warnings.simplefilter("ignore")
@@ -170,6 +257,10 @@ def _check_sizes(file: h5py.File) -> None:
 
 def _check_strings(file: h5py.File) -> None:
     """Check the heaps of the strings that tell format and sources."""
+    plist = file.id.get_create_plist()
+    if file.driver != "sec2" or file.userblock_size or tuple(plist.get_sizes()) != (8, 8):
+        # addresses of another width, or counted from another place: not those of the DAQ's files
+        return
     fd = file.id.get_vfd_handle()
     heaps = set()
     for name in _STRINGS:

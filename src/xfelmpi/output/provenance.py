@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import socket
 import sys
@@ -18,6 +19,7 @@ from xfelmpi._kernels._deflate import LIBDEFLATE
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
+from xfelmpi.core.regular_file import open_regular
 from xfelmpi.core.text import printable
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
@@ -111,7 +113,7 @@ def _describe(path: str) -> dict:
 
 def _sha256(path: str) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(open_regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

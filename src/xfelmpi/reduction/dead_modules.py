@@ -5,10 +5,33 @@ from dataclasses import replace
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.run.distribution import LocalRun
+
+
+def require_frames(comm, share: LocalRun, sums: FrameSums, problems: list[Problem]) -> None:
+    """Check that any frame of any module could be read; collective.
+
+    Raises
+    ------
+    InputError
+        On all ranks, with one of the reasons, if the run has frames and none could.
+    """
+    read = mpi.allreduce_bor(comm, np.array([np.bitwise_or.reduce(sums.modules, initial=0)]))[0]
+    if read or not share.facts.n_frames:
+        return
+    told = mpi.gather_objects(comm, problems[:1])
+
+    def refuse():
+        reason = f"{told[0].file}: {told[0].what}" if told else "its files are not there"
+        raise InputError(
+            f"no frame of any module can be read ({reason}); earlier outputs stay as they are"
+        )
+
+    mpi.run_on_root(comm, refuse)
 
 
 def without_dead_modules(comm, share: LocalRun, sums: FrameSums) -> LocalRun:

@@ -7,6 +7,7 @@ import numpy as np
 
 from xfelmpi._kernels import _raw, _sparse
 from xfelmpi._kernels._frames import (
+    NO_CHUNK,
     OK,
     DecodeBuffers,
     EntryList,
@@ -19,12 +20,13 @@ from xfelmpi._kernels._frames import (
 from xfelmpi.calibration.constants import Calibration
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.hdf5_locks import advice
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import MAX_COUNT, FrameBlock, FrameSums
 from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import FRAME_STATUS, FrameBytes, make_buffers
+from xfelmpi.run.frames.frame_bytes import FRAME_STATUS, FrameBytes, make_buffers
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 H5PY_FRAMES = 32
@@ -98,7 +100,7 @@ class Sparsifier:
         calibration: Calibration | None = None,
         inflater: Inflater | None = None,
     ):
-        self._files = files
+        self.files = self._files = files
         self._masks = masks
         self._calibration = calibration
         self._rule = PhotonRule(
@@ -161,7 +163,8 @@ class Sparsifier:
         try:
             file = self._files.get(number)
         except (OSError, KeyError) as error:
-            self._report(f"file cannot be opened: {error}", number, module, table.train_id[these])
+            what = f"file cannot be opened: {advice(str(error))}"
+            self._report(what, number, module, table.train_id[these])
             return
         step = len(these) if file.direct else H5PY_FRAMES
         if self._masks.frame_bits:
@@ -179,7 +182,8 @@ class Sparsifier:
                 continue
             cells = table.cell_id[part]
             sums, status = self._run(source, block, module, part, cells, masked, powder)
-            self._report_status(status, "", number, module, table.train_id[part])
+            trains = table.train_id[part]
+            self._report_status(status, "", number, module, trains, source.lacking)
             if name_invalid:
                 good = self._masks.good[module]
                 invalid = count_invalid(sums, masked, good, self._masks.row_of_cell[cells])
@@ -197,7 +201,8 @@ class Sparsifier:
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             self._report(f"image/mask cannot be used: {error}", number, module, trains)
             return part[:0], _NO_MASKS
-        self._report_status(status, "image/mask: ", number, module, trains)
+        lacking = self._frame_masks.lacking
+        self._report_status(status, "image/mask: ", number, module, trains, lacking)
         return part[status == 0], bad[status == 0]
 
     def _run(self, source: FrameBytes, block: FrameBlock, module, part, cells, masked, powder):
@@ -259,9 +264,10 @@ class Sparsifier:
             self._chunk_bytes = need
         return self._buffers
 
-    def _report_status(self, status, prefix: str, number: int, module: int, trains) -> None:
+    def _report_status(self, status, prefix: str, number, module, trains, lacking: str) -> None:
         for code, text in FRAME_STATUS.items():
             if (status == code).any():
+                text = lacking if lacking and code == NO_CHUNK else text
                 self._report(prefix + text, number, module, trains[status == code])
 
     def _report_invalid(self, invalid, table, block, module, number, part) -> None:

@@ -11,6 +11,9 @@ import math
 import h5py
 import numpy as np
 
+from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.virtual_sources import lacking
+
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
 """Trains and frames in a file at most, far more than any real one has."""
 
@@ -80,6 +83,10 @@ def number_column(dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu
             f"{dataset.name} has {shape[0]} values of {dataset.dtype}, expected whole numbers, "
             f"at most {most}"
         )
+    require_filters(dataset)
+    if reason := lacking(dataset):
+        # HDF5 would make zeros of it
+        raise ValueError(f"{dataset.name}: {reason}")
     return dataset[:].reshape(-1)
 
 

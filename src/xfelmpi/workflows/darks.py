@@ -144,4 +144,7 @@ def _combine_cells(comm, given, runs, tasks, writer) -> tuple[list, int]:
         if any(stages):
             n_bad += int((constants.bad[0] != 0).sum())
         writer.write(module, cell, constants)
+    for pool in pools:
+        pool.check_unchanged()
+        pool.close()
     return [p for f in frames if f for p in f.problems], n_bad

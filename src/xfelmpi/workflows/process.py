@@ -32,7 +32,7 @@ from xfelmpi.reduction.checkpoint import (
     restore,
     warn_of_failures,
 )
-from xfelmpi.reduction.dead_modules import without_dead_modules
+from xfelmpi.reduction.dead_modules import require_frames, without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
@@ -80,6 +80,7 @@ def process(job: RunJob, resume: bool = False) -> int:
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
         _read_frames(job, masks, selection, result, resume)
+        require_frames(comm, share, sums, sparsifier.problems)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
     with stages.timed("decide"):
@@ -167,6 +168,8 @@ def _read_frames(
     progress.close()
     # later stages are not counted in frames
     job.shutdown.progress = str
+    with mpi.fail_together(comm):
+        sparsifier.files.check_unchanged()
     warn_of_failures(comm, writer)
 
 

@@ -1,6 +1,5 @@
 """The CXI file of a finished run, read back: all that stands once, columns, single hits."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_MISSING
 
@@ -294,18 +294,19 @@ def read_hit(
     known = {} if good_by_place is None else good_by_place
     with finished_file(path, f"hit {hit} in a CXI file") as file:
         photons, mask = (file[_DETECTOR][name] for name in ("data", "mask"))
-        place = _place(path, mask, hit)
+        place = _place(mask, hit)
         if place not in known:
             known[place] = mask[hit].reshape(-1) == 0
         return photons[hit].reshape(-1), known[place]
 
 
-def _place(path: Path, dataset: h5py.Dataset, frame: int) -> int:
+def _place(dataset: h5py.Dataset, frame: int) -> int:
     """Return the byte of the file at which a frame begins, or a number of its own if unknown."""
-    fd = os.open(path, os.O_RDONLY)
+    descriptor = home_descriptor(dataset)
+    if descriptor is None or dataset.chunks is None or not has_offsets(dataset):
+        return -2 - frame
     try:
-        return int(ChunkIndex(fd, dataset).find(np.array([frame]))[0][0])
+        found = int(ChunkIndex(descriptor, dataset).find(np.array([frame]))[0][0])
     except UnknownLayoutError:
         return -2 - frame
-    finally:
-        os.close(fd)
+    return found if found >= 0 else -2 - frame

@@ -6,11 +6,16 @@ from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 
-import h5py
-
 from xfelmpi.core.errors import OutOfFilesError
 from xfelmpi.core.frame_table import ModuleFile
-from xfelmpi.io.input_file import guarded_call
+from xfelmpi.io.dataset_storage import home_descriptor
+from xfelmpi.io.input_file import (
+    ChangedFileError,
+    Origins,
+    file_stamp,
+    guarded_call,
+    open_hdf5,
+)
 from xfelmpi.run.frames.frame_dataset import FrameDataset, MaskDataset
 
 
@@ -23,15 +28,23 @@ class OpenModuleFile(FrameDataset):
         If the file or its dataset cannot be opened.
     """
 
-    def __init__(self, about: ModuleFile):
+    def __init__(self, about: ModuleFile, origins: Origins | None = None):
         self.about = about
-        self._file = h5py.File(about.path, "r")
+        self._file = open_hdf5(about.path)
         try:
-            data, fd = self._file[about.dataset], os.open(about.path, os.O_RDONLY)
-        except (OSError, KeyError):
+            self._check_unchanged()
+            super().__init__(self._file[about.dataset], origins)
+        except Exception:
             self._file.close()
             raise
-        super().__init__(data, fd)
+        self._origins.add(about.path, home_descriptor(self._file))
+
+    def _check_unchanged(self) -> None:
+        now = file_stamp(os.fstat(home_descriptor(self._file)))
+        if self.about.stamp and now != self.about.stamp:
+            raise ChangedFileError(
+                "changed since it was indexed: is the run being corrected again?"
+            )
 
     @cached_property
     def masks(self) -> MaskDataset:
@@ -42,12 +55,16 @@ class OpenModuleFile(FrameDataset):
         OSError, KeyError, ValueError
             If there are none, or none that can be used.
         """
-        return MaskDataset(self._file[self.about.mask_dataset], self._fd, self.module_shape)
+        masks = self._file[self.about.mask_dataset]
+        arguments = masks, self._origins, frozenset(), self.module_shape
+        return guarded_call(self.about.path, MaskDataset, *arguments)
 
     def close(self) -> None:
         """Close the file."""
+        super().close()
+        if "masks" in self.__dict__:
+            self.masks.close()
         guarded_call(self.about.path, self._file.close)
-        os.close(self._fd)
 
 
 class FilePool:
@@ -57,6 +74,7 @@ class FilePool:
         self._files = files
         self._limit = limit
         self._open: OrderedDict[int, OpenModuleFile] = OrderedDict()
+        self._origins = Origins()
 
     def get(self, number: int) -> OpenModuleFile:
         """Return a file by its number in the run index, opened if need be."""
@@ -66,14 +84,24 @@ class FilePool:
             if len(self._open) >= self._limit:
                 self._open.popitem(last=False)[1].close()
             try:
-                path = self._files[number].path
-                self._open[number] = guarded_call(path, OpenModuleFile, self._files[number])
+                about = self._files[number]
+                self._open[number] = guarded_call(about.path, OpenModuleFile, about, self._origins)
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     # no damage of this file: every further one would be lost as well
                     raise OutOfFilesError(f"{self._files[number].path}: {error}") from None
                 raise
         return self._open[number]
+
+    def check_unchanged(self) -> None:
+        """Check that all files that frames were read from are still the same.
+
+        Raises
+        ------
+        InputError
+            If one was replaced or written to.
+        """
+        self._origins.check()
 
     def name(self, number: int) -> str:
         """Return the name of a file, without its folder."""

@@ -2,95 +2,36 @@
 
 HDF5 is asked once for the place of every chunk; the bytes are then read by `pread` and inflated by
 libdeflate in the kernel, several times faster than through HDF5's own filters. Layouts that this
-cannot read (other filters, other dtypes) go through h5py, slower but right.
+cannot read (other filters, other dtypes) go through h5py, slower but right. Neither reads what was
+never written, and what HDF5 would only fill in: such frames are missing.
 """
 
 import math
 import os
-from dataclasses import dataclass
+from functools import cached_property
 
 import h5py
 import numpy as np
 
-from xfelmpi._kernels._frames import (
-    DEFLATE,
-    IMPOSSIBLE_SIZE,
-    INFLATE_FAILED,
-    NO_CHUNK,
-    READ_FAILED,
-    SHUFFLE,
-    UNREADABLE,
-    ChunkSource,
-    DecodeBuffers,
-    Inflater,
-)
+from xfelmpi._kernels._frames import DEFLATE, NEVER_WRITTEN, SHUFFLE, UNREADABLE
 from xfelmpi.core.sparse_frames import MAX_COUNT
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.dataset_storage import (
+    has_offsets,
+    home_descriptor,
+    is_plain,
+    require_filters,
+    written_rows,
+)
+from xfelmpi.io.input_file import Origins, guarded_call
+from xfelmpi.run.frames.frame_bytes import FrameBytes, MissingFrameError, in_memory
+from xfelmpi.run.frames.virtual_frames import VirtualFrames
 
-FRAME_STATUS = {
-    READ_FAILED: "bytes cannot be read (file too short?)",
-    INFLATE_FAILED: "chunk does not inflate to a frame",
-    NO_CHUNK: "chunk was never written or cannot be read",
-    IMPOSSIBLE_SIZE: "chunk has an impossible size",
-}
-"""What a kernel says of a frame that is not `OK`."""
+_EXTERNAL = "the external file with its bytes is missing or too short"
 
 _H5Z_DEFLATE, _H5Z_SHUFFLE = 1, 2
 _LARGEST_CHUNK = 64 << 20
-
-
-@dataclass(frozen=True)
-class FrameBytes:
-    """Frames of one module in one file, ready for the kernel.
-
-    Parameters
-    ----------
-    fd : int
-        Open file, or -1 if the bytes are in `memory`.
-    memory : ndarray, uint8 (byte,)
-        Bytes already read, or empty.
-    offset, size : ndarray, int64 (frame,)
-        Place of the frame's chunk in the file or in `memory`; below 0: `NEVER_WRITTEN`
-        or `UNREADABLE`.
-    filters : ndarray, uint8 (frame,)
-        How the chunk is packed: bits `DEFLATE`, `SHUFFLE`.
-    index_in_chunk : ndarray, int32 (frame,)
-        Position of the frame in its chunk.
-    chunk_frames : int
-        Frames in a chunk as the kernel reads it; 1 where frames can be read one by one.
-    dtype : numpy.dtype
-        u1, u2 or f4; raw frames are u2, analogue and digital values one after the other; masks
-        are u4.
-    from_integers : bool
-        The values are photons as they stand, even if `dtype` is f4.
-    """
-
-    fd: int
-    memory: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    filters: np.ndarray
-    index_in_chunk: np.ndarray
-    chunk_frames: int
-    dtype: np.dtype
-    from_integers: bool
-
-    def for_kernel(self, n_pixels: int, planes: int = 1) -> ChunkSource:
-        """Return a view for a kernel of frames with so many pixels and values of each pixel."""
-        return ChunkSource(
-            fd=self.fd,
-            memory=self.memory,
-            offset=self.offset,
-            size=self.size,
-            filters=self.filters,
-            index_in_chunk=self.index_in_chunk,
-            chunk_frames=self.chunk_frames,
-            n_pixels=n_pixels,
-            itemsize=self.dtype.itemsize,
-            planes=planes,
-            is_float=self.dtype.kind == "f",
-        )
 
 
 class FrameDataset:
@@ -99,15 +40,31 @@ class FrameDataset:
     Parameters
     ----------
     data : h5py.Dataset
-    fd : int
-        Its file, open for reading.
+    origins : Origins, optional
+        Gets the files that the frames lie in.
+    above : frozenset, optional
+        Virtual datasets that this one is a source of.
+
+    Raises
+    ------
+    InputError
+        If the frames are packed with a filter that HDF5 does not have.
     """
 
     _direct_types: tuple[str, ...] = ("|u1", "<u2", "<f4")
+    _fill_value_counts = False
 
-    def __init__(self, data: h5py.Dataset, fd: int):
+    def __init__(
+        self, data: h5py.Dataset, origins: Origins | None = None, above: frozenset = frozenset()
+    ):
         self._data = data
-        self._fd = fd
+        # HDF5 keeps the file open, which need not be the one that names the dataset
+        self._home = data.file
+        self._fd = home_descriptor(data)
+        self._origins = Origins() if origins is None else origins
+        self._origins.add(self._home.filename, self._fd)
+        require_filters(data)
+        self._dtype = data.dtype
         self._filters = _known_filters(self._data)
         self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
         self._frame_bytes = math.prod(self._data.shape[1:]) * self._data.dtype.itemsize
@@ -115,10 +72,9 @@ class FrameDataset:
             self._filters is not None
             and (not self._filters or self._per_chunk * self._frame_bytes <= _LARGEST_CHUNK)
             and self._data.dtype.str in self._direct_types
-            and not self._data.is_virtual
-            and self._data.external is None
-            # HDF5 versions differ in whether a chunk's address counts from the user block
-            and self._data.file.userblock_size == 0
+            and is_plain(self._data)
+            and has_offsets(self._data)
+            and self._fd is not None
         )
         self._index = None
         if self._direct and self._data.chunks:
@@ -126,7 +82,25 @@ class FrameDataset:
                 self._index = ChunkIndex(self._fd, self._data)
             except UnknownLayoutError:
                 self._direct = False
+        self._virtual = None
+        if self._data.is_virtual:
+            kind = MaskDataset if isinstance(self, MaskDataset) else FrameDataset
+            self._virtual = VirtualFrames(data, kind, self._origins, above)
         self._blank = self._never_written()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def convert(self, dtype: np.dtype) -> None:
+        """Have HDF5 convert the values, as it does for a virtual dataset of another type."""
+        self._dtype, self._direct = dtype, False
+        if self._virtual is not None:
+            self._virtual.dtype = dtype
+
+    def close(self) -> None:
+        """Close what this has opened: the files of sources."""
+        if self._virtual is not None:
+            self._virtual.close()
 
     def _never_written(self) -> bool:
         if self._data.is_virtual or self._data.external is not None:
@@ -135,6 +109,13 @@ class FrameDataset:
             # HDF5 would walk through all chunks to sum their sizes
             return self._index.empty
         return self._data.id.get_storage_size() == 0
+
+    @cached_property
+    def _there(self) -> np.ndarray | None:
+        """Which frames HDF5 does not make up, bool (frame,); None: all."""
+        if self._virtual is not None or (self._fill_value_counts and self._data.external is None):
+            return None
+        return written_rows(self._data)
 
     @property
     def module_shape(self) -> tuple[int, int]:
@@ -148,10 +129,8 @@ class FrameDataset:
 
     def frames(self, rows: np.ndarray) -> FrameBytes:
         """Locate frames by their rows in the dataset, int (frame,)."""
-        if self._blank:
-            return self._all_fill_value(len(rows))
-        if not self._direct:
-            return self._through_h5py(rows)
+        if not self._direct or self._blank:
+            return self._indirect(rows)
         per_chunk, index = self._per_chunk, rows % self._per_chunk
         if self._data.chunks is None:
             place = self._data.id.get_offset() + rows.astype(np.int64) * self._frame_bytes
@@ -190,11 +169,15 @@ class FrameDataset:
         OSError
             If they cannot be read.
         """
+        if self._virtual is not None and self._virtual.mapped:
+            source, row = self._virtual.source_of(row)
+            source.read_raw_pixels(row, first, out)
+            return
         end = first + out.shape[1]
         in_place = self._direct and not self._filters and not self._blank
         source = self.frames(np.array([row])) if in_place else None
         if source is None or source.chunk_frames > 1:
-            out[:] = self._data[row].reshape(2, -1)[:, first:end]
+            out[:] = self._read(row).reshape(2, -1)[:, first:end]
             return
         for plane in range(2):
             start = int(source.offset[0]) + plane * self._frame_bytes // 2 + 2 * first
@@ -214,25 +197,54 @@ class FrameDataset:
         )
         return offset, size, bits[skipped & (len(bits) - 1)]
 
-    def _all_fill_value(self, n: int) -> FrameBytes:
-        """Return a dataset that was never written as every HDF5 reader does: its fill value."""
-        frame = np.full(self._data.shape[1:], self._data.fillvalue, self._data.dtype)
-        if self._data.dtype.str not in self._direct_types:
-            frame = self._converted(frame)
-        return _in_memory(frame, np.zeros(n, np.int64), frame.nbytes, self._data.dtype.kind != "f")
+    def _indirect(self, rows: np.ndarray) -> FrameBytes:
+        """Read frames without the help of offsets, int (frame,)."""
+        if self._blank:
+            return self._nothing(len(rows))
+        if self._virtual is not None and self._virtual.mapped:
+            return self._virtual.frames(rows)
+        return self._through_h5py(rows)
+
+    def _nothing(self, n: int) -> FrameBytes:
+        """Return frames of a dataset that was never written."""
+        offset = np.full(n, NEVER_WRITTEN, np.int64)
+        return in_memory(np.empty(0, self._converted_type), offset, 0, self._dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
         values = np.empty((len(rows), *self._data.shape[1:]), self._converted_type)
         frame_bytes = math.prod(values.shape[1:]) * values.dtype.itemsize
         offset = np.arange(len(rows), dtype=np.int64) * frame_bytes
+        lacking = ""
         for i, row in enumerate(rows):
             try:
-                frame = self._data[int(row)]
-            except OSError:
-                offset[i] = UNREADABLE
-                continue
-            values[i] = self._converted(frame)
-        return _in_memory(values, offset, frame_bytes, self._data.dtype.kind != "f")
+                values[i] = self._converted(self._read(int(row)))
+            except OSError as error:
+                offset[i], lacking = UNREADABLE, getattr(error, "lacking", lacking)
+        return in_memory(values, offset, frame_bytes, self._dtype.kind != "f", lacking)
+
+    def dense(self, rows: np.ndarray) -> FrameBytes:
+        """Read frames by their rows into memory, int (frame,), with the type that they have there.
+
+        Of a virtual dataset it is that of its sources.
+        """
+        if self._blank or self._virtual is not None:
+            return self._indirect(rows)
+        return self._through_h5py(rows)
+
+    def _read(self, row: int) -> np.ndarray:
+        """Return a frame as HDF5 reads it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read, or HDF5 would make it up.
+        """
+        if self._there is not None and not self._there[row]:
+            raise MissingFrameError("" if self._data.external is None else _EXTERNAL)
+        if self._virtual is not None and (lacking := self._virtual.lacking):
+            raise MissingFrameError(lacking)
+        values = self._data if self._dtype == self._data.dtype else self._data.astype(self._dtype)
+        return guarded_call(self._home.filename, values.__getitem__, row)
 
     @property
     def _converted_type(self) -> str:
@@ -246,6 +258,9 @@ class FrameDataset:
 class MaskDataset(FrameDataset):
     """The masks of a module's frames, u4, one bit for every reason why a pixel is bad.
 
+    What was never written is the fill value, as for every HDF5 reader: nothing else need be stored
+    of frames without bad pixels.
+
     Raises
     ------
     ValueError
@@ -254,16 +269,22 @@ class MaskDataset(FrameDataset):
 
     _direct_types = ("<u4",)
     _converted_type = "u4"
+    _fill_value_counts = True
 
-    def __init__(self, data: h5py.Dataset, fd: int, module_shape: tuple[int, int]):
+    def __init__(
+        self,
+        data: h5py.Dataset,
+        origins: Origins | None = None,
+        above: frozenset = frozenset(),
+        module_shape: tuple[int, int] | None = None,
+    ):
         dtype, shape = getattr(data, "dtype", None), getattr(data, "shape", None)
-        if not shape or not shape[0] or shape[1:] != module_shape or dtype.kind not in "ui":
-            expected = ", ".join(map(str, module_shape))
+        # of sources of a virtual dataset, whoever opens them compares the shape
+        wanted = module_shape or (shape or ())[1:]
+        if not shape or not shape[0] or shape[1:] != wanted or dtype.kind not in "ui":
+            expected = ", ".join(map(str, wanted))
             raise ValueError(f"masks are {dtype} {shape}, expected integers (N, {expected})")
-        super().__init__(data, fd)
-
-    def __len__(self) -> int:
-        return len(self._data)
+        super().__init__(data, origins, above)
 
     @property
     def frames_per_chunk(self) -> int:
@@ -274,6 +295,10 @@ class MaskDataset(FrameDataset):
     def fill_value(self) -> int:
         """What stands in chunks that were never written."""
         return int(self._data.fillvalue) & ALL_MASK_BITS
+
+    def _nothing(self, n: int) -> FrameBytes:
+        frame = np.full(self.module_shape, self._data.fillvalue, self._data.dtype).astype("u4")
+        return in_memory(frame, np.zeros(n, np.int64), frame.nbytes, True)
 
     def _converted(self, frame: np.ndarray) -> np.ndarray:
         return frame.astype("u4")
@@ -287,23 +312,6 @@ def _as_float32(frame: np.ndarray) -> np.ndarray:
         return frame.astype(np.float32)
 
 
-def _in_memory(
-    values: np.ndarray, offset: np.ndarray, frame_bytes: int, from_integers: bool
-) -> FrameBytes:
-    n = len(offset)
-    return FrameBytes(
-        -1,
-        values.reshape(-1).view(np.uint8),
-        offset,
-        np.full(n, frame_bytes, np.int64),
-        np.zeros(n, np.uint8),
-        np.zeros(n, np.int32),
-        1,
-        values.dtype,
-        from_integers,
-    )
-
-
 def _known_filters(data: h5py.Dataset) -> list[int] | None:
     """Return the kernel's bits of the dataset's filter pipeline, None if it has an unknown one."""
     plist = data.id.get_create_plist()
@@ -315,22 +323,3 @@ def _known_filters(data: h5py.Dataset) -> list[int] | None:
     if not in_order or (data.chunks is not None and data.chunks[1:] != data.shape[1:]):
         return None
     return [bits[code] for code in codes]
-
-
-def make_buffers(chunk_bytes: int, n_pixels: int, inflater: Inflater) -> DecodeBuffers:
-    """Return what a kernel needs to read chunks of at most so many bytes, once unpacked."""
-    return DecodeBuffers(
-        inflater=inflater,
-        packed=np.empty(packed_room(chunk_bytes), np.uint8),
-        spare=np.empty(chunk_bytes, np.uint8),
-        dense=np.empty(chunk_bytes, np.uint8),
-        found=np.empty(n_pixels, np.int32),
-    )
-
-
-def packed_room(n_bytes: int) -> int:
-    """Return the size of a buffer for packed chunks that hold so many bytes.
-
-    Deflate adds 5 bytes to 64 KiB that it cannot pack, other encoders a little more.
-    """
-    return n_bytes + n_bytes // 64 + 1024

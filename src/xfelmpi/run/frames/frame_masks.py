@@ -11,7 +11,7 @@ import numpy as np
 from xfelmpi._kernels import _masks
 from xfelmpi._kernels._frames import OK, UNREADABLE, ChunkSource, Inflater
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_dataset import make_buffers, packed_room
+from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
 _DENSE_AT_ONCE = 32
 """Masks of 256 KiB that are in memory together, where HDF5 has to read them."""
@@ -31,6 +31,7 @@ class MaskReader:
         self._buffers, self._chunk_bytes = None, 0
         self._packed_before = np.empty(0, np.uint8)
         self.bytes_read = 0
+        self.lacking = ""
 
     def bad_pixels(self, number: int, rows: np.ndarray, bits: int):
         """Read masks of one file and return the pixels of which any of the bits is set.
@@ -103,6 +104,7 @@ class MaskReader:
         masks = self._files.get(number).masks
         source = masks.frames(np.minimum(rows, len(masks) - 1))
         source.offset[rows >= len(masks)] = UNREADABLE
+        self.lacking = source.lacking
         n_pixels = math.prod(masks.module_shape)
         need = source.chunk_frames * n_pixels * source.dtype.itemsize
         if self._chunk_bytes < need:

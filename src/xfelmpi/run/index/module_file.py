@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.hdf5_locks import advice
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.io.input_file import read_access
+from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.input_file import ChangedFileError, file_stamp, read_access
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged
 from xfelmpi.run.train_index import first_and_count, listed_trains, number_column, shape_of
@@ -115,6 +117,8 @@ def _one_line(error: Exception) -> str:
     said = str(error)
     if "already open for write" in said or "already open for SWMR" in said:
         return "it is open for writing elsewhere; is it being corrected or copied just now?"
+    if "unable to lock" in said:
+        return advice(" ".join(said.split()))
     if isinstance(error, OSError) and error.errno:
         # HDF5 tells it in three lines
         return os.strerror(error.errno)
@@ -136,17 +140,28 @@ def _creation_date(access) -> str:
 
 def read_module_file(
     path, source, module, number, problems, suspects
-) -> tuple[ModuleRows, np.ndarray, str, bool] | None:
-    """Return the usable frames of one file, its trains, dtype and whether it has masks, or None.
+) -> tuple[ModuleRows, np.ndarray, str, bool, str] | None:
+    """Return the usable frames of one file, its trains, dtype, whether it has masks, its stamp.
 
-    What is not usable becomes a problem; trains flagged suspect are added to `suspects`.
+    None if it is not usable. What is not becomes a problem; trains flagged suspect are added to
+    `suspects`.
+
+    Raises
+    ------
+    InputError
+        If the frames are packed with a filter that HDF5 does not have.
     """
 
     def problem(what, train=0, action="frames left out"):
         problems.append(Problem(what, path.name, module, int(train), action))
 
     try:
+        stamp = file_stamp(path.stat())
         found = read_access(path, _read_index, source)
+        if file_stamp(path.stat()) != stamp:
+            raise ChangedFileError("it changes at this moment: is the run being corrected again?")
+    except InputError:
+        raise
     except Exception as error:
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
@@ -165,7 +180,7 @@ def read_module_file(
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
     rows = _check_rows(train, row, found.ids, number, problem)
-    return rows, found.train_ids, found.dtype.str, found.has_mask
+    return rows, found.train_ids, found.dtype.str, found.has_mask, stamp
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,7 @@ def _read_index(access, source: str) -> _FileIndex:
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(access, train_ids)[:n]
     data, has_mask = image["data"], "mask" in image
+    require_filters(data)
     return _FileIndex(
         train_ids[:n], first[:n], count[:n], suspect, ids, shape_of(data), data.dtype, has_mask
     )

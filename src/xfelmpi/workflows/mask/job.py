@@ -154,6 +154,8 @@ def _sum_and_judge(
         if writer:
             writer.write(part, summed.sums)
     progress.close()
+    with mpi.fail_together(comm):
+        files.check_unchanged()
     files.close()
     if writer:
         writer.close(facts.modules_in_run, frames)

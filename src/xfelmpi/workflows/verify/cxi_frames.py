@@ -15,6 +15,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 from xfelmpi.output.dragonfly.binning import bin_frames
@@ -241,8 +242,10 @@ class MaskReader:
 def _places(masks: h5py.Dataset, numbers: np.ndarray) -> np.ndarray:
     """Return where each mask lies in the file, int64 (frame,); only for telling them apart."""
     try:
-        with open(masks.file.filename, "rb") as file:
+        descriptor = home_descriptor(masks)
+        if descriptor is not None and masks.chunks is not None and has_offsets(masks):
             # HDF5 itself would walk through all chunks for each of them
-            return ChunkIndex(file.fileno(), masks).find(numbers)[0]
-    except (OSError, UnknownLayoutError):
-        return -1 - numbers
+            return ChunkIndex(descriptor, masks).find(numbers)[0]
+    except UnknownLayoutError:
+        pass
+    return -1 - numbers

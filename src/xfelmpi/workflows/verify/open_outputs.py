@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.partial_file import unfinished_files
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
@@ -84,7 +85,7 @@ def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
         files, findings = {}, []
         for name, path in _paths(experiment, run).items():
             try:
-                files[name] = stack.enter_context(h5py.File(path, "r"))
+                files[name] = stack.enter_context(open_hdf5(path))
             except OSError as error:
                 wanted = name in ("events", "powder", "cxi")
                 if path.exists():

@@ -15,6 +15,9 @@ from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.sparse_frames import MAX_COUNT
+from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.input_file import open_hdf5
+from xfelmpi.io.virtual_sources import lacking
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.verify.cxi_frames import DETECTOR
@@ -135,7 +138,7 @@ class _RunFiles:
         if path not in self._opened:
             if len(self._opened) == _FILES_OPEN:
                 self.close()
-            self._opened[path] = h5py.File(path, "r")
+            self._opened[path] = open_hdf5(path)
         return self._opened[path]
 
     def close(self) -> None:
@@ -195,15 +198,16 @@ def _read_module(
     """
     frame_bits = data.inputs.masks.frame_bits
     try:
-        image = opened.get(file.path)[file.dataset].parent
+        # not the dataset's own parent, which is in another file if it is behind a link
+        image = opened.get(file.path)[file.dataset.rpartition("/")[0]]
         in_file = tuple(int(image[name][row].reshape(-1)[0]) for name in ("trainId", "cellId"))
         if in_file != ids:
             name = Path(file.path).name
             return f"{name} has train and cell {in_file} in row {row}, expected {ids}"
+        if _is_missing(image["data"], row):
+            return None
         values = image["data"][row].reshape(-1)
         mask = image["mask"][row].reshape(-1) if frame_bits else None
-        if _never_written(image["data"], row, values):
-            return None
     except (OSError, KeyError, ValueError):
         return None
     photons, bad = photons_of(values, config.adu_per_photon, config.photon_threshold)
@@ -212,13 +216,13 @@ def _read_module(
     return np.where(bad, 0, photons), bad
 
 
-def _never_written(data: h5py.Dataset, row: int, values: np.ndarray) -> bool:
-    """Return whether a frame is only the fill value of a chunk that others of its file have."""
-    if data.chunks is None or not (values == data.fillvalue).all():
-        return False
+def _is_missing(data: h5py.Dataset, row: int) -> bool:
+    """Return whether HDF5 would make up a frame."""
+    require_filters(data)
+    if data.is_virtual or data.external is not None or data.chunks is None:
+        return bool(lacking(data, np.array([row])))
     place = (row // data.chunks[0] * data.chunks[0], *(0,) * (data.ndim - 1))
-    written = data.id.get_chunk_info_by_coord(place).byte_offset is not None
-    return not written and data.id.get_num_chunks() > 0
+    return data.id.get_chunk_info_by_coord(place).byte_offset is None
 
 
 def photons_of(values: np.ndarray, adu_per_photon: float, threshold: float):

@@ -1,0 +1,144 @@
+"""Where the bytes of a dataset really lie, and whether they are there.
+
+HDF5 hides both. A dataset may lie in another file than the one that names it (external links,
+links of groups), in files that are not HDF5 (external storage), or in other datasets (virtual
+datasets); and what is not there is filled in without an error. numpy's type says nothing of unused
+bits, padding or odd floats either. Whoever reads bytes by their offset asks here first, and so does
+whoever lets HDF5 read what counts.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5t, h5z
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+
+_PLAIN_TYPES = {
+    "|u1": (h5t.STD_U8LE, h5t.STD_U8BE),
+    "<u2": (h5t.STD_U16LE,),
+    "<u4": (h5t.STD_U32LE,),
+    "<f4": (h5t.IEEE_F32LE,),
+}
+"""Types whose bytes are what numpy takes them for: all bits in use, in the usual order."""
+
+
+def home_descriptor(data: h5py.Dataset) -> int | None:
+    """Return HDF5's own descriptor of the file that a dataset lies in, None if it has none.
+
+    It is the file that offsets count in, whatever name led there; open as long as the dataset.
+    """
+    home = data.file
+    return home.id.get_vfd_handle() if home.driver == "sec2" else None
+
+
+def is_plain(data: h5py.Dataset) -> bool:
+    """Return whether the stored bytes are exactly those of the numpy type: u1, u2, u4 or f4."""
+    kind = data.id.get_type()
+    return any(kind == plain for plain in _PLAIN_TYPES.get(data.dtype.str, ()))
+
+
+def has_offsets(data: h5py.Dataset) -> bool:
+    """Return whether the dataset's bytes lie in its own file, at offsets that HDF5 tells."""
+    layout = data.id.get_create_plist().get_layout()
+    return (
+        layout in (h5d.CONTIGUOUS, h5d.CHUNKED)
+        and not data.is_virtual
+        and data.external is None
+        # HDF5 versions differ in whether a chunk's address counts from the user block
+        and data.file.userblock_size == 0
+    )
+
+
+def require_filters(data: h5py.Dataset) -> None:
+    """Make sure that HDF5 can unpack a dataset; plugins are registered where one is needed.
+
+    Raises
+    ------
+    InputError
+        If a filter is not available, with its number and name.
+    """
+    plist = data.id.get_create_plist()
+    for i in range(plist.get_nfilters()):
+        number, _, _, name = plist.get_filter(i)
+        if not _can_filter(number):
+            label = f" ({name.decode('ascii', 'replace')})" if name else ""
+            raise InputError(
+                f"{data.file.filename}: {data.name} is packed with HDF5 filter {number}{label}, "
+                "which is not available here; HDF5 looks for plugins in HDF5_PLUGIN_PATH"
+            )
+
+
+def _can_filter(number: int) -> bool:
+    if not h5z.filter_avail(number):
+        # Zstandard, LZ4, bitshuffle, Blosc2 and more; a file without them need not wait for it
+        import hdf5plugin  # noqa: F401
+    return bool(h5z.filter_avail(number))
+
+
+def written_rows(data: h5py.Dataset) -> np.ndarray | None:
+    """Return which rows of a dataset that is not virtual were ever written and are still there.
+
+    Returns
+    -------
+    ndarray, bool (row,), or None
+        None: all of them.
+    """
+    if data.external is not None:
+        return _external_rows(data)
+    if data.chunks is None:
+        empty = data.size and data.id.get_storage_size() == 0
+        return np.zeros(len(data), bool) if empty else None
+    grid = [-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)]
+    if data.id.get_num_chunks() == np.prod(grid, dtype=np.int64):
+        return None
+    descriptor = home_descriptor(data)
+    found = None
+    if has_offsets(data) and descriptor is not None:
+        try:
+            found = ChunkIndex(descriptor, data).count_chunks(grid[0])
+        except UnknownLayoutError:
+            # of another kind, which HDF5 reads one chunk at a time
+            found = None
+    if found is None:
+        found = np.zeros(grid[0], np.int64)
+        for i in range(data.id.get_num_chunks()):
+            found[data.id.get_chunk_info(i).chunk_offset[0] // data.chunks[0]] += 1
+    return np.repeat(found == np.prod(grid[1:], dtype=np.int64), data.chunks[0])[: len(data)]
+
+
+def _external_rows(data: h5py.Dataset) -> np.ndarray | None:
+    """Return which rows of external storage are in files that are there and long enough."""
+    n_bytes = data.size * data.dtype.itemsize
+    row_bytes = n_bytes // len(data) if len(data) else 1
+    there = np.ones(len(data), bool)
+    at = 0
+    for name, offset, size in data.external:
+        size = min(size, n_bytes - at)
+        available = min(max(_length(_external_path(data, name)) - offset, 0), size)
+        if available < size:
+            there[(at + available) // row_bytes : -(-(at + size) // row_bytes)] = False
+        at += size
+    there[at // row_bytes :] &= at >= n_bytes
+    return None if there.all() else there
+
+
+def _external_path(data: h5py.Dataset, name: str) -> Path:
+    """Return the file that HDF5 opens for external storage of that name."""
+    prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
+    if prefix.startswith("${ORIGIN}"):
+        prefix = str(Path(data.file.filename).resolve().parent) + prefix[len("${ORIGIN}") :]
+    return Path(prefix, name)
+
+
+def _length(path: Path) -> int:
+    """Return the length of a regular file, 0 if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
