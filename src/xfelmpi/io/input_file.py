@@ -180,7 +180,8 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
         with open_hdf5(path) as file:
             yield file
     except (OSError, RuntimeError) as error:
-        text = hdf5_locks.advice(str(error))
+        text = error.strerror if getattr(error, "filename", None) else str(error)
+        text = hdf5_locks.advice(text)
         # that the system refuses it says nothing of the file's content
         refused = getattr(error, "errno", None) in _REFUSED or "unable to lock" in text
         raise InputError(f"{path}: {text}{'' if refused else f'; expected {expected}'}") from None

@@ -1,16 +1,29 @@
 """Files that cannot be read, or that HDF5 does not survive: named; no job hangs or dies mute."""
 
 import errno
+import fcntl
+import os
 import shutil
 import signal
+from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from launch import run_python
 from mockrun import tiny_run
 
+from xfelmpi.core import hdf5_locks
 from xfelmpi.core.errors import InputError
-from xfelmpi.io.input_file import finished_file, guarded_call, input_file, open_access
+from xfelmpi.io.input_file import (
+    _check_strings,
+    check_input,
+    finished_file,
+    guarded_call,
+    input_file,
+    open_access,
+    open_hdf5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +168,7 @@ def test_what_the_system_refuses_says_nothing_of_the_content(monkeypatch, tmp_pa
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
+    (tmp_path / "a.h5").touch()
     monkeypatch.setattr(h5py, "File", refuse)
     with (
         pytest.raises(InputError, match="Permission denied") as found,
@@ -162,3 +176,66 @@ def test_what_the_system_refuses_says_nothing_of_the_content(monkeypatch, tmp_pa
     ):
         pass
     assert "expected" not in str(found.value)
+
+
+def test_only_regular_files(tmp_path):
+    """Whoever opened a FIFO would wait for somebody to write to it."""
+    os.mkfifo(tmp_path / "fifo.h5")
+    for path in (tmp_path / "fifo.h5", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_hdf5(path)
+        with (
+            pytest.raises(InputError, match="not a regular file"),
+            input_file(path, "a mask file"),
+        ):
+            pass
+    with pytest.raises(OSError, match="not a regular file"):
+        open_access(tmp_path / "fifo.h5")
+
+
+def test_a_file_that_is_open_for_writing_elsewhere(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = 1
+    with open(path, "rb") as writer:
+        # as HDF5 locks what it writes to
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        with (
+            pytest.raises(InputError, match=r"unable to lock.*HDF5_USE_FILE_LOCKING=FALSE") as told,
+            input_file(path, "a mask file"),
+        ):
+            pass
+        assert "expected" not in str(told.value)
+        monkeypatch.setattr(hdf5_locks, "site_setting", "FALSE")
+        check_input(path)
+    monkeypatch.setattr(hdf5_locks, "site_setting", None)
+    check_input(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, 524])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    def no_locks(descriptor, how):
+        raise OSError(number, "no locks available")
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = 1
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    check_input(tmp_path / "a.h5")
+
+
+def test_no_heap_is_looked_for_at_other_addresses(tmp_path):
+    """A user block, or addresses of 4 bytes, are no damage."""
+    for name, options in {"block": {"userblock_size": 512}, "narrow": {}}.items():
+        path = tmp_path / f"{name}.h5"
+        plist = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+        plist.set_userblock(options.get("userblock_size", 0))
+        if name == "narrow":
+            plist.set_sizes(4, 4)
+        h5py.h5f.create(str(path).encode(), fcpl=plist).close()
+        with h5py.File(path, "r+") as file:
+            file["METADATA/dataFormatVersion"] = np.array(["1.2"], h5py.string_dtype())
+            for part in ("dataSourceId", "deviceId", "root"):
+                file[f"METADATA/dataSources/{part}"] = np.array(["a"], h5py.string_dtype())
+            file["INDEX/trainId"] = np.arange(3)
+        with h5py.File(path) as file:
+            _check_strings(file)

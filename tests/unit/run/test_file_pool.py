@@ -2,15 +2,18 @@
 
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from modulefiles import DATASET, make_masks, make_table, write_module
 from reference import FS, SS
 
-from xfelmpi.core.errors import OutOfFilesError
+from xfelmpi.core.errors import InputError, OutOfFilesError
 from xfelmpi.core.frame_table import ModuleFile
+from xfelmpi.io.input_file import ChangedFileError, file_stamp
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
@@ -103,3 +106,50 @@ def test_file_that_cannot_be_opened_leaves_nothing_open(tmp_path, what):
         with pytest.raises((OSError, KeyError)):
             pool.get(0)
     assert open_descriptors() == before
+
+
+def stamped(about):
+    """Return a module file as the index has it."""
+    return replace(about, stamp=file_stamp(Path(about.path).stat()))
+
+
+def test_a_file_that_was_replaced_since_it_was_indexed(tmp_path):
+    """The index tells rows of another file."""
+    (about,) = many_files(tmp_path, 1)
+    about = stamped(about)
+    values = np.ones((1, SS, FS), np.uint8)
+    write_module(tmp_path / "new.h5", values, module=0)
+    (tmp_path / "new.h5").rename(about.path)
+    pool = FilePool((about,))
+    with pytest.raises(ChangedFileError, match="being corrected again"):
+        pool.get(0)
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["replaced", "written to", "removed"])
+@pytest.mark.parametrize("what", ["named", "linked", "source"])
+def test_a_file_that_changes_while_it_is_read(tmp_path, how, what):
+    (about,) = many_files(tmp_path, 1)
+    there = Path(about.path)
+    if what != "named":
+        about = replace(about, path=str(tmp_path / "other.h5"))
+        with h5py.File(about.path, "w") as file:
+            if what == "linked":
+                file[DATASET] = h5py.ExternalLink(there.name, DATASET)
+            else:
+                layout = h5py.VirtualLayout((1, SS, FS), "u1")
+                layout[:] = h5py.VirtualSource(there.name, DATASET, (1, SS, FS))
+                file.create_virtual_dataset(DATASET, layout)
+    pool = FilePool((stamped(about),))
+    assert first_byte(pool.get(0)) == 1
+    pool.check_unchanged()
+    if how == "replaced":
+        (tmp_path / "new").write_bytes(there.read_bytes())
+        (tmp_path / "new").rename(there)
+    elif how == "removed":
+        there.unlink()
+    else:
+        os.utime(there, ns=(0, there.stat().st_mtime_ns + 1))
+    with pytest.raises(InputError, match=f"{there.name}: changed while it was read"):
+        pool.check_unchanged()
+    pool.close()

@@ -273,3 +273,141 @@ def test_broken_chunk_through_h5py(tmp_path):
     assert [p.what for p in reading.problems] == [
         "1 frames: chunk was never written or cannot be read"
     ]
+
+
+def behind_link(tmp_path, values, **layout):
+    """Return a module file whose frames are a link to another file, in other places there."""
+    there = write_module(tmp_path / "there.h5", None, data=values, **layout)
+    with h5py.File(tmp_path / "here.h5", "w") as file:
+        file["before"] = np.full(values.shape, 9, values.dtype)
+        file[DATASET] = h5py.ExternalLink("there.h5", DATASET)
+    return there, ModuleFile(str(tmp_path / "here.h5"), 3, DATASET)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_frames_behind_an_external_link(tmp_path, opened, layout):
+    values = sparse_images(np.random.default_rng(11), 5, "u2")
+    _, about = behind_link(tmp_path, values, **layout)
+    assert opened(about).direct, "the offsets count in the file that HDF5 has opened"
+    assert_reads(about, values)
+
+
+ODD_BITS = {
+    "12 bits from bit 3 on": (h5py.h5t.STD_U16LE, 12, 3),
+    "10 bits": (h5py.h5t.STD_U16LE, 10, 0),
+    "7 bits from bit 1 on": (h5py.h5t.STD_U8LE, 7, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_BITS.values(), ids=ODD_BITS)
+@pytest.mark.parametrize("layout", [{}, WHOLE], ids=["contiguous", "all"])
+def test_numbers_that_do_not_fill_their_bytes(tmp_path, opened, kind, layout):
+    """numpy calls them u1 and u2."""
+    base, precision, offset = kind
+    values = np.minimum(sparse_images(np.random.default_rng(12), 3, "u1"), 127)
+    about = write_module(tmp_path / "a.h5", values, **layout)
+    with h5py.File(about.path, "r+") as file:
+        plist = file[DATASET].id.get_create_plist()
+        del file[DATASET]
+        odd = base.copy()
+        odd.set_precision(precision)
+        odd.set_offset(offset)
+        space = h5py.h5s.create_simple(values.shape)
+        dataset = h5py.h5d.create(file.id, DATASET.encode(), odd, space, plist)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        assert file[DATASET].dtype.str in ("|u1", "<u2")
+    assert not opened(about).direct
+    assert_reads(about, values)
+
+
+def joined(tmp_path, values, *mappings, dtype="u1"):
+    """Write a virtual module file of (rows here, file, rows there)."""
+    layout = h5py.VirtualLayout(values.shape, dtype)
+    for here, name, there in mappings:
+        layout[here] = h5py.VirtualSource(name, DATASET, (100, SS, FS))[there]
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset(DATASET, layout)
+    return ModuleFile(str(tmp_path / "all.h5"), 3, DATASET)
+
+
+def test_sources_of_virtual_frames(tmp_path):
+    """One is there, one is too short, one is not there, one row is nobody's."""
+    values = sparse_images(np.random.default_rng(13), 9, "u1")
+    parts = [(slice(0, 3), "0.h5"), (slice(3, 6), "1.h5"), (slice(6, 8), "2.h5")]
+    mappings = [(rows, name, slice(0, rows.stop - rows.start)) for rows, name in parts]
+    about = joined(tmp_path, values, *mappings)
+    write_module(tmp_path / "0.h5", values[:3], **WHOLE)
+    write_module(tmp_path / "1.h5", values[3:5])
+    assert_missing(about, 9, {5, 6, 7, 8}, "virtual dataset", values)
+    write_module(tmp_path / "1.h5", values[3:6])
+    write_module(tmp_path / "2.h5", values[6:8])
+    assert_missing(about, 9, {8}, "nothing is mapped there in the virtual dataset", values)
+    assert_reads(about, values, rows=[0, 7, 3, 2, 6])
+
+
+def test_virtual_frames_of_one_source_are_read_directly(tmp_path, opened):
+    values = sparse_images(np.random.default_rng(14), 4, "u1")
+    about = joined(tmp_path, values, (slice(0, 4), "0.h5", slice(0, 4)))
+    write_module(tmp_path / "0.h5", values, **WHOLE)
+    assert opened(about).frames(np.arange(4)).fd >= 0
+    assert_reads(about, values)
+
+
+def test_virtual_frames_of_another_type(tmp_path):
+    """HDF5 converts them; u1 has no more than 255."""
+    values = sparse_images(np.random.default_rng(15), 4, "u2")
+    values[2, 7, 7] = 700
+    about = joined(tmp_path, values, (slice(0, 4), "0.h5", slice(0, 4)))
+    write_module(tmp_path / "0.h5", values, **WHOLE)
+    assert_reads(about, np.minimum(values, 255).astype("u1"))
+
+
+def test_virtual_frames_in_halves(tmp_path):
+    values = sparse_images(np.random.default_rng(16), 3, "u1")
+    halves = [(slice(None), slice(0, 256)), (slice(None), slice(256, 512))]
+    layout = h5py.VirtualLayout(values.shape, "u1")
+    for name, half in zip("ab", halves, strict=True):
+        layout[half] = h5py.VirtualSource(f"{name}.h5", "d", (3, 256, FS))
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset(DATASET, layout)
+    about = ModuleFile(str(tmp_path / "all.h5"), 3, DATASET)
+    for name, half in zip("ab", halves, strict=True):
+        assert_missing(about, 3, range(3), "it is not there")
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["d"] = values[half]
+    assert_reads(about, values)
+
+
+def test_virtual_frames_of_themselves(tmp_path):
+    """HDF5 1.10 does not survive it."""
+    values = np.zeros((3, SS, FS), "u1")
+    about = joined(tmp_path, values, (slice(0, 3), "all.h5", slice(0, 3)))
+    assert_missing(about, 3, range(3), "it is its own source")
+
+
+def test_external_storage_that_is_too_short(tmp_path):
+    values = sparse_images(np.random.default_rng(17), 4, "u1")
+    outside = [(str(tmp_path / "a.raw"), 0, values.nbytes)]
+    about = write_module(tmp_path / "a.h5", values, external=outside)
+    os.truncate(tmp_path / "a.raw", 3 * PIXELS - 1)
+    assert_missing(about, 4, {2, 3}, "external file with its bytes is missing or too short", values)
+    (tmp_path / "a.raw").unlink()
+    assert_missing(about, 4, range(4), "external file with its bytes is missing or too short")
+
+
+@pytest.mark.parametrize("layout", INDIRECT.values(), ids=INDIRECT)
+def test_chunks_never_written_where_hdf5_reads(tmp_path, layout):
+    values = sparse_images(np.random.default_rng(18), 6, "u1")
+    about = write_module(tmp_path / "a.h5", None, shape=values.shape, dtype="u1", **layout)
+    with h5py.File(about.path, "r+") as file:
+        file[DATASET][2:4] = values[2:4]
+    assert_missing(about, 6, {0, 1, 4, 5}, "never written", values)
+
+
+@pytest.mark.parametrize("name", ["Zstd", "LZ4", "Bitshuffle", "Blosc2"])
+def test_filters_of_plugins(tmp_path, name):
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    values = sparse_images(np.random.default_rng(19), 3, "u2")
+    packed = dict(getattr(hdf5plugin, name)())
+    about = write_module(tmp_path / "a.h5", values, chunks=ONE, **packed)
+    assert_reads(about, values)
