@@ -119,12 +119,66 @@ def _inflated(packed: bytes) -> bytes | None:
         return None
 
 
+def _moved(path: Path, module: int) -> tuple[Path, str]:
+    """Move a file out of the run and return its new path and the name of its frames."""
+    there = path.parents[2] / "elsewhere" / path.name
+    there.parent.mkdir(exist_ok=True)
+    with h5py.File(path) as file:
+        name = image_group(file, module)["data"].name
+    there.write_bytes(path.read_bytes())
+    return there, name
+
+
+def behind_link(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have the frames behind an external link: nothing is lost."""
+    there, name = _moved(path, module)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = h5py.ExternalLink(str(there.resolve()), name)
+    return np.empty(0, int)
+
+
+def virtual_frames(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have the frames in a virtual dataset, at times without its source, which is named."""
+    there, name = _moved(path, module)
+    with h5py.File(path, "r+") as file:
+        rows, data = rows_in(mock, image_group(file, module)), file[name]
+        if not len(rows):
+            return rows
+        layout = h5py.VirtualLayout(data.shape, data.dtype)
+        layout[:] = h5py.VirtualSource(str(there.resolve()), name, data.shape)
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+    if rng.random() < 0.5:
+        return rows[:0]
+    there.unlink()
+    return rows
+
+
+def plugin_filter(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have the frames packed by a filter of a plugin: nothing is lost."""
+    import hdf5plugin
+
+    with h5py.File(path, "r+") as file:
+        data = image_group(file, module)["data"]
+        name, values = data.name, data[()]
+        if len(values):
+            del file[name]
+            file.create_dataset(
+                name, data=values, chunks=(1, *values.shape[1:]), **hdf5plugin.Zstd()
+            )
+    return np.empty(0, int)
+
+
 KINDS = {
     "file removed": remove_file,
     "file cut off": truncate,
     "file without its header": garbage,
     "train 0": zero_train,
     "impossible cell": wrong_cell,
+    "frames behind a link": behind_link,
+    "virtual frames": virtual_frames,
+    "filter of a plugin": plugin_filter,
 }
 PACKED_KINDS = {**KINDS, "packed chunk": damaged_chunk, "another packed chunk": damaged_chunk}
 """Kinds of damage by name, and of packed frames; without filters a changed byte cannot be seen."""

@@ -19,7 +19,7 @@ from xfelmpi._kernels._frames import (
     PixelMasks,
     PowderView,
 )
-from xfelmpi.run.frames.frame_dataset import make_buffers, packed_room
+from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
 SIZES = (64, 65536, 131072, 524288)
 N_FRAMES = 3
