@@ -1,9 +1,11 @@
 """Poor surroundings: little shared memory, terminals without UTF-8."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -96,3 +98,15 @@ def test_terminal_without_utf8(mock, tmp_path):
     refused = run_xfelmpi([50, *where, "--wrong", "µ"], **strict)
     assert refused.returncode == 2
     assert r"\xb5" in refused.stderr
+
+
+def test_paths_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"run\xe9")
+    mock = tiny_run(tmp_path / name, trains=1, cells=(0, 1), background=5.0)
+    done = run_xfelmpi([50, "--prefix", mock.options.prefix])
+    assert done.returncode == 0, done.stderr
+    with h5py.File(mock.options.prefix / "scratch/events/r0050_events.h5") as events:
+        np.testing.assert_array_equal(events["photons"][:], mock.truth["photons"])
+        assert r"run\udce9" in events.attrs["command_line"]
+        (first, *_) = json.loads(events.attrs["input_files"])
+        assert Path(first["path"]).exists()

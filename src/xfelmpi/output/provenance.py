@@ -40,6 +40,8 @@ def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ())
         Masks, constants and geometry; see `describe_used`.
     """
     comm, experiment = job.comm, job.experiment
+    # names of files need not be UTF-8, which an HDF5 text must be
+    command = shlex.join(["xfelmpi", *job.argv]).encode("utf-8", "backslashreplace").decode()
     nodes = len(set(mpi.gather_objects(comm, [socket.gethostname()])))
 
     def attributes() -> dict:
@@ -50,7 +52,7 @@ def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ())
             "program": "xfelmpi",
             "program_version": __version__,
             "program_commit": COMMIT,
-            "command_line": shlex.join(["xfelmpi", *job.argv]),
+            "command_line": command,
             "configuration": job.settings,
             "input_files": json.dumps([_describe(path) for path in files]),
             "used_files": json.dumps(list(used)),
