@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi.analysis.hit_analysis import analyse_hits, hit_analyses
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
@@ -103,6 +104,8 @@ def prepare_folders(job: RunJob, n_frames: int) -> None:
         If they cannot.
     """
     experiment = job.experiment
+    # a name that is unknown shall not be found after the pass
+    hit_analyses(job.config.analyse)
     for path in (experiment.events, experiment.powder, *hit_paths(job.config, experiment)):
         check_writable(path)
     # not every job writes these
@@ -149,6 +152,8 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
     comm, experiment, config = job.comm, job.experiment, job.config
     attributes = done.earlier | provenance(job, done.share.facts.input_files, done.used)
+    if config.analyse:
+        done = _analysed(job, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
@@ -171,6 +176,14 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     fault_injection.inject(comm, "folder")
     mpi.run_on_root(comm, lambda: finish_formats(config, experiment, files))
     return files
+
+
+def _analysed(job: RunJob, done: WriteInputs) -> WriteInputs:
+    """Return the same with the columns that ``--analyse`` asks for; collective."""
+    blocks = done.reader.stream(np.flatnonzero(done.events.is_hit), done.no_frames())
+    n = len(done.events.trainId)
+    columns = analyse_hits(job.comm, job.config.analyse, blocks, done.geometry, n)
+    return replace(done, events=replace(done.events, added=(*done.events.added, *columns)))
 
 
 def _write_frames(comm, done: WriteInputs, outputs: HitOutputs, kind: str, rows: np.ndarray):

@@ -306,6 +306,15 @@ class Config:
         metavar="NAME=SOURCE/KEY",
         many=True,
     )
+    analyse: tuple[str, ...] = _option(
+        "outputs",
+        (),
+        str,
+        "what to compute for every hit, by name; its columns go to the events file and the CXI;"
+        " radius: mean distance of the photons from the beam (default: none)",
+        metavar="NAME",
+        many=True,
+    )
     also_write: tuple[str, ...] = _option(
         "outputs",
         (),

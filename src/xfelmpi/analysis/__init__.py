@@ -1,0 +1,1 @@
+"""What is computed for every hit from its photons and the geometry."""
