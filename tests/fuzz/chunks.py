@@ -23,8 +23,8 @@ from kernelcalls import run_kernel
 from reference import EMPTY, FS, PIXELS, SS, module_twin
 
 from xfelmpi._kernels import _masks
-from xfelmpi._kernels._frames import ChunkSource, Inflater
-from xfelmpi.run.frames.frame_bytes import DEFLATE, SHUFFLE, make_buffers, packed_room
+from xfelmpi._kernels._frames import DEFLATE, SHUFFLE, ChunkSource, Inflater
+from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
 ODD = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.69999, 0.7, 65535.7, 3e38, -3e38, -5, 1])
 SHARES = (0, 1e-4, 1e-3, 0.02, 0.3, 1)
