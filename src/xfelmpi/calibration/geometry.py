@@ -6,11 +6,13 @@ meets the sample, z along the beam, y up; x and y are therefore used as extra-ge
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.calibration import geometry_file
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import QuadrantMotors
@@ -18,7 +20,6 @@ from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
-_CLEN = re.compile(r"^\s*(?:\S+/)?clen\s*=\s*([^;\n]*)", re.MULTILINE)
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
 _LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 
@@ -49,6 +50,8 @@ class DetectorGeometry:
         Where this comes from, for the log.
     files : tuple of UsedFile
         The geometry file, if there is one.
+    bad : ndarray, bool (16, 512, 128), or None
+        Pixels in the bad regions of the geometry file.
     detector : Detector
         Default: the only one of which geometries are read as yet.
     """
@@ -59,6 +62,7 @@ class DetectorGeometry:
     distance: float
     description: str
     files: tuple[UsedFile, ...] = ()
+    bad: np.ndarray | None = None
     detector: Detector = AGIPD_1M
 
 
@@ -91,7 +95,7 @@ def load_geometry(
     # Slow to import, and needed on one rank only.
     from extra_geom import AGIPD_1MGeometry
 
-    warnings = []
+    warnings, found, regions = [], [], {}
     if path is None:
         geometry = AGIPD_1MGeometry.example()
         origin = "extra-geom's nominal quadrant positions"
@@ -106,24 +110,41 @@ def load_geometry(
             os.close(open_regular(path))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror} (geometry)") from None
-        geometry = _from_crystfel(AGIPD_1MGeometry, path)
+        text = geometry_file.read_text(path)
+        found = geometry_file.statements(text)
+        geometry = _from_crystfel(AGIPD_1MGeometry, path, text)
+        # a moved geometry has lost them
+        regions = geometry.metadata["crystfel"]["bad"]
+        shift, complaints = geometry_file.detector_shift(found, path)
+        geometry = geometry.offset(shift) if shift.any() else geometry
+        warnings += complaints + geometry_file.unused_statements(found, path)
         geometry, moved, complaints = _moved(geometry, path, motors)
         origin = f"{path}{moved}"
+        if shift.any():
+            origin += f", shifted by {shift[0] * 1e3:+.3f} {shift[1] * 1e3:+.3f} mm"
         warnings += complaints
     if distance is None and path is not None:
-        distance, complaint = _camera_length(path)
+        distance, complaint = _camera_length(found, path)
         warnings += [complaint] if complaint else []
     elif distance is None:
         warnings.append("detector distance unknown: no geometry file and none given")
     distance = float("nan") if distance is None else float(distance)
     used = () if path is None else (UsedFile("geometry", str(path)),)
-    return replace(_arrays(geometry, distance, origin), files=used), tuple(warnings)
+    arrays = _arrays(geometry, distance, origin)
+    bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size)
+    if bad is not None:
+        described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
+        arrays = replace(arrays, bad=bad, description=described)
+    return replace(arrays, files=used), tuple(warnings)
 
 
-def _from_crystfel(agipd: type, path: Path):
+def _from_crystfel(agipd: type, path: Path, text: str):
     """Read a CrystFEL geometry with extra-geom."""
     try:
-        return agipd.from_crystfel_geom(str(path))
+        with tempfile.NamedTemporaryFile("w", suffix=".geom", encoding="utf-8") as cleaned:
+            cleaned.write(geometry_file.text_for_parser(text))
+            cleaned.flush()
+            return agipd.from_crystfel_geom(cleaned.name)
     except KeyError as error:
         # extra-geom looks panels up by (module, first ss, first fs).
         raise InputError(
@@ -171,10 +192,10 @@ def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object,
     return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
-def _camera_length(path: Path) -> tuple[float, str]:
+def _camera_length(statements: list[tuple[str, str]], path: Path) -> tuple[float, str]:
     """Return ``clen`` of a geometry file in m, or NaN and why it is unknown."""
     # Read here: the parser reduces anything but a plain number to -1.
-    found = {value.strip() for value in _CLEN.findall(path.read_text(errors="replace"))}
+    found = {value for name, value in statements if name.rpartition("/")[2] == "clen"}
     unknown = f"detector distance unknown: {path} "
     if not found:
         return float("nan"), unknown + "has no clen"

@@ -20,6 +20,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.mpi import (
     NodeSharedArray,
     allreduce_sum,
@@ -129,6 +130,7 @@ def load_masks(
     samples: MaskSamples | None = None,
     only_global: bool = False,
     detector: Detector = AGIPD_1M,
+    bad: np.ndarray | None = None,
 ) -> Masks:
     """Find, check and read the masks; collective.
 
@@ -150,6 +152,8 @@ def load_masks(
         Leave out the per-cell mask and the hit-finding region.
     detector : Detector
         That of the run.
+    bad : ndarray, bool (module, ss, fs), optional
+        Further pixels that are bad in all frames.
 
     Raises
     ------
@@ -167,7 +171,7 @@ def load_masks(
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
     limit = private_limit(config.memory_per_rank)
-    shared = _read_shared(comm, plan.files, rows, calibration, detector, limit)
+    shared = _read_shared(comm, plan.files, rows, calibration, detector, limit, bad)
     problems, drift, warnings = (), (), ()
     if plan.static_bits:
         problems, drift, warnings = _apply_static(comm, shared, files, samples, plan.static_bits)
@@ -203,6 +207,7 @@ def _read_shared(
     calibration,
     detector: Detector,
     limit: int,
+    bad: np.ndarray | None,
 ) -> NodeSharedArray:
     """Read good pixels of files and constants, the modules shared by the ranks of the node."""
     n_modules, n_bytes = detector.n_modules, detector.module_bytes
@@ -213,6 +218,8 @@ def _read_shared(
             shared.array[module] = module_mask(files, module, rows, n_bytes)
             if calibration is not None:
                 shared.array[module] &= calibration.good_in_high_stage(module)
+            if bad is not None:
+                shared.array[module] &= pack(~bad[module])
     shared.ready()
     return shared
 

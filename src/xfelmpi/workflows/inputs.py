@@ -58,6 +58,10 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     if facts.kind == "raw":
         fault_injection.inject(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+    fault_injection.inject(comm, "geometry")
+    found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    geometry, warnings = found or (None, ())
+    bad = mpi.bcast_from_root(comm, lambda: geometry.bad)
     fault_injection.inject(comm, "masks")
     masks = load_masks(
         comm,
@@ -68,10 +72,8 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
         files=files,
         samples=facts.masks,
         detector=facts.detector_type,
+        bad=bad,
     )
-    fault_injection.inject(comm, "geometry")
-    found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
-    geometry, warnings = found or (None, ())
     warnings = (*warnings, *check_formats(comm, config, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()

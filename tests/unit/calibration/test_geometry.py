@@ -141,3 +141,104 @@ def test_no_geometry(tmp_path, content):
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.geom"):
         load_geometry(tmp_path / "nowhere.geom")
+
+
+# statements that say more than where panels are
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "right"),
+    [
+        ("5.0 mm", "-3.0 mm", (5e-3, -3e-3)),
+        ("0.005", "-3e-3 m", (5e-3, -3e-3)),
+        ("1mm", ".002", (1e-3, 2e-3)),
+    ],
+)
+def test_detector_shift(path, x, y, right):
+    before, _ = load_geometry(path)
+    rewrite(path, "dim0 = %", f"dim0 = %\ndetector_shift_x = {x}\ndetector_shift_y = {y} ; by eye")
+    after, warnings = load_geometry(path)
+    assert warnings == ()
+    step = np.reshape([*right, 0], (3, 1, 1, 1))
+    np.testing.assert_allclose(
+        after.xyz - before.xyz, np.broadcast_to(step, after.xyz.shape), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        after.corner_position - before.corner_position, [[*right, 0]] * 16, atol=1e-9
+    )
+    assert "shifted by" in after.description
+
+
+@pytest.mark.parametrize("value", ["/entry/shift", "5 cm", "1e9", "nan", "1e999"])
+def test_shift_that_is_not_understood_is_named(path, value):
+    before, _ = load_geometry(path)
+    rewrite(path, "dim0 = %", f"dim0 = %\ndetector_shift_x = {value}")
+    after, (warning,) = load_geometry(path)
+    assert "detector_shift_x" in warning
+    assert value in warning
+    assert np.array_equal(after.xyz, before.xyz)
+
+
+@pytest.mark.parametrize("energy", ["9000 eV", "9 keV", "9000.0", "/LCLS/photon_energy_eV"])
+def test_photon_energy_in_any_unit(path, energy):
+    rewrite(path, "photon_energy = 6000", f"photon_energy = {energy}")
+    assert load_geometry(path)[1] == ()
+
+
+def test_bad_regions(path):
+    regions = "badfirst/panel = p3a2\nbadfirst/min_fs = 10\nbadfirst/max_fs = 20\n"
+    regions += "badfirst/min_ss = 130\nbadfirst/max_ss = 131\n"
+    regions += (
+        "badbeam/min_x = -30\nbadbeam/max_x = 40.5\nbadbeam/min_y = -700\nbadbeam/max_y = 700\n"
+    )
+    path.write_text(path.read_text() + regions)
+    geometry, warnings = load_geometry(path)
+    assert warnings == ()
+    right = np.zeros((16, 512, 128), bool)
+    right[3, 130:132, 10:21] = True
+    x, y = geometry.xyz[:2] / 200e-6
+    right |= (x >= -30) & (x <= 40.5) & (y >= -700) & (y <= 700)
+    assert right.sum() > 1000
+    np.testing.assert_array_equal(geometry.bad, right)
+    assert f"{right.sum():,} pixels in bad regions" in geometry.description
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mask = /entry/mask\nmask_good = 0x0\nmask_bad = 0xffff",
+        "max_adu = 10000",
+        "p0a0/no_index = 1",
+        "saturation_map = /entry/saturation",
+        "adu_per_photon = 3",
+        "rail_direction = z",
+        "mask1_data = /entry/mask",
+    ],
+)
+def test_what_is_not_applied_is_named(path, line):
+    path.write_text(path.read_text() + line + "\n")
+    (warning,) = load_geometry(path)[1]
+    name = line.partition(" ")[0].rpartition("/")[2]
+    assert f"{name} is not used" in warning
+
+
+def test_empty_lines_take_no_time(path):
+    right, _ = load_geometry(path)
+    path.write_text("\n" * 200_000 + path.read_text())
+    assert np.array_equal(load_geometry(path)[0].xyz, right.xyz)
+
+
+def test_not_text(path):
+    path.write_bytes(bytes(range(256)) * 34)
+    with pytest.raises(InputError, match="byte 128 is not text") as caught:
+        load_geometry(path)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_geometry_without_end(path):
+    with path.open("w") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="expected at most"):
+        load_geometry(path)
+    with pytest.raises(InputError, match="geometry"):
+        load_geometry(type(path)("/dev/zero"))

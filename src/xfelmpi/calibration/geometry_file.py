@@ -1,0 +1,149 @@
+"""The text of a CrystFEL geometry file, and its statements that extra-geom does not apply."""
+
+import math
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+
+MOST_BYTES = 4 << 20
+"""A geometry of 128 panels has 60 kB."""
+
+_VALUE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(m|mm)?")
+_MOTOR_COMMENT = ";XGEOM"
+
+_NO_EFFECT = {
+    "mask": "give masks with --global-mask or --cell-mask",
+    "flag": "no pixel is left out by its value",
+    "max_adu": "give --max-score, or a mask",
+    "min_adu": "no pixel is left out by its value",
+    "saturation_map": "no pixel is left out by its value",
+    "no_index": "give a mask to leave pixels out",
+    "adu_per_photon": "give --adu-per-photon",
+    "rail_direction": "the detector does not move along a rail here",
+}
+"""Statements of crystfel_geometry(5) that would change the result there, and what to do here."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a geometry file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is not a text of a likely size.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise InputError(f"{path}: not a file (geometry)")
+        if about.st_size > MOST_BYTES:
+            raise InputError(
+                f"{path}: not a CrystFEL geometry: found {about.st_size:,} bytes, expected at most "
+                f"{MOST_BYTES:,}"
+            )
+        return path.read_bytes()[: MOST_BYTES + 1].decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not a CrystFEL geometry: byte {error.start} is not text (UTF-8)"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror} (geometry)") from None
+
+
+def statements(text: str) -> list[tuple[str, str]]:
+    """Return names and values of all statements, in order; comments are left out."""
+    found = []
+    for line in text.splitlines():
+        name, equals, value = line.partition(";")[0].partition("=")
+        if equals:
+            found.append((name.strip(), value.strip()))
+    return found
+
+
+def text_for_parser(text: str) -> str:
+    """Return the statements that say where pixels are, and the comments of EXtra-geom.
+
+    The parser's time grows with the square of the number of empty lines, and it takes no units.
+    """
+    lines = []
+    for line in text.splitlines():
+        statement = line.partition(";")[0].strip()
+        own = statement.partition("=")[0].strip()
+        if own in ("photon_energy", "detector_shift_x", "detector_shift_y"):
+            continue
+        if statement or line.startswith(_MOTOR_COMMENT):
+            lines.append(line if line.startswith(_MOTOR_COMMENT) else statement)
+    return "\n".join(lines) + "\n"
+
+
+def detector_shift(found: list[tuple[str, str]], path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return the shift of the whole detector, float64 (3,) in m, and what was not understood."""
+    shift, warnings = np.zeros(3), []
+    for axis, name in enumerate(("detector_shift_x", "detector_shift_y")):
+        values = [value for key, value in found if key == name]
+        if not values:
+            continue
+        match = _VALUE.fullmatch(values[-1])
+        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else math.inf
+        if abs(length) < 1:
+            shift[axis] = length
+        else:
+            warnings.append(
+                f"{path}: {name} = {values[-1][:80]} is not applied: expected a length in m or mm"
+            )
+    return shift, warnings
+
+
+def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
+    """Return a warning for each kind of statement that has no effect here but has in CrystFEL."""
+    warnings, told = [], set()
+    for key, value in found:
+        name = key.rpartition("/")[2]
+        kind = re.sub(r"^(mask|flag)(\d+_\w+|_\w+|\d+)?$", r"\1", name)
+        if kind == "flag" and name == "flag":
+            continue
+        if kind in _NO_EFFECT and kind not in told:
+            told.add(kind)
+            warnings.append(f"{path}: {name} is not used: {_NO_EFFECT[kind]}")
+        elif name == "adu_per_eV" and value not in ("1", "1.0") and name not in told:
+            told.add(name)
+            warnings.append(f"{path}: {name} is not used: give --adu-per-photon")
+    return warnings
+
+
+def bad_pixels(regions: dict, xyz: np.ndarray, pixel_size: float) -> np.ndarray | None:
+    """Return the pixels in bad regions, bool (module, ss, fs), or None without any region.
+
+    Parameters
+    ----------
+    regions : dict
+        As extra-geom reads them: panels are named pNaM, ss and fs are those of the module.
+    xyz : ndarray, float64 (3, module, ss, fs)
+        m.
+    pixel_size : float
+        m; x and y of regions are in pixels from the beam.
+    """
+    if not regions:
+        return None
+    bad = np.zeros(xyz.shape[1:], bool)
+    x, y = xyz[:2] / pixel_size
+    ss, fs = np.ogrid[: bad.shape[1], : bad.shape[2]]
+    for region in regions.values():
+        if region["is_fsss"]:
+            module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
+            inside = (ss >= region["min_ss"]) & (ss <= region["max_ss"]) & (ss // 64 == tile)
+            bad[module] |= inside & (fs >= region["min_fs"]) & (fs <= region["max_fs"])
+            continue
+        inside = (x >= region["min_x"]) & (x <= region["max_x"])
+        inside &= (y >= region["min_y"]) & (y <= region["max_y"])
+        if region["panel"]:
+            module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
+            here = np.zeros_like(bad)
+            here[module, 64 * tile : 64 * tile + 64] = True
+            inside &= here
+        bad |= inside
+    return bad
