@@ -114,8 +114,10 @@ def read_toml(path: Path) -> dict:
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             table = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: {error}") from None
+    # a number of many digits and deep nesting are errors of their own
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UsageError(f"--config {path}: {reason}") from None
     known = {f.name: f for f in options()}
     found = {}
     for key, value in table.items():
@@ -143,8 +145,10 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
             isinstance(value, list) and f.name not in ("trains", "exclude_cells")
         ):
             raise ValueError(f"{value!r} has the wrong form")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value!r} has a byte that no name can have")
         value = about["parse"](value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{path}: {f.name}: {error}") from None
     if about["choices"] and value not in about["choices"]:
         raise UsageError(f"{path}: {f.name}: found {value!r}, expected {about['choices']}")

@@ -21,7 +21,10 @@ def parse_size(text) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
     if not match:
         raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    size = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")
+    if not size < 1 << 60:
+        raise ValueError(f"{str(text)[:40]!r} is no size of a memory; expected e.g. 400M or 1.5G")
+    return int(size)
 
 
 def parse_trains(text) -> tuple[int | None, int | None]:

@@ -38,9 +38,9 @@ _LIMITS = (
     _Limit("adu_per_photon", lambda x: 1e-30 < x < 1e30, "a number between 1e-30 and 1e30"),
     _Limit("sigma", math.isfinite, "a finite number"),
     _Limit("photon_threshold", lambda x: 1e-6 <= x <= 1, "a number from 1e-6 to 1"),
-    _Limit("miss_fraction", lambda x: 0 <= x < math.inf, "a finite number, 0 or more"),
+    _Limit("miss_fraction", lambda x: 0 <= x <= 1e6, "a number from 0 to 1e6"),
     _Limit("fixed_threshold", math.isfinite, "a finite number"),
-    _Limit("min_scores", lambda n: n >= 1, "1 or more"),
+    _Limit("min_scores", lambda n: 1 <= n <= 10**9, "1 … 1,000,000,000"),
     _Limit("min_score", math.isfinite, "a finite number"),
     _Limit("max_score", math.isfinite, "a finite number"),
     _Limit(
@@ -72,7 +72,7 @@ _LIMITS = (
         "a number above 0",
         lambda limit: str(limit[0]),
     ),
-    _Limit("ewald_rad", lambda x: 0 < x < math.inf, "voxels, above 0"),
+    _Limit("ewald_rad", lambda x: 0 < x < 1e9, "voxels, above 0 and below 1e9"),
     _Limit("max_bad", lambda x: 0 <= x < 1, "a fraction, from 0 and below 1"),
     _Limit(
         "photon_energy",
