@@ -168,8 +168,14 @@ def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
         return _config(file), chosen
 
 
-def read_finished_run(path: Path) -> FinishedRun:
+def read_finished_run(path: Path, compared: bool = True) -> FinishedRun:
     """Read an events file; one rank.
+
+    Parameters
+    ----------
+    path : Path
+    compared : bool
+        Whether types, lengths and values are compared here; ``verify`` does that itself.
 
     Raises
     ------
@@ -178,13 +184,12 @@ def read_finished_run(path: Path) -> FinishedRun:
     """
     with finished_file(path, "an events file") as file:
         attributes = _attributes(file)
-        events = _events(file, attributes["modules_in_run"])
+        read = checked_array if compared else _plain_array
+        events = _events(file, read)
         n = len(events.trainId)
-        more = {name: checked_array(file, f"sums/{name}", t, (n,)) for name, t in _SUMS.items()}
-        if (more["entries"] > AGIPD_1M.frame_pixels).any() or (
-            more["ones"] > more["entries"]
-        ).any():
-            raise ValueError("sums are not those of frames")
+        more = {name: read(file, f"sums/{name}", dtype, (n,)) for name, dtype in _SUMS.items()}
+        if compared:
+            _compare(events, more, attributes["modules_in_run"])
         sums = FrameSums.zeros(n)
         sums = FrameSums(
             **{name: getattr(sums, name) for name in FrameSums.__dataclass_fields__}
@@ -218,14 +223,25 @@ def _attributes(file: h5py.File) -> dict:
     return dict(file.attrs)
 
 
-def _events(file: h5py.File, modules_in_run: int) -> EventColumns:
-    """Return the columns, which fit each other."""
-    train = checked_array(file, "trainId", np.uint64, (None,))
-    n = len(train)
-    columns = {name: checked_array(file, name, dtype, (n,)) for name, dtype in _TYPES.items()}
+def _plain_array(file: h5py.File, name: str, *_expected) -> np.ndarray:
+    return file[name][()]
+
+
+def _events(file: h5py.File, read) -> EventColumns:
+    """Return the columns, each read by `read`, which is called as `checked_array`."""
+    n = len(read(file, "trainId", np.uint64, (None,)))
+    columns = {name: read(file, name, dtype, (n,)) for name, dtype in _TYPES.items()}
     if "gain_switched" in file:
-        columns["gain_switched"] = checked_array(file, "gain_switched", np.uint32, (n, 2))
-    events = EventColumns(**columns)
+        columns["gain_switched"] = read(file, "gain_switched", np.uint32, (n, 2))
+    return EventColumns(**columns)
+
+
+def _compare(events: EventColumns, sums: dict[str, np.ndarray], modules_in_run: int) -> None:
+    """Raise `ValueError` if columns do not fit each other."""
+    most = AGIPD_1M.frame_pixels
+    if (sums["entries"] > most).any() or (sums["ones"] > sums["entries"]).any():
+        raise ValueError("sums are not those of frames")
+    train = events.trainId
     step = (train[1:] > train[:-1]) | (
         (train[1:] == train[:-1]) & (events.cellId[1:] > events.cellId[:-1])
     )
@@ -236,12 +252,11 @@ def _events(file: h5py.File, modules_in_run: int) -> EventColumns:
         raise ValueError("frames of modules that the run has not")
     if (incomplete & (events.is_hit | events.is_miss)).any():
         raise ValueError("incomplete frames that are hits or misses")
-    if (events.litpixels > AGIPD_1M.frame_pixels).any():
+    if (events.litpixels > most).any():
         raise ValueError("more lit pixels than a frame has")
     decided = np.isfinite(events.hit_threshold)
     if not np.isfinite(events.hitscore[decided]).all():
         raise ValueError("scores of decided frames are no numbers")
-    return events
 
 
 def _config(file: h5py.File) -> Config:

@@ -81,7 +81,7 @@ def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
         If there is no usable events file.
     """
     with ExitStack() as stack:
-        run = read_finished_run(experiment.events)
+        run = read_finished_run(experiment.events, compared=False)
         files, findings = {}, []
         for name, path in _paths(experiment, run).items():
             try:
