@@ -12,7 +12,7 @@ from time import process_time
 import numpy as np
 from mpi4py import MPI
 
-from xfelmpi._kernels._frames import Inflater
+from xfelmpi._kernels._frames import DEFLATE, Inflater
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
@@ -22,7 +22,6 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import share_run
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_bytes import DEFLATE
 from xfelmpi.simulate import SimulationOptions, simulate
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
