@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi._kernels._frames import NEVER_WRITTEN, UNREADABLE
 from xfelmpi.core.errors import InputError, OutOfFilesError
+from xfelmpi.core.log import log
 from xfelmpi.io.input_file import Origins, guarded_call
 from xfelmpi.io.virtual_sources import dataset_identity, lacking, map_rows, open_source
 from xfelmpi.run.frames.frame_bytes import FrameBytes, MissingFrameError, in_memory
@@ -130,6 +131,8 @@ class VirtualFrames:
         try:
             file, data = open_source(self._data, *name)
             if dataset_identity(data) in self._above:
+                # other programs crash on it
+                log.error("%s: %s is its own source", data.file.filename, data.name)
                 raise ValueError("it is its own source")
             path = data.file.filename
             source = guarded_call(path, self._kind, data, self._origins, self._above)
