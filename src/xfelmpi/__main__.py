@@ -51,6 +51,11 @@ Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 6
 """
 
 
+def _is_run(text: str) -> bool:
+    """Whether a word means a run, be it in a form that is refused later: 50, r0050, 50-53."""
+    return text.lstrip("rR")[:1].isdigit()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial.
 
@@ -68,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         sys.stdout.write(f"xfelmpi {__version__} (commit {COMMIT})\n")
         return EXIT_COMPLETE
-    command = "process" if argv[0].isdigit() or argv[0].startswith("-") else argv[0]
+    command = "process" if _is_run(argv[0]) or argv[0].startswith("-") else argv[0]
     if command == argv[0]:
         argv = argv[1:]
     if command not in COMMANDS:

@@ -83,7 +83,7 @@ def _add_option(group, f: dataclasses.Field, several: bool) -> None:
     group.add_argument(
         flag,
         dest=f.name,
-        type=_checked(about["parse"]),
+        type=checked(about["parse"]),
         choices=about["choices"],
         metavar=None if about["choices"] else about["metavar"],
         default=None,
@@ -92,7 +92,9 @@ def _add_option(group, f: dataclasses.Field, several: bool) -> None:
     )
 
 
-def _checked(parse):
+def checked(parse):
+    """Return a parser of a value whose message argparse shows."""
+
     def convert(text):
         try:
             return parse(text)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parsing import parse_run
 from xfelmpi.core.errors import UsageError, XfelmpiError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
@@ -19,7 +20,7 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
         "143 or 130 stopped by SIGTERM or SIGINT.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    parser.add_argument("run", type=arguments.checked(parse_run), help="run number")
     again = parser.add_argument_group("deciding a processed run again")
     again.add_argument(
         "--from-events",

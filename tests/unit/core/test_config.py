@@ -708,3 +708,18 @@ def test_json_has_everything(toml):
     path = toml("\n".join(f"{n} = {line}" for n, (_, line, _) in EVERY_OPTION.items()))
     assert tomllib.loads(path.read_text())
     assert configure("--config", path).to_json() == text
+
+
+@pytest.mark.parametrize("text", ["50", "r0050", "R50"])
+def test_forms_of_a_run_number(text):
+    from xfelmpi.core.config.parsing import parse_run
+
+    assert parse_run(text) == 50
+
+
+@pytest.mark.parametrize("text", ["50-53", "", "p50", "5.0", "-1", "\0", "9" * 400])
+def test_no_run_number(text):
+    from xfelmpi.core.config.parsing import parse_run
+
+    with pytest.raises(ValueError, match="50 or r0050"):
+        parse_run(text)

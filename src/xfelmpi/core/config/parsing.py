@@ -10,6 +10,20 @@ from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 
 
+def parse_run(text) -> int:
+    """Return a run number from ``50`` or ``r0050``.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    match = re.fullmatch(r"[rR]?(\d{1,9})", str(text))
+    if not match:
+        raise ValueError(f"{str(text)[:40]!r} is no run number; expected one, e.g. 50 or r0050")
+    return int(match[1])
+
+
 def parse_size(text) -> int:
     """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
 
