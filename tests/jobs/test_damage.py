@@ -444,7 +444,8 @@ def test_trains_of_a_run_nearby(good, tmp_path, capfd):
         np.testing.assert_array_equal(events["litpixels"][:12], left.sums["lit"])
         np.testing.assert_array_equal(events["is_hit"][:12], left.is_hit)
     named = {(p[2], p[3]) for p in problems(tmp_path / "out")}
-    assert named == {(5, TRAINS[1]), (5, FIRST + 500)}
+    # nobody else says which pulses these frames are of: their energy stays unknown
+    assert named == {(5, TRAINS[1]), (5, FIRST + 500), (-1, FIRST + 500)}
     assert "module lacks 1 trains" in capfd.readouterr().out
 
 

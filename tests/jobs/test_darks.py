@@ -621,7 +621,7 @@ def test_other_layouts_of_dark_frames(copied, made, tmp_path, chunks):
 
 
 def test_dark_run_that_was_never_written(tmp_path):
-    """EXtra-data's mock run: every number is the fill value, so that every pixel is dead."""
+    """EXtra-data's mock run: nothing was measured, so that every frame is left out, by name."""
     folder = tmp_path / "raw" / "r0238"
     folder.mkdir(parents=True)
     make_spb_run(str(folder), raw=True)
@@ -632,8 +632,10 @@ def test_dark_run_that_was_never_written(tmp_path):
     frames = DarkFrames(
         FilePool(index.files), index.frames.cell_id, index.frames.file, index.frames.row, 1 << 22
     )
-    found = frames.statistics(5, int(index.frames.cell_id[0]))
-    assert frames.problems == []
+    cell = int(index.frames.cell_id[0])
+    found = frames.statistics(5, cell)
+    assert len(frames.problems) == (index.frames.cell_id == cell).sum() > 0
+    assert {"never written" in problem.what for problem in frames.problems} == {True}
     assert not found.mean.any()
     assert not found.digital.any()
     assert not found.noise.any()

@@ -18,7 +18,7 @@ from extra_data.tests.make_examples import (
     make_spb_run,
 )
 from launch import all_files, process, run_xfelmpi
-from mockrun import tiny_run, write_mask
+from mockrun import allocate_frames, tiny_run, write_mask
 
 from xfelmpi.core.paths import Experiment
 
@@ -428,6 +428,7 @@ def test_runs_of_extra_data(make, options, tmp_path):
     folder = tmp_path / "proc" / f"r{run:04d}"
     folder.mkdir(parents=True)
     make(str(folder), **options)
+    allocate_frames(folder)
     done = run_xfelmpi([run, "--prefix", tmp_path, "--output", tmp_path / "out"], 2)
     assert done.returncode == 3, done.stdout + done.stderr
     files = AGIPD1M(RunDirectory(folder)).get_array("image.trainId", unstack_pulses=False)

@@ -13,7 +13,7 @@ from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run
 from launch import process, run_xfelmpi
-from mockrun import MockRun, tiny_raw_run, tiny_run, write_mask
+from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run, write_mask
 
 PROPOSAL = "p007927"
 MASK = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{0}CH0:output/image/mask"
@@ -102,6 +102,7 @@ def test_run_of_extra_datas_own_tests(tmp_path, bits):
     folder = tmp_path / "proc" / "r0238"
     folder.mkdir(parents=True)
     make_reduced_spb_run(str(folder), raw=False, rng=np.random.RandomState(7))
+    allocate_frames(folder)
     words = ["--mask-bits", *bits] if bits else []
     paths = ["--prefix", tmp_path, "--output", tmp_path / "out", "--mask", "run"]
     done = run_xfelmpi([238, *paths, *words], 2)

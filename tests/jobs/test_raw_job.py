@@ -16,7 +16,7 @@ from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run, make_spb_run
 from launch import call_xfelmpi, limit, output_files, run_xfelmpi
-from mockrun import MockRun, tiny_raw_run, tiny_run
+from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run
 from reference import raw_photons
 
 from xfelmpi.core.errors import InputError
@@ -502,6 +502,7 @@ def test_runs_of_extra_data(name, tmp_path):
     folder = tmp_path / "raw" / "r0238"
     folder.mkdir(parents=True)
     make(str(folder), raw=True, **options)
+    allocate_frames(folder)
     detector = AGIPD1M(RunDirectory(folder), raw=True)
     cells = detector.get_array("image.cellId", unstack_pulses=False).values[0].reshape(-1)
     trains = detector.get_array("image.trainId", unstack_pulses=False).values[0].reshape(-1)

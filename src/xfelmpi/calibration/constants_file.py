@@ -18,7 +18,7 @@ from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
-from xfelmpi.io.virtual_sources import lacking
+from xfelmpi.io.virtual_sources import not_written
 
 STAGES = 3
 NEVER = 65535
@@ -65,7 +65,7 @@ def check_constants(file: h5py.File, path: Path) -> int:
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(f"{path}: no dataset {name} in this constants file")
         require_filters(dataset)
-        if reason := lacking(dataset):
+        if reason := not_written(dataset):
             raise InputError(f"{path}: {name}: {reason}")
         if dataset.dtype.kind not in kinds:
             raise InputError(

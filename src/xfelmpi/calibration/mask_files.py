@@ -13,7 +13,7 @@ from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
-from xfelmpi.io.virtual_sources import lacking
+from xfelmpi.io.virtual_sources import not_written
 
 _EXPECTED = "a mask file"
 
@@ -85,7 +85,7 @@ def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
     if good.shape is None:
         raise InputError(f"{path}: good_pixels has no values (its dataspace is null)")
     require_filters(good)
-    if reason := lacking(good):
+    if reason := not_written(good):
         # HDF5 would call all of these pixels bad
         raise InputError(f"{path}: good_pixels: {reason}")
     if good.dtype.kind not in "bui":

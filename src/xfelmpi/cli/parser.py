@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 from xfelmpi.core.config.options import GROUPS, Config
+from xfelmpi.core.config.parsing import parse_cells, parse_modules
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.regular_file import open_regular
 
@@ -80,16 +81,30 @@ def _add_option(group, f: dataclasses.Field, several: bool) -> None:
         shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
         text += f" (default: {shown})"
     extra = {"nargs": "+", "action": "extend"} if several else {}
+    if f.name in _LISTS:
+        extra = {"nargs": "+", "action": _ExtendList}
     group.add_argument(
         flag,
         dest=f.name,
-        type=checked(about["parse"]),
+        type=checked(_LISTS.get(f.name, about["parse"])),
         choices=about["choices"],
         metavar=None if about["choices"] else about["metavar"],
         default=None,
         help=text,
         **extra,
     )
+
+
+_LISTS = {"hit_modules": parse_modules, "exclude_cells": parse_cells}
+"""Options whose numbers may stand in one word or in several: ``3,4 8-10``."""
+
+
+class _ExtendList(argparse.Action):
+    """Joins the numbers of several words, and of an option that is given several times."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = set(getattr(namespace, self.dest) or ()).union(*values)
+        setattr(namespace, self.dest, tuple(sorted(found)))
 
 
 def checked(parse):

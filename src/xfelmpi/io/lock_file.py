@@ -27,7 +27,7 @@ from time import sleep, time
 
 from xfelmpi.core.errors import BusyError, LostLockError, OutputError
 from xfelmpi.core.job import UNKNOWN, birth_of, is_running, machine_id
-from xfelmpi.core.log import log
+from xfelmpi.core.log import date_text, log
 from xfelmpi.core.shutdown import plan
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import make_folder, make_readable, owned_by
@@ -82,8 +82,11 @@ class Owner:
 
     def __str__(self):
         job = f"job {self.job}" if self.job else f"process {self.pid}"
-        since = datetime.fromtimestamp(self.since).astimezone()
-        return printable(f"{self.user} on {self.host} ({job}) since {since:%Y-%m-%d %H:%M}")
+        try:
+            since = f"{datetime.fromtimestamp(self.since).astimezone():%Y-%m-%d %H:%M}"
+        except (OverflowError, ValueError, OSError):
+            since = date_text(self.since)
+        return printable(f"{self.user} on {self.host} ({job}) since {since}")
 
 
 @contextmanager

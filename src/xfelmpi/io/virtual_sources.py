@@ -139,6 +139,18 @@ def dataset_identity(data: h5py.Dataset) -> tuple:
     return file, h5py.h5g.get_objinfo(data.id).objno
 
 
+def not_written(data: h5py.Dataset) -> str:
+    """Return what of a file that a person made is not there, empty if all of it is.
+
+    As `lacking`, but a fill value that its author set is what stands in chunks never written.
+    """
+    in_file = not data.is_virtual and data.external is None
+    set_by_author = data.id.get_create_plist().fill_value_defined()
+    if in_file and set_by_author == h5py.h5d.FILL_VALUE_USER_DEFINED:
+        return ""
+    return lacking(data)
+
+
 def lacking(data: h5py.Dataset, rows: np.ndarray | None = None, above=frozenset()) -> str:
     """Return what of a dataset's bytes HDF5 would make up, empty if all of them are there.
 

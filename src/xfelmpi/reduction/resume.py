@@ -115,9 +115,9 @@ def _read_about(path: Path) -> CheckpointInfo:
 def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
-    Files of the run stand in it with size and time, masks and constants with what is in them.
-    Options of the decision do not: another decision needs the same sums. Nor do ranks and memory,
-    of which the result is independent.
+    Files of the run stand in it with size and time; masks, geometry and constants with what is in
+    them. Options of the decision do not: another decision needs the same sums. Nor do ranks and
+    memory, of which the result is independent.
     """
     options = {
         f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
@@ -133,6 +133,8 @@ def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> d
         "the run's files": _digest_of_files(Path(file.path) for file in index.files),
         "frames (--trains, --detector, --data)": _digest_of_frames(index.frames),
         "mask files": _digest_of_contents(named or usual for named, usual in masks),
+        # its bad regions are masks
+        "geometry file": _digest_of_contents([config.geometry or experiment.geometry]),
         "constants": _digest_of_contents(sorted(constants)) if index.kind == "raw" else "",
     }
 
@@ -176,7 +178,7 @@ def choose(found: list[CheckpointInfo], fingerprint: dict[str, str], n_frames: i
 
     Parameters
     ----------
-    found : list of Found
+    found : list of CheckpointInfo
     fingerprint : dict
         Of this job.
     n_frames : int

@@ -9,14 +9,14 @@ from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.job_context import RunJob
-from xfelmpi.core.log import log, plural
+from xfelmpi.core.log import log, plural, size_text
 from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
 from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
-from xfelmpi.reduction.memory_budget import spare_memory
+from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
@@ -108,6 +108,8 @@ def log_start(job: RunJob, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
     warnings += inputs.masks.warnings
+    if config.memory_per_rank > node_memory():
+        warnings += (f"--memory-per-rank: this node has {size_text(node_memory())} in all",)
     for line in warnings:
         log.warning(line)
     return warnings

@@ -70,6 +70,7 @@ EVERY_OPTION = {
     "max_bad": (["0.25"], "0.25", 0.25),
     "memory_per_rank": (["1.5G"], '"1.5G"', 3 << 29),
     "checkpoint_minutes": (["7.5"], "7.5", 7.5),
+    "analyse": (["radius"], '["radius"]', ("radius",)),
     "also_write": (["npz", "b"], '["npz", "b"]', ("npz", "b")),
 }
 
@@ -174,6 +175,7 @@ def test_command_line_wins(toml, name):
         "mask_trains": "7",
         "add": '["c=S/k"]',
         "also_write": '["c"]',
+        "analyse": '["c"]',
         "memory_per_rank": '"300M"',
         "checkpoint_minutes": "0",
         "min_scores": "7",
@@ -429,6 +431,21 @@ def test_impossible_values(toml, name, text):
 def test_values_just_possible(name, text, value):
     found = configure("--prefix", "/exp", "--" + name.replace("_", "-"), text)
     assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        ("--hit-modules 3,4,8,15", (3, 4, 8, 15)),
+        ("--hit-modules 3 4 --hit-modules 15", (3, 4, 15)),
+        ("--hit-modules 0-3,8", (0, 1, 2, 3, 8)),
+        ("--exclude-cells 0 5-7", (0, 5, 6, 7)),
+        ("--exclude-cells 0,5-7 9", (0, 5, 6, 7, 9)),
+    ],
+)
+def test_lists_in_one_word_or_in_several(words, value):
+    found = configure("--prefix", "/exp", *words.split())
+    assert getattr(found, words.split()[0][2:].replace("-", "_")) == value
 
 
 @pytest.mark.parametrize("run", [-1, 10_000])

@@ -6,12 +6,11 @@ import re
 
 import pytest
 
-from xfelmpi.core import progress
+from xfelmpi.core import job_context, progress
 from xfelmpi.core.job_context import Stages
 from xfelmpi.core.log import has_colours, log, size_text, start_logging
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.progress import Progress
-from xfelmpi.workflows import summary
 from xfelmpi.workflows.summary import Summary
 
 
@@ -24,7 +23,7 @@ class Terminal(io.StringIO):
 def clock(monkeypatch):
     """Return a clock that stands still until it is set."""
     now = [1000.0]
-    for module in (progress, summary):
+    for module in (progress, job_context):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
 
     def set_to(seconds):

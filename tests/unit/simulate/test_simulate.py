@@ -13,8 +13,8 @@ from extra_data.validation import RunValidator
 from extra_geom import AGIPD_1MGeometry
 from launch import limit, run_xfelmpi
 from mockrun import read_truth, tiny_run
-from xfelmpi._kernels._deflate import Deflater, zlib_compress
 
+from xfelmpi._kernels._deflate import Deflater, zlib_compress
 from xfelmpi.cli import simulate as command
 from xfelmpi.core.errors import UsageError
 from xfelmpi.simulate import SimulationOptions, model, parse_cells, plan, run

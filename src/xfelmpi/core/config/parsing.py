@@ -118,6 +118,24 @@ def parse_qmax(text) -> tuple[float, str]:
     return float(match[1]), match[2] or ""
 
 
+def parse_modules(text) -> tuple[int, ...]:
+    """Return module numbers, ascending, from ``3``, ``3,4,8,15`` or ``0-3`` (ends included).
+
+    A single number may be any: which modules there are is checked with the other settings.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+    """
+    if re.fullmatch(r"-?\d{1,9}", str(text)):
+        return (int(text),)
+    try:
+        return parse_cells(text)
+    except ValueError:
+        raise ValueError(f"{text!r} names no modules; expected e.g. 3 4 8 15 or 3,4,8,15") from None
+
+
 def parse_cells(text) -> tuple[int, ...]:
     """Return memory cells, ascending, from ``0,5-10,31`` (ends included) or a list of numbers.
 
