@@ -44,3 +44,17 @@ def pytest_runtest_protocol(item):
         method = "thread" if mpi or hasattr(item.config, "workerinput") else "signal"
         item.add_marker(pytest.mark.timeout(seconds, method=method))
     return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Have reports that xdist can send: it takes only text that can be UTF-8."""
+    report = yield
+    report.sections = [(_sendable(title), _sendable(text)) for title, text in report.sections]
+    if report.failed and _sendable(str(report.longrepr)) != str(report.longrepr):
+        report.longrepr = _sendable(str(report.longrepr))
+    return report
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

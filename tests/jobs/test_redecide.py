@@ -111,7 +111,7 @@ def test_from_no_hits_to_hits_and_back(proc, tmp_path):
     )
     assert hits_and_misses(output) == (0, 0)
     # the threshold of the time before belongs to a decision that is not wanted any more
-    process(mock, output, "--from-events", "--decide", "train", ranks=2, status=3)
+    process(mock, output, "--from-events", "--decide", "auto", ranks=2, status=3)
     assert_same_outputs(first, output)
 
 

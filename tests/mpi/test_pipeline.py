@@ -71,7 +71,7 @@ def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
     options = {"decide": "run", "sigma": 0.3, "miss_fraction": 3.0}
     status = run(comm, mock, shared_path, **options)
     expected = Expected(mock, **options)
-    by_train = Expected(mock, sigma=0.3, _frames=expected._frames)
+    by_train = Expected(mock, decide="train", sigma=0.3, _frames=expected._frames)
     check(comm, shared_path, mock, **options)
     assert status == 0
     assert (expected.is_hit & ~by_train.is_hit).any()

@@ -65,8 +65,6 @@ def check_constants(file: h5py.File, path: Path) -> int:
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(f"{path}: no dataset {name} in this constants file")
         require_filters(dataset)
-        if reason := not_written(dataset):
-            raise InputError(f"{path}: {name}: {reason}")
         if dataset.dtype.kind not in kinds:
             raise InputError(
                 f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"
@@ -78,6 +76,8 @@ def check_constants(file: h5py.File, path: Path) -> int:
             raise InputError(
                 f"{path}: {name} has shape {dataset.shape}, expected (3, cells, 512, 128)"
             )
+        if reason := not_written(dataset):
+            raise InputError(f"{path}: {name}: {reason}")
         shapes[name] = dataset.shape
     if len(set(shapes.values())) > 1:
         raise InputError(f"{path}: datasets differ in their number of cells: {shapes}")

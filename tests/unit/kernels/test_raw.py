@@ -569,13 +569,14 @@ def test_chunk_that_was_never_written(tmp_path):
 
 
 def test_dataset_that_was_never_written(tmp_path):
-    """EXtra-data's mock runs: every frame is the fill value, as every reader sees it."""
+    """EXtra-data's mock runs: nothing was measured, so that no frame is there."""
     layout = {"shape": (3, 2, SS, FS), "dtype": "u2", "chunks": (1, 2, SS, FS), "data": None}
     constants = simple(offset=-60)
     setup = RawSetup(layout=layout)
     reading = read_raw(tmp_path, np.empty(3), [0, 0, 0], constants, setup)
-    assert reading.problems == []
-    assert reading.block.sums.ones.tolist() == [PIXELS] * 3
+    assert ["never written" in problem.what for problem in reading.problems] == [True]
+    assert not reading.block.sums.modules.any()
+    assert not reading.block.sums.ones.any()
 
 
 # limits of the program
