@@ -270,6 +270,8 @@ CONSEQUENCES = {
     "photons": [cxi_frames.SUMS, ROWS],
     "peak": [cxi_frames.SUMS],
     "ones": [cxi_frames.SUMS],
+    # a type that is not that of counts is refused by whoever reads the file back
+    "other counts": [SINGLES, "Dragonfly: detector"],
     "module 9": [ROWS, DECISION],
     "score": [ROWS, DECISION],
     "hit": [ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS],
