@@ -224,7 +224,7 @@ def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
         n = sum(path.suffix == ".h5" for path in folder.iterdir()) if folder.is_dir() else 0
         found.append(f"{folder} (with {n} other files)" if n else str(folder))
     return (
-        f"{folders['proc']}: no such run, and no detector files in {' or '.join(found)}; "
+        f"no such run, and no detector files in {' or '.join(found)}; "
         f"expected the folder of run {run}"
     )
 

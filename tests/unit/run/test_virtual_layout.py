@@ -594,4 +594,4 @@ def test_old_file_with_other_frames_is_removed(mock, tmp_path):
     other = run_xfelmpi([50, *where, "--no-vds"])
     assert other.returncode in (0, 3)
     assert not vds.exists()
-    assert "has other frames and was removed" in other.stderr
+    assert "has other frames and is removed" in other.stderr
