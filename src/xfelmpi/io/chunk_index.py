@@ -79,6 +79,8 @@ class ChunkIndex:
         skipped : ndarray, int64 (chunk,)
             Bit i set: filter i was left out for this chunk.
         """
+        if not self._whole_rows:
+            raise UnknownLayoutError("chunks do not hold whole frames")
         rows = numbers.astype(np.int64) * self._per_chunk
         offset = np.full(len(rows), -1, np.int64)
         size, skipped = np.zeros((2, len(rows)), np.int64)
@@ -101,7 +103,7 @@ class ChunkIndex:
         """Return how many chunks were written of each step along the first axis, int64 (n,)."""
         found = np.zeros(n, np.int64)
         if self._root != _UNDEFINED:
-            for _, leaf in self._leaves(self._root, 0, n * self._per_chunk - 1, None):
+            for leaf in self._all_leaves(self._root, None):
                 step = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
                 found += np.bincount(step[step < n], minlength=n)
         return found
@@ -171,6 +173,17 @@ class ChunkIndex:
         for i in np.flatnonzero(cuts[1:] > cuts[:-1]):
             part = rows[cuts[i] : cuts[i + 1]]
             yield from self._leaves(int(entries["at"][i]), part, found - 1, first + int(cuts[i]))
+
+    def _all_leaves(self, address: int, level: int | None):
+        """Yield the entries of every leaf; a row may have several chunks."""
+        found, entries, _ = self._node(address)
+        if found > _DEEPEST or (level is not None and found != level):
+            raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
+        if found == 0:
+            yield entries
+            return
+        for child in entries["at"].tolist():
+            yield from self._all_leaves(child, found - 1)
 
     def _bytes(self, n: int, address: int) -> bytes:
         """Return up to n bytes of the file; fewer at its end."""

@@ -198,3 +198,19 @@ def test_chunks_that_are_not_there_cannot_share(tmp_path):
         redirect(path, np.zeros(100, int))
     with pytest.raises(UnknownLayoutError):
         redirect(write(tmp_path / "g.h5", rows=4), np.arange(5))
+
+
+@pytest.mark.parametrize("chunks", [(1, 3, 5), (1, 3, 2), (7, 2, 1)])
+def test_chunks_that_were_written_are_counted(tmp_path, chunks):
+    path, written = tmp_path / "f.h5", [0, 1, 7, 399, 250]
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("a/data", (400, 3, 5), "u2", chunks=chunks)
+        for row in written:
+            data[row] = 1
+    per_row = -(-3 // chunks[1]) * -(-5 // chunks[2])
+    right = np.zeros(-(-400 // chunks[0]), int)
+    right[np.array(written) // chunks[0]] = per_row
+    fd = os.open(path, os.O_RDONLY)
+    with h5py.File(path) as file:
+        assert ChunkIndex(fd, file["a/data"]).count_chunks(len(right)).tolist() == right.tolist()
+    os.close(fd)
