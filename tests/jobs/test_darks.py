@@ -636,9 +636,8 @@ def test_dark_run_that_was_never_written(tmp_path):
     found = frames.statistics(5, cell)
     assert len(frames.problems) == (index.frames.cell_id == cell).sum() > 0
     assert {"never written" in problem.what for problem in frames.problems} == {True}
-    assert not found.mean.any()
-    assert not found.digital.any()
-    assert not found.noise.any()
+    assert not found.frames.any()
+    assert np.isnan([found.mean, found.noise, found.digital]).all()
 
 
 REFUSED = {
