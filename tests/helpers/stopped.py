@@ -12,6 +12,8 @@ from pathlib import Path
 
 from xfelmpi.core import shutdown
 
+# the tests may run under nohup, which has this one ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 shutdown.watch()
 
 
