@@ -161,7 +161,7 @@ on_ranks() {
     count "$ranks ranks, $label" "$status" "$folder"
 }
 
-style python -m ruff check .
+style python -m ruff check --no-cache .
 style python -m ruff format --check .
 style cython-lint cython
 style codespell --skip=.git,.venv,build,demo .

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+
 from xfelmpi._kernels._deflate import compress_sparse
 
 PIXELS = 16 * 512 * 128
