@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_PIXELS_AT_ONCE = 1 << 16
+
 
 def mean_background(all_photons, all_good, hit_photons, hit_good) -> np.ndarray:
     """Return the mean photons per good frame over all non-hits, float32, NaN where none was good.
@@ -9,10 +11,17 @@ def mean_background(all_photons, all_good, hit_photons, hit_good) -> np.ndarray:
     All arguments are sums over frames with the same shape: photons and good frames, of all frames
     and of the hits.
     """
-    good = all_good.astype(np.int64) - hit_good
-    with np.errstate(invalid="ignore"):
-        mean = (all_photons - hit_photons) / np.where(good > 0, good, np.nan)
-    return mean.astype(np.float32)
+    mean = np.empty(np.shape(all_photons), np.float32)
+    sums = [np.reshape(x, -1) for x in (mean, all_photons, all_good, hit_photons, hit_good)]
+    # in blocks: the temporary arrays of all pixels would be the most memory that a job takes
+    for start in range(0, mean.size, _PIXELS_AT_ONCE):
+        part, photons, good, of_hits, good_hits = (
+            values[start : start + _PIXELS_AT_ONCE] for values in sums
+        )
+        number = good.astype(np.int64) - good_hits
+        with np.errstate(invalid="ignore"):
+            part[:] = (photons - of_hits) / np.where(number > 0, number, np.nan)
+    return mean
 
 
 def background_weighting(

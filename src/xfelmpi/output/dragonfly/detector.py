@@ -68,7 +68,9 @@ class DragonflyDetector:
     @property
     def volume_edge(self) -> int:
         """Edge of Dragonfly's volume in voxels (``Iterate.calculate_size``)."""
-        return int(2 * np.ceil(np.linalg.norm(self.q, axis=0).max()) + 3)
+        # in parts, for the sake of memory
+        parts = np.array_split(self.q, 16, axis=1)
+        return int(2 * np.ceil(max(np.linalg.norm(q, axis=0).max(initial=0) for q in parts)) + 3)
 
     def memory(self, threads: int) -> int:
         """Return the bytes that the volumes take in Dragonfly with some threads."""
@@ -128,18 +130,20 @@ def make_detector(
     q_max = _in_voxels(config.roi_qmax, wavelength, ewald_rad)
     if usable is None:
         usable = np.ones(geometry.xyz.shape[1:], bool)
-    parts = [
-        _module(geometry.xyz[:, m], usable[m], n, config.polarisation, about)
-        for m in range(len(usable))
-    ]
-    xyz, corr, good = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-    q = ewald_vectors(xyz, ewald_rad)
-    mask = np.where(good, np.uint8(_USE), np.uint8(_BAD))
-    if q_max is not None:
-        beyond = np.linalg.norm(q, axis=0) > q_max
-        mask[beyond] = _BAD
-        # Dragonfly's volume is as large as the largest |q|, be it masked
-        q[:, beyond] = onto_sphere(q[:, beyond], q_max * _INSIDE, ewald_rad)
+    n_blocks = usable[0].size // n**2
+    q = np.empty((3, len(usable) * n_blocks))
+    corr, mask = np.empty(q.shape[1]), np.empty(q.shape[1], np.uint8)
+    # module by module: the temporary arrays of all pixels would take more memory than the result
+    for m in range(len(usable)):
+        at = slice(m * n_blocks, (m + 1) * n_blocks)
+        xyz, corr[at], good = _module(geometry.xyz[:, m], usable[m], n, config.polarisation, about)
+        vectors = ewald_vectors(xyz, ewald_rad)
+        if q_max is not None:
+            beyond = np.linalg.norm(vectors, axis=0) > q_max
+            good = good & ~beyond
+            # Dragonfly's volume is as large as the largest |q|, be it masked
+            vectors[:, beyond] = onto_sphere(vectors[:, beyond], q_max * _INSIDE, ewald_rad)
+        q[:, at], mask[at] = vectors, np.where(good, _USE, _BAD)
     return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, config.polarisation)
 
 
