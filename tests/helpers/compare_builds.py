@@ -18,6 +18,7 @@ from compare import UNSTABLE, UNSTABLE_ATTRIBUTES, assert_same_hdf5
 from launch import run_python
 
 FIXED = ("--decide", "fixed", "--fixed-threshold", 2500, "--distance", 0.7)
+TRAIN = ("--decide", "train")
 
 SIMULATED = {
     50: ("--hit-rate", 0.3, "--seed", 11),
@@ -30,7 +31,7 @@ JOBS = {
     "hits": (50, *FIXED, "--with-misses", "--vds"),
     "frame_masks": (51, *FIXED, "--mask", "run", "--detector", "SPB_DET_AGIPD1M-1"),
     "raw": (52, *FIXED, "--data", "raw", "--adu-per-photon", 60, "--common-mode", "none"),
-    "by_train": (50, "--normalise", "pulse-energy", "--with-misses", "--distance", 0.7),
+    "by_train": (50, *TRAIN, "--normalise", "pulse-energy", "--with-misses", "--distance", 0.7),
     "no_hits": (50, "--decide", "fixed", "--fixed-threshold", 1e9),
     "binned": (50, *FIXED, "--bin", 2),
     "again": (50, "--from-events", "--fixed-threshold", 4000),

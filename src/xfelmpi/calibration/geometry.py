@@ -95,47 +95,55 @@ def load_geometry(
     # Slow to import, and needed on one rank only.
     from extra_geom import AGIPD_1MGeometry
 
-    warnings, found, regions = [], [], {}
     if path is None:
-        geometry = AGIPD_1MGeometry.example()
+        geometry, regions = AGIPD_1MGeometry.example(), {}
         origin = "extra-geom's nominal quadrant positions"
-        warnings.append(
+        warnings = [
             "no geometry given: pixel positions are nominal, wrong by many pixels; "
             "give the experiment's .geom file"
-        )
+        ]
+        if distance is None:
+            warnings.append("detector distance unknown: no geometry file and none given")
     else:
-        if not path.exists():
-            raise InputError(f"{path}: no such file (geometry)")
-        try:
-            os.close(open_regular(path))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror} (geometry)") from None
-        text = geometry_file.read_text(path)
+        text = _text_of(path)
         found = geometry_file.statements(text)
         geometry = _from_crystfel(AGIPD_1MGeometry, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
-        shift, complaints = geometry_file.detector_shift(found, path)
-        geometry = geometry.offset(shift) if shift.any() else geometry
-        warnings += complaints + geometry_file.unused_statements(found, path)
-        geometry, moved, complaints = _moved(geometry, path, motors)
-        origin = f"{path}{moved}"
-        if shift.any():
-            origin += f", shifted by {shift[0] * 1e3:+.3f} {shift[1] * 1e3:+.3f} mm"
-        warnings += complaints
-    if distance is None and path is not None:
-        distance, complaint = _camera_length(found, path)
-        warnings += [complaint] if complaint else []
-    elif distance is None:
-        warnings.append("detector distance unknown: no geometry file and none given")
+        geometry, origin, warnings = _placed(geometry, path, found, motors)
+        if distance is None:
+            distance, complaint = _camera_length(found, path)
+            warnings += [complaint] if complaint else []
     distance = float("nan") if distance is None else float(distance)
-    used = () if path is None else (UsedFile("geometry", str(path)),)
     arrays = _arrays(geometry, distance, origin)
     bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size)
     if bad is not None:
         described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
         arrays = replace(arrays, bad=bad, description=described)
+    used = () if path is None else (UsedFile("geometry", str(path)),)
     return replace(arrays, files=used), tuple(warnings)
+
+
+def _text_of(path: Path) -> str:
+    if not path.exists():
+        raise InputError(f"{path}: no such file (geometry)")
+    try:
+        os.close(open_regular(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror} (geometry)") from None
+    return geometry_file.read_text(path)
+
+
+def _placed(geometry, path: Path, found, motors: QuadrantMotors | None):
+    """Return the geometry where the file's shift and the motors put it, its origin, warnings."""
+    shift, complaints = geometry_file.detector_shift(found, path)
+    geometry = geometry.offset(shift) if shift.any() else geometry
+    warnings = complaints + geometry_file.unused_statements(found, path)
+    geometry, moved, complaints = _moved(geometry, path, motors)
+    origin = f"{path}{moved}"
+    if shift.any():
+        origin += f", shifted by {shift[0] * 1e3:+.3f} {shift[1] * 1e3:+.3f} mm"
+    return geometry, origin, warnings + complaints
 
 
 def _from_crystfel(agipd: type, path: Path, text: str):
