@@ -65,7 +65,7 @@ def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
 
 def test_kept_guesses_that_were_wrong(comm, shared_path, monkeypatch):
     """The run decides otherwise than the trains did: kept are hits that are none, and others."""
-    monkeypatch.setattr(observers, "MISS_CANDIDATES", 0.5)
+    monkeypatch.setattr(observers, "MISS_MARGIN", 0.5)
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 5)
     mock = simulated(comm, shared_path, trains=3, cells=tuple(range(14)), hit_photons=(20.0, 1e3))
     options = {"decide": "run", "sigma": 0.3, "miss_fraction": 3.0}

@@ -20,8 +20,8 @@ class FrameBuffer:
 
     Attributes
     ----------
-    used : int
-        Entries so far.
+    used, room : int
+        Entries so far, and at most.
     """
 
     def __init__(self, n_frames: int, budget: int):
@@ -31,7 +31,7 @@ class FrameBuffer:
     def _make_room(self, entries: int) -> None:
         self._pixel = np.empty(entries, np.uint32)
         self._count = np.empty(entries, np.uint16)
-        self.used = 0
+        self.used, self.room = 0, entries
         self._start = np.full(self._n_frames, -1, np.int64)
         self._stop = np.zeros(self._n_frames, np.int64)
 
@@ -39,18 +39,23 @@ class FrameBuffer:
         """Keep nothing any longer, and give the memory back."""
         self._make_room(0)
 
-    def append(self, first: int, block: FrameBlock, wanted: np.ndarray) -> None:
-        """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit."""
+    def append(
+        self, first: int, block: FrameBlock, wanted: np.ndarray, most: int | None = None
+    ) -> None:
+        """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit.
+
+        With these, there are `most` entries at most.
+        """
         frames = np.flatnonzero(wanted & block.stored)
         ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
-        frames = frames[ends <= len(self._pixel)]
+        frames = frames[ends <= (self.room if most is None else min(most, self.room))]
         if not len(frames):
             return
         self.store(first + frames, block.take(frames))
 
     def store(self, frames: np.ndarray, sparse: SparseFrames) -> None:
         """Keep the first of some frames, int (frame,), as many as fit."""
-        n = int((self.used + sparse.indptr[1:] <= len(self._pixel)).sum())
+        n = int((self.used + sparse.indptr[1:] <= self.room).sum())
         indptr = self.used + sparse.indptr[: n + 1]
         end = int(indptr[-1])
         self._pixel[self.used : end] = sparse.pixel[: end - self.used]

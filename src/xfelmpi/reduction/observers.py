@@ -19,9 +19,14 @@ from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock
 from xfelmpi.run.distribution import LocalRun
 
-MISS_CANDIDATES = 0.1
-"""Share of the non-hits, lowest lottery numbers first, whose photons are kept in case they are
-drawn as misses; more misses than that are read again."""
+MISS_MARGIN = 1.2
+"""Misses kept over misses wanted: other ranks may find more hits than this one."""
+
+MISS_DEVIATIONS = 4
+"""Standard deviations of a Poisson number of hits that are added to what is wanted."""
+
+MISS_ROOM = 0.5
+"""Share of the frame buffer that non-hits may take: hits come first."""
 
 
 class SumKeeper(Observer):
@@ -73,24 +78,38 @@ class LikelyHits(Observer):
 class FrameKeeper(Observer):
     """Keeps frames that will probably be needed again; what is guessed wrong is read again later.
 
-    These are the likely hits, and candidates for misses.
+    These are the likely hits, and the non-hits that will probably be drawn as misses.
 
     Parameters
     ----------
+    config : Config
     kept : FrameBuffer
     hits : LikelyHits
         Comes before this one.
     """
 
-    def __init__(self, kept: FrameBuffer, hits: LikelyHits):
+    def __init__(self, config: Config, kept: FrameBuffer, hits: LikelyHits):
+        self._config = config
         self._kept = kept
         self._hits = hits
+        self._non_hits = 0
+        self._room = int(MISS_ROOM * kept.room)
 
     def block(self, source: SourceBlock, block: FrameBlock) -> None:
         """Copy the lists, as far as they fit; hits first."""
         first, likely = source.rows.start, self._hits.likely
+        self._non_hits += int((~likely).sum())
         self._kept.append(first, block, likely)
-        self._kept.append(first, block, ~likely & _miss_candidates(source.frames))
+        before = self._kept.used
+        misses = ~likely & self._candidates(source.frames)
+        self._kept.append(first, block, misses, before + self._room)
+        self._room -= self._kept.used - before
+
+    def _candidates(self, frames: FrameTable) -> np.ndarray:
+        """Return which frames are drawn if they are non-hits, as far as known, bool (frame,)."""
+        base = self._hits.n if self._config.miss_base == "hits" else self._non_hits
+        lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
+        return lottery < _cutoff(base * self._config.miss_fraction, self._non_hits)
 
 
 class PassProgress(Observer):
@@ -140,7 +159,8 @@ def frame_scorer(config: Config, share: LocalRun, masks: Masks) -> FrameScorer:
     )
 
 
-def _miss_candidates(frames: FrameTable) -> np.ndarray:
-    """Return which frames are among the first to be drawn as misses, bool (frame,)."""
-    lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
-    return lottery < np.uint64(int(MISS_CANDIDATES * 2**64))
+def _cutoff(wanted: float, n: int) -> np.uint64:
+    """Return below which sampling key non-hits are kept if `wanted` of n are to be drawn."""
+    probable = MISS_MARGIN * wanted + MISS_DEVIATIONS * np.sqrt(wanted)
+    # the most that a key can be
+    return np.uint64(min(probable / max(n, 1) * 2.0**64, 2.0**64 - 2048))

@@ -162,7 +162,7 @@ def _read_frames(
     run_pass(
         train_source(share.frames, result.sums, sparsifier.room, kind, done_before),
         partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
-        (SumKeeper(result.sums), hits, FrameKeeper(result.kept, hits), writer, shown),
+        (SumKeeper(result.sums), hits, FrameKeeper(config, result.kept, hits), writer, shown),
         shutdown.defer_shutdown,
     )
     progress.close()
