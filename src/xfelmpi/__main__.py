@@ -31,7 +31,7 @@ COMMANDS = {
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "darks": "make constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",
-    "simulate": "write a run with a known answer",
+    "simulate": "write a simulated run with known ground truth",
     "vds": "write the virtual dataset of a run",
     "verify": "check the outputs of a run against each other and against the run",
     "report": "make the page of a processed run, and the overview of all runs",

@@ -1,4 +1,4 @@
-"""What the ways to decide find, and find wrongly, on scores with a known answer.
+"""What the ways to decide find, and find wrongly, on scores with known ground truth.
 
     python tests/benchmarks/background_estimate.py [FRAMES]
 

@@ -470,7 +470,7 @@ def test_thousands_of_damaged_frames_are_told_in_a_few_lines(tmp_path, capfd):
     assert len(capfd.readouterr().out.splitlines()) < 60
 
 
-# pixels that are no numbers of photons
+# pixels that are not valid photon counts
 
 
 def put_pixels(run, row, values):
@@ -492,7 +492,7 @@ def odd_pixels(run):
 
 def odd_problem(run, train, pixels):
     """Return the record of such pixels in one frame of a train."""
-    what = f"1 frames: {pixels} pixels are no numbers of photons (NaN, infinite or above 65535), "
+    what = f"1 frames: {pixels} pixels are not valid photon counts (NaN, infinite or above 65535), "
     what += "though no mask calls them bad"
     name = "CORR-R0050-AGIPD03-S00000.h5"
     return what, name, 3, TRAINS[train], "bad pixels of these frames"

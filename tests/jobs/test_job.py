@@ -1,4 +1,4 @@
-"""The main job as a whole, started as users start it, on runs with a known answer."""
+"""The main job as a whole, started as users start it, on runs with known ground truth."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -319,7 +319,7 @@ def test_values_that_are_no_photons(tmp_path, compression):
         rows = [row for row in bad if row // 6 == train]
         pixels = sum(int((bad[row][module] & good[0][module]).sum()) for row in rows)
         (what,) = (p[0] for p in found if p[2:4] == (module, mock.truth["trainId"][6 * train]))
-        assert what.startswith(f"{len(rows)} frames: {pixels} pixels are no numbers of photons")
+        assert what.startswith(f"{len(rows)} frames: {pixels} pixels are not valid photon counts")
     assert len(found) == 6
     assert expected.is_hit[::2].any()
     check_outputs(tmp_path / "out", expected)

@@ -51,7 +51,7 @@ def test_job_makes_page_and_overview(done):
     mock, job = done
     report = mock.options.prefix / "scratch" / "report"
     assert all_files(report) == ["index.html", "r0050.html", "r0050.json"]
-    assert f"look at it: {report / 'r0050.html'}" in job.stdout
+    assert f"report: {report / 'r0050.html'}" in job.stdout
     status = json.loads((report / "r0050.json").read_text())
     assert (status["run"], status["status"], status["frames"]) == (50, "3", 32)
     page = (report / "r0050.html").read_text()

@@ -339,7 +339,7 @@ def test_auto_takes_proc_if_it_is_there(tmp_path):
         with h5py.File(tmp_path / data / "events" / "r0050_events.h5") as file:
             assert ("gain_switched" in file) == (data == "raw")
         assert (" in medium gain" in done.stdout) == (data == "raw")
-    assert "proc data, because there are some (--data auto)" in said["auto"]
+    assert "using corrected data (proc)" in said["auto"]
     assert "raw data, as asked for" in said["raw"]
     assert "proc data, as asked for" in said["proc"]
     assert "constants" not in said["auto"]

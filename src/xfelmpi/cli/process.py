@@ -1,4 +1,4 @@
-"""The main job: from a run to events, powder, CXI and EMC; and deciding a finished run again."""
+"""The main job: from a run to events, powder, CXI and EMC; and re-thresholding a finished run."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         "143 or 130 stopped by SIGTERM or SIGINT.",
     )
     parser.add_argument("run", type=arguments.checked(parse_run), help="run number")
-    again = parser.add_argument_group("deciding a processed run again")
+    again = parser.add_argument_group("re-thresholding a processed run")
     again.add_argument(
         "--from-events",
         action="store_true",

@@ -1,4 +1,4 @@
-"""``xfelmpi simulate``: write a run with a known answer."""
+"""``xfelmpi simulate``: write a simulated run with known ground truth."""
 
 import argparse
 import logging

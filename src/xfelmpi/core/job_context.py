@@ -16,7 +16,7 @@ from xfelmpi.core.shutdown import StopPlan, describe_job, plan
 STAGE_TITLES = {
     "index": "indexing the run",
     "photons": "reading frames",
-    "decide": "deciding",
+    "decide": "finding hits",
     "write": "writing",
 }
 

@@ -238,7 +238,7 @@ def make_readable(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that lack, which group and world may read.
+    """Make a folder, and the parents that it lacks, which group and world may read.
 
     Raises
     ------

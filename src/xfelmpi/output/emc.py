@@ -107,7 +107,7 @@ class EmcFile:
         self.num_data, self.num_pix, self.kind = header[:3].tolist()
         numbers = np.fromfile(path, INTEGER, 2 * max(self.num_data, 0), offset=HEADER_BYTES)
         if self.num_data < 0 or len(numbers) < 2 * self.num_data or (numbers < 0).any():
-            raise ValueError(f"no numbers of photons for {self.num_data} frames")
+            raise ValueError(f"no photon counts for {self.num_data} frames")
         self.ones, self.multi = numbers.reshape(2, -1).astype(np.int64)
         starts = [
             HEADER_BYTES + 8 * self.num_data,

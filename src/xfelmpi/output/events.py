@@ -20,7 +20,7 @@ from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
 
 SUMS = ("ones", "peak", "entries")
-"""Group ``sums``: what deciding again needs of `FrameSums` besides the columns."""
+"""Group ``sums``: what re-thresholding needs of `FrameSums` besides the columns."""
 
 UNITS = {"pulse_energy": "J", "wavelength": "m"}
 

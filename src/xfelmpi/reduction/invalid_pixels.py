@@ -1,4 +1,4 @@
-"""Pixels that are no numbers of photons (NaN, infinite, out of range) though no mask says so.
+"""Pixels that are not valid photon counts (NaN, infinite, out of range) though no mask says so.
 
 Corrected data have NaN in every pixel that their own masks call bad, which is as it should be; in
 any other pixel it is damage. Such a pixel has an entry with count 0 in its frame's list.

@@ -134,8 +134,9 @@ class Sparsifier:
         """Read frames of all modules and add them to `powder`.
 
         What cannot be read becomes a problem, and that module's bit stays unset in the frame.
-        With `name_invalid`, so do pixels of corrected data that are no numbers of photons although
-        no mask calls them bad; whoever reads frames once more need not hear of these again.
+        With `name_invalid`, so do pixels of corrected data that are not valid photon counts
+        although no mask calls them bad; whoever reads frames once more need not hear of these
+        again.
         """
         # what saturates, or has switched to a stage without constants, is usual in raw data
         name_invalid = name_invalid and self._calibration is None
@@ -277,7 +278,7 @@ class Sparsifier:
         trains = table.train_id[part]
         for train in np.unique(trains[invalid > 0]):
             here = (trains == train) & (invalid > 0)
-            what = f"{invalid[here].sum()} pixels are no numbers of photons (NaN, infinite or "
+            what = f"{invalid[here].sum()} pixels are not valid photon counts (NaN, infinite or "
             what += f"above {MAX_COUNT}), though no mask calls them bad"
             self._report(what, number, module, trains[here], "bad pixels of these frames")
 

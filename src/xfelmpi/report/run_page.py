@@ -168,7 +168,7 @@ def _scores(found: RunFiles) -> str:
             if np.isfinite(threshold) and edges[0] < threshold < edges[-1] and sigma != config.sigma
         ]
     figure = chart(
-        "Scores of the frames that were decided",
+        "Hit-score histogram",
         Axis(f"hitscore ({config.score})", float(edges[0]), float(edges[-1]), logarithmic),
         Axis("frames", 0.5, max(float(everything.max(initial=1)), 1) * 1.6, True),
         [

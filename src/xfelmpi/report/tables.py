@@ -40,8 +40,8 @@ def module_table(found: RunFiles, good: np.ndarray) -> str:
         )
     return (
         '<h2>Modules</h2><div class="wide"><table><thead><tr><th>module</th><th>frames</th>'
-        "<th>missing</th><th>photons a frame</th><th>lit pixels</th><th>of the good</th>"
-        "<th>bad pixels</th><th>of all</th></tr></thead>"
+        "<th>missing</th><th>photons per frame</th><th>lit pixels</th><th>% of good pixels</th>"
+        "<th>bad pixels</th><th>% of all pixels</th></tr></thead>"
         f'<tbody>{"".join(rows)}</tbody></table></div><p class="soft">Lit: good pixels with at '
         "least one photon in the whole run. Bad: never good in any frame.</p>"
     )

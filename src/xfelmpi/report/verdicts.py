@@ -228,7 +228,7 @@ def _reconstruction(
         return Answer(*question, "not yet", f"{why}; unknown: {', '.join(missing)}", DOUBTFUL)
     if head.hits < MANY_HITS:
         return Answer(*question, "only if they are strong", f"{why}; {rule}", DOUBTFUL)
-    return Answer(*question, "can start", f"{why}; geometry and wavelength are known", GOOD)
+    return Answer(*question, "yes", f"{why}; geometry and wavelength are known", GOOD)
 
 
 def _more_than_chance(run: FinishedRun, chance: Chance) -> bool:

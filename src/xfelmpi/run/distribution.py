@@ -182,7 +182,7 @@ def _find(
     machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector
     )
-    # laid out here, because only here the frames of the whole run are in one place
+    # laid out here, since only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems), work
 
@@ -191,11 +191,11 @@ def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
     """Return ``proc`` or ``raw``, and why, for the log."""
     folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
     if wanted != "auto":
-        return wanted, f"{wanted} data, as asked for"
+        return wanted, f"using {wanted} data (--data {wanted})"
     if _has_detector_files(folders["proc"], "CORR"):
-        return "proc", "proc data, because there are some (--data auto)"
+        return "proc", "using corrected data (proc)"
     if _has_detector_files(folders["raw"], "RAW"):
-        return "raw", f"raw data, because {folders['proc']} has no detector files (--data auto)"
+        return "raw", f"using raw data: {folders['proc']} has no detector files"
     raise InputError(_nothing_found(experiment, folders))
 
 

@@ -1,4 +1,4 @@
-"""Runs with a known answer: European XFEL files, and a truth file beside them.
+"""Simulated runs with known ground truth: European XFEL files, and a truth file beside them.
 
 `options` says what is asked for, `plan` decides what happens in every train, `model` draws the
 photons, `constants` says what the pixels are like and `raw` what they make of photons, `exdf` and

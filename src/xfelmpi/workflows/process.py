@@ -123,7 +123,7 @@ def _write_vds(job: RunJob, share: LocalRun, used):
 def _begin_pass(
     job: RunJob, selection: ResumePlan, result: ReductionState, resume: bool
 ) -> np.ndarray:
-    """Take up what an earlier job has done, or remove its checkpoint; collective.
+    """Restore what an earlier job has done, or remove its checkpoint; collective.
 
     Returns
     -------
@@ -258,6 +258,6 @@ def _make_page(experiment: Experiment, config: Config) -> None:
             # slow to import, and needed here only
             from xfelmpi.report.build import make_report
 
-            log.info("look at it: %s", make_report(experiment))
+            log.info("report: %s", make_report(experiment))
     except Exception as error:
         log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)

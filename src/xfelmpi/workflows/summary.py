@@ -57,6 +57,7 @@ class Summary:
         """Return the summary as lines of text."""
         rate = 100 * self.hits / self.complete if self.complete else 0.0
         total = sum(self.seconds.values())
+        ranks = f"{self.ranks} {plural(self.ranks, 'rank')}"
         lines = [
             "",
             f"frames     {self.frames:12,}   in {self.trains:,} trains",
@@ -65,7 +66,7 @@ class Summary:
             f"misses     {self.misses:12,}   drawn for comparison",
             *self._gain_lines(),
             f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
-            f"memory     {self.peak_memory / 2**20:12,.0f}   MiB at most per rank ({self.ranks})",
+            f"memory     {self.peak_memory / 2**20:12,.0f}   MiB peak per rank ({ranks})",
             f"time       {total:12.2f}   s: "
             + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
         ]

@@ -180,7 +180,7 @@ def test_summary_numbers():
     assert line_of(summary, "misses").startswith("misses 249 ")
     assert line_of(summary, "read") == "read 6.173 GB 3.09 GB/s, 6,172 frames/s"
     assert line_of(summary, "memory").startswith("memory 300 MiB")
-    assert "(8)" in line_of(summary, "memory")
+    assert "(8 ranks)" in line_of(summary, "memory")
     assert line_of(summary, "time") == (
         "time 3.75 s: index 0.50, photons 2.00, decide 0.25, write 1.00"
     )

@@ -521,7 +521,7 @@ def test_invalid_pixels_are_named_once(tmp_path):
     sparsifier.frames(table, powder)
     pool.close()
     (problem,) = sparsifier.problems
-    assert problem.what.startswith("1 frames: 2 pixels are no numbers of photons")
+    assert problem.what.startswith("1 frames: 2 pixels are not valid photon counts")
 
 
 @pytest.mark.parametrize("break_it", [os.remove, lambda path: os.truncate(path, 3000)])

@@ -106,7 +106,7 @@ class Config:
         str,
         "which masks, of which all must call a pixel good; file: of files; run: the corrected"
         " data's own (image/mask), frame by frame; run-static: what these call bad all the time;"
-        " none: of no file that is not named (default: auto, which is file if there is one in det/,"
+        " none: only files given explicitly (default: auto, which is file if there is one in det/,"
         " else run-static if the data have masks)",
         choices=("auto", "file", "run", "run-static", "none"),
         many=True,
@@ -386,7 +386,7 @@ class Config:
         "resources",
         3.0,
         float,
-        "every so often each rank writes down what it has read, for --resume; 0: never",
+        "checkpoint interval in minutes, for --resume; 0: no checkpoints",
         metavar="X",
     )
 

@@ -51,11 +51,11 @@ def parse_trains(text) -> tuple[int | None, int | None]:
     """
     if isinstance(text, (tuple, list)):
         if len(text) != 2 or not all(type(part) is int and part >= 0 for part in text):
-            raise ValueError(f"{text!r} is no slice of trains; expected two numbers from 0 on")
+            raise ValueError(f"{text!r} is not a train range (expected A:B, two numbers from 0 on)")
         return text[0], text[1]
     match = re.fullmatch(r"(\d*):(\d*)", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no slice of trains; expected A:B, e.g. 0:100")
+        raise ValueError(f"{text!r} is not a train range (expected A:B, e.g. 0:100)")
     start, stop = (int(part) if part else None for part in match.groups())
     return start, stop
 

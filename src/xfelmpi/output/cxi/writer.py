@@ -132,7 +132,7 @@ class CxiEntry:
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
 
     def begin(self, packed: ChunkAppender, masks: MaskDeduplicator) -> None:
-        """Get to know where the frames go; collective."""
+        """Assign the output positions of the frames; collective."""
         self._packed, self._masks = packed, masks
         detector, n, axes = f"{self.name}/{DETECTOR}", self._n_frames, _FRAME_AXES
         self._first_frame = packed.dataset(

@@ -88,7 +88,7 @@ def make_mask(job: RunJob, options: MaskOptions) -> int:
     if comm.rank == 0:
         for line in _summary(inputs, tally, found_before, good):
             log.info(line)
-        log.info(f"memory     {peak / 2**20:14,.0f}   MiB at most per rank ({comm.size})")
+        log.info(f"memory     {peak / 2**20:14,.0f}   MiB peak per rank ({comm.size} ranks)")
         log.info(f"time       {monotonic() - start:14.2f}   s")
         for line in problem_lines(problems, "the rest is like these"):
             log.info(line)
