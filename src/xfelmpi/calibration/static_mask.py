@@ -28,7 +28,7 @@ def add_static(
 
     Parameters
     ----------
-    shared : NodeShared
+    shared : NodeSharedArray
         Bits of the good pixels, uint8 (module, cell, byte).
     files : FilePool
     frames : CellFrames

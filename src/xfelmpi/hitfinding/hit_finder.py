@@ -46,7 +46,7 @@ def score_frames(
 
     Parameters
     ----------
-    comm : Comm or None
+    comm : Intracomm or None
     config : Config
     train_id : ndarray, uint64 (frame,)
         Ascending; whole trains.

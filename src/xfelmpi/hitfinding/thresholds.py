@@ -95,7 +95,7 @@ def decide_by_train(
     usable : ndarray, bool (frame,)
     train_id : ndarray, uint64 (frame,)
         Ascending.
-    rule : Rule
+    rule : ThresholdRule
     """
     median, std = np.full((2, len(score)), np.nan)
     edges = train_edges(train_id)
@@ -121,7 +121,7 @@ def decide_by_window(
         Of these frames.
     run_scores : ndarray, float32 (usable frame,)
         Of the whole run, in order.
-    rule : Rule
+    rule : ThresholdRule
     """
     found = windows.each(lambda values: score_statistics(values, rule), run_scores, 2)
     median, std = found.T

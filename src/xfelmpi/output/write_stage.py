@@ -53,7 +53,7 @@ class WriteInputs:
 
     Parameters
     ----------
-    share : Share
+    share : LocalRun
     masks : Masks
     sums : FrameSums
     events : EventColumns
@@ -128,7 +128,7 @@ def begin_vds(
     experiment : Experiment
     attributes : dict
         Root attributes.
-    share : Share
+    share : LocalRun
     memory : int
         Bytes; with more mappings than fit there is a problem instead of a virtual dataset.
 

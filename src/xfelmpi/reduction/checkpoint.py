@@ -53,10 +53,10 @@ class ReductionState:
 
     Parameters
     ----------
-    share : Share
+    share : LocalRun
     sums : FrameSums
     powder : PowderSum
-    kept : KeptFrames
+    kept : FrameBuffer
     sparsifier : Sparsifier
         Which collects the problems.
     """
@@ -80,7 +80,7 @@ class CheckpointWriter(Observer):
     minutes : float
         Between two files; 0: none is written.
     rank : int
-    result : PassResult
+    result : ReductionState
         Growing.
     """
 
@@ -205,7 +205,7 @@ def restore(paths: tuple[Path, ...], result: ReductionState) -> np.ndarray:
     ----------
     paths : tuple of Path
         Files with frames of this rank, among others; no frame is in two of them.
-    result : PassResult
+    result : ReductionState
 
     Returns
     -------

@@ -41,7 +41,7 @@ class ResumePlan:
     ----------
     fingerprint : dict
         What the result of the pass depends on.
-    files : tuple of Found
+    files : tuple of CheckpointInfo
         Those that are used: no frame is in two of them.
     n_done : int
         Frames in them.

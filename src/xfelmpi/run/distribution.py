@@ -89,7 +89,7 @@ class LocalRun:
 
     Parameters
     ----------
-    facts : RunFacts
+    facts : RunInfo
     frames : FrameTable
         Whole trains.
     first_frame : int

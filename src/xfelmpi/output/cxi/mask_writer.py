@@ -27,7 +27,7 @@ class MaskDeduplicator:
     Parameters
     ----------
     comm : Intracomm
-    packed : PackedFrames
+    packed : ChunkAppender
         Where the chunks will be.
     masks : Masks
     modules_in_run : int

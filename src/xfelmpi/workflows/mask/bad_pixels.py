@@ -141,7 +141,7 @@ def judge_by_neighbours(
     counts : Counts
     rate, pair_rate : ndarray, float64 (pixel,)
         Photons and pairs in a frame, typical of the neighbourhood.
-    limits : Limits
+    limits : BadPixelCriteria
 
     Returns
     -------

@@ -87,7 +87,7 @@ class PartJudge:
     masks : Masks
         Pixels that are bad anyway.
     cells : ndarray, int (cell,)
-    limits : Limits
+    limits : BadPixelCriteria
     tally : Tally
         Is added to.
     """

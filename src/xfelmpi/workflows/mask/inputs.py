@@ -27,7 +27,7 @@ class MaskOptions:
 
     Parameters
     ----------
-    limits : Limits
+    limits : BadPixelCriteria
     leave_out : str
         Frames that do not count: ``bright``, ``hits`` or ``none``.
     noise : Path or None
@@ -57,7 +57,7 @@ class MaskInputs:
 
     Parameters
     ----------
-    share : Share
+    share : LocalRun
         This rank's part of the run.
     masks : Masks
         Those that apply already.
@@ -66,7 +66,7 @@ class MaskInputs:
     events : HitLabels or None
         Hits and misses of the run, if asked for and there.
     labels : ndarray, uint16 (frame,)
-        Of this rank's frames: place of the cell in `RunFacts.cells`, and the bits `JUDGED`, `HIT`
+        Of this rank's frames: place of the cell in `RunInfo.cells`, and the bits `JUDGED`, `HIT`
         and `MISS`.
     """
 

@@ -27,7 +27,7 @@ class RunData:
 
     Parameters
     ----------
-    share : Share
+    share : LocalRun
     files : FilePool
     inputs : Inputs
     events : EventColumns
