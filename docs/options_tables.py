@@ -27,7 +27,7 @@ def fill(markdown: str) -> str:
 
 def command(name: str) -> str:
     """Return the section of one command."""
-    parser = importlib.import_module(f"xfelmpi.cli.{name}").parser()
+    parser = importlib.import_module(f"xfelmpi.cli.{name.replace('-', '_')}").parser()
     heading = "xfelmpi RUN" if name == "process" else f"xfelmpi {name}"
     arguments = " ".join(_value(a) for a in _actions(parser) if not a.option_strings)
     lines = [f"## {heading}", f"`{parser.prog} {arguments} [options]`", _words(parser.description)]

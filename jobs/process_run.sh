@@ -5,12 +5,15 @@
 #SBATCH --exclusive
 #SBATCH --time=02:00:00
 #SBATCH --signal=TERM@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #
 # Processes one run: under Slurm with srun, elsewhere with mpirun. From any folder:
 #
 #   sbatch jobs/process_run.sh RUN [options of xfelmpi]
 #   sbatch --array=50-60 jobs/process_run.sh [options]      one run per array task
 #   bash jobs/process_run.sh RUN [options]
+#   sbatch jobs/process_run.sh darks RUN [RUN RUN] [options of xfelmpi darks]
 #
 # EXP_PREFIX names the experiment folder (or --prefix). The log is OUTPUT/log/r0050_<job>.log; what
 # goes wrong before that folder is known stands where Slurm puts output, slurm-<job>.out in the folder
@@ -18,12 +21,16 @@
 # RANKS is the number of ranks (default: the job's --ntasks, else one per core); XFELMPI_ROOT names
 # the project if it cannot be found. The exit status is the program's: 0 complete, 3 complete but
 # some input was excluded, 2 wrong use or unusable input, 1 a bug, or ranks that Slurm failed to
-# start, 143 stopped.
+# start, 143 stopped. The last line of the log tells it: "xfelmpi 50 done, status 0".
 #
 # 60 s before the time limit Slurm sends SIGTERM to the ranks (--signal above; another --time may be
 # given to sbatch, and another --signal, but none with B:, which this script alone would get). They
 # write down what they have read and end; so does the log, with the command that continues:
-# sbatch jobs/process_run.sh RUN --resume
+# sbatch jobs/process_run.sh RUN --resume. A job that Slurm puts back into its queue, because it was
+# preempted or its node failed, continues by itself.
+#
+# XFELMPI_RESULT names a file for whoever submitted the job: "job NUMBER" when it begins, "end STATUS"
+# when it ends. Of two jobs with the same file only the first does anything.
 set -euo pipefail
 
 # Slurm runs a copy of this script from a folder of its own.
@@ -53,16 +60,46 @@ usage: process_run.sh RUN [options of xfelmpi]
        sbatch --array=FIRST-LAST process_run.sh [options of xfelmpi]"
 }
 
-if [[ ${1:-} =~ ^[0-9]+$ ]]; then
-    run=$((10#$1))
+command=()
+if [[ ${1:-} == darks ]]; then
+    [[ ${2:-} =~ ^[0-9]+$ ]] || usage "found '${2:-nothing}' after darks, expected a run number"
+    command=(darks) run=$((10#$2))
+    shift
+elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
+    command=("$((10#$1))") run=$((10#$1))
     shift
     # All tasks of the array would write the same files.
     [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || usage "found run $run in an array job, which has a run per task"
 elif [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
-    run=$SLURM_ARRAY_TASK_ID
+    command=("$SLURM_ARRAY_TASK_ID") run=$SLURM_ARRAY_TASK_ID
 else
     usage "found '${1:-nothing}', expected a run number"
 fi
+
+# begin_result: whether this job is the first one of its result file, or the same one again.
+begin_result() {
+    local job=${SLURM_JOB_ID:-$$} owner=''
+    [[ -n ${XFELMPI_RESULT:-} ]] || return 0
+    [[ -n ${SLURM_JOB_ID:-} ]] || job="$$ $(uname -n)"
+    mkdir -p -- "${XFELMPI_RESULT%/*}"
+    if ! (set -o noclobber && printf 'job %s\n' "$job" >"$XFELMPI_RESULT") 2>/dev/null; then
+        IFS= read -r owner <"$XFELMPI_RESULT" || true
+        [[ -z $owner || $owner == "job $job" ]] || return 1
+        printf 'job %s\n' "$job" >>"$XFELMPI_RESULT"
+    fi
+}
+
+if ! begin_result; then
+    say "nothing to do: $(head -n 1 -- "$XFELMPI_RESULT") does it ($XFELMPI_RESULT)"
+    exit 0
+fi
+
+# finish STATUS: the last line of the log.
+finish() {
+    if [[ -n ${XFELMPI_RESULT:-} ]]; then printf 'end %d\n' "$1" >>"$XFELMPI_RESULT"; fi
+    say "xfelmpi $run done, status $1"
+}
+trap 'finish $?' EXIT
 
 load_site
 use_venv
@@ -115,7 +152,27 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-30}
     ranks=${RANKS:-$(cpus)}
     prepare_mpi "$ranks"
-    exec mpirun -n "$ranks" python -m xfelmpi "$run" "$@"
+    # mpirun in a process group of its own: who signals this script, or types Ctrl-C, reaches it once
+    set -m
+    mpirun -n "$ranks" python -m xfelmpi "${command[@]}" "$@" </dev/null &
+    child=$!
+    set +m
+    for name in TERM INT HUP USR1; do
+        # shellcheck disable=SC2064
+        trap "kill -s $name -- -$child 2>/dev/null || true" "$name"
+    done
+    status=0
+    while kill -0 "$child" 2>/dev/null; do
+        status=0
+        wait "$child" || status=$?
+    done
+    exit "$status"
+fi
+
+# Slurm has begun the job again: what it had read before need not be read again.
+if ((${SLURM_RESTART_COUNT:-0} > 0)) && [[ ${command[0]} != darks ]] &&
+    [[ " $* " != *" --resume "* && " $* " != *" --from-events "* ]]; then
+    set -- "$@" --resume
 fi
 
 output=$(output_folder "$@" || true)
@@ -148,9 +205,10 @@ before=$(events_stamp)
 trap : TERM
 status=0
 srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    python -m xfelmpi "$run" "$@" || status=$?
+    python -m xfelmpi "${command[@]}" "$@" || status=$?
 # When Slurm fails to start the ranks, srun may return 0 all the same.
-if ((status == 0 || status == 3)) && [[ -n $output ]] && writes_outputs "$@" &&
+if ((status == 0 || status == 3)) && [[ -n $output && ${command[0]} != darks ]] &&
+    writes_outputs "$@" &&
     [[ $(events_stamp) == "$before" ]]; then
     printf 'process_run.sh: srun ended with status %d, but %s was not written: the ranks never ran. %s\n' \
         "$status" "$events" 'See above what Slurm says of it, and submit the job again' >&2

@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import traceback
+from types import SimpleNamespace
 
 from xfelmpi import __version__
 from xfelmpi._commit import COMMIT
@@ -35,8 +36,13 @@ COMMANDS = {
     "vds": "write the virtual dataset of a run",
     "verify": "check the outputs of a run against each other and against the run",
     "report": "make the page of a processed run, and the overview of all runs",
+    "watch": "process every run of a beamtime as soon as it is complete",
+    "submit": "submit several runs to Slurm",
     "show": "show a processed run, or one hit, in the terminal",
 }
+
+_OF_ONE_PROCESS = ("watch", "submit")
+"""Commands without ranks: they start without MPI, and can start jobs that have it."""
 
 _TOP_HELP = """\
 usage: xfelmpi RUN [options]
@@ -86,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         except XfelmpiError as error:
             sys.stderr.write(f"xfelmpi: error: {error}\n")
             return error.exit_status
-    return _run(command, argv)
+    return _run_alone(command, argv) if command in _OF_ONE_PROCESS else _run(command, argv)
 
 
 def _help() -> str:
@@ -100,10 +106,37 @@ def load(command: str):
     """Return the module of a command."""
     # what modules define stays: looking for garbage in it takes a tenth of the start
     gc.disable()
-    module = importlib.import_module(f"xfelmpi.cli.{command}")
+    module = importlib.import_module(f"xfelmpi.cli.{command.replace('-', '_')}")
     gc.freeze()
     gc.enable()
     return module
+
+
+def _run_alone(command: str, argv: list[str]) -> int:
+    alone = SimpleNamespace(rank=0, size=1)
+    try:
+        if (
+            int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
+            > 1
+        ):
+            raise UsageError(f"{command} is a command of one process: start it without MPI")
+        _prepare()
+        import mpi4py
+
+        # MPI would leave things in the environment that jobs started from here must not have
+        mpi4py.rc.initialize = False
+        start_logging(0)
+        return load(command).main(argv, None)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_BUG
+    except BaseException as error:
+        return _fail(alone, error)
+
+
+def _prepare() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
+        os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    open_without_locks()
 
 
 def _run(command: str, argv: list[str]) -> int:
@@ -112,9 +145,7 @@ def _run(command: str, argv: list[str]) -> int:
     except UsageError as error:
         sys.stderr.write(f"xfelmpi: error: {error}\n")
         return error.exit_status
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
-        os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    open_without_locks()
+    _prepare()
     # ranks that wait must not take the core from ranks that work
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
     from mpi4py import MPI

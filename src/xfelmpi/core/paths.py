@@ -174,6 +174,46 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class WatchFiles:
+    """Paths of what watches an experiment folder for new runs.
+
+    Parameters
+    ----------
+    output : Path
+    """
+
+    output: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all that watching leaves."""
+        return self.output / "watch"
+
+    @property
+    def state(self) -> Path:
+        """What was done, runs, failed and waits."""
+        return self.folder / "state.json"
+
+    @property
+    def lock(self) -> Path:
+        """Of the process that watches."""
+        return self.output / "lock" / "watch.lock"
+
+    @property
+    def requests(self) -> Path:
+        """The folder in which other processes ask for runs to be tried again."""
+        return self.folder / "again"
+
+    def result(self, name: str) -> Path:
+        """Return the file in which a job says that it has begun, and how it ended."""
+        return self.folder / "jobs" / name
+
+    def log(self, name: str) -> Path:
+        """Return the log of a job that runs on this machine."""
+        return self.output / "log" / f"{name}.log"
+
+
+@dataclass(frozen=True)
 class MergedFiles:
     """Paths of the hits of several runs in one.
 

@@ -128,6 +128,30 @@ def held(comm, path: Path, what: str):
         guard_by(lambda: None)
 
 
+@contextmanager
+def held_by_one(path: Path, what: str):
+    """Hold a lock during a block, as `held` does, in a command of one process without MPI.
+
+    Raises
+    ------
+    BusyError
+        If another process holds it.
+    OutputError
+        If it cannot be made.
+    """
+    token = acquire(path, what)
+    guard_by(lambda: check_held(path, token))
+    stop = threading.Event()
+    plan.release = lambda: release(path, token)
+    threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
+    try:
+        yield
+    finally:
+        release(path, token)
+        stop.set()
+        guard_by(lambda: None)
+
+
 def check_held(path: Path, token: str) -> None:
     """Check that a lock is still the own one; any rank.
 

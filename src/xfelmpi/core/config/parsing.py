@@ -24,6 +24,45 @@ def parse_run(text) -> int:
     return int(match[1])
 
 
+MOST_RUNS = 10_000
+
+
+def parse_runs(text) -> tuple[int, ...]:
+    """Return run numbers, ascending, from ``50-60,65`` (ends included).
+
+    Raises
+    ------
+    ValueError
+        If it names none, or more than there can be.
+    """
+    runs: set[int] = set()
+    for part in re.split(r"[,\s]+", str(text).strip()):
+        match = re.fullmatch(r"[rR]?(\d{1,9})(?:-[rR]?(\d{1,9}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + MOST_RUNS:
+            raise ValueError(f"{str(text)[:40]!r} names no runs; expected e.g. 50-60,65")
+        runs.update(range(first, last + 1))
+    return tuple(sorted(runs))
+
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(text) -> float:
+    """Return seconds from a time with an optional unit, e.g. ``30m``, ``90 s``, ``1.5h``.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or longer than a year.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*(s|m|min|h|d|)\s*", str(text))
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
+    if not 0 <= seconds <= 366 * 86400:
+        raise ValueError(f"{str(text)[:40]!r} is no time; expected e.g. 30m, 90s or 2h")
+    return seconds
+
+
 def parse_size(text) -> int:
     """Return bytes from a number with an optional unit, e.g. ``400M`` or ``1.5G`` (powers of 1024).
 

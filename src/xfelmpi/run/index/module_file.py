@@ -27,6 +27,9 @@ _FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4,}}-{AGIPD_1M.file_name}(\d\d)-S(\d{
 FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
+MODULES = AGIPD_1M.n_modules
+"""Modules of the detector whose files are recognised."""
+
 _IMPOSSIBLE = np.uint64(1 << 63)
 
 _SOURCE = re.compile(AGIPD_1M.source)

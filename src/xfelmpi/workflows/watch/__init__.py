@@ -1,0 +1,1 @@
+"""Watching an experiment folder: every run that is complete is submitted, and followed up."""

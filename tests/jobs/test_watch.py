@@ -1,0 +1,459 @@
+"""``xfelmpi watch``: runs that arrive, and what is made of them.
+
+The jobs are those of `quick_project`, but for one test; those of Slurm are in tests/cluster.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+from arrivingruns import arrive, arriving_run, calls, quick_project
+from launch import call_xfelmpi, limit, run_xfelmpi
+
+from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.paths import WatchFiles
+from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
+from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, LookOptions
+from xfelmpi.workflows.watch.loop import Watcher, ask_again
+from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
+from xfelmpi.workflows.watch.queues import LocalQueue
+from xfelmpi.workflows.watch.rules import read_rules
+from xfelmpi.workflows.watch.table import status_table
+
+pytestmark = pytest.mark.job
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Run 50, with its files in the order in which the facility writes them."""
+    folder = tmp_path_factory.mktemp("source")
+    return folder, arriving_run(folder)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return quick_project(tmp_path / "project")
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self):
+        self.now = time.time()
+
+    def __call__(self):
+        return self.now
+
+
+class Watch:
+    """A watcher in this process, with a clock of its own."""
+
+    def __init__(self, prefix, project, **options):
+        self.prefix, self.project, self.clock = prefix, project, Clock()
+        self.files = WatchFiles(prefix / "scratch")
+        self.files.lock.parent.mkdir(parents=True, exist_ok=True)
+        self.files.lock.touch()
+        chosen = {"tries": options.pop("tries", 3), "wanted": options.pop("wanted", None)}
+        queue = LocalQueue(self.files, project / "jobs" / "process_run.sh", options.pop("most", 5))
+        look = LookOptions(prefix, prefix / "scratch", every=10.0, **options)
+        self.watcher = Watcher(look, queue, self.files, clock=self.clock, **chosen)
+
+    def look(self, seconds=60.0):
+        """Let time pass, look, and return state and text of all runs."""
+        self.clock.now += seconds
+        self.watcher.poll()
+        return {n: (r.state, r.about) for n, r in read_state(self.files.state).runs.items()}
+
+    def finish(self):
+        """Look a few times, wait for the jobs, and return the states of the runs."""
+        for _ in range(3):
+            found = self.look()
+        end = time.monotonic() + limit()
+        while self.watcher.state.active:
+            assert time.monotonic() < end, self.watcher.state
+            time.sleep(0.05)
+            found = self.look(0.0)
+        return {n: state for n, (state, _) in found.items()}
+
+
+def put(source, prefix, run=50, kinds=("raw", "proc")):
+    """Have a run arrive as a whole, under another number if need be."""
+    folder, files = source
+    for path in files:
+        if path.parts[0] in kinds:
+            new = prefix / str(path).replace("r0050", f"r{run:04}").replace("R0050", f"R{run:04}")
+            new.parent.mkdir(parents=True, exist_ok=True)
+            if run == 50:
+                os.link(folder / path, new)
+                continue
+            shutil.copyfile(folder / path, new)
+            with h5py.File(new, "r+") as file:
+                file["METADATA/runNumber"][...] = run
+
+
+def test_run_that_arrives_in_pieces(source, tmp_path, project):
+    """It is told what it waits for, and processed once, when the last piece is there."""
+    folder, files = source
+    watch = Watch(tmp_path, project, options=("--sigma", "5"))
+    said = []
+    detector = [p for p in files if "AGIPD" in p.name]
+    for n in range(0, len(detector), 7):
+        found = watch.look().get(50)
+        said.append(found and found[1])
+        assert found is None or found[0] == WAITING
+        arrive(folder, tmp_path, detector[n : n + 7])
+    for kind in ("raw run: ", ""):
+        text = rf"{kind}waiting for \d+ modules? of sequence \d"
+        assert any(re.match(text, about or "") for about in said), said
+    assert watch.finish() == {50: DONE}
+    for _ in range(3):
+        watch.look(7200)
+    (call,) = calls(project)[50]
+    assert call.endswith("--sigma 5"), call
+    assert f"--prefix {tmp_path} --output {tmp_path}/scratch" in call
+
+
+def test_files_must_be_at_rest(source, tmp_path, project):
+    put(source, tmp_path)
+    watch = Watch(tmp_path, project, settle=30.0)
+    assert watch.look(0.0)[50] == (WAITING, "waiting for its files to be at rest")
+    growing = tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00001.h5"
+    data = growing.read_bytes()
+    growing.unlink()
+    growing.write_bytes(data[:3000])
+    assert watch.look(40.0)[50][0] == WAITING
+    growing.write_bytes(data)
+    assert watch.look(20.0)[50][0] == WAITING
+    watch.look(40.0)
+    watch.look(40.0)
+    assert watch.finish() == {50: DONE}
+
+
+def test_file_that_never_gets_whole_is_processed_in_the_end(source, tmp_path, project):
+    put(source, tmp_path)
+    broken = tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00001.h5"
+    broken.unlink()
+    broken.write_bytes(b"nothing")
+    watch = Watch(tmp_path, project, patience=1800.0)
+    watch.look()
+    watch.look()
+    assert "CORR-R0050-AGIPD03-S00001.h5, which cannot be read" in watch.look()[50][1]
+    watch.look(1900)
+    assert watch.finish() == {50: DONE}
+
+
+def test_correction_that_does_not_come(source, tmp_path, project):
+    """The raw run is processed after a while, and the corrected one when it is there."""
+    put(source, tmp_path, kinds=("raw",))
+    watch = Watch(tmp_path, project, raw_after=1200.0)
+    watch.look()
+    assert watch.look()[50] == (WAITING, "waiting for correction")
+    watch.look(1300)
+    watch.finish()
+    state, about = watch.look()[50]
+    assert (state, about) == (WAITING, "raw data complete; waiting for correction")
+    watch.look(7200)
+    shutil.rmtree(tmp_path / "proc", ignore_errors=True)
+    put(source, tmp_path, kinds=("proc",))
+    watch.look(7200)
+    assert watch.finish() == {50: DONE}
+    assert [c.split()[-2:] for c in calls(project)[50]] == [
+        ["--data", "raw"],
+        ["--output", f"{tmp_path}/scratch"],
+    ]
+
+
+RULES = """
+[options]
+sigma = 5
+
+[[rule]]
+runs = "52-54"
+darks = 3
+
+[[rule]]
+sample = "WATER*"
+skip = true
+
+[[rule]]
+type = "simul*"
+runs = "50"
+options = { sigma = 6, exclude-cells = "0", with-misses = true, hit-modules = [3, 4] }
+"""
+
+
+def test_rules(source, tmp_path, project):
+    for run in (50, 51, 52, 53, 54, 55):
+        kinds = ("raw",) if run in (52, 53, 54) else ("raw", "proc")
+        put(source, tmp_path, run, kinds)
+    for path in (tmp_path / "proc" / "r0051").glob("*AGIPD*"):
+        with h5py.File(path, "r+") as file:
+            file["METADATA/sample"][...] = b"Water jet"
+    (tmp_path / "watch.toml").write_text(RULES)
+    rules = read_rules(tmp_path / "watch.toml")
+    watch = Watch(
+        tmp_path, project, rules=rules, options=rules.options, wanted=tuple(range(50, 55))
+    )
+    for _ in range(3):
+        watch.look()
+    assert watch.finish() == {50: DONE, 51: SKIPPED, 52: SKIPPED, 53: SKIPPED, 54: DONE}
+    done = calls_of(project)
+    assert set(done) == {"50", "darks"}
+    words = "--sigma 6 --exclude-cells 0 --with-misses --hit-modules 3 4 --sigma 5"
+    assert done["50"][0].endswith(words)
+    out = tmp_path / "scratch" / "det" / "constants"
+    assert done["darks"] == [f"darks 52 53 54 --prefix {tmp_path} --out {out}"]
+
+
+def calls_of(project):
+    return {p.name: p.read_text().splitlines() for p in (project / "calls").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rule = 3", "expected tables"),
+        ("[[rule]]\nsigma = 5", "rule 1: unknown sigma"),
+        ("[[rule]]\nruns = 'some'", "names no runs"),
+        ("[[rule]]\nskip = 1", "expected true or false"),
+        ("[[rule]]\ndarks = 4", "from 1 to 3"),
+        ("[[rule]]\nsample = 3", "expected a text"),
+        ("[options]\nsigma = { a = 1 }", "wrong form"),
+        ("[options]\n'--sigma' = 5", "is no option"),
+        ("options = 5", "expected a table"),
+        ("[[", "watch.toml"),
+    ],
+)
+def test_rules_that_are_wrong(tmp_path, text, message):
+    path = tmp_path / "watch.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        read_rules(path)
+    assert str(path) in str(error.value)
+
+
+def test_failed_run_is_tried_again_only_when_asked(source, tmp_path, project):
+    put(source, tmp_path)
+    (project / ".venv/bin/status").write_text("2")
+    watch = Watch(tmp_path, project)
+    watch.look()
+    watch.look()
+    assert watch.finish() == {50: FAILED}
+    watch.look(7200)
+    assert len(calls(project)[50]) == 1
+    (project / ".venv/bin/status").write_text("3")
+    ask_again(watch.files, [50])
+    watch.look()
+    assert watch.finish() == {50: DONE}
+    watch.look(7200)
+    assert len(calls(project)[50]) == 2
+    assert watch.look()[50][1] == "complete, with problems (status 3)"
+
+
+def test_stopped_job_is_continued_up_to_a_limit(source, tmp_path, project):
+    put(source, tmp_path)
+    (project / ".venv/bin/status").write_text("143")
+    watch = Watch(tmp_path, project, tries=3)
+    watch.look()
+    watch.look()
+    assert watch.finish() == {50: FAILED}
+    assert [c.endswith("--resume") for c in calls(project)[50]] == [False, True, True]
+    assert "after 3 tries; xfelmpi watch --again 50" in watch.look()[50][1]
+
+
+def test_runs_with_outputs_are_not_processed_again(source, tmp_path, project):
+    put(source, tmp_path)
+    (tmp_path / "scratch" / "events").mkdir(parents=True)
+    (tmp_path / "scratch" / "events" / "r0050_events.h5").touch()
+    watch = Watch(tmp_path, project)
+    assert watch.look()[50] == (DONE, "had been processed before")
+
+
+def test_table_of_all_runs(source, tmp_path, project):
+    put(source, tmp_path)
+    watch = Watch(tmp_path, project)
+    watch.look()
+    lines = status_table(watch.files)
+    assert re.match(r"   50  (waiting|submitted) ", lines[1])
+    assert lines[-1] == f"1 {read_state(watch.files.state).runs[50].state}; " + (
+        f"{watch.files.output}: is being watched"
+    )
+    assert status_table(WatchFiles(tmp_path / "elsewhere"))[-1].startswith("no run was seen yet")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:-20],
+        lambda text: "[]",
+        lambda text: text.replace('"schema": 1', '"schema": 7'),
+        lambda text: text.replace('"waiting"', '"lost"').replace('"submitted"', '"lost"'),
+        lambda text: text.replace('"run": 50', '"run": "50"'),
+        lambda text: text.replace('"stamp": [', '"stamp": null, "x": ['),
+    ],
+)
+def test_damaged_state_is_refused(source, tmp_path, project, change):
+    put(source, tmp_path)
+    watch = Watch(tmp_path, project)
+    watch.look()
+    watch.files.state.write_text(change(watch.files.state.read_text()))
+    with pytest.raises(InputError, match="remove it to start anew"):
+        read_state(watch.files.state)
+
+
+def test_state_is_kept_as_it_is(source, tmp_path, project):
+    put(source, tmp_path)
+    watch = Watch(tmp_path, project)
+    watch.look()
+    state = read_state(watch.files.state)
+    write_state(watch.files.state, state)
+    assert read_state(watch.files.state) == state == watch.watcher.state
+
+
+START = """
+import sys
+from xfelmpi.workflows.watch import loop
+loop.LOST_AFTER = 1.5
+loop.CALLS_A_MINUTE = loop.FILES_A_MINUTE = 1e6
+from xfelmpi.__main__ import main
+sys.exit(main())
+"""
+"""The program, but for its patience with jobs that may have been submitted, and with the disk."""
+
+
+def start_watch(prefix, project, *options):
+    environment = {**os.environ, "XFELMPI_ROOT": str(project)}
+    command = [sys.executable, "-c", START, "watch", "--prefix", prefix, "--local", *options]
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def test_killed_at_any_moment_it_loses_and_doubles_nothing(source, tmp_path):
+    """20 times, while runs arrive; then it is left alone."""
+    project = quick_project(tmp_path / "project", seconds=0.1)
+    prefix = tmp_path / "p007927"
+    chance = random.Random(5)
+    options = ("--settle", "0.1s", "--every", "0.1s", "--jobs", "2")
+    for n in range(20):
+        if n % 2 == 0:
+            put(source, prefix, 60 + n // 2)
+        watch = start_watch(prefix, project, *options)
+        time.sleep(chance.uniform(0.05, 0.9))
+        watch.kill()
+        watch.communicate()
+        for job in calls(project).values():
+            assert len(job) == 1
+    last = start_watch(prefix, project, "--once", *options)
+    said = last.communicate(timeout=limit(20))[0]
+    assert last.returncode == 0, said
+    state = read_state(WatchFiles(prefix / "scratch").state)
+    assert {n: r.state for n, r in state.runs.items()} == dict.fromkeys(range(60, 70), DONE), said
+    assert {n: len(c) for n, c in calls(project).items()} == dict.fromkeys(range(60, 70), 1), said
+    assert not list((prefix / "scratch").rglob("*.part"))
+
+
+def test_second_watch_of_the_folder_refuses(source, tmp_path, project):
+    put(source, tmp_path)
+    first = start_watch(tmp_path, project, "--every", "0.1s")
+    try:
+        lock = tmp_path / "scratch" / "lock" / "watch.lock"
+        end = time.monotonic() + limit()
+        while not lock.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        second = start_watch(tmp_path, project, "--once")
+        said = second.communicate(timeout=limit())[0]
+        assert second.returncode == 2
+        assert "is being watched by" in said
+    finally:
+        first.send_signal(signal.SIGINT)
+        said = first.communicate(timeout=limit())[0]
+    assert first.returncode == 130
+    assert "its jobs go on" in said
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--", "--sigma", "many"], "--sigma"),
+        (["--", "--sigma", "nan"], "sigma"),
+        (["--", "--prefix", "elsewhere"], "not an option for the jobs"),
+        (["--raw-after", "soon"], "is no time"),
+        (["--runs", "x"], "names no runs"),
+        (["--rules", "absent.toml"], "absent.toml"),
+        (["--again", "77"], "no run 77"),
+        (["--tries", "0"], "from 1 on"),
+        (["--nodes", "many"], "no number of nodes"),
+    ],
+)
+def test_what_is_refused_at_once(tmp_path, arguments, message):
+    done = call_xfelmpi(["watch", "--prefix", tmp_path, "--local", "--once", *arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_real_job_of_a_real_run(source, tmp_path):
+    """Once: the run is processed, by the batch script, on this machine."""
+    put(source, tmp_path)
+    options = ("--local", "--once", "--settle", "0.2s", "--every", "0.2s")
+    done = run_xfelmpi(
+        ["watch", "--prefix", tmp_path, *options, "--", "--sigma", "5"],
+        seconds=limit(60),
+        RANKS="1",
+        XFELMPI_ROOT=str(Path(__file__).parents[2]),
+    )
+    log = tmp_path / "scratch" / "log" / "r0050-1.log"
+    assert done.returncode == 0, (
+        done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+    )
+    assert log.read_text().splitlines()[-1] == "xfelmpi 50 done, status 0"
+    with h5py.File(tmp_path / "scratch" / "events" / "r0050_events.h5") as file:
+        assert json.loads(file.attrs["configuration"])["sigma"] == 5
+    assert "run 50: complete" in done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_thousand_runs_are_looked_at_gently(source, tmp_path):
+    """Calls of the file system that name the experiment folder, as the kernel sees them."""
+    names = [p.name for p in source[1] if p.parts[0] == "raw" and "AGIPD" in p.name][:-1]
+    for run in range(1, 1001):
+        folder = tmp_path / "raw" / f"r{run:04}"
+        folder.mkdir(parents=True)
+        for name in names[:3]:
+            (folder / name).touch()
+    options = ["--prefix", tmp_path, "--local", "--every", "0.2s"]
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=%file,getdents64", "-o", trace, sys.executable, "-m",
+               "xfelmpi", "watch", *options]  # fmt: skip
+    watch = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, cwd=tmp_path)
+    time.sleep(4)
+    subprocess.run(["pkill", "-INT", "-P", str(watch.pid)], check=False)
+    watch.wait(limit())
+    state = read_state(WatchFiles(tmp_path / "scratch").state)
+    assert len(state.runs) == 1000
+    of_runs = [line for line in trace.read_text().splitlines() if re.search(r"/(raw|proc)\W", line)]
+    looked = sum(bool(run.about) for run in state.runs.values())
+    assert looked > 10
+    assert len(of_runs) < CALLS_A_MINUTE * 1.5
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "nodes"), [(0, 1), (15e9, 1), (400e9, 1), (1e12, 4), (4.2e12, MOST_NODES)]
+)
+def test_nodes_by_the_size_of_a_run(n_bytes, nodes):
+    assert nodes_for(int(n_bytes)) == nodes
