@@ -27,6 +27,7 @@ python "$programs/pass_floor.py" "$folder/plain" 4 64 u2 f4 u2-plain f4-plain
 mpirun -n 2 python "$programs/raw_pass.py" "$folder/raw"
 python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
 python "$programs/index_run.py" "$folder/index" "$repeats"
+python "$programs/mask_layouts.py" "$folder/masks" "$repeats"
 python "$programs/decide_again.py" "$folder/again" 2 64 "$repeats"
 python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64 256
 if type perf >/dev/null 2>&1; then

@@ -242,7 +242,12 @@ def _check_detector(entry, expected) -> None:
     assert detector["corner_position"].shape == (16, 3)
     assert detector["basis_vectors"].shape == (16, 2, 3)
     assert detector["module_identifier"].shape == (16,)
-    for name in ("xyz_map", "corner_position", "basis_vectors"):
+    assert detector["tile_identifier"][()].tolist()[::127] == [b"AGIPD00T0", b"AGIPD15T7"]
+    tiles = detector["tile_corner_position"][()], detector["tile_basis_vectors"][()]
+    middle = tiles[0] + 32.5 * tiles[1][:, 0] + 0.5 * tiles[1][:, 1]
+    np.testing.assert_allclose(middle, positions[:, :, 32::64, 0].reshape(3, 128).T, atol=1e-9)
+    names = ("xyz_map", "corner_position", "basis_vectors")
+    for name in (*names, "tile_corner_position", "tile_basis_vectors"):
         assert detector[name].attrs["units"] == "m", name
 
 

@@ -173,7 +173,7 @@ def test_fully_masked_frames(tmp_path, normalise):
         (path,) = files_of(mock, module)
         with h5py.File(path, "r+") as file:
             for row in masked:
-                file[MASK.format(module)][row] = 1 << 22
+                file[MASK.format(module)][row] = 1 << 21
     process(mock, tmp_path / "out", "--mask", "run", "--normalise", normalise, ranks=2)
     expected = Expected(mock, bad=dict(enumerate(read_masks(mock) != 0)), normalise=normalise)
     assert np.flatnonzero(~expected.usable).tolist() == masked
@@ -190,7 +190,7 @@ def test_auto(masked, tmp_path):
     """Files if there are any, else what the frames' masks call bad all the time."""
     mock, masks = masked
     text = text_of(mock, tmp_path / "static", ranks=2)
-    assert "first 5 trains; all bits (--mask auto)" in text
+    assert "first 5 trains; all bits but NON_STANDARD_SIZE (--mask auto)" in text
     check_outputs(tmp_path / "static", Expected(mock, good=static_good(mock, masks, 5)))
     overall = np.random.default_rng(2).random(FRAME_SHAPE, np.float32) < 0.9
     write_mask(tmp_path / "files/det/mask.h5", overall)
@@ -281,3 +281,19 @@ def test_damaged_masks_are_left_out_of_the_static_mask(tmp_path):
         ("1 frames: image/mask chunk does not ", "CORR-R0050-AGIPD02-S00000.h5", 2),
         ("20 frames: image/mask cannot be used", "CORR-R0050-AGIPD05-S00000.h5", 5),
     ]
+
+
+def test_pixels_of_non_standard_size_are_good(tmp_path):
+    """Unless `--mask-bits` says otherwise; other bits of the same pixel still count."""
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1, cells=(0, 1), with_mask=True)
+    (path,) = files_of(mock, 3)
+    with h5py.File(path, "r+") as file:
+        file[MASK.format(3)][:, 10] = 1 << 22
+        file[MASK.format(3)][:, 11] = 1 << 22 | 1 << 30
+    found = {}
+    for name, words in (("usual", ()), ("any", ("--mask-bits", "0xffffffff"))):
+        said = text_of(mock, tmp_path / name, *words, ranks=1)
+        with h5py.File(tmp_path / name / "powder/r0050_powder.h5") as file:
+            found[name] = file["good_frames"][3, 9:13].any(axis=1).tolist()
+        assert ("all bits but NON_STANDARD_SIZE" if name == "usual" else "; all bits") in said
+    assert found == {"usual": [True, True, False, True], "any": [True, False, False, True]}

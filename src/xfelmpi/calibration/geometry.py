@@ -43,7 +43,7 @@ class DetectorGeometry:
     basis_vectors : ndarray, float64 (module, 2, 3)
         Step in m from the first pixel of each module to the next one in ss (row 0) and in fs
         (row 1), as CXI 1.6 orders them: first row for the first dimension of the data. Exact
-        within the first ASIC; the gaps between the ASICs are only in `xyz`.
+        within the first tile; those of all tiles follow.
     distance : float
         Sample to detector in m (CrystFEL's ``clen``), NaN if unknown.
     description : str
@@ -54,6 +54,11 @@ class DetectorGeometry:
         Pixels in the bad regions of the geometry file.
     detector : Detector
         Default: the only one of which geometries are read as yet.
+    tile_corners : ndarray, float64 (tile, 3)
+        Corner of each tile's first pixel in m, module by module. Default: by `xyz`.
+    tile_basis : ndarray, float64 (tile, 2, 3)
+        Step in m from pixel to pixel of a tile in ss (row 0) and in fs (row 1). The centre of pixel
+        (i, j) is at corner + (i + 0.5) · row 0 + (j + 0.5) · row 1. Default: by `xyz`.
     """
 
     xyz: np.ndarray
@@ -64,6 +69,26 @@ class DetectorGeometry:
     files: tuple[UsedFile, ...] = ()
     bad: np.ndarray | None = None
     detector: Detector = AGIPD_1M
+    tile_corners: np.ndarray | None = None
+    tile_basis: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.tile_corners is None:
+            corners, basis = _tiles(self.xyz, self.detector)
+            object.__setattr__(self, "tile_corners", corners)
+            object.__setattr__(self, "tile_basis", basis)
+
+
+def _tiles(xyz: np.ndarray, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
+    """Return corners and bases of all tiles, by the first pixels of each."""
+    n_ss, n_fs = detector.tile_shape
+    # (module, ss of tile, fs of tile, coordinate)
+    first, down, right = (
+        np.moveaxis(xyz[:, :, a::n_ss, b::n_fs], 0, -1) for a, b in ((0, 0), (1, 0), (0, 1))
+    )
+    basis = np.stack([down - first, right - first], axis=-2)
+    corners = first - basis.sum(axis=-2) / 2
+    return corners.reshape(-1, 3), basis.reshape(-1, 2, 3)
 
 
 def load_geometry(
@@ -225,12 +250,21 @@ def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
     xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
     nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
     xyz[2] += distance
-    first_asics = [module[0] for module in geometry.modules]
-    corner = np.array([asic.corner_pos for asic in first_asics], np.float64)
+    tiles = [tile for module in geometry.modules for tile in module]
+    corner = np.array([tile.corner_pos for tile in tiles], np.float64)
     corner[:, 2] += distance
-    basis = np.array([(asic.ss_vec, asic.fs_vec) for asic in first_asics], np.float64)
+    basis = np.array([(tile.ss_vec, tile.fs_vec) for tile in tiles], np.float64)
+    first = slice(None, None, len(geometry.modules[0]))
     where = "unknown" if np.isnan(distance) else f"{distance:g} m"
     description = f"{origin}, distance {where}"
     if nearest or farthest:
         description += f", panels {nearest:+.3f} to {farthest:+.3f} mm along the beam from there"
-    return DetectorGeometry(xyz, corner, basis, distance, description)
+    return DetectorGeometry(
+        xyz,
+        corner[first],
+        basis[first],
+        distance,
+        description,
+        tile_corners=corner,
+        tile_basis=basis,
+    )

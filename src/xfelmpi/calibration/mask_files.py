@@ -6,16 +6,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.calibration.mask_blocks import mask_blocks, read_block, with_chunk_cache
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
 
 _EXPECTED = "a mask file"
+
+_NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
+"""Where good pixels are: in files of this program first, then as beamtimes have written them."""
 
 
 def all_pixels(detector: Detector) -> np.ndarray:
@@ -30,12 +33,20 @@ class MaskFile:
     Parameters
     ----------
     path : Path
+    dataset : str
+        Where they are in it.
     cells : tuple of int or None
         Those that it has masks of; None: one mask of all cells.
     """
 
     path: Path
+    dataset: str
     cells: tuple[int, ...] | None
+
+    @property
+    def note(self) -> str:
+        """What the log says of it besides its path."""
+        return "" if self.dataset == _NAMES[0] else f", dataset {self.dataset}, 1 = good"
 
 
 def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, str]:
@@ -63,82 +74,134 @@ def find_mask_files(experiment, config, cells, detector: Detector, usual: bool, 
             notes.append(f"{what}: none (--mask {' '.join(config.mask)})")
             continue
         path, note = _locate(named, place, what)
-        notes.append(note)
         if path is None:
+            notes.append(note)
             continue
-        in_file = _check(path, detector)
-        files.append(MaskFile(path, in_file))
-        missing = [] if in_file is None else np.setdiff1d(cells, in_file)
+        found = _check(path, detector)
+        notes.append(note + found.note)
+        files.append(found)
+        missing = [] if found.cells is None else np.setdiff1d(cells, found.cells)
         if len(missing):
             text = f"mask lacks {len(missing)} of the run's cells, e.g. cell {missing[0]}"
             problems.append(Problem(text, path.name, -1, 0, "it does not apply to them"))
     return files, tuple(notes), tuple(problems)
 
 
-def _good_pixels(file: h5py.File, path: Path) -> h5py.Dataset:
-    try:
-        good = file["entry_1/good_pixels"]
-    except KeyError:
-        raise InputError(f"{path}: no entry_1/good_pixels in this mask file") from None
-    if not isinstance(good, h5py.Dataset):
-        raise InputError(f"{path}: entry_1/good_pixels is no dataset")
+def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
+    """Return the dataset of the good pixels: the first name there, if several are."""
+    there = [name for name in _NAMES if name in file]
+    name = next((name for name in there if isinstance(file[name], h5py.Dataset)), None)
+    if name is None:
+        if there:
+            raise InputError(f"{path}: {there[0]} is no dataset")
+        raise InputError(f"{path}: no {', '.join(_NAMES[:-1])} or {_NAMES[-1]} in this mask file")
+    good = file[name]
     if good.shape is None:
-        raise InputError(f"{path}: good_pixels has no values (its dataspace is null)")
+        raise InputError(f"{path}: {name} has no values (its dataspace is null)")
     require_filters(good)
     if reason := not_written(good):
         # HDF5 would call all of these pixels bad
-        raise InputError(f"{path}: good_pixels: {reason}")
-    if good.dtype.kind not in "bui":
-        raise InputError(f"{path}: good_pixels is {good.dtype}, expected 0/1 integers or bool")
-    return good
+        raise InputError(f"{path}: {name}: {reason}")
+    if good.dtype.kind not in "buif":
+        raise InputError(f"{path}: {name} is {good.dtype}, expected 0/1 numbers or bool")
+    return name, good
 
 
-def _check(path: Path, detector: Detector) -> tuple[int, ...] | None:
-    """Check a mask file and return the cells of a per-cell mask, None for one of all cells."""
+def _check(path: Path, detector: Detector) -> MaskFile:
+    """Check a mask file and return what it has."""
     with input_file(path, _EXPECTED) as file:
-        good = _good_pixels(file, path)
+        name, good = _good_pixels(file, path)
         frame_shape = detector.frame_shape
         if good.shape == frame_shape:
-            return None
+            return MaskFile(path, name, None)
         if good.shape[1:] != frame_shape:
             raise InputError(
-                f"{path}: good_pixels has shape {good.shape}, expected {frame_shape} or "
+                f"{path}: {name} has shape {good.shape}, expected {frame_shape} or "
                 f"(cells, {str(frame_shape)[1:]}"
             )
-        if "entry_1/cellIds" not in file:
-            raise InputError(f"{path}: a per-cell mask needs entry_1/cellIds ({good.shape[0]},)")
-        cells = file["entry_1/cellIds"]
-        if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
-            raise InputError(f"{path}: entry_1/cellIds are no integers")
-        if cells.size != good.shape[0] or cells.size > detector.max_cells:
-            raise InputError(
-                f"{path}: entry_1/cellIds has {cells.size or 'no'} values, expected one for each "
-                f"of {good.shape[0]} masks, and at most {detector.max_cells}"
-            )
-        cells = cells[()].astype(int).reshape(-1)
-        n_masks = good.shape[0]
-    in_range = ((cells >= 0) & (cells < detector.max_cells)).all()
-    if len(cells) != n_masks or len(np.unique(cells)) != len(cells) or not in_range:
-        last = detector.max_cells - 1
+        return MaskFile(path, name, _cells(file, path, name, detector))
+
+
+def _cells(file: h5py.File, path: Path, mask: str, detector: Detector) -> tuple[int, ...]:
+    """Return the cells of a per-cell mask: those that it names, or all of the detector."""
+    n_masks, places = len(file[mask]), ("entry_1/cellIds", "cellIds")
+    name = next((name for name in places if name in file), None)
+    if name is None:
+        if n_masks == detector.max_cells:
+            return tuple(range(n_masks))
         raise InputError(
-            f"{path}: entry_1/cellIds must name one different cell 0 … {last} per mask"
+            f"{path}: a per-cell mask needs {places[0]} ({n_masks},), unless it has all "
+            f"{detector.max_cells} cells"
         )
+    cells = file[name]
+    if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
+        raise InputError(f"{path}: {name} are no integers")
+    if cells.size != n_masks or cells.size > detector.max_cells:
+        raise InputError(
+            f"{path}: {name} has {cells.size or 'no'} values, expected one for each "
+            f"of {n_masks} masks, and at most {detector.max_cells}"
+        )
+    cells = cells[()].astype(int).reshape(-1)
+    in_range = ((cells >= 0) & (cells < detector.max_cells)).all()
+    if len(np.unique(cells)) != n_masks or not in_range:
+        last = detector.max_cells - 1
+        raise InputError(f"{path}: {name} must name one different cell 0 … {last} per mask")
     return tuple(cells.tolist())
 
 
-def module_mask(files: list[MaskFile], module: int, cells: np.ndarray, n_bytes: int) -> np.ndarray:
-    """Return the bits of a module's good pixels, uint8 (cell, n_bytes), one row if no cells."""
-    rows = np.full((max(1, len(cells)), n_bytes), 0xFF, np.uint8)
-    for about in files:
-        with input_file(about.path, _EXPECTED) as file:
-            good = _good_pixels(file, about.path)
-            if about.cells is None:
-                rows &= pack(good[module] != 0)
-                continue
-            for row, cell in enumerate(cells):
-                if cell in about.cells:
-                    rows[row] &= pack(good[about.cells.index(cell), module] != 0)
-    return rows
+def join_mask(about: MaskFile, good: np.ndarray, cells: np.ndarray, part: int, of: int) -> None:
+    """Take out of good pixels what a file calls bad; several ranks share the work.
+
+    Parameters
+    ----------
+    about : MaskFile
+    good : ndarray, uint8 (module, row, byte)
+        Bits, changed in place: this rank's share of the file's blocks.
+    cells : ndarray, int (row,)
+        The cell of every row; empty: one row for all cells.
+    part, of : int
+        Number of this rank, and of ranks.
+
+    Raises
+    ------
+    InputError
+        If the values are neither 0 nor 1.
+    """
+    rows = [slice(None)] if about.cells is None else []
+    wanted = np.zeros(1, int)
+    if about.cells is not None:
+        _, number, row = np.intersect1d(about.cells, cells, return_indices=True)
+        order = np.argsort(number)
+        wanted, rows = number[order], row[order].tolist()
+    row_of = dict(zip(wanted.tolist(), rows, strict=True))
+    with input_file(about.path, _EXPECTED) as file:
+        pixels = with_chunk_cache(file, about.dataset)
+        for block in mask_blocks(pixels, wanted)[part::of]:
+            a, b = (ss * pixels.shape[-1] // 8 for ss in (block.ss.start, block.ss.stop))
+            for masks, bits in read_block(pixels, block):
+                for mask, its in zip(masks.tolist(), bits, strict=True):
+                    good[block.modules, row_of[mask], a:b] &= _like_rows(its, about)
+
+
+def _like_rows(bits: np.ndarray, about: MaskFile) -> np.ndarray:
+    """Return the bits of one mask, (module, byte), for all rows if it is that of all cells."""
+    return bits[:, None] if about.cells is None else bits
+
+
+def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, MaskFile]:
+    """Return the bits of a mask of all cells, uint8 (module, byte), and what the file is.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used, or is per cell.
+    """
+    found = _check(path, detector)
+    if found.cells is not None:
+        raise InputError(f"{path}: {what} cannot be per cell")
+    bits = all_pixels(detector)
+    join_mask(found, bits[:, None], np.empty(0, int), 0, 1)
+    return bits, found
 
 
 def find_region(
@@ -147,13 +210,11 @@ def find_region(
     """Return the bits of the region, uint8 (module, byte), its file if any, and a note."""
     path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
     if path is not None:
-        if _check(path, detector) is not None:
-            raise InputError(f"{path}: a hit-finding region cannot be per cell")
+        region, found = read_pixels(path, detector, "a hit-finding region")
+        note += found.note
         if config.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
-        with input_file(path, _EXPECTED) as file:
-            used = (UsedFile("hit-finding region", str(path)),)
-            return pack(_good_pixels(file, path)[()] != 0), used, note
+        return region, (UsedFile("hit-finding region", str(path)),), note
     if config.hit_modules is None:
         return all_pixels(detector), (), "hit-finding region: all pixels"
     region = np.zeros_like(all_pixels(detector))

@@ -11,14 +11,14 @@ from xfelmpi.calibration.mask_files import (
     all_pixels,
     find_mask_files,
     find_region,
-    module_mask,
+    join_mask,
 )
 from xfelmpi.calibration.static_mask import add_static, find_drift
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
+from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS, USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.mpi import (
@@ -215,13 +215,24 @@ def _read_shared(
     shared = NodeSharedArray(holders(comm, [layout], limit), *layout)
     with fail_together(comm):
         for module in range(shared.node_rank, n_modules, shared.node_size):
-            shared.array[module] = module_mask(files, module, rows, n_bytes)
-            if calibration is not None:
-                shared.array[module] &= calibration.good_in_high_stage(module)
-            if bad is not None:
-                shared.array[module] &= pack(~bad[module])
+            shared.array[module] = module_mask(calibration, bad, module)
     shared.ready()
+    for file in files:
+        # one file after the other: blocks of two may be of the same bytes
+        with fail_together(comm):
+            join_mask(file, shared.array, rows, shared.node_rank, shared.node_size)
+        shared.ready()
     return shared
+
+
+def module_mask(calibration, bad: np.ndarray | None, module: int) -> np.ndarray:
+    """Return the bits of what constants and geometry call good, uint8 (row, byte) or less."""
+    good = np.full((1, 1), 0xFF, np.uint8)
+    if calibration is not None:
+        good = good & calibration.good_in_high_stage(module)
+    if bad is not None:
+        good = good & pack(~bad[module])
+    return good
 
 
 def _plan(
@@ -251,7 +262,7 @@ def _plan(
             f"--mask {of_run[0]}: the files of this run hold no masks, e.g. {pool.name(0)} has no "
             "image/mask; expected corrected data with masks"
         )
-    bits = ALL_MASK_BITS
+    bits = USUAL_MASK_BITS
     if config.mask_bits is not None:
         bits = int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
     if of_run:
@@ -267,10 +278,9 @@ def _describe(of_run: list[str], config, bits: int) -> str:
         "run": "image/mask of every frame",
         "run-static": f"bits of image/mask set in the first {config.mask_trains} trains",
     }
-    names = [name for i, name in enumerate(BAD_PIXELS) if bits >> i & 1]
-    which = (
-        "all bits" if bits == ALL_MASK_BITS else f"bits {bits:#x}: {' '.join(names)}".rstrip(": ")
-    )
+    whole = {ALL_MASK_BITS: "all bits", USUAL_MASK_BITS: "all bits but NON_STANDARD_SIZE"}
+    names = [name for name, bit in BAD_PIXELS.items() if bits & bit]
+    which = whole.get(bits) or f"bits {bits:#x}: {' '.join(names)}".rstrip(": ")
     auto = " (--mask auto)" if "auto" in config.mask else ""
     return f"{', '.join(each[name] for name in of_run)}; {which}{auto}"
 

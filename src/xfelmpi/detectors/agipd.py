@@ -32,6 +32,8 @@ AGIPD_1M = Detector(
     n_modules=N_MODULES,
     module_shape=MODULE_SHAPE,
     asic_shape=(ASIC_SIZE, ASIC_SIZE),
+    # two ASICs side by side, without a gap
+    tile_shape=(ASIC_SIZE, MODULE_SHAPE[1]),
     pixel_size=(PIXEL_SIZE, PIXEL_SIZE),
     max_cells=MAX_CELLS,
     raw_planes=2,

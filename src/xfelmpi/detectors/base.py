@@ -56,6 +56,9 @@ class Detector:
         Pixels of a module, (ss, fs).
     asic_shape : (int, int)
         Pixels of an ASIC or tile, (ss, fs), which divides `module_shape`.
+    tile_shape : (int, int)
+        Pixels of the parts of a module without gaps, (ss, fs), one or several ASICs. Default:
+        `asic_shape`.
     uniform_tiles : bool
         Every tile has all its pixels at equal steps; else, some pixels at its edges are wider.
     pixel_size : (float, float)
@@ -85,6 +88,7 @@ class Detector:
     pixel_size: tuple[float, float]
     max_cells: int
     first_module: int = 0
+    tile_shape: tuple[int, int] | None = None
     uniform_tiles: bool = True
     pixel_area: float | np.ndarray | None = field(default=None, compare=False)
     raw_planes: int = 1
@@ -100,6 +104,8 @@ class Detector:
             raise ValueError(f"{self.name}: {self.max_cells} memory cells, expected 1 … 65536")
         if not 0 < self.n_modules <= 64:
             raise ValueError(f"{self.name}: {self.n_modules} modules, expected 1 … 64")
+        if self.tile_shape is None:
+            object.__setattr__(self, "tile_shape", self.asic_shape)
         if self.pixel_area is None:
             object.__setattr__(self, "pixel_area", math.prod(self.pixel_size))
 
@@ -145,3 +151,9 @@ class Detector:
         """Names of the modules as the facility counts them, e.g. ``AGIPD00``."""
         numbers = range(self.first_module, self.first_module + self.n_modules)
         return tuple(f"{self.module_name}{number:02}" for number in numbers)
+
+    @cached_property
+    def tile_names(self) -> tuple[str, ...]:
+        """Names of the tiles, module by module, e.g. ``AGIPD00T0``."""
+        n = self.module_pixels // math.prod(self.tile_shape or self.asic_shape)
+        return tuple(f"{module}T{tile}" for module in self.module_names for tile in range(n))

@@ -3,9 +3,11 @@
 import numpy as np
 
 from xfelmpi.detectors.agipd import MODULE_PIXELS
-from xfelmpi.detectors.bad_pixels import BAD_PIXELS
+from xfelmpi.detectors.bad_pixels import BAD_PIXELS, USUAL_MASK_BITS
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
+
+_BITS = np.array([bit for bit in BAD_PIXELS.values() if bit & USUAL_MASK_BITS], np.uint32)
 
 _ALWAYS, _AT_TIMES = 20, 21
 """First numbers after the seed of the generators; other modules use others."""
@@ -46,5 +48,5 @@ class FrameMasks:
 
 def _reasons(rng, n: int) -> np.ndarray:
     # one or two bits each
-    bits = rng.integers(0, len(BAD_PIXELS), (2, n)).astype(np.uint32)
-    return np.uint32(1) << bits[0] | np.uint32(1) << bits[1]
+    bits = _BITS[rng.integers(0, len(_BITS), (2, n))]
+    return bits[0] | bits[1]

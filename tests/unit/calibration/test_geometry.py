@@ -1,5 +1,7 @@
 """Geometries that extra-geom wrote, then one thing broken at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
@@ -55,6 +57,31 @@ def test_corner_and_basis_give_the_first_asic(path):
             np.moveaxis(geometry.xyz[:, module, :64], 0, -1), centres, atol=1e-12
         )
         np.testing.assert_allclose(np.linalg.norm(slow), 200e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_tiles_give_all_pixels(path, given):
+    """Corner and basis of 128 tiles, from EXtra-geom, or from the pixels of an older file."""
+    geometry, _ = load_geometry(path)
+    if not given:
+        exact = geometry
+        geometry = replace(geometry, tile_corners=None, tile_basis=None)
+        np.testing.assert_allclose(geometry.tile_basis, exact.tile_basis, atol=1e-12)
+    assert geometry.tile_corners.shape == (128, 3)
+    assert geometry.tile_basis.shape == (128, 2, 3)
+    i, j = np.mgrid[:64, :128] + 0.5
+    slow, fast = np.moveaxis(geometry.tile_basis, 1, 0)[:, :, None, None]
+    centres = geometry.tile_corners[:, None, None] + i[..., None] * slow + j[..., None] * fast
+    right = np.moveaxis(geometry.xyz, 0, -1).reshape(128, 64, 128, 3)
+    np.testing.assert_allclose(centres, right, atol=1e-11)
+    np.testing.assert_allclose(geometry.tile_corners[::8], geometry.corner_position, atol=1e-12)
+    # what one corner per module would be off by, in pixels
+    whole = np.mgrid[:512, :128] + 0.5
+    flat = geometry.corner_position[:, None, None] + np.einsum(
+        "dij,mdc->mijc", whole, geometry.basis_vectors
+    )
+    off = np.linalg.norm(flat - np.moveaxis(geometry.xyz, 0, -1), axis=-1).max() / 200e-6
+    assert off > 10
 
 
 def test_distance_given(path):

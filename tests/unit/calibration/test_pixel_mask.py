@@ -1,10 +1,15 @@
 """Masks: what they say of every pixel and cell, and what is refused."""
 
+import zlib
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
 from mpi4py import MPI
 
+from xfelmpi.calibration.mask_blocks import BLOCK_BYTES, mask_blocks, with_chunk_cache
+from xfelmpi.calibration.mask_files import MaskFile, join_mask
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
@@ -84,12 +89,107 @@ def test_pixels_are_bits_in_order():
     np.testing.assert_array_equal(unpack(pack(pixels)).reshape(SHAPE), pixels)
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.uint16, np.int64])
+@pytest.mark.parametrize("dtype", [bool, "u1", "i4", "u2", "i8", "f4", ">f8", ">i2"])
 def test_global_mask(experiment, tmp_path, dtype):
     good = random_pixels(2)
     masks = load(experiment, global_mask=write(tmp_path / "m.h5", good.astype(dtype)))
     for cell in (0, 5, 351):
         np.testing.assert_array_equal(good_of(masks, cell), good)
+
+
+def test_names_that_masks_have(experiment, tmp_path):
+    """One is good, in all of them; that of this program counts if there are several."""
+    good = random_pixels(20)
+    for name in ("data", "mask", "good_pixels", "entry_1/good_pixels"):
+        with h5py.File(tmp_path / "m.h5", "w") as file:
+            file[name] = good
+            file.create_group("data" if name != "data" else "mask")
+        masks = load(experiment, global_mask=tmp_path / "m.h5")
+        np.testing.assert_array_equal(good_of(masks, 0), good)
+        (note,) = [note for note in masks.notes if "m.h5" in note]
+        assert note.endswith("m.h5" if "entry" in name else f"dataset {name}, 1 = good")
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        file["mask"] = ~good
+    np.testing.assert_array_equal(good_of(load(experiment, global_mask=tmp_path / "m.h5"), 0), good)
+
+
+def test_masks_of_all_cells_need_no_list(experiment, tmp_path):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        good = file.create_dataset("data", (352, *SHAPE), bool, chunks=(1, *SHAPE), compression=1)
+        for cell in CELLS:
+            good[cell] = pixels = random_pixels(30 + cell)
+            file[f"right/{cell}"] = pixels
+        # fill values would be refused
+        for cell in np.setdiff1d(np.arange(352), CELLS):
+            good.id.write_direct_chunk((cell, 0, 0, 0), zlib.compress(bytes(1 << 20), 1))
+    masks = load(experiment, cell_mask=path)
+    with h5py.File(path) as file:
+        for cell in CELLS:
+            np.testing.assert_array_equal(good_of(masks, cell), file[f"right/{cell}"][()])
+
+
+LAYOUTS = [None, (1, 1, 512, 128), (1, 16, 512, 128), (3, 2, 64, 16), (5, 16, 512, 128)]
+LAYOUTS += [(2, 3, 100, 128), (4, 1, 7, 50), (1, 1, 1, 128), (3, 16, 512, 1)]
+
+
+@pytest.mark.parametrize("chunks", LAYOUTS)
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_chunks_of_any_shape(tmp_path, chunks, ranks):
+    """Ranks share the work, whatever cells are wanted in whatever order."""
+    good, numbers = random_pixels(21, 5), (9, 0, 351, 2, 4)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("mask", data=good, chunks=chunks, dtype="i4")
+    about = MaskFile(tmp_path / "m.h5", "mask", numbers)
+    wanted = np.array([0, 1, 2, 9])
+    bits = np.full((16, 4, 8192), 0xFF, np.uint8)
+    bits[0, 1] = 0
+    for rank in range(ranks):
+        join_mask(about, bits, wanted, rank, ranks)
+    found = unpack(bits).reshape(16, 4, 512, 128).swapaxes(0, 1)
+    for row, number in ((0, 1), (2, 3), (3, 0)):
+        np.testing.assert_array_equal(found[row], good[number])
+    # the file has nothing of cell 1
+    assert not found[1, 0].any()
+    assert found[1, 1:].all()
+
+
+SHAPES = [(1, 1, 512, 128), (1, 16, 512, 128), (44, 2, 64, 16), (352, 16, 64, 128)]
+SHAPES += [(100, 3, 100, 50), (352, 16, 512, 128), (1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("chunks", SHAPES)
+@pytest.mark.parametrize("wanted", [range(352), range(0, 352, 4), (5,), (0, 43, 44, 351)])
+def test_no_chunk_is_inflated_twice(chunks, wanted):
+    """Every wanted pixel is in one block; blocks have no chunk in common, and are small."""
+    about = SimpleNamespace(
+        shape=(352, *SHAPE), ndim=4, chunks=chunks, dtype=np.dtype("u1"), fs=SHAPE[-1]
+    )
+    blocks = mask_blocks(about, np.array(wanted))
+    n, seen = np.zeros((352, 16, 512), int), set()
+    for block in blocks:
+        n[block.masks, block.modules, block.ss] += 1
+        ends = (block.masks[0], block.masks[-1] + 1), block.modules, block.ss
+        ends = [(e.start, e.stop) if isinstance(e, slice) else e for e in ends]
+        of = [range(a // c, -(-b // c)) for (a, b), c in zip(ends, chunks, strict=False)]
+        corner = [r[0] for r in of]
+        own = {(block.masks[0] // chunks[0], *corner[1:])}
+        assert not own & seen
+        seen |= own
+        size = np.prod([b - a for a, b in ends]) * 128
+        assert size <= max(BLOCK_BYTES, np.prod(chunks[:3]) * 128)
+    assert (n[list(wanted)] == 1).all()
+    assert n.sum() == len(wanted) * 16 * 512
+
+
+def test_large_chunks_are_kept_inflated(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.create_dataset("mask", (80, *SHAPE), "u1", chunks=(40, *SHAPE), compression=1)
+        file.create_dataset("small", (80, *SHAPE), "u1", chunks=(1, *SHAPE))
+    with h5py.File(tmp_path / "m.h5") as file:
+        for name, at_least in (("mask", 40 << 20), ("small", 1)):
+            pixels = with_chunk_cache(file, name)
+            assert pixels.id.get_access_plist().get_chunk_cache()[1] >= at_least
 
 
 def test_any_number_but_0_is_good(experiment, tmp_path):
@@ -239,7 +339,7 @@ def group_instead(path):
 
 def other_name(path):
     with h5py.File(path, "w") as file:
-        file["good_pixels"] = np.ones(SHAPE, bool)
+        file["pixels"] = np.ones(SHAPE, bool)
 
 
 # option, how to write the file, words of the message
@@ -247,9 +347,11 @@ REFUSED = {
     "not there": ("global_mask", lambda p: None, "no such file"),
     "no HDF5": ("cell_mask", lambda p: p.write_text("mask"), "expected a mask file"),
     "a folder": ("hit_mask", lambda p: p.mkdir(), "expected a mask file"),
-    "other name": ("global_mask", other_name, "no entry_1/good_pixels"),
+    "other name": ("global_mask", other_name, "no entry_1/good_pixels, good_pixels, mask or data"),
     "group": ("global_mask", group_instead, "good_pixels"),
-    "floats": ("global_mask", lambda p: write(p, np.ones(SHAPE, "f4")), "float32"),
+    "half": ("global_mask", lambda p: write(p, np.full(SHAPE, 0.5, "f4")), "value 0.5"),
+    "NaN": ("global_mask", lambda p: write(p, np.full(SHAPE, np.nan)), "value nan"),
+    "complex": ("global_mask", lambda p: write(p, np.ones(SHAPE, "c8")), "complex64"),
     "text": ("hit_mask", lambda p: write(p, np.full(SHAPE, b"1")), r"\|S1"),
     "turned": ("global_mask", lambda p: write(p, np.ones((16, 128, 512), "u1")), "128, 512"),
     "flat": ("hit_mask", lambda p: write(p, np.ones((8192, 128), "u1")), "8192, 128"),

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from otherdetectors import MINI, OTHERS
 
 from xfelmpi.calibration.geometry import DetectorGeometry
-from xfelmpi.calibration.mask_files import all_pixels, find_region, module_mask
+from xfelmpi.calibration.mask_files import all_pixels, find_region
 from xfelmpi.calibration.pixel_mask import Masks, load_masks, mask_digest
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
@@ -143,7 +143,6 @@ def test_region_of_modules():
     region, _, note = find_region(experiment, config, MINI)
     assert unpack(region).reshape(SHAPE).any(axis=(1, 2)).tolist() == [True, False, True]
     assert "modules 0 2" in note
-    assert module_mask([], 1, np.array([3, 4]), MINI.module_bytes).shape == (2, 128)
 
 
 def test_powder(tmp_path, good, photons):

@@ -115,7 +115,8 @@ class Config:
         "masks",
         None,
         parse_mask_bits,
-        "bits of image/mask that make a pixel bad, numbers or names as NOISY_ADC (default: all)",
+        "bits of image/mask that make a pixel bad, numbers or names as NOISY_ADC (default: all but"
+        " NON_STANDARD_SIZE)",
         metavar="BITS",
         many=True,
     )

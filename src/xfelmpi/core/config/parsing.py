@@ -203,7 +203,7 @@ def parse_cells(text) -> tuple[int, ...]:
     return tuple(sorted(cells))
 
 
-_BAD_PIXELS = {name: 1 << bit for bit, name in enumerate(BAD_PIXELS)}
+_BAD_PIXELS = dict(BAD_PIXELS)
 # as the facility's own list spells it
 _BAD_PIXELS["CI_GAIN_OF_OF_THRESHOLD"] = _BAD_PIXELS["CI_GAIN_OUT_OF_THRESHOLD"]
 
@@ -223,7 +223,7 @@ def parse_mask_bits(text) -> int:
         bits = int(name, 0)
     except ValueError:
         near = difflib.get_close_matches(name.upper(), _BAD_PIXELS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f", e.g. {BAD_PIXELS[0]} or 0x3"
+        hint = f"; did you mean {near[0]}?" if near else f", e.g. {next(iter(BAD_PIXELS))} or 0x3"
         raise ValueError(f"{text!r} is neither a kind of bad pixel nor a number{hint}") from None
     if not 0 < bits <= ALL_MASK_BITS:
         raise ValueError(f"{text!r}: expected bits from 1 to {ALL_MASK_BITS:#x}")

@@ -15,7 +15,7 @@ from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.cxi.mask_bits import CXI_MISSING
+from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 
 _FARTHEST = 10.0
 """Metres that no pixel is from the beam."""
@@ -53,7 +53,7 @@ class FinishedHits:
     geometry : DetectorGeometry
     good_pixels : ndarray, bool (module, ss, fs)
     powder : ndarray, uint64 (module, ss, fs)
-    background : ndarray, float32 (module, ss, fs)
+    background : ndarray, float32 (module, ss, fs) or (run, module, ss, fs)
     """
 
     columns: dict[str, HitColumn]
@@ -89,18 +89,14 @@ def read_finished_hits(path: Path) -> FinishedHits:
         frame = xyz.shape[1:]
         good = checked_array(detector, "good_pixels", bool, frame)
         powder = checked_array(detector, "powder", np.uint64, frame)
-        background = checked_array(detector, "background", np.float32, frame)
+        # merged hits have one for each run
+        several = (None,) if detector["background"].ndim == 1 + len(frame) else ()
+        background = checked_array(detector, "background", np.float32, (*several, *frame))
         modules = 0
         if n_hits:
             missing = detector["mask"][0, :, 0, 0] & CXI_MISSING
             modules = int(bits_of(missing == 0))
-        geometry = DetectorGeometry(
-            xyz,
-            checked_array(detector, "corner_position", np.float64, (len(xyz[0]), 3)),
-            checked_array(detector, "basis_vectors", np.float64, (len(xyz[0]), 2, 3)),
-            float(checked_array(detector, "distance", np.float64, ())),
-            str(path),
-        )
+        geometry = _geometry(detector, xyz, path)
         return FinishedHits(
             columns,
             modules,
@@ -113,6 +109,22 @@ def read_finished_hits(path: Path) -> FinishedHits:
             powder,
             background,
         )
+
+
+def read_entry(path: Path, entry: str) -> tuple[str, dict[str, HitColumn]] | None:
+    """Return title and columns of an entry, None if the file has none of that name.
+
+    Raises
+    ------
+    InputError
+        If they are damaged.
+    """
+    with finished_file(path, "a CXI file") as file:
+        if entry not in file:
+            return None
+        columns = _columns(file[entry])
+        _check_frames(file[f"{entry}/instrument_1/detector_1"], len(columns["trainId"].values))
+        return checked_text(file, f"{entry}/title"), columns
 
 
 def _check_frames(detector: h5py.Group, n_hits: int) -> None:
@@ -131,6 +143,24 @@ def _positions(detector: h5py.Group) -> np.ndarray:
     if not np.isfinite(xyz[:2]).all() or np.abs(xyz[:2]).max(initial=0) > _FARTHEST:
         raise ValueError("xyz_map has pixels that are nowhere on a detector")
     return xyz
+
+
+def _geometry(detector: h5py.Group, xyz: np.ndarray, path: Path) -> DetectorGeometry:
+    tiles = {}
+    # older files have none
+    if "tile_corner_position" in detector:
+        tiles = {
+            "tile_corners": checked_array(detector, "tile_corner_position", np.float64, (None, 3)),
+            "tile_basis": checked_array(detector, "tile_basis_vectors", np.float64, (None, 2, 3)),
+        }
+    return DetectorGeometry(
+        xyz,
+        checked_array(detector, "corner_position", np.float64, (len(xyz[0]), 3)),
+        checked_array(detector, "basis_vectors", np.float64, (len(xyz[0]), 2, 3)),
+        float(checked_array(detector, "distance", np.float64, ())),
+        str(path),
+        **tiles,
+    )
 
 
 def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
@@ -178,11 +208,45 @@ def stream_hits(
             data, mask = file[f"{_DETECTOR}/data"], file[f"{_DETECTOR}/mask"]
             for a in range(0, len(rows), block_frames):
                 part = rows[a : a + block_frames]
-                yield SparseFrames.join([_sparse(data[i], mask[i]) for i in part])
+                yield SparseFrames.join([_sparse(data[i], mask[i] != 0) for i in part])
 
 
-def _sparse(data: np.ndarray, mask: np.ndarray) -> SparseFrames:
-    data, bad = data.reshape(-1), mask.reshape(-1) != 0
+def stream_masked(
+    path: Path, entry: str, rows: range, bad: np.ndarray, block_frames: int
+) -> Iterator[SparseFrames]:
+    """Yield frames of one file as sparse frames, with further bad pixels, in blocks.
+
+    Bad pixels are entries with count 0, as in `stream_hits`, but not those that are only missing.
+
+    Parameters
+    ----------
+    path : Path
+    entry : str
+    rows : range
+        Which frames.
+    bad : ndarray, bool (pixel,)
+        Pixels that are bad in all frames.
+    block_frames : int
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    if not len(rows):
+        return
+    with finished_file(path, "a CXI file") as file:
+        data, mask = (file[f"{entry}/instrument_1/detector_1/{d}"] for d in ("data", "mask"))
+        for a in range(rows.start, rows.stop, block_frames):
+            part = range(a, min(a + block_frames, rows.stop))
+            own = (mask[i].reshape(-1) & np.uint32(CXI_BAD) != 0 for i in part)
+            yield SparseFrames.join(
+                [_sparse(data[i], bad | its) for i, its in zip(part, own, strict=True)]
+            )
+
+
+def _sparse(data: np.ndarray, bad: np.ndarray) -> SparseFrames:
+    data, bad = data.reshape(-1), bad.reshape(-1)
     pixel = np.flatnonzero(bad | (data > 0))
     count = np.where(bad[pixel], 0, data[pixel]).astype(np.uint16)
     return SparseFrames(np.array([0, len(pixel)], np.int64), pixel.astype(np.uint32), count)

@@ -198,4 +198,15 @@ def _single_values(header: HitHeader | None, provenance: dict, detector: Detecto
             {"axes": "module_identifier:dimension:coordinate", **metre},
         ),
         (f"{DETECTOR}/module_identifier", list(detector.module_names), {}),
+        (
+            f"{DETECTOR}/tile_corner_position",
+            _value(g, "tile_corners"),
+            {"axes": "tile_identifier:coordinate", **metre},
+        ),
+        (
+            f"{DETECTOR}/tile_basis_vectors",
+            _value(g, "tile_basis"),
+            {"axes": "tile_identifier:dimension:coordinate", **metre},
+        ),
+        (f"{DETECTOR}/tile_identifier", list(detector.tile_names), {}),
     ]

@@ -157,6 +157,9 @@ def _introduction(outputs: Outputs) -> str:
 def _check_input(job: RunJob, outputs: Outputs | None, results: Results, frames: int) -> None:
     """Check the outputs against the run, all frames if `frames` is 0; collective."""
     comm, experiment = job.comm, job.experiment
+    if comm.bcast(outputs and outputs.mask_patched):
+        results.notes.append("frames are not compared with the run: pixels were masked later")
+        return
     try:
         data, findings = run_data.open_run(job, outputs and outputs.run)
     except XfelmpiError as error:

@@ -55,6 +55,11 @@ class Outputs:
         entries = {"entry_1": self.hits}
         return entries | ({"entry_2": self.misses} if self.run.config.with_misses else {})
 
+    @property
+    def mask_patched(self) -> bool:
+        """Whether pixels were masked later (``xfelmpi patch --mask``), without the run."""
+        return "mask_patched" in self.run.attributes
+
     @cached_property
     def header(self) -> FinishedHits:
         """What stands once in the CXI file; `InputError` if it is damaged."""

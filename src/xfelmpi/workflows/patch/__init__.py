@@ -1,0 +1,1 @@
+"""Finished files with another geometry, distance or mask, without the run."""

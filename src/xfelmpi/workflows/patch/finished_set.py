@@ -1,0 +1,193 @@
+"""The hits of a finished run, or of a merged set, and what they become with other inputs."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
+from xfelmpi.calibration.mask_files import read_pixels
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.io.checked import checked_attribute, checked_text
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.output.cxi.reader import FinishedHits, HitColumn, read_entry, read_finished_hits
+from xfelmpi.output.events import FinishedRun, read_finished_run
+from xfelmpi.output.hit_columns import SOURCE
+from xfelmpi.output.provenance import JOB_ATTRIBUTES
+
+_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be different; at least one is given.
+
+    Parameters
+    ----------
+    geometry : Path or None
+    mask : Path or None
+        Further bad pixels, in all cells.
+    distance : float or None
+        In m.
+    """
+
+    geometry: Path | None
+    mask: Path | None
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class FinishedSet:
+    """What rank 0 knows of a finished set of hits, and of the change.
+
+    Parameters
+    ----------
+    config : Config
+        As if the files had been made with the new inputs.
+    attributes : dict
+        Of the CXI file's root.
+    name : str
+        Of the first entry.
+    header : FinishedHits
+    entries : dict of (str, dict of HitColumn)
+        Title and columns of hits, and of misses if they are there.
+    run : FinishedRun or None
+        None of a merged set.
+    geometry : DetectorGeometry
+        The new one.
+    bad : ndarray, bool (pixel,)
+        Further bad pixels.
+    warnings : tuple of str
+        Of the new geometry.
+    obsolete : tuple of str
+        Warnings of the old geometry, if that is replaced.
+    files : tuple of UsedFile
+        The new inputs.
+    """
+
+    config: Config
+    attributes: dict
+    name: str
+    header: FinishedHits
+    entries: dict[str, tuple[str, dict[str, HitColumn]]]
+    run: FinishedRun | None
+    geometry: DetectorGeometry
+    bad: np.ndarray
+    warnings: tuple[str, ...]
+    obsolete: tuple[str, ...]
+    files: tuple[UsedFile, ...]
+
+    @property
+    def detector(self) -> Detector:
+        """What kind of detector it is."""
+        return self.geometry.detector
+
+    @property
+    def modules(self) -> int:
+        """Bit field of the modules there."""
+        return self.run.modules_in_run if self.run else self.header.modules
+
+    @property
+    def wavelength(self) -> np.ndarray:
+        """Those of which the detector file has the median, float64 (frame,)."""
+        if self.run:
+            return self.run.events.wavelength
+        return self.header.columns[f"{SOURCE}/photon_wavelength"].values
+
+    @property
+    def analyses(self) -> tuple[str, ...]:
+        """Names of the analyses that the hits have columns of."""
+        sources = (str(c.attributes.get("source", "")) for c in self.header.columns.values())
+        found = (s.removeprefix("analysis ") for s in sources if s.startswith("analysis "))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def earlier(self) -> list[dict]:
+        """What the files say of the jobs that made them, the first one first."""
+        names = (*JOB_ATTRIBUTES, "configuration", "used_files")
+        own = {name: str(self.attributes.get(name, "")) for name in names}
+        return [*json.loads(self.attributes.get("patched_from", "[]")), own]
+
+    def used_before(self) -> list[dict]:
+        """Return what was used for the files and still counts; see `describe_used`."""
+        replaced = {file.role for file in self.files} & {"geometry"}
+        found = json.loads(self.attributes.get("used_files", "[]"))
+        return [file for file in found if file["role"] not in replaced]
+
+
+def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
+    """Read a finished set of hits but for the frames, and the new inputs; one rank.
+
+    Raises
+    ------
+    InputError
+        If an output or an input cannot be used.
+    UsageError
+        If the distance alone is to change and the geometry is not known.
+    """
+    header = read_finished_hits(files.cxi)
+    with finished_file(files.cxi, "a CXI file") as file:
+        first = Config.from_json(checked_attribute(file, "configuration", str))
+        name, attributes = checked_text(file, "entry_1/name"), dict(file.attrs)
+    entries = {kind: read_entry(files.cxi, entry) for kind, entry in _ENTRIES.items()}
+    run = None
+    if isinstance(files, Experiment):
+        run = read_finished_run(files.events)
+        if run.attributes.get("job_id") != attributes.get("job_id"):
+            raise InputError(f"{files.cxi}: is not of the job of {files.events}")
+    config, geometry = _config(first, attributes, change), header.geometry
+    bad = np.zeros(geometry.detector.frame_pixels, bool)
+    warnings, obsolete, used = (), (), ()
+    if change.geometry or change.distance is not None:
+        geometry, warnings = load_geometry(config.geometry, config.distance)
+        obsolete, used = _old_warnings(first, attributes), geometry.files
+        if geometry.bad is not None:
+            bad |= geometry.bad.reshape(-1)
+    if change.mask:
+        bits, _ = read_pixels(change.mask, geometry.detector, "the mask of a patch")
+        bad |= unpack(bits).reshape(-1) == 0
+        used = (*used, UsedFile("global mask", str(change.mask)))
+    entries = {kind: found for kind, found in entries.items() if found}
+    about = (config, attributes, name, header, entries, run)
+    return FinishedSet(*about, geometry, bad, warnings, obsolete, used)
+
+
+def _config(first: Config, attributes: dict, change: Change) -> Config:
+    """Return the settings that the main job would have had with the new inputs."""
+    changed: dict = {}
+    if change.mask:
+        changed["global_mask"] = change.mask
+    if change.distance is not None:
+        changed["distance"] = change.distance
+    if change.geometry:
+        changed["geometry"] = change.geometry
+    elif change.distance is not None:
+        changed["geometry"] = _known_geometry(attributes)
+    return replace(first, **changed)
+
+
+def _known_geometry(attributes: dict) -> Path | None:
+    """Return the geometry file that was used, None for the nominal positions."""
+    if "where" in attributes:
+        raise UsageError("--distance: merged hits do not say their geometry; add --geometry")
+    used = json.loads(attributes["used_files"])
+    paths = [Path(file["path"]) for file in used if file["role"] == "geometry"]
+    if paths and not paths[0].exists():
+        raise InputError(f"{paths[0]}: the geometry is not there any more; name it with --geometry")
+    return paths[0] if paths else None
+
+
+def _old_warnings(first: Config, attributes: dict) -> tuple[str, ...]:
+    """Return what the log said of the geometry that is replaced, as far as that can be told."""
+    if "where" in attributes:
+        return ()
+    try:
+        return load_geometry(_known_geometry(attributes), first.distance)[1]
+    except InputError:
+        return ()

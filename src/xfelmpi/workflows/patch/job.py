@@ -1,0 +1,307 @@
+"""Finished files with another geometry, distance or mask: written anew from the CXI file.
+
+Nothing of the run is read. Frames pass from the old CXI file through all formats of hits, as in the
+main job; scores and decisions stay.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.analysis.hit_analysis import analyse_hits
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import EXIT_COMPLETE
+from xfelmpi.core.job_context import RunJob
+from xfelmpi.core.log import log, plural
+from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.module_bits import modules_of
+from xfelmpi.io.publish import check_writable
+from xfelmpi.output.cxi.reader import stream_masked
+from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
+from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT
+from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
+from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite
+from xfelmpi.output.provenance import describe_used, provenance
+from xfelmpi.output.publishing import publish_together
+from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, read_set
+from xfelmpi.workflows.patch.run_files import write_run_files
+from xfelmpi.workflows.process import report_run
+
+BLOCK_FRAMES = 8
+"""Frames of a block, read dense: 1 or 2 MiB each."""
+
+_KEPT = ("run", "proposal", "input_files", "where", "scores_by")
+"""Attributes that stay: the data are still of the same run."""
+
+_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+_LIT, _PHOTONS = f"{DETECTOR}/lit_pixels", f"{DETECTOR}/photon_counts"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    # what all ranks must know of a set
+    config: Config
+    proposal: str
+    detector: Detector
+    modules: int
+    bad: np.ndarray
+    titles: dict[str, tuple[str, int]]
+    columns: dict[str, list[tuple[str, dict]]]
+    analyses: tuple[str, ...]
+
+
+def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> int:
+    """Patch finished sets of hits, all or none, and return the exit status; collective.
+
+    Parameters
+    ----------
+    job : RunJob
+        With the folders; other settings are those that each set was made with.
+    sets : list of Experiment or MergedFiles
+    change : Change
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if files are missing or cannot be used.
+    """
+    comm = job.comm
+    # before anything is written
+    mpi.run_on_root(comm, lambda: _check_sets(sets, change))
+    done = [_patch_set(job, files, change) for files in sets]
+    written = [path for _, paths, _ in done for path in paths]
+    old = [path for _, _, obsolete in done for path in obsolete]
+    publish_together(comm, written, lambda: old)
+    for files, (own, paths, _) in zip(sets, done, strict=True):
+        config = replace(own.config, dragonfly=None)
+        mpi.run_on_root(comm, lambda c=config, f=files, p=paths: finish_formats(c, f, p))
+        if isinstance(files, Experiment):
+            report_run(own)
+    if comm.rank == 0:
+        for line in ("files written:", *(f"  {path}" for path in written)):
+            log.info(line)
+    return EXIT_COMPLETE
+
+
+def _check_sets(sets: list[Experiment | MergedFiles], change: Change) -> None:
+    for files in sets:
+        read_set(files, change)
+
+
+def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], list[Path]]:
+    """Write the files of a set under their temporary names; collective.
+
+    Returns
+    -------
+    job : RunJob
+        That of the set.
+    written, obsolete : list of Path
+        Final names.
+    """
+    comm = job.comm
+    found = mpi.run_on_root(comm, lambda: read_set(files, change))
+    plan = mpi.bcast_from_root(comm, lambda: _plan(found))
+    config = replace(plan.config, prefix=job.config.prefix, output=job.config.output)
+    experiment = Experiment(config.prefix, config.output, config.run)
+    if plan.proposal[1:].isdigit():
+        experiment = experiment.of_proposal(int(plan.proposal[1:]))
+    job = replace(job, experiment=experiment, config=config, settings=config.to_json())
+    # a folder that was made for Dragonfly has links to the files
+    config = replace(config, dragonfly=None)
+    mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, config)])
+    frames = {kind: _Frames(comm, files.cxi, plan, kind, found) for kind in plan.titles}
+    with mpi.fail_together(comm):
+        tallies = {kind: _Tally(own, plan.detector) for kind, own in frames.items()}
+    columns = _analysed(comm, plan, frames["hits"], found)
+    wavelength = found.wavelength if found else np.empty(0)
+    warnings = check_formats(comm, config, found.geometry if found else None, wavelength)
+    _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
+    attributes = _attributes(job, found)
+    hits = _hits_to_write(job, config, files, plan, frames, tallies, columns)
+    hits = replace(
+        hits,
+        attributes=attributes,
+        geometry=found.geometry if found else None,
+        wavelength=beam_wavelength(comm, config, wavelength)[0],
+    )
+    outputs = HitOutputs(hits)
+    for kind, own in frames.items():
+        outputs.write(kind, own.stream())
+    good = hits.good_in_hits()
+    written = outputs.close(_header(found, good) if found else None)
+    if isinstance(files, Experiment):
+        sums = {kind: tally.gathered(comm) for kind, tally in tallies.items()}
+        added = {name: mpi.allgather_concat(comm, values) for name, values in columns.items()}
+        write_run_files(comm, files, found, attributes, sums, added, warnings)
+        written = [files.events, files.powder, *written]
+    return job, written, [path for path in hit_paths(config, files) if path not in written]
+
+
+def _paths(files: Experiment | MergedFiles, config: Config) -> list[Path]:
+    own = [files.events, files.powder] if isinstance(files, Experiment) else []
+    return [*own, *hit_paths(config, files)]
+
+
+def _plan(found: FinishedSet) -> _Plan:
+    entries = found.entries.items()
+    return _Plan(
+        config=found.config,
+        proposal=str(found.attributes.get("proposal", "")),
+        detector=found.detector,
+        modules=found.modules,
+        bad=found.bad,
+        titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
+        columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
+        analyses=found.analyses,
+    )
+
+
+class _Frames:
+    """The frames of one kind that this rank writes: a part of them, in order."""
+
+    def __init__(self, comm, path: Path, plan: _Plan, kind: str, found: FinishedSet | None):
+        self.title, self.n_frames = plan.titles[kind]
+        bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
+        self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
+        self._path, self._entry, self._bad = path, _ENTRIES[kind], plan.bad
+        columns = found.entries[kind][1] if found else None
+        self.columns = [
+            FrameColumn(
+                name, mpi.scatter_rows(comm, columns and columns[name].values, bounds), attributes
+            )
+            for name, attributes in plan.columns[kind]
+        ]
+
+    def stream(self) -> Iterator[SparseFrames]:
+        """Yield the frames in blocks, newly bad pixels left out."""
+        return stream_masked(self._path, self._entry, self.rows, self._bad, BLOCK_FRAMES)
+
+
+class _Tally:
+    """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
+
+    def __init__(self, frames: _Frames, detector: Detector):
+        sums, self.bad = [np.empty((4, 0), np.int64)], np.zeros(detector.frame_pixels, np.int64)
+        for block in frames.stream():
+            n, frame = len(block), np.repeat(np.arange(len(block)), np.diff(block.indptr))
+            peak = np.zeros(n, np.int64)
+            np.maximum.at(peak, frame, block.count)
+            lit, ones = (
+                np.bincount(frame[i], minlength=n) for i in (block.count > 0, block.count == 1)
+            )
+            photons = np.bincount(frame, block.count.astype(np.float64), n).astype(np.int64)
+            sums.append(np.stack([lit, photons, ones, peak]))
+            self.bad += np.bincount(block.pixel[block.count == 0], minlength=len(self.bad))
+        self.lit, self.photons, self.ones, self.peak = np.concatenate(sums, axis=1)
+
+    def gathered(self, comm) -> dict[str, np.ndarray]:
+        """Return the sums of all frames, int64 (frame,), by the names in the events file."""
+        names = {"litpixels": self.lit, "photons": self.photons}
+        names |= {"sums/ones": self.ones, "sums/peak": self.peak}
+        return {name: mpi.allgather_concat(comm, values) for name, values in names.items()}
+
+
+def _analysed(comm, plan: _Plan, hits: _Frames, found) -> dict[str, np.ndarray]:
+    """Return the columns of analyses anew, by path in an entry; NaN stays; collective."""
+    if not plan.analyses:
+        return {}
+
+    def blocks():
+        first = 0
+        for block in hits.stream():
+            yield np.arange(first, first + len(block)), block
+            first += len(block)
+
+    n = len(hits.rows)
+    geometry = found.geometry if found else None
+    old = {column.path: column.values for column in hits.columns}
+    new = analyse_hits(comm, plan.analyses, blocks(), geometry, n)
+    named = {f"{INSTRUMENT}/{column.name}": column.values for column in new}
+    return {
+        path: np.where(np.isnan(old[path]), np.nan, values)
+        for path, values in named.items()
+        if path in old
+    }
+
+
+def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsToWrite:
+    comm = job.comm
+    sets = {}
+    for kind, own in frames.items():
+        tally = tallies[kind]
+        values = {_LIT: tally.lit, _PHOTONS: tally.photons}
+        values |= analysed if kind == "hits" else {}
+        sets[kind] = FrameSet(
+            title=own.title,
+            n_frames=own.n_frames,
+            columns=[
+                c._replace(values=values.get(c.path, c.values).astype(c.values.dtype))
+                for c in own.columns
+            ],
+            # the masks call every pixel of every cell good: bad pixels come with the frames
+            cell_id=np.zeros(len(own.rows), np.int64),
+            ones=tally.ones,
+            multi=tally.lit - tally.ones,
+            peak=mpi.allreduce_max(comm, tally.peak.max(initial=0)),
+            read=own.stream,
+        )
+    n_hits, detector = frames["hits"].n_frames, plan.detector
+    bad = mpi.allreduce_sum(comm, tallies["hits"].bad)
+    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
+    good_bits = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
+    return HitsToWrite(
+        comm=comm,
+        config=config,
+        files=files,
+        attributes={},
+        sets=sets,
+        detector=detector,
+        masks=Masks(good_bits, np.zeros(detector.max_cells, np.int32), good_bits[:, 0]),
+        modules_in_run=plan.modules,
+        geometry=None,
+        wavelength=np.nan,
+        good_in_hits=lambda: np.where(there, n_hits - bad, 0),
+    )
+
+
+def _attributes(job: RunJob, found: FinishedSet | None) -> dict:
+    """Return the root attributes: those of this job, and of those before; collective."""
+    comm = job.comm
+    new = describe_used(comm, found.files if found else ())
+    before = mpi.bcast_from_root(comm, lambda: found.used_before())
+    made = provenance(job, (), (*before, *new))
+    kept = mpi.bcast_from_root(
+        comm,
+        lambda: (
+            {name: found.attributes[name] for name in _KEPT if name in found.attributes}
+            | {"patched_from": json.dumps(found.earlier)}
+        ),
+    )
+    return made | kept
+
+
+def _header(found: FinishedSet, good_in_hits: np.ndarray) -> HitHeader:
+    header, frame = found.header, found.detector.frame_shape
+    bad = found.bad.reshape(frame)
+    powder, background = header.powder.copy(), header.background.copy()
+    powder[bad] = 0
+    background[..., bad] = np.nan
+    about = (header.start_time, header.sample, header.instrument)
+    good = header.good_pixels & ~bad
+    return HitHeader(found.name, *about, found.geometry, good, powder, background, good_in_hits)
+
+
+def _log_start(comm, files, found: FinishedSet | None, warnings: tuple[str, ...]) -> None:
+    if comm.rank:
+        return
+    n = int((found.bad & found.header.good_pixels.reshape(-1)).sum())
+    log.info(f"{files.cxi}: {found.geometry.description}; {n:,} {plural(n, 'pixel')} more are bad")
+    for line in warnings:
+        log.warning(line)

@@ -1,0 +1,97 @@
+"""Events and powder file of a patched run, written by one rank."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+
+from xfelmpi.core.paths import Experiment
+from xfelmpi.io.checked import checked_array
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.io.output_file import cannot_write, serial_file
+from xfelmpi.io.partial_file import begin_partial, create_new
+from xfelmpi.mpi import run_on_root
+from xfelmpi.output.powder import write_powder
+from xfelmpi.workflows.patch.finished_set import FinishedSet
+
+_SUFFIXES = ("", "_hits", "_misses")
+
+
+def write_run_files(
+    comm,
+    experiment: Experiment,
+    found: FinishedSet | None,
+    attributes: dict,
+    sums: dict[str, dict[str, np.ndarray]],
+    analysed: dict[str, np.ndarray],
+    warnings: tuple[str, ...],
+) -> None:
+    """Write events and powder file under their temporary names; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    experiment : Experiment
+    found : FinishedSet or None
+        On rank 0.
+    attributes : dict
+        Root attributes.
+    sums : dict of dict of ndarray
+        For hits and misses that the CXI file has, columns of the events file anew, (frame,).
+    analysed : dict of ndarray
+        Columns of analyses of the hits anew, by path in the CXI file.
+    warnings : tuple of str
+        Of the output formats.
+    """
+    run_on_root(
+        comm, lambda: _write_events(experiment, found, attributes, sums, analysed, warnings)
+    )
+    powder = run_on_root(comm, lambda: _powder(experiment, found))
+    frame = found.detector.frame_shape if found else None
+    write_powder(comm, experiment.powder, attributes, powder, frame)
+
+
+def _powder(experiment: Experiment, found: FinishedSet) -> dict[str, tuple]:
+    """Return the sums of the powder file without the newly bad pixels; see `write_powder`."""
+    frame, sums = found.detector.frame_shape, {}
+    bad = found.bad.reshape(frame)
+    with finished_file(experiment.powder, "a powder file") as file:
+        for suffix in _SUFFIXES:
+            photons = checked_array(file, f"powder{suffix}", np.uint64, frame)
+            good = checked_array(file, f"good_frames{suffix}", np.uint32, frame)
+            photons[bad] = good[bad] = 0
+            sums[suffix] = photons, good
+    return sums
+
+
+def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, warnings) -> None:
+    """Copy the events file; rows of frames that the CXI file has get their sums anew."""
+    path, part = experiment.events, begin_partial(experiment.events)
+    try:
+        with open(path, "rb") as old, os.fdopen(create_new(part), "wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
+    except OSError as error:
+        raise cannot_write(part, error) from None
+    events = found.run.events
+    rows = {"hits": np.flatnonzero(events.is_hit), "misses": np.flatnonzero(events.is_miss)}
+    before = json.loads(found.run.attributes.get("warnings", "[]"))
+    said = [text for text in before if text not in found.obsolete]
+    said += [text for text in (*found.warnings, *warnings) if text not in said]
+    with serial_file(part, "r+") as file:
+        file.attrs.update(attributes)
+        file.attrs["warnings"] = json.dumps(said)
+        if found.bad.any():
+            file.attrs["mask_patched"] = True
+        for kind, columns in sums.items():
+            for name, values in columns.items():
+                _put(file[name], rows[kind], values)
+        for place, values in analysed.items():
+            _put(file[place.rpartition("/")[2]], rows["hits"], values)
+
+
+def _put(dataset, rows: np.ndarray, values: np.ndarray) -> None:
+    # rows of a run are few enough to be rewritten as a whole
+    column = dataset[()]
+    column[rows] = values
+    dataset[...] = column

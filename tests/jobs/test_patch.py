@@ -1,0 +1,185 @@
+"""Finished files with other inputs, against whole jobs with these inputs, and all or none."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from compare import assert_same_hdf5, assert_same_outputs
+from launch import all_files, call_xfelmpi, run_xfelmpi
+from mockrun import tiny_run
+
+PROPOSAL = "p007927"
+DETECTOR = "entry_1/instrument_1/detector_1"
+# scores by modules that the new mask leaves alone: the hits are the same
+OPTIONS = ("--hit-modules", "3", "4", "--with-misses", "--no-vds", "--analyse", "radius")
+BAD = (slice(9, 11), slice(100, 180), slice(0, 50))
+
+
+def copied(made, tmp_path):
+    return shutil.copytree(made / "out", tmp_path / "out")
+
+
+def patch(prefix, output, *words, ranks=0, status=0):
+    args = ["patch", *words, "--prefix", prefix, "--output", output]
+    done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
+    text = done.stdout + done.stderr
+    assert done.returncode == status, text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run without module 5: files to patch, and those of whole jobs."""
+    folder = tmp_path_factory.mktemp("patch")
+    mock = tiny_run(folder / PROPOSAL, absent_modules=(5,), hit_rate=0.3, with_mask=True)
+    first = mock.paths.geometry.read_text()
+    other = folder / "new.geom"
+    moved = first.splitlines()
+    i = next(i for i, line in enumerate(moved) if line.startswith("p3a2/corner_x"))
+    moved[i] = "p3a2/corner_x = 12.5"
+    other.write_text("\n".join(moved) + "\n")
+    good = np.ones((16, 512, 128), np.float32)
+    good[BAD] = 0
+    with h5py.File(folder / "new.h5", "w") as file:
+        file["mask"] = good
+    prefix = mock.options.prefix
+    plain = ("--prefix", prefix, "--geometry", mock.paths.geometry)
+    new = {"geometry": ("--geometry", other), "mask": ("--global-mask", folder / "new.h5")}
+    jobs = {
+        "out": (),
+        "geometry": (*new["geometry"], "--distance", "0.81"),
+        "mask": new["mask"],
+    }
+    for name, words in jobs.items():
+        done = run_xfelmpi([50, *plain, "--output", folder / name, *OPTIONS, *words], 2)
+        assert done.returncode in (0, 3), done.stderr
+    return folder
+
+
+def test_geometry_as_a_whole_job(made, tmp_path):
+    """All files are equal to the bit, but for where they come from; the page is made anew."""
+    out = copied(made, tmp_path)
+    page = (out / "report/r0050.html").read_bytes()
+    words = ("--geometry", made / "new.geom", "--distance", "0.81")
+    patch(made / PROPOSAL, out, "50", *words, ranks=3)
+    for path in ("events/r0050_events.h5", "powder/r0050_powder.h5", "saved_hits/r0050_hits.cxi"):
+        with h5py.File(out / path, "r+") as file:
+            earlier = json.loads(file.attrs["patched_from"])
+            del file.attrs["patched_from"]
+            used = {f["role"]: f["path"] for f in json.loads(file.attrs["used_files"])}
+            assert used["geometry"] == str(made / "new.geom")
+            assert json.loads(file.attrs["configuration"])["distance"] == 0.81
+        (before,) = earlier
+        assert before["command_line"].startswith("xfelmpi 50 ")
+        assert json.loads(before["configuration"])["distance"] is None
+        with h5py.File(made / "out" / path) as file:
+            assert before["job_id"] == file.attrs["job_id"]
+    with h5py.File(out / "emc/r0050_det.h5", "r+") as file:
+        del file.attrs["patched_from"]
+    assert_same_outputs(made / "geometry", out)
+    assert (out / "report/r0050.html").read_bytes() != page
+
+
+def test_mask_as_a_whole_job(made, tmp_path):
+    """But for the sums and scores of frames that are in no file, and what follows from these."""
+    out = copied(made, tmp_path)
+    patch(made / PROPOSAL, out, "r0050", "--mask", made / "new.h5")
+    for path in (out / "saved_hits/r0050_hits.cxi", made / "mask/saved_hits/r0050_hits.cxi"):
+        with h5py.File(path, "r+") as file:
+            file.attrs.pop("patched_from", None)
+            for entry in ("entry_1", "entry_2"):
+                detector = file[f"{entry}/instrument_1/detector_1"]
+                # the non-hits' photons, which are in no file
+                del detector["background_weighting"]
+                assert not detector["data"][(slice(None), *BAD)].any()
+                assert (detector["mask"][(slice(None), *BAD)] & 0x80).all()
+            assert np.isnan(file[f"{DETECTOR}/background"][BAD]).all()
+    for name in ("saved_hits/r0050_hits.cxi", "powder/r0050_powder.h5", "emc/r0050_det.h5"):
+        with h5py.File(out / name, "r+") as file:
+            file.attrs.pop("patched_from", None)
+        assert_same_hdf5(made / "mask" / name, out / name)
+    emc = "emc/r0050.emc"
+    assert (out / emc).read_bytes() == (made / "mask" / emc).read_bytes()
+    with h5py.File(out / "events/r0050_events.h5") as a:
+        with h5py.File(made / "mask/events/r0050_events.h5") as b:
+            there = a["is_hit"][:] | a["is_miss"][:]
+            assert there.sum() < len(there)
+            for name in ("litpixels", "photons", "sums/ones", "sums/peak"):
+                np.testing.assert_array_equal(a[name][:][there], b[name][:][there])
+            for name in ("hitscore", "is_hit", "is_miss", "hit_sigma"):
+                np.testing.assert_array_equal(a[name][:], b[name][:])
+        assert a.attrs["mask_patched"]
+
+
+def test_verify_accepts_patched_files(made, tmp_path):
+    out = copied(made, tmp_path)
+    words = ("--geometry", made / "new.geom", "--mask", made / "new.h5")
+    said = patch(made / PROPOSAL, out, "50", *words)
+    assert "pixels more are bad" in said
+    patch(made / PROPOSAL, out, "50", "--distance", "0.7")
+    with h5py.File(out / "saved_hits/r0050_hits.cxi") as file:
+        assert len(json.loads(file.attrs["patched_from"])) == 2
+        assert file[f"{DETECTOR}/distance"][()] == 0.7
+        # the first patch counts still
+        assert not file[f"{DETECTOR}/data"][(slice(None), *BAD)].any()
+        roles = [f["role"] for f in json.loads(file.attrs["used_files"])]
+        assert sorted(roles) == ["geometry", "global mask"]
+    done = call_xfelmpi(["verify", 50, "--prefix", made / PROPOSAL, "--output", out])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pixels were masked later" in done.stdout + done.stderr
+
+
+def test_merged_sets(made, tmp_path):
+    """Patched run by run and then merged, or merged and then patched: the same."""
+    prefix = made / PROPOSAL
+    a, b = copied(made, tmp_path / "a"), copied(made, tmp_path / "b")
+    merge = ["merge", 50, "--name", "all", "--prefix", prefix, "--output"]
+    words = ("--geometry", made / "new.geom", "--mask", made / "new.h5")
+    assert call_xfelmpi([*merge, b]).returncode == 0
+    patch(prefix, b, "all", "50", *words)
+    patch(prefix, a, "50", *words)
+    assert call_xfelmpi([*merge, a]).returncode == 0
+    for name in ("all_hits.cxi", "all_det.h5"):
+        with h5py.File(b / "merged" / name, "r+") as file:
+            del file.attrs["patched_from"]
+            del file.attrs["input_files"]
+        with h5py.File(a / "merged" / name, "r+") as file:
+            del file.attrs["input_files"]
+        assert_same_hdf5(a / "merged" / name, b / "merged" / name)
+    emc = "merged/all.emc"
+    assert (a / emc).read_bytes() == (b / emc).read_bytes()
+    with h5py.File(b / "saved_hits/r0050_hits.cxi") as file:
+        assert file[f"{DETECTOR}/xyz_map"].shape == (3, 16, 512, 128)
+
+
+REFUSED = {
+    "nothing": ((50,), "nothing to change"),
+    "twice": ((50, "r0050", "--distance", 1), "more than once"),
+    "other run": ((50, 51, "--distance", 1), "r0051_hits.cxi"),
+    "no such set": (("all", "--distance", 1), "all_hits.cxi"),
+    "no geometry": ((50, "--geometry", "none.geom"), "none.geom: no such file"),
+    "no mask": ((50, "--mask", "none.h5"), "none.h5"),
+    "neither": ((50, "a/b", "--distance", 1), "'a/b' is neither"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_and_nothing_changed(made, name):
+    """Also if only the second of two sets cannot be patched."""
+    out = made / "out"
+    before = {name: (out / name).read_bytes() for name in all_files(out)}
+    words, message = REFUSED[name]
+    said = patch(made / PROPOSAL, out, *words, status=2)
+    assert message in said
+    assert {name: (out / name).read_bytes() for name in all_files(out)} == before
+
+
+def test_mask_per_cell_is_refused(made, tmp_path):
+    with h5py.File(tmp_path / "cells.h5", "w") as file:
+        file["entry_1/good_pixels"] = np.ones((1, 16, 512, 128), bool)
+        file["entry_1/cellIds"] = [0]
+    said = patch(made / PROPOSAL, made / "out", "50", "--mask", tmp_path / "cells.h5", status=2)
+    assert "cannot be per cell" in said
