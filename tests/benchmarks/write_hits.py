@@ -49,7 +49,7 @@ def made_up_hits() -> list[tuple[np.ndarray, np.ndarray]]:
 def columns(hits) -> EventColumns:
     """Return the rows of the events file that the CXI file shows."""
     n = len(hits)
-    dtypes = ["u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2"]
+    dtypes = ["u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2", "u1"]
     values = [np.ones(n, dtype) for dtype in dtypes]
     values[0], values[2] = np.arange(n, dtype="u8"), (np.arange(n) % MAX_CELLS).astype("u2")
     return EventColumns(*values)

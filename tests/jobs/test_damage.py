@@ -717,6 +717,7 @@ def gas_monitor(run, sequence=0):
     return run.own(run.folder.parents[1] / "raw" / "r0050" / f"RAW-R0050-DA01-S{sequence:05d}.h5")
 
 
+LIT_FRAMES = "INSTRUMENT/SPB_IRU_AGIPD1M1/REDU/LITFRM:output"
 ENERGIES = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
 
 
@@ -740,6 +741,9 @@ def monitor_with_nan(run):
         values = file[ENERGIES][:]
         values[1, :] = np.nan
         file[ENERGIES][:] = values
+        del file[LIT_FRAMES]
+    with h5py.File(gas_monitor(run, 1), "r+") as file:
+        del file[LIT_FRAMES]
     return np.arange(3, 6), {}
 
 
@@ -749,6 +753,7 @@ def monitor_shorter(run):
         with h5py.File(gas_monitor(run, sequence), "r+") as file:
             group, name = file[ENERGIES].parent, "intensityTD"
             replace_dataset(group, name, group[name][:, :3])
+            del file[LIT_FRAMES]
     return np.arange(2, 12, 3), {}
 
 

@@ -19,7 +19,7 @@ from xfelmpi.output.events import write_events
 
 pytestmark = pytest.mark.mpi
 
-EVENT_TYPES = ("u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2")
+EVENT_TYPES = ("u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2", "u1")
 
 
 def write(comm, path, work, attributes=None):

@@ -12,7 +12,7 @@ from xfelmpi.cli.parser import Parser
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
-from xfelmpi.simulate.options import CHOICES
+from xfelmpi.simulate.options import CHOICES, STRIDE_OF_RATE
 
 SUMMARY = "write a simulated run in the facility's format, with the known answer beside it"
 
@@ -76,7 +76,10 @@ def options_from(arguments: argparse.Namespace) -> SimulationOptions:
     values["prefix"] = Path(values["prefix"])
     values["cells"] = parse_cells(values["cells"])
     values["missing"] = tuple(_missing_pair(text) for text in values["missing"])
-    for name in ("absent_modules", "size_nm", "hit_photons"):
+    rate = values.pop("rate")
+    if rate:
+        values["pulse_step"] = STRIDE_OF_RATE[rate]
+    for name in ("absent_modules", "unseen_trains", "size_nm", "hit_photons"):
         values[name] = tuple(values[name])
     return SimulationOptions(**values)
 
@@ -112,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
     _add_frames(parser.add_argument_group("which frames there are"))
     _add_photons(parser.add_argument_group("what is on them"))
+    _add_beamline(parser.add_argument_group("what the beamline says of them"))
     _add_signal(parser.add_argument_group("what the detector makes of it"))
     _add_files(parser.add_argument_group("how they are stored"))
     return parser
@@ -145,6 +149,16 @@ def _add_frames(group) -> None:
         default=str(len(_DEFAULTS["cells"])),
     )
     _option(group, "--pulse-step", "bunch slots from cell to cell", metavar="N")
+    group.add_argument(
+        "--rate",
+        type=float,
+        choices=tuple(STRIDE_OF_RATE),
+        help="the same as repetition rate of the detector in MHz: 1, 2, 4 or 8 bunch slots",
+    )
+    _option(group, "--dark-cells", "memory cells before the first X-ray pulse", metavar="N")
+    _option(group, "--lit-cells", "memory cells with light after these; 0: all", metavar="N")
+    _option(group, "--pulses-per-frame", "X-ray pulses of a frame, up to the step", metavar="N")
+    _option(group, "--first-pulse", "bunch slot of the first X-ray pulse", metavar="N")
     _option(group, "--veto", "fraction of frames that are not recorded", metavar="FRACTION")
     _option(group, "--reorder-cells", "store cells in another order in every train")
     _option(group, "--first-train", "train ID of the first train", metavar="ID")
@@ -163,6 +177,26 @@ def _add_frames(group) -> None:
     )
     _option(
         group, "--absent-modules", "modules without files", nargs="+", type=int, metavar="MODULE"
+    )
+
+
+def _add_beamline(group) -> None:
+    _option(
+        group,
+        "--lit-frames",
+        "found: what the facility's lit-frame finder sends, and the detector's settings; settings: "
+        "only these; none: neither",
+    )
+    _option(group, "--alignment", "how the lit-frame finder aligns frames and pulses")
+    _option(group, "--detector-generation", "of the detector's control device, 1 or 2", metavar="N")
+    _option(group, "--bunch-pattern", "what has the bunch pattern")
+    _option(
+        group,
+        "--unseen-trains",
+        "trains of which the gas monitor sent nothing, counted from 0",
+        nargs="+",
+        type=int,
+        metavar="TRAIN",
     )
 
 

@@ -52,8 +52,12 @@ class EventColumns:
         In J and m, NaN where unknown.
     modules : ndarray, uint16 (frame,)
         Bit m set: module m has this frame.
+    n_pulses : ndarray, uint8 (frame,)
+        X-ray pulses of the frame; 0: it is dark, 255: not known.
     gain_switched : ndarray, uint32 (frame, 2) or None
         Good pixels in medium and in low gain; raw data only.
+    pumped : ndarray, uint8 (frame,) or None
+        1: with a pulse of the pump laser, 0: without, 255: not known. None if there is no laser.
     added : tuple of AddedColumn
         What the user asked for besides.
     """
@@ -73,8 +77,15 @@ class EventColumns:
     pulse_energy: np.ndarray
     wavelength: np.ndarray
     modules: np.ndarray
+    n_pulses: np.ndarray
     gain_switched: np.ndarray | None = None
+    pumped: np.ndarray | None = None
     added: tuple[AddedColumn, ...] = ()
+
+    @property
+    def is_dark(self) -> np.ndarray:
+        """Which frames have no X-ray pulse, bool (frame,)."""
+        return self.n_pulses == 0
 
     def take(self, rows: np.ndarray) -> "EventColumns":
         """Return some of the rows."""

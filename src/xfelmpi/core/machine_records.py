@@ -29,15 +29,40 @@ class QuadrantMotors:
 
 
 @dataclass(frozen=True)
+class BeamlineSource:
+    """Where a value of the beamline came from.
+
+    Parameters
+    ----------
+    value : str
+        Name of the value, e.g. ``pulse_energy``.
+    source : str
+        Source and key, or what else it was taken from.
+    rule : str
+        How it was matched with the frames, or what was assumed; empty if there is nothing to say.
+    """
+
+    value: str
+    source: str
+    rule: str = ""
+
+
+UNKNOWN_PULSES = 255
+"""Instead of a number of pulses."""
+
+
+@dataclass(frozen=True)
 class MachineData:
     """Per-frame values of the machine, NaN where unknown.
 
     Parameters
     ----------
     pulse_energy : ndarray, float64 (frame,)
-        X-ray pulse energy in J.
+        Energy of the X-ray pulses of the frame in J, 0 if it has none.
     wavelength : ndarray, float64 (frame,)
         Photon wavelength in m.
+    n_pulses : ndarray, uint8 (frame,)
+        X-ray pulses of the frame; `UNKNOWN_PULSES` where nothing tells.
     sample : str
         Sample name from the run's metadata, empty if none.
     notes, warnings : tuple of str
@@ -49,10 +74,14 @@ class MachineData:
         Paths of the files that were looked into.
     problems : tuple of Problem
         Pulse energies that should be known, and are not.
+    sources : tuple of BeamlineSource
+    pumped : ndarray, uint8 (frame,), or None
+        1: with a pulse of the pump laser, 0: without, 255: not known. None if there is no laser.
     """
 
     pulse_energy: np.ndarray
     wavelength: np.ndarray
+    n_pulses: np.ndarray
     sample: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -60,3 +89,5 @@ class MachineData:
     motors: QuadrantMotors | None = None
     files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    sources: tuple[BeamlineSource, ...] = ()
+    pumped: np.ndarray | None = None

@@ -30,6 +30,8 @@ class FrameScorer:
         All frames of the rank.
     pulse_energy : ndarray, float64 (frame,)
         In J.
+    is_dark : ndarray, bool (frame,)
+        Frames without an X-ray pulse.
     modules_in_run : int
         Bit m set: module m is in the run.
     good_in_region : ndarray, int64 (module, cell)
@@ -41,6 +43,7 @@ class FrameScorer:
     config: Config
     frames: FrameTable
     pulse_energy: np.ndarray
+    is_dark: np.ndarray
     modules_in_run: int
     good_in_region: np.ndarray
     region_pixels: int
@@ -69,6 +72,6 @@ class FrameScorer:
             frames.train_id[rows],
             frames.cell_id[rows],
             self.pulse_energy[rows],
-            sums.modules == self.modules_in_run,
+            (sums.modules == self.modules_in_run) & ~self.is_dark[rows],
             values.astype(np.float64),
         )

@@ -39,7 +39,7 @@ def score_frames(
     train_id: np.ndarray,
     cell_id: np.ndarray,
     pulse_energy: np.ndarray,
-    complete: np.ndarray,
+    usable: np.ndarray,
     score: np.ndarray,
 ) -> ScoredFrames:
     """Normalise the scores by the pulse energy, if so wished; collective, or alone without `comm`.
@@ -53,11 +53,12 @@ def score_frames(
     cell_id : ndarray, uint16 (frame,)
     pulse_energy : ndarray, float64 (frame,)
         J, NaN where unknown.
-    complete : ndarray, bool (frame,)
+    usable : ndarray, bool (frame,)
+        Frames that are complete and not dark.
     score : ndarray, float64 (frame,)
         NaN where there is none.
     """
-    usable = _usable(config, cell_id, pulse_energy, complete, score)
+    usable = _usable(config, cell_id, pulse_energy, usable, score)
     if config.normalise == "pulse-energy":
         # the mean energy around a train is that of frames that have one
         usable &= ~np.isnan(energy_factor(pulse_energy, pulse_energy, config.min_pulse_energy))
@@ -70,13 +71,14 @@ def score_frames(
 def scored_before(config: Config, events: EventColumns, complete: np.ndarray) -> ScoredFrames:
     """Return the scores of a finished run, which are normalised already; see `score_frames`."""
     score = events.hitscore
-    usable = _usable(config, events.cellId, events.pulse_energy, complete, score)
+    seen = complete & ~events.is_dark
+    usable = _usable(config, events.cellId, events.pulse_energy, seen, score)
     return ScoredFrames(events.trainId, events.cellId, score, usable)
 
 
-def _usable(config, cell_id, pulse_energy, complete, score) -> np.ndarray:
+def _usable(config, cell_id, pulse_energy, seen, score) -> np.ndarray:
     return ~np.isnan(score) & usable_frames(
-        complete,
+        seen,
         cell_id,
         pulse_energy,
         excluded=config.exclude_cells,

@@ -103,7 +103,7 @@ def windows(
 
 
 def usable_frames(
-    complete: np.ndarray,
+    seen: np.ndarray,
     cell_id: np.ndarray,
     pulse_energy: np.ndarray,
     *,
@@ -115,7 +115,8 @@ def usable_frames(
 
     Parameters
     ----------
-    complete : ndarray, bool (frame,)
+    seen : ndarray, bool (frame,)
+        Frames that are complete, and have an X-ray pulse as far as is known.
     cell_id : ndarray, uint16 (frame,)
     pulse_energy : ndarray, float64 (frame,)
         J, NaN where unknown.
@@ -126,7 +127,7 @@ def usable_frames(
     min_energy : float or None
         J; None: the energy does not matter. Below it, or unknown: left out.
     """
-    usable = complete & (cell_id >= first_cell)
+    usable = seen & (cell_id >= first_cell)
     if excluded:
         usable &= ~np.isin(cell_id, excluded)
     if min_energy is not None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -96,6 +97,7 @@ _TYPES = {
     **{"photons": np.uint64, "hitscore": np.float32, "is_hit": bool, "is_miss": bool},
     **dict.fromkeys(("hit_median", "hit_std", "hit_threshold", "hit_sigma"), np.float32),
     **{"pulse_energy": np.float64, "wavelength": np.float64, "modules": np.uint16},
+    "n_pulses": np.uint8,
 }
 _SUMS = {"ones": np.uint32, "peak": np.uint16, "entries": np.uint32}
 
@@ -230,9 +232,17 @@ def _plain_array(file: h5py.File, name: str, *_expected) -> np.ndarray:
 def _events(file: h5py.File, read) -> EventColumns:
     """Return the columns, each read by `read`, which is called as `checked_array`."""
     n = len(read(file, "trainId", np.uint64, (None,)))
-    columns = {name: read(file, name, dtype, (n,)) for name, dtype in _TYPES.items()}
+    columns = {
+        # files of earlier versions say nothing of pulses
+        name: np.full(n, UNKNOWN_PULSES, dtype)
+        if name == "n_pulses" and name not in file
+        else read(file, name, dtype, (n,))
+        for name, dtype in _TYPES.items()
+    }
     if "gain_switched" in file:
         columns["gain_switched"] = read(file, "gain_switched", np.uint32, (n, 2))
+    if "pumped" in file:
+        columns["pumped"] = read(file, "pumped", np.uint8, (n,))
     return EventColumns(**columns)
 
 
@@ -252,6 +262,8 @@ def _compare(events: EventColumns, sums: dict[str, np.ndarray], modules_in_run: 
         raise ValueError("frames of modules that the run has not")
     if (incomplete & (events.is_hit | events.is_miss)).any():
         raise ValueError("incomplete frames that are hits or misses")
+    if (events.is_dark & (events.is_hit | events.is_miss)).any():
+        raise ValueError("frames without a pulse that are hits or misses")
     if (events.litpixels > most).any():
         raise ValueError("more lit pixels than a frame has")
     decided = np.isfinite(events.hit_threshold)

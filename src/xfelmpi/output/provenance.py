@@ -7,6 +7,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from xfelmpi._kernels._deflate import LIBDEFLATE
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
+from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.regular_file import open_regular
 from xfelmpi.core.text import printable
 
@@ -26,7 +28,12 @@ JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "
 """What tells a job from others."""
 
 
-def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ()) -> dict:
+def provenance(
+    job: JobContext,
+    files: Iterable[str],
+    used: Sequence[dict] = (),
+    beamline: Sequence[BeamlineSource] = (),
+) -> dict:
     """Return the root attributes of every file, the same on all ranks; collective.
 
     Nothing of the environment is in them: it may hold secrets.
@@ -38,6 +45,7 @@ def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ())
         Paths of the input, on rank 0.
     used : sequence of dict
         Masks, constants and geometry; see `describe_used`.
+    beamline : sequence of BeamlineSource
     """
     comm, experiment = job.comm, job.experiment
     # names of files need not be UTF-8, which an HDF5 text must be
@@ -56,6 +64,7 @@ def provenance(job: JobContext, files: Iterable[str], used: Sequence[dict] = ())
             "configuration": job.settings,
             "input_files": json.dumps([_describe(path) for path in files]),
             "used_files": json.dumps(list(used)),
+            "beamline_sources": json.dumps([asdict(source) for source in beamline]),
             "job_id": job.job_id,
             "start_time": _iso(job.started),
             "creation_date": _iso(datetime.now(UTC)),

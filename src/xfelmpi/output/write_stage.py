@@ -73,6 +73,8 @@ class WriteInputs:
         Masks, constants and geometry; see `describe_used`.
     earlier : dict
         Attributes that name the job that made the scores, if it is not this one.
+    dark_powder : (ndarray, ndarray) or None
+        As `powder`, of the frames without an X-ray pulse, if an earlier job has summed them.
     """
 
     share: LocalRun
@@ -87,6 +89,7 @@ class WriteInputs:
     warnings: tuple[str, ...] = ()
     used: tuple[dict, ...] = ()
     earlier: dict[str, str] = field(default_factory=dict)
+    dark_powder: tuple[np.ndarray, np.ndarray] | None = None
 
     def no_frames(self) -> PowderSum:
         """Return the sum over no frames, with the shapes of this run."""
@@ -151,7 +154,9 @@ def begin_vds(
 def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    attributes = done.earlier | provenance(job, done.share.facts.input_files, done.used)
+    attributes = done.earlier | provenance(
+        job, done.share.facts.input_files, done.used, done.share.facts.beamline
+    )
     if config.analyse:
         done = _analysed(job, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
@@ -160,6 +165,8 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     sums = {"": done.powder}
     for kind, frames in rows.items():
         sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
+    if mpi.allreduce_max(comm, done.events.is_dark.any()):
+        sums["_dark"] = _dark_sum(comm, done)
     with shutdown.defer_shutdown():
         done.reader.release()
     fault_injection.inject(comm, "powder")
@@ -190,6 +197,17 @@ def _write_frames(comm, done: WriteInputs, outputs: HitOutputs, kind: str, rows:
     """Stream frames of this rank into all formats; returns their powder, see `sum_powder`."""
     powder = done.no_frames()
     outputs.write(kind, _sparse(done, rows, powder))
+    return sum_powder(comm, done.masks, powder)
+
+
+def _dark_sum(comm, done: WriteInputs):
+    """Return the powder of the frames without an X-ray pulse, see `sum_powder`; collective."""
+    if comm.bcast(done.dark_powder is not None):
+        return done.dark_powder
+    powder = done.no_frames()
+    with mpi.fail_together(comm):
+        for _ in _sparse(done, np.flatnonzero(done.events.is_dark), powder):
+            pass
     return sum_powder(comm, done.masks, powder)
 
 
@@ -304,10 +322,11 @@ def _header(
     experiment: Experiment, done: WriteInputs, sums: dict, ever_good: np.ndarray
 ) -> HitHeader:
     """Return what is known when all hits are written; `sums` as in `write_powder`; rank 0."""
-    (photons, good), (hit_photons, hit_good) = sums[""], sums["_hits"]
+    (photons, good), (_, hit_good) = sums[""], sums["_hits"]
+    left_out = [sums[name] for name in ("_hits", "_dark") if name in sums]
     facts = done.share.facts
     frame_shape = facts.detector_type.frame_shape
-    mean = background.mean_background(photons, good, hit_photons, hit_good)
+    mean = background.mean_background((photons, good), *left_out)
     return HitHeader(
         f"{experiment.proposal} {experiment.name}",
         facts.start_time,

@@ -5,22 +5,27 @@ import numpy as np
 _PIXELS_AT_ONCE = 1 << 16
 
 
-def mean_background(all_photons, all_good, hit_photons, hit_good) -> np.ndarray:
+def mean_background(whole, *left_out) -> np.ndarray:
     """Return the mean photons per good frame over all non-hits, float32, NaN where none was good.
 
-    All arguments are sums over frames with the same shape: photons and good frames, of all frames
-    and of the hits.
+    Parameters
+    ----------
+    whole : (ndarray, ndarray)
+        Photons and good frames of every pixel, sums over all frames.
+    *left_out : (ndarray, ndarray)
+        The same over frames that do not count: the hits, and frames without an X-ray pulse.
     """
-    mean = np.empty(np.shape(all_photons), np.float32)
-    sums = [np.reshape(x, -1) for x in (mean, all_photons, all_good, hit_photons, hit_good)]
+    mean = np.empty(np.shape(whole[0]), np.float32)
+    sums = [[np.reshape(values, -1) for values in pair] for pair in (whole, *left_out)]
+    flat = mean.reshape(-1)
     # in blocks: the temporary arrays of all pixels would be the most memory that a job takes
     for start in range(0, mean.size, _PIXELS_AT_ONCE):
-        part, photons, good, of_hits, good_hits = (
-            values[start : start + _PIXELS_AT_ONCE] for values in sums
-        )
-        number = good.astype(np.int64) - good_hits
+        part = slice(start, start + _PIXELS_AT_ONCE)
+        photons, number = sums[0][0][part], sums[0][1][part].astype(np.int64)
+        for some_photons, some_good in sums[1:]:
+            photons, number = photons - some_photons[part], number - some_good[part]
         with np.errstate(invalid="ignore"):
-            part[:] = (photons - of_hits) / np.where(number > 0, number, np.nan)
+            flat[part] = photons / np.where(number > 0, number, np.nan)
     return mean
 
 

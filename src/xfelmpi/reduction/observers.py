@@ -78,7 +78,8 @@ class LikelyHits(Observer):
 class FrameKeeper(Observer):
     """Keeps frames that will probably be needed again; what is guessed wrong is read again later.
 
-    These are the likely hits, and the non-hits that will probably be drawn as misses.
+    These are the likely hits, dark frames, which the background leaves out, and the non-hits that
+    will probably be drawn as misses.
 
     Parameters
     ----------
@@ -86,22 +87,28 @@ class FrameKeeper(Observer):
     kept : FrameBuffer
     hits : LikelyHits
         Comes before this one.
+    is_dark : ndarray, bool (frame,)
+        Of the rank's frames.
     """
 
-    def __init__(self, config: Config, kept: FrameBuffer, hits: LikelyHits):
+    def __init__(self, config: Config, kept: FrameBuffer, hits: LikelyHits, is_dark: np.ndarray):
         self._config = config
         self._kept = kept
         self._hits = hits
+        self._is_dark = is_dark
         self._non_hits = 0
         self._room = int(MISS_ROOM * kept.room)
 
     def block(self, source: SourceBlock, block: FrameBlock) -> None:
         """Copy the lists, as far as they fit; hits first."""
         first, likely = source.rows.start, self._hits.likely
-        self._non_hits += int((~likely).sum())
+        dark = self._is_dark[source.rows]
+        non_hits = ~likely & ~dark
+        self._non_hits += int(non_hits.sum())
         self._kept.append(first, block, likely)
+        self._kept.append(first, block, dark)
         before = self._kept.used
-        misses = ~likely & self._candidates(source.frames)
+        misses = non_hits & self._candidates(source.frames)
         self._kept.append(first, block, misses, before + self._room)
         self._room -= self._kept.used - before
 
@@ -153,6 +160,7 @@ def frame_scorer(config: Config, share: LocalRun, masks: Masks) -> FrameScorer:
         config=config,
         frames=share.frames,
         pulse_energy=share.pulse_energy,
+        is_dark=share.n_pulses == 0,
         modules_in_run=share.facts.modules_in_run,
         good_in_region=masks.good_in_region,
         region_pixels=masks.region_pixels,

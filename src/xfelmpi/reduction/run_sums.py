@@ -21,12 +21,13 @@ def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.nd
         Bit field.
     """
     complete = events.modules == modules_in_run
-    counts = complete & ~events.is_hit
+    background_frame = ~events.is_hit & ~events.is_dark
+    counts = complete & background_frame
     number, photons = mpi.allreduce_sum(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
     )
     # joined in frame order first, so that the sum is the same for any number of ranks
-    energy = mpi.allgather_concat(comm, events.pulse_energy[~events.is_hit])
+    energy = mpi.allgather_concat(comm, events.pulse_energy[background_frame])
     energy = energy[np.isfinite(energy)]
     return background.background_weighting(
         events.pulse_energy,

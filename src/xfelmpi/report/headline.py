@@ -24,7 +24,8 @@ class Headline:
         `kind` is ``proc`` or ``raw``; `sample` is empty if unknown.
     start_time, created : str
         ISO 8601: of the run (empty if unknown), and of its output files.
-    frames, complete, trains, hits, misses : int
+    frames, complete, dark, trains, hits, misses : int
+        `dark`: complete frames without an X-ray pulse.
     seconds : float
         From the first train to the last one, at ten trains a second.
     pulse_energy, photon_energy : float
@@ -41,6 +42,7 @@ class Headline:
     created: str
     frames: int
     complete: int
+    dark: int
     trains: int
     hits: int
     misses: int
@@ -52,8 +54,13 @@ class Headline:
 
     @property
     def hit_rate(self) -> float:
-        """Hits over complete frames."""
-        return self.hits / self.complete if self.complete else 0.0
+        """Hits over complete frames with light."""
+        return self.hits / self.searched if self.searched else 0.0
+
+    @property
+    def searched(self) -> int:
+        """Complete frames that can be hits: those with an X-ray pulse, as far as is known."""
+        return self.complete - self.dark
 
     @property
     def incomplete(self) -> int:
@@ -83,11 +90,12 @@ def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
         attributes["creation_date"],
         len(events.trainId),
         int(complete.sum()),
+        int((complete & events.is_dark).sum()),
         len(trains),
         int(events.is_hit.sum()),
         int(events.is_miss.sum()),
         int(trains[-1] - trains[0] + 1) / TRAINS_PER_SECOND if len(trains) else 0.0,
-        _mean(events.pulse_energy),
+        _mean(events.pulse_energy[~events.is_dark]),
         PLANCK_TIMES_C / ELECTRONVOLT / wavelength,
         tuple(run.problems),
         tuple(json.loads(attributes.get("warnings", "[]"))),

@@ -13,7 +13,7 @@ from xfelmpi.report.charts import Axis, Mark, Series, axis_around, chart
 from xfelmpi.report.detector_images import detector_images
 from xfelmpi.report.headline import Headline, clock, duration, energy
 from xfelmpi.report.run_files import RunFiles
-from xfelmpi.report.tables import SIGMAS, commands, complaints, module_table, settings
+from xfelmpi.report.tables import SIGMAS, beamline, commands, complaints, module_table, settings
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import Answer, answers
 
@@ -36,6 +36,7 @@ def run_page(found: RunFiles) -> str:
         _scores(found),
         *detector_images(found),
         module_table(found, good),
+        beamline(found),
         complaints(head),
         commands(found),
         settings(found),
@@ -63,6 +64,7 @@ def _header(found: RunFiles) -> str:
         ("hits", f"{head.hits:,}", "first"),
         ("hit rate", f"{100 * head.hit_rate:.2f} %", "first"),
         ("frames", f"{head.frames:,}", ""),
+        *([("dark frames", f"{head.dark:,}", "")] if head.dark else []),
         ("trains", f"{head.trains:,}", ""),
         ("duration", duration(head.seconds), ""),
         ("sample", head.sample or "unknown", ""),
@@ -103,7 +105,9 @@ def _metres(distance: float | None) -> str:
 def _rates(found: RunFiles) -> str:
     events = found.run.events
     complete = found.run.complete
-    curve = curves.over_trains(events.trainId, complete, events.is_hit, events.pulse_energy)
+    energy_seen = np.where(events.is_dark, np.nan, events.pulse_energy)
+    seen = complete & ~events.is_dark
+    curve = curves.over_trains(events.trainId, seen, events.is_hit, energy_seen)
     first = f"from {events.trainId[0]}" if len(events.trainId) else ""
     last = float(curve.train.max(initial=0))
     trains = Axis(f"train, {first}", -0.5, last + 0.5, whole=True)
@@ -191,7 +195,7 @@ def _scores(found: RunFiles) -> str:
 def _sigma_table(head: Headline, by_sigma: list[tuple[float, int, float]]) -> str:
     rows = "".join(
         f"<tr><td>{sigma:g}</td><td>{hits:,}</td>"
-        f"<td>{100 * hits / max(head.complete, 1):.2f} %</td>"
+        f"<td>{100 * hits / max(head.searched, 1):.2f} %</td>"
         f"<td>{'–' if np.isnan(threshold) else f'{threshold:,.1f}'}</td></tr>"
         for sigma, hits, threshold in by_sigma
     )

@@ -17,6 +17,9 @@ SIGMAS = (3.0, 4.0, 5.0, 6.0)
 
 PROBLEMS_SHOWN = 200
 
+_NOT_SHOWN = ("configuration", "input_files", "used_files", "beamline_sources", "warnings")
+"""Attributes that are shown elsewhere on the page."""
+
 
 def module_table(found: RunFiles, good: np.ndarray) -> str:
     """Return a section as HTML."""
@@ -44,6 +47,24 @@ def module_table(found: RunFiles, good: np.ndarray) -> str:
         "<th>bad pixels</th><th>% of all pixels</th></tr></thead>"
         f'<tbody>{"".join(rows)}</tbody></table></div><p class="soft">Lit: good pixels with at '
         "least one photon in the whole run. Bad: never good in any frame.</p>"
+    )
+
+
+def beamline(found: RunFiles) -> str:
+    """Return a section as HTML: where every value of the beamline came from."""
+    sources = json.loads(found.run.attributes.get("beamline_sources", "[]"))
+    if not sources:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(s['value'].replace('_', ' '))}</td>"
+        f'<td class="text">{escape(s["source"])}</td>'
+        f'<td class="words">{escape(s["rule"])}</td></tr>'
+        for s in sources
+    )
+    return (
+        '<h2>Beamline values</h2><div class="wide"><table><thead><tr><th>value</th>'
+        '<th class="text">source</th><th class="text">how</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -122,7 +143,7 @@ def settings(found: RunFiles) -> str:
     origin = "".join(
         f'<tr><td>{escape(name)}</td><td class="words">{escape(str(value))}</td></tr>'
         for name, value in sorted(attributes.items())
-        if name not in ("configuration", "input_files", "used_files", "warnings")
+        if name not in _NOT_SHOWN
     )
     experiment = found.experiment
     outputs = (experiment.events, experiment.powder, experiment.cxi, experiment.emc)

@@ -21,7 +21,12 @@ def headline_lines(head: Headline, colour: bool) -> list[str]:
     bold, plain = (BOLD, PLAIN) if colour else ("", "")
     alarm = RED if colour and head.excluded else ""
     rows = [
-        ("hits", f"{head.hits:,}", f"{100 * head.hit_rate:.2f} % of the complete frames"),
+        (
+            "hits",
+            f"{head.hits:,}",
+            f"{100 * head.hit_rate:.2f} % of the complete frames"
+            f"{' with light' if head.dark else ''}",
+        ),
         ("misses", f"{head.misses:,}", "drawn for comparison"),
         ("frames", f"{head.frames:,}", f"{head.complete:,} complete"),
         ("trains", f"{head.trains:,}", duration(head.seconds)),

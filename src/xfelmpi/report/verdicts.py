@@ -130,7 +130,7 @@ def answers(
 
 def _beam(run: FinishedRun) -> Answer:
     question = "beam", "Is the beam on?"
-    pulses = run.events.pulse_energy
+    pulses = run.events.pulse_energy[~run.events.is_dark]
     known = pulses[np.isfinite(pulses)]
     if not len(known):
         return Answer(*question, "unknown", "no pulse energies in the run", DOUBTFUL)
@@ -149,11 +149,11 @@ def _beam(run: FinishedRun) -> Answer:
 def _sample(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
     question = "sample", "Is the sample there?"
     if not head.hits:
-        return Answer(*question, "no hits", f"none of {head.complete:,} complete frames", BAD)
+        return Answer(*question, "no hits", f"none of {head.searched:,} complete frames", BAD)
     if not _more_than_chance(run, chance):
         return Answer(*question, "no more hits than by chance", _against(head, chance), BAD)
     # rows are in time order
-    complete, is_hit = run.complete, run.events.is_hit
+    complete, is_hit = run.complete & ~run.events.is_dark, run.events.is_hit
     frames = [int(part.sum()) for part in np.array_split(complete, 4)]
     hits = [int(part.sum()) for part in np.array_split(is_hit, 4)]
     rates = (f"{100 * h / max(n, 1):.3g}" for h, n in zip(hits, frames, strict=True))

@@ -11,7 +11,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
-from xfelmpi.core.machine_records import MachineData, QuadrantMotors
+from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
@@ -58,6 +58,8 @@ class RunInfo:
         The same ones on all ranks.
     proposal : int
         By the data themselves, 0 if they do not say it.
+    beamline : tuple of BeamlineSource
+        Where values of the beamline came from.
     """
 
     kind: str
@@ -76,6 +78,7 @@ class RunInfo:
     machine_files: tuple[str, ...] = ()
     machine_problems: tuple[Problem, ...] = ()
     proposal: int = 0
+    beamline: tuple[BeamlineSource, ...] = ()
 
     @property
     def input_files(self) -> list[str]:
@@ -96,6 +99,10 @@ class LocalRun:
         Row of the first of these frames in the run.
     pulse_energy, wavelength : ndarray, float64 (frame,)
         J and m, NaN where unknown.
+    n_pulses : ndarray, uint8 (frame,)
+        X-ray pulses; 0: the frame is dark, 255: not known.
+    pumped : ndarray, uint8 (frame,), or None
+        See `MachineData`.
     added : tuple of AddedColumn
         What ``--add`` asks for, of these frames.
     problems : tuple of Problem
@@ -109,6 +116,8 @@ class LocalRun:
     first_frame: int
     pulse_energy: np.ndarray
     wavelength: np.ndarray
+    n_pulses: np.ndarray
+    pumped: np.ndarray | None
     added: tuple[AddedColumn, ...]
     problems: tuple[Problem, ...]
     virtual: VirtualLayout | None = None
@@ -147,6 +156,9 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
     columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
     energy = deal(machine.pulse_energy if machine else None)
     wavelength = deal(machine.wavelength if machine else None)
+    n_pulses = deal(machine.n_pulses if machine else None)
+    has_laser = comm.bcast(machine is not None and machine.pumped is not None)
+    pumped = deal(machine.pumped if machine else None) if has_laser else None
     whole = machine.added if machine else ()
     empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
     added = tuple(
@@ -159,6 +171,8 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
         first_frame=int(bounds[comm.rank]),
         pulse_energy=energy,
         wavelength=wavelength,
+        n_pulses=n_pulses,
+        pumped=pumped,
         added=added,
         problems=problems,
         virtual=virtual,
@@ -180,7 +194,7 @@ def _find(
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = cached_machine_data(
-        experiment, frames.train_id, frames.pulse_id, config.add, index.detector
+        experiment, frames.train_id, frames.pulse_id, config.add, index.detector, frames.cell_id
     )
     # laid out here, since only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
@@ -266,6 +280,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         machine_files=machine.files,
         machine_problems=machine.problems,
         proposal=index.proposal,
+        beamline=machine.sources,
     )
 
 

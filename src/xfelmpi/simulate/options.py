@@ -29,7 +29,13 @@ CHOICES = {
     "missing_style": ("empty", "gone"),
     "truth": ("hits", "full"),
     "particle": ("sphere", "cluster"),
+    "lit_frames": ("found", "settings", "none"),
+    "alignment": ("by first pulse", "by reference delay"),
+    "bunch_pattern": ("timeserver", "decoder", "none"),
 }
+
+STRIDE_OF_RATE = {4.5: 1, 2.2: 2, 1.1: 4, 0.5: 8}
+"""Bunch slots from one memory cell to the next, by the detector's repetition rate in MHz."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,25 @@ class SimulationOptions:
         Memory cells in use, ascending.
     pulse_step : int
         Bunch slots from one memory cell to the next: ``pulseId = cellId * pulse_step``.
+    dark_cells : int
+        Memory cells before the first X-ray pulse: their frames have no light.
+    lit_cells : int
+        Memory cells with light after these, 0 for all the others.
+    pulses_per_frame : int
+        X-ray pulses of a frame with light, one bunch slot apart; at most `pulse_step`.
+    first_pulse : int
+        Bunch slot of the first X-ray pulse in the time server's table.
+    lit_frames : str
+        ``found``: the run has what the facility's lit-frame finder sends, and the detector's
+        settings; ``settings``: only these; ``none``: neither.
+    alignment : str
+        How the lit-frame finder is set to align frames and pulses.
+    detector_generation : int
+        Of the detector's control device, 1 or 2.
+    bunch_pattern : str
+        What has the bunch pattern: the time server, a device that decodes it, or nothing.
+    unseen_trains : tuple of int
+        Positions of trains of which the gas monitor sent nothing.
     veto : float
         Chance of every frame not to be recorded (in any module), 0 … 1.
     reorder_cells : bool
@@ -140,6 +165,15 @@ class SimulationOptions:
     trains: int = 16
     cells: tuple[int, ...] = tuple(range(MAX_CELLS))
     pulse_step: int = 1
+    dark_cells: int = 0
+    lit_cells: int = 0
+    pulses_per_frame: int = 1
+    first_pulse: int = 0
+    lit_frames: str = "found"
+    alignment: str = "by first pulse"
+    detector_generation: int = 1
+    bunch_pattern: str = "timeserver"
+    unseen_trains: tuple[int, ...] = ()
     veto: float = 0.0
     reorder_cells: bool = False
     sequence_length: int = 64
@@ -209,14 +243,32 @@ class SimulationOptions:
                 f"cell {cells[-1]} with a pulse step of {self.pulse_step} is bunch slot "
                 f"{cells[-1] * self.pulse_step}, expected below {BUNCH_SLOTS}"
             )
+        self._check_pulses()
+
+    def _check_pulses(self):
+        if self.dark_cells > self.cells[-1]:
+            raise UsageError(f"dark_cells is {self.dark_cells}, expected 0 … {self.cells[-1]}")
+        if self.pulses_per_frame > self.pulse_step:
+            raise UsageError(
+                f"pulses_per_frame is {self.pulses_per_frame}, expected 1 … pulse_step, "
+                f"{self.pulse_step}"
+            )
+        last = self.first_pulse + (self.n_lit - 1) * self.pulse_step + self.pulses_per_frame - 1
+        if last >= BUNCH_SLOTS:
+            raise UsageError(
+                f"the last pulse is in bunch slot {last} (first_pulse {self.first_pulse}), "
+                f"expected below {BUNCH_SLOTS}"
+            )
 
     def _check_modules(self):
         for module in (*self.absent_modules, *(module for module, _ in self.missing)):
             if not 0 <= module < N_MODULES:
                 raise UsageError(f"module {module}, expected 0 … {N_MODULES - 1}")
-        for _, position in self.missing:
+        for position in (*(position for _, position in self.missing), *self.unseen_trains):
             if not 0 <= position < self.trains:
-                raise UsageError(f"missing train {position}, expected 0 … {self.trains - 1}")
+                raise UsageError(
+                    f"missing or unseen train {position}, expected 0 … {self.trains - 1}"
+                )
         if len(set(self.absent_modules)) == N_MODULES:
             raise UsageError("all modules are absent, expected at least one to be there")
 
@@ -224,6 +276,20 @@ class SimulationOptions:
     def modules(self) -> tuple[int, ...]:
         """The modules that have files."""
         return tuple(m for m in range(N_MODULES) if m not in self.absent_modules)
+
+    @property
+    def n_lit(self) -> int:
+        """Memory cells with light, recorded or not."""
+        most = self.cells[-1] + 1 - self.dark_cells
+        return min(self.lit_cells or most, most)
+
+    @property
+    def repetition_rate(self) -> float:
+        """The detector's repetition rate in MHz, as its control device calls it."""
+        for rate, stride in STRIDE_OF_RATE.items():
+            if stride == self.pulse_step:
+                return rate
+        return 4.5 / self.pulse_step
 
     @property
     def bad_fraction(self) -> float:
@@ -264,6 +330,11 @@ _RANGES = (
     ("run", 0, 9999),
     ("trains", 1, 10**7),
     ("pulse_step", 1, BUNCH_SLOTS),
+    ("dark_cells", 0, MAX_CELLS),
+    ("lit_cells", 0, MAX_CELLS),
+    ("pulses_per_frame", 1, 8),
+    ("first_pulse", 0, BUNCH_SLOTS - 1),
+    ("detector_generation", 1, 2),
     ("veto", 0, 1),
     ("sequence_length", 1, 10**7),
     ("first_train", 1, 2**62),

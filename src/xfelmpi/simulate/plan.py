@@ -9,7 +9,7 @@ import numpy as np
 
 from xfelmpi.simulate.options import SimulationOptions
 
-_PURPOSE, _ORIENTATIONS = 0, 3
+_PURPOSE, _ORIENTATIONS, _MORE_PULSES = 0, 3, 6
 """First numbers after the seed of the generators of this module; `model` uses others."""
 
 LOWEST_PULSE_ENERGY = 0.2
@@ -36,8 +36,10 @@ class TrainPlan:
         Bunch slots of all pulses of the machine, recorded or not.
     pulse_energy_uj : ndarray, float32 (pulse,)
         Energies of all pulses in µJ, as the gas monitor gives them.
-    frame_pulse : ndarray, int64 (frame,)
-        Which of the pulses made the frame.
+    n_pulses : ndarray, uint8 (frame,)
+        X-ray pulses that the frame saw; 0: it is dark.
+    frame_energy_uj : ndarray, float64 (frame,)
+        Sum of their energies in µJ; NaN if the gas monitor sent nothing for the train.
     is_particle : ndarray, bool (frame,)
         Whether a particle was in the beam.
     diameter : ndarray, float64 (frame,)
@@ -57,7 +59,8 @@ class TrainPlan:
     pulse_ids: np.ndarray
     pulse_slots: np.ndarray
     pulse_energy_uj: np.ndarray
-    frame_pulse: np.ndarray
+    n_pulses: np.ndarray
+    frame_energy_uj: np.ndarray
     is_particle: np.ndarray
     diameter: np.ndarray
     orientation: np.ndarray
@@ -69,7 +72,8 @@ class TrainPlan:
 
     def without_frames(self) -> "TrainPlan":
         """Return the same train with no frame recorded."""
-        per_frame = ("cells", "order", "pulse_ids", "frame_pulse", "is_particle")
+        per_frame = ("cells", "order", "pulse_ids", "n_pulses", "is_particle")
+        per_frame += ("frame_energy_uj",)
         per_frame += ("diameter", "orientation", "particle_photons", "background")
         return replace(self, **{name: getattr(self, name)[:0] for name in per_frame})
 
@@ -77,18 +81,26 @@ class TrainPlan:
 def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
     """Decide what happens in one train."""
     rng = np.random.default_rng([options.seed, _PURPOSE, position])
-    # one pulse per memory cell up to the last one in use; drawn for all of them first, so that
-    # which cells are recorded changes nothing in the others
-    n_pulses = options.cells[-1] + 1
-    relative = 1 + options.pulse_jitter * rng.standard_normal(n_pulses)
+    # drawn for all memory cells up to the last one in use, so that which cells are recorded, or
+    # have light, changes nothing in the others
+    n_cells = options.cells[-1] + 1
+    relative = 1 + options.pulse_jitter * rng.standard_normal(n_cells)
     relative = np.maximum(relative, LOWEST_PULSE_ENERGY)
-    is_particle = rng.random(n_pulses) < options.hit_rate
-    diameter = rng.uniform(*options.size_nm, n_pulses) * 1e-9
-    photons = np.exp(rng.uniform(*np.log(options.hit_photons), n_pulses))
-    vetoed = rng.random(n_pulses) < options.veto
+    is_particle = rng.random(n_cells) < options.hit_rate
+    diameter = rng.uniform(*options.size_nm, n_cells) * 1e-9
+    photons = np.exp(rng.uniform(*np.log(options.hit_photons), n_cells))
+    vetoed = rng.random(n_cells) < options.veto
     level = options.background * _drift(position) * (1 + 0.01 * rng.standard_normal())
     orientations = np.random.default_rng([options.seed, _ORIENTATIONS, position])
-    orientation = orientations.standard_normal((n_pulses, 4))
+    orientation = orientations.standard_normal((n_cells, 4))
+    lit = np.arange(n_cells) - options.dark_cells
+    lit = (lit >= 0) & (lit < options.n_lit)
+    of_frame = _pulses_of_frames(options, relative, position)
+    energy_uj = (options.pulse_energy_mj * 1e3 * of_frame).astype(np.float32)
+    frame_energy = np.where(lit, energy_uj.sum(axis=1, dtype=np.float64), 0.0)
+    frame_energy[lit & (position in options.unseen_trains)] = np.nan
+    relative = np.where(lit, of_frame.sum(axis=1), 0.0)
+    is_particle &= lit
     if options.kind == "dark":
         is_particle[:], level = False, 0.0
 
@@ -101,15 +113,40 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
         cells=cells.astype(np.uint16),
         order=order,
         pulse_ids=(cells * options.pulse_step).astype(np.uint64),
-        pulse_slots=np.arange(n_pulses) * options.pulse_step,
-        pulse_energy_uj=(options.pulse_energy_mj * 1e3 * relative).astype(np.float32),
-        frame_pulse=cells,
+        pulse_slots=_pulse_slots(options),
+        pulse_energy_uj=energy_uj[lit].reshape(-1),
+        n_pulses=(lit[cells] * options.pulses_per_frame).astype(np.uint8),
+        frame_energy_uj=frame_energy[cells],
         is_particle=is_particle[cells],
         diameter=diameter[cells],
         orientation=orientation[cells],
         particle_photons=photons[cells],
         background=level * relative[cells],
     )
+
+
+def _pulses_of_frames(options: SimulationOptions, first: np.ndarray, position: int) -> np.ndarray:
+    """Return the relative energies of the pulses of every cell, float64 (cell, pulse).
+
+    Parameters
+    ----------
+    options : SimulationOptions
+    first : ndarray, float64 (cell,)
+        Of the first pulse of each.
+    position : int
+        Of the train.
+    """
+    more = np.random.default_rng([options.seed, _MORE_PULSES, position])
+    relative = 1 + options.pulse_jitter * more.standard_normal(
+        (len(first), options.pulses_per_frame - 1)
+    )
+    return np.concatenate([first[:, None], np.maximum(relative, LOWEST_PULSE_ENERGY)], axis=1)
+
+
+def _pulse_slots(options: SimulationOptions) -> np.ndarray:
+    """Return the bunch slots of all pulses of the machine, int64 (pulse,)."""
+    frame = options.first_pulse + np.arange(options.n_lit) * options.pulse_step
+    return (frame[:, None] + np.arange(options.pulses_per_frame)).reshape(-1)
 
 
 def _drift(position: int) -> float:

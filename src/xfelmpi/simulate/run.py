@@ -15,8 +15,9 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
 from xfelmpi.io.publish import give_names
-from xfelmpi.simulate import exdf, model, truth
+from xfelmpi.simulate import model, truth
 from xfelmpi.simulate.bad_cells import BadCells
+from xfelmpi.simulate.beamline import write_machine_file
 from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
 from xfelmpi.simulate.model import ModuleModel, Scene
 from xfelmpi.simulate.module_file import module_file
@@ -258,7 +259,7 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
 
 def _write_machine(paths: _Paths, options: SimulationOptions, sequence: int) -> None:
     trains = sequences(options)[sequence]
-    exdf.write_machine_file(
+    write_machine_file(
         paths.raw / f"RAW-R{options.run:04d}-DA01-S{sequence:05d}.h5",
         [plan_train(options, position) for position in trains],
         options=options,

@@ -222,6 +222,7 @@ _COLUMNS = {
     "unmasked_photons": "u8",
     "is_particle": "?",
     "pulse_energy": "f8",
+    "n_pulses": "u1",
     "wavelength": "f8",
     "frames": "i8",
 }
@@ -272,7 +273,8 @@ def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Trai
         "unmasked_photons": sums["unmasked_photons"],
         "is_particle": plan.is_particle,
         # from the float32 numbers of the gas monitor's file, so that readers get the same
-        "pulse_energy": plan.pulse_energy_uj[plan.frame_pulse].astype(np.float64) * 1e-6,
+        "pulse_energy": plan.frame_energy_uj.astype(np.float32).astype(np.float64) * 1e-6,
+        "n_pulses": plan.n_pulses,
         "wavelength": np.full(len(plan), float(model.wavelength_nm(options)) * 1e-9),
     }
     return _Train(columns, entries.sum(axis=0), pixel, count)

@@ -115,7 +115,7 @@ def _write_vds(job: RunJob, share: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.inject(job.comm, "vds")
     memory = spare_memory(job.config)
-    attributes = provenance(job, share.facts.input_files, used)
+    attributes = provenance(job, share.facts.input_files, used, share.facts.beamline)
     begun = mpi.run_on_root(job.comm, lambda: begin_vds(job.experiment, attributes, share, memory))
     return begun or (None, ())
 
@@ -162,7 +162,13 @@ def _read_frames(
     run_pass(
         train_source(share.frames, result.sums, sparsifier.room, kind, done_before),
         partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
-        (SumKeeper(result.sums), hits, FrameKeeper(config, result.kept, hits), writer, shown),
+        (
+            SumKeeper(result.sums),
+            hits,
+            FrameKeeper(config, result.kept, hits, share.n_pulses == 0),
+            writer,
+            shown,
+        ),
         shutdown.defer_shutdown,
     )
     progress.close()
@@ -200,7 +206,9 @@ def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> Event
         pulse_energy=share.pulse_energy,
         wavelength=share.wavelength,
         modules=sums.modules,
+        n_pulses=share.n_pulses,
         gain_switched=sums.switched if share.facts.kind == "raw" else None,
+        pumped=share.pumped,
         added=share.added,
     )
 
@@ -218,6 +226,7 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
         "trains": len(np.unique(events.trainId)),
         "hits": events.is_hit.sum(),
         "misses": events.is_miss.sum(),
+        "dark": (events.is_dark & (events.modules == facts.modules_in_run)).sum(),
         "bytes_read": bytes_read,
     }
     counts = [*own.values(), *done.sums.switched.sum(axis=0, dtype=np.int64)]

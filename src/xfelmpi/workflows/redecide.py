@@ -113,20 +113,26 @@ def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
     experiment = Experiment(config.prefix, config.output, config.run)
     run = read_finished_run(experiment.events)
     events, scored = run.events, scored_before(config, run.events, run.complete)
-    n_complete = int(run.complete.sum())
+    n_complete = int((run.complete & ~events.is_dark).sum())
     lines = [
-        f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} complete, "
-        f"{int(events.is_hit.sum()):,} hits now",
+        f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} "
+        f"complete{_with_light(events)}, {int(events.is_hit.sum()):,} hits now",
         f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
     ]
     for sigma, n_hits, threshold in hits_by_sigma(config, scored, sigmas):
         middle = "-" if np.isnan(threshold) else f"{threshold:,.1f}"
         rate = 100 * n_hits / max(n_complete, 1)
         lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")
-    lines.append("hit rate: of the complete frames; threshold: median over them")
+    lines.append(
+        f"hit rate: of the complete frames{_with_light(events)}; threshold: median over them"
+    )
     if config.decide == "fixed":
         lines.append("--decide fixed: sigma has no effect")
     return lines
+
+
+def _with_light(events: EventColumns) -> str:
+    return " with light" if events.is_dark.any() else ""
 
 
 def decide_again(job: RunJob) -> int:
@@ -141,7 +147,7 @@ def decide_again(job: RunJob) -> int:
     job.announce()
     with stages.timed("decide"):
         found = mpi.run_on_root(comm, lambda: _decided(experiment, config))
-        run, events, total = found or (None, None, None)
+        run, events, total, dark = found or (None, None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(job, events)
         job = job.of_proposal(share.facts.proposal)
@@ -168,6 +174,7 @@ def decide_again(job: RunJob) -> int:
             warnings=warnings,
             used=inputs.used,
             earlier={"scores_by": comm.bcast(run and run.scores_by)},
+            dark_powder=dark,
         )
         written = write_outputs(job, done)
         files.close()
@@ -178,25 +185,33 @@ def decide_again(job: RunJob) -> int:
 
 def _decided(experiment: Experiment, config: Config):
     run = read_finished_run(experiment.events)
-    return run, decide_finished(config, run), _read_powder(experiment, run)
+    return run, decide_finished(config, run), *_read_powder(experiment, run)
 
 
-def _read_powder(experiment: Experiment, run: FinishedRun) -> tuple[np.ndarray, np.ndarray]:
-    """Return photons and good frames of the run, (module, pixel) each, from the powder file."""
+def _read_powder(experiment: Experiment, run: FinishedRun):
+    """Return photons and good frames of the run, (module, pixel) each, from the powder file.
+
+    The same of the dark frames after that, None if there are none.
+    """
     path = experiment.powder
     with finished_file(path, "a powder file") as file:
         frame = run.detector_type.frame_shape
-        photons, good = (
-            checked_array(file, name, dtype, frame).reshape(frame[0], -1)
-            for name, dtype in (("powder", np.uint64), ("good_frames", np.uint32))
-        )
+
+        def sums(suffix: str) -> tuple[np.ndarray, ...]:
+            return tuple(
+                checked_array(file, name + suffix, dtype, frame).reshape(frame[0], -1)
+                for name, dtype in (("powder", np.uint64), ("good_frames", np.uint32))
+            )
+
+        photons, good = sums("")
+        dark = sums("_dark") if "powder_dark" in file else None
     in_powder, in_events = int(photons.sum()), int(run.events.photons.sum())
     if in_powder != in_events:
         raise InputError(
             f"{path}: found {in_powder:,} photons, expected the {in_events:,} of "
             f"{experiment.events}; process the run again"
         )
-    return photons, good
+    return (photons, good), dark
 
 
 def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:

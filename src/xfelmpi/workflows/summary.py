@@ -15,6 +15,8 @@ class Summary:
     Parameters
     ----------
     frames, complete, trains, hits, misses : int
+    dark : int
+        Complete frames without an X-ray pulse.
     bytes_read : int
         Bytes of detector frames, as stored.
     peak_memory : int
@@ -36,6 +38,7 @@ class Summary:
     trains: int
     hits: int
     misses: int
+    dark: int
     bytes_read: int
     peak_memory: int
     ranks: int
@@ -55,14 +58,17 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
-        rate = 100 * self.hits / self.complete if self.complete else 0.0
+        lit = self.complete - self.dark
+        rate = 100 * self.hits / lit if lit else 0.0
         total = sum(self.seconds.values())
         ranks = f"{self.ranks} {plural(self.ranks, 'rank')}"
         lines = [
             "",
             f"frames     {self.frames:12,}   in {self.trains:,} trains",
             f"complete   {self.complete:12,}   in every module of the run",
-            f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames",
+            *self._dark_lines(),
+            f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames"
+            f"{' with light' if self.dark else ''}",
             f"misses     {self.misses:12,}   drawn for comparison",
             *self._gain_lines(),
             f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
@@ -82,6 +88,11 @@ class Summary:
         if self.done_before:
             speed += f"; {self.done_before:,} frames were done before"
         return speed
+
+    def _dark_lines(self) -> list[str]:
+        if not self.dark:
+            return []
+        return [f"dark       {self.dark:12,}   of these: no X-ray pulse, neither hits nor misses"]
 
     def _gain_lines(self) -> list[str]:
         if self.switched is None:

@@ -157,6 +157,7 @@ def make_summary(**changes):
         "trains": 36,
         "hits": 250,
         "misses": 249,
+        "dark": 0,
         "bytes_read": 6_172_500_000,
         "peak_memory": 300 << 20,
         "ranks": 8,

@@ -74,7 +74,7 @@ def masks_of(good) -> Masks:
 
 
 def events() -> EventColumns:
-    dtypes = ["u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2"]
+    dtypes = ["u8", "u8", "u2", "u4", "u8", "f4", "?", "?", *["f4"] * 4, "f8", "f8", "u2", "u1"]
     columns = [np.ones(len(CELLS), dtype) for dtype in dtypes]
     columns[0], columns[2] = np.full(len(CELLS), 2**47, "u8"), np.array(CELLS, "u2")
     return EventColumns(*columns)

@@ -21,7 +21,7 @@ def test_mean_background_of_dense_frames():
         photons = np.where(good, frames, 0)[which].sum(axis=0)
         return photons.astype(np.uint64), good[which].sum(axis=0).astype(np.uint32)
 
-    found = background.mean_background(*sums(slice(None)), *sums(is_hit))
+    found = background.mean_background(sums(slice(None)), sums(is_hit))
     expected = reference.mean_background(frames, good, is_hit)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6, equal_nan=True)
@@ -33,17 +33,21 @@ def test_mean_background_of_dense_frames():
 def test_mean_background_of_large_sums(photons):
     """The difference is taken before anything is rounded to a float."""
     found = background.mean_background(
-        np.array([photons + 6], np.uint64),
-        np.array([5], np.uint32),
-        np.array([photons], np.uint64),
-        np.array([3], np.uint32),
+        (np.array([photons + 6], np.uint64), np.array([5], np.uint32)),
+        (np.array([photons], np.uint64), np.array([3], np.uint32)),
     )
     assert found.tolist() == [3.0]
 
 
 def test_only_hits_have_no_background():
-    all_photons, good = np.array([7, 0], np.uint64), np.array([3, 0], np.uint32)
-    assert np.isnan(background.mean_background(all_photons, good, all_photons, good)).all()
+    whole = np.array([7, 0], np.uint64), np.array([3, 0], np.uint32)
+    assert np.isnan(background.mean_background(whole, whole)).all()
+
+
+def test_background_without_dark_frames():
+    whole, hits, dark = ((np.array([n], np.uint64), np.array([n], np.uint32)) for n in (9, 3, 2))
+    found = background.mean_background(whole, hits, (dark[0] * 0, dark[1]))
+    assert found.tolist() == [1.5]
 
 
 NAN, INF = np.nan, np.inf

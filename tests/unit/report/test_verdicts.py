@@ -37,7 +37,9 @@ def finished(score, per_train=352, **options) -> FinishedRun:
         "pulse_energy": np.full(n, 1e-3),
         "wavelength": np.full(n, 2e-10),
         "modules": np.full(n, ALL_MODULES),
+        "n_pulses": np.ones(n, np.uint8),
         "gain_switched": None,
+        "pumped": None,
     }
     attributes = {"modules_in_run": ALL_MODULES, "run": 50, "proposal": "p007927"}
     attributes["creation_date"] = "2026-01-01T00:00:00+00:00"

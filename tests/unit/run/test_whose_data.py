@@ -388,6 +388,8 @@ def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
     for other in others:
         other.unlink()
     source = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
+    with h5py.File(path, "r+") as file:
+        del file["INSTRUMENT/SPB_IRU_AGIPD1M1/REDU/LITFRM:output"]
     for new in ({"data": h5py.Empty("f4")}, {"shape": (60_000, 1000), "chunks": (100, 1000)}):
         with h5py.File(path, "r+") as file:
             del file[source]

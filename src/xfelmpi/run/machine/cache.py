@@ -10,14 +10,14 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.core.machine_records import MachineData, QuadrantMotors
+from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
 
-SCHEMA = 3
+SCHEMA = 4
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 
@@ -27,31 +27,32 @@ def cached_machine_data(
     pulse_id: np.ndarray,
     added: tuple[str, ...],
     detector: str,
+    cell_id: np.ndarray,
 ) -> MachineData:
     """Return what `read_machine_data` does, from an earlier job if that had the same to read."""
     try:
-        key = _key(experiment, train_id, pulse_id, added, detector)
+        key = _key(experiment, train_id, pulse_id, added, detector, cell_id)
     except OSError:  # reading will say what is wrong with the folder
-        return read_machine_data(experiment, train_id, pulse_id, added, detector)
+        return read_machine_data(experiment, train_id, pulse_id, added, detector, cell_id)
     kept = _load(experiment, key)
     if kept is not None:
         return kept
-    data = read_machine_data(experiment, train_id, pulse_id, added, detector)
+    data = read_machine_data(experiment, train_id, pulse_id, added, detector, cell_id)
     if not any(warning.startswith(UNREADABLE) for warning in data.warnings):
         _save(experiment, key, data)
     return data
 
 
-def _key(experiment: Experiment, train_id, pulse_id, added, detector) -> str:
+def _key(experiment: Experiment, train_id, pulse_id, added, detector, cell_id) -> str:
     folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
     files = [[str(f), cache_file.describe_files(machine_files(f))] for f in folders]
     about = MachineData.__dataclass_fields__
-    frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes()).hexdigest()
+    frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes() + cell_id.tobytes()).hexdigest()
     return json.dumps([SCHEMA, [*about], files, frames, added, detector])
 
 
 def _load(experiment: Experiment, key: str) -> MachineData | None:
-    names = ("pulse_energy", "wavelength", "added", "positions", "travel")
+    names = ("pulse_energy", "wavelength", "n_pulses", "pumped", "added", "positions", "travel")
     return cache_file.load(
         experiment.machine, key, names, lambda arrays, about: _data(experiment, arrays, about)
     )
@@ -65,6 +66,7 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
     return MachineData(
         arrays["pulse_energy"],
         arrays["wavelength"],
+        arrays["n_pulses"],
         about["sample"],
         (*about["notes"], f"machine data of an earlier job: {experiment.machine}"),
         tuple(about["warnings"]),
@@ -72,6 +74,8 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
         motors or None,
         tuple(about["files"]),
         tuple(Problem(**problem) for problem in about["problems"]),
+        tuple(BeamlineSource(**source) for source in about["sources"]),
+        arrays["pumped"] if len(arrays["pumped"]) else None,
     )
 
 
@@ -80,6 +84,8 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
     arrays = {
         "pulse_energy": data.pulse_energy,
         "wavelength": data.wavelength,
+        "n_pulses": data.n_pulses,
+        "pumped": np.zeros(0, np.uint8) if data.pumped is None else data.pumped,
         "added": np.array([c.values for c in data.added]).reshape(-1, len(data.wavelength)),
         "positions": data.motors.positions if data.motors else nowhere,
         "travel": data.motors.travel if data.motors else nowhere,
@@ -93,6 +99,7 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "warnings": data.warnings,
         "files": data.files,
         "problems": [asdict(problem) for problem in data.problems],
+        "sources": [asdict(source) for source in data.sources],
         "added": columns,
         "motors": data.motors.device if data.motors else "",
     }

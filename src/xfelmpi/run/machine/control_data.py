@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.input_file import guarded_call, open_access
@@ -85,12 +86,21 @@ class Findings:
     damage : dict
     problems : list of Problem
         Pulse energies that are unknown.
+    sources : list of BeamlineSource
+        Where values came from.
     """
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     damage: Damage = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    sources: list[BeamlineSource] = field(default_factory=list)
+
+    def use(self, value: str, source: str, rule: str) -> None:
+        """Say where a value came from, and how it was matched with the frames."""
+        self.sources.append(BeamlineSource(value, source, rule))
+        what = value.replace("_", " ")
+        self.notes.append(f"{what} from {source}{': ' if rule else ''}{rule}")
 
     def warn_missing(self, what: str, values: np.ndarray) -> None:
         """Say of how many frames a value is unknown, if of any."""
@@ -316,3 +326,51 @@ def text(value: Any) -> str:
         except UnicodeDecodeError:
             first = first.decode("latin-1")
     return str(first).strip()
+
+
+def run_value(files: list, source: str, key: str, damage: Damage) -> Any:
+    """Return a setting of a device at the start of the run, from the first file that has it.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+    source : str
+        A control source.
+    key : str
+        With dots.
+    damage : dict
+        Gets the files that cannot be read.
+
+    Returns
+    -------
+    str, int, float, bool or None
+        None if no file has it.
+    """
+    path = f"RUN/{source}/{key.replace('.', '/')}/value"
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            value = guarded_call(file.filename, _first_value, file.file, path)
+            if value is not None:
+                return value
+    return None
+
+
+def _first_value(file: h5py.File, path: str):
+    dataset = file.get(path)
+    if not isinstance(dataset, h5py.Dataset) or 0 in shape_of(dataset):
+        return None
+    if dataset.dtype.kind not in "fiub":
+        return first_text(dataset)
+    return dataset[(0,) * len(dataset.shape)].item()
+
+
+def data_selectors(files: list, damage: Damage) -> list[str]:
+    """Return the slow data selectors, known by the class they tell."""
+    names = set()
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            for source in file.control_sources:
+                path = f"RUN/{source}/classId/value"
+                if path in file.file and first_text(file.file[path]) == "SlowDataSelector":
+                    names.add(source)
+    return sorted(names)

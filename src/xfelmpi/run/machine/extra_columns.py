@@ -12,7 +12,14 @@ import numpy as np
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.run.machine.control_data import Damage, Findings, pulse_key, read_table, tolerated
 from xfelmpi.run.machine.pulse_matching import MAX_PULSES, match_slots, run_pattern
-from xfelmpi.run.machine.xgm import XGM, Frames, MonitorSlots, monitor_slots, own_energies
+from xfelmpi.run.machine.xgm import (
+    XGM,
+    Frames,
+    MonitorSlots,
+    monitor_slots,
+    own_energies,
+    read_monitor,
+)
 from xfelmpi.run.train_index import first_and_count, shape_of
 
 
@@ -176,11 +183,12 @@ def _slots(
     """
     if XGM.search(place.source):
         energies = own_energies(place.source, place.path)
-        slots = energies and monitor_slots(files, place.source, energies, frames, found)
-        if not slots:
+        monitor = read_monitor(files, place.source, energies, found) if energies else None
+        if monitor is None:
             raise _UnusableError(
                 f"{place.source} has no pulse energies that tell which pulse is whose"
             )
+        slots = monitor_slots(files, monitor, frames, found)
         if width == slots.width:
             return np.where(np.isnan(slots.energy), -1, slots.slot), slots.rule
     if energy_slots and width == energy_slots.width:

@@ -6,11 +6,12 @@ NaN and a warning, and for pulse energies a problem; it never stops a run.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.machine_records import MachineData
+from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, MachineData
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.run.machine.control_data import (
@@ -22,6 +23,15 @@ from xfelmpi.run.machine.control_data import (
     tolerated,
 )
 from xfelmpi.run.machine.extra_columns import read_added
+from xfelmpi.run.machine.lit_frames import (
+    FrameLight,
+    computed_light,
+    contradictions,
+    matched_light,
+    pumped_frames,
+    recorded_light,
+)
+from xfelmpi.run.machine.pulse_matching import Grid
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors
 from xfelmpi.run.machine.xgm import (
     XGM,
@@ -36,6 +46,8 @@ _UNDULATOR = re.compile(r"_XTD\d+_UND/DOOCS/ENERGY$")
 UNREADABLE = "machine data could not be read from"
 """Start of the warning that names files; what kept one from being read may not be the file."""
 
+_NO_MONITOR = "pulse energy unknown: the run has no XGM with values"
+
 _NO_SAMPLE = {"", "no sample", "none", "unknown", "n/a", "na", "-"}
 
 
@@ -45,6 +57,7 @@ def read_machine_data(
     pulse_id: np.ndarray,
     added: tuple[str, ...] = (),
     detector: str = "",
+    cell_id: np.ndarray | None = None,
 ) -> MachineData:
     """Read what a run tells of the machine: pulse energies, wavelengths, sample name and so on.
 
@@ -61,6 +74,8 @@ def read_machine_data(
         ``NAME=SOURCE/KEY`` of further values.
     detector : str
         Its name, e.g. ``SPB_DET_AGIPD1M-1``, says whose gas monitor, undulator and motors.
+    cell_id : ndarray, uint16 (frame,), optional
+        Memory cells. Without them nothing is assumed of cell 0.
 
     Returns
     -------
@@ -69,22 +84,28 @@ def read_machine_data(
         was missing or assumed.
     """
     found = Findings()
-    frames = Frames(train_id, pulse_id, detector.partition("_")[0])
+    grid = None if cell_id is None else Grid.of(cell_id, pulse_id)
+    frames = Frames(train_id, pulse_id, detector.partition("_")[0], grid, detector=detector)
     with (
         opened(experiment.run_folder("proc"), found.damage) as proc,
         opened(experiment.run_folder("raw"), found.damage) as raw,
     ):
         folders = (proc, raw)
-        energy, slots = _energy_or_nan(folders, frames, found)
+        light, slots = _light(folders, frames, found)
+        if light is not None:
+            frames = replace(frames, slots=light.slots)
         wavelength = _wavelength_or_nan(folders, frames, found)
         columns = tuple(read_added(folders, wanted, frames, slots, found) for wanted in added)
         motors = _first(quadrant_motors, folders, frames, found)
+        pumped = _pumped(folders, frames, light, found) if light is not None else None
         sample = _sample([*proc, *raw], found.damage)
         files = tuple(file.filename for file in (*proc, *raw))
     _warn_of_damage(found)
+    n = len(train_id)
     return MachineData(
-        energy,
+        light.energy if light else np.full(n, np.nan),
         wavelength,
+        light.n_pulses if light else np.full(n, UNKNOWN_PULSES, np.uint8),
         sample,
         tuple(found.notes),
         tuple(found.warnings),
@@ -92,6 +113,8 @@ def read_machine_data(
         motors,
         files,
         tuple(found.problems),
+        tuple(found.sources),
+        pumped,
     )
 
 
@@ -103,17 +126,87 @@ def _first(read: Callable, folders: tuple[list, list], frames: Frames, found: Fi
     return None
 
 
-def _energy_or_nan(
+def _light(
     folders: tuple[list, list], frames: Frames, found: Findings
-) -> tuple[np.ndarray, MonitorSlots | None]:
-    """Return what `pulse_energy` does; NaN, no slots and a warning if the run has no values."""
-    known = _first(pulse_energy, folders, frames, found)
-    if known is not None:
-        return known
-    found.warnings.append("pulse energy unknown: the run has no XGM with values")
-    n = len(frames.train_id)
-    record_unknown(np.ones(n, bool), frames, found)
-    return np.full(n, np.nan), None
+) -> tuple[FrameLight | None, MonitorSlots | None]:
+    """Return the light of the frames, and which slots of the gas monitor are theirs.
+
+    The lit-frame finder's word counts, then what the detector's settings tell, then the rules of
+    `pulse_matching`.
+    """
+    aside = Findings(damage=found.damage)
+    recorded = _first(recorded_light, folders, frames, found)
+    computed = _first(computed_light, folders, frames, aside)
+    light = recorded or computed
+    if light is None:
+        found.warnings += aside.warnings
+        return _matched(folders, frames, found)
+    # arrays of the gas monitor that are to be added have the same slots
+    frames, silent = replace(frames, slots=light.slots), Findings(damage=found.damage)
+    by_slot = _first(pulse_energy, folders, frames, silent)
+    if recorded is None:
+        found.warnings += aside.warnings
+    else:
+        _compare(recorded, computed, by_slot, found)
+    found.use("pulse_energy", light.source, light.rule)
+    _say_pulses(light, found)
+    if by_slot is None and np.isnan(light.energy[light.n_pulses > 0]).all():
+        found.warnings.append(_NO_MONITOR)
+    else:
+        found.warn_missing("pulse energy", light.energy)
+    record_unknown(np.isnan(light.energy), frames, found)
+    return light, by_slot[1] if by_slot else None
+
+
+def _compare(recorded: FrameLight, computed: FrameLight | None, by_slot, found: Findings) -> None:
+    """Warn if the lit-frame finder contradicts the settings, or the gas monitor."""
+    other = computed
+    if other is None and by_slot is not None:
+        # a slot is that of the last of several pulses
+        energy = np.where(recorded.n_pulses <= 1, by_slot[0], np.nan)
+        other = replace(recorded, energy=energy, source="the gas monitor")
+    if other is not None and (what := contradictions(recorded, other)):
+        found.warnings.append(
+            f"{recorded.source} and {other.source} contradict each other in {what}; the former "
+            "counts"
+        )
+
+
+def _matched(
+    folders: tuple[list, list], frames: Frames, found: Findings
+) -> tuple[FrameLight | None, MonitorSlots | None]:
+    """Return the light by the rules of `pulse_matching`; None and a warning without a monitor."""
+    for files in folders:
+        known = pulse_energy(files, frames, found)
+        if known is not None:
+            energy, slots = known
+            light = matched_light(files, frames, slots, energy, found)
+            _say_pulses(light, found)
+            return light, slots
+    found.warnings.append(_NO_MONITOR)
+    record_unknown(np.ones(len(frames.train_id), bool), frames, found)
+    return None, None
+
+
+def _say_pulses(light: FrameLight, found: Findings) -> None:
+    source = light.source or next(s.source for s in found.sources if s.value == "pulse_energy")
+    found.sources.append(BeamlineSource("n_pulses", source, light.rule))
+    dark, n = int((light.n_pulses == 0).sum()), len(light.n_pulses)
+    if dark:
+        note = f"{dark:,} of {n:,} frames are dark: no X-ray pulse ({light.rule})"
+        (found.warnings if dark == n else found.notes).append(note)
+
+
+def _pumped(folders: tuple[list, list], frames: Frames, light: FrameLight, found: Findings):
+    """Return which frames saw the pump laser, uint8 (frame,); None if nothing tells."""
+    for files in folders:
+        known = pumped_frames(files, frames, light, found)
+        if known is not None:
+            pumped, source = known
+            n = int((pumped == 1).sum())
+            found.use("pumped", source, f"{n:,} of {len(pumped):,} frames with a laser pulse")
+            return pumped
+    return None
 
 
 def _wavelength_or_nan(folders: tuple[list, list], frames: Frames, found: Findings) -> np.ndarray:
@@ -178,7 +271,7 @@ def _per_train(
             continue
         row = table.rows(frames.train_id)
         wanted = np.where(row < 0, np.nan, values[row])
-        found.notes.append(f"{what} from {source} {key}")
+        found.use(what, f"{source} {key}", "")
         found.warn_missing(what, wanted)
         unit = table.unit()
         return wanted * (unit if unit and unit.symbol == usual.symbol else usual).factor

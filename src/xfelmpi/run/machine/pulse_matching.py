@@ -9,22 +9,70 @@ the run has it (`match_pattern`), else what the pulse numbers of the run tell (`
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 MAX_PULSES = 2700
 """Bunch slots of a train at 4.5 MHz, numbered from 0; no pulseId is larger."""
 
-LINE, OWN = 1, 2
-"""Bits of a decoded bunch pattern: light in the tunnel; light of the instrument's undulator."""
+LINE, OWN, LASER = 1, 2, 4
+"""Bits of a decoded bunch pattern: light in the tunnel; light of the instrument's undulator; a
+pulse of the instrument's pump laser."""
 
 DARK = -2
 """Instead of a slot: the train's bunch pattern has no pulse there."""
+
+REFERENCE_FRAME = 1
+"""Frame that the first pulse makes if nothing says which one: EXtra-redu's ``referenceFrame``."""
+
+NO_PULSE_IN_CELL_0 = (
+    "assumed: the first pulse made the frames of memory cell 1, as EXtra-redu assumes "
+    "(referenceFrame 1)"
+)
 
 _UNFILLED = (0, 1)
 """Values of slots that hold no pulse: 1 is the XGM's default, 0 was never written."""
 
 _DESTINATION, _T4D, _T5D, _DEFLECTED = 0xF << 18, 4 << 18, 2 << 18, 1 << 27
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pulse numbers of the memory cells: ``zero + cell * stride``.
+
+    Parameters
+    ----------
+    zero, stride : int
+    """
+
+    zero: int
+    stride: int
+
+    @classmethod
+    def of(cls, cell_id: np.ndarray, pulse_id: np.ndarray) -> "Grid | None":
+        """Return the grid of frames; None if they are on none, or of one cell only.
+
+        Parameters
+        ----------
+        cell_id, pulse_id : ndarray, integer (frame,)
+            Flipped bits in a few of them do not matter.
+        """
+        known = (cell_id < 1 << 12) & (pulse_id < MAX_PULSES)
+        cell, pulse = cell_id[known].astype(np.int64), pulse_id[known].astype(np.int64)
+        if not cell.size or cell.min() == cell.max():
+            return None
+        pairs, counts = np.unique(cell * MAX_PULSES + pulse, return_counts=True)
+        pairs = pairs[counts >= max(1, counts.max() / 100)]
+        cell, pulse = pairs // MAX_PULSES, pairs % MAX_PULSES
+        step, rest = divmod(int(pulse[-1] - pulse[0]), max(int(cell[-1] - cell[0]), 1))
+        zero = int(pulse[0] - cell[0] * step)
+        on_grid = (pulse == zero + cell * step).mean() > MOST_ON_GRID
+        return cls(zero, step) if step > 0 and not rest and zero >= 0 and on_grid else None
+
+
+MOST_ON_GRID = 0.9
+"""Share of the frames' pairs of cell and pulse number that make a grid."""
 
 
 def written_slots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +100,7 @@ def written_slots(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values, slots[slots <= last] if last.size else last
 
 
-def decode_pattern(table: np.ndarray, sase: int) -> np.ndarray:
+def decode_pattern(table: np.ndarray, sase: int, laser_bit: int = -1) -> np.ndarray:
     """Reduce the time server's bunch patterns to the pulses of one undulator.
 
     Parameters
@@ -63,22 +111,27 @@ def decode_pattern(table: np.ndarray, sase: int) -> np.ndarray:
         euxfel_bunch_pattern).
     sase : int
         1, 2 or 3.
+    laser_bit : int
+        Of the pump laser, -1 for none.
 
     Returns
     -------
     ndarray, uint8 (train, 2700)
-        `LINE` for every pulse of the tunnel, with `OWN` for those of this undulator.
+        `LINE` for every pulse of the tunnel, with `OWN` for those of this undulator; `LASER`.
     """
     bunches = table[:, :MAX_PULSES].astype(np.uint32)
     line = (bunches & _DESTINATION) == (_T5D if sase == 2 else _T4D)
     own = line & (((bunches & _DEFLECTED) != 0) == (sase == 3)) if sase != 2 else line
     codes = np.zeros((len(bunches), MAX_PULSES), np.uint8)
     codes[:, : bunches.shape[1]] = line * np.uint8(LINE) + own * np.uint8(OWN)
+    if laser_bit >= 0:
+        laser = bunches >> np.uint32(laser_bit) & np.uint32(1)
+        codes[:, : bunches.shape[1]] |= laser.astype(np.uint8) * np.uint8(LASER)
     return codes
 
 
 def match_pattern(
-    pulse_id: np.ndarray, row: np.ndarray, codes: np.ndarray, counted: int
+    pulse_id: np.ndarray, row: np.ndarray, codes: np.ndarray, counted: int, grid: Grid | None = None
 ) -> tuple[np.ndarray, str]:
     """Say in which slot of the XGM the pulse of each frame stands, by the bunch pattern.
 
@@ -98,6 +151,9 @@ def match_pattern(
         From `decode_pattern`.
     counted : int
         Which pulses fill the XGM's slots, `LINE` or `OWN`.
+    grid : Grid, optional
+        Pulse numbers of the memory cells. Unless the numbers say otherwise, cell 0 is assumed
+        to see no pulse (`REFERENCE_FRAME`).
 
     Returns
     -------
@@ -108,23 +164,44 @@ def match_pattern(
     """
     own = (codes & OWN) != 0
     rank = np.cumsum((codes & counted) != 0, axis=1, dtype=np.int16) - 1
-    if (codes == codes[0]).all():
-        row = np.where(row < 0, 0, row)
+    row = rows_by_pattern(row, codes)
     pulses, numbers = np.flatnonzero(own.any(axis=0)), run_pattern(pulse_id)
     shift = int(pulses[0] - numbers[0]) if pulses.size and numbers.size else 0
     if np.isin(numbers + shift, pulses).sum() <= 2 * np.isin(numbers, pulses).sum():
         shift = 0
+    assumed = bool(grid and pulses.size and (shift or pulses[0] == grid.zero))
+    if grid and assumed:
+        shift = int(pulses[0]) - grid.zero - REFERENCE_FRAME * grid.stride
     bunch = np.minimum(pulse_id, MAX_PULSES).astype(np.int64) + shift
-    known = (row >= 0) & (bunch >= 0) & (bunch < MAX_PULSES)
-    bunch = np.where(known, bunch, 0)
+    known = (row >= 0) & (pulse_id < MAX_PULSES) & (bunch < MAX_PULSES)
+    before = bunch < 0
+    bunch = np.where(known & ~before, bunch, 0)
     rule = "k-th value is the k-th pulse of the train's bunch pattern"
-    if shift:
+    if assumed:
+        rule += f"; {NO_PULSE_IN_CELL_0}"
+    elif shift:
         rule += f"; assumed: its first pulse, {pulses[0]}, made the frames of pulse {numbers[0]}"
-    slot = np.where(own[row, bunch], rank[row, bunch], DARK)
+    slot = np.where(own[row, bunch] & ~before, rank[row, bunch], DARK)
     return np.where(known, slot, -1).astype(np.int64), rule
 
 
-def match_slots(pulse_id: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, str]:
+def rows_by_pattern(row: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return the rows of frames in a table of patterns, also of trains that it lacks if it can be.
+
+    Parameters
+    ----------
+    row : ndarray, int64 (frame,)
+        -1 where the table lacks the train: it is another's if all have the same pattern.
+    codes : ndarray, uint8 (train, 2700)
+        From `decode_pattern`.
+    """
+    light = codes & (LINE | OWN)
+    return np.where(row < 0, 0, row) if len(light) and (light == light[0]).all() else row
+
+
+def match_slots(
+    pulse_id: np.ndarray, slots: np.ndarray, grid: Grid | None = None
+) -> tuple[np.ndarray, str]:
     """Say in which slot of the XGM the pulse of each frame stands, without a bunch pattern.
 
     Slots are packed, but files with slots by pulse number exist too. The pulse numbers of the
@@ -143,7 +220,8 @@ def match_slots(pulse_id: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, st
        or as much lower as the XGM has more pulses. Frames off this grid get no slot.
 
     While the counts agree, no rule can see a detector that starts before the first pulse: its
-    delay is not in these data.
+    delay is not in these data. With `grid`, memory cell 0 is assumed to see no pulse
+    (`REFERENCE_FRAME`): where slots are packed, every cell has the slot of the cell before.
 
     Parameters
     ----------
@@ -151,11 +229,13 @@ def match_slots(pulse_id: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, st
         Pulse numbers of the run's frames.
     slots : ndarray, int64 (used,)
         Slots used in the run, ascending, at least one.
+    grid : Grid, optional
+        Pulse numbers of the memory cells.
 
     Returns
     -------
     slot : ndarray, int64 (frame,)
-        -1 where the frame has no slot.
+        -1 where the frame has no slot, `DARK` where it is assumed to have no pulse.
     rule : str
         The rule that was used, for the log.
     """
@@ -172,12 +252,18 @@ def match_slots(pulse_id: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, st
         rule = f"slots are pulse numbers, {slots.size} filled for {p} pulse numbers in the run"
     else:
         first, step = _grid(numbers, n)
-        grid = first + step * np.arange(n)
-        grid = grid[grid < MAX_PULSES]
-        slot_of_pulse[grid] = np.arange(grid.size)
+        regular = first + step * np.arange(n)
+        regular = regular[regular < MAX_PULSES]
+        slot_of_pulse[regular] = np.arange(regular.size)
         rule = f"{n} values, but {p} pulse numbers in the run; assumed: k-th value is "
         rule += f"pulse {first} + {step} k"
-    return slot_of_pulse[np.minimum(pulse_id, MAX_PULSES).astype(np.int64)], rule
+    number = np.minimum(pulse_id, MAX_PULSES).astype(np.int64)
+    packed = slots.size == n
+    if grid is None or not packed or slot_of_pulse[min(grid.zero, MAX_PULSES)] != 0:
+        return slot_of_pulse[number], rule
+    before = np.where(number < MAX_PULSES, number - grid.stride, MAX_PULSES)
+    slot = np.where(number == grid.zero, DARK, slot_of_pulse[np.maximum(before, -1)])
+    return slot, f"{rule}; {NO_PULSE_IN_CELL_0}"
 
 
 def run_pattern(pulse_id: np.ndarray) -> np.ndarray:

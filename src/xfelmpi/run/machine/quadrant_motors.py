@@ -1,7 +1,6 @@
 """Where the motors of the AGIPD-1M's quadrants stood during a run."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 
@@ -10,9 +9,8 @@ from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
     TrainTable,
-    first_text,
+    data_selectors,
     read_table,
-    tolerated,
 )
 from xfelmpi.run.machine.xgm import Frames
 
@@ -44,10 +42,10 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
     if device is None:
         return None
     positions, travel = np.full((4, 2), np.nan), np.full((4, 2), np.nan)
-    selectors = _selectors(files, found.damage)
+    selectors = data_selectors(files, found.damage)
     trains = np.unique(frames.train_id)
     for quadrant, motor in _MOTORS:
-        table = _table(files, f"{device}Q{quadrant}M{motor}", selectors, found.damage)
+        table = motor_table(files, f"{device}Q{quadrant}M{motor}", selectors, found.damage)
         if table is None or table.values.ndim != 1:
             continue
         row = table.rows(trains)
@@ -61,29 +59,19 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
     return None if np.isnan(positions).all() else QuadrantMotors(device, positions, travel)
 
 
-def _table(files: list, name: str, selectors: list[str], damage: Damage) -> TrainTable | None:
+def motor_table(
+    files: list, name: str, selectors: list[str], damage: Damage, key: str = _KEY
+) -> TrainTable | None:
     """Return the positions of a motor, recorded as itself or by a slow data selector."""
-    places = [(name, f"CONTROL/{name}/{_KEY}/value")]
+    places = [(name, f"CONTROL/{name}/{key}/value")]
     words = "".join(c if c.isalnum() else " " for c in name)
     camel = "".join(words.title().split())
     for selector, form in product(
         selectors, (camel[0].lower() + camel[1:], words.replace(" ", "_"))
     ):
-        places.append((selector, f"CONTROL/{selector}/{form}/{_KEY}/value"))
+        places.append((selector, f"CONTROL/{selector}/{form}/{key}/value"))
     for index, path in places:
         table = read_table(files, index, path, damage)
         if table is not None:
             return table
     return None
-
-
-def _selectors(files: list, damage: Damage) -> list[str]:
-    """Return the slow data selectors, known by the class they tell."""
-    names = set()
-    for file in files:
-        with tolerated(Path(file.filename).name, damage):
-            for source in file.control_sources:
-                path = f"RUN/{source}/classId/value"
-                if path in file.file and first_text(file.file[path]) == "SlowDataSelector":
-                    names.add(source)
-    return sorted(names)

@@ -1,27 +1,46 @@
 """The X-ray gas monitors (XGM): the energy of every pulse, and which slot holds which frame's."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.core.problems import Problem
-from xfelmpi.run.machine.control_data import Damage, Findings, TrainTable, read_table
+from xfelmpi.run.machine.bunch_pattern import bunch_pattern
+from xfelmpi.run.machine.control_data import Findings, TrainTable, read_table
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
     LINE,
     OWN,
-    decode_pattern,
+    Grid,
     match_pattern,
     match_slots,
     written_slots,
 )
 
 XGM = re.compile(r"XGMD?/(?:XGM/)?DOOCS")
-_TIMESERVER = re.compile(r"_(?:BR|RR)_(?:UTC|SYS)/TSYS/(?:TIMESERVER|X2TIMER\d)")
 _SASE_OF_TOPIC = {"SA1": 1, "SPB": 1, "FXE": 1, "SA2": 2, "MID": 2, "HED": 2}
 _SASE_OF_TOPIC |= {"SA3": 3, "SQS": 3, "SCS": 3, "SXP": 3}
+
+
+@dataclass(frozen=True)
+class PulseSlots:
+    """Which pulse made a frame; of several, the last one.
+
+    Parameters
+    ----------
+    line, own : ndarray, int64 (frame,)
+        Which one of the train it is, from 0, of those in the tunnel and of those of the
+        instrument's undulator; -1 if that is not known, `DARK` if the frame has no pulse.
+    rule : str
+        How that is known.
+    """
+
+    line: np.ndarray
+    own: np.ndarray
+    rule: str
 
 
 @dataclass(frozen=True)
@@ -34,11 +53,25 @@ class Frames:
         In any order.
     topic : str
         Start of the detector's name, e.g. ``SPB``; empty if unknown.
+    grid : Grid or None
+        Pulse numbers of the memory cells, if they are known.
+    slots : PulseSlots or None
+        Which pulses made the frames, if more is known than the rules of `pulse_matching` can tell.
+    detector : str
+        Its name.
     """
 
     train_id: np.ndarray
     pulse_id: np.ndarray
     topic: str = ""
+    grid: Grid | None = None
+    slots: PulseSlots | None = None
+    detector: str = ""
+
+    @property
+    def sase(self) -> int:
+        """The instrument's undulator, 0 if it is not known."""
+        return _SASE_OF_TOPIC.get(self.topic, 0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +90,8 @@ class MonitorSlots:
         The bunch pattern has no pulse there.
     rule : str
         How they were matched, for the log.
+    counts_line : bool
+        See `Monitor`.
     """
 
     table: TrainTable
@@ -64,6 +99,7 @@ class MonitorSlots:
     energy: np.ndarray
     dark: np.ndarray
     rule: str
+    counts_line: bool = True
 
     @property
     def width(self) -> int:
@@ -95,13 +131,79 @@ def beamline_sources(files: list, section: str, pattern: re.Pattern, topic: str)
     return sorted(found, key=lambda s: (s[:3] != topic, bool(re.match(r"SA\d_", s)), s))
 
 
+@dataclass(frozen=True)
+class Monitor:
+    """The pulse energies of a gas monitor.
+
+    Parameters
+    ----------
+    source, key : str
+        Output channel, and the key in its group ``data``.
+    table : TrainTable
+        As stored.
+    values : ndarray, float64 (train, slot)
+        In the file's unit, NaN where a slot holds no number; see `written_slots`.
+    used : ndarray, int64 (used,)
+        Slots that were used in the run.
+    """
+
+    source: str
+    key: str
+    table: TrainTable
+    values: np.ndarray
+    used: np.ndarray
+
+    @property
+    def counts_line(self) -> bool:
+        """Whether all pulses of the tunnel have slots, not only those of one undulator."""
+        return self.key == "intensityTD"
+
+    def joule(self, found: Findings) -> float:
+        """Return the unit of the values in J, with a warning if it is assumed."""
+        unit = self.table.unit()
+        if unit and unit.symbol == "J":
+            return unit.factor
+        found.warnings.append("pulse energy: the file gives no usable unit, microjoule assumed")
+        return 1e-6
+
+    def at(self, train_id: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        """Return the values in one slot for each frame, NaN where there is none."""
+        row = self.table.rows(train_id)
+        known = (row >= 0) & (slot >= 0) & (slot < self.values.shape[1])
+        return np.where(known, self.values[row, np.where(known, slot, 0)], np.nan)
+
+
+def monitors(files: list, frames: Frames, found: Findings) -> Iterator[Monitor]:
+    """Yield the pulse energies of the gas monitors that have any, in the order of their use.
+
+    XGMs that serve two undulators also have ``data.intensitySa1TD`` and ``data.intensitySa3TD``
+    with the pulses of one of them, and ``data.intensityTD`` then holds both (EXtra, ``XGM``,
+    argument ``default_sase``).
+    """
+    for source in beamline_sources(files, "instrument_sources", XGM, frames.topic):
+        sase = _SASE_OF_TOPIC.get(source[:3], 0)
+        for key in (f"intensitySa{sase}TD", "intensityTD"):
+            monitor = read_monitor(files, source, key, found)
+            if monitor is not None:
+                yield monitor
+
+
+def read_monitor(files: list, source: str, key: str, found: Findings) -> Monitor | None:
+    """Return the pulse energies under one key, None if there is nothing."""
+    table = read_table(files, f"{source}/data", f"INSTRUMENT/{source}/data/{key}", found.damage)
+    if table is None:
+        return None
+    values, used = written_slots(table.values)
+    return Monitor(source, key, table, values, used) if used.size else None
+
+
 def pulse_energy(
     files: list, frames: Frames, found: Findings
 ) -> tuple[np.ndarray, MonitorSlots] | None:
     """Return the pulse energy of every frame in J, float64 (frame,), and where it was found.
 
-    None without any XGM value. How slots and pulse numbers are matched is said in
-    `xfelmpi.run.machine.pulse_matching`.
+    0 where the bunch pattern has no pulse; NaN where it is unknown. None without any XGM value.
+    How slots and pulse numbers are matched is said in `xfelmpi.run.machine.pulse_matching`.
 
     Parameters
     ----------
@@ -109,22 +211,12 @@ def pulse_energy(
     frames : Frames
     found : Findings
     """
-    for source in beamline_sources(files, "instrument_sources", XGM, frames.topic):
-        sase = _SASE_OF_TOPIC.get(source[:3], 0)
-        for key in (f"intensitySa{sase}TD", "intensityTD"):
-            slots = monitor_slots(files, source, key, frames, found)
-            if slots is None:
-                continue
-            found.notes.append(f"pulse energy from {source} data.{key}: {slots.rule}")
-            found.warn_missing("pulse energy", slots.energy)
-            record_unknown(np.isnan(slots.energy) & ~slots.dark, frames, found)
-            unit = slots.table.unit()
-            if unit is None or unit.symbol != "J":
-                found.warnings.append(
-                    "pulse energy: the file gives no usable unit, microjoule assumed"
-                )
-            factor = unit.factor if unit and unit.symbol == "J" else 1e-6
-            return slots.energy * factor, slots
+    for monitor in monitors(files, frames, found):
+        slots = monitor_slots(files, monitor, frames, found)
+        found.use("pulse_energy", f"{monitor.source} data.{monitor.key}", slots.rule)
+        found.warn_missing("pulse energy", np.where(slots.dark, 0.0, slots.energy))
+        record_unknown(np.isnan(slots.energy) & ~slots.dark, frames, found)
+        return np.where(slots.dark, 0.0, slots.energy * monitor.joule(found)), slots
     return None
 
 
@@ -150,41 +242,29 @@ def record_unknown(unknown: np.ndarray, frames: Frames, found: Findings) -> None
     found.problems.append(Problem(what, file, -1, train, "pulse energy is NaN there"))
 
 
-def monitor_slots(
-    files: list, source: str, key: str, frames: Frames, found: Findings
-) -> MonitorSlots | None:
+def monitor_slots(files: list, monitor: Monitor, frames: Frames, found: Findings) -> MonitorSlots:
     """Match the slots of a gas monitor with the frames.
-
-    XGMs that serve two undulators also have ``data.intensitySa1TD`` and ``data.intensitySa3TD``
-    with the pulses of one of them, and ``data.intensityTD`` then holds both (EXtra, ``XGM``,
-    argument ``default_sase``).
 
     Parameters
     ----------
     files : list of FileAccess
-    source : str
-        The monitor's output channel.
-    key : str
-        Its pulse energies, in the index group ``data``. None of them: None.
+    monitor : Monitor
     frames : Frames
     found : Findings
     """
-    table = read_table(files, f"{source}/data", f"INSTRUMENT/{source}/data/{key}", found.damage)
-    if table is None:
-        return None
-    values, used = written_slots(table.values)
-    if not used.size:
-        return None
-    sase = _SASE_OF_TOPIC.get(source[:3], 0)
-    counted = LINE if key == "intensityTD" else OWN
-    pattern = _bunch_pattern(files, sase, found.damage) if sase else None
-    slot, rule = _match(frames, used, pattern, counted)
+    counted = LINE if monitor.counts_line else OWN
+    if frames.slots is not None:
+        slot = frames.slots.line if monitor.counts_line else frames.slots.own
+        rule = frames.slots.rule
+    else:
+        sase = _SASE_OF_TOPIC.get(monitor.source[:3], 0)
+        pattern = bunch_pattern(files, sase, frames.topic, found.damage) if sase else None
+        slot, rule = _match(frames, monitor.used, pattern[0] if pattern else None, counted)
     # a train can have more pulses than the monitor has slots
     dark = slot == DARK
-    slot = np.where(slot < values.shape[1], np.maximum(slot, -1), -1)
-    row = table.rows(frames.train_id)
-    energy = np.where((row < 0) | (slot < 0), np.nan, values[row, slot])
-    return MonitorSlots(table, slot, energy, dark, rule)
+    slot = np.where(slot < monitor.values.shape[1], np.maximum(slot, -1), -1)
+    energy = monitor.at(frames.train_id, slot)
+    return MonitorSlots(monitor.table, slot, energy, dark, rule, monitor.counts_line)
 
 
 def own_energies(source: str, key: str) -> str:
@@ -214,25 +294,5 @@ def _match(
         # More slots than pulses cannot be packed (or the table is of another machine).
         if slots[-1] < pulses:
             row = pattern.rows(frames.train_id)
-            return match_pattern(frames.pulse_id, row, pattern.values, counted)
-    return match_slots(frames.pulse_id, slots)
-
-
-def _bunch_pattern(files: list, sase: int, damage: Damage) -> TrainTable | None:
-    """Return the decoded bunch patterns of the time server, None if the files have none."""
-
-    def decode(table: np.ndarray) -> np.ndarray:
-        return decode_pattern(table, sase)
-
-    places = [
-        (f"{s}/data", f"INSTRUMENT/{s}/data/bunchPatternTable")
-        for s in sorted({s for f in files for s in f.instrument_sources if _TIMESERVER.search(s)})
-    ] + [
-        (s, f"CONTROL/{s}/bunchPatternTable/value")
-        for s in sorted({s for f in files for s in f.control_sources if _TIMESERVER.search(s)})
-    ]
-    for index, path in places:
-        table = read_table(files, index, path, damage, decode)
-        if table is not None:
-            return table
-    return None
+            return match_pattern(frames.pulse_id, row, pattern.values, counted, frames.grid)
+    return match_slots(frames.pulse_id, slots, frames.grid)

@@ -149,10 +149,11 @@ def _identifiers(outputs: Outputs, entry: h5py.Group, events) -> Iterator[Findin
 def singles(outputs: Outputs) -> Iterator[Finding]:
     """Powder, background and geometry fit the powder file and the settings."""
     path, header = outputs.experiment.cxi, outputs.header
-    powder, good = outputs.powder("powder"), outputs.powder("good_frames")
-    hits, good_hits = outputs.powder("powder_hits"), outputs.powder("good_frames_hits")
+    suffixes = ["", "_hits"] + (["_dark"] if outputs.run.events.is_dark.any() else [])
+    sums = [[outputs.powder(f"{name}{s}") for name in ("powder", "good_frames")] for s in suffixes]
+    powder, good = sums[0]
     yield from compare(path, "powder", header.powder.reshape(-1), powder, "pixel")
-    mean = mean_background(powder, good, hits, good_hits)
+    mean = mean_background(*sums)
     yield from compare(path, "background", header.background.reshape(-1), mean, "pixel")
     never = good[~header.good_pixels.reshape(-1)]
     yield from compare(

@@ -15,7 +15,7 @@ _TYPES = {
     **{"trainId": "u8", "pulseId": "u8", "cellId": "u2", "litpixels": "u4", "photons": "u8"},
     **{"hitscore": "f4", "is_hit": "?", "is_miss": "?", "hit_median": "f4", "hit_std": "f4"},
     **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
-    **{"modules": "u2", "gain_switched": "u4"},
+    **{"modules": "u2", "gain_switched": "u4", "n_pulses": "u1", "pumped": "u1"},
     **{"sums/ones": "u4", "sums/peak": "u2", "sums/entries": "u4"},
 }
 """Of `EventColumns` and ``sums``, as docs/formats.md says; columns of ``--add`` are f8."""
@@ -29,6 +29,8 @@ def columns(outputs: Outputs) -> Iterator[Finding]:
     names += [f"sums/{name}" for name in SUMS]
     if outputs.run.attributes["data"] == "proc":
         names.remove("gain_switched")
+    if "pumped" not in file:
+        names.remove("pumped")
     added = [text.partition("=")[0] for text in outputs.run.config.add]
     for name in (*names, *added):
         dataset = file[name]
@@ -90,6 +92,19 @@ def decision(outputs: Outputs) -> Iterator[Finding]:
         yield from compare(path, name, getattr(events, name), getattr(again, name))
     both = events.is_hit & events.is_miss
     yield from compare(path, "hit and miss at once", both, np.zeros_like(both))
+
+
+def pulses(outputs: Outputs) -> Iterator[Finding]:
+    """Frames without an X-ray pulse have no energy, and are neither hits nor misses."""
+    path, events = outputs.experiment.events, outputs.run.events
+    dark = events.is_dark
+    energy = events.pulse_energy[dark]
+    yield from compare(path, "pulse_energy of dark frames", energy, energy * 0)
+    chosen = dark & (events.is_hit | events.is_miss)
+    yield from compare(path, "dark frames among hits and misses", chosen, np.zeros_like(chosen))
+    if events.pumped is not None:
+        known = np.isin(events.pumped, (0, 1, 255))
+        yield from compare(path, "pumped is 0, 1 or 255", known, np.ones_like(known))
 
 
 def problems(outputs: Outputs) -> Iterator[Finding]:

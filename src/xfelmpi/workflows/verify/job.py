@@ -39,6 +39,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("events: rows ascend by train and cell", ("events",), tables.order),
     ("events: sums fit each other", ("events",), tables.sums),
     ("events: hits and misses by scores and settings", ("events",), tables.decision),
+    ("events: pulses of the frames", ("events",), tables.pulses),
     ("events: problems", ("events",), tables.problems),
     ("powder: shapes", ("powder",), powder.shapes),
     ("powder: photons are those of the events", ("powder",), powder.photons),

@@ -7,14 +7,24 @@ import numpy as np
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
 
-_SUFFIXES = ("", "_hits", "_misses")
+_SUFFIXES = ("", "_hits", "_misses", "_dark")
+
+
+def _sets(outputs: Outputs) -> dict[str, slice | np.ndarray]:
+    """Return the frames of each sum by its suffix; dark ones if there are any."""
+    dark = np.flatnonzero(outputs.run.events.is_dark)
+    frames = (slice(None), outputs.hits, outputs.misses, dark)
+    sets = dict(zip(_SUFFIXES, frames, strict=True))
+    if not len(dark):
+        del sets["_dark"]
+    return sets
 
 
 def shapes(outputs: Outputs) -> Iterator[Finding]:
     """All sums are there, with their shapes, types and units."""
     path, file = outputs.experiment.powder, outputs.files["powder"]
     frame_shape = outputs.run.detector_type.frame_shape
-    for suffix in _SUFFIXES:
+    for suffix in _sets(outputs):
         for name, dtype, units in (("powder", "u8", "photons"), ("good_frames", "u4", "frames")):
             dataset = file[f"{name}{suffix}"]
             yield from expect(path, f"{name}{suffix}, shape", dataset.shape, frame_shape)
@@ -25,7 +35,7 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
 def photons(outputs: Outputs) -> Iterator[Finding]:
     """The photons in each powder are those of its frames in the events file."""
     path, events = outputs.experiment.powder, outputs.run.events
-    for suffix, frames in zip(_SUFFIXES, (slice(None), outputs.hits, outputs.misses), strict=True):
+    for suffix, frames in _sets(outputs).items():
         total = int(events.photons[frames].sum())
         found = int(outputs.powder(f"powder{suffix}").sum())
         if outputs.mask_patched and suffix != "_hits":
@@ -35,15 +45,16 @@ def photons(outputs: Outputs) -> Iterator[Finding]:
 
 
 def parts(outputs: Outputs) -> Iterator[Finding]:
-    """Hits and misses together are never more than all; no pixel is good more often than seen."""
+    """Parts together are never more than all; no pixel is good more often than seen."""
     path, events, about = outputs.experiment.powder, outputs.run.events, outputs.run.detector_type
     for name in ("powder", "good_frames"):
         rest = outputs.powder(name)
-        rest -= outputs.powder(f"{name}_hits") + outputs.powder(f"{name}_misses")
+        for suffix in [*_sets(outputs)][1:]:
+            rest = rest - outputs.powder(f"{name}{suffix}")
         yield from compare(
-            path, f"{name} without hits and misses", np.minimum(rest, 0), rest * 0, "pixel"
+            path, f"{name} without its parts", np.minimum(rest, 0), rest * 0, "pixel"
         )
-    for suffix, frames in zip(_SUFFIXES, (slice(None), outputs.hits, outputs.misses), strict=True):
+    for suffix, frames in _sets(outputs).items():
         seen = [(events.modules[frames] >> m & 1).sum() for m in range(about.n_modules)]
         good = outputs.powder(f"good_frames{suffix}")
         most = np.minimum(good, np.repeat(seen, about.module_pixels))

@@ -97,7 +97,10 @@ def _compare_frames(experiment: Experiment, share: LocalRun, events: EventColumn
         "pulseId": (events.pulseId, frames.pulse_id),
         "pulse_energy": (events.pulse_energy, share.pulse_energy),
         "wavelength": (events.wavelength, share.wavelength),
+        "n_pulses": (events.n_pulses, share.n_pulses),
     }
+    if events.pumped is not None and share.pumped is not None:
+        pairs["pumped"] = (events.pumped, share.pumped)
     found = []
     for name, (here, there) in pairs.items():
         found += compare(experiment.events, name, here, there, first=first)
