@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.calibration import geometry_file
+from xfelmpi.calibration.distance import Distance, find_distance
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
-from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
 from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
-_LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 
 _MOTION = 20e-6
 """m: quadrants that move further during a run, a tenth of a pixel, are worth a warning."""
@@ -59,6 +59,8 @@ class DetectorGeometry:
     tile_basis : ndarray, float64 (tile, 2, 3)
         Step in m from pixel to pixel of a tile in ss (row 0) and in fs (row 1). The centre of pixel
         (i, j) is at corner + (i + 0.5) · row 0 + (j + 0.5) · row 1. Default: by `xyz`.
+    along : BeamlineSource or None
+        Where the distance came from.
     """
 
     xyz: np.ndarray
@@ -71,6 +73,7 @@ class DetectorGeometry:
     detector: Detector = AGIPD_1M
     tile_corners: np.ndarray | None = None
     tile_basis: np.ndarray | None = None
+    along: BeamlineSource | None = None
 
     def __post_init__(self):
         if self.tile_corners is None:
@@ -92,7 +95,11 @@ def _tiles(xyz: np.ndarray, detector: Detector) -> tuple[np.ndarray, np.ndarray]
 
 
 def load_geometry(
-    path: Path | None, distance: float | None = None, motors: QuadrantMotors | None = None
+    path: Path | None,
+    distance: float | None = None,
+    motors: QuadrantMotors | None = None,
+    offset: float | None = None,
+    z_motor: ZMotor | None = None,
 ) -> tuple[DetectorGeometry, tuple[str, ...]]:
     """Load the geometry of the AGIPD-1M.
 
@@ -101,10 +108,14 @@ def load_geometry(
     path : Path or None
         A CrystFEL geometry file; None for extra-geom's nominal quadrant positions.
     distance : float, optional
-        Sample to detector in m; default: ``clen`` of the file.
+        Sample to detector in m; default: see `find_distance`.
     motors : QuadrantMotors, optional
         Where the quadrants' motors stood during the run. If the file says where they stood for
         its own positions (EXtra-geom's comments ``;XGEOM MOTOR…``), the quadrants are moved.
+    offset : float, optional
+        Distance in m where the detector's motor along the beam stands at 0.
+    z_motor : ZMotor, optional
+        Where that motor stood during the run.
 
     Returns
     -------
@@ -121,14 +132,12 @@ def load_geometry(
     from extra_geom import AGIPD_1MGeometry
 
     if path is None:
-        geometry, regions = AGIPD_1MGeometry.example(), {}
+        geometry, regions, text, found = AGIPD_1MGeometry.example(), {}, "", []
         origin = "extra-geom's nominal quadrant positions"
         warnings = [
             "no geometry given: pixel positions are nominal, wrong by many pixels; "
             "give the experiment's .geom file"
         ]
-        if distance is None:
-            warnings.append("detector distance unknown: no geometry file and none given")
     else:
         text = _text_of(path)
         found = geometry_file.statements(text)
@@ -136,11 +145,9 @@ def load_geometry(
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
         geometry, origin, warnings = _placed(geometry, path, found, motors)
-        if distance is None:
-            distance, complaint = _camera_length(found, path)
-            warnings += [complaint] if complaint else []
-    distance = float("nan") if distance is None else float(distance)
-    arrays = _arrays(geometry, distance, origin)
+    along = find_distance(path, text, found, distance, offset, z_motor)
+    warnings += along.warnings
+    arrays = _arrays(geometry, along, origin)
     bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size)
     if bad is not None:
         described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
@@ -225,28 +232,9 @@ def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object,
     return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
-def _camera_length(statements: list[tuple[str, str]], path: Path) -> tuple[float, str]:
-    """Return ``clen`` of a geometry file in m, or NaN and why it is unknown."""
-    # Read here: the parser reduces anything but a plain number to -1.
-    found = {value for name, value in statements if name.rpartition("/")[2] == "clen"}
-    unknown = f"detector distance unknown: {path} "
-    if not found:
-        return float("nan"), unknown + "has no clen"
-    if len(found) > 1:
-        return float("nan"), unknown + f"has {len(found)} different values of clen"
-    (value,) = found
-    match = _LENGTH.fullmatch(value)
-    try:
-        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
-    except ValueError:
-        length = 0.0
-    if not 0 < length < float("inf"):
-        return float("nan"), unknown + f"has clen = {value}, expected a length in m"
-    return length, ""
-
-
-def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
+def _arrays(geometry, along: Distance, origin: str) -> DetectorGeometry:
     """Turn an extra-geom geometry into arrays."""
+    distance = along.metres
     xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
     nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
     xyz[2] += distance
@@ -255,8 +243,7 @@ def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
     corner[:, 2] += distance
     basis = np.array([(tile.ss_vec, tile.fs_vec) for tile in tiles], np.float64)
     first = slice(None, None, len(geometry.modules[0]))
-    where = "unknown" if np.isnan(distance) else f"{distance:g} m"
-    description = f"{origin}, distance {where}"
+    description = f"{origin}, {along.words()}"
     if nearest or farthest:
         description += f", panels {nearest:+.3f} to {farthest:+.3f} mm along the beam from there"
     return DetectorGeometry(
@@ -267,4 +254,5 @@ def _arrays(geometry, distance: float, origin: str) -> DetectorGeometry:
         description,
         tile_corners=corner,
         tile_basis=basis,
+        along=along.source,
     )

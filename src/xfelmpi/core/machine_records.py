@@ -29,6 +29,23 @@ class QuadrantMotors:
 
 
 @dataclass(frozen=True)
+class ZMotor:
+    """Where the motor stood that moves the detector along the beam.
+
+    Parameters
+    ----------
+    source : str
+        Source and key.
+    position, travel : float
+        Median over the run's trains, and largest less smallest position; m.
+    """
+
+    source: str
+    position: float
+    travel: float
+
+
+@dataclass(frozen=True)
 class BeamlineSource:
     """Where a value of the beamline came from.
 
@@ -77,6 +94,8 @@ class MachineData:
     sources : tuple of BeamlineSource
     pumped : ndarray, uint8 (frame,), or None
         1: with a pulse of the pump laser, 0: without, 255: not known. None if there is no laser.
+    z_motor : ZMotor or None
+        None if its position is not known.
     """
 
     pulse_energy: np.ndarray
@@ -91,3 +110,4 @@ class MachineData:
     problems: tuple[Problem, ...] = ()
     sources: tuple[BeamlineSource, ...] = ()
     pumped: np.ndarray | None = None
+    z_motor: ZMotor | None = None

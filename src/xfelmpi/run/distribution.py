@@ -11,7 +11,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
-from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors
+from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors, ZMotor
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
@@ -50,6 +50,7 @@ class RunInfo:
     notes, warnings : tuple of str
         For the log.
     motors : QuadrantMotors or None
+    z_motor : ZMotor or None
     masks : MaskSamples or None
         Frames whose own masks say what is bad all the time, if they have masks that may count.
     machine_files : tuple of str
@@ -74,6 +75,7 @@ class RunInfo:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     motors: QuadrantMotors | None
+    z_motor: ZMotor | None = None
     masks: MaskSamples | None = None
     machine_files: tuple[str, ...] = ()
     machine_problems: tuple[Problem, ...] = ()
@@ -276,6 +278,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         notes=(sources, *index.notes, *machine.notes),
         warnings=machine.warnings,
         motors=machine.motors,
+        z_motor=machine.z_motor,
         masks=masks,
         machine_files=machine.files,
         machine_problems=machine.problems,

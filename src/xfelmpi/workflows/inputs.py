@@ -1,6 +1,6 @@
 """What a job needs besides the run: masks, calibration constants, geometry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xfelmpi import mpi
 from xfelmpi.calibration.constants import Calibration, load_calibration
@@ -10,7 +10,6 @@ from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
-from xfelmpi.core.machine_records import QuadrantMotors
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
@@ -18,7 +17,7 @@ from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
 from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import LocalRun
+from xfelmpi.run.distribution import LocalRun, RunInfo
 from xfelmpi.run.frames.file_pool import FilePool
 
 
@@ -51,6 +50,15 @@ class Inputs:
         return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
 
 
+def with_distance(share: LocalRun, inputs: Inputs) -> LocalRun:
+    """Return the share that says where the distance came from, too; on rank 0, others as it is."""
+    along = inputs.geometry.along if inputs.geometry else None
+    if along is None:
+        return share
+    facts = replace(share.facts, beamline=(*share.facts.beamline, along))
+    return replace(share, facts=facts)
+
+
 def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     """Load constants, masks and geometry; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
@@ -59,7 +67,7 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
         fault_injection.inject(comm, "constants")
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
     fault_injection.inject(comm, "geometry")
-    found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts.motors))
+    found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts))
     geometry, warnings = found or (None, ())
     bad = mpi.bcast_from_root(comm, lambda: geometry.bad)
     fault_injection.inject(comm, "masks")
@@ -116,10 +124,10 @@ def log_start(job: RunJob, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
 
 
 def load_run_geometry(
-    experiment: Experiment, config: Config, motors: QuadrantMotors | None
+    experiment: Experiment, config: Config, facts: RunInfo
 ) -> tuple[DetectorGeometry, tuple]:
     """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
     path = config.geometry
     if path is None and experiment.geometry.exists():
         path = experiment.geometry
-    return load_geometry(path, config.distance, motors)
+    return load_geometry(path, config.distance, facts.motors, config.distance_offset, facts.z_motor)

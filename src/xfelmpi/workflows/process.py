@@ -49,7 +49,7 @@ from xfelmpi.reduction.resume import ResumePlan, share_remaining
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
+from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
 from xfelmpi.workflows.summary import Summary
 
 
@@ -69,6 +69,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         experiment = job.experiment
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
+        share = with_distance(share, inputs)
         mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
         vds, left_out = _write_vds(job, share, inputs.used)
     warnings = log_start(job, share, inputs)

@@ -27,7 +27,7 @@ from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
-from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier
+from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
 from xfelmpi.workflows.process import finish, report_run
 
 _FRAME_WORK = 1000
@@ -157,6 +157,7 @@ def decide_again(job: RunJob) -> int:
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
+        share = with_distance(share, inputs)
         _check_masks(comm, experiment, inputs.masks, run)
         mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
     warnings = log_start(job, share, inputs)

@@ -32,13 +32,14 @@ class Kept:
             config=config,
             frames=table,
             pulse_energy=np.ones(N),
+            is_dark=np.zeros(N, bool),
             modules_in_run=1,
             good_in_region=good,
             region_pixels=1,
         )
         self.buffer = FrameBuffer(N, room * ENTRIES * ENTRY_BYTES)
         hits = LikelyHits(config, scorer)
-        keeper = FrameKeeper(config, self.buffer, hits)
+        keeper = FrameKeeper(config, self.buffer, hits, scorer.is_dark)
         sums = FrameSums.zeros(N)
         sums.region_lit[:] = np.where(np.random.default_rng(1).random(N) < rate, 150, 50)
         sums.entries[:] = ENTRIES

@@ -287,7 +287,16 @@ class Config:
         "geometry",
         None,
         float,
-        "sample to detector, in m (default: clen of the geometry file)",
+        "sample to detector, in m (default: by the motor and --distance-offset, else clen of the"
+        " geometry file)",
+        metavar="M",
+    )
+    distance_offset: float | None = _option(
+        "geometry",
+        None,
+        float,
+        "distance = this + position of the detector's motor along the beam, in m; --distance "
+        "counts more (default: comment ;XGEOM DISTANCE_OFFSET=M of the geometry file; else clen)",
         metavar="M",
     )
     with_misses: bool = _option(

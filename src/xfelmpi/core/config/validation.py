@@ -65,6 +65,7 @@ _LIMITS = (
         f"numbers 0 … {_MODULES[-1]}",
     ),
     _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
+    _Limit("distance_offset", lambda x: -100 < x < 100, "metres, between -100 and 100"),
     _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),
     _Limit(
         "roi_qmax",

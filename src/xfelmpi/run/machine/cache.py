@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors
+from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors, ZMotor
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
@@ -76,6 +76,7 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
         tuple(Problem(**problem) for problem in about["problems"]),
         tuple(BeamlineSource(**source) for source in about["sources"]),
         arrays["pumped"] if len(arrays["pumped"]) else None,
+        ZMotor(**about["z_motor"]) if about["z_motor"] else None,
     )
 
 
@@ -100,6 +101,7 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "files": data.files,
         "problems": [asdict(problem) for problem in data.problems],
         "sources": [asdict(source) for source in data.sources],
+        "z_motor": asdict(data.z_motor) if data.z_motor else None,
         "added": columns,
         "motors": data.motors.device if data.motors else "",
     }

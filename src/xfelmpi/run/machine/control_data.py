@@ -365,12 +365,15 @@ def _first_value(file: h5py.File, path: str):
 
 
 def data_selectors(files: list, damage: Damage) -> list[str]:
-    """Return the slow data selectors, known by the class they tell."""
+    """Return the slow data selectors, known by their names or the class they tell."""
     names = set()
     for file in files:
         with tolerated(Path(file.filename).name, damage):
             for source in file.control_sources:
                 path = f"RUN/{source}/classId/value"
-                if path in file.file and first_text(file.file[path]) == "SlowDataSelector":
+                named = source.endswith("/MDL/DATA_SELECTOR")
+                if named or (
+                    path in file.file and first_text(file.file[path]) == "SlowDataSelector"
+                ):
                     names.add(source)
     return sorted(names)

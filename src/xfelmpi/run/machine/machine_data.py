@@ -32,7 +32,7 @@ from xfelmpi.run.machine.lit_frames import (
     recorded_light,
 )
 from xfelmpi.run.machine.pulse_matching import Grid
-from xfelmpi.run.machine.quadrant_motors import quadrant_motors
+from xfelmpi.run.machine.quadrant_motors import quadrant_motors, z_motor
 from xfelmpi.run.machine.xgm import (
     XGM,
     Frames,
@@ -97,6 +97,7 @@ def read_machine_data(
         wavelength = _wavelength_or_nan(folders, frames, found)
         columns = tuple(read_added(folders, wanted, frames, slots, found) for wanted in added)
         motors = _first(quadrant_motors, folders, frames, found)
+        along = _first(z_motor, folders, frames, found)
         pumped = _pumped(folders, frames, light, found) if light is not None else None
         sample = _sample([*proc, *raw], found.damage)
         files = tuple(file.filename for file in (*proc, *raw))
@@ -115,6 +116,7 @@ def read_machine_data(
         tuple(found.problems),
         tuple(found.sources),
         pumped,
+        along,
     )
 
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.core.machine_records import QuadrantMotors, ZMotor
 from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
@@ -17,6 +17,12 @@ from xfelmpi.run.machine.xgm import Frames
 _DEVICES = {"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"}
 _MOTORS = tuple(product(range(1, 5), (1, 2)))
 _KEY = "actualPosition"
+
+_Z_MOTORS = {
+    "SPB": ("SPB_IRU_AGIPD1M/MOTOR/Z_STEPPER", ("encoderPosition", _KEY)),
+    "MID": ("MID_AGIPD_MOTION/MDL/DOWNSAMPLER", ("t4EncoderPosition",)),
+}
+"""What moves the detector along the beam, in mm (EXtra-redu 1.1, ``litfrm/agipd_offline.py``)."""
 
 
 def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMotors | None:
@@ -57,6 +63,38 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
             positions[quadrant - 1, motor - 1] = np.median(values) * metres
             travel[quadrant - 1, motor - 1] = np.ptp(values) * metres
     return None if np.isnan(positions).all() else QuadrantMotors(device, positions, travel)
+
+
+def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
+    """Read the position of the motor that moves the detector along the beam.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+    frames : Frames
+        Of whose trains.
+    found : Findings
+
+    Returns
+    -------
+    ZMotor or None
+        None if the files do not have it.
+    """
+    name, keys = _Z_MOTORS.get(frames.topic, ("", ()))
+    for key in keys:
+        selectors = data_selectors(files, found.damage)
+        table = motor_table(files, name, selectors, found.damage, key)
+        if table is None or table.values.ndim != 1:
+            continue
+        row = table.rows(np.unique(frames.train_id))
+        values = table.values[row[row >= 0]].astype(np.float64)
+        values = values[np.isfinite(values)]
+        if values.size:
+            unit = table.unit()
+            metres = unit.factor if unit and unit.symbol == "m" else 1e-3
+            middle, far = float(np.median(values)) * metres, float(np.ptp(values)) * metres
+            return ZMotor(f"{name} {key}", middle, far)
+    return None
 
 
 def motor_table(

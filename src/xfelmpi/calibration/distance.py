@@ -1,0 +1,149 @@
+"""The distance from sample to detector: given, by the detector's motor, or of the geometry file."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from xfelmpi.core.machine_records import BeamlineSource, ZMotor
+
+_OFFSET = re.compile(r"^;XGEOM DISTANCE_OFFSET\s*=\s*([-+.\deE]+)\s*$", re.MULTILINE)
+_LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
+
+_MOTION = 0.1e-3
+"""m: a detector that moves further along the beam during a run is worth a warning."""
+
+_DIFFERENCE = 1e-3
+"""m: distances of motor and geometry file that differ by more contradict each other."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Sample to detector.
+
+    Parameters
+    ----------
+    metres : float
+        NaN if unknown.
+    source : BeamlineSource
+        Where it came from.
+    warnings : tuple of str
+    """
+
+    metres: float
+    source: BeamlineSource
+    warnings: tuple[str, ...] = ()
+
+    def words(self) -> str:
+        """Return it for the log."""
+        if self.metres != self.metres:
+            return "distance unknown"
+        return f"distance {self.metres:g} m ({self.source.source})"
+
+
+def find_distance(
+    path: Path | None,
+    text: str,
+    statements: list[tuple[str, str]],
+    given: float | None = None,
+    offset: float | None = None,
+    motor: ZMotor | None = None,
+) -> Distance:
+    """Return the distance by the first of these that tells it.
+
+    1. What is given.
+    2. Offset + position of the detector's motor. The offset belongs to the geometry: it is given,
+       or a comment of its file, ``;XGEOM DISTANCE_OFFSET=0.49957``, in m.
+    3. ``clen`` of the file.
+
+    Parameters
+    ----------
+    path : Path or None
+        Geometry file.
+    text : str
+        Its text, empty without a file.
+    statements : list of (str, str)
+        Its statements.
+    given, offset : float or None
+        m.
+    motor : ZMotor or None
+    """
+    if given is not None:
+        return _distance(float(given), "--distance")
+    warnings = []
+    whose = "--distance-offset"
+    if offset is None:
+        offset, complaint = _comment(text, path)
+        warnings += [complaint] if complaint else []
+        whose = str(path)
+    static, why_not = _camera_length(statements, path)
+    if offset is not None and motor is None:
+        warnings.append(
+            f"distance offset {offset:g} m is not used: the run has no position of the detector's "
+            "motor along the beam"
+        )
+    elif offset is not None and motor is not None:
+        metres = offset + motor.position
+        if metres > 0:
+            return _by_motor(metres, offset, whose, motor, static, warnings)
+        warnings.append(
+            f"distance offset {offset:g} m is not used: with {motor.source} at "
+            f"{motor.position:g} m the distance would be {metres:g} m"
+        )
+    warnings += [why_not] if why_not else []
+    return _distance(static, "clen of the geometry file", "", warnings)
+
+
+def _by_motor(metres, offset, whose, motor: ZMotor, static: float, warnings: list[str]) -> Distance:
+    if motor.travel > _MOTION:
+        warnings.append(
+            f"{motor.source} moved by {motor.travel * 1e3:.3f} mm during the run; the distance is "
+            "that of the median"
+        )
+    # false for an unknown one
+    if abs(metres - static) > _DIFFERENCE:
+        warnings.append(
+            f"distance {metres:g} m by {motor.source}, {static:g} m by clen of the geometry file; "
+            "the former counts"
+        )
+    rule = f"{offset:g} m ({whose}) + {motor.position:g} m"
+    return _distance(metres, motor.source, rule, warnings)
+
+
+def _distance(metres: float, source: str, rule: str = "", warnings=()) -> Distance:
+    return Distance(metres, BeamlineSource("distance", source, rule), tuple(warnings))
+
+
+def _comment(text: str, path: Path | None) -> tuple[float | None, str]:
+    """Return the offset that a comment of the file has, in m, and what is wrong with it."""
+    match = _OFFSET.search(text)
+    if match is None:
+        return None, ""
+    try:
+        offset = float(match[1])
+    except ValueError:
+        offset = float("nan")
+    if abs(offset) < 100:
+        return offset, ""
+    return None, f"{path}: DISTANCE_OFFSET={match[1][:40]} is not used: expected a length in m"
+
+
+def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tuple[float, str]:
+    """Return ``clen`` of a geometry file in m, or NaN and why it is unknown."""
+    if path is None:
+        return float("nan"), "detector distance unknown: no geometry file and none given"
+    # Read here: the parser reduces anything but a plain number to -1.
+    found = {value for name, value in statements if name.rpartition("/")[2] == "clen"}
+    unknown = f"detector distance unknown: {path} "
+    if not found:
+        return float("nan"), unknown + "has no clen"
+    if len(found) > 1:
+        return float("nan"), unknown + f"has {len(found)} different values of clen"
+    (value,) = found
+    match = _LENGTH.fullmatch(value)
+    try:
+        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
+    except ValueError:
+        length = 0.0
+    if not 0 < length < float("inf"):
+        return float("nan"), unknown + f"has clen = {value}, expected a length in m"
+    return length, ""
