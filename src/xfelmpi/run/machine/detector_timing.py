@@ -9,12 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.machine.control_data import Damage, data_selectors, run_value
 from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
 
 STRIDE_OF_RATE = {"4.5": 1, "2.2": 2, "1.1": 4, "0.5": 8}
 """Bunch slots from frame to frame, by the repetition rate in MHz."""
+
+MOST_FRAMES = 352
+"""Frames of a train that the lit-frame finder knows."""
 
 _CONTROL = re.compile(r"/MDL/FPGA_COMP$")
 _FINDER = re.compile(r"/REDU/LITFRM")
@@ -184,7 +186,7 @@ def detector_timing(files: list, detector: str, damage: Damage) -> DetectorTimin
     first = int(control.number("bunchStructure.firstPulse")) if _GENERATION[kind] == 1 else 0
     shift, rule = _alignment(files, detector, stride, finder, damage)
     return DetectorTiming(
-        min(int(control.number("bunchStructure.nPulses")), AGIPD_1M.max_cells),
+        min(int(control.number("bunchStructure.nPulses")), MOST_FRAMES),
         first,
         stride,
         min(exposure, stride),
