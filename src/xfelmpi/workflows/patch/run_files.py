@@ -15,7 +15,7 @@ from xfelmpi.mpi import run_on_root
 from xfelmpi.output.powder import write_powder
 from xfelmpi.workflows.patch.finished_set import FinishedSet
 
-_SUFFIXES = ("", "_hits", "_misses")
+_SUFFIXES = ("", "_hits", "_misses", "_dark")
 
 
 def write_run_files(
@@ -57,7 +57,7 @@ def _powder(experiment: Experiment, found: FinishedSet) -> dict[str, tuple]:
     frame, sums = found.detector.frame_shape, {}
     bad = found.bad.reshape(frame)
     with finished_file(experiment.powder, "a powder file") as file:
-        for suffix in _SUFFIXES:
+        for suffix in (s for s in _SUFFIXES if f"powder{s}" in file or s != "_dark"):
             photons = checked_array(file, f"powder{suffix}", np.uint64, frame)
             good = checked_array(file, f"good_frames{suffix}", np.uint32, frame)
             photons[bad] = good[bad] = 0
