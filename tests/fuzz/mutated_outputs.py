@@ -1,8 +1,9 @@
 """Damaged outputs of a run, read back in this process: no error but ones that name the file.
 
-``python tests/fuzz/mutated_outputs.py FOLDER [N] [SEED]``: FOLDER gets a run and its outputs, which
-are mutated N times, one dataset, attribute or byte at a time, and read by report, show, merge and
-``--from-events --dry-run``.
+``python tests/fuzz/mutated_outputs.py FOLDER [N] [SEED]``: FOLDER gets a run, its outputs and a
+checkpoint. These are mutated N times. Outputs change in one dataset, attribute or byte, and are
+read by all of report, show, merge and ``--from-events --dry-run`` that read this file. Kept files
+and checkpoints change as files of runs do in ``mutated_runs.py``, and must be refused.
 """
 
 import random
@@ -12,17 +13,26 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from mutated_runs import mutate as mutate_bytes
 
 from xfelmpi.__main__ import main as xfelmpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import XfelmpiError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io import cache_file
+from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
 from xfelmpi.output.cxi.reader import read_finished_hits
 from xfelmpi.output.emc import EmcFile
+from xfelmpi.output.events import read_finished_run
+from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.report.build import make_report
 from xfelmpi.report.overview import rebuild
 from xfelmpi.workflows.merge.hits import collect
-from xfelmpi.workflows.redecide import decide_finished, hit_rates, read_finished_run
+from xfelmpi.workflows.redecide import decide_finished, hit_rates
+
+
+KEY = "key"
+"""Of the kept file."""
 
 
 def make_outputs(folder: Path) -> Experiment:
@@ -31,7 +41,37 @@ def make_outputs(folder: Path) -> Experiment:
     if not (folder / "scratch" / "events").is_dir():
         assert xfelmpi(["simulate", "50", *where, "--trains", "3", "--cells", "4"]) == 0
         assert xfelmpi(["50", *where]) == 0
+    experiment = Experiment(folder, folder / "scratch", 50)
+    trains = {"trains": read_finished_run(experiment.events).events.trainId}
+    cache_file.save(experiment.index("fuzz"), KEY, trains, {"sample": "lysozyme"})
+    _write_checkpoint(experiment)
     return Experiment(folder, folder / "scratch", 50)
+
+
+def _write_checkpoint(experiment: Experiment) -> None:
+    """Write a checkpoint with arrays of the run's own columns."""
+    run = read_finished_run(experiment.events)
+    rows = [[0, len(run.events.trainId)]]
+    about = {"fingerprint": {"frames": "x"}, "rows": rows, "time": "now", "problems": []}
+    arrays = {"train_id": run.events.trainId, "cell_id": run.events.cellId}
+    arrays |= {f"sums/{name}": getattr(run.sums, name) for name in ("ones", "peak", "entries")}
+    write_checkpoint(experiment.checkpoint / f"a{ENDING}", about, arrays)
+
+
+def read_kept(path: Path, good: bytes) -> list[str]:
+    """Read a kept file or checkpoint that is another one now; return what is wrong, if anything."""
+    try:
+        if path.suffix == ENDING:
+            found = open_checkpoint(path)
+            return [f"used, though it is damaged: {found}"] if path.read_bytes() != good else []
+        found = cache_file.load(path, KEY, ("trains",), lambda arrays, about: (arrays, about))
+        if found is not None and path.read_bytes() != good:
+            return [f"used, though it is damaged: {found}"]
+    except DamagedError:
+        pass
+    except Exception:
+        return [traceback.format_exc()]
+    return []
 
 
 def mutate(path: Path, rng: random.Random) -> str:
@@ -91,14 +131,25 @@ def _changed(values, rng: random.Random):
     return how, changed.reshape(values.shape)
 
 
-def read_all(experiment: Experiment) -> list[str]:
-    """Read the outputs in every way; return the tracebacks of errors that are no user's errors."""
+def read_all(experiment: Experiment, path: Path) -> list[str]:
+    """Read a file in every way; return the tracebacks of errors that are no user's errors."""
     found = []
+
+    def report() -> None:
+        make_report(experiment)
+
+    def hits() -> None:
+        read_finished_hits(experiment.cxi)
+
+    def merge() -> None:
+        collect((50,), [experiment.cxi], "hit_sigma > 0")
 
     def show() -> None:
         from xfelmpi.cli import show
 
-        show._run(experiment, 80, False)
+        # in the same words as the report, without its pictures
+        if path == experiment.events:
+            show._run(experiment, 80, False)
         show._hit(experiment, 0, 80, False)
 
     def emc() -> None:
@@ -112,15 +163,14 @@ def read_all(experiment: Experiment) -> list[str]:
         hit_rates(config, [3.0, 5.0])
         decide_finished(config, read_finished_run(experiment.events))
 
-    for work in (
-        lambda: make_report(experiment),
-        lambda: rebuild(experiment.overview),
-        lambda: read_finished_hits(experiment.cxi),
-        lambda: collect((50,), [experiment.cxi], "hit_sigma > 0"),
-        show,
-        emc,
-        again,
-    ):
+    readers = {
+        experiment.events: (report, show, again),
+        experiment.powder: (report,),
+        experiment.cxi: (report, show, hits, merge),
+        experiment.emc: (emc,),
+        experiment.status: (lambda: rebuild(experiment.overview),),
+    }
+    for work in readers[path]:
         try:
             work()
         except XfelmpiError:
@@ -135,13 +185,20 @@ def fuzz(folder: Path, n: int, seed: int = 0) -> list[str]:
     experiment = make_outputs(folder)
     files = (experiment.events, experiment.powder, experiment.cxi, experiment.emc)
     files += (experiment.status,)
-    good = {path: path.read_bytes() for path in files}
+    kept = (experiment.index("fuzz"), experiment.checkpoint / f"a{ENDING}")
+    good = {path: path.read_bytes() for path in (*files, *kept)}
     wrong = []
     for number in range(n):
         rng = random.Random(f"{seed} {number}")
-        path = rng.choice([experiment.events, experiment.events, experiment.cxi, *files])
-        what = mutate(path, rng)
-        wrong += [f"{number}: {path.name}: {what}\n{text}" for text in read_all(experiment)]
+        if number % 2:
+            path, what = rng.choice(kept), "bytes"
+            path.write_bytes(mutate_bytes(good[path], np.random.default_rng([seed, number])))
+            found = read_kept(path, good[path])
+        else:
+            path = rng.choice([experiment.events, experiment.events, experiment.cxi, *files])
+            what = mutate(path, rng)
+            found = read_all(experiment, path)
+        wrong += [f"{number}: {path.name}: {what}\n{text}" for text in found]
         path.write_bytes(good[path])
     return wrong
 

@@ -13,8 +13,11 @@ from launch import all_files, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
+from xfelmpi import mpi
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
-from xfelmpi.reduction.resume import CheckpointInfo, _digest_of_contents, choose
+from xfelmpi.reduction.resume import CheckpointInfo, _digest_contents, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")
@@ -321,15 +324,45 @@ def test_other_signals_end_a_job_alike(number, mock, tmp_path):
     assert not left
 
 
-def test_another_mask_of_the_same_size_and_time_is_another(tmp_path):
-    """What counts is what is in it; and the commit that made the checkpoint."""
+def test_another_mask_of_the_same_size_and_time_is_another(mock, tmp_path):
+    """What counts is what is in it."""
     path = tmp_path / "mask.h5"
-    found = []
+    prefix, found = mock.options.prefix, []
+    config = Config(50, prefix, tmp_path, global_mask=path)
     for content in ("one", "two"):
         path.write_text(content)
         os.utime(path, (1, 1))
-        found.append(_digest_of_contents([path, tmp_path / "none"]))
-    assert found[0] != found[1]
+        found.append(_digest_contents(mpi.alone(), Experiment(prefix, tmp_path, 50), config))
+    assert found[0]["mask files"] != found[1]["mask files"]
+    assert found[0]["geometry file"] == found[1]["geometry file"]
+
+
+@pytest.mark.parametrize("change", ["mask", "commit", "ids"])
+def test_checkpoint_of_another_mask_commit_or_frames(change, mock, output, undisturbed, tmp_path):
+    """Whatever differs, what the job had read is read again; the outputs are right."""
+    args, (path, *others) = options(mock, output, *OFTEN, "--resume"), checkpoint(output)
+    for other in others:
+        other.unlink()
+    file = open_checkpoint(path)
+    about, arrays = file.about, {name: file.array(name) for name in file.places}
+    if change == "commit":
+        program = about["fingerprint"]["the program"]
+        about["fingerprint"]["the program"] = program.replace("commit ", "commit 0")
+    elif change == "mask":
+        about["fingerprint"]["mask files"] = "0" * 32
+    else:
+        arrays["cell_id"] = arrays["cell_id"] + 1
+    write_checkpoint(path, about, arrays)
+    done = run_xfelmpi(args)
+    if change == "ids":
+        assert done.returncode == 2
+        assert "cell_id are not those of the run's frames" in done.stderr
+        return
+    assert done.returncode == 3, done.stderr
+    name = {"mask": "mask files", "commit": "the program"}[change]
+    assert f"1 checkpoint file left out, made with other input: {name} changed" in done.stderr
+    assert frames_done(done) == 0
+    assert_same_outputs(output, undisturbed)
 
 
 def test_every_damaged_byte_of_a_file_is_noticed(tmp_path):

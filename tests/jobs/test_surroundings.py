@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from launch import process, run_xfelmpi
+from launch import output_files, process, run_program, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run, write_mask
 
 SMALL_SHM = ("--map-root-user", "--mount", "sh", "-c")
@@ -110,3 +111,14 @@ def test_paths_that_are_not_utf8(tmp_path):
         assert r"run\udce9" in events.attrs["command_line"]
         (first, *_) = json.loads(events.attrs["input_files"])
         assert Path(first["path"]).exists()
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_standard_streams_closed_or_full(streams, mock, tmp_path):
+    """Output is best effort, results are not."""
+    args = [sys.executable, "-m", "xfelmpi", 50, "--prefix", mock.options.prefix]
+    args += ["--output", tmp_path / "out", "--no-report"]
+    done = run_program(["bash", "-c", f'"$@" {streams}', "bash", *args])
+    assert done.returncode == 0, done.stderr
+    process(mock, tmp_path / "again", "--no-report")
+    assert output_files(tmp_path / "out") == output_files(tmp_path / "again")

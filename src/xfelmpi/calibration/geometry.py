@@ -4,7 +4,6 @@ Coordinates are those of CrystFEL, CXI and extra-geom alike: right-handed, origi
 meets the sample, z along the beam, y up; x and y are therefore used as extra-geom gives them.
 """
 
-import os
 import re
 import tempfile
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from xfelmpi.calibration.distance import Distance, find_distance
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
-from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
@@ -144,7 +142,7 @@ def load_geometry(
         geometry = _from_crystfel(AGIPD_1MGeometry, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
-        geometry, origin, warnings = _placed(geometry, path, found, motors)
+        geometry, origin, warnings = _placed(geometry, path, text, motors)
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
     arrays = _arrays(geometry, along, origin)
@@ -159,19 +157,16 @@ def load_geometry(
 def _text_of(path: Path) -> str:
     if not path.exists():
         raise InputError(f"{path}: no such file (geometry)")
-    try:
-        os.close(open_regular(path))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror} (geometry)") from None
     return geometry_file.read_text(path)
 
 
-def _placed(geometry, path: Path, found, motors: QuadrantMotors | None):
+def _placed(geometry, path: Path, text: str, motors: QuadrantMotors | None):
     """Return the geometry where the file's shift and the motors put it, its origin, warnings."""
+    found = geometry_file.statements(text)
     shift, complaints = geometry_file.detector_shift(found, path)
     geometry = geometry.offset(shift) if shift.any() else geometry
     warnings = complaints + geometry_file.unused_statements(found, path)
-    geometry, moved, complaints = _moved(geometry, path, motors)
+    geometry, moved, complaints = _moved(geometry, path, text, motors)
     origin = f"{path}{moved}"
     if shift.any():
         origin += f", shifted by {shift[0] * 1e3:+.3f} {shift[1] * 1e3:+.3f} mm"
@@ -196,7 +191,9 @@ def _from_crystfel(agipd: type, path: Path, text: str):
         raise InputError(f"{path}: not a CrystFEL geometry of an AGIPD-1M: {reason}") from error
 
 
-def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object, str, list[str]]:
+def _moved(
+    geometry, path: Path, text: str, motors: QuadrantMotors | None
+) -> tuple[object, str, list[str]]:
     """Move the quadrants to where the run's motors stood; return what the log should say, too.
 
     Motor positions of the file and axes of motion are EXtra-geom's (``AGIPD_1MMotors``), in mm.
@@ -204,7 +201,7 @@ def _moved(geometry, path: Path, motors: QuadrantMotors | None) -> tuple[object,
     from extra_geom.motors import AGIPD_1MMotors
 
     reference = getattr(geometry, "motor_positions", None)
-    comments = _MOTOR_COMMENT.search(path.read_text(errors="replace"))
+    comments = _MOTOR_COMMENT.search(text)
     if reference is None and not comments:
         return geometry, "", []
     why_not = ""

@@ -1,13 +1,14 @@
 """The text of a CrystFEL geometry file, and its statements that extra-geom does not apply."""
 
+import errno
 import math
 import re
-import stat
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.regular_file import read_small
 
 MOST_BYTES = 4 << 20
 """A geometry of 128 panels has 60 kB."""
@@ -37,20 +38,16 @@ def read_text(path: Path) -> str:
         If it cannot be read, or is not a text of a likely size.
     """
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{path}: not a file (geometry)")
-        if about.st_size > MOST_BYTES:
-            raise InputError(
-                f"{path}: not a CrystFEL geometry: found {about.st_size:,} bytes, expected at most "
-                f"{MOST_BYTES:,}"
-            )
-        return path.read_bytes()[: MOST_BYTES + 1].decode()
+        return read_small(path, MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a CrystFEL geometry: byte {error.start} is not text (UTF-8)"
         ) from None
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise InputError(
+                f"{path}: not a CrystFEL geometry: found {error.strerror}, expected at most that"
+            ) from None
         raise InputError(f"{path}: cannot be read: {error.strerror} (geometry)") from None
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from xfelmpi.core.config.options import GROUPS, Config
 from xfelmpi.core.config.parsing import parse_cells, parse_modules
 from xfelmpi.core.errors import UsageError
-from xfelmpi.core.regular_file import open_regular
+from xfelmpi.core.regular_file import read_small
+
+_LARGEST_TOML = 1 << 20
+"""Bytes of a file of options; all of them need less than 10 kB."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,8 +132,7 @@ def read_toml(path: Path) -> dict:
         If it cannot be read, has an unknown name, or a value of the wrong form.
     """
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            table = tomllib.load(file)
+        table = tomllib.loads(read_small(path, _LARGEST_TOML).decode())
     # a number of many digits and deep nesting are errors of their own
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error

@@ -18,3 +18,18 @@ def open_regular(path) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_small(path, most: int) -> bytes:
+    """Return the bytes of a regular file that has no more than `most`.
+
+    Raises
+    ------
+    OSError
+        As `open_regular`, or if it is larger, or grows.
+    """
+    with open(open_regular(path), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+    return data

@@ -137,8 +137,11 @@ def launched_as(argv: list[str], n_ranks: int) -> str:
     ``XFELMPI_LAUNCHER`` says how the script that started it was called.
     """
     command = ["xfelmpi"]
-    if os.environ.get("XFELMPI_LAUNCHER"):
-        command = shlex.split(os.environ["XFELMPI_LAUNCHER"])
+    if launcher := os.environ.get("XFELMPI_LAUNCHER"):
+        try:
+            command = shlex.split(launcher)
+        except ValueError:  # a quotation mark too many: one word, then
+            command = [launcher]
     elif n_ranks > 1 and "SLURM_STEP_ID" in os.environ:
         command = ["srun", "--mpi=pmix", "-n", str(n_ranks), *command]
     elif n_ranks > 1:
@@ -161,8 +164,11 @@ def _wait_and_stop(wanted: list[int]) -> None:
 
 def _stop(number: int) -> None:
     speaks = plan.speaks
+    told = ""
     if speaks:
-        told = _tell(number)
+        # whatever it says, what follows must be done
+        with suppress(Exception):
+            told = _tell(number)
         # before anything that takes time: mpirun kills all ranks a second after the first has left
         _remove_unfinished()
     if _busy.acquire(timeout=PATIENCE):

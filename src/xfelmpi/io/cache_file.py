@@ -1,10 +1,12 @@
 """What a job keeps for the next one on the same files: arrays and a text in an HDF5 file.
 
-It holds as long as its key is the same. Anything odd about the file means that it is not used; it
-is never an error.
+The file ends with a digest of all before it and of a key, which says what it was made from; HDF5
+does not mind. It holds as long as both are the same. Anything odd about the file means that it is
+not used; it is never an error.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,10 +17,13 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
+from xfelmpi.core.regular_file import open_regular
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.partial_file import begin_partial, forget, sweep
+from xfelmpi.io.partial_file import begin_partial, forget, open_own, sweep
 
 T = TypeVar("T")
+
+_DIGEST_BYTES = 32
 
 
 def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int, int]]:
@@ -47,24 +52,28 @@ def load(path: Path, key: str, names: Iterable[str], build: Callable[[dict, dict
         Whatever it raises means that the file is of no use.
     """
     try:
-        with h5py.File(path, "r") as file:
+        data = _checked(path, key)
+        # from memory: HDF5 never sees a file that has changed since it was written
+        with h5py.File(io.BytesIO(data), "r") as file:
             arrays = {name: file[name][()] for name in names}
             about = file["about"][()]
-            if file["digest"][()] != _digest(key, arrays, about):
-                return None
         return build(arrays, json.loads(about))
     except Exception:  # a damaged file may raise anything
         return None
 
 
-def _digest(key: str, arrays: dict[str, np.ndarray], about: bytes) -> bytes:
-    """Return a digest of everything in a file: a wrong bit anywhere would go unnoticed."""
-    digest = hashlib.blake2b(key.encode(), digest_size=16)
-    for name, array in sorted(arrays.items()):
-        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    digest.update(about)
-    return digest.hexdigest().encode()
+def _checked(path: Path, key: str) -> bytes:
+    """Return the bytes of a file, without the digest at its end, which must be theirs."""
+    with open(open_regular(path), "rb") as file:
+        data = file.read()
+    if data[-_DIGEST_BYTES:] != _digest(key, data[:-_DIGEST_BYTES]):
+        raise ValueError("another digest")
+    return data[:-_DIGEST_BYTES]
+
+
+def _digest(key: str, data: bytes) -> bytes:
+    """Return a digest of a file's bytes: one wrong bit would go unnoticed, or crash HDF5."""
+    return hashlib.blake2b(key.encode() + b"\0" + data, digest_size=_DIGEST_BYTES).digest()
 
 
 def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> None:
@@ -78,7 +87,8 @@ def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> No
             for name, array in arrays.items():
                 file.create_dataset(name, data=array)
             file["about"] = text
-            file["digest"] = _digest(key, arrays, text.encode())
+        with open(open_own(part), "r+b") as file:
+            file.write(_digest(key, file.read()))
         make_readable(part)
         sweep([path], held=False)
         part.replace(path)

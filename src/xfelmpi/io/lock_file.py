@@ -31,7 +31,14 @@ from xfelmpi.core.log import date_text, log
 from xfelmpi.core.shutdown import plan
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import make_folder, make_readable, owned_by
-from xfelmpi.io.partial_file import begin_partial, forget, guard_by, sweep, write_new
+from xfelmpi.io.partial_file import (
+    begin_partial,
+    forget,
+    guard_by,
+    remove_unfinished,
+    sweep,
+    write_new,
+)
 from xfelmpi.mpi import bcast_from_root
 
 TOUCH_EVERY = 20.0
@@ -118,6 +125,7 @@ def held(comm, path: Path, what: str):
         yield
     except BaseException:
         # whoever fails first ends the job, and may be the last one who can do this
+        remove_unfinished()
         release(path, token)
         raise
     else:

@@ -144,6 +144,14 @@ def forget(part: Path) -> None:
     _state.made.pop(part, None)
 
 
+def remove_unfinished() -> None:
+    """Remove what this job has not finished: it failed. The names are its own."""
+    for part in list(plan.unfinished):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        forget(part)
+
+
 def sweep(paths: Iterable[Path], held: bool = True) -> None:
     """Remove what other jobs have left unfinished of files; one rank.
 

@@ -17,6 +17,7 @@ from xfelmpi.mpi.collectives import (
     scatter_rows,
 )
 from xfelmpi.mpi.consensus import agree, bcast_from_root, fail_together, run_on_root
+from xfelmpi.mpi.digests import digests_of
 from xfelmpi.mpi.library import alone, library_versions
 from xfelmpi.mpi.progress import ProgressBoard
 from xfelmpi.mpi.shared_array import (
@@ -43,6 +44,7 @@ __all__ = [
     "alltoallv_chunks",
     "alone",
     "bcast_from_root",
+    "digests_of",
     "exscan_and_total",
     "fail_together",
     "gather_objects",

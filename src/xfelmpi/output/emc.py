@@ -5,12 +5,14 @@ Layout (Dragonfly, ``emcfile.c``): a header of 1024 bytes (num_data, num_pix, ty
 all little-endian int32. Every rank knows from the sums of its frames where its pieces go.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.core.regular_file import open_regular
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.output_file import reserve
 from xfelmpi.io.partial_file import begin_partial, check_own
@@ -101,6 +103,7 @@ class EmcFile:
 
     def __init__(self, path: Path):
         self._path = path
+        os.close(open_regular(path))
         header = np.fromfile(path, INTEGER, HEADER_BYTES // 4)
         if len(header) < HEADER_BYTES // 4:
             raise ValueError(f"{4 * len(header)} bytes, expected a header of {HEADER_BYTES}")

@@ -1,6 +1,7 @@
 """``events/rRRRR_events.h5``: one row per frame, and the problems found; written, and read back."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -90,6 +91,7 @@ def _cut(text: str, size: int) -> bytes:
 
 
 _NEEDED = ("data", "detector", "masks_digest", "proposal", "configuration", "creation_date")
+_NEEDED += ("command_line",)
 """Texts of the root that reading back stands on."""
 
 _TYPES = {
@@ -219,10 +221,35 @@ def _attributes(file: h5py.File) -> dict:
     if found["data"] not in ("raw", "proc"):
         raise ValueError(f"data {found['data']!r}, expected raw or proc")
     datetime.fromisoformat(found["creation_date"])
+    shlex.split(found["command_line"])
+    listed_files(file.attrs, "input_files")
+    if not all({"role", "sha256"} <= set(used) for used in listed_files(file.attrs, "used_files")):
+        raise ValueError("used_files: expected role and sha256 of each")
     warnings = json.loads(file.attrs.get("warnings", "[]"))
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
         raise ValueError("warnings are no list of texts")
     return dict(file.attrs)
+
+
+def listed_files(attributes, name: str) -> list[dict]:
+    """Return path, size and time of files as the root attributes have them, perhaps with more.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is something else.
+    """
+    files = json.loads(attributes.get(name, "[]"))
+    if not isinstance(files, list):
+        raise ValueError(f"{name} is no list of files")
+    for file in files:
+        # outputs of the first version had the paths alone
+        there = isinstance(file, dict) and isinstance(file.get("path"), str) and "mtime" in file
+        if not isinstance(file, str) and not (
+            there and type(file.get("size")) in (int, type(None))
+        ):
+            raise ValueError(f"{name}: {str(file)[:80]}, expected path, size and mtime of a file")
+    return [file for file in files if isinstance(file, dict)]
 
 
 def _plain_array(file: h5py.File, name: str, *_expected) -> np.ndarray:

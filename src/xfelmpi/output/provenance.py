@@ -1,8 +1,6 @@
 """What every output file says about where it comes from, as attributes of its root group."""
 
-import hashlib
 import json
-import os
 import shlex
 import socket
 import sys
@@ -21,7 +19,6 @@ from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
 from xfelmpi.core.machine_records import BeamlineSource
-from xfelmpi.core.regular_file import open_regular
 from xfelmpi.core.text import printable
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
@@ -62,7 +59,7 @@ def provenance(
             "program_commit": COMMIT,
             "command_line": command,
             "configuration": job.settings,
-            "input_files": json.dumps([_describe(path) for path in files]),
+            "input_files": json.dumps(describe_files(files)),
             "used_files": json.dumps(list(used)),
             "beamline_sources": json.dumps([asdict(source) for source in beamline]),
             "job_id": job.job_id,
@@ -105,29 +102,23 @@ def describe_used(comm, files: Sequence[UsedFile]) -> tuple[dict, ...]:
         On rank 0.
     """
     files = comm.bcast(tuple(files))
-    own = [(i, _sha256(files[i].path)) for i in range(comm.rank, len(files), comm.size)]
-    digests = dict(comm.bcast(mpi.gather_objects(comm, own)))
+    digests = mpi.digests_of(comm, [file.path for file in files])
     return tuple(
-        {"role": file.role, **_describe(file.path), "sha256": digests[i]}
-        for i, file in enumerate(files)
+        {"role": file.role, **_describe(file.path), "sha256": digests[file.path]} for file in files
     )
 
 
+def describe_files(paths: Iterable[str]) -> list[dict]:
+    """Return path, size in bytes and time of the last change of files; None if one has gone."""
+    return [_describe(path) for path in paths]
+
+
 def _describe(path: str) -> dict:
-    """Return a file's path, size in bytes and time of the last change; None if it has gone."""
     try:
         about = Path(path).stat()
     except OSError:
         return {"path": path, "size": None, "mtime": None}
     return {"path": path, "size": about.st_size, "mtime": date_text(about.st_mtime)}
-
-
-def _sha256(path: str) -> str | None:
-    try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _iso(time: datetime) -> str:

@@ -13,6 +13,7 @@ from h5py import h5d, h5p, h5s, h5t
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.run.virtual_layout import VirtualLayout
@@ -120,11 +121,11 @@ def _create_data(group: h5py.Group, layout: VirtualLayout, sources: list[str]) -
 def same_frames(path: Path, events: Path) -> bool:
     """Return whether a virtual dataset has the frames of an events file, row by row."""
     try:
-        with h5py.File(path, "r") as virtual, h5py.File(events, "r") as table:
+        with open_hdf5(path) as virtual, h5py.File(events, "r") as table:
             detector = next(iter(virtual["INSTRUMENT"].values()))
             return all(
                 np.array_equal(detector[f"DET/image/{name}"][:], table[name][:])
                 for name in ("trainId", "cellId")
             )
-    except (OSError, KeyError, StopIteration):
+    except Exception:  # a damaged file may raise anything; then it does not fit
         return False

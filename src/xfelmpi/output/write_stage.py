@@ -177,6 +177,9 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
         _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
     )
     _write_events(comm, experiment, done, attributes)
+    with mpi.fail_together(comm):
+        # nothing has its name yet
+        done.reader.check_unchanged()
     files = [experiment.events, experiment.powder, *hit_files]
     files += [done.vds] if done.vds else []
     publish_together(comm, files, lambda: _obsolete(experiment, config, done, files))

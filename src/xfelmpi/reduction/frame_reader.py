@@ -40,6 +40,16 @@ class HitReader:
         self._sparsifier = sparsifier
         self._mask_row = masks.row_of_cell[table.cell_id]
 
+    def check_unchanged(self) -> None:
+        """Check that the files that frames were read from are still the same.
+
+        Raises
+        ------
+        InputError
+            If one was replaced or written to.
+        """
+        self._sparsifier.files.check_unchanged()
+
     def release(self) -> None:
         """Let go of what was kept: nothing is going to be read again."""
         if self._kept:

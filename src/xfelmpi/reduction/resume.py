@@ -10,12 +10,13 @@ import numpy as np
 from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.reduction.checkpoint import ENDING
-from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.run.distribution import LocalRun, choose_data, share_run
 from xfelmpi.run.index.run_index import RunIndex
 
 _WORK_TO_READ, _WORK_DONE = 8, 1
@@ -75,13 +76,14 @@ def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
     """
     comm, experiment, config = job.comm, job.experiment, job.config
     found = _find_files(comm, experiment.checkpoint) if resume else []
+    contents = _digest_contents(comm, experiment, config)
     selection = None
 
     def work_of(index: RunIndex) -> np.ndarray:
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
-        selection = ResumePlan(fingerprint_of(experiment, config, index))
+        selection = ResumePlan(fingerprint_of(config, index, contents))
         if resume:
             selection = choose(found, selection.fingerprint, n_frames)
         work = np.full(n_frames, _WORK_TO_READ, np.int64)
@@ -112,30 +114,62 @@ def _read_about(path: Path) -> CheckpointInfo:
         return CheckpointInfo(path, str(error))
 
 
-def fingerprint_of(experiment: Experiment, config: Config, index: RunIndex) -> dict[str, str]:
+def _digest_contents(comm, experiment: Experiment, config: Config) -> dict[str, str]:
+    """Return digests of what is in masks, geometry and constants: collective.
+
+    Another mask may have the same size and time.
+    """
+    # its bad regions are masks
+    geometry = [config.geometry or experiment.geometry]
+    masks = [(config.cell_mask, experiment.cell_mask), (config.global_mask, experiment.global_mask)]
+    masks += [(config.hit_mask, experiment.hit_mask)]
+    groups = mpi.bcast_from_root(
+        comm,
+        lambda: {
+            "mask files": [str(named or usual) for named, usual in masks],
+            "geometry file": [str(path) for path in geometry],
+            "constants": _constants_to_digest(experiment, config),
+        },
+    )
+    digests = mpi.digests_of(comm, [path for paths in groups.values() for path in paths])
+    return {name: digest_of([digests[p] for p in paths]) for name, paths in groups.items()}
+
+
+def _constants_to_digest(experiment: Experiment, config: Config) -> list[str]:
+    """Return the paths of the constants of raw data; none of corrected ones, which need none."""
+    try:
+        kind, _ = choose_data(experiment, config.data)
+    except InputError:  # indexing will say so
+        return []
+    folder = config.constants or experiment.constants
+    return sorted(map(str, folder.glob("*.h5"))) if kind == "raw" else []
+
+
+def fingerprint_of(config: Config, index: RunIndex, contents: dict[str, str]) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
     Files of the run stand in it with size and time; masks, geometry and constants with what is in
     them. Options of the decision do not: another decision needs the same sums. Nor do ranks and
     memory, of which the result is independent.
+
+    Parameters
+    ----------
+    config : Config
+    index : RunIndex
+    contents : dict of str
+        Digests of what is in other files.
     """
     options = {
         f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
         for f in fields(Config)
         if f.metadata.get("group") in ("masks", "photons")
     }
-    masks = [(config.cell_mask, experiment.cell_mask), (config.global_mask, experiment.global_mask)]
-    masks += [(config.hit_mask, experiment.hit_mask)]
-    constants = (config.constants or experiment.constants).glob("*.h5")
     return {
         "the program": f"{__version__} (commit {COMMIT}), {FORMAT}",
         **options,
         "the run's files": _digest_of_files(Path(file.path) for file in index.files),
         "frames (--trains, --detector, --data)": _digest_of_frames(index.frames),
-        "mask files": _digest_of_contents(named or usual for named, usual in masks),
-        # its bad regions are masks
-        "geometry file": _digest_of_contents([config.geometry or experiment.geometry]),
-        "constants": _digest_of_contents(sorted(constants)) if index.kind == "raw" else "",
+        **contents,
     }
 
 
@@ -148,18 +182,11 @@ def _digest_of_files(paths) -> str:
             about.append((str(path.absolute()), "none"))
         else:
             about.append((str(path.absolute()), found.st_size, found.st_mtime_ns))
-    return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
+    return digest_of(about)
 
 
-def _digest_of_contents(paths) -> str:
-    """Return a digest of what is in files: another mask may have the same size and time."""
-    about = []
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                about.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError:
-            about.append("none")
+def digest_of(about: list) -> str:
+    """Return a digest of what JSON can hold."""
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 

@@ -20,6 +20,7 @@ from xfelmpi.core.errors import (
     XfelmpiError,
 )
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.regular_file import read_small
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
 from xfelmpi.io.partial_file import begin_partial, forget, sweep, write_new
@@ -40,6 +41,9 @@ _COLUMNS = (
     ("status", "text words"),
 )
 """Name and style."""
+
+_LARGEST_STATUS = 16 << 20
+"""Bytes of the file about a run, which has an image."""
 
 _ATTEMPTS = 100
 """A page that is out of date after so many is left to the jobs that keep changing the files."""
@@ -195,10 +199,10 @@ def read_statuses(folder: Path) -> list[RunStatus]:
     found = []
     for path in _files(folder):
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_small(path, _LARGEST_STATUS))
             status = RunStatus(**{k: v for k, v in values.items() if k in names})
             _row(status)
-        except (OSError, ValueError, TypeError, AttributeError):
+        except Exception:  # any file may have such a name; nothing in it may spoil the page
             continue
         found.append(status)
     return sorted(found, key=lambda s: (s.time, s.run), reverse=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.simulate.exdf import unfinished
 from xfelmpi.simulate.options import STAGES, SimulationOptions
 
@@ -159,7 +160,7 @@ def constants_path(folder: Path, module: int) -> Path:
 def is_simulated(path: Path) -> bool:
     """Whether a file of constants was written here; there may be others in its place."""
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return _MADE_FROM in file.attrs
     except OSError:
         return False

@@ -12,6 +12,7 @@ from extra_geom import AGIPD_1MGeometry
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
 from xfelmpi.io.publish import give_names
@@ -245,7 +246,7 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
     UsageError
         If there is a geometry that no simulation wrote: it may be the experiment's own.
     """
-    if path.exists() and not path.read_text(errors="replace").startswith(_SIMULATED):
+    if path.exists() and not _begins_with(path, _SIMULATED):
         raise UsageError(f"{path} was not written by a simulation; choose another folder")
     geometry = AGIPD_1MGeometry.from_quad_positions(QUADRANTS)
     part = begin_partial(path)
@@ -255,6 +256,14 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
     )
     part.write_text(_SIMULATED + part.read_text())
     return model.make_scene(geometry.get_pixel_positions(), options)
+
+
+def _begins_with(path: Path, text: str) -> bool:
+    try:
+        with open(open_regular(path), "rb") as file:
+            return file.read(len(text)) == text.encode()
+    except OSError:
+        return False
 
 
 def _write_machine(paths: _Paths, options: SimulationOptions, sequence: int) -> None:

@@ -54,6 +54,7 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
     """
     comm, start = job.comm, time.monotonic()
     indices = mpi.run_on_root(comm, lambda: _index(experiments, given))
+    job = job.of_proposal(comm.bcast(indices and indices[0].proposal))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
     measured = _measured(runs)
     modules = sorted({module for module, _ in measured})

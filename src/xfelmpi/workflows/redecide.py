@@ -20,7 +20,8 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, hits_by_sigma, scored_before
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
+from xfelmpi.output.events import FinishedRun, listed_files, read_finished_run, read_settings
+from xfelmpi.output.provenance import describe_files
 from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
 from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
@@ -150,6 +151,7 @@ def decide_again(job: RunJob) -> int:
         run, events, total, dark = found or (None, None, None, None)
     with stages.timed("index"):
         share = _share_by_chosen(job, events)
+        mpi.run_on_root(comm, lambda: _check_files(experiment, run, share))
         job = job.of_proposal(share.facts.proposal)
         experiment = job.experiment
         sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
@@ -236,6 +238,19 @@ def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
     # what `auto` chose the first time
     kind = mpi.bcast_from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
     return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
+
+
+def _check_files(experiment: Experiment, run: FinishedRun, share: LocalRun) -> None:
+    """Check that the run's files are those that the scores were made from, where they still lie."""
+    listed = listed_files(run.attributes, "input_files")
+    before = {file["path"]: (file["size"], file["mtime"]) for file in listed}
+    for file in describe_files([file.path for file in share.facts.files]):
+        now = file["size"], file["mtime"]
+        if before.get(file["path"], now) != now:
+            raise InputError(
+                f"{file['path']}: changed since {experiment.events} was made from it; process the "
+                "run again"
+            )
 
 
 def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:

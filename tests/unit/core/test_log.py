@@ -8,7 +8,7 @@ import pytest
 
 from xfelmpi.core import job_context, progress
 from xfelmpi.core.job_context import Stages
-from xfelmpi.core.log import has_colours, log, size_text, start_logging
+from xfelmpi.core.log import date_text, has_colours, log, size_text, start_logging
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.progress import Progress
 from xfelmpi.workflows.summary import Summary
@@ -348,3 +348,22 @@ def test_no_colours_under_mpirun(monkeypatch):
     """Open MPI: standard output is a terminal of its own, standard error a pipe."""
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert not has_colours(Painted())
+
+
+# times
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1970-01-01T00:00:00+00:00"),
+        (3e11, "300000000000 s after 1970"),
+        (-3e11, "-300000000000 s after 1970"),
+        (1e300, f"{1e300:.0f} s after 1970"),
+        (float("inf"), "inf s after 1970"),
+        (float("nan"), "nan s after 1970"),
+    ],
+)
+def test_times_that_are_no_date(seconds, text):
+    """File systems with 64 bits of time hold years beyond 9999."""
+    assert date_text(seconds) == text

@@ -164,6 +164,24 @@ def test_file_on_which_hdf5_crashes():
     assert "HDF5_fails_on_this_file" in done.stderr
 
 
+MPI_HANDLER = """
+import os, signal
+from mpi4py import MPI
+from xfelmpi.io.input_file import end_with_traceback
+end_with_traceback()
+os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT])
+def test_no_handler_of_the_mpi_library(number):
+    """It takes memory, for which it waits for ever after a crash inside malloc."""
+    done = run_python(["-c", MPI_HANDLER.format(signal=number.name)])
+    assert done.returncode == -number
+    assert "Fatal Python error" in done.stderr
+    assert "Process received signal" not in done.stderr
+
+
 def test_what_the_system_refuses_says_nothing_of_the_content(monkeypatch, tmp_path):
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")

@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
-from xfelmpi.io.input_file import guarded_call
+from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
 from xfelmpi.run.index.run_index import RunIndex
@@ -96,7 +96,7 @@ def _trains(
 
 
 def _of_file(path: Path, read: Callable[[h5py.File, Path], np.ndarray], run: int) -> np.ndarray:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if identity(file, path).run not in (0, run):
             return np.zeros(0, np.uint64)
         return read(file, path)

@@ -16,6 +16,7 @@ from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 from xfelmpi.output.dragonfly.binning import bin_frames
@@ -139,7 +140,7 @@ def _expected(outputs: Outputs, name: str) -> np.ndarray:
 def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFindings, board):
     """Check frames of this rank, whose numbers start at `first`."""
     emc = EmcFile(experiment.emc) if plan.has_emc and name == "entry_1" else None
-    with h5py.File(experiment.cxi, "r") as file:
+    with open_hdf5(experiment.cxi) as file:
         data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
         missing = ~modules_of(plan.modules_in_run, plan.detector.n_modules)
         missing = np.repeat(missing, plan.detector.module_pixels)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-import h5py
 import numpy as np
 
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.output.events import PROBLEM_TYPE, SUMS, UNITS
 from xfelmpi.workflows.redecide import decide_finished
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
@@ -135,5 +135,7 @@ def virtual(outputs: Outputs) -> Iterator[Finding]:
     for name in sorted({source.file_name for source in image["data"].virtual_sources()}):
         # HDF5 reads fill values, and says nothing, where a source is not there
         source = path.parent / name.replace("%%", "%")
-        if not h5py.is_hdf5(source):
+        try:
+            open_hdf5(source).close()
+        except OSError:
             yield Finding(path.name, f"source {source} is not there, or no HDF5 file")

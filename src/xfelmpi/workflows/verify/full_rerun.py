@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi import mpi
@@ -13,6 +12,7 @@ from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
@@ -141,7 +141,7 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
     powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.share.facts.detector_type)
     number, path = first, experiment.cxi
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             images, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
             for frames, sparse in reader.stream(rows, powder):
                 for i, row in enumerate(frames):

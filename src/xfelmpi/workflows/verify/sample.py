@@ -104,7 +104,7 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead
             found.append(Finding(experiment.events.name, text))
     if hit >= 0:
         good = good_pixels(data, row, np.flatnonzero(spoilt))
-        with h5py.File(experiment.cxi, "r") as file:
+        with open_hdf5(experiment.cxi) as file:
             in_file = [file[f"entry_1/{DETECTOR}/{name}"][hit] for name in ("data", "mask")]
         found += compare_hit(experiment.cxi, f"frame {hit}", in_file, image, good)
     return found
