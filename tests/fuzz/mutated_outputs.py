@@ -30,7 +30,6 @@ from xfelmpi.report.overview import rebuild
 from xfelmpi.workflows.merge.hits import collect
 from xfelmpi.workflows.redecide import decide_finished, hit_rates
 
-
 KEY = "key"
 """Of the kept file."""
 
