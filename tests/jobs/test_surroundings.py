@@ -122,3 +122,16 @@ def test_standard_streams_closed_or_full(streams, mock, tmp_path):
     assert done.returncode == 0, done.stderr
     process(mock, tmp_path / "again", "--no-report")
     assert output_files(tmp_path / "out") == output_files(tmp_path / "again")
+
+
+@pytest.mark.parametrize("io", ["ompio", "romio321"])
+def test_paths_that_mpi_io_cannot_open(io, mock, tmp_path):
+    """Long ones end a job of Open MPI with SIGABRT; ROMIO takes what is before a colon away."""
+    output = tmp_path / "ufs:a" / ("d" * 200) / ("e" * 100)
+    where = ["--prefix", mock.options.prefix, "--no-report", "--sample", "\udcff"]
+    done = run_xfelmpi([50, *where, "--output", output], 2, OMPI_MCA_io=io)
+    assert done.returncode == 0, done.stderr
+    process(mock, tmp_path / "short", "--no-report")
+    assert output_files(output) == output_files(tmp_path / "short")
+    with h5py.File(output / "saved_hits" / "r0050_hits.cxi") as file:
+        assert file["entry_1/sample_1/name"][()] == rb"\udcff"

@@ -10,6 +10,7 @@ from xfelmpi.calibration.mask_blocks import mask_blocks, read_block, with_chunk_
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
+from xfelmpi.core.regular_file import is_there
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
@@ -54,7 +55,7 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
         if not named.exists():
             raise InputError(f"{named}: no such file ({what})")
         return named, f"{what}: {named}"
-    if usual.exists():
+    if is_there(usual):
         return usual, f"{what}: {usual} (found)"
     return None, f"{what}: none ({usual} does not exist)"
 

@@ -5,6 +5,14 @@ import os
 import stat
 
 
+def is_there(path) -> bool:
+    """Return whether there is anything of that name, be it a link to nowhere.
+
+    A mask that a link no longer leads to must not be left out as if there had never been one.
+    """
+    return os.path.lexists(path)
+
+
 def open_regular(path) -> int:
     """Open a regular file to read and return its descriptor; nothing else is waited for.
 

@@ -27,5 +27,10 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def storable(text: str) -> str:
+    """Return a text that UTF-8 can hold: bytes of names that are not text become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

@@ -14,7 +14,7 @@ from xfelmpi.core.errors import XfelmpiError
 from xfelmpi.core.job import agree_on_job_id
 from xfelmpi.io.output_file import reserve
 from xfelmpi.io.partial_file import begin_partial
-from xfelmpi.mpi import allreduce_max, run_on_root
+from xfelmpi.mpi import allreduce_max, name_for_mpi, run_on_root
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
@@ -57,7 +57,8 @@ class ParallelFile:
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
         # once without HDF5, which would have to be closed in a file without room
         run_on_root(comm, lambda: reserve(self.part, self._size, anew=True))
-        self._file = h5py.File(self.part, "w", driver="mpio", comm=comm, libver=LIBVER)
+        with name_for_mpi(self.part) as name:
+            self._file = h5py.File(name, "w", driver="mpio", comm=comm, libver=LIBVER)
         self._reserve(0)
         for name, value in attributes.items():
             self._file.attrs[name] = value

@@ -28,7 +28,7 @@ from xfelmpi.mpi.shared_array import (
     private_limit,
     share_from_root,
 )
-from xfelmpi.mpi.shared_file import MpiFile
+from xfelmpi.mpi.shared_file import MpiFile, name_for_mpi
 
 __all__ = [
     "PRIVATE_BYTES",
@@ -50,6 +50,7 @@ __all__ = [
     "gather_objects",
     "holders",
     "library_versions",
+    "name_for_mpi",
     "private_bytes",
     "private_limit",
     "reduce_sum",

@@ -1,10 +1,40 @@
 """One file that all ranks write, piece by piece."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 from mpi4py import MPI
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.mpi.collectives import CHUNK
+
+
+@contextmanager
+def name_for_mpi(path: Path) -> Iterator[str]:
+    """Give a name by which MPI-IO opens a file of a folder, whatever the folder is called.
+
+    Open MPI 4.1.4 aborts on names of more than 240 bytes, ROMIO takes what stands before a colon
+    for a kind of file system, and a folder may be replaced by a link before all ranks have opened
+    the file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be opened.
+    """
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        short = Path(f"/proc/self/fd/{folder}")
+        yield str((short if short.is_dir() else path.parent) / path.name)
+    finally:
+        os.close(folder)
 
 
 class MpiFile:
@@ -25,8 +55,9 @@ class MpiFile:
     def __init__(self, comm, path: str):
         self._path = path
         try:
-            self._file = MPI.File.Open(comm, path, MPI.MODE_WRONLY | MPI.MODE_CREATE)
-        except MPI.Exception as error:
+            with name_for_mpi(Path(path)) as name:
+                self._file = MPI.File.Open(comm, name, MPI.MODE_WRONLY | MPI.MODE_CREATE)
+        except (MPI.Exception, OSError) as error:
             raise OutputError(f"{path}: cannot be opened ({error})") from None
 
     def write_at(self, offset: int, data: np.ndarray) -> None:

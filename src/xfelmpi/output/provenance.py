@@ -19,7 +19,7 @@ from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
 from xfelmpi.core.machine_records import BeamlineSource
-from xfelmpi.core.text import printable
+from xfelmpi.core.text import printable, storable
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
 """What tells a job from others."""
@@ -46,7 +46,7 @@ def provenance(
     """
     comm, experiment = job.comm, job.experiment
     # names of files need not be UTF-8, which an HDF5 text must be
-    command = shlex.join(["xfelmpi", *job.argv]).encode("utf-8", "backslashreplace").decode()
+    command = storable(shlex.join(["xfelmpi", *job.argv]))
     nodes = len(set(mpi.gather_objects(comm, [socket.gethostname()])))
 
     def attributes() -> dict:

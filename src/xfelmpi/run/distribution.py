@@ -15,6 +15,7 @@ from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMo
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
@@ -274,7 +275,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         n_frames=len(index.frames),
         cells=cells,
         start_time=index.start_time,
-        sample=config.sample or machine.sample,
+        sample=storable(config.sample or machine.sample),
         notes=(sources, *index.notes, *machine.notes),
         warnings=machine.warnings,
         motors=machine.motors,

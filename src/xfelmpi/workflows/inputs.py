@@ -12,6 +12,7 @@ from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
+from xfelmpi.core.regular_file import is_there
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
 from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
@@ -128,6 +129,6 @@ def load_run_geometry(
 ) -> tuple[DetectorGeometry, tuple]:
     """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
     path = config.geometry
-    if path is None and experiment.geometry.exists():
+    if path is None and is_there(experiment.geometry):
         path = experiment.geometry
     return load_geometry(path, config.distance, facts.motors, config.distance_offset, facts.z_motor)

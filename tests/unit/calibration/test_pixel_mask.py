@@ -388,6 +388,14 @@ def test_broken_mask_at_a_usual_place_is_refused_too(experiment, usual):
         load(experiment)
 
 
+@pytest.mark.parametrize("usual", ["cell_mask", "global_mask", "hit_mask"])
+def test_link_to_nowhere_at_a_usual_place_is_no_missing_mask(experiment, usual):
+    """The job would end well, without the mask that somebody has put there."""
+    getattr(experiment, usual).symlink_to("gone.h5")
+    with pytest.raises(InputError, match="No such file"):
+        load(experiment)
+
+
 def test_outputs_elsewhere_still_find_the_masks(tmp_path):
     """Without a det folder beside the outputs, that of the experiment is the usual place."""
     here = Experiment(tmp_path / "p007927", tmp_path / "out", 50)
