@@ -113,6 +113,19 @@ def test_paths_that_are_not_utf8(tmp_path):
         assert Path(first["path"]).exists()
 
 
+def test_shared_memory_that_is_read_only(mock, namespaces, tmp_path):
+    """Open MPI cannot write files without it, which is said before a frame is read."""
+    mount = 'mount -t tmpfs -o ro tmpfs /dev/shm && exec "$@"'
+    args = [sys.executable, "-m", "xfelmpi", 50, "--prefix", mock.options.prefix]
+    args += ["--output", tmp_path, "--no-report"]
+    done = run_program(["unshare", *SMALL_SHM, mount, "sh", *args])
+    assert done.returncode in (0, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    if done.returncode:
+        assert "expected a folder, and a /dev/shm, that can be written" in done.stderr
+        assert output_files(tmp_path) == []
+
+
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_standard_streams_closed_or_full(streams, mock, tmp_path):
     """Output is best effort, results are not."""

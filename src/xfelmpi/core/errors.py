@@ -31,6 +31,10 @@ class OutOfFilesError(XfelmpiError):
     """The system's limit of open files is too low for this job."""
 
 
+class OutOfMemoryError(XfelmpiError):
+    """The system gives no more memory."""
+
+
 class OutputError(XfelmpiError):
     """An output file cannot be written."""
 
@@ -54,7 +58,12 @@ _NOT_OURS = (
 
 
 def as_user_error(error: BaseException) -> BaseException:
-    """Return an error with a message for the user if the system refused a file, else the same."""
+    """Return an error with a message for the user if the system refused it something, else it."""
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(
+            f"out of memory ({str(error) or 'the system gives no more'}); expected room for "
+            "--memory-per-rank times the ranks of the node, and no lower limit (ulimit -d, -v)"
+        )
     if not isinstance(error, OSError) or not error.filename or error.errno not in _NOT_OURS:
         return error
     return InputError(f"{error.filename}: {error.strerror}")

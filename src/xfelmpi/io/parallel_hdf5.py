@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 from h5py import h5p, h5s
 
-from xfelmpi.core.errors import XfelmpiError
+from xfelmpi.core.errors import OutputError, XfelmpiError
 from xfelmpi.core.job import agree_on_job_id
-from xfelmpi.io.output_file import reserve
-from xfelmpi.io.partial_file import begin_partial
-from xfelmpi.mpi import allreduce_max, name_for_mpi, run_on_root
+from xfelmpi.io.output_file import cannot_write, reserve
+from xfelmpi.io.partial_file import begin_partial, forget, write_new
+from xfelmpi.mpi import MpiFile, allreduce_max, alone, name_for_mpi, run_on_root
 
 ROUND_BYTES = 128 << 20
 """Bytes at most that a rank passes to one write."""
@@ -24,6 +24,25 @@ STRUCTURE_BYTES = 1 << 20
 
 LIBVER = ("earliest", "v110")
 """What keeps older readers working: their formats where there is a choice."""
+
+
+def check_mpi_io(path: Path) -> None:
+    """Check that MPI-IO can open a file in a folder, before much is done in vain; one rank.
+
+    Raises
+    ------
+    OutputError
+        If it cannot.
+    """
+    part = begin_partial(path)
+    try:
+        write_new(part, b"")
+        MpiFile(alone(), str(part)).close()
+        part.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        forget(part)
 
 
 class ParallelFile:
@@ -57,8 +76,11 @@ class ParallelFile:
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
         # once without HDF5, which would have to be closed in a file without room
         run_on_root(comm, lambda: reserve(self.part, self._size, anew=True))
-        with name_for_mpi(self.part) as name:
-            self._file = h5py.File(name, "w", driver="mpio", comm=comm, libver=LIBVER)
+        try:
+            with name_for_mpi(self.part) as name:
+                self._file = h5py.File(name, "w", driver="mpio", comm=comm, libver=LIBVER)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be opened by MPI-IO ({error})") from None
         self._reserve(0)
         for name, value in attributes.items():
             self._file.attrs[name] = value

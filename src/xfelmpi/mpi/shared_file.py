@@ -58,7 +58,10 @@ class MpiFile:
             with name_for_mpi(Path(path)) as name:
                 self._file = MPI.File.Open(comm, name, MPI.MODE_WRONLY | MPI.MODE_CREATE)
         except (MPI.Exception, OSError) as error:
-            raise OutputError(f"{path}: cannot be opened ({error})") from None
+            raise OutputError(
+                f"{path}: MPI-IO cannot open it ({error}); expected a folder, and a /dev/shm, that "
+                "can be written"
+            ) from None
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece, which may be empty; each rank by itself.

@@ -22,6 +22,7 @@ from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.output_file import check_room
+from xfelmpi.io.parallel_hdf5 import check_mpi_io
 from xfelmpi.io.partial_file import begin_partial, sweep
 from xfelmpi.io.publish import check_name, check_writable
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
@@ -111,6 +112,7 @@ def prepare_folders(job: RunJob, n_frames: int) -> None:
     hit_analyses(job.config.analyse)
     for path in (experiment.events, experiment.powder, *hit_paths(job.config, experiment)):
         check_writable(path)
+    check_mpi_io(experiment.events)
     # not every job writes these
     others = [experiment.vds("proc"), experiment.vds("raw")]
     sweep(others)
