@@ -21,10 +21,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from xfelmpi.__main__ import COMMANDS
+from xfelmpi.__main__ import COMMANDS, load
 from xfelmpi.__main__ import main as xfelmpi
 from xfelmpi.calibration.geometry import load_geometry
-from xfelmpi.cli import darks, mask, merge, process, report, show, simulate, vds, verify
+from xfelmpi.cli import batch_options, process, simulate
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import XfelmpiError
@@ -110,16 +110,14 @@ def _path(rng: random.Random, folder: Path) -> str:
 
 
 def _flags(command: str) -> list:
-    module = {"process": process, "simulate": simulate, "mask": mask, "merge": merge}
-    module |= {"darks": darks, "show": show, "report": report, "vds": vds, "verify": verify}
-    actions = module[command].parser()._actions
+    actions = load(command).parser()._actions
     return [a for a in actions if a.option_strings and a.dest not in ("help", "config")]
 
 
 def command_line(rng: random.Random, folder: Path, command: str) -> list[str]:
     """Return the words after the command's name."""
     words = [rng.choice(["50"] * 30 + [_word(rng)])]
-    if command in ("merge", "darks"):
+    if command in ("merge", "darks", "patch", "submit"):
         words = ["50"] + [_word(rng) for _ in range(rng.choice((0, 0, 0, 1, 3)))]
     if rng.random() < 0.9:
         words += ["--prefix", str(folder)]
@@ -159,22 +157,22 @@ def _parse(rng: random.Random, known: "Known", command: str, argv: list[str]) ->
         if rng.random() < 0.2:
             hit_rates(config, sigmas or [config.sigma])
             decide_finished(config, known.run)
-    elif command in ("mask", "merge", "darks", "verify"):
-        module = {"mask": mask, "merge": merge, "darks": darks, "verify": verify}[command]
-        parsed = (module._parse if command in ("merge", "verify") else module._given)(argv)
-        if command == "merge" and parsed[2]:
-            rows_where(parsed[2], known.columns)
     elif command == "simulate":
         simulate.options_from(simulate.parser().parse_args(argv))
+    elif command in ("watch", "submit"):
+        batch_options.where(load(command).parser().parse_known_args(argv)[0])
+    elif parse := getattr(load(command), "_given", None) or getattr(load(command), "_parse", None):
+        parsed = parse(argv)
+        if command == "merge" and parsed[2]:
+            rows_where(parsed[2], known.columns)
     else:
-        module = {"show": show, "report": report, "vds": vds}[command]
-        arguments.from_arguments(module.parser().parse_args(argv))
+        arguments.from_arguments(load(command).parser().parse_args(argv))
 
 
 def _accepted_line(rng: random.Random, known: "Known") -> tuple[str, list[str]]:
     """Return a command and words that its parser takes, if a few attempts find some."""
     for _ in range(30):
-        command = rng.choice((*["process"] * 6, *COMMANDS))
+        command = rng.choice((*["process"] * 6, *_WITH_RANKS))
         argv = command_line(rng, known.folder, command)
         with contextlib.suppress(XfelmpiError, SystemExit):
             _parse(rng, known, command, argv)
@@ -190,7 +188,7 @@ def whole_job(rng: random.Random, known: "Known") -> str:
         argv += ["--prefix", str(output), "--trains", "1", "--cells", "2"]
     elif command == "darks":
         argv += ["--prefix", str(known.folder), "--out", str(output)]
-    elif "--from-events" not in argv and command in ("process", "vds", "mask", "merge"):
+    elif "--from-events" not in argv and command in ("process", "vds", "mask", "merge", "patch"):
         argv += ["--output", str(output)]
     where = f"{command} {argv}"
     # a file: the program says its descriptor to what tells of crashes
@@ -295,6 +293,9 @@ def launcher(rng: random.Random, known: "Known") -> str:
 
 
 _FLAGS = {command: _flags(command) for command in COMMANDS}
+_WITH_RANKS = [command for command in COMMANDS if command not in ("watch", "submit")]
+"""The others start jobs of their own."""
+
 _OPTIONS = [f for f in fields(Config) if f.metadata]
 KINDS = (*[parse_line] * 8, *[toml_file] * 4, lock_text, lock_text, status_file, status_file)
 KINDS += (condition, condition, geometry_file, launcher)
