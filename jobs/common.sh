@@ -33,7 +33,8 @@ load_site_modules() {
     set -u
 }
 
-# load_site: what setup.sh found (SITE_MODULES, MPICC, HDF5_DIR); the environment wins.
+# load_site: what setup.sh found (SITE_MODULES, MPICC, HDF5_DIR); the environment wins. Sets MPIRUN,
+# the launcher of that MPI.
 load_site() {
     local mpicc=${MPICC:-} hdf5=${HDF5_DIR:-} bin
     # shellcheck disable=SC1091
@@ -44,6 +45,11 @@ load_site() {
     bin=${MPICC%/*}
     if [[ $MPICC == /*/* && $bin != /usr/bin && $bin != /bin && -x $bin/mpirun ]]; then
         PATH=$bin:$PATH
+    fi
+    # Debian has several MPIs side by side: mpicc.mpich and mpirun.mpich
+    MPIRUN=mpirun
+    if [[ ${MPICC##*/} == mpicc.* && -x $bin/mpirun.${MPICC##*.} ]]; then
+        MPIRUN=$bin/mpirun.${MPICC##*.}
     fi
 }
 
@@ -95,5 +101,8 @@ prepare_mpi() {
         # Ranks of two jobs that start together would be bound to the same cores.
         export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
         export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
+        # The same for Open MPI 5
+        export PRTE_MCA_hwloc_default_binding_policy=${PRTE_MCA_hwloc_default_binding_policy:-none}
+        export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
     fi
 }

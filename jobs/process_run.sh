@@ -62,11 +62,12 @@ usage: process_run.sh RUN [options of xfelmpi]
 
 command=()
 if [[ ${1:-} == darks ]]; then
-    [[ ${2:-} =~ ^[0-9]+$ ]] || usage "found '${2:-nothing}' after darks, expected a run number"
-    command=(darks) run=$((10#$2))
+    [[ ${2:-} =~ ^[rR]?([0-9]+) ]] || usage "found '${2:-nothing}' after darks, expected a run number"
+    command=(darks) run=$((10#${BASH_REMATCH[1]}))
     shift
-elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
-    command=("$((10#$1))") run=$((10#$1))
+elif [[ ${1:-} =~ ^[rR]?([0-9]+)$ ]]; then
+    run=$((10#${BASH_REMATCH[1]}))
+    command=("$run")
     shift
     # All tasks of the array would write the same files.
     [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || usage "found run $run in an array job, which has a run per task"
@@ -150,11 +151,12 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     export XFELMPI_LAUNCHER
     # A rank ends within a block of frames, of which one of raw data takes longer than a second.
     export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-30}
+    export PRTE_MCA_odls_base_sigkill_timeout=${PRTE_MCA_odls_base_sigkill_timeout:-30}
     ranks=${RANKS:-$(cpus)}
     prepare_mpi "$ranks"
     # mpirun in a process group of its own: who signals this script, or types Ctrl-C, reaches it once
     set -m
-    mpirun -n "$ranks" python -m xfelmpi "${command[@]}" "$@" </dev/null &
+    "$MPIRUN" -n "$ranks" python -m xfelmpi "${command[@]}" "$@" </dev/null &
     child=$!
     set +m
     for name in TERM INT HUP USR1; do

@@ -155,6 +155,11 @@ def _run(command: str, argv: list[str]) -> int:
 
     end_with_traceback()
     comm = MPI.COMM_WORLD
+    try:
+        _check_world(comm.size, MPI.Get_library_version())
+    except UsageError as error:
+        sys.stderr.write(f"xfelmpi: error: {error}\n")
+        return error.exit_status
     agree_on_job_id(comm)
     start_logging(comm.rank)
     try:
@@ -182,6 +187,23 @@ def _check_launch() -> None:
                 f"Slurm started {tasks} tasks without MPI: each would write the same files. "
                 "Start with srun --mpi=pmix"
             )
+
+
+def _check_world(size: int, library: str) -> None:
+    """Stop if processes that were started together are a world of one each.
+
+    This is what the launcher of another MPI does: all of them would write the same files.
+    """
+    started = max(
+        int(os.environ[name]) if os.environ.get(name, "").isdigit() else 1
+        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+    )
+    if size == 1 < started:
+        raise UsageError(
+            f"{started} processes were started, but each is alone by its own MPI "
+            f"({' '.join(library.split())[:40]}): mpirun is that of another MPI. Start with "
+            "the one that belongs to it, e.g. mpirun.openmpi or mpirun.mpich"
+        )
 
 
 def _fail(comm, error: BaseException) -> int:

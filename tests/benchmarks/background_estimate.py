@@ -1,6 +1,6 @@
 """What the ways to decide find, and find wrongly, on scores with known ground truth.
 
-    python tests/benchmarks/background_estimate.py [FRAMES]
+    python tests/benchmarks/background_estimate.py [FRAMES]     (default: 2,000,000; half an hour)
 
 Prints a table for docs/hit-finding.md: for trains of 8, 32 and 352 frames and several hit rates,
 the bias of level and width in true widths, the share found of the particles that stand 6 widths
@@ -116,4 +116,4 @@ def main(n_frames: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 500_000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000)

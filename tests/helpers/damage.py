@@ -1,7 +1,8 @@
 """Damage done to the files of a simulated run, and what it means for the run's known answer.
 
 Every function takes the run, a random number generator and one file of a module, changes the file,
-and returns which frames the module has lost: rows of the truth.
+and returns which frames the module has lost, as rows of the truth; None if the job must name the
+file though nothing is lost.
 """
 
 import random
@@ -170,6 +171,52 @@ def plugin_filter(mock: MockRun, rng: random.Random, path: Path, module: int):
     return np.empty(0, int)
 
 
+def other_run(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have the file say that it is of another run."""
+    lost = _all_rows(mock, path, module)
+    with h5py.File(path, "r+") as file:
+        file["METADATA/runNumber"][...] = mock.options.run + 1
+    return lost if len(lost) else None
+
+
+ODD_MODULES = 3
+"""Most modules whose ids are damaged in one run."""
+
+
+def _settled(mock: MockRun, rows: np.ndarray) -> bool:
+    """Return whether most modules know the ids of some frames, whatever else is damaged."""
+    voters = (mock.truth["modules"][rows][:, None] >> np.arange(16) & 1).sum(axis=1)
+    return bool(len(rows)) and bool((voters > 2 * ODD_MODULES).all())
+
+
+def odd_pulses(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have other pulseIds than the other modules: theirs count."""
+    with h5py.File(path, "r+") as file:
+        image = image_group(file, module)
+        if not _settled(mock, rows_in(mock, image)):
+            return np.empty(0, int)
+        # by another number in every module: two must not agree
+        image["pulseId"][...] = image["pulseId"][...] + np.uint64(1 + module)
+    return None
+
+
+def odd_cells(mock: MockRun, rng: random.Random, path: Path, module: int):
+    """Have two frames of a train with each other's cellIds: neither counts."""
+    with h5py.File(path, "r+") as file:
+        image = image_group(file, module)
+        rows = rows_in(mock, image)
+        train = image["trainId"][...].reshape(-1)
+        pairs = [i for i in range(len(train) - 1) if train[i] == train[i + 1]]
+        if not pairs or not _settled(mock, rows):
+            return np.empty(0, int)
+        at = rng.choice(pairs)
+        cells = image["cellId"][...]
+        flat = cells.reshape(-1)
+        flat[[at, at + 1]] = flat[[at + 1, at]]
+        image["cellId"][...] = cells
+    return rows[at : at + 2]
+
+
 KINDS = {
     "file removed": remove_file,
     "file cut off": truncate,
@@ -179,9 +226,15 @@ KINDS = {
     "frames behind a link": behind_link,
     "virtual frames": virtual_frames,
     "filter of a plugin": plugin_filter,
+    "file of another run": other_run,
+    "odd pulseIds": odd_pulses,
+    "odd cellIds": odd_cells,
 }
 PACKED_KINDS = {**KINDS, "packed chunk": damaged_chunk, "another packed chunk": damaged_chunk}
 """Kinds of damage by name, and of packed frames; without filters a changed byte cannot be seen."""
+
+UNREADABLE = ("virtual frames", "packed chunk", "another packed chunk")
+"""Those whose frames are in the index, though they cannot be read."""
 
 
 def do_damage(mock: MockRun, rng: random.Random, kind: str, module: int) -> bool:
@@ -190,7 +243,30 @@ def do_damage(mock: MockRun, rng: random.Random, kind: str, module: int) -> bool
     if not files:
         return False
     lost = PACKED_KINDS[kind](mock, rng, rng.choice(files), module)
+    if lost is None:
+        return True
     for row in lost:
         mock.lose(int(row), module)
     # a file that cannot be opened is named even if all of its trains were vetoed
     return bool(len(lost)) or kind in ("file cut off", "file without its header")
+
+
+def remove_last_sequence(mock: MockRun) -> int | None:
+    """Remove the last file of every module, as if correction were still going on.
+
+    Returns
+    -------
+    int or None
+        How many frames stay; None if nothing was removed, since one file is all there is.
+    """
+    numbers = {path.stem.rpartition("-S")[2] for m in mock.options.modules
+               for path in module_files(mock, m)}  # fmt: skip
+    if len(numbers) < 2:
+        return None
+    first = len(mock)
+    for module in mock.options.modules:
+        for path in module_files(mock, module):
+            if path.stem.endswith(max(numbers)):
+                first = min([first, *_all_rows(mock, path, module)])
+                path.unlink()
+    return int(first)

@@ -12,7 +12,16 @@ import h5py
 import numpy as np
 from checks import check_outputs
 from compare import assert_same_outputs
-from damage import KINDS, PACKED_KINDS, do_damage, image_group, module_files, rows_in
+from damage import (
+    KINDS,
+    PACKED_KINDS,
+    UNREADABLE,
+    do_damage,
+    image_group,
+    module_files,
+    remove_last_sequence,
+    rows_in,
+)
 from expected import FRAME_SHAPE, Expected
 from launch import run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
@@ -44,6 +53,8 @@ class RandomRun:
         Numbers of ranks, which must give the same.
     seed : int
         Of what is drawn while the run is made.
+    half_corrected : bool
+        The last file of every module is not there yet.
     """
 
     simulate: dict
@@ -53,12 +64,14 @@ class RandomRun:
     expect: dict = field(default_factory=dict)
     ranks: tuple[int, int] = (2, 3)
     seed: int = 0
+    half_corrected: bool = False
 
     def __str__(self):
         simulate = {"kind": "proc", "dtype": "u1"} | self.simulate
         kind = simulate["kind"] if simulate["kind"] == "raw" else simulate["dtype"]
         words = [f"{kind}, {simulate['trains']} x {len(simulate['cells'])}"]
         words += [f"{what} of module {module}" for what, module in self.damage]
+        words += ["half corrected"] * self.half_corrected
         words += [f"{name} {good}" for name, good in self.masks.items()]
         words += [" ".join(map(str, self.options))]
         return f"{'; '.join(filter(None, words))}; ranks {self.ranks[0]}, {self.ranks[1]}"
@@ -107,6 +120,7 @@ def random_run(rng: random.Random) -> RandomRun:
         expect,
         tuple(rng.sample(RANKS, 2)),
         rng.randrange(1 << 30),
+        not raw and not simulate["ragged_sequences"] and rng.random() < 0.15,
     )
 
 
@@ -159,7 +173,7 @@ def _decision(rng: random.Random) -> tuple[tuple, dict]:
     }
     expect = {name: rng.choice(c[1]) for name, c in choices.items() if rng.random() < 0.25}
     options = sum(((choices[name][0], value) for name, value in expect.items()), ())
-    decide = rng.choice(("train", "run", "window", "fixed"))
+    decide = rng.choice(("auto", "train", "run", "window", "fixed"))
     expect["decide"] = decide
     options += ("--decide", decide)
     if decide == "fixed":
@@ -202,19 +216,24 @@ def make(run: RandomRun, folder: Path) -> tuple[MockRun, Expected, list, bool]:
         options += ["--adu-per-photon", 60, "--constants", mock.paths.constants]
     frame_masks = _frame_masks(mock) if ("--mask", "run") in pairwise(run.options) else {}
     rng = random.Random(run.seed)
+    end = remove_last_sequence(mock) if run.half_corrected else None
     losses = [do_damage(mock, rng, kind, module) for kind, module in run.damage]
-    gaps = any(mock.truth["modules"] != 0xFFFF)
-    expected = Expected(mock, **run.expect)
-    for row, bad in frame_masks.items():
+    gaps = end is not None or any(mock.truth["modules"] != 0xFFFF)
+    expected = Expected(mock, rows=(0, end), **run.expect)
+    for row, bad in list(frame_masks.items())[: len(expected)]:
         expected.bad[row] = bad & expected.present(row)[:, None, None]
     good, region, words = _masks(run, mock, folder)
     if region is not None:
         expected = replace(expected, region=region)
     if raw:
-        # of modules that the run lacks, nobody reads the constants
+        # of modules that the run lacks, nobody reads the constants; frames that cannot be read are
+        # noticed later
+        noticed_later = [m for kind, m in run.damage if kind in UNREADABLE]
+        lacking = expected.absent
+        lacking[noticed_later] = False
         by_constants = {c: mock.truth["bad_kind"][:, c] == 0 for c in mock.options.cells}
         for pixels in by_constants.values():
-            pixels[expected.absent] = True
+            pixels[lacking] = True
         good = {c: by_constants[c] & good.get(c, True) for c in mock.options.cells}
     return mock, replace(expected, good=good or None), options + words, any(losses) or gaps
 
@@ -265,7 +284,7 @@ def check(run: RandomRun, folder: Path, seconds: float) -> None:
     """
     mock, expected, options, is_damaged = make(run, folder)
     # a run whose frames have all been vetoed is refused
-    status = 2 if not len(mock) else 3 if is_damaged else 0
+    status = 2 if not len(expected) else 3 if is_damaged else 0
     outputs = [folder / f"out{i}" for i in range(2)]
     for output, ranks in zip(outputs, run.ranks, strict=True):
         words = [mock.options.run, *options, "--output", output]

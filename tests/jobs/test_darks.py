@@ -498,7 +498,8 @@ def test_fixed_high_gain(raw_run, made, dark_runs, tmp_path):
 
 
 def test_two_stages(made, dark_runs, tmp_path):
-    make(dark_runs[0].options.prefix, tmp_path, runs=[10, 11])
+    done = make(dark_runs[0].options.prefix, tmp_path, runs=["10-11"])
+    assert "WARNING: 2 dark runs: constants of high and medium gain" in done.stderr
     two, three = constants_of(tmp_path), constants_of(made[0])
     for name in ("AnalogOffset", "Badpixel", "DigitalGainLevel", "Noise"):
         np.testing.assert_array_equal(two[name][:2], three[name][:2])
@@ -641,6 +642,9 @@ def test_dark_run_that_was_never_written(tmp_path):
 
 
 REFUSED = {
+    "wrong order": ((12, 11, 10), (), "by their levels: 10 11 12"),
+    "medium before high": ((11, 10), (), "by their levels: 10 11"),
+    "one run twice": ((10, 10), (), "all different"),
     "four runs": ((10, 11, 12, 10), (), "found 4 runs"),
     "no such run": ((10, 99), (), "r0099"),
     "gain of zero": ((10,), ("--gains", "1", "0", "3"), "--gains"),

@@ -300,6 +300,12 @@ def test_slurm_without_pmi_is_explained(options):
     explained(done, "srun --mpi=pmix")
 
 
+def test_launcher_of_another_mpi_is_explained(options):
+    """MPICH's mpirun starts processes of Open MPI, each of which believes to be alone."""
+    done = run_xfelmpi([50, *options], PMI_SIZE=3, PMI_RANK=1)
+    explained(done, "3 processes were started, but each is alone by its own MPI")
+
+
 def test_run_that_vanishes_while_it_is_read(mock, tmp_path):
     """A module's file without its images' bytes: named, and its frames are incomplete."""
     prefix = tmp_path / "p007927"

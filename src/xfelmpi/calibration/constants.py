@@ -11,6 +11,7 @@ from xfelmpi.calibration.constants_file import (
     ConstantsLayout,
     check_constants,
     constants_file,
+    descending_thresholds,
     open_constants,
     prepare_cell,
     survey,
@@ -72,6 +73,8 @@ class Calibration:
     notes : tuple of str
     problems : tuple of Problem
     files : tuple of UsedFile
+    warnings : tuple of str
+        For the log.
     """
 
     modules: dict[int, ModuleConstants]
@@ -82,6 +85,7 @@ class Calibration:
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
     files: tuple[UsedFile, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def good_in_high_stage(self, module: int) -> np.ndarray:
         """Return the bits of a module's good pixels, uint8 (row, 8192).
@@ -114,7 +118,9 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
     folder = config.constants or experiment.constants
-    modules, problems = bcast_from_root(comm, lambda: _find(folder, modules_in_run, cells_used))
+    modules, problems, warnings = bcast_from_root(
+        comm, lambda: _find(folder, modules_in_run, cells_used)
+    )
     paths = [constants_file(folder, module) for module in modules]
     form = _tightest_form(comm, paths, cells_used)
     arrays = _read_shared(comm, paths, form, cells_used, config)
@@ -138,6 +144,7 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         ),
         problems=problems,
         files=tuple(UsedFile("constants", str(path)) for path in paths),
+        warnings=warnings,
     )
 
 
@@ -192,7 +199,10 @@ def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
     ]
 
 
-def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tuple[Problem, ...]]:
+def _find(
+    folder: Path, modules_in_run: int, cells_used
+) -> tuple[list[int], tuple[Problem, ...], tuple[str, ...]]:
+    """Find and check the constants files; returns their modules, problems, and warnings."""
     wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
     modules = [m for m in wanted if constants_file(folder, m).exists()]
     if not modules:
@@ -212,10 +222,13 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
         for m in wanted
         if m not in modules
     ]
+    complaints: list[str] = []
     for module in modules:
         path = constants_file(folder, module)
         with open_constants(path) as file:
             n_cells = check_constants(file, path)
+            if complaint := descending_thresholds(file, path.name):
+                complaints.append(complaint)
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
         if len(lacking):
             problems.append(
@@ -227,7 +240,9 @@ def _find(folder: Path, modules_in_run: int, cells_used) -> tuple[list[int], tup
                     "pixels of the cells without constants count as bad",
                 )
             )
-    return modules, tuple(problems)
+    if complaints[1:]:
+        complaints = [f"{complaints[0]} (and {len(complaints) - 1} files more alike)"]
+    return modules, tuple(problems), tuple(complaints)
 
 
 def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None:

@@ -84,6 +84,25 @@ def check_constants(file: h5py.File, path: Path) -> int:
     return shapes["AnalogOffset"][1]
 
 
+def descending_thresholds(file: h5py.File, name: str) -> str:
+    """Return a warning if a constants file has its gain stages in the wrong order, else nothing.
+
+    The digital level rises from high to low gain, and so do the thresholds between them. Those of
+    the first cell are compared, in pixels that are good in all stages.
+    """
+    level, bad = (file[key][:, 0] for key in ("DigitalGainLevel", "Badpixel"))
+    judged = ~(bad != 0).any(axis=0)
+    if not judged.any():
+        return ""
+    first, second = (float(np.median(level[i][judged])) for i in (1, 2))
+    if first <= second:
+        return ""
+    return (
+        f"{name}: DigitalGainLevel descends from {first:,.0f} (high to medium gain) to "
+        f"{second:,.0f} (medium to low): were the dark runs in the wrong order?"
+    )
+
+
 def survey(path: Path, cells_used) -> ConstantsLayout:
     """Find the tightest exact form of a module's offsets and gains, one cell at a time."""
     with open_constants(path) as file:

@@ -89,7 +89,7 @@ class Masks:
         """Good pixels of the region, int64 (module, max_cells), by memory cell."""
         n = self.counted
         if n is None:
-            n = _count(self.good, self.region, range(self.n_modules))
+            n = count_good(self.good, self.region, range(self.n_modules))
         return n[:, self.row_of_cell]
 
     @cached_property
@@ -98,7 +98,7 @@ class Masks:
         return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
 
 
-def _count(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
+def count_good(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
     """Return the good pixels of the region in some modules, 0 in others, int64 (module, row)."""
     n = np.zeros(good.shape[:2], np.int64)
     for m in modules:
@@ -185,7 +185,7 @@ def load_masks(
         frame_bits=plan.frame_bits,
         warnings=warnings,
         files=(*used, *region_file),
-        counted=allreduce_sum(comm, _count(good, region, mine)),
+        counted=allreduce_sum(comm, count_good(good, region, mine)),
     )
 
 

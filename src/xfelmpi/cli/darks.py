@@ -15,13 +15,10 @@ SUMMARY = "make constants for raw data from one dark run, or from one per gain s
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
-    parser.add_argument(
-        "runs",
-        type=int,
-        nargs="+",
-        metavar="RUN",
-        help="dark runs in high, medium and low gain, in this order; one alone "
-        "makes constants for fixed high gain",
+    options.add_runs(
+        parser,
+        "dark runs in high, medium and low gain, in this order; one alone makes constants for "
+        "fixed high gain",
     )
     options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
     parser.add_argument(
@@ -84,6 +81,11 @@ def _given(argv: list[str]) -> argparse.Namespace:
     given = parser().parse_args(argv)
     if len(given.runs) > dark_statistics.STAGES:
         raise UsageError(f"found {len(given.runs)} runs, expected one for each of 3 gain stages")
+    if len(set(given.runs)) < len(given.runs):
+        raise UsageError(
+            f"found runs {' '.join(map(str, given.runs))}, expected one for each gain stage, all "
+            "different"
+        )
     if min(given.gains) <= 0:
         raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
     given.prefix = options.prefix_or_environment(given.prefix)

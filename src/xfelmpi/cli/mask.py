@@ -35,7 +35,7 @@ def parser() -> arguments.Parser:
         "other cells of its pixel, a pixel with its neighbourhood. Exit status: 0 complete, 3 "
         "complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    arguments.add_run(parser)
     group = parser.add_argument_group("mask")
     _add_limits(group)
     _add_judgement(group)

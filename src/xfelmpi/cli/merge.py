@@ -17,7 +17,7 @@ def parser() -> arguments.Parser:
         "file in OUTPUT/merged/, with the run number of every hit and one background per run. "
         "Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
     )
-    parser.add_argument("runs", type=int, nargs="+", metavar="RUN", help="run numbers")
+    arguments.add_runs(parser, "run numbers, e.g. 50 51 or 50-53")
     parser.add_argument(
         "--where",
         metavar="CONDITION",
@@ -53,8 +53,6 @@ def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:
     given = parser().parse_args(argv)
     runs = tuple(sorted(given.runs))
     for run in runs:
-        if not 0 <= run <= 9999:
-            raise UsageError(f"run {run}: expected a run number 0 … 9999")
         if runs.count(run) > 1:
             raise UsageError(f"run {run} stands there more than once")
     name = given.name or f"r{runs[0]:04d}-r{runs[-1]:04d}"

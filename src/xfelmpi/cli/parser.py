@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from xfelmpi.core.config.options import GROUPS, Config
-from xfelmpi.core.config.parsing import parse_cells, parse_modules
+from xfelmpi.core.config.parsing import parse_cells, parse_modules, parse_run, parse_run_list
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.regular_file import read_small
 
@@ -67,6 +67,25 @@ def add_with_defaults(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         _add_option(parser, known[name], several=False)
         parser.set_defaults(**{name: known[name].default})
+
+
+def add_run(parser: argparse.ArgumentParser, metavar: str | None = None) -> None:
+    """Add the argument that is a run number: ``50`` or ``r0050``."""
+    parser.add_argument("run", type=checked(parse_run), metavar=metavar, help="run number")
+
+
+def add_runs(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the arguments that are run numbers: ``50 51``, ``50,51`` or ``50-53``."""
+    parser.add_argument(
+        "runs", type=checked(parse_run_list), nargs="+", action=_Join, metavar="RUN", help=text
+    )
+
+
+class _Join(argparse.Action):
+    """Joins the numbers of several words, in their order."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, [number for word in values for number in word])
 
 
 def _add_option(group, f: dataclasses.Field, several: bool) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parsing import parse_run
 from xfelmpi.core.errors import UsageError, XfelmpiError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
@@ -20,7 +19,7 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
         "143 or 130 stopped by SIGTERM or SIGINT.",
     )
-    parser.add_argument("run", type=arguments.checked(parse_run), help="run number")
+    arguments.add_run(parser)
     again = parser.add_argument_group("re-thresholding a processed run")
     again.add_argument(
         "--from-events",

@@ -13,7 +13,7 @@ def parser() -> arguments.Parser:
         "overview of all runs, report/index.html, from the output files alone. One process is "
         "enough.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    arguments.add_run(parser)
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser
 

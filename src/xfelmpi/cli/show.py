@@ -15,7 +15,7 @@ def parser() -> arguments.Parser:
         description="Show a processed run in the terminal: headline, hit rate against train, "
         "histogram of the scores; or one of its hits.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    arguments.add_run(parser)
     parser.add_argument(
         "--hit",
         type=int,

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from time import perf_counter
 
-from xfelmpi.cli.parser import Parser
+from xfelmpi.cli.parser import Parser, add_run
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         prog="xfelmpi simulate",
         description=SUMMARY.capitalize() + ".",
     )
-    parser.add_argument("run", type=int, metavar="RUN", help="run number")
+    add_run(parser, metavar="RUN")
     _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
     _add_frames(parser.add_argument_group("which frames there are"))

@@ -15,7 +15,7 @@ def parser() -> arguments.Parser:
         "is enough. Exit status: 0 complete, 3 complete but some input was excluded, 2 wrong use "
         "or unusable input, 1 a bug.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    arguments.add_run(parser)
     arguments.add_arguments(parser, only=_OPTIONS)
     return parser
 

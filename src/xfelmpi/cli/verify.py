@@ -24,7 +24,7 @@ def parser() -> arguments.Parser:
         "not (a list says what was found, and what was expected), 2 wrong use, or the run "
         "has not been processed.",
     )
-    parser.add_argument("run", type=int, help="run number")
+    arguments.add_run(parser)
     parser.add_argument(
         "--frames",
         type=int,

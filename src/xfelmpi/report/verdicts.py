@@ -27,8 +27,7 @@ FALSE_HITS = 0.1
 """More false hits than this share of the hits make them doubtful."""
 
 LEAST_HITS, MANY_HITS = 200, 1000
-"""The first reconstruction in three dimensions took 198 strong hits (Ekeberg et al., Physical
-Review Letters 114, 098102, 2015); weaker ones took thousands (Assalauova et al., IUCrJ 7, 2020)."""
+"""A rule of thumb, no theorem: a few hundred strong hits may do, weak ones take thousands."""
 
 ENOUGH = 9
 """Hits expected in a quarter of the run, so that a third of them is no matter of chance."""
@@ -212,7 +211,7 @@ def _reconstruction(
         return Answer(*question, "no", "there are no hits", BAD)
     photons = float(np.median(run.events.photons[run.events.is_hit]))
     why = f"{head.hits:,} hits, {photons:,.0f} photons in the median one"
-    rule = "weak hits take thousands, strong ones a few hundred"
+    rule = "rule of thumb: weak hits take thousands, strong ones a few hundred"
     if not _more_than_chance(run, chance):
         return Answer(*question, "no", f"{why}; {chance.words}", BAD)
     if head.hits < LEAST_HITS:

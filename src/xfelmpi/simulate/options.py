@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
 from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
 
@@ -327,7 +328,7 @@ class SimulationOptions:
 
 
 _RANGES = (
-    ("run", 0, 9999),
+    ("run", 0, LAST_RUN),
     ("trains", 1, 10**7),
     ("pulse_step", 1, BUNCH_SLOTS),
     ("dark_cells", 0, MAX_CELLS),

@@ -1,6 +1,8 @@
 """Making the constants of raw data from dark runs: the stages in order."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration import dark_statistics
 from xfelmpi.calibration.constants_file import constants_file
+from xfelmpi.calibration.dark_order import StageOrder
 from xfelmpi.core import fault_injection
-from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
@@ -23,6 +26,12 @@ from xfelmpi.output.publishing import publish_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.workflows.summary import problem_lines
+
+_CHECKED = 3
+"""In so many modules and cells every rank compares the digital levels of the runs."""
+
+_MOST_BAD = 0.5
+"""Share of bad pixels that is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
     job = job.of_proposal(comm.bcast(indices and indices[0].proposal))
     runs = [_share(comm, indices[i] if indices else None) for i in range(len(experiments))]
     measured = _measured(runs)
+    _check_order(comm, given, runs, measured)
     modules = sorted({module for module, _ in measured})
     mpi.run_on_root(comm, lambda: [check_writable(constants_file(out, m)) for m in modules])
     files = [file.path for run in runs for file in run.files]
@@ -79,11 +89,69 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
             time.monotonic() - start,
             100 * total_bad / (AGIPD_1M.module_pixels * len(measured)),
         )
+        _warn(len(runs), total_bad / (AGIPD_1M.module_pixels * len(measured)))
         first, *_, last = writer.paths * 2
         files = ("files written:", f"  {first} … {last.name}")
         for line in (*problem_lines(problems, "the rest is like these"), *files):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
+
+
+def _warn(n_runs: int, share_bad: float) -> None:
+    """Say what is there, but hardly meant; one rank."""
+    if n_runs == 2:
+        log.warning(
+            "2 dark runs: constants of high and medium gain, and all pixels are bad in low gain; "
+            "expected 1 run for fixed high gain, or 3"
+        )
+    if share_bad > _MOST_BAD:
+        log.warning(
+            "%.0f %% of the pixels are bad in high gain: were the dark runs without light, and all "
+            "frames there?",
+            100 * share_bad,
+        )
+
+
+def _check_order(comm, given, runs: list[_Run], measured: list[tuple[int, int]]) -> None:
+    """Check that the runs are in the order of the gain stages, in a few cells; collective.
+
+    The digital level, which tells the gain of a pixel, is lowest in high gain.
+
+    Raises
+    ------
+    UsageError
+        On all ranks, if it does not rise from run to run in most pixels.
+    """
+    if len(runs) < 2:
+        return
+    order = StageOrder()
+    with mpi.fail_together(comm), _opened(runs, given.memory_per_rank) as frames:
+        bounds = split_trains(np.ones(len(measured), np.int64), comm.size)
+        own = measured[bounds[comm.rank] : bounds[comm.rank + 1]]
+        for module, cell in own[:: max(1, len(own) // _CHECKED)]:
+            order.add([f.statistics(module, cell) for f in frames])
+    order = StageOrder(*(mpi.allreduce_sum(comm, part) for part in vars(order).values()))
+
+    def refuse():
+        if wrong := order.wrong(given.runs):
+            raise UsageError(wrong)
+
+    mpi.run_on_root(comm, refuse)
+
+
+@contextmanager
+def _opened(runs: list[_Run], memory_per_rank: int) -> Iterator[list]:
+    """Open the frames of all runs."""
+    # half for the interpreter and the copies that numpy makes
+    limit = memory_per_rank // 4
+    pools = [FilePool(r.files, limit=40 // len(runs)) for r in runs]
+    yield [
+        dark_statistics.DarkFrames(pool, r.cell_id, r.file, r.row, limit)
+        for pool, r in zip(pools, runs, strict=True)
+    ]
+    for pool in pools:
+        pool.check_unchanged()
+        pool.close()
 
 
 def _index(experiments, given) -> list:
@@ -126,26 +194,18 @@ def _measured(runs: list[_Run]) -> list[tuple[int, int]]:
 
 def _combine_cells(comm, given, runs, tasks, writer) -> tuple[list, int]:
     """Write this rank's share of the cells; returns problems and the number of bad pixels."""
-    # half for the interpreter and the copies that numpy makes
-    limit = given.memory_per_rank // 4
-    pools = [FilePool(r.files, limit=40 // len(runs)) for r in runs]
-    frames = [
-        dark_statistics.DarkFrames(pool, r.cell_id, r.file, r.row, limit)
-        for pool, r in zip(pools, runs, strict=True)
-    ]
-    frames += [None] * (dark_statistics.STAGES - len(runs))
     bounds = split_trains(np.ones(len(tasks), np.int64), comm.size)
     n_bad = 0
-    for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
-        fault_injection.inject(comm, "darks")
-        stages = [f.statistics(module, cell) if f else None for f in frames]
-        constants = dark_statistics.combine_stages(
-            stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
-        )
-        if any(stages):
-            n_bad += int((constants.bad[0] != 0).sum())
-        writer.write(module, cell, constants)
-    for pool in pools:
-        pool.check_unchanged()
-        pool.close()
-    return [p for f in frames if f for p in f.problems], n_bad
+    with _opened(runs, given.memory_per_rank) as frames:
+        lacking = [None] * (dark_statistics.STAGES - len(runs))
+        for module, cell in tasks[bounds[comm.rank] : bounds[comm.rank + 1]]:
+            fault_injection.inject(comm, "darks")
+            stages = [*(f.statistics(module, cell) for f in frames), *lacking]
+            constants = dark_statistics.combine_stages(
+                stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
+            )
+            if any(stages):
+                n_bad += int((constants.bad[0] != 0).sum())
+            writer.write(module, cell, constants)
+        problems = [p for f in frames for p in f.problems]
+    return problems, n_bad

@@ -6,8 +6,10 @@ from xfelmpi import mpi
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
+from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.validation import without_effect
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
 from xfelmpi.core.paths import Experiment
@@ -83,6 +85,7 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
         detector=facts.detector_type,
         bad=bad,
     )
+    warnings += few_good_pixels(comm, masks, facts.modules_in_run)
     warnings = (*warnings, *check_formats(comm, config, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
@@ -114,9 +117,12 @@ def log_start(job: RunJob, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
     warnings = (*share.facts.warnings, *inputs.warnings)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
+    warnings += calibration.warnings if calibration else ()
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
     warnings += inputs.masks.warnings
+    if unused := without_effect(config):
+        warnings += (unused,)
     if config.memory_per_rank > node_memory():
         warnings += (f"--memory-per-rank: this node has {size_text(node_memory())} in all",)
     for line in warnings:

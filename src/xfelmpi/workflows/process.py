@@ -50,6 +50,7 @@ from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
+from xfelmpi.workflows.plausible import doubts_of_sums
 from xfelmpi.workflows.summary import Summary
 
 
@@ -84,6 +85,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         require_frames(comm, share, sums, sparsifier.problems)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
+        warnings += doubts_of_sums(comm, masks, share.facts.detector_type, sums, total and total[1])
     with stages.timed("decide"):
         events = decide(job, share, masks, sums)
     with stages.timed("write"):

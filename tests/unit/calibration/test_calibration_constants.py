@@ -47,6 +47,23 @@ def replace_dataset(name, values):
     return work
 
 
+def test_gain_stages_in_the_wrong_order(tmp_path, written):
+    """A digital level that descends from stage to stage: a warning, once for all files."""
+    assert calibrate(tmp_path, [0]).warnings == ()
+
+    def swap(file):
+        level = file["DigitalGainLevel"][:]
+        assert np.median(level[1]) < np.median(level[2])
+        file["DigitalGainLevel"][...] = level[[0, 2, 1]]
+
+    change(tmp_path, swap)
+    written.write(tmp_path / "constants", 5)
+    change(tmp_path, swap, 5)
+    (told,) = calibrate(tmp_path, [0], 1 << MODULE | 1 << 5).warnings
+    assert told.startswith("Cheetah-AGIPD03-calib.h5: DigitalGainLevel descends from ")
+    assert told.endswith("were the dark runs in the wrong order? (and 1 files more alike)")
+
+
 # what is refused
 
 

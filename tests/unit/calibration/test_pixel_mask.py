@@ -11,6 +11,7 @@ from mpi4py import MPI
 from xfelmpi.calibration.mask_blocks import BLOCK_BYTES, mask_blocks, with_chunk_cache
 from xfelmpi.calibration.mask_files import MaskFile, join_mask
 from xfelmpi.calibration.pixel_mask import load_masks
+from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
@@ -75,6 +76,46 @@ def test_good_pixels_of_the_region(experiment):
     everything = load(experiment)
     assert everything.region_pixels == 16 * 65536
     assert (everything.good_in_region == 65536).all()
+
+
+ALL_MODULES = 0xFFFF
+
+
+def told_of(experiment, modules=ALL_MODULES, **options):
+    return few_good_pixels(MPI.COMM_SELF, load(experiment, **options), modules)
+
+
+def test_masks_that_leave_few_pixels(experiment):
+    """128 of a million: said, with the file; nothing is said of a usual mask."""
+    few = np.zeros(SHAPE, bool)
+    few[3, 0] = True
+    path = write(experiment.det / "few.h5", few)
+    (told,) = told_of(experiment, global_mask=path)
+    assert told.startswith("masks leave 128 of 1,048,576 pixels good (0.012 %; global mask: ")
+    assert f"{path}): is one of them inverted?" in told
+    assert told_of(experiment) == ()
+    usual = write(experiment.det / "usual.h5", random_pixels(4))
+    assert told_of(experiment, global_mask=usual, hit_modules=(3,)) == ()
+
+
+def test_few_pixels_in_one_module_alone(experiment):
+    """What counts are the modules of the run; of cells, their mean."""
+    good = np.ones((3, *SHAPE), bool)
+    good[:, 5, 100:] = False
+    path = write(experiment.det / "c.h5", good, CELLS)
+    assert told_of(experiment, cell_mask=path) == ()
+    assert told_of(experiment, 1 << 5, cell_mask=path) == ()
+    good[:2, 5] = False
+    write(path, good, CELLS)
+    (told,) = told_of(experiment, 1 << 5, cell_mask=path)
+    assert "masks leave 4,267 of 65,536 pixels good" in told
+
+
+def test_region_of_few_pixels(experiment):
+    region = np.zeros(SHAPE, bool)
+    region[3, 0] = True
+    (told,) = told_of(experiment, hit_mask=write(experiment.det / "r.h5", region))
+    assert told.startswith("hit-finding region: 128 pixels (0.012 %): is it inverted?")
 
 
 def test_pixels_are_bits_in_order():

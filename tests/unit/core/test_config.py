@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from xfelmpi.cli.parser import add_arguments, add_with_defaults, from_arguments, options, read_toml
+from xfelmpi.__main__ import load
+from xfelmpi.cli.parser import (
+    Parser,
+    add_arguments,
+    add_runs,
+    add_with_defaults,
+    from_arguments,
+    options,
+    read_toml,
+)
 from xfelmpi.core.config.options import GROUPS, Config
 from xfelmpi.core.config.parsing import (
     parse_cells,
@@ -19,7 +28,9 @@ from xfelmpi.core.config.parsing import (
     parse_size,
     parse_trains,
 )
+from xfelmpi.core.config.validation import without_effect
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
 
 ADD = ("a=S/k", "b_2=A/B/C:output/data.x")
 
@@ -448,9 +459,9 @@ def test_lists_in_one_word_or_in_several(words, value):
     assert getattr(found, words.split()[0][2:].replace("-", "_")) == value
 
 
-@pytest.mark.parametrize("run", [-1, 10_000])
+@pytest.mark.parametrize("run", [-1, 100_000])
 def test_impossible_run(run):
-    with pytest.raises(UsageError, match="9999"):
+    with pytest.raises(UsageError, match="99999"):
         Config(run=run)
 
 
@@ -734,9 +745,74 @@ def test_forms_of_a_run_number(text):
     assert parse_run(text) == 50
 
 
-@pytest.mark.parametrize("text", ["50-53", "", "p50", "5.0", "-1", "\0", "9" * 400])
+@pytest.mark.parametrize("text", ["50-53", "", "p50", "5.0", "-1", "\0", "٥", "9" * 400])
 def test_no_run_number(text):
     from xfelmpi.core.config.parsing import parse_run
 
     with pytest.raises(ValueError, match="50 or r0050"):
         parse_run(text)
+
+
+def test_runs_of_five_digits():
+    from xfelmpi.core.config.parsing import parse_run
+
+    assert parse_run("r12345") == 12345
+    assert Experiment(Path("/e"), Path("/o"), parse_run("12345")).name == "r12345"
+    with pytest.raises(ValueError, match="found 100000, expected a run number 0 … 99999"):
+        parse_run("100000")
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ("50 51", [50, 51]),
+        ("r0050 R51", [50, 51]),
+        ("50-53", [50, 51, 52, 53]),
+        ("r0050-r0052 60", [50, 51, 52, 60]),
+        ("51,50 60-61", [51, 50, 60, 61]),
+    ],
+)
+def test_several_runs(words, runs):
+    parser = Parser()
+    add_runs(parser, "runs")
+    assert parser.parse_args(words.split()).runs == runs
+
+
+@pytest.mark.parametrize(
+    "words", ["53-50", "50-", "-50", "50--51", "50,,51", "50-53-55", "0-99999"]
+)
+def test_no_runs(words):
+    parser = Parser()
+    add_runs(parser, "runs")
+    with pytest.raises(UsageError, match=r"expected|required|unrecognized"):
+        parser.parse_args([words])
+
+
+COMMANDS = ("process", "mask", "vds", "verify", "report", "show", "simulate", "merge", "darks")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_same_forms_of_a_run(command):
+    parser = load(command).parser()
+    given = parser.parse_args(["r0050"])
+    assert getattr(given, "run", None) == 50 or given.runs == [50]
+    with pytest.raises(UsageError, match="expected"):
+        parser.parse_args(["run50"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"decide": "auto", "sigma": 5.0, "min_scores": 7}, ""),
+        ({"decide": "auto", "width": "iqr"}, "--width iqr has no effect with --decide auto"),
+        ({"decide": "train", "width": "iqr"}, ""),
+        ({"decide": "run", "min_scores": 7}, "--min-scores 7 has no effect with --decide run"),
+        ({"decide": "run", "min_scores": 7, "normalise": "pulse-energy"}, ""),
+        (
+            {"decide": "fixed", "fixed_threshold": 5.0, "sigma": 3.0, "width": "iqr"},
+            "--sigma 3.0, --width iqr have no effect with --decide fixed",
+        ),
+    ],
+)
+def test_options_without_effect_are_said(options, told):
+    assert without_effect(Config(50, **options)) == told

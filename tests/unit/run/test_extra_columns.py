@@ -297,7 +297,7 @@ def test_monitor_without_pulses(experiment, path):
     ("where", "words"),
     [
         ("SPB_IRU_AEROSOL/FLOW/HF/value", ("no source", FLOW)),
-        ("nothing/like/it", ("no source",)),
+        ("nothing/like/it", ("no source", "it has 5, e.g. ")),
         (f"{FLOW}/measureCapacitance", (FLOW, "no measureCapacitance", "measureCapacity")),
         (f"{FAST}:output/data.man", (f"{FAST}:output", "no data.man", "data.mean")),
         (f"{FAST}:output/man", (f"{FAST}:output", "no man")),
@@ -309,6 +309,12 @@ def test_monitor_without_pulses(experiment, path):
 )
 def test_one_warning_and_nan(experiment, path, where, words):
     missing(read(experiment, f"x={where}"), *words)
+
+
+def test_run_without_beamline_data(experiment, path):
+    path.unlink()
+    words = ("names no source", "the run has no beamline data")
+    missing(read(experiment, f"x={FLOW}/value"), *words)
 
 
 def test_several_entries_a_train(experiment, path):

@@ -7,6 +7,11 @@ from xfelmpi.core.units import ELECTRONVOLT
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
 
+LAST_RUN = 99_999
+"""The facility's names have four digits, ``r0050``; a run beyond them has five."""
+
+MOST_RUNS = 10_000
+
 _NUMBER = r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 
 
@@ -18,31 +23,38 @@ def parse_run(text) -> int:
     ValueError
         If it is neither.
     """
-    match = re.fullmatch(r"[rR]?(\d{1,9})", str(text))
+    match = re.fullmatch(r"[rR]?(\d{1,9})", str(text), re.ASCII)
     if not match:
         raise ValueError(f"{str(text)[:40]!r} is no run number; expected one, e.g. 50 or r0050")
-    return int(match[1])
+    run = int(match[1])
+    if run > LAST_RUN:
+        raise ValueError(f"found {run}, expected a run number 0 … {LAST_RUN}")
+    return run
 
 
-MOST_RUNS = 10_000
-
-
-def parse_runs(text) -> tuple[int, ...]:
-    """Return run numbers, ascending, from ``50-60,65`` (ends included).
+def parse_run_list(text) -> tuple[int, ...]:
+    """Return run numbers, as they stand there, from ``50``, ``r0050``, ``52,50`` or ``50-53``.
 
     Raises
     ------
     ValueError
         If it names none, or more than there can be.
     """
-    runs: set[int] = set()
+    runs: list[int] = []
     for part in re.split(r"[,\s]+", str(text).strip()):
-        match = re.fullmatch(r"[rR]?(\d{1,9})(?:-[rR]?(\d{1,9}))?", part)
+        match = re.fullmatch(r"[rR]?(\d{1,9})(?:-[rR]?(\d{1,9}))?", part, re.ASCII)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + MOST_RUNS:
-            raise ValueError(f"{str(text)[:40]!r} names no runs; expected e.g. 50-60,65")
-        runs.update(range(first, last + 1))
-    return tuple(sorted(runs))
+            raise ValueError(f"{str(text)[:40]!r} names no runs; expected e.g. 50 or 50-60,65")
+        if last > LAST_RUN:
+            raise ValueError(f"found {last}, expected run numbers 0 … {LAST_RUN}")
+        runs.extend(range(first, last + 1))
+    return tuple(runs)
+
+
+def parse_runs(text) -> tuple[int, ...]:
+    """Return run numbers, ascending, from ``50-60,65`` (ends included); see `parse_run_list`."""
+    return tuple(sorted(set(parse_run_list(text))))
 
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xfelmpi.core.config.choices import BIN_SIZES
+from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
@@ -32,7 +33,7 @@ def _none(value) -> str:
 
 
 _LIMITS = (
-    _Limit("run", lambda n: 0 <= n <= 9999, "a run number 0 … 9999"),
+    _Limit("run", lambda n: 0 <= n <= LAST_RUN, f"a run number 0 … {LAST_RUN}"),
     _Limit("adu_per_photon", lambda x: 0 < x < math.inf, "a finite number above 0"),
     # beyond these, float32 cannot tell no photon from one
     _Limit("adu_per_photon", lambda x: 1e-30 < x < 1e30, "a number between 1e-30 and 1e30"),
@@ -124,6 +125,31 @@ def _validate_decision(config) -> None:
     )
     low, high = config.min_score, config.max_score
     _need(None in (low, high) or low <= high, "max_score", high, f"at least --min-score, {low}")
+
+
+_NOT_USED = {
+    "auto": ("width",),
+    "train": ("min_scores",),
+    "run": ("min_scores",),
+    "window": (),
+    "fixed": ("sigma", "width", "sigma_floor", "min_scores"),
+}
+"""Options of the decision that have no effect, by ``--decide``."""
+
+
+def without_effect(config) -> str:
+    """Return which options of a `Config` that are not at their defaults have no effect, or none."""
+    unused = [
+        f"--{name.replace('_', '-')} {getattr(config, name)}"
+        for name in _NOT_USED[config.decide]
+        if getattr(config, name) != getattr(type(config), name)
+        # the mean energy around a train is taken from as many frames
+        and not (name == "min_scores" and config.normalise == "pulse-energy")
+    ]
+    if not unused:
+        return ""
+    verb = "has" if len(unused) == 1 else "have"
+    return f"{', '.join(unused)} {verb} no effect with --decide {config.decide}"
 
 
 def _validate_added(names: list[str]) -> None:

@@ -213,7 +213,10 @@ def _not_found(files: list, where: str) -> str:
     begun = [s for s in sources if where.startswith(f"{s}/")]
     if not begun:
         near = difflib.get_close_matches(where.rpartition("/")[0], sources, 3, 0.4)
-        hint = f"; the nearest sources are {', '.join(near)}" if near else ""
+        if not sources:
+            return f"{where} names no source: the run has no beamline data"
+        first = f"; it has {len(sources)}, e.g. {min(sources)}"
+        hint = f"; the nearest sources are {', '.join(near)}" if near else first
         return f"{where} names no source of the run{hint}"
     source = max(begun, key=len)
     key = where.removeprefix(f"{source}/").replace("/", ".")

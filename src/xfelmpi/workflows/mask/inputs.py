@@ -10,6 +10,7 @@ from xfelmpi._kernels._cells import HIT, JUDGED, MISS
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
+from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import RunJob
@@ -108,6 +109,10 @@ def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     log.info("run: %s frames, %s %s", f"{facts.n_frames:,}", comm.size, plural(comm.size, "rank"))
     for line in (*facts.notes, *(calibration.notes if calibration else ()), *masks.notes):
         log.info(line)
+    doubts = few_good_pixels(comm, masks, facts.modules_in_run)
+    if comm.rank == 0:
+        for line in (*doubts, *(calibration.warnings if calibration else ())):
+            log.warning(line)
     events = None
     if options.powder_cells or options.leave_out == "hits":
         events = share_hit_labels(comm, experiment.events)

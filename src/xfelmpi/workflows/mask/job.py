@@ -8,6 +8,7 @@ from time import monotonic
 import numpy as np
 
 from xfelmpi import mpi
+from xfelmpi.calibration.plausible import LEAST_GOOD
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, OutputError
@@ -224,6 +225,11 @@ def _summary(
     dark, judged = int(tally.too_dark.sum()), max(int(tally.judged.sum()), 1)
     percent = 100 * dark / judged
     lines.append(f"{'too dark':14} {dark:14,} {percent:8.3f} % cannot be told from dead")
+    if masked.sum() > (1 - LEAST_GOOD) * total:
+        log.warning(
+            f"the mask leaves {100 - 100 * masked.sum() / total:.2g} % of the cells × pixels good: "
+            "is the run what it should be, and no other mask inverted?"
+        )
     if dark > judged // 100:
         log.warning(
             f"too little light to tell dead cells in {percent:.1f} % of the cells × "

@@ -53,7 +53,9 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
     parts, sources, rows, backgrounds = [], [], [], []
     for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
         found = read_finished_hits(path)
-        columns = found.columns | _new_columns(run, number, len(found.columns["trainId"].values))
+        columns = found.columns | _new_columns(
+            run, number, len(found.columns["trainId"].values), run_type(runs)
+        )
         chosen = _choose(columns, where, run)
         log.info(f"run {run}: {chosen.sum():,} of {len(chosen):,} hits")
         parts.append({p: HitColumn(c.values[chosen], c.attributes) for p, c in columns.items()})
@@ -84,9 +86,14 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
     return Merged(header, modules, _join(parts, rows), np.concatenate(sources), row)
 
 
-def _new_columns(run: int, number: int, n: int) -> dict[str, HitColumn]:
+def run_type(runs) -> type:
+    """Return the type that run numbers have in merged files; two bytes as long as they fit."""
+    return np.uint16 if max(runs) <= np.iinfo(np.uint16).max else np.uint32
+
+
+def _new_columns(run: int, number: int, n: int, kind: type) -> dict[str, HitColumn]:
     return {
-        "run": HitColumn(np.full(n, run, np.uint16), {}),
+        "run": HitColumn(np.full(n, run, kind), {}),
         f"{DETECTOR}/background_index": HitColumn(np.full(n, number, np.uint32), {}),
     }
 

@@ -22,7 +22,7 @@ from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance
 from xfelmpi.output.publishing import publish_together
-from xfelmpi.workflows.merge.hits import Merged, collect
+from xfelmpi.workflows.merge.hits import Merged, collect, run_type
 
 BLOCK_FRAMES = 8
 """Hits of a block, read dense: 1 or 2 MiB each."""
@@ -61,7 +61,7 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
         tally = _Tally(hits)
     attributes = {
         **provenance(job, map(str, inputs)),
-        "run": np.array(runs, np.uint16),
+        "run": np.array(runs, run_type(runs)),
         "where": where or "",
     }
     written = _write(job, files, hits, tally, attributes, merged)
