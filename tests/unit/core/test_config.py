@@ -778,9 +778,7 @@ def test_several_runs(words, runs):
     assert parser.parse_args(words.split()).runs == runs
 
 
-@pytest.mark.parametrize(
-    "words", ["53-50", "50-", "-50", "50--51", "50-53-55", "0-99999"]
-)
+@pytest.mark.parametrize("words", ["53-50", "50-", "-50", "50--51", "50-53-55", "0-99999"])
 def test_no_runs(words):
     parser = Parser()
     add_runs(parser, "runs")
