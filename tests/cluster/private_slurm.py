@@ -1,6 +1,7 @@
 """A Slurm of its own for tests: munged, slurmctld and slurmd with everything in one folder.
 
-One node, this machine, with 64 configured CPUs however many it has; partition ``upex``.
+One node, this machine, with 64 configured CPUs however many it has; partition ``upex``, whose jobs
+those of ``urgent`` put back into the queue.
 """
 
 import contextlib
@@ -50,7 +51,12 @@ FirstJobId={first_job}
 SlurmctldTimeout=60
 SlurmdTimeout=60
 NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=20000 State=UNKNOWN
-PartitionName=upex Nodes=localhost Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=upex Nodes=localhost Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO \
+PriorityTier=1
+PartitionName=urgent Nodes=localhost MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10 \
+PreemptMode=OFF
 """
 
 

@@ -45,7 +45,9 @@ def quick_project(folder: Path, seconds: float = 0.0) -> Path:
     programs = folder / ".venv" / "bin"
     programs.mkdir(parents=True)
     (folder / "calls").mkdir()
-    _script(programs / "python", "exit 0")
+    # under Slurm there is no mpirun: srun starts the program itself
+    note = f'set -e; shift 2; echo "$@" >>"{folder}/calls/$1"; sleep {seconds}'
+    _script(programs / "python", f"[[ $1 == -m ]] || exit 0; {note}")
     _script(
         programs / "mpirun",
         f'set -e; shift 5; echo "$@" >>"{folder}/calls/$1"; sleep {seconds}; '

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parsing import parse_duration
 from xfelmpi.core.errors import UsageError, XfelmpiError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
@@ -40,6 +41,13 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         help="continue a job that was stopped or killed from its last checkpoint, with any number "
         "of ranks and any options of the decision; all files are as if it had never been stopped",
     )
+    parser.add_argument(
+        "--wait",
+        type=arguments.checked(parse_duration),
+        metavar="TIME",
+        help="wait up to so long, e.g. 30m, until the run is complete and corrected (default: do "
+        "not wait; a run that is not complete is processed as it is, with exit status 3)",
+    )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser
 
@@ -57,6 +65,10 @@ def main(argv: list[str], comm) -> int:
         config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
         job = RunJob.of(comm, config, argv)
         with _only_job(job), _failure_recorded(job):
+            if given.wait:
+                from xfelmpi.workflows.wait import wait_for_run
+
+                wait_for_run(job, given.wait)
             return process(job, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 
@@ -75,6 +87,8 @@ def _parse(argv: list[str]):
     given = parser(dry_run).parse_args(argv)
     if given.resume and given.from_events:
         raise UsageError("--from-events reads only hits and misses: leave out --resume")
+    if given.wait and given.from_events:
+        raise UsageError("--from-events reads a run that was processed: leave out --wait")
     if not dry_run:
         return given, []
     if not given.from_events:

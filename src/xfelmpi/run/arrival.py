@@ -18,7 +18,7 @@ import numpy as np
 
 from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.input_file import guarded_call
+from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.train_index import listed_trains, rows_of_trains
 
@@ -213,7 +213,7 @@ def _last_train(path: Path, run: int) -> int | str:
 
 
 def _read_end(path: Path, run: int) -> int:
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         if identity(file, path).run not in (0, run):
             return 0
         trains = _with_frames(file)
@@ -259,7 +259,7 @@ def run_labels(listing: Listing) -> tuple[str, str]:
 
 def _read_labels(path: Path) -> tuple[str, str]:
     found = []
-    with h5py.File(path, "r") as file:
+    with open_hdf5(path) as file:
         for name in ("runType", "sample"):
             dataset = file.get(f"METADATA/{name}")
             value: object = ""

@@ -19,7 +19,7 @@ from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
-from xfelmpi.run.index.completeness import unfinished_correction
+from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
 from xfelmpi.run.mask_samples import MaskSamples, sample_masks
@@ -194,6 +194,8 @@ def _find(
     if kind == "proc":
         unfinished = unfinished_correction(experiment, index)
         index = replace(index, problems=(*index.problems, *unfinished))
+    unfinished = missing_parts(experiment, kind)
+    index = replace(index, problems=(*index.problems, *unfinished))
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = cached_machine_data(

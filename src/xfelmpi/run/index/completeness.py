@@ -15,6 +15,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.io.input_file import guarded_call, open_hdf5
+from xfelmpi.run.arrival import list_folder, makes_redu, missing_files
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
 from xfelmpi.run.index.run_index import RunIndex
@@ -68,6 +69,28 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
             action = "the others are not in the outputs"
             return [Problem(what, last, -1, int(missing[0]), action)]
     return []
+
+
+def missing_parts(experiment: Experiment, kind: str) -> list[Problem]:
+    """Return a problem if a run lacks files, by the names of those that are there.
+
+    A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one;
+    all modules must have the same sequences.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    kind : str
+        ``proc`` or ``raw``.
+    """
+    have = list_folder(experiment.run_folder(kind), kind)
+    raw = list_folder(experiment.run_folder("raw"), "raw") if kind == "proc" else None
+    redu = kind == "proc" and makes_redu(experiment)
+    reason = missing_files(have, raw if raw and raw.sequences else None, redu)
+    if not reason:
+        return []
+    what = f"run is not complete: it lacks {reason}; is it still being written?"
+    return [Problem(what, "", -1, 0, "the others are used")]
 
 
 def _fullest_part(paths: list[Path]) -> list[Path]:

@@ -84,7 +84,8 @@ def find_script() -> Path:
 def job_environment() -> dict[str, str]:
     """Return an environment for jobs: without what belongs to this process as a job or rank."""
     foreign = ("SLURM_", "OMPI_COMM_", "OMPI_UNIVERSE_", "PMIX_", "PMI_", "XFELMPI_RESULT")
-    return {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+    # where Slurm itself is configured must stay
+    return {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(foreign)}
 
 
 @dataclass
