@@ -685,3 +685,14 @@ def test_help():
     assert done.returncode == 0
     for text in ("--out", "--gains", "--offset-sigma", "--noise-sigma", "fixed high gain"):
         assert text in done.stdout
+
+
+def test_proposal_is_that_of_the_data(tmp_path):
+    """Not that of the folders, which somebody may have copied elsewhere."""
+    (dark,) = tiny_dark_runs(tmp_path / "p007927", ("high",), trains=1, cells=(0,))
+    prefix = dark.options.prefix.rename(tmp_path / "p000001")
+    out = tmp_path / "constants"
+    done = call_xfelmpi(["darks", dark.options.run, "--prefix", prefix, "--out", out])
+    assert done.returncode == 0, done.stderr
+    with h5py.File(out / "Cheetah-AGIPD00-calib.h5") as file:
+        assert file.attrs["proposal"] == "p007927"
