@@ -14,6 +14,8 @@ from expected import FRAME_SHAPE, LIGHT_SPEED, PLANCK, Expected
 from extra_geom import AGIPD_1MGeometry
 from readers import read_emc
 
+from xfelmpi.analysis.sphere_size import SphereSize
+
 EVENTS = {
     **{"trainId": "u8", "pulseId": "u8", "cellId": "u2", "litpixels": "u4", "photons": "u8"},
     **{"hitscore": "f4", "is_hit": "?", "is_miss": "?", "hit_median": "f4", "hit_std": "f4"},
@@ -73,7 +75,12 @@ def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
     raw = expected.mock.options.kind == "raw"
     with h5py.File(path) as file:
         check_provenance(file)
-        assert set(file) == {*EVENTS, "problems", "sums"} | ({"gain_switched"} if raw else set())
+        sizes = {column.name for column in SphereSize.columns}
+        assert sizes <= set(file) or not sizes & set(file)
+        for name in sizes & set(file):
+            assert np.isnan(file[name][:][~file["is_hit"][:]]).all()
+        others = {"gain_switched"} if raw else set()
+        assert set(file) - sizes == {*EVENTS, "problems", "sums"} | others
         for name, dtype in EVENTS.items():
             assert file[name].dtype == np.dtype(dtype), name
             assert file[name].shape == (len(expected),), name

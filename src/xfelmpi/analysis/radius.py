@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from xfelmpi.analysis.hit_analysis import AnalysisColumn, HitAnalysis
-from xfelmpi.calibration.geometry import DetectorGeometry
-from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.analysis.hit_analysis import AnalysedHits, AnalysedRun, AnalysisColumn, HitAnalysis
 
 
 class PhotonRadius(HitAnalysis):
@@ -12,14 +10,15 @@ class PhotonRadius(HitAnalysis):
 
     columns = (AnalysisColumn("photon_radius", "m"),)
 
-    def __init__(self, geometry: DetectorGeometry):
-        x, y, _ = geometry.xyz.reshape(3, -1)
+    def __init__(self, run: AnalysedRun):
+        x, y, _ = run.geometry.xyz.reshape(3, -1)
         self._radius = np.hypot(x, y)
 
-    def process(self, hits: SparseFrames) -> list[np.ndarray]:
+    def process(self, hits: AnalysedHits) -> list[np.ndarray]:
         """Return the mean radius of each hit; NaN without photons."""
-        frame = np.repeat(np.arange(len(hits)), np.diff(hits.indptr))
-        count = hits.count.astype(np.float64)
-        total = np.bincount(frame, count * self._radius[hits.pixel], len(hits))
-        photons = np.bincount(frame, count, len(hits))
-        return [np.divide(total, photons, out=np.full(len(hits), np.nan), where=photons > 0)]
+        frames = hits.frames
+        frame = np.repeat(np.arange(len(frames)), np.diff(frames.indptr))
+        count = frames.count.astype(np.float64)
+        total = np.bincount(frame, count * self._radius[frames.pixel], len(frames))
+        photons = np.bincount(frame, count, len(frames))
+        return [np.divide(total, photons, out=np.full(len(frames), np.nan), where=photons > 0)]

@@ -74,6 +74,12 @@ class Masks:
     files: tuple[UsedFile, ...] = ()
     counted: np.ndarray | None = None
 
+    @classmethod
+    def all_good(cls, detector: Detector) -> "Masks":
+        """Return masks that call every pixel good: those of frames that bring their bad pixels."""
+        good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
+        return cls(good, np.zeros(detector.max_cells, np.int32), good[:, 0])
+
     @property
     def n_modules(self) -> int:
         """Modules of the detector."""

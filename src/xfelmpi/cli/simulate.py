@@ -79,7 +79,7 @@ def options_from(arguments: argparse.Namespace) -> SimulationOptions:
     rate = values.pop("rate")
     if rate:
         values["pulse_step"] = STRIDE_OF_RATE[rate]
-    for name in ("absent_modules", "unseen_trains", "size_nm", "hit_photons"):
+    for name in ("absent_modules", "unseen_trains", "size_nm", "hit_photons", "axis_ratio"):
         values[name] = tuple(values[name])
     return SimulationOptions(**values)
 
@@ -203,7 +203,15 @@ def _add_beamline(group) -> None:
 def _add_photons(group) -> None:
     pair = {"nargs": 2, "type": float, "metavar": ("MIN", "MAX")}
     _option(group, "--hit-rate", "chance of a particle in a frame", metavar="FRACTION")
-    _option(group, "--particle", "spheres, or a particle without any symmetry in all orientations")
+    _option(
+        group,
+        "--particle",
+        "spheres, spheroids, or a particle without any symmetry in all orientations",
+    )
+    _option(group, "--axis-ratio", "of spheroids: axis of revolution over the others", **pair)
+    _option(group, "--pairs", "particles that are two spheres in one pulse", metavar="FRACTION")
+    _option(group, "--ice", "particles that are pieces of ice", metavar="FRACTION")
+    _option(group, "--rings", "particles that are rings of stray light", metavar="FRACTION")
     _option(group, "--size-nm", "diameters of the particles in nm", **pair)
     _option(group, "--hit-photons", "mean photons from a particle on the detector", **pair)
     _option(group, "--background", "mean photons per module and frame", metavar="PHOTONS")

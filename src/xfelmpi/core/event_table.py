@@ -7,24 +7,27 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AddedColumn:
-    """One more value per frame, which the user asked for (``--add``).
+    """One more value per frame: what the user asked for (``--add``), or an analysis found.
 
     Parameters
     ----------
     name : str
         Of the column in the events file.
-    values : ndarray, float64 (frame,)
+    values : ndarray, float64 or float32 (frame,)
         In `units`, NaN where unknown.
     source : str
-        ``SOURCE/KEY`` as the user wrote it.
+        ``SOURCE/KEY`` as the user wrote it, or the name of the analysis.
     units : str
         SI where the run's files tell the unit; empty where not, or for plain numbers.
+    group : str
+        Where it is below the entry of the CXI file; empty: with the instrument.
     """
 
     name: str
     values: np.ndarray
     source: str
     units: str = ""
+    group: str = ""
 
     def attributes(self) -> dict[str, str]:
         """Return the attributes of the column's dataset in the output files."""

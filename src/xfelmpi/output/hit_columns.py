@@ -53,6 +53,6 @@ def hit_columns(
         (f"{DETECTOR}/photon_counts", hits.photons, {"units": "photons"}),
         (f"{DETECTOR}/hit_score", hits.hitscore, {}),
         (f"{DETECTOR}/hit_sigma", hits.hit_sigma, {}),
-        *((f"{INSTRUMENT}/{a.name}", a.values, a.attributes()) for a in hits.added),
+        *((f"{a.group or INSTRUMENT}/{a.name}", a.values, a.attributes()) for a in hits.added),
     ]
     return [FrameColumn(*column) for column in columns]

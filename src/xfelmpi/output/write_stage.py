@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.analysis.hit_analysis import analyse_hits, hit_analyses
+from xfelmpi.analysis.hit_analysis import (
+    AnalysedHits,
+    AnalysedRun,
+    analyse_hits,
+    chosen_analyses,
+    hit_analyses,
+)
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
@@ -76,6 +82,10 @@ class WriteInputs:
         Attributes that name the job that made the scores, if it is not this one.
     dark_powder : (ndarray, ndarray) or None
         As `powder`, of the frames without an X-ray pulse, if an earlier job has summed them.
+    hit_powder : tuple or None
+        As `powder`, of the hits, where `hits_summed`.
+    hits_summed : bool
+        Whether the hits have been read and summed.
     """
 
     share: LocalRun
@@ -91,6 +101,8 @@ class WriteInputs:
     used: tuple[dict, ...] = ()
     earlier: dict[str, str] = field(default_factory=dict)
     dark_powder: tuple[np.ndarray, np.ndarray] | None = None
+    hit_powder: tuple[np.ndarray, np.ndarray] | None = None
+    hits_summed: bool = False
 
     def no_frames(self) -> PowderSum:
         """Return the sum over no frames, with the shapes of this run."""
@@ -159,8 +171,7 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     attributes = done.earlier | provenance(
         job, done.share.facts.input_files, done.used, done.share.facts.beamline
     )
-    if config.analyse:
-        done = _analysed(job, done)
+    done = _analysed(job, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
@@ -191,15 +202,56 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
 
 
 def _analysed(job: RunJob, done: WriteInputs) -> WriteInputs:
-    """Return the same with the columns that ``--analyse`` asks for; collective."""
-    blocks = done.reader.stream(np.flatnonzero(done.events.is_hit), done.no_frames())
-    n = len(done.events.trainId)
-    columns = analyse_hits(job.comm, job.config.analyse, blocks, done.geometry, n)
-    return replace(done, events=replace(done.events, added=(*done.events.added, *columns)))
+    """Return the same with the columns that ``--size`` and ``--analyse`` ask for; collective."""
+    comm, config, events = job.comm, job.config, done.events
+    wavelength, _ = beam_wavelength(comm, config, events.wavelength)
+    distance = comm.bcast(done.geometry.distance if comm.rank == 0 else None)
+    classes = chosen_analyses(config, distance, wavelength)
+    if not classes:
+        return done
+    rows, modules = np.flatnonzero(events.is_hit), done.share.facts.modules_in_run
+    done = _with_hits_summed(comm, done, rows)
+    ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
+    run = AnalysedRun(config, comm.bcast(done.geometry), wavelength, ground, done.masks, modules)
+    weighting = background_weights(comm, events, modules)
+    of_frame = np.full(len(events.wavelength), wavelength)
+    if config.photon_energy is None:
+        of_frame = events.wavelength
+    blocks = (
+        (part, AnalysedHits(frames, events.cellId[part], weighting[part], of_frame[part]))
+        for part, frames in done.reader.stream(rows)
+    )
+    columns = analyse_hits(comm, classes, run, blocks, len(events.trainId))
+    return replace(done, events=replace(events, added=(*events.added, *columns)))
+
+
+def _with_hits_summed(comm, done: WriteInputs, rows: np.ndarray) -> WriteInputs:
+    """Return the same with the powder of the hits; collective."""
+    # what is read now is kept for the other times, as far as there is room
+    events = done.events
+    done.reader.keep_only(np.flatnonzero(events.is_hit | events.is_miss | events.is_dark))
+    powder = done.no_frames()
+    with mpi.fail_together(comm):
+        for _ in done.reader.stream(rows, powder):
+            pass
+    dark = done.dark_powder
+    if mpi.allreduce_max(comm, events.is_dark.any()):
+        dark = _dark_sum(comm, done)
+    hits = sum_powder(comm, done.masks, powder)
+    return replace(done, hit_powder=hits, hits_summed=True, dark_powder=dark)
+
+
+def _mean_background(done: WriteInputs) -> np.ndarray:
+    """Return the mean photons of the non-hits, float32 (module, pixel); rank 0."""
+    left_out = [done.hit_powder, done.dark_powder]
+    return background.mean_background(done.powder, *(sums for sums in left_out if sums))
 
 
 def _write_frames(comm, done: WriteInputs, outputs: HitOutputs, kind: str, rows: np.ndarray):
     """Stream frames of this rank into all formats; returns their powder, see `sum_powder`."""
+    if kind == "hits" and done.hits_summed:
+        outputs.write(kind, _sparse(done, rows))
+        return done.hit_powder
     powder = done.no_frames()
     outputs.write(kind, _sparse(done, rows, powder))
     return sum_powder(comm, done.masks, powder)
@@ -216,7 +268,9 @@ def _dark_sum(comm, done: WriteInputs):
     return sum_powder(comm, done.masks, powder)
 
 
-def _sparse(done: WriteInputs, rows: np.ndarray, powder: PowderSum) -> Iterator[SparseFrames]:
+def _sparse(
+    done: WriteInputs, rows: np.ndarray, powder: PowderSum | None = None
+) -> Iterator[SparseFrames]:
     return (sparse for _, sparse in done.reader.stream(rows, powder))
 
 
@@ -266,18 +320,15 @@ def _frame_set(
         ones=ones,
         multi=sums.lit[rows] - ones,
         peak=mpi.allreduce_max(job.comm, sums.peak[rows].max(initial=0)),
-        read=lambda: _sparse(done, rows, done.no_frames()),
+        read=lambda: _sparse(done, rows),
     )
 
 
 def _good_in_hits(comm, done: WriteInputs, rows: np.ndarray) -> np.ndarray | None:
     """Return in how many hits each pixel is good, on rank 0; reads the hits; collective."""
-    powder = done.no_frames()
-    with mpi.fail_together(comm):
-        for _ in _sparse(done, rows, powder):
-            pass
-    total = sum_powder(comm, done.masks, powder)
-    return total[1].reshape(-1) if total else None
+    if not done.hits_summed:
+        done = _with_hits_summed(comm, done, rows)
+    return done.hit_powder[1].reshape(-1) if done.hit_powder else None
 
 
 def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: dict) -> None:

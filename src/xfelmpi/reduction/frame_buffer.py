@@ -64,6 +64,20 @@ class FrameBuffer:
         self._stop[frames[:n]] = indptr[1:]
         self.used = end
 
+    def keep_only(self, frames: np.ndarray) -> None:
+        """Forget all but some frames, int (frame,), so that there is room for others."""
+        wanted = frames[self.has(frames)]
+        wanted = wanted[np.argsort(self._start[wanted])]
+        start, stop = self._start[wanted], self._stop[wanted]
+        self.used = 0
+        self._start[:] = -1
+        for frame, a, b in zip(wanted.tolist(), start.tolist(), stop.tolist(), strict=True):
+            end = self.used + b - a
+            self._pixel[self.used : end] = self._pixel[a:b]
+            self._count[self.used : end] = self._count[a:b]
+            self._start[frame], self._stop[frame] = self.used, end
+            self.used = end
+
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""
         return self._start[frames] >= 0

@@ -1,6 +1,7 @@
 """Frames as sparse lists: from the buffer, or read again."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -39,6 +40,22 @@ class HitReader:
         self._sums = sums
         self._sparsifier = sparsifier
         self._mask_row = masks.row_of_cell[table.cell_id]
+        self._masks = masks
+
+    @cached_property
+    def _unused(self) -> PowderSum:
+        shape = (self._masks.n_modules, self._masks.module_pixels)
+        rows = self._masks.good.shape[1]
+        return PowderSum(
+            np.zeros(shape, np.uint64),
+            np.zeros(shape, np.uint32),
+            np.zeros((len(self._masks.good), rows), np.int64),
+        )
+
+    def keep_only(self, frames: np.ndarray) -> None:
+        """Let go of all kept frames but some, int (frame,): only these are going to be read."""
+        if self._kept:
+            self._kept.keep_only(frames)
 
     def check_unchanged(self) -> None:
         """Check that the files that frames were read from are still the same.
@@ -56,15 +73,15 @@ class HitReader:
             self._kept.release()
 
     def stream(
-        self, frames: np.ndarray, powder: PowderSum
+        self, frames: np.ndarray, powder: PowderSum | None = None
     ) -> Iterator[tuple[np.ndarray, SparseFrames]]:
-        """Yield frames in order, in blocks, and add them to a powder sum.
+        """Yield frames in order, in blocks, and add them to a powder sum, if one is given.
 
         Parameters
         ----------
         frames : ndarray, int (frame,)
             Ascending positions among the rank's frames.
-        powder : PowderSum
+        powder : PowderSum, optional
 
         Yields
         ------
@@ -84,19 +101,23 @@ class HitReader:
             yield block, self._read(block, powder)
             a += len(block)
 
-    def _read(self, block: np.ndarray, powder: PowderSum) -> SparseFrames:
+    def _read(self, block: np.ndarray, powder: PowderSum | None) -> SparseFrames:
         if not self._kept:
             return self._read_again(block, powder)
         in_memory = self._kept.has(block)
         old, new = block[in_memory], block[~in_memory]
         sparse = self._kept.take(old)
-        powder.add_sparse(sparse, self._sums.modules[old], self._mask_row[old])
+        if powder is not None:
+            powder.add_sparse(sparse, self._sums.modules[old], self._mask_row[old])
         if not len(new):
             return sparse
         again = self._read_again(new, powder)
+        self._kept.store(new, again)
         return SparseFrames.join([sparse, again]).take(np.argsort(np.concatenate([old, new])))
 
-    def _read_again(self, frames: np.ndarray, powder: PowderSum) -> SparseFrames:
+    def _read_again(self, frames: np.ndarray, powder: PowderSum | None) -> SparseFrames:
+        # the kernels add to one in any case
+        powder = powder or self._unused
         block = self._sparsifier.frames(self._table[frames], powder)
         # offsets in the EMC file and the type of the CXI file stand on these sums
         for name in ("lit", "photons", "ones", "peak", "entries", "modules"):

@@ -11,6 +11,7 @@ import numpy as np
 from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.simulate.cluster import Cluster, rotation
 from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.particles import OTHERS, SINGLE, spheroid
 from xfelmpi.simulate.plan import TrainPlan
 
 N_RINGS = 4096
@@ -82,7 +83,7 @@ def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
         ring_solid_angle=PIXEL_SIZE**2 * np.cos(two_theta) ** 3 / options.distance**2,
         ring_pixels=pixels,
         ring_background=background / np.average(background, weights=pixels),
-        q=_pixel_q(positions, options) if options.particle == "cluster" else None,
+        q=_pixel_q(positions, options) if options.needs_vectors else None,
     )
 
 
@@ -118,6 +119,23 @@ def ring_photons(scene: Scene, diameter: float, photons: float) -> np.ndarray:
     """Return the mean photons of a particle in one pixel of every ring, float64 (ring,)."""
     profile = sphere_intensity(scene.ring_q, diameter / 2) * scene.ring_solid_angle
     return profile * (photons / (profile @ scene.ring_pixels))
+
+
+DENSITY = 430e27
+"""Electrons per m³ of the particles: protein."""
+
+_ELECTRON_RADIUS = 2.8179403205e-15
+
+
+def fluence(scene: Scene, diameter: float, photons: float) -> float:
+    """Return the light on a sphere that scatters so many photons onto the detector, photons/m².
+
+    Photons = fluence · r_e² · ρ² · V² · Σ intensity · solid angle.
+    """
+    volume = np.pi / 6 * diameter**3
+    profile = sphere_intensity(scene.ring_q, diameter / 2) * scene.ring_solid_angle
+    forward = (_ELECTRON_RADIUS * DENSITY * volume) ** 2
+    return photons / (forward * (profile @ scene.ring_pixels))
 
 
 @dataclass(frozen=True)
@@ -178,8 +196,7 @@ class ModuleModel:
         entries = rng.integers(0, 2**TABLE_BITS, int(totals.sum()), np.uint32)
         keys = np.repeat(np.arange(len(plan)) * MODULE_PIXELS, totals) + self._table[entries]
         hits = np.flatnonzero(plan.is_particle)
-        draw = self._sphere if self._scene.q is None else self._cluster
-        keys = np.concatenate([keys, *(draw(rng, plan, hit) for hit in hits)])
+        keys = np.concatenate([keys, *(self._particle(rng, plan, hit) for hit in hits)])
         keys.sort()
         starts = np.flatnonzero(np.diff(keys, prepend=-1))
         count = np.minimum(np.diff(starts, append=len(keys)), self._options.max_count)
@@ -189,6 +206,24 @@ class ModuleModel:
             pixel=(keys % MODULE_PIXELS).astype(np.uint16),
             count=count.astype(np.uint16),
         )
+
+    def _particle(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
+        kind, particle = plan.kind[frame], self._options.particle
+        if kind == SINGLE and particle == "sphere":
+            return self._sphere(rng, plan, frame)
+        if kind == SINGLE and particle == "cluster":
+            return self._cluster(rng, plan, frame)
+        q, diameter = self._scene.q[:, self._module], plan.diameter[frame]
+        if kind == SINGLE:
+            intensity = spheroid(q, plan.semi_axes(frame), plan.axis(frame))
+        else:
+            intensity = OTHERS[int(kind)](q, diameter, plan.place[frame])
+        ring, scene = self._scene.ring[self._module], self._scene
+        # the same light as on a sphere of the same volume
+        whole = sphere_intensity(scene.ring_q, diameter / 2) * scene.ring_solid_angle
+        scale = plan.particle_photons[frame] / (whole @ scene.ring_pixels)
+        photons = rng.poisson(intensity * scene.ring_solid_angle[ring] * scale)
+        return frame * MODULE_PIXELS + np.repeat(np.arange(MODULE_PIXELS), photons)
 
     def _sphere(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
         """Return frame × pixels + pixel of every photon of a frame's particle, int64."""

@@ -29,7 +29,7 @@ CHOICES = {
     "compression": ("gzip", "none"),
     "missing_style": ("empty", "gone"),
     "truth": ("hits", "full"),
-    "particle": ("sphere", "cluster"),
+    "particle": ("sphere", "spheroid", "cluster"),
     "lit_frames": ("found", "settings", "none"),
     "alignment": ("by first pulse", "by reference delay"),
     "bunch_pattern": ("timeserver", "decoder", "none"),
@@ -97,7 +97,13 @@ class SimulationOptions:
     hit_rate : float
         Chance of a particle in a frame, 0 … 1.
     particle : str
-        ``sphere``, or ``cluster``: balls that form one particle without any symmetry.
+        ``sphere``; ``spheroid``: of the volume of such a sphere; or ``cluster``: balls that form
+        one particle without any symmetry.
+    axis_ratio : tuple of float
+        Smallest and largest ratio of the spheroids' axis of revolution to the other axes.
+    pairs, ice, rings : float
+        Fractions of the particles that are two spheres in one pulse, pieces of ice, and stray
+        light.
     size_nm : tuple of float
         Smallest and largest diameter of the particles in nm.
     hit_photons : tuple of float
@@ -185,6 +191,10 @@ class SimulationOptions:
     absent_modules: tuple[int, ...] = ()
     hit_rate: float = 0.05
     particle: str = "sphere"
+    axis_ratio: tuple[float, float] = (1.0, 2.0)
+    pairs: float = 0.0
+    ice: float = 0.0
+    rings: float = 0.0
     size_nm: tuple[float, float] = (40.0, 80.0)
     hit_photons: tuple[float, float] = (5e3, 5e4)
     background: float = 300.0
@@ -219,10 +229,12 @@ class SimulationOptions:
         self._check_ranges()
         self._check_cells()
         self._check_modules()
-        for name in ("size_nm", "hit_photons"):
+        for name in ("size_nm", "hit_photons", "axis_ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UsageError(f"{name} is {low} … {high}, expected 0 < smallest <= largest")
+        if self.pairs + self.ice + self.rings > 1:
+            raise UsageError("pairs, ice and rings are more than all particles")
         if self.kind == "proc" and self.compression == "gzip" and self.chunk_frames == 0:
             raise UsageError("contiguous data (chunk_frames 0) cannot be compressed")
 
@@ -298,6 +310,11 @@ class SimulationOptions:
         return self.bad_cells if self.kind == "proc" else self.bad_pixels
 
     @property
+    def needs_vectors(self) -> bool:
+        """Whether there are particles that do not scatter alike to all sides."""
+        return self.particle != "sphere" or self.pairs + self.ice + self.rings > 0
+
+    @property
     def masks_frames(self) -> bool:
         """Whether the frames have masks that are not all good."""
         return self.kind == "proc" and bool(self.masked_pixels or self.masked_at_times)
@@ -340,6 +357,9 @@ _RANGES = (
     ("sequence_length", 1, 10**7),
     ("first_train", 1, 2**62),
     ("hit_rate", 0, 1),
+    ("pairs", 0, 1),
+    ("ice", 0, 1),
+    ("rings", 0, 1),
     ("background", 0, 1e6),
     ("pulse_energy_mj", 1e-9, 1e3),
     ("pulse_jitter", 0, 0.2),

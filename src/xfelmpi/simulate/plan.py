@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from xfelmpi.simulate.cluster import rotation
 from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.particles import ICE, NOTHING, PAIR, RING, SINGLE, seen_axes
 
-_PURPOSE, _ORIENTATIONS, _MORE_PULSES = 0, 3, 6
+_PURPOSE, _ORIENTATIONS, _KINDS, _MORE_PULSES = 0, 3, 4, 6
 """First numbers after the seed of the generators of this module; `model` uses others."""
 
 LOWEST_PULSE_ENERGY = 0.2
@@ -44,6 +46,12 @@ class TrainPlan:
         Whether a particle was in the beam.
     diameter : ndarray, float64 (frame,)
         Diameter of the particle in m.
+    kind : ndarray, uint8 (frame,)
+        What is in the beam: `particles.SINGLE` and so on.
+    axis_ratio : ndarray, float64 (frame,)
+        Of a spheroid: axis of revolution over the others.
+    place : ndarray, float64 (frame, 4)
+        Random numbers in [0, 1) for what is no single particle.
     orientation : ndarray, float64 (frame, 4)
         Of the particle: a quaternion of any length.
     particle_photons : ndarray, float64 (frame,)
@@ -63,6 +71,9 @@ class TrainPlan:
     frame_energy_uj: np.ndarray
     is_particle: np.ndarray
     diameter: np.ndarray
+    kind: np.ndarray
+    axis_ratio: np.ndarray
+    place: np.ndarray
     orientation: np.ndarray
     particle_photons: np.ndarray
     background: np.ndarray
@@ -75,7 +86,32 @@ class TrainPlan:
         per_frame = ("cells", "order", "pulse_ids", "n_pulses", "is_particle")
         per_frame += ("frame_energy_uj",)
         per_frame += ("diameter", "orientation", "particle_photons", "background")
+        per_frame += ("kind", "axis_ratio", "place")
         return replace(self, **{name: getattr(self, name)[:0] for name in per_frame})
+
+    def semi_axes(self, frame: int) -> tuple[float, float]:
+        """Return the semi-axes of a spheroid across and along its axis of revolution, in m.
+
+        Its volume is that of the sphere with the frame's diameter.
+        """
+        across = self.diameter[frame] / 2 / np.cbrt(self.axis_ratio[frame])
+        return across, across * self.axis_ratio[frame]
+
+    def axis(self, frame: int) -> np.ndarray:
+        """Return the direction of a spheroid's axis of revolution, float64 (3,)."""
+        return rotation(self.orientation[frame])[:, 2]
+
+    def seen(self, spheroids: bool) -> np.ndarray:
+        """Return short and long diameter in m and angle in rad, as seen, float64 (frame, 3).
+
+        Those of spheres have no angle; without a particle there is nothing, NaN.
+        """
+        found = np.full((len(self), 3), np.nan)
+        for frame in np.flatnonzero(self.is_particle):
+            found[frame, :2] = self.diameter[frame]
+            if spheroids:
+                found[frame] = seen_axes(self.semi_axes(frame), self.axis(frame))
+        return found
 
 
 def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
@@ -101,8 +137,11 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
     frame_energy[lit & (position in options.unseen_trains)] = np.nan
     relative = np.where(lit, of_frame.sum(axis=1), 0.0)
     is_particle &= lit
+    kinds = np.random.default_rng([options.seed, _KINDS, position])
+    chance, axis_ratio, place = _draw_kinds(kinds, options, n_cells)
     if options.kind == "dark":
         is_particle[:], level = False, 0.0
+    kind = np.where(is_particle, chance, NOTHING).astype(np.uint8)
 
     cells = np.array(options.cells)
     cells = cells[~vetoed[cells]]
@@ -119,10 +158,21 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
         frame_energy_uj=frame_energy[cells],
         is_particle=is_particle[cells],
         diameter=diameter[cells],
+        kind=kind[cells],
+        axis_ratio=axis_ratio[cells],
+        place=place[cells],
         orientation=orientation[cells],
         particle_photons=photons[cells],
         background=level * relative[cells],
     )
+
+
+def _draw_kinds(rng, options: SimulationOptions, n: int):
+    """Return what particles are, and the numbers that they need."""
+    ends = np.cumsum([options.pairs, options.ice, options.rings])
+    which = np.searchsorted(ends, rng.random(n), side="right")
+    axis_ratio = np.exp(rng.uniform(*np.log(options.axis_ratio), n))
+    return np.array([PAIR, ICE, RING, SINGLE])[which], axis_ratio, rng.random((n, 4))
 
 
 def _pulses_of_frames(options: SimulationOptions, first: np.ndarray, position: int) -> np.ndarray:

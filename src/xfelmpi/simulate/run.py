@@ -105,7 +105,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     with _together(comm):
         if rank == 0:
             log.info("joining the truth")
-            counts = truth.join_pieces(paths.pieces, paths.truth, options)
+            counts = truth.join_pieces(paths.pieces, paths.truth, options, scene)
             give_names(_unfinished(paths))
             shutil.rmtree(paths.pieces)
     frames, particles = comm.bcast(counts, root=0) if comm else counts

@@ -20,7 +20,7 @@ from xfelmpi.io.output_file import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.constants import write_bad_kinds
 from xfelmpi.simulate.exdf import unfinished
-from xfelmpi.simulate.model import ModulePhotons
+from xfelmpi.simulate.model import ModulePhotons, Scene
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
 
@@ -144,7 +144,9 @@ class _ModulePieces:
             self._file.close()
 
 
-def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[int, int]:
+def join_pieces(
+    folder: Path, path: Path, options: SimulationOptions, scene: Scene
+) -> tuple[int, int]:
     """Write the truth file from all pieces.
 
     Parameters
@@ -155,6 +157,7 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
         The truth file.
     options : SimulationOptions
         The options of the run.
+    scene : Scene
 
     Returns
     -------
@@ -174,7 +177,7 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
             present = [m for m in modules if has_data(options, m.module, position)]
             if not present:
                 continue
-            train = _join_train(present, plan, options)
+            train = _join_train(present, plan, options, scene)
             for name, values in train.columns.items():
                 columns[name].append(values.astype(_COLUMNS[name]))
             columns["frames"].append(n_rows + kept_frames(options, plan))
@@ -195,6 +198,10 @@ def join_pieces(folder: Path, path: Path, options: SimulationOptions) -> tuple[i
             write_bad_kinds(file, options)
         file["pulse_energy"].attrs["units"] = "J"
         file["wavelength"].attrs["units"] = "m"
+        for name in ("diameter", "short_axis_diameter", "long_axis_diameter"):
+            file[name].attrs["units"] = "m"
+        file["theta_z"].attrs["units"] = "rad"
+        file["fluence"].attrs["units"] = "photons/um2"
         file.attrs["run"] = options.run
         file.attrs["options"] = options.to_json()
     return n_rows, int(np.concatenate(columns["is_particle"]).sum())
@@ -221,6 +228,12 @@ _COLUMNS = {
     "unmasked_litpixels": "u4",
     "unmasked_photons": "u8",
     "is_particle": "?",
+    "particle_kind": "u1",
+    "diameter": "f8",
+    "short_axis_diameter": "f8",
+    "long_axis_diameter": "f8",
+    "theta_z": "f8",
+    "fluence": "f8",
     "pulse_energy": "f8",
     "n_pulses": "u1",
     "wavelength": "f8",
@@ -240,7 +253,23 @@ class _Train:
     count: np.ndarray
 
 
-def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Train:
+def _particles(plan: TrainPlan, options: SimulationOptions, scene: Scene) -> dict:
+    """Return what is known of the particles of a train, by column; NaN where there is none."""
+    short, long, angle = plan.seen(options.particle == "spheroid").T
+    light = np.full(len(plan), np.nan)
+    for i in np.flatnonzero(plan.is_particle):
+        light[i] = model.fluence(scene, plan.diameter[i], plan.particle_photons[i]) * 1e-12
+    return {
+        "particle_kind": plan.kind,
+        "diameter": np.where(plan.is_particle, plan.diameter, np.nan),
+        "short_axis_diameter": short,
+        "long_axis_diameter": long,
+        "theta_z": angle,
+        "fluence": light,
+    }
+
+
+def _join_train(present: list[_ModulePieces], plan: TrainPlan, options, scene: Scene) -> _Train:
     """Put the modules of a train together, entries in ascending order of frame and pixel."""
     sums = {name: np.zeros(len(plan), dtype) for name, dtype in _PIECE_SUMS.items()}
     parts = []
@@ -272,6 +301,7 @@ def _join_train(present: list[_ModulePieces], plan: TrainPlan, options) -> _Trai
         "unmasked_litpixels": sums["unmasked_lit"],
         "unmasked_photons": sums["unmasked_photons"],
         "is_particle": plan.is_particle,
+        **_particles(plan, options, scene),
         # from the float32 numbers of the gas monitor's file, so that readers get the same
         "pulse_energy": plan.frame_energy_uj.astype(np.float32).astype(np.float64) * 1e-6,
         "n_pulses": plan.n_pulses,

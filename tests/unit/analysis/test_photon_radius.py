@@ -19,8 +19,9 @@ def test_mean_radius():
         np.array([0, 1, 2, 1], np.uint32),
         np.array([2, 0, 1, 0], np.uint16),
     )
-    (analysis,) = (cls(GEOMETRY) for cls in hit_analyses(("radius",)).values())
-    (radius,) = analysis.process(hits)
+    run = SimpleNamespace(geometry=GEOMETRY)
+    (analysis,) = (cls(run) for cls in hit_analyses(("radius",)).values())
+    (radius,) = analysis.process(SimpleNamespace(frames=hits))
     np.testing.assert_allclose(radius, [(2 * 5e-3 + 10e-3) / 3, np.nan, np.nan])
 
 

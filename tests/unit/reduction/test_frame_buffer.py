@@ -9,7 +9,7 @@ from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images,
 from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
@@ -267,3 +267,19 @@ def test_file_changes_between_the_readings(tmp_path, first_pass, run, change):
             file[DATASET][PER_TRAIN + 3, 0, :4] = new[change]
     with pytest.raises(InputError, match=r"train 71: .* differently"):
         list(done.reader.stream(np.array([1, PER_TRAIN + 3]), PowderSum.zeros(1)))
+
+
+def test_keep_only_makes_room():
+    """Frames that are not wanted go, and the others stay as they were."""
+    lists = SparseFrames(
+        np.array([0, 2, 3, 6]), np.arange(6, dtype=np.uint32), np.arange(6, dtype=np.uint16)
+    )
+    buffer = FrameBuffer(4, 6 * ENTRY_BYTES)
+    buffer.store(np.array([2, 0, 3]), lists)
+    buffer.keep_only(np.array([0, 1, 3]))
+    assert buffer.used == 4
+    assert buffer.has(np.arange(4)).tolist() == [True, False, False, True]
+    buffer.store(np.array([1]), lists.take(np.array([0])))
+    frames = buffer.take(np.array([3, 1, 0]))
+    assert frames.indptr.tolist() == [0, 3, 5, 6]
+    assert frames.pixel.tolist() == [3, 4, 5, 0, 1, 2]

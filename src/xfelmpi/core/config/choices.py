@@ -13,3 +13,13 @@ POLARISATIONS = ("x", "y", "none")
 
 SUSPECT_TRAINS = ("include", "exclude")
 """``--suspect-trains``: what becomes of trains that the files flag as suspect."""
+
+SIZES = ("auto", "sphere", "none")
+"""``--size``: what particles are taken for."""
+
+SIZE_COLUMNS = (
+    *("diameter", "diameter_error", "short_axis_diameter", "short_axis_error"),
+    *("long_axis_diameter", "long_axis_error", "theta_x", "theta_z", "theta_z_error"),
+    *("fluence", "fluence_error", "size_deviance", "size_edge"),
+)
+"""Columns of sizes, whatever particles are taken for."""

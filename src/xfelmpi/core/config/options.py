@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SUSPECT_TRAINS
+from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SIZES, SUSPECT_TRAINS
 from xfelmpi.core.config.parsing import (
     parse_added,
     parse_cells,
@@ -315,6 +315,21 @@ class Config:
         " (default: none)",
         metavar="NAME=SOURCE/KEY",
         many=True,
+    )
+    size: str = _option(
+        "outputs",
+        "auto",
+        str,
+        "measure every hit as a sphere or a spheroid of uniform density; auto: as a sphere, if"
+        " distance and wavelength are known",
+        choices=SIZES,
+    )
+    density: float = _option(
+        "outputs",
+        430.0,
+        float,
+        "electrons per nm^3 of the particles, for their fluence; protein 430, water 334, gold 4400",
+        metavar="X",
     )
     analyse: tuple[str, ...] = _option(
         "outputs",

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xfelmpi.core.config.choices import BIN_SIZES
+from xfelmpi.core.config.choices import BIN_SIZES, SIZE_COLUMNS
 from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
@@ -15,6 +15,7 @@ _MODULES, _CELLS = range(AGIPD_1M.n_modules), range(AGIPD_1M.max_cells)
 """What options may name; they are checked before the run says which detector it has."""
 
 _TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
+_TAKEN |= set(SIZE_COLUMNS)
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
 """Names of the events file, and of the group ``instrument_1`` of the CXI."""
 
@@ -67,6 +68,7 @@ _LIMITS = (
     ),
     _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
     _Limit("distance_offset", lambda x: -100 < x < 100, "metres, between -100 and 100"),
+    _Limit("density", lambda x: 1 <= x <= 1e5, "electrons per nm^3, 1 … 100000"),
     _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),
     _Limit(
         "roi_qmax",

@@ -128,6 +128,8 @@ class CxiEntry:
         for dataset in ("data", "module_identifier"):
             file.link(f"{name}/data_1/{dataset}", f"/{name}/{DETECTOR}/{dataset}")
         # CXI wants every dataset that `axes` names in the same group
+        for group in sorted(groups - set(_GROUPS)):
+            file.group(f"{name}/{group}", NX_class="NXcollection")
         for group in sorted({"data_1", *groups} - {""}):
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
 

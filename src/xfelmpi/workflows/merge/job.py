@@ -14,7 +14,6 @@ from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
-from xfelmpi.detectors.base import Detector
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.cxi.reader import stream_hits
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
@@ -153,7 +152,7 @@ def _write(job: RunJob, files: MergedFiles, hits: _Share, tally: _Tally, attribu
             attributes=attributes,
             sets={"hits": own},
             detector=hits.detector,
-            masks=_all_good(hits.detector),
+            masks=Masks.all_good(hits.detector),
             modules_in_run=hits.modules,
             geometry=merged.header.geometry if merged else None,
             wavelength=wavelength,
@@ -162,9 +161,3 @@ def _write(job: RunJob, files: MergedFiles, hits: _Share, tally: _Tally, attribu
     )
     outputs.write("hits", hits.stream())
     return outputs.close(replace(merged.header, good_in_hits=good) if merged else None)
-
-
-def _all_good(detector: Detector) -> Masks:
-    # bad pixels come with the frames
-    good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
-    return Masks(good, np.zeros(detector.max_cells, np.int32), good[:, 0])

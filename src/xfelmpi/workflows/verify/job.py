@@ -11,6 +11,7 @@ from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.workflows.verify import (
+    analyses,
     cxi,
     dragonfly,
     full_rerun,
@@ -48,6 +49,8 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("CXI: shapes", ("cxi",), cxi.shapes),
     ("CXI: rows are those of the events", ("cxi",), cxi.rows),
     ("CXI: powder, background, geometry", ("cxi", "powder"), cxi.singles),
+    ("analyses: columns", ("cxi", "events"), analyses.columns),
+    ("analyses: some hits once more", ("cxi", "events"), analyses.again),
     ("CXI: processing step", ("cxi",), provenance.process_entry),
     ("EMC: header", (), dragonfly.emc_header),
     ("Dragonfly: detector", ("cxi", "powder"), dragonfly.detector),

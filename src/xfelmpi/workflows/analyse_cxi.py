@@ -1,0 +1,73 @@
+"""The hits of a CXI file, given to the analyses as the main job gives them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi.analysis.hit_analysis import AnalysedHits, AnalysedRun
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.output.cxi.reader import FinishedHits, stream_hits
+
+_BLOCK_HITS = 8
+"""Hits that are read at once, dense."""
+
+_SOURCE, _DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
+
+
+def median_wavelength(config: Config, of_frames: np.ndarray) -> float:
+    """Return the wavelength in m, NaN if unknown; as `beam_wavelength`, on one rank."""
+    if config.photon_energy is not None:
+        return PLANCK_TIMES_C / config.photon_energy
+    known = of_frames[np.isfinite(of_frames)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def run_of_file(config: Config, found: FinishedHits, wavelength: float) -> AnalysedRun:
+    """Return what the hits of a CXI file have in common.
+
+    Parameters
+    ----------
+    config : Config
+    found : FinishedHits
+    wavelength : float
+        In m.
+    """
+    detector = found.geometry.detector
+    # pixels of absent modules are bad in every hit, as others are
+    return AnalysedRun(
+        config,
+        found.geometry,
+        wavelength,
+        found.background.reshape(-1),
+        Masks.all_good(detector),
+        (1 << detector.n_modules) - 1,
+    )
+
+
+def hits_of_file(
+    config: Config, path: Path, found: FinishedHits, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, AnalysedHits]]:
+    """Yield hits of a CXI file in blocks, with their positions.
+
+    Parameters
+    ----------
+    config : Config
+    path : Path
+    found : FinishedHits
+        Of this file.
+    rows : ndarray, int64 (hit,)
+        Which hits, ascending.
+    """
+    weighting = found.columns[f"{_DETECTOR}/background_weighting"].values
+    wavelength = found.columns[f"{_SOURCE}/photon_wavelength"].values
+    if config.photon_energy is not None:
+        wavelength = np.full(len(wavelength), PLANCK_TIMES_C / config.photon_energy)
+    done = 0
+    for frames in stream_hits([path], np.zeros(len(rows), np.int64), rows, _BLOCK_HITS):
+        part = rows[done : done + len(frames)]
+        done += len(frames)
+        cells = np.zeros(len(frames), np.int64)
+        yield part, AnalysedHits(frames, cells, weighting[part], wavelength[part])

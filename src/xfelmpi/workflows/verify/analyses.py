@@ -1,0 +1,67 @@
+"""Checks of what was computed for every hit: sizes, and what else ``--analyse`` named."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xfelmpi.analysis.hit_analysis import HitAnalysis, chosen_analyses
+from xfelmpi.output.hit_columns import INSTRUMENT
+from xfelmpi.workflows.analyse_cxi import hits_of_file, median_wavelength, run_of_file
+from xfelmpi.workflows.verify.findings import Finding, compare, expect
+from xfelmpi.workflows.verify.open_outputs import Outputs
+
+_CHECKED = 8
+"""Hits that are analysed again."""
+
+_TOLERANCE = 0.01
+"""Relative; sums of the same numbers in another order differ in the last digits only."""
+
+
+def _classes(outputs: Outputs) -> dict[str, type[HitAnalysis]]:
+    run = outputs.run
+    wavelength = median_wavelength(run.config, run.events.wavelength)
+    return chosen_analyses(run.config, outputs.header.geometry.distance, wavelength)
+
+
+def columns(outputs: Outputs) -> Iterator[Finding]:
+    """Columns of the analyses are there, hits alone have values, and the CXI has the same."""
+    events, cxi, path = outputs.files["events"], outputs.files["cxi"], outputs.experiment.events
+    is_hit = outputs.run.events.is_hit
+    for name, cls in _classes(outputs).items():
+        for about in cls.columns:
+            dataset = events[about.name]
+            yield from expect(path, f"{about.name}, shape", dataset.shape, is_hit.shape)
+            yield from expect(path, f"{about.name}, type", dataset.dtype, np.dtype(about.dtype))
+            found = tuple(str(dataset.attrs.get(key, "")) for key in ("source", "units"))
+            yield from expect(
+                path, f"{about.name}, source and units", found, (f"analysis {name}", about.units)
+            )
+            values = dataset[()]
+            others = np.isnan(values[~is_hit])
+            yield from compare(path, f"{about.name} of non-hits is NaN", others, others | True)
+            where = f"entry_1/{about.group or INSTRUMENT}/{about.name}"
+            yield from compare(outputs.experiment.cxi, where, cxi[where][()], values[is_hit])
+
+
+def again(outputs: Outputs) -> Iterator[Finding]:
+    """Some hits have the values that their frames in the CXI file give."""
+    run, path = outputs.run, outputs.experiment.cxi
+    hits = outputs.hits
+    chosen = (
+        np.unique(np.linspace(0, len(hits) - 1, _CHECKED).astype(np.int64)) if len(hits) else []
+    )
+    classes = _classes(outputs)
+    if not classes or not len(chosen):
+        return
+    about = run_of_file(
+        run.config, outputs.header, median_wavelength(run.config, run.events.wavelength)
+    )
+    analyses = {name: cls(about) for name, cls in classes.items()}
+    for part, block in hits_of_file(run.config, path, outputs.header, chosen):
+        for analysis in analyses.values():
+            for column, values in zip(analysis.columns, analysis.process(block), strict=True):
+                found = outputs.files["events"][column.name][()][hits[part]]
+                close = np.isclose(found, values, _TOLERANCE, equal_nan=True)
+                yield from compare(
+                    path, f"{column.name} of hits analysed again", close, np.ones_like(close), "hit"
+                )

@@ -1,0 +1,92 @@
+"""Diameters of simulated spheres: exact, with honest error bars, alone whatever the block."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xfelmpi.analysis.form_factor import sphere_amplitude
+from xfelmpi.analysis.hit_analysis import size_analysis
+from xfelmpi.analysis.poisson import deviance, expected_deviance
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
+from xfelmpi.simulate.particles import PAIR
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import sizes as bench
+
+N = 10
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return bench.Bench(seed=3)
+
+
+@pytest.mark.parametrize("background", [0.0, 1.0])
+def test_diameters(detector, background):
+    """The median is good to 1 %, nothing is off by 5 %, most are within an error bar or two."""
+    found, _ = detector.fit("sphere", *(made := detector.hits(N, background=background)))
+    true = made[1].seen[:, 0]
+    off = np.abs(found["diameter"] / true - 1)
+    assert np.median(off) < 0.002
+    assert off.max() < 0.02
+    pull = np.abs(found["diameter"] - true) / found["diameter_error"]
+    assert (pull < 1).sum() > N * 0.4
+    assert pull.max() < 4
+    assert 0.97 < np.median(found["size_deviance"]) < 1.03
+    assert not found["size_edge"].any()
+
+
+def test_pairs_have_a_high_deviance(detector):
+    single, _ = detector.fit("sphere", *detector.hits(N))
+    double, _ = detector.fit("sphere", *detector.hits(N, kind=PAIR))
+    assert bench.area_under_curve(single["size_deviance"], double["size_deviance"]) > 0.95
+
+
+def test_each_hit_alone(detector, monkeypatch):
+    """The same bits in any block, and in any company: ranks have other blocks."""
+    made = detector.hits(7, background=0.5)
+    together, _ = detector.fit("sphere", *made)
+    for block in (1, 3):
+        monkeypatch.setattr(bench, "BLOCK", block)
+        apart, _ = detector.fit("sphere", *made)
+        for name, values in together.items():
+            np.testing.assert_array_equal(apart[name], values, name)
+
+
+def test_hits_without_photons(detector):
+    lists, truth = detector.hits(2)
+    lists.indptr[1:] = lists.indptr[2]
+    lists.indptr[0] = 0
+    nothing = lists.take(np.array([1, 0]))
+    found, _ = detector.fit("sphere", nothing, truth)
+    assert np.isnan(found["diameter"][0])
+    assert np.isfinite(found["diameter"][1])
+
+
+def test_amplitude_and_slope():
+    """The series and the formula meet, and the slope is that of the values."""
+    h = np.linspace(0, 12, 4001)
+    value, slope = sphere_amplitude(h)
+    assert value[0] == 1
+    middle = np.gradient(value, h)
+    np.testing.assert_allclose(slope[1:-1], middle[1:-1], atol=2e-6)
+
+
+def test_expected_deviance():
+    """Of random counts, few and many."""
+    rng = np.random.default_rng(2)
+    for mean in (0.003, 0.2, 1.7, 30.0, 200.0):
+        counts = rng.poisson(mean, 400_000).astype(float)
+        found = deviance(counts, np.full_like(counts, mean)).mean()
+        np.testing.assert_allclose(expected_deviance(np.array([mean])), found, rtol=0.03)
+
+
+def test_when_sizes_are_measured():
+    assert size_analysis(Config(), 0.7, 2e-10) == "sphere"
+    assert size_analysis(Config(), np.nan, 2e-10) is None
+    assert size_analysis(Config(size="none"), 0.7, 2e-10) is None
+    with pytest.raises(InputError, match="--size sphere: the wavelength is unknown"):
+        size_analysis(Config(size="sphere"), 0.7, np.nan)
