@@ -79,7 +79,7 @@ def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
         assert sizes <= set(file) or not sizes & set(file)
         for name in sizes & set(file):
             assert np.isnan(file[name][:][~file["is_hit"][:]]).all()
-        others = {"gain_switched"} if raw else set()
+        others = ({"gain_switched"} if raw else set()) | {"n_pulses"} & set(file)
         assert set(file) - sizes == {*EVENTS, "problems", "sums"} | others
         for name, dtype in EVENTS.items():
             assert file[name].dtype == np.dtype(dtype), name
