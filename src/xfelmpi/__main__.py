@@ -8,7 +8,6 @@ import importlib
 import os
 import sys
 import traceback
-from types import SimpleNamespace
 
 from xfelmpi import __version__
 from xfelmpi._commit import COMMIT
@@ -114,24 +113,21 @@ def load(command: str):
 
 
 def _run_alone(command: str, argv: list[str]) -> int:
-    alone = SimpleNamespace(rank=0, size=1)
+    from xfelmpi.mpi.launch import leave_mpi_alone, started_processes
+    from xfelmpi.mpi.one_process import OneProcess
+
     try:
-        if (
-            int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("SLURM_STEP_NUM_TASKS", 1)))
-            > 1
-        ):
+        if started_processes() not in (None, 1):
             raise UsageError(f"{command} is a command of one process: start it without MPI")
         _prepare()
-        import mpi4py
-
         # MPI would leave things in the environment that jobs started from here must not have
-        mpi4py.rc.initialize = False
+        leave_mpi_alone()
         start_logging(0)
         return load(command).main(argv, None)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_BUG
     except BaseException as error:
-        return _fail(alone, error)
+        return _fail(OneProcess(), error)
 
 
 def _prepare() -> None:
@@ -141,25 +137,18 @@ def _prepare() -> None:
 
 
 def _run(command: str, argv: list[str]) -> int:
-    try:
-        _check_launch()
-    except UsageError as error:
-        sys.stderr.write(f"xfelmpi: error: {error}\n")
-        return error.exit_status
     _prepare()
-    # ranks that wait must not take the core from ranks that work
-    os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-    from mpi4py import MPI
+    from xfelmpi.mpi import all_ranks
 
+    try:
+        comm = all_ranks()
+    except UsageError as error:
+        if not getattr(error, "told_elsewhere", False):
+            sys.stderr.write(f"xfelmpi: error: {printable(error)}\n")
+        return error.exit_status
     from xfelmpi.io.input_file import end_with_traceback
 
     end_with_traceback()
-    comm = MPI.COMM_WORLD
-    try:
-        _check_world(comm.size, MPI.Get_library_version())
-    except UsageError as error:
-        sys.stderr.write(f"xfelmpi: error: {error}\n")
-        return error.exit_status
     agree_on_job_id(comm)
     start_logging(comm.rank)
     try:
@@ -171,39 +160,6 @@ def _run(command: str, argv: list[str]) -> int:
         # mpirun sends SIGTERM to the ranks that are left when one has failed
         shutdown.plan.speaks = False
         return _fail(comm, error)
-
-
-def _check_launch() -> None:
-    """Stop if srun started processes that know nothing of each other, before MPI is loaded.
-
-    Open MPI would abort on its own then, or start as many jobs of one rank, which write the same
-    files.
-    """
-    started_by_mpi = ("PMI_", "PMIX_", "OMPI_COMM_WORLD_")
-    if "SLURM_STEP_NUM_TASKS" in os.environ and "SLURM_PROCID" in os.environ:
-        tasks = os.environ["SLURM_STEP_NUM_TASKS"]
-        if tasks != "1" and not any(name.startswith(started_by_mpi) for name in os.environ):
-            raise UsageError(
-                f"Slurm started {tasks} tasks without MPI: each would write the same files. "
-                "Start with srun --mpi=pmix"
-            )
-
-
-def _check_world(size: int, library: str) -> None:
-    """Stop if processes that were started together are a world of one each.
-
-    This is what the launcher of another MPI does: all of them would write the same files.
-    """
-    started = max(
-        int(os.environ[name]) if os.environ.get(name, "").isdigit() else 1
-        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-    )
-    if size == 1 < started:
-        raise UsageError(
-            f"{started} processes were started, but each is alone by its own MPI "
-            f"({' '.join(library.split())[:40]}): mpirun is that of another MPI. Start with "
-            "the one that belongs to it, e.g. mpirun.openmpi or mpirun.mpich"
-        )
 
 
 def _fail(comm, error: BaseException) -> int:

@@ -12,6 +12,7 @@ UNSTABLE = {"date", "created", "creation_date", "command", "command_line", "rank
 """Attributes and datasets about how and when a file was made; `configuration` holds paths."""
 
 _JOB = {"job_id", "start_time", "host", "nodes", "used_files", "scores_by"}
+_JOB |= {"mpi", "mpi4py_version", "mpi_io"}
 
 UNSTABLE_ATTRIBUTES = UNSTABLE | _JOB | {"configuration", "config"}
 

@@ -19,13 +19,15 @@ import numpy as np
 from xfelmpi.core.errors import OutputError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.output_file import serial_file
-from xfelmpi.io.parallel_hdf5 import LIBVER, compressed_layout
+from xfelmpi.io.parallel_hdf5 import (
+    END_IN_SUPERBLOCK,
+    LIBVER,
+    SUPERBLOCK_BYTES,
+    compressed_layout,
+    end_in_superblock,
+)
 from xfelmpi.io.partial_file import begin_partial, final_name, open_own
 from xfelmpi.mpi import MpiFile, allgather_concat, bcast_from_root, exscan_and_total, run_on_root
-
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_END_IN_SUPERBLOCK = 40
-"""Where superblock version 0 has the address of the file's end (HDF5 File Format, II.A)."""
 
 _DUMMY = b"\0"
 
@@ -116,10 +118,8 @@ class ChunkAppender:
     def _set_end(self) -> None:
         """Tell the file that what was appended belongs to it."""
         with open(open_own(self._part), "r+b") as file:
-            head = file.read(_END_IN_SUPERBLOCK)
-            # version 0, with addresses and lengths of 8 bytes, as LIBVER makes it
-            if head[:9] != _SIGNATURE + b"\0" or head[13:15] != b"\x08\x08":
-                raise UnknownLayoutError("superblock of another version")
+            end_in_superblock(file.read(SUPERBLOCK_BYTES))
+            file.seek(END_IN_SUPERBLOCK)
             file.write(struct.pack("<Q", self._end))
 
     def _fill_index(self, offset: np.ndarray, size: np.ndarray) -> None:

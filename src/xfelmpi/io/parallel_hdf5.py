@@ -4,6 +4,7 @@ All methods are collective. A rank without rows writes with an empty selection: 
 skips the collective call then and the job hangs (h5py#965), hence the low-level writes here.
 """
 
+import struct
 from pathlib import Path
 
 import h5py
@@ -12,8 +13,9 @@ from h5py import h5p, h5s
 
 from xfelmpi.core.errors import OutputError, XfelmpiError
 from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.io.chunk_index import UnknownLayoutError
 from xfelmpi.io.output_file import cannot_write, reserve
-from xfelmpi.io.partial_file import begin_partial, forget, write_new
+from xfelmpi.io.partial_file import begin_partial, forget, open_own, write_new
 from xfelmpi.mpi import MpiFile, allreduce_max, alone, name_for_mpi, run_on_root
 
 ROUND_BYTES = 128 << 20
@@ -24,6 +26,13 @@ STRUCTURE_BYTES = 1 << 20
 
 LIBVER = ("earliest", "v110")
 """What keeps older readers working: their formats where there is a choice."""
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+END_IN_SUPERBLOCK = 40
+"""Where superblock version 0 has the address of the file's end."""
+
+SUPERBLOCK_BYTES = 48
+"""Up to and with that address."""
 
 
 def check_mpi_io(path: Path) -> None:
@@ -76,11 +85,14 @@ class ParallelFile:
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))
         # once without HDF5, which would have to be closed in a file without room
         run_on_root(comm, lambda: reserve(self.part, self._size, anew=True))
+        # one rank needs no HDF5 that is built for MPI
+        together = {"driver": "mpio", "comm": comm} if comm.size > 1 else {}
+        how = "MPI-IO" if together else "HDF5"
         try:
             with name_for_mpi(self.part) as name:
-                self._file = h5py.File(name, "w", driver="mpio", comm=comm, libver=LIBVER)
+                self._file = h5py.File(name, "w", libver=LIBVER, **together)
         except OSError as error:
-            raise OutputError(f"{path}: cannot be opened by MPI-IO ({error})") from None
+            raise OutputError(f"{path}: cannot be opened by {how} ({error})") from None
         self._reserve(0)
         for name, value in attributes.items():
             self._file.attrs[name] = value
@@ -174,7 +186,7 @@ class ParallelFile:
             in_memory = h5s.create_simple(rows.shape)
             in_memory.select_none()
             in_file.select_none()
-        _write_collectively(dataset, in_memory, in_file, rows)
+        self._write_together(dataset, in_memory, in_file, rows)
 
     def put(self, name: str, value, **attributes) -> None:
         """Write a whole small array, string or number that rank 0 has; every rank calls it."""
@@ -191,11 +203,36 @@ class ParallelFile:
             array = np.empty(shape, dtype)
             in_file.select_none()
             in_memory.select_none()
-        _write_collectively(dataset, in_memory, in_file, array)
+        self._write_together(dataset, in_memory, in_file, array)
+
+    def _write_together(self, dataset, in_memory, in_file, array: np.ndarray) -> None:
+        transfer = h5p.create(h5p.DATASET_XFER)
+        if self.comm.size > 1:
+            transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
+        dataset.id.write(in_memory, in_file, np.ascontiguousarray(array), dxpl=transfer)
 
     def close(self) -> None:
         """Close the file, complete but still under its temporary name."""
         self._file.close()
+        if self.comm.size == 1:
+            # of the room that was kept for it HDF5 gives back the rest only through MPI-IO
+            with open(open_own(self.part), "r+b") as file:
+                file.truncate(end_in_superblock(file.read(SUPERBLOCK_BYTES)))
+
+
+def end_in_superblock(head: bytes) -> int:
+    """Return where a file of `LIBVER` ends, from its first `SUPERBLOCK_BYTES`.
+
+    Superblock version 0, with addresses and lengths of 8 bytes (HDF5 File Format, II.A).
+
+    Raises
+    ------
+    UnknownLayoutError
+        If it has another version.
+    """
+    if head[:9] != _SIGNATURE + b"\0" or head[13:15] != b"\x08\x08":
+        raise UnknownLayoutError("superblock of another version")
+    return struct.unpack_from("<Q", head, END_IN_SUPERBLOCK)[0]
 
 
 def compressed_layout(shape: tuple[int, ...], dtype, chunk_rows: int) -> dict:
@@ -211,12 +248,6 @@ def compressed_layout(shape: tuple[int, ...], dtype, chunk_rows: int) -> dict:
 
 def _row_bytes(rows: np.ndarray) -> int:
     return int(np.prod(rows.shape[1:])) * rows.dtype.itemsize
-
-
-def _write_collectively(dataset, in_memory, in_file, array: np.ndarray) -> None:
-    transfer = h5p.create(h5p.DATASET_XFER)
-    transfer.set_dxpl_mpio(h5py.h5fd.MPIO_COLLECTIVE)
-    dataset.id.write(in_memory, in_file, np.ascontiguousarray(array), dxpl=transfer)
 
 
 def fixed_length(value) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Everything the ranks do together. Every rank enters every call, empty-handed or not.
 
 Helpers take the communicator, and nothing here creates one as a side effect of an import. No other
-part of the program imports mpi4py, but for the start in ``__main__``.
+part of the program imports mpi4py, which happens only if it was started in parallel (`launch`).
 """
 
 from xfelmpi.mpi.collectives import (
@@ -18,6 +18,7 @@ from xfelmpi.mpi.collectives import (
 )
 from xfelmpi.mpi.consensus import agree, bcast_from_root, fail_together, run_on_root
 from xfelmpi.mpi.digests import digests_of
+from xfelmpi.mpi.launch import all_ranks
 from xfelmpi.mpi.library import alone, library_versions
 from xfelmpi.mpi.progress import ProgressBoard
 from xfelmpi.mpi.shared_array import (
@@ -36,6 +37,7 @@ __all__ = [
     "NodeSharedArray",
     "ProgressBoard",
     "agree",
+    "all_ranks",
     "allgather_concat",
     "allreduce_bor",
     "allreduce_max",

@@ -1,12 +1,11 @@
 """Numbers and arrays that go from rank to rank: sums, joins, shares.
 
-Buffers only, no pickled arrays; counts and offsets are int64.
+Buffers only, no pickled arrays; counts and offsets are int64. One rank needs no MPI library.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
-from mpi4py import MPI
 
 CHUNK = 1 << 28
 """Elements at most in one MPI call: counts of MPI-3 are 32-bit."""
@@ -17,6 +16,10 @@ def reduce_sum(comm, array: np.ndarray) -> np.ndarray | None:
 
     Unsigned integers of 64 bits travel as 32 bits if that is enough for any sum.
     """
+    if comm.size == 1:
+        return np.array(array, order="C")
+    from mpi4py import MPI
+
     if array.dtype == np.uint64:
         most = allreduce_max(comm, min(int(array.max(initial=0)), 1 << 32))
         if most * comm.size < 1 << 32:
@@ -34,38 +37,41 @@ def reduce_sum(comm, array: np.ndarray) -> np.ndarray | None:
 
 def allreduce_sum(comm, array: np.ndarray) -> np.ndarray:
     """Sum a small array over the ranks, element by element, onto every rank."""
-    array = np.ascontiguousarray(array)
-    total = np.empty_like(array)
-    comm.Allreduce(array, total, op=MPI.SUM)
-    return total
+    return _reduced(comm, array, "SUM")
 
 
 def allreduce_bor(comm, array: np.ndarray) -> np.ndarray:
     """Join the bits of a small integer array over the ranks, element by element, on every rank."""
-    joined = np.empty_like(array)
-    comm.Allreduce(array, joined, op=MPI.BOR)
-    return joined
+    return _reduced(comm, array, "BOR")
 
 
 def allreduce_max(comm, value: int) -> int:
     """Return the largest value of all ranks."""
-    return _all_to_one(comm, value, MPI.MAX)
+    # a buffer: MPI4Py's reduction of Python objects is a tree of pickled messages
+    return int(_reduced(comm, np.array([value], np.int64), "MAX")[0])
 
 
 def allreduce_min(comm, value: int) -> int:
     """Return the smallest value of all ranks."""
-    return _all_to_one(comm, value, MPI.MIN)
+    return int(_reduced(comm, np.array([value], np.int64), "MIN")[0])
 
 
-def _all_to_one(comm, value: int, op: MPI.Op) -> int:
-    # a buffer: MPI4Py's reduction of Python objects is a tree of pickled messages
-    result = np.array([value], np.int64)
-    comm.Allreduce(MPI.IN_PLACE, result, op=op)
-    return int(result[0])
+def _reduced(comm, array: np.ndarray, operation: str) -> np.ndarray:
+    """Return the arrays of all ranks, joined by one of MPI's operations, on every rank."""
+    array = np.ascontiguousarray(array)
+    if comm.size == 1:
+        return array.copy()
+    from mpi4py import MPI
+
+    result = np.empty_like(array)
+    comm.Allreduce(array, result, op=getattr(MPI, operation))
+    return result
 
 
 def exscan_and_total(comm, value: int) -> tuple[int, int]:
     """Return the sum of `value` over the ranks before this one, and over all ranks."""
+    if comm.size == 1:
+        return 0, int(value)
     values = np.empty(comm.size, np.int64)
     comm.Allgather(np.array([value], np.int64), values)
     return int(values[: comm.rank].sum()), int(values.sum())
@@ -74,6 +80,10 @@ def exscan_and_total(comm, value: int) -> tuple[int, int]:
 def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
     """Return the arrays of all ranks, joined in rank order along the first axis, on every rank."""
     array = np.ascontiguousarray(array)
+    if comm.size == 1:
+        return array.copy()
+    from mpi4py import MPI
+
     counts = np.empty(comm.size, np.int64)
     comm.Allgather(np.array([array.size], np.int64), counts)
     joined = np.empty(
@@ -87,6 +97,8 @@ def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
 
 def scatter_rows(comm, array: np.ndarray | None, bounds: np.ndarray) -> np.ndarray:
     """Give rank r the rows ``bounds[r]:bounds[r + 1]`` of the array that rank 0 holds."""
+    if comm.size == 1:
+        return np.array(array[bounds[0] : bounds[1]], order="C")
     about = comm.bcast((array.dtype.str, array.shape[1:]) if comm.rank == 0 else None)
     dtype, inner = np.dtype(about[0]), about[1]
     width = int(np.prod(inner)) * dtype.itemsize
@@ -126,6 +138,12 @@ def alltoallv_chunks(
     per_pair : int
         Words at most that go from one rank to another at a time.
     """
+    if comm.size == 1:
+        for done in range(0, int(number[0]), per_pair):
+            yield words[done : min(done + per_pair, int(number[0]))].copy()
+        return
+    from mpi4py import MPI
+
     starts = np.cumsum(number) - number
     for done in range(0, allreduce_max(comm, number.max()), per_pair):
         send = np.clip(number - done, 0, per_pair)

@@ -42,6 +42,8 @@ def wait_for_all(comm) -> None:
     from ranks with work if there are more ranks than cores. Here it sleeps a tenth of the time
     that it has waited already.
     """
+    if comm.size == 1:
+        return
     barrier = comm.Ibarrier()
     start = monotonic()
     while not barrier.Test():

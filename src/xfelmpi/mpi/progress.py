@@ -3,7 +3,6 @@
 from time import monotonic, sleep
 
 import numpy as np
-from mpi4py import MPI
 
 _TAG = 4711
 
@@ -55,6 +54,10 @@ class ProgressBoard:
             self._show(self._state.sum(axis=0))
 
     def _drain(self) -> None:
+        if self._comm.size == 1:
+            return
+        from mpi4py import MPI
+
         status = MPI.Status()
         while self._comm.Iprobe(MPI.ANY_SOURCE, _TAG, status):
             self._comm.Recv(self._state[status.source], status.source, _TAG)
@@ -62,6 +65,8 @@ class ProgressBoard:
 
     def finish(self) -> None:
         """Wait until all ranks are done, showing their progress meanwhile."""
+        if self._comm.size == 1:
+            return
         request = self._comm.Ibarrier()
         pause = 0.001
         while not request.Test():

@@ -4,12 +4,12 @@ import math
 import os
 
 import numpy as np
-from mpi4py import MPI
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log, size_text
 from xfelmpi.mpi.collectives import CHUNK, allreduce_min
 from xfelmpi.mpi.consensus import agree
+from xfelmpi.mpi.library import alone
 
 _FOLDER_VARIABLE = "OMPI_MCA_osc_sm_backing_store"
 _FOLDER = "/dev/shm"
@@ -86,6 +86,13 @@ class NodeSharedArray:
     """
 
     def __init__(self, comm, shape: tuple[int, ...], dtype):
+        self._window = None
+        if comm.size == 1:
+            self._node = comm
+            self.array = np.zeros(shape, dtype)
+            return
+        from mpi4py import MPI
+
         self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         dtype = np.dtype(dtype)
         n_bytes = math.prod(shape) * dtype.itemsize
@@ -114,7 +121,8 @@ class NodeSharedArray:
 
     def ready(self) -> np.ndarray:
         """Wait until the array is filled, and return it."""
-        self._window.Fence()
+        if self._window is not None:
+            self._window.Fence()
         return self.array
 
 
@@ -138,6 +146,10 @@ def holders(comm, layouts, limit: int = PRIVATE_BYTES):
     InputError
         On all ranks, if neither will do: it names the bytes needed and free.
     """
+    if comm.size == 1:
+        return comm
+    from mpi4py import MPI
+
     n_bytes = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in layouts)
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     # a rank that is alone on its node needs no shared memory
@@ -161,7 +173,7 @@ def holders(comm, layouts, limit: int = PRIVATE_BYTES):
     if comm.rank == 0:
         log.warning(f"{told}: every rank holds its own copy; {advice}")
     _room.private += n_bytes
-    return MPI.COMM_SELF
+    return alone()
 
 
 def share_from_root(
@@ -173,6 +185,11 @@ def share_from_root(
 ) -> np.ndarray:
     """Give every node one copy of an array that rank 0 holds, in shared memory; collective."""
     shared = NodeSharedArray(holders(comm, [(shape, dtype)], limit), shape, dtype)
+    if comm.size == 1:
+        shared.array[...] = array
+        return shared.ready()
+    from mpi4py import MPI
+
     leaders = comm.Split(0 if shared.node_rank == 0 else MPI.UNDEFINED, comm.rank)
     if leaders != MPI.COMM_NULL:
         flat = shared.array.reshape(-1)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from mpi4py import MPI
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.mpi.collectives import CHUNK
+from xfelmpi.mpi.one_process import OneProcess
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def name_for_mpi(path: Path) -> Iterator[str]:
 
 
 class MpiFile:
-    """One file written by all ranks at byte offsets, through MPI-IO.
+    """One file written by all ranks at byte offsets: through MPI-IO if MPI is used.
 
     Parameters
     ----------
@@ -54,14 +54,7 @@ class MpiFile:
 
     def __init__(self, comm, path: str):
         self._path = path
-        try:
-            with name_for_mpi(Path(path)) as name:
-                self._file = MPI.File.Open(comm, name, MPI.MODE_WRONLY | MPI.MODE_CREATE)
-        except (MPI.Exception, OSError) as error:
-            raise OutputError(
-                f"{path}: MPI-IO cannot open it ({error}); expected a folder, and a /dev/shm, that "
-                "can be written"
-            ) from None
+        self._file = (_OwnFile if isinstance(comm, OneProcess) else _SharedFile)(comm, path)
 
     def write_at(self, offset: int, data: np.ndarray) -> None:
         """Write the rank's own contiguous piece, which may be empty; each rank by itself.
@@ -72,18 +65,10 @@ class MpiFile:
             If it is not written, e.g. because the disk is full.
         """
         piece = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        status = MPI.Status()
         written = 0
         while written < piece.size:
             part = piece[written : written + CHUNK]
-            try:
-                # not together: then one rank may write for others, and only that one learns of a
-                # failure
-                self._file.Write_at(int(offset) + written, part, status)
-                # Open MPI raises nothing when a write fails, it only counts fewer bytes
-                done = max(status.Get_count(MPI.BYTE), 0)
-            except MPI.Exception:
-                done = 0
+            done = self._file.write(int(offset) + written, part)
             written += done
             if done != part.size:
                 raise OutputError(
@@ -93,4 +78,60 @@ class MpiFile:
 
     def close(self) -> None:
         """Close the file; collective."""
+        self._file.close()
+
+
+class _SharedFile:
+    """A file of several ranks."""
+
+    def __init__(self, comm, path: str):
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        try:
+            with name_for_mpi(Path(path)) as name:
+                self._file = MPI.File.Open(comm, name, MPI.MODE_WRONLY | MPI.MODE_CREATE)
+        except (MPI.Exception, OSError) as error:
+            raise OutputError(
+                f"{path}: MPI-IO cannot open it ({error}); expected a folder, and a /dev/shm, that "
+                "can be written"
+            ) from None
+
+    def write(self, offset: int, part: np.ndarray) -> int:
+        """Write bytes and return how many are written."""
+        status = self._mpi.Status()
+        try:
+            # not together: then one rank may write for others, and only that one learns of a
+            # failure
+            self._file.Write_at(offset, part, status)
+            # Open MPI raises nothing when a write fails, it only counts fewer bytes
+            return max(status.Get_count(self._mpi.BYTE), 0)
+        except self._mpi.Exception:
+            return 0
+
+    def close(self) -> None:
         self._file.Close()
+
+
+class _OwnFile:
+    """A file of one process."""
+
+    def __init__(self, comm, path: str):
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be opened ({error.strerror})") from None
+
+    def write(self, offset: int, part: np.ndarray) -> int:
+        """Write bytes and return how many are written."""
+        done = 0
+        try:
+            # one call may write less than it is given
+            while done < part.size and (n := os.pwrite(self._fd, part[done:], offset + done)):
+                done += n
+        except OSError:
+            return done
+        return done
+
+    def close(self) -> None:
+        os.close(self._fd)

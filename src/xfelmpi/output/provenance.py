@@ -68,13 +68,13 @@ def provenance(
             "ranks": comm.size,
             "nodes": nodes,
             "host": printable(socket.gethostname()),
-            **_versions(),
+            **_versions(comm),
         }
 
     return mpi.bcast_from_root(comm, attributes)
 
 
-def _versions() -> dict[str, str]:
+def _versions(comm) -> dict[str, str]:
     # slow to import, and needed on one rank only
     from importlib import metadata
 
@@ -86,7 +86,7 @@ def _versions() -> dict[str, str]:
         "libdeflate_version": LIBDEFLATE,
         "extra_data_version": metadata.version("extra-data"),
         "extra_geom_version": metadata.version("extra-geom"),
-        **mpi.library_versions(),
+        **mpi.library_versions(comm),
     }
 
 
