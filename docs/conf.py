@@ -12,7 +12,11 @@ from xfelmpi import __version__  # noqa: E402
 
 project = "xfelmpi"
 version = release = __version__
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+# types in docstrings are words for people, not names of objects
+nitpick_ignore_regex = [("py:.*", ".*")]
 myst_heading_anchors = 4
 nitpicky = True
 # what stands in a page as drawing or output has no language

@@ -7,7 +7,7 @@ from pathlib import Path
 from xfelmpi.calibration import dark_statistics
 from xfelmpi.cli import parser as options
 from xfelmpi.core.errors import UsageError
-from xfelmpi.core.paths import Experiment
+from xfelmpi.core.paths import Experiment, experiment_folder
 
 SUMMARY = "make constants for raw data from one dark run, or from one per gain stage"
 
@@ -88,5 +88,5 @@ def _given(argv: list[str]) -> argparse.Namespace:
         )
     if min(given.gains) <= 0:
         raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
-    given.prefix = options.prefix_or_environment(given.prefix)
+    given.prefix = experiment_folder(given.prefix)
     return given

@@ -21,8 +21,9 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--where",
         metavar="CONDITION",
-        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 1e-3": any values '
-        "per hit of the CXI files, and run; units are SI (default: all hits)",
+        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 200 uJ": any values '
+        "per hit of the CXI files, also under their names in the events file, and run; numbers "
+        "without a unit are SI (default: all hits)",
     )
     parser.add_argument(
         "--name", help="start of the files' names (default: rFIRST-rLAST of the runs)"

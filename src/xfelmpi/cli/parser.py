@@ -3,13 +3,13 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import tomllib
 from pathlib import Path
 
 from xfelmpi.core.config.options import GROUPS, Config
 from xfelmpi.core.config.parsing import parse_cells, parse_modules, parse_run, parse_run_list
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import experiment_folder
 from xfelmpi.core.regular_file import read_small
 
 _LARGEST_TOML = 1 << 20
@@ -227,7 +227,7 @@ def given_values(arguments: argparse.Namespace) -> dict:
         # these are kept for later jobs, which may start in another folder
         if f.metadata["parse"] is Path and f.name in values and f.name not in ("prefix", "output"):
             values[f.name] = values[f.name].absolute()
-    values["prefix"] = prefix_or_environment(values.get("prefix"))
+    values["prefix"] = experiment_folder(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
     return values | {"run": arguments.run}
 
@@ -251,21 +251,3 @@ def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -
         # a threshold of the first time must not stand in the way
         values.setdefault("fixed_threshold", None)
     return dataclasses.replace(first or Config(), **values)
-
-
-def prefix_or_environment(prefix: Path | None) -> Path:
-    """Return the experiment folder, from ``EXP_PREFIX`` if it is not given.
-
-    Raises
-    ------
-    UsageError
-        If neither names one.
-    """
-    if prefix is not None:
-        return prefix
-    if not os.environ.get("EXP_PREFIX"):
-        raise UsageError(
-            "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
-            "/gpfs/exfel/exp/SPB/202405/p007927"
-        )
-    return Path(os.environ["EXP_PREFIX"])

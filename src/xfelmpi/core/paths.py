@@ -1,8 +1,29 @@
 """The experiment folder: where each input and output file lies."""
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from xfelmpi.core.errors import UsageError
+
+
+def experiment_folder(prefix: Path | None) -> Path:
+    """Return the experiment folder, from ``EXP_PREFIX`` if it is not given.
+
+    Raises
+    ------
+    UsageError
+        If neither names one.
+    """
+    if prefix is not None:
+        return prefix
+    if not os.environ.get("EXP_PREFIX"):
+        raise UsageError(
+            "no experiment folder: name it with --prefix DIR or set EXP_PREFIX, e.g. "
+            "/gpfs/exfel/exp/SPB/202405/p007927"
+        )
+    return Path(os.environ["EXP_PREFIX"])
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,28 @@ def si_unit(unit: str, prefix: str = "") -> Unit:
     return Unit(si[0], si[1] * factor)
 
 
+def parse_unit(text: str) -> Unit | None:
+    """Return the SI unit of numbers whose unit a person wrote, e.g. ``uJ``, ``keV`` or ``nm``.
+
+    Parameters
+    ----------
+    text : str
+        Prefix and unit, as symbols or names; µ in both of Unicode's forms.
+
+    Returns
+    -------
+    Unit or None
+        None if it is not known.
+    """
+    text = text.replace("µ", "u").replace("μ", "u")
+    for prefix in ("", *(form for form in _FACTORS if form and form != "none")):
+        unit = text.removeprefix(prefix)
+        if text.startswith(prefix) and unit in _UNITS and unit:
+            symbol, factor = _UNITS[unit]
+            return Unit(symbol, factor * _FACTORS[prefix])
+    return None
+
+
 def _look_up(table: dict, form: str):
     # m and M are different symbols, but names come in any case
     name = form.lower().replace(" ", "_") if len(form) > 2 else form

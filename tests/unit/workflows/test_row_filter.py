@@ -1,5 +1,7 @@
 """Conditions on columns: the same rows as numpy gives, and nothing else is possible."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -108,3 +110,55 @@ def test_integers_do_not_wrap(condition, expected):
         "c": np.array([-(2**63), -1, 5]),
     }
     assert rows_where(condition, columns).tolist() == expected
+
+
+HITS = {
+    "pulse_energy": np.array([0.0002, 0.00021, np.nan]),
+    "photon_energy": np.array([8.0, 9.0, 10.0]) * 1.602176634e-16,
+    "lit_pixels": np.array([5, 6, 7]),
+    "trainId": np.array([1, 2, 3]),
+    "size": np.array([40e-9, 60e-9, 80e-9]),
+}
+UNITS = {"pulse_energy": "J", "photon_energy": "J", "size": "m", "lit_pixels": ""}
+
+
+@pytest.mark.parametrize(
+    ("condition", "rows"),
+    [
+        ("pulse_energy > 200 uJ", [1]),
+        ("pulse_energy >= 200µJ", [0, 1]),
+        ("pulse_energy >= 0.2 mJ and size < 60nm", [0]),
+        ("size in (40 nm, 80 nanometer)", [0, 2]),
+        ("8.5 keV < photon_energy < 9.5e3 eV", [1]),
+        ("205 < pulse_energy / 1 uJ < 300", [1]),
+        ("-size < -50 nm", [1, 2]),
+        # names of the events file and of CXI
+        ("litpixels > 5 and train_id < 3", [1]),
+        ("lit_pixels > 5 and trainId == 3", [2]),
+        # numbers and words that are no quantities
+        ("lit_pixels > 5 and trainId in (1,2)", [1]),
+        ("lit_pixels > 5if 1 else 2", None),
+    ],
+)
+def test_units_and_both_names(condition, rows):
+    if rows is None:
+        with pytest.raises(UsageError):
+            rows_where(condition, HITS, UNITS)
+    else:
+        assert np.flatnonzero(rows_where(condition, HITS, UNITS)).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("pulse_energy > 200 nm", "pulse_energy is in J, 200 nm is not"),
+        ("60 mJ > size", "size is in m, 60 mJ is not"),
+        ("pulse_energy > 5 parsec", "'5 parsec': parsec is no unit known here"),
+        ("pulse_energy > 5 uJ uJ", "invalid syntax"),
+        ("uJ > 5", "no column uJ"),
+    ],
+)
+def test_units_that_do_not_fit(condition, message):
+    with pytest.raises(UsageError, match=re.escape(message)) as failure:
+        rows_where(condition, HITS, UNITS)
+    assert "_quantity_" not in str(failure.value)

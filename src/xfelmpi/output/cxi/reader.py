@@ -127,6 +127,30 @@ def read_entry(path: Path, entry: str) -> tuple[str, dict[str, HitColumn]] | Non
         return checked_text(file, f"{entry}/title"), columns
 
 
+def read_hit_columns(path: Path) -> dict[str, HitColumn]:
+    """Return the values per hit of a CXI file, also of merged runs, by path below the entry.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    with finished_file(path, "a CXI file") as file:
+        return _columns(file[_ENTRY])
+
+
+def read_positions(path: Path) -> np.ndarray:
+    """Return the centres of the pixels in m, float64 (3, module, ss, fs); likewise.
+
+    Raises
+    ------
+    InputError
+        If they are missing or damaged.
+    """
+    with finished_file(path, "a CXI file") as file:
+        return _positions(file[_DETECTOR])
+
+
 def _check_frames(detector: h5py.Group, n_hits: int) -> None:
     """Check type and shape of the datasets of frames, of which each hit has one."""
     for name, dtypes in (("data", (np.uint8, np.uint16)), ("mask", (np.uint32,))):

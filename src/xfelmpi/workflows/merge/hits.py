@@ -107,8 +107,13 @@ def _choose(columns: dict[str, HitColumn], where: str | None, run: int) -> np.nd
         for path, column in columns.items()
         if column.values.dtype.kind in "iuf"
     }
+    units = {
+        path.rpartition("/")[2]: str(column.attributes["units"])
+        for path, column in columns.items()
+        if "units" in column.attributes
+    }
     try:
-        return rows_where(where, named)
+        return rows_where(where, named, units)
     except UsageError as error:
         raise UsageError(f"run {run}: {error}") from None
 

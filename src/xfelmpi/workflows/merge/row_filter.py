@@ -1,4 +1,4 @@
-"""Conditions such as ``hit_sigma > 8 and run != 51`` on columns of numbers. Pure.
+"""Conditions such as ``hit_sigma > 8 and pulse_energy > 200 uJ`` on columns of numbers. Pure.
 
 The text is parsed by Python's own parser and then walked; what is not listed here is refused, and
 nothing of it is ever executed.
@@ -7,11 +7,15 @@ nothing of it is ever executed.
 import ast
 import difflib
 import operator
+import re
+from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
 
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.units import Unit, parse_unit
+from xfelmpi.core.vocabulary import under_both_names
 
 _COMPARISONS = {
     ast.Lt: operator.lt,
@@ -34,36 +38,50 @@ _LONGEST = 10_000
 _EXACT = 2.0**62
 """Integers below this are far from wrapping around."""
 
+_QUANTITY = re.compile(
+    r"(?<![\w.])(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[^\W\d_]+)(?!\w|\()"
+)
+_WORDS = {"and", "or", "not", "in", "if", "else", "is"}
+_PLACE = "_quantity_"
+
 _MISTAKES = (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
 """What the parser and the walk raise on a text that is no condition."""
 
 
-def rows_where(condition: str, columns: dict[str, np.ndarray]) -> np.ndarray:
+def rows_where(
+    condition: str, columns: Mapping[str, np.ndarray], units: Mapping[str, str] | None = None
+) -> np.ndarray:
     """Return which rows fulfil a condition, bool (row,).
 
-    Numbers, names of columns, ``+ - * / %``, comparisons (also ``200 < x <= 300`` and
-    ``run in (50, 52)``), ``and``, ``or``, ``not``, ``abs(x)``, ``isfinite(x)``. NaN is neither more
-    nor less than anything.
+    Numbers, with units (``200 uJ``) or in SI, names of columns as in the events file or in CXI,
+    ``+ - * / %``, comparisons (also ``200 < x <= 300`` and ``run in (50, 52)``), ``and``, ``or``,
+    ``not``, ``abs(x)``, ``isfinite(x)``. NaN is neither more nor less than anything.
 
     Parameters
     ----------
     condition : str
-    columns : dict of ndarray (row,)
+    columns : mapping of str to ndarray (row,)
         Numbers, by name; at least one.
+    units : mapping of str to str, optional
+        SI units of columns, where known. Such a column is not compared with another unit.
 
     Raises
     ------
     UsageError
         If it is no such condition, or names a column that is not there.
     """
+    quantities: dict[str, tuple[str, float, Unit]] = {}
     try:
         if len(condition) > _LONGEST:
             raise ValueError("too long")
-        tree = ast.parse(condition.strip(), mode="eval")
+        text = _QUANTITY.sub(lambda found: _quantity(found, quantities), condition.strip())
+        tree = ast.parse(text, mode="eval")
         with np.errstate(all="ignore"):
-            found = _Evaluation(columns).value_of(tree.body)
+            found = _Evaluation(columns, units or {}, quantities).value_of(tree.body)
     except _MISTAKES as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        for name, (written, *_) in reversed(quantities.items()):
+            reason = reason.replace(name, written)
         raise UsageError(f"--where {condition!r}: {reason}") from None
     if np.asarray(found).dtype != bool:
         raise UsageError(f"--where {condition!r}: is a number, expected a condition, e.g. x > 8")
@@ -71,11 +89,37 @@ def rows_where(condition: str, columns: dict[str, np.ndarray]) -> np.ndarray:
     return np.broadcast_to(found, n).copy()
 
 
+def _quantity(found: re.Match, quantities: dict[str, tuple[str, float, Unit]]) -> str:
+    """Return the name that stands for a number with a unit, and keep what it is."""
+    written, unit = found[0], found["unit"]
+    if unit in _WORDS or re.fullmatch(r"0[xXbBoO]\w*", written):
+        return written
+    known = parse_unit(unit)
+    if known is None:
+        raise ValueError(f"{written!r}: {unit} is no unit known here, as uJ, keV and nm are")
+    # as if the number had been written in SI: 200 uJ is 2e-4, not a product of rounded numbers
+    value = float(found["number"]) * known.factor
+    inverse = round(1 / known.factor)
+    if known.factor < 1 and 1 / inverse == known.factor:
+        value = float(found["number"]) / inverse
+    name = f"{_PLACE}{len(quantities)}_"
+    quantities[name] = (written, value, known)
+    return name
+
+
 class _Evaluation:
     """Walks a parsed condition."""
 
-    def __init__(self, columns: dict[str, np.ndarray]):
-        self._columns = columns
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        units: Mapping[str, str],
+        quantities: dict[str, tuple[str, float, Unit]],
+    ):
+        self._named = columns
+        self._columns = under_both_names(columns)
+        self._units = under_both_names(units)
+        self._quantities = quantities
 
     def value_of(self, node: ast.expr):
         """Return the value of a part of the condition."""
@@ -90,10 +134,12 @@ class _Evaluation:
         return node.value
 
     def _name(self, node: ast.Name):
+        if node.id in self._quantities:
+            return self._quantities[node.id][1]
         if node.id not in self._columns:
             near = difflib.get_close_matches(node.id, self._columns, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"no column {node.id}{hint}; there are {', '.join(self._columns)}")
+            raise ValueError(f"no column {node.id}{hint}; there are {', '.join(self._named)}")
         return self._columns[node.id]
 
     def _boolop(self, node: ast.BoolOp):
@@ -108,8 +154,29 @@ class _Evaluation:
         ]
         return reduce(np.logical_and, found)
 
+    def _unit_of(self, node: ast.expr) -> str | None:
+        """Return the unit of a column or a number, None where it is not known."""
+        if isinstance(node, ast.UnaryOp):
+            return self._unit_of(node.operand)
+        if not isinstance(node, ast.Name):
+            return None
+        if node.id in self._quantities:
+            return self._quantities[node.id][2].symbol
+        return self._units.get(node.id)
+
+    def _check_units(self, left: ast.expr, right: ast.expr) -> None:
+        for one, other in ((left, right), (right, left)):
+            units = self._unit_of(one), self._unit_of(other)
+            written = isinstance(other, ast.Name) and other.id in self._quantities
+            if written and None not in units and units[0] != units[1]:
+                raise ValueError(
+                    f"{ast.unparse(one)} is in {units[0]}, {ast.unparse(other)} is not"
+                )
+
     def _one_comparison(self, left: ast.expr, how: ast.cmpop, right: ast.expr):
         value = self._number(left)
+        for part in right.elts if isinstance(right, (ast.Tuple, ast.List)) else (right,):
+            self._check_units(left, part)
         if isinstance(how, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.Tuple, ast.List)):
                 raise ValueError(f"{ast.unparse(right)!r} is no list, e.g. (50, 52)")

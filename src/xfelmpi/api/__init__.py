@@ -1,0 +1,12 @@
+"""What a Python program or a notebook reads of processed runs: tables, hits, powder, plots.
+
+Start with `xfelmpi.open_run`.
+"""
+
+from xfelmpi.api.hits import Coordinates, Hit, Hits
+from xfelmpi.api.merged import MergedRuns
+from xfelmpi.api.powder import Powder
+from xfelmpi.api.rethreshold import Rethresholded
+from xfelmpi.api.run import Run, open_run
+
+__all__ = ["Coordinates", "Hit", "Hits", "MergedRuns", "Powder", "Rethresholded", "Run", "open_run"]

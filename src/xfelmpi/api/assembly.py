@@ -1,0 +1,115 @@
+"""Detector images laid out by EXtra-geom, quickly for many of the same geometry."""
+
+from functools import cached_property
+
+import numpy as np
+
+from xfelmpi.detectors.base import Detector
+
+
+class Assembler:
+    """Lays detector data out in two dimensions, as EXtra-geom's ``position_modules`` does.
+
+    Parameters
+    ----------
+    xyz : ndarray, float64 (3, module, ss, fs)
+        Centres of the pixels in m.
+    detector : Detector
+    """
+
+    def __init__(self, xyz: np.ndarray, detector: Detector):
+        self._xyz = np.nan_to_num(xyz)
+        self._detector = detector
+        self._templates: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def geometry(self):
+        """EXtra-geom's object for the positions in the file; it also draws and interpolates."""
+        from extra_geom import AGIPD_1MGeometry
+
+        modules = [self._tiles(module) for module in range(self._detector.n_modules)]
+        return AGIPD_1MGeometry(modules)
+
+    def _tiles(self, module: int) -> list:
+        """Return EXtra-geom's tiles of a module: rows of ASICs, between which are the gaps."""
+        from extra_geom.base import GeometryFragment
+
+        n_ss, n_fs = self._detector.asic_shape[0], self._detector.module_shape[1]
+        tiles = []
+        for first in range(0, self._detector.module_shape[0], n_ss):
+            centres = self._xyz[:, module, first : first + n_ss]
+            ss = (centres[:, -1, 0] - centres[:, 0, 0]) / (n_ss - 1)
+            fs = (centres[:, 0, -1] - centres[:, 0, 0]) / (n_fs - 1)
+            tiles.append(GeometryFragment(centres[:, 0, 0] - (ss + fs) / 2, ss, fs, n_ss, n_fs))
+        return tiles
+
+    @cached_property
+    def _source(self) -> np.ndarray:
+        """Which pixel stands at every point of the image, int64 (y, x); -1: none."""
+        frame = (self._detector.n_modules, *self._detector.module_shape)
+        numbers = np.arange(np.prod(frame), dtype=np.float64).reshape(frame)
+        image, _ = self.geometry.position_modules(numbers)
+        return np.where(np.isnan(image), -1, np.nan_to_num(image)).astype(np.int64)
+
+    @cached_property
+    def _target(self) -> np.ndarray:
+        """Where every pixel stands in the flat image, int64 (pixel,); past its end: nowhere."""
+        source = self._source.reshape(-1)
+        target = np.full(self._detector.frame_pixels, source.size, np.int64)
+        there = np.flatnonzero(source >= 0)
+        target[source[there]] = there
+        return target
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the images, (y, x)."""
+        return self._source.shape
+
+    def image(self, values: np.ndarray) -> np.ndarray:
+        """Lay values out, NaN where there is no pixel; float32 (y, x).
+
+        Parameters
+        ----------
+        values : ndarray (module, ss, fs)
+        """
+        flat = np.append(np.asarray(values, np.float32).reshape(-1), np.float32(np.nan))
+        return flat[self._source]
+
+    def photons(self, photons: np.ndarray, good: np.ndarray, mask_number: int) -> np.ndarray:
+        """Lay the photons of a hit out, NaN where there is no good pixel; float32 (y, x).
+
+        Parameters
+        ----------
+        photons : ndarray, uint8 or uint16 (module, ss, fs)
+        good : ndarray, bool (module, ss, fs)
+        mask_number : int
+            Hits with the same number have the same good pixels.
+        """
+        if mask_number not in self._templates:
+            zeros = np.where(good, np.float32(0), np.float32(np.nan))
+            # one point more, for pixels that stand nowhere
+            self._templates[mask_number] = np.append(self.image(zeros), np.float32(np.nan))
+            while len(self._templates) > _MOST_TEMPLATES:
+                del self._templates[next(iter(self._templates))]
+        image = self._templates[mask_number].copy()
+        pixel = lit_pixels(photons)
+        at = self._target[pixel]
+        # a bad pixel stays NaN, whatever its counts
+        image[at] += photons.reshape(-1)[pixel]
+        return image[:-1].reshape(self.shape)
+
+
+_MOST_TEMPLATES = 16
+"""Masks of which an empty image is kept, 5 MB each."""
+
+
+def lit_pixels(photons: np.ndarray) -> np.ndarray:
+    """Return the numbers of the pixels with photons, int64 (pixel,), ascending."""
+    flat = np.ascontiguousarray(photons).reshape(-1)
+    per_word = 8 // flat.itemsize
+    if flat.size % per_word:
+        return np.flatnonzero(flat)
+    # most words of 8 bytes are dark
+    words = np.flatnonzero(flat.view(np.uint64))
+    some = (words[:, None] * per_word + np.arange(per_word)).reshape(-1)
+    return some[flat[some] > 0]

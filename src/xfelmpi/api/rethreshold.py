@@ -1,0 +1,113 @@
+"""Other hits from the scores that are there: numbers only, nothing is written."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError
+from xfelmpi.output.events import FinishedRun
+from xfelmpi.workflows.redecide import decide_finished, refuse_other_scores
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rethresholded:
+    """What other settings of the hit finding would give.
+
+    Parameters
+    ----------
+    is_hit, is_miss : ndarray, bool (frame,)
+        One value per row of the events file.
+    hit_threshold, hit_sigma : ndarray, float32 (frame,)
+    n_complete : int
+        Frames that can be hits.
+    settings : Config
+    """
+
+    is_hit: np.ndarray
+    is_miss: np.ndarray
+    hit_threshold: np.ndarray
+    hit_sigma: np.ndarray
+    n_complete: int
+    settings: Config
+
+    @property
+    def n_hits(self) -> int:
+        """How many hits there are."""
+        return int(self.is_hit.sum())
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits over complete frames, 0 … 1."""
+        return self.n_hits / self.n_complete if self.n_complete else 0.0
+
+    @property
+    def threshold(self) -> float:
+        """Median threshold of the frames, NaN if none has one."""
+        known = self.hit_threshold[np.isfinite(self.hit_threshold)]
+        return float(np.median(known)) if len(known) else float("nan")
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.n_hits:,} hits, {100 * self.hit_rate:.2f} % of {self.n_complete:,} complete "
+            f"frames, threshold {self.threshold:,.1f}>"
+        )
+
+
+def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Rethresholded:
+    """Find hits anew.
+
+    Parameters
+    ----------
+    run : FinishedRun
+    chosen : dict
+        What ``data`` and ``detector`` came to.
+    options : dict
+        Settings that differ, by name; a text is read as on the command line.
+
+    Raises
+    ------
+    UsageError
+        If a setting is unknown, impossible, or would change the scores.
+    """
+    known = {f.name: f for f in dataclasses.fields(Config) if f.metadata}
+    values = {}
+    for name, value in options.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"no setting {name}{hint}")
+        values[name] = _parsed(known[name], value)
+    if values.get("decide", "fixed") != "fixed":
+        # a threshold of the first time must not stand in the way
+        values.setdefault("fixed_threshold", None)
+    config = dataclasses.replace(run.config, **values)
+    refuse_other_scores(config, run.config, chosen)
+    found = decide_finished(config, run)
+    return Rethresholded(
+        found.is_hit,
+        found.is_miss,
+        found.hit_threshold,
+        found.hit_sigma,
+        int(run.complete.sum()),
+        config,
+    )
+
+
+def _parsed(field: dataclasses.Field, value):
+    """Return the value of a setting as `Config` has it."""
+    parse, choices = field.metadata["parse"], field.metadata["choices"]
+    try:
+        if isinstance(value, str) and field.type is not bool:
+            value = parse(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+    except ValueError as error:
+        raise UsageError(f"{field.name}: {error}") from None
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{field.name}: found {value!r}, expected {', '.join(choices)}{hint}")
+    return value

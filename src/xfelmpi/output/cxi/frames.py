@@ -1,0 +1,87 @@
+"""The frames of a CXI file, which stays open: many hits one after the other."""
+
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.output.hit_columns import DETECTOR
+
+_DETECTOR = f"entry_1/{DETECTOR}"
+
+_DAMAGED = (OSError, RuntimeError, KeyError, ValueError)
+
+
+class HitFrames:
+    """Photons and good pixels of the hits in a CXI file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        # says in one line what is wrong with a file
+        with finished_file(path, "a CXI file") as file:
+            file[_DETECTOR]["data"], file[_DETECTOR]["mask"]
+        self._path = path
+        self._file = h5py.File(path, "r")
+        self._data, self._mask = (self._file[_DETECTOR][name] for name in ("data", "mask"))
+        self._good: dict[int, np.ndarray] = {}
+
+    def photons(self, hit: int) -> np.ndarray:
+        """Return the photons of a hit, uint8 or uint16 (module, ss, fs)."""
+        return self._read(self._data, hit)
+
+    def good(self, hit: int) -> np.ndarray:
+        """Return which pixels of a hit are good, bool (module, ss, fs); not to be changed.
+
+        Hits share masks, which take longer to read than their photons.
+        """
+        place = self.mask_number(hit)
+        if place not in self._good:
+            good = self._read(self._mask, hit) == 0
+            good.flags.writeable = False
+            # of masks that every hit has of its own, only the last is kept
+            if place < 0:
+                self._good = {n: mask for n, mask in self._good.items() if n >= 0}
+            self._good[place] = good
+        return self._good[place]
+
+    def mask_number(self, hit: int) -> int:
+        """Return a number that hits with the same mask share."""
+        return int(self._places[hit])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        # bytes of the file at which the masks begin; numbers of their own where that is unknown
+        n = len(self._mask)
+        unknown = -2 - np.arange(n)
+        descriptor = home_descriptor(self._mask)
+        if descriptor is None or self._mask.chunks is None or not has_offsets(self._mask):
+            return unknown
+        try:
+            found = ChunkIndex(descriptor, self._mask).find(np.arange(n))[0].astype(np.int64)
+        except UnknownLayoutError:
+            return unknown
+        return np.where(found >= 0, found, unknown)
+
+    def _read(self, dataset: h5py.Dataset, hit: int) -> np.ndarray:
+        try:
+            return dataset[hit]
+        except _DAMAGED as error:
+            raise InputError(f"{self._path}: hit {hit} cannot be read ({error})") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
