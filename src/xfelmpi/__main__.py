@@ -38,10 +38,12 @@ COMMANDS = {
     "report": "make the page of a processed run, and the overview of all runs",
     "watch": "process every run of a beamtime as soon as it is complete",
     "submit": "submit several runs to Slurm",
+    "comment": "write a comment on a run into the overview of all runs",
+    "damnit-context": "print the context file for DAMNIT",
     "show": "show a processed run, or one hit, in the terminal",
 }
 
-_OF_ONE_PROCESS = ("watch", "submit")
+_OF_ONE_PROCESS = ("watch", "submit", "comment", "damnit-context")
 """Commands without ranks: they start without MPI, and can start jobs that have it."""
 
 _TOP_HELP = """\
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 def _help() -> str:
     import xfelmpi
 
-    commands = "\n".join(f"  {name:10} {line}" for name, line in COMMANDS.items())
+    commands = "\n".join(f"  {name:14} {line}" for name, line in COMMANDS.items())
     return _TOP_HELP.format(about=xfelmpi.__doc__, commands=commands)
 
 

@@ -213,7 +213,11 @@ def test_failures_are_told_once_and_never_raise(tmp_path):
     elsewhere.told_elsewhere = True
     overview.record_failure(experiment, elsewhere)
     overview.record_failure(replace(experiment, prefix=tmp_path / "nowhere"), InputError("no"))
+    # a run that nobody has is a number that was mistyped
+    overview.record_failure(experiment, InputError("no such run"))
     assert all_files(tmp_path) == []
+    for run in (4, 5):
+        (tmp_path / f"raw/r{run:04}").mkdir(parents=True)
     overview.record_failure(experiment, InputError("<b>no</b>"))
     overview.record_failure(replace(experiment, run=5), ZeroDivisionError("oh"))
     text = experiment.overview.read_text()

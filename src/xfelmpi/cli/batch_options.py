@@ -4,6 +4,7 @@ import argparse
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import experiment_folder
 
 _SLURM = {
     "partition": "partition of Slurm, e.g. upex-beamtime",
@@ -73,7 +74,7 @@ def where(given: argparse.Namespace):
     UsageError
         If no experiment folder is named, or it is not there.
     """
-    prefix = arguments.prefix_or_environment(given.prefix)
+    prefix = experiment_folder(given.prefix)
     if not prefix.is_dir():
         raise UsageError(f"{prefix}: no such folder; expected the experiment folder")
     return prefix, given.output or prefix / "scratch"

@@ -6,7 +6,7 @@ from pathlib import Path
 from xfelmpi.cli import batch_options
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.parsing import parse_duration, parse_run, parse_runs, parse_whole
-from xfelmpi.core.errors import EXIT_COMPLETE, UsageError
+from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment, WatchFiles
 
 _RULES = "watch.toml"
@@ -156,10 +156,30 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
     plan.advice = lambda: "its jobs go on; xfelmpi watch takes up where this one has ended"
     with held_by_one(files.lock, f"{output} is being watched"):
         watcher = Watcher(
-            options, queue, files, given.tries, given.runs, lambda size: _nodes(given.nodes, size)
+            options,
+            queue,
+            files,
+            given.tries,
+            given.runs,
+            extra=lambda size: _nodes(given.nodes, size),
+            show=lambda _state: _show(output),
         )
         log.info("watching %s, jobs run in %s", prefix, queue.where)
         return watcher.run(given.once)
+
+
+def _show(output: Path) -> None:
+    """Let the overview of all runs tell of jobs and of runs that wait; what fails is a warning."""
+    from xfelmpi.core.log import log
+    from xfelmpi.io.output_file import make_folder
+    from xfelmpi.report.overview import rebuild
+
+    overview = Experiment(output, output, 0).overview
+    try:
+        make_folder(overview.parent)
+        rebuild(overview)
+    except (OSError, OutputError) as error:
+        log.warning("%s: %s", overview, error)
 
 
 def _queue(given: argparse.Namespace, files: WatchFiles):

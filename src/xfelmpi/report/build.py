@@ -8,6 +8,7 @@ from xfelmpi.report.detector_images import thumbnail
 from xfelmpi.report.overview import record_success, replace_file
 from xfelmpi.report.run_files import read_run_files
 from xfelmpi.report.run_page import run_answers, run_page
+from xfelmpi.report.trends import run_numbers
 from xfelmpi.report.verdicts import as_json
 
 
@@ -31,5 +32,6 @@ def make_report(experiment: Experiment) -> Path:
     make_folder(experiment.page.parent)
     replace_file(experiment.page, page)
     verdicts = as_json(run_answers(found))
-    record_success(experiment, found.head, thumbnail(found), verdicts)
+    numbers = run_numbers(found.run)
+    record_success(experiment, found.head, thumbnail(found), verdicts, numbers)
     return experiment.page

@@ -16,3 +16,29 @@ heads.forEach((head, column) =>
     head.setAttribute("aria-sort", down > 0 ? "ascending" : "descending");
     table.tBodies[0].append(...rows);
   }));
+// Only the runs of a sample or a state; what was chosen lasts when the page is loaded again.
+const choices = [...document.querySelectorAll(".filters select")];
+const remember = (name, value) => {
+  try {
+    if (value === undefined) return sessionStorage.getItem(name) || "";
+    sessionStorage.setItem(name, value);
+  } catch { /* not allowed for local files everywhere */ }
+  return value || "";
+};
+const words = { 0: "complete", 3: "problems" };
+const filter = () => {
+  const [sample, state] = choices.map((choice) => choice.value);
+  for (const row of table.tBodies[0].rows)
+    row.hidden = (sample && row.cells[1].dataset.value !== sample) ||
+      (state && (words[[...row.cells].at(-1).dataset.value] || "failed") !== state);
+};
+for (const choice of choices) {
+  const before = remember(choice.name);
+  if ([...choice.options].some((option) => option.value === before)) choice.value = before;
+  choice.addEventListener("change", () => { remember(choice.name, choice.value); filter(); });
+}
+filter();
+const onTheWall = () => document.body.classList.toggle("wall", location.hash === "#wall");
+addEventListener("hashchange", onTheWall);
+onTheWall();
+if (table.dataset.refresh) setTimeout(() => location.reload(), 1000 * table.dataset.refresh);

@@ -7,6 +7,8 @@ last therefore knew all, and everybody who wrote a file replaces the page after 
 
 import json
 import math
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from html import escape
@@ -15,17 +17,22 @@ from pathlib import Path
 from xfelmpi.core.errors import (
     EXIT_COMPLETE,
     EXIT_PARTIAL,
+    InputError,
     LostLockError,
     OutputError,
     XfelmpiError,
 )
-from xfelmpi.core.paths import Experiment
+from xfelmpi.core.paths import Experiment, WatchFiles
 from xfelmpi.core.regular_file import read_small
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
 from xfelmpi.io.partial_file import begin_partial, forget, sweep, write_new
+from xfelmpi.output.watch_state import read_state
+from xfelmpi.report.comments import Comment, comments_folder, read_comments
 from xfelmpi.report.headline import Headline, clock, energy, plural
+from xfelmpi.report.shift import Watch, trend_section, watch_section
 from xfelmpi.report.template import fill_page
+from xfelmpi.report.trends import RunNumbers
 
 FAILED = "failed"
 
@@ -36,6 +43,7 @@ _COLUMNS = (
     ("frames", ""),
     ("hits", ""),
     ("hit rate", ""),
+    ("100 brightest", ""),
     ("pulse energy", ""),
     ("hit powder", "text image"),
     ("status", "text words"),
@@ -71,6 +79,8 @@ class RunStatus:
         Address that holds the image, or empty.
     verdicts : dict or None
         State and reason by subject; see `report.verdicts.as_json`.
+    photons_per_frame, brightest_100, median_size, background, sigma : float or None
+        See `report.trends.RunNumbers`.
     """
 
     run: int
@@ -84,10 +94,19 @@ class RunStatus:
     pulse_energy: float | None = None
     thumbnail: str = ""
     verdicts: dict[str, dict[str, str]] | None = None
+    photons_per_frame: float | None = None
+    brightest_100: float | None = None
+    median_size: float | None = None
+    background: float | None = None
+    sigma: float | None = None
 
 
 def record_success(
-    experiment: Experiment, head: Headline, thumbnail: str, verdicts: dict[str, dict[str, str]]
+    experiment: Experiment,
+    head: Headline,
+    thumbnail: str,
+    verdicts: dict[str, dict[str, str]],
+    numbers: RunNumbers | None = None,
 ) -> None:
     """Say that a run was processed, and make the overview anew.
 
@@ -112,6 +131,7 @@ def record_success(
             head.pulse_energy if known else None,
             thumbnail,
             verdicts,
+            **asdict(numbers or RunNumbers()),
         ),
     )
 
@@ -120,6 +140,8 @@ def record_failure(experiment: Experiment, error: Exception) -> None:
     """Say that a job failed, as well as that can be said; never raises, never communicates."""
     if getattr(error, "told_elsewhere", False) or not experiment.prefix.is_dir():
         return
+    if not any(experiment.run_folder(kind).exists() for kind in ("raw", "proc")):
+        return  # a number that was mistyped is no run
     if isinstance(error, LostLockError):  # another job tells of this run now
         return
     known = isinstance(error, XfelmpiError)
@@ -149,7 +171,12 @@ def rebuild(overview: Path) -> None:
     """Make the overview from all files beside it; any number of processes may do so at once."""
     for _ in range(_ATTEMPTS):
         known = _stamps(overview.parent)
-        replace_file(overview, overview_page(read_statuses(overview.parent)))
+        replace_file(
+            overview,
+            overview_page(
+                read_statuses(overview.parent), read_comments(overview.parent), _watch(overview)
+            ),
+        )
         if _stamps(overview.parent) == known:
             return
 
@@ -184,7 +211,10 @@ def _files(folder: Path) -> list[Path]:
 def _stamps(folder: Path) -> set[tuple]:
     """Return what tells that a file is another one; a replaced file is another inode."""
     found = set()
-    for path in _files(folder):
+    with suppress(OSError):
+        about = comments_folder(folder).stat()
+        found.add(("comments", about.st_ino, about.st_mtime_ns))
+    for path in (*_files(folder), WatchFiles(folder.parent).state):
         try:
             about = path.stat()
         except FileNotFoundError:
@@ -208,34 +238,90 @@ def read_statuses(folder: Path) -> list[RunStatus]:
     return sorted(found, key=lambda s: (s.time, s.run), reverse=True)
 
 
-def overview_page(runs: list[RunStatus]) -> str:
+def _watch(overview: Path) -> Watch | None:
+    """Return what is being done about runs, None if nobody watches or ever did."""
+    files = WatchFiles(overview.parent.parent)
+    try:
+        state = read_state(files.state)
+        return Watch(tuple(state.runs.values()), files.lock.exists()) if state.runs else None
+    except (OSError, InputError):
+        return None
+
+
+def overview_page(
+    runs: list[RunStatus],
+    comments: dict[int, list[Comment]] | None = None,
+    watch: Watch | None = None,
+) -> str:
     """Return the overview as HTML."""
     heads = ""
     for name, kind in _COLUMNS:
         sort = ' aria-sort="descending"' if name == "processed" else ""
         heads += f'<th class="{kind}"{sort}><button type="button">{name}</button></th>'
-    rows = "".join(_row(run) for run in runs)
+    rows = "".join(_row(run, (comments or {}).get(run.run, [])) for run in runs)
+    known = {run.run for run in runs}
+    alone = [
+        Comment(f"run {n}: {c.text}", c.user, c.time)
+        for n, said in sorted((comments or {}).items())
+        if n not in known
+        for c in said
+    ]
     n_failed = sum(run.status == FAILED for run in runs)
     failed = f', <span class="alarm">{n_failed} failed</span>' if n_failed else ""
+    refresh = ' data-refresh="30"' if watch and watch.alive else ""
     body = (
         f'<header><h1>All runs</h1><p class="soft">{plural(len(runs), "run")}{failed}; '
         f"{escape(clock(_now()))}</p></header>"
-        f'<div class="wide"><table class="runs"><thead><tr>{heads}</tr></thead>'
+        f"{watch_section(watch) if watch else ''}{_comments(alone)}"
+        f"{trend_section([asdict(run) for run in runs])}{_filters(runs)}"
+        f'<div class="wide"><table class="runs"{refresh}><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
     return fill_page("All runs", body, "overview.js")
 
 
-def _row(run: RunStatus) -> str:
+def _filters(runs: list[RunStatus]) -> str:
+    """Return what the table is filtered with, by the script."""
+    samples = sorted({run.sample for run in runs if run.sample})
+    chosen = "".join(f"<option>{escape(sample)}</option>" for sample in samples)
+    states = "".join(f"<option>{name}</option>" for name in ("complete", "problems", "failed"))
+    return (
+        '<p class="filters"><label>sample <select name="sample"><option value="">all</option>'
+        f'{chosen}</select></label> <label>status <select name="state"><option value="">all'
+        f'</option>{states}</select></label> <a href="#wall">wall screen</a></p>'
+    )
+
+
+def _comments(said: list[Comment]) -> str:
+    lines = ""
+    for c in said:
+        about = escape(f"{c.user}, {clock(c.time)}")
+        lines += f'<li>{escape(c.text)} <span class="soft">{about}</span></li>'
+    return f'<ul class="comments">{lines}</ul>' if said else ""
+
+
+def _label(run: RunStatus) -> tuple[str, str, str]:
+    """Return the style of the state, its words, and what is said besides."""
+    if run.status == str(EXIT_COMPLETE):
+        return "", "complete", run.message
+    if run.status == str(EXIT_PARTIAL):
+        return "look", ", ".join(filter(None, ("complete", run.message))), ""
+    return "bad", "failed" if run.status == FAILED else f"status {run.status}", run.message
+
+
+def _row(run: RunStatus, comments: Iterable[Comment] = ()) -> str:
     name = f"r{run.run:04d}"
     image = f'<img src="{escape(run.thumbnail)}" alt="hit powder">' if run.thumbnail else ""
-    state = {str(EXIT_COMPLETE): "", str(EXIT_PARTIAL): "look"}.get(run.status, "bad")
-    label = "failed" if run.status == FAILED else f"status {run.status}"
-    message = f'<div class="soft">{escape(run.message)}</div>' if run.message else ""
+    style, label, message = _label(run)
+    message = f'<div class="soft">{escape(message)}</div>' if message else ""
     rate = "" if run.hit_rate is None else f"{100 * run.hit_rate:.2f} %"
     pulse = "" if run.pulse_energy is None else energy(run.pulse_energy)
+    bright = f"{run.brightest_100:,.0f}" if _is_known(run.brightest_100) else ""
     # a run that failed the first time has no page
     link = f'<a href="{name}.html">{run.run}</a>' if run.frames is not None else str(run.run)
+    badge = (
+        f'<span class="badge {style}">{escape(label)}</span>{message}{_comments(list(comments))}'
+    )
     cells = (
         (run.run, link),
         (run.sample, escape(run.sample)),
@@ -243,15 +329,20 @@ def _row(run: RunStatus) -> str:
         (run.frames, _count(run.frames)),
         (run.hits, _count(run.hits)),
         (run.hit_rate, rate),
+        (run.brightest_100 if bright else None, bright),
         (run.pulse_energy, pulse),
         (run.hits, image),
-        (run.status, f'<span class="badge {state}">{escape(label)}</span>{message}'),
+        (run.status, badge),
     )
     row = ""
     for (name, kind), (value, shown) in zip(_COLUMNS, cells, strict=True):
         key = "" if value is None else escape(str(value))
         row += f'<td class="{kind}" data-name="{name}" data-value="{key}">{shown}</td>'
     return f"<tr>{row}</tr>"
+
+
+def _is_known(value) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _count(n: int | None) -> str:
