@@ -3,6 +3,7 @@
 Under mpirun, srun or alone: ``xfelmpi RUN …`` is ``xfelmpi process RUN …``.
 """
 
+import difflib
 import gc
 import importlib
 import os
@@ -55,7 +56,14 @@ usage: xfelmpi RUN [options]
 commands:
 {commands}
 
-Each has its own --help. Under MPI: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 64 xfelmpi 50
+  help       show this, or the options of a command: xfelmpi help show
+
+options:
+  -h, --help  show this
+  --version   show the version, and the commit of the sources
+
+Each command has its own --help. Several ranks: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 64
+xfelmpi 50
 """
 
 
@@ -70,6 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     As a program of its own (without `argv`) it also takes care of SIGTERM, SIGINT, SIGHUP and
     SIGUSR1, which end it with 128 + the signal's number.
     """
+    if "_ARGCOMPLETE" in os.environ and argv is None:
+        from xfelmpi.cli.completion import complete
+
+        complete(COMMANDS, _is_run)
     if argv is None:
         secure_streams()
         shutdown.watch()
@@ -81,11 +93,17 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         sys.stdout.write(f"xfelmpi {__version__} (commit {COMMIT})\n")
         return EXIT_COMPLETE
+    if argv[0] == "help":
+        argv = [*argv[1:2], "--help"]
+        if len(argv) == 1:
+            return main(argv)
     command = "process" if _is_run(argv[0]) or argv[0].startswith("-") else argv[0]
     if command == argv[0]:
         argv = argv[1:]
     if command not in COMMANDS:
-        sys.stderr.write(f"xfelmpi: no command {command!r}\n\n{_help()}")
+        near = difflib.get_close_matches(command, [*COMMANDS, "help"], 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sys.stderr.write(f"xfelmpi: no command {printable(repr(command))}{hint}\n\n{_help()}")
         return EXIT_UNUSABLE
     if {"-h", "--help"} & set(argv):
         # no need to start MPI for a help text

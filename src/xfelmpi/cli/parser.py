@@ -3,7 +3,10 @@
 import argparse
 import dataclasses
 import difflib
+import importlib
+import pkgutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from xfelmpi.core.config.options import GROUPS, Config
@@ -25,6 +28,39 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Raise with the message."""
         raise UsageError(f"{message} (see --help)")
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse, and say of what is unknown what may be meant."""
+        found, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest)}")
+        return found
+
+    def _hint(self, rest: list[str]) -> str:
+        """Return what the first unknown word may mean, or nothing."""
+        word = next((w.partition("=")[0] for w in rest if w.startswith("--")), None)
+        if word is None:
+            return ""
+        others = [name for name, parser in parsers() if word in parser.flags]
+        if others:
+            return f"; {word} is an option of xfelmpi {', '.join(others)}"
+        near = difflib.get_close_matches(word, self.flags, 1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    @property
+    def flags(self) -> list[str]:
+        """All options, as they are written."""
+        return list(self._option_string_actions)
+
+
+def parsers() -> Iterator[tuple[str, "Parser"]]:
+    """Yield the name and the parser of every command."""
+    from xfelmpi import cli
+
+    for module in pkgutil.iter_modules(cli.__path__):
+        make = getattr(importlib.import_module(f"xfelmpi.cli.{module.name}"), "parser", None)
+        if make is not None and module.name != "parser":
+            yield module.name.replace("_", "-"), make()
 
 
 def options() -> list[dataclasses.Field]:

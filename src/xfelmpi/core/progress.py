@@ -4,6 +4,7 @@ import sys
 from time import monotonic
 
 from xfelmpi.core.log import duration
+from xfelmpi.core.streams import BestEffort, launchers_terminal
 
 LINE_EVERY = 15.0
 """Seconds between two progress lines in a batch log."""
@@ -17,7 +18,7 @@ class Progress:
     total : int
         How much there is to do.
     stream : file, optional
-        Default: standard error.
+        Default: standard error, or under mpirun the terminal that mpirun itself writes to.
     stage, unit, found : str
         Name of the stage, of what is counted, and of the second number shown, if any.
     """
@@ -27,6 +28,8 @@ class Progress:
     ):
         self._stage, self._unit, self._found = stage, unit, found
         self._stream = stream or sys.stderr
+        if stream is None and not sys.stderr.isatty() and (terminal := launchers_terminal()):
+            self._stream = BestEffort(terminal)
         self._bar = self._stream.isatty()
         self._total = total
         self._start = monotonic()

@@ -20,6 +20,7 @@ from pathlib import Path
 from time import sleep
 
 from xfelmpi.core.errors import EXIT_SIGNAL
+from xfelmpi.core.streams import launchers_terminal
 from xfelmpi.core.text import printable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -192,7 +193,11 @@ def _remove_unfinished() -> None:
 
 
 def _tell(number: int) -> str:
-    limit = " (time limit?)" if number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ else ""
+    limit = ""
+    if number == signal.SIGTERM:
+        # mpirun takes Ctrl-C for itself, and ends its ranks by SIGTERM
+        limit = " (Ctrl-C?)" if launchers_terminal() else limit
+        limit = " (time limit?)" if "SLURM_JOB_ID" in os.environ else limit
     # where a progress bar may stand
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
     what = f"stopped by {signal.Signals(number).name}{limit}"

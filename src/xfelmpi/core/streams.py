@@ -5,8 +5,11 @@ its exit status another one.
 """
 
 import os
+import stat
 import sys
 from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
 
 
 class BestEffort:
@@ -48,6 +51,38 @@ class BestEffort:
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
             self._stream.flush()
+
+
+_LAUNCHERS = ("OMPI_COMM_WORLD_", "PMI_", "PMIX_")
+_FARTHEST = 4
+
+
+def launchers_terminal() -> TextIO | None:
+    """Return the terminal where standard error of the program's launcher goes, None if to none.
+
+    mpirun gives its processes a pipe, and passes on what they write. Its own standard error tells
+    whether there is a terminal; that of its processes does not.
+    """
+    if not any(name.startswith(_LAUNCHERS) for name in os.environ):
+        return None
+    process = os.getppid()
+    for _ in range(_FARTHEST):
+        path = Path(f"/proc/{process}/fd/2")
+        try:
+            mode = path.stat().st_mode
+            if stat.S_ISCHR(mode):
+                number = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+                if os.isatty(number):
+                    return open(number, "w", errors="backslashreplace")
+                os.close(number)
+                return None
+            if not stat.S_ISFIFO(mode):
+                return None
+            # a script that mpirun has started, perhaps
+            process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            return None
+    return None
 
 
 def secure_streams() -> None:

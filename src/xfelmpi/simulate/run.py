@@ -12,6 +12,7 @@ from extra_geom import AGIPD_1MGeometry
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
+from xfelmpi.core.progress import Progress
 from xfelmpi.core.regular_file import open_regular
 from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
@@ -134,11 +135,18 @@ def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -
     if options.kind != "proc":
         for module in range(N_MODULES)[rank::size]:
             write_constants(constants_path(paths.constants, module), options, module)
-    for module, sequence in share(options, rank, size):
+    files = share(options, rank, size)
+    unit = "files" if size == 1 else f"files of one of {size} ranks"
+    progress = Progress(len(files), stage="simulating", unit=unit, found="") if rank == 0 else None
+    for done, (module, sequence) in enumerate(files, 1):
         if module == MACHINE:
             _write_machine(paths, options, sequence)
         else:
             _write_module(paths, options, scene, module, sequence)
+        if progress:
+            progress.show([done])
+    if progress:
+        progress.close()
 
 
 def share(options: SimulationOptions, rank: int, size: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ they stand in the file, because damage (a train ID of 0, an index beyond the dat
 
 import re
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem, without_numbers
+from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import bits_of
@@ -176,10 +177,13 @@ def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[i
     """
     modules: dict[int, ModuleFrames] = {}
     in_order = sorted(sources, key=lambda found: found[2])
+    progress = Progress(len(in_order), stage="indexing", unit="files", found="")
+    done = count(1)
     for module, group in groupby(in_order, key=lambda found: found[2]):
         parts = []
         for path, source, _ in group:
             found = read_module_file(path, source, module, len(files), problems, new := [])
+            progress.show([next(done)])
             suspects += new
             if found is not None:
                 rows, trains = found[:2]
@@ -191,6 +195,7 @@ def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[i
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
             modules[module] = order_frames(module, parts, files, problems, modules)
+    progress.close()
     return modules
 
 
