@@ -20,12 +20,22 @@ EVENTS = {
     **{"trainId": "u8", "pulseId": "u8", "cellId": "u2", "litpixels": "u4", "photons": "u8"},
     **{"hitscore": "f4", "is_hit": "?", "is_miss": "?", "hit_median": "f4", "hit_std": "f4"},
     **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
-    "modules": "u2",
+    **{"modules": "u2", "n_pulses": "u1"},
 }
 SOURCE, DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 ROOT_ATTRIBUTES = {
     *("run", "proposal", "program_version", "configuration", "input_files", "creation_date"),
-    *("program_commit", "used_files", "job_id", "start_time", "end_time", "ranks", "nodes", "host"),
+    *(
+        "program_commit",
+        "used_files",
+        "beamline_sources",
+        "job_id",
+        "start_time",
+        "end_time",
+        "ranks",
+        "nodes",
+        "host",
+    ),
     *("command_line", "mpi", "mpi4py_version", "hdf5_version", "h5py_version", "numpy_version"),
 }
 
