@@ -60,6 +60,7 @@ def main(argv: list[str], comm) -> int:
 
     given, sigmas = bcast_from_root(comm, lambda: _parse(argv))
     if not given.from_events:
+        from xfelmpi.workflows.facility import process_by_facility
         from xfelmpi.workflows.process import process
 
         config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
@@ -69,6 +70,9 @@ def main(argv: list[str], comm) -> int:
                 from xfelmpi.workflows.wait import wait_for_run
 
                 wait_for_run(job, given.wait)
+            # nothing is read that could be continued
+            if "facility" in (config.hits, config.score):
+                return process_by_facility(job)
             return process(job, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 

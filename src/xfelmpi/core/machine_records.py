@@ -46,6 +46,30 @@ class ZMotor:
 
 
 @dataclass(frozen=True)
+class FacilityHits:
+    """What the facility's hit finder says of every frame.
+
+    Parameters
+    ----------
+    known : ndarray, bool (frame,)
+        It says something of the frame.
+    is_hit, is_miss : ndarray, bool (frame,)
+    score : ndarray, float64 (frame,)
+        NaN where it says nothing; so the following.
+    threshold, median, width : ndarray, float64 (frame,)
+        Of the frame's train.
+    """
+
+    known: np.ndarray
+    is_hit: np.ndarray
+    is_miss: np.ndarray
+    score: np.ndarray
+    threshold: np.ndarray
+    median: np.ndarray
+    width: np.ndarray
+
+
+@dataclass(frozen=True)
 class BeamlineSource:
     """Where a value of the beamline came from.
 

@@ -1,6 +1,6 @@
 """Scores → hits and misses. Pure: the pipeline gathers what spans ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +154,20 @@ def decide_fixed(
     """Decide by one threshold; there are no statistics then."""
     nan = np.full(len(score), np.nan)
     return _decide(score, usable, nan, nan, np.full(len(score), float(threshold)), rule)
+
+
+def named_decision(
+    is_hit: np.ndarray,
+    usable: np.ndarray,
+    score: np.ndarray,
+    median: np.ndarray,
+    width: np.ndarray,
+    threshold: np.ndarray,
+) -> Decision:
+    """Return a decision that somebody else made, with its statistics, (frame,) each."""
+    rule = ThresholdRule()
+    decision = _decide(score, usable, median, width, threshold, rule)
+    return replace(decision, is_hit=is_hit & usable, is_blank=usable & ~is_hit)
 
 
 def _decide_by(score, usable, median, std, rule) -> Decision:

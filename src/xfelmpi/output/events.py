@@ -24,6 +24,9 @@ from xfelmpi.output.provenance import JOB_ATTRIBUTES
 SUMS = ("ones", "peak", "entries")
 """Group ``sums``: what re-thresholding needs of `FrameSums` besides the columns."""
 
+ALL_READ, SOME_READ = "all", "hits and misses"
+"""Root attribute ``frames_read``; sums of frames that were not read are 0."""
+
 UNITS = {"pulse_energy": "J", "wavelength": "m"}
 
 PROBLEM_TYPE = np.dtype(
@@ -134,6 +137,12 @@ class FinishedRun:
     def modules_in_run(self) -> int:
         """Bit field of the modules that the run has, be it only in trains left out."""
         return int(self.attributes["modules_in_run"])
+
+    @property
+    def was_read(self) -> np.ndarray:
+        """Which frames were read, bool (frame,): all, or hits and misses."""
+        whole = self.attributes.get("frames_read", ALL_READ) != SOME_READ
+        return self.events.is_hit | self.events.is_miss | whole
 
     @property
     def detector_type(self) -> Detector:

@@ -32,7 +32,7 @@ from xfelmpi.io.parallel_hdf5 import check_mpi_io
 from xfelmpi.io.partial_file import begin_partial, sweep
 from xfelmpi.io.publish import check_name, check_writable
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
-from xfelmpi.output.events import write_events
+from xfelmpi.output.events import ALL_READ, SOME_READ, write_events
 from xfelmpi.output.hit_columns import hit_columns
 from xfelmpi.output.hit_formats import HitOutputs, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameSet, HitHeader, HitsToWrite
@@ -86,6 +86,10 @@ class WriteInputs:
         As `powder`, of the hits, where `hits_summed`.
     hits_summed : bool
         Whether the hits have been read and summed.
+    whole : bool
+        All frames of the run were read, not only hits and misses.
+    agreement : dict of str to int
+        How the hits agree with those of the facility's hit finder, empty without these.
     """
 
     share: LocalRun
@@ -103,6 +107,13 @@ class WriteInputs:
     dark_powder: tuple[np.ndarray, np.ndarray] | None = None
     hit_powder: tuple[np.ndarray, np.ndarray] | None = None
     hits_summed: bool = False
+    whole: bool = True
+    agreement: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def read(self) -> np.ndarray:
+        """Which frames were read, bool (frame,)."""
+        return self.events.is_hit | self.events.is_miss | self.whole
 
     def no_frames(self) -> PowderSum:
         """Return the sum over no frames, with the shapes of this run."""
@@ -175,10 +186,10 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
-    sums = {"": done.powder}
+    sums = {"": done.powder} if done.whole else {}
     for kind, frames in rows.items():
         sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
-    if mpi.allreduce_max(comm, done.events.is_dark.any()):
+    if done.whole and mpi.allreduce_max(comm, done.events.is_dark.any()):
         sums["_dark"] = _dark_sum(comm, done)
     with shutdown.defer_shutdown():
         done.reader.release()
@@ -283,7 +294,7 @@ def _hits_to_write(
     """Return what the output formats get; collective."""
     comm, config = job.comm, job.config
     modules_in_run = done.share.facts.modules_in_run
-    weighting = background_weights(comm, done.events, modules_in_run)
+    weighting = background_weights(comm, done.events, modules_in_run, done.read)
     kinds = ("hits", "misses") if config.with_misses else ("hits",)
     wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
     return HitsToWrite(
@@ -340,6 +351,8 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         "data": facts.kind,
         "detector": facts.detector,
         "warnings": comm.bcast(json.dumps(done.warnings)),
+        "frames_read": ALL_READ if done.whole else SOME_READ,
+        **({"facility_hits": json.dumps(done.agreement)} if done.agreement else {}),
     }
     rows, path = (done.share.first_frame, facts.n_frames), experiment.events
     write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)
@@ -378,7 +391,10 @@ def _header(
     experiment: Experiment, done: WriteInputs, sums: dict, ever_good: np.ndarray
 ) -> HitHeader:
     """Return what is known when all hits are written; `sums` as in `write_powder`; rank 0."""
-    (photons, good), (_, hit_good) = sums[""], sums["_hits"]
+    _, hit_good = sums["_hits"]
+    # of the frames that were read
+    parts = zip(sums["_hits"], sums["_misses"], strict=True)
+    photons, good = sums.get("") or (hits + misses for hits, misses in parts)
     left_out = [sums[name] for name in ("_hits", "_dark") if name in sums]
     facts = done.share.facts
     frame_shape = facts.detector_type.frame_shape

@@ -9,7 +9,9 @@ from xfelmpi.reduction import background
 from xfelmpi.reduction.powder import PowderSum, mask_good_frames
 
 
-def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.ndarray:
+def background_weights(
+    comm, events: EventColumns, modules_in_run: int, read: np.ndarray
+) -> np.ndarray:
     """Return the background weighting of every frame of this rank, float64 (frame,); collective.
 
     Parameters
@@ -19,9 +21,11 @@ def background_weights(comm, events: EventColumns, modules_in_run: int) -> np.nd
         Rows of this rank.
     modules_in_run : int
         Bit field.
+    read : ndarray, bool (frame,)
+        Frames that were read, of which the photons are known.
     """
     complete = events.modules == modules_in_run
-    background_frame = ~events.is_hit & ~events.is_dark
+    background_frame = ~events.is_hit & ~events.is_dark & read
     counts = complete & background_frame
     number, photons = mpi.allreduce_sum(
         comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)

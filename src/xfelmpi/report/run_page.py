@@ -1,5 +1,6 @@
 """The page of a run: one HTML file that holds everything it shows."""
 
+import json
 from html import escape
 
 import numpy as np
@@ -188,7 +189,7 @@ def _scores(found: RunFiles) -> str:
     return (
         f'<h2>Hit decision</h2><div class="pair">{figure}<div><h3>What other thresholds would give'
         f"</h3>{_sigma_table(found.head, by_sigma)}{note}"
-        f"{_decision_words(config)}</div></div>"
+        f"{_decision_words(config)}{_agreement(found)}</div></div>"
     )
 
 
@@ -205,7 +206,17 @@ def _sigma_table(head: Headline, by_sigma: list[tuple[float, int, float]]) -> st
     )
 
 
+def _agreement(found: RunFiles) -> str:
+    """Return a table of our hits and the facility's, if the run has these."""
+    counts = json.loads(found.run.attributes.get("facility_hits", "{}"))
+    cells = "".join(f"<tr><td>{escape(who)}</td><td>{n:,}</td></tr>" for who, n in counts.items())
+    title = "<h3>Hits of the facility's hit finder and ours</h3>"
+    return f"{title}<table><tbody>{cells}</tbody></table>" if cells else ""
+
+
 def _decision_words(config: Config) -> str:
+    if config.hits == "facility":
+        return '<p class="soft">Hits, scores and thresholds of the facility\'s hit finder.</p>'
     if config.decide == "fixed":
         words = f"hit if score > {config.fixed_threshold:g}"
     else:

@@ -28,12 +28,13 @@ def module_table(found: RunFiles, good: np.ndarray) -> str:
     n_frames = found.head.frames
     rows = []
     for module in range(n_modules):
-        present = int((found.run.events.modules >> module & 1).sum())
+        here = found.run.events.modules >> module & 1
+        present, n_read = int(here.sum()), int(here[found.run.was_read].sum())
         usable = good[module] > 0
         lit = int((photons[module][usable] > 0).sum())
         n_bad = n_pixels - int(usable.sum()) if present else n_pixels
         alarm = ' class="alarm"' if present < n_frames else ""
-        a_frame = photons[module].sum() / present if present else 0.0
+        a_frame = photons[module].sum() / n_read if n_read else 0.0
         share_lit, share_bad = lit / max(usable.sum(), 1), n_bad / n_pixels
         rows.append(
             f"<tr><td>{module}</td><td{alarm}>{present:,}</td>"

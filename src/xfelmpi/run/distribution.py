@@ -11,17 +11,25 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
-from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors, ZMotor
+from xfelmpi.core.machine_records import (
+    BeamlineSource,
+    FacilityHits,
+    MachineData,
+    QuadrantMotors,
+    ZMotor,
+)
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
+from xfelmpi.run.machine.facility_hits import facility_hits, facility_lit_pixels
 from xfelmpi.run.mask_samples import MaskSamples, sample_masks
 from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
@@ -106,6 +114,10 @@ class LocalRun:
         X-ray pulses; 0: the frame is dark, 255: not known.
     pumped : ndarray, uint8 (frame,), or None
         See `MachineData`.
+    facility : FacilityHits or None
+        What the facility's hit finder says.
+    facility_score : (ndarray, ndarray) or None
+        Lit and good pixels that the facility counted, float64 (frame,), for ``--score facility``.
     added : tuple of AddedColumn
         What ``--add`` asks for, of these frames.
     problems : tuple of Problem
@@ -123,6 +135,8 @@ class LocalRun:
     pumped: np.ndarray | None
     added: tuple[AddedColumn, ...]
     problems: tuple[Problem, ...]
+    facility: FacilityHits | None = None
+    facility_score: tuple[np.ndarray, np.ndarray] | None = None
     virtual: VirtualLayout | None = None
 
 
@@ -145,7 +159,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
     """
     fault_injection.inject(comm, "index")
     found = mpi.run_on_root(comm, lambda: _find(experiment, config, work_of))
-    index, machine, virtual, problems, work = found or (None, None, None, (), None)
+    index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
         table = index.frames
@@ -162,6 +176,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
     n_pulses = deal(machine.n_pulses if machine else None)
     has_laser = comm.bcast(machine is not None and machine.pumped is not None)
     pumped = deal(machine.pumped if machine else None) if has_laser else None
+    of_facility = _deal_facility(comm, facility, bounds)
     whole = machine.added if machine else ()
     empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
     added = tuple(
@@ -178,14 +193,30 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
         pumped=pumped,
         added=added,
         problems=problems,
+        facility=of_facility[0],
+        facility_score=of_facility[1],
         virtual=virtual,
     )
 
 
+def _deal_facility(comm, facility, bounds: np.ndarray):
+    """Give every rank its rows of what the facility says of frames; collective."""
+    hits, score = facility or (None, None)
+    dealt = []
+    for found in (hits and [getattr(hits, f.name) for f in fields(FacilityHits)], score):
+        n = comm.bcast(len(found) if found else 0)
+        columns = [mpi.scatter_rows(comm, found[i] if found else None, bounds) for i in range(n)]
+        dealt.append(columns or None)
+    return dealt[0] and FacilityHits(*dealt[0]), dealt[1] and tuple(dealt[1])
+
+
 def _find(
     experiment: Experiment, config: Config, work_of
-) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray]:
-    """Return what is known of the run, problems included, and how much work its frames are."""
+) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
+    """Return what is known of the run, problems included, and how much work its frames are.
+
+    The last value is what the facility found: its hits, and its lit pixels if these are scores.
+    """
     kind, why = choose_data(experiment, config.data)
     folder = experiment.run_folder(kind)
     chosen = (config.detector, config.trains, config.suspect_trains)
@@ -201,9 +232,37 @@ def _find(
     machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector, frames.cell_id
     )
+    machine, facility = _of_facility(experiment, config, index, machine)
     # laid out here, since only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
-    return index, machine, virtual, (*index.problems, *problems), work
+    return index, machine, virtual, (*index.problems, *problems), work, facility
+
+
+def _of_facility(experiment: Experiment, config: Config, index: RunIndex, machine: MachineData):
+    """Return the machine data that name them, and the facility's hits and lit pixels."""
+    ids = index.frames.train_id, index.frames.pulse_id
+    hits, found = facility_hits(experiment, index.detector, *ids)
+    score = None
+    if config.score == "facility":
+        there = modules_of(index.modules_in_run, index.detector_type.n_modules)
+        modules = config.hit_modules or tuple(np.flatnonzero(there).tolist())
+        counted = facility_lit_pixels(experiment, index.detector, index.files, modules, *ids)
+        if counted is not None:
+            lit, good, of_score = counted
+            score = lit, good
+            found.notes += of_score.notes
+            found.sources += of_score.sources
+            found.damage |= of_score.damage
+    warnings = machine.warnings + tuple(
+        f"{name} cannot be read: {why}" for name, why in sorted(found.damage.items())
+    )
+    machine = replace(
+        machine,
+        notes=(*machine.notes, *found.notes),
+        warnings=warnings,
+        sources=(*machine.sources, *found.sources),
+    )
+    return machine, (hits, score)
 
 
 def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from xfelmpi.core.problems import summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
+from xfelmpi.hitfinding.thresholds import Decision
 from xfelmpi.output.provenance import provenance
 from xfelmpi.output.write_stage import (
     WriteInputs,
@@ -72,7 +73,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
         mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
-        vds, left_out = _write_vds(job, share, inputs.used)
+        vds, left_out = start_vds(job, share, inputs.used)
     warnings = log_start(job, share, inputs)
     masks = inputs.masks
     kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
@@ -88,6 +89,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         warnings += doubts_of_sums(comm, masks, share.facts.detector_type, sums, total and total[1])
     with stages.timed("decide"):
         events = decide(job, share, masks, sums)
+        agreement = compare_with_facility(comm, share, events)
     with stages.timed("write"):
         own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         own_problems += share.facts.machine_problems
@@ -103,6 +105,7 @@ def process(job: RunJob, resume: bool = False) -> int:
             vds=vds,
             warnings=warnings,
             used=inputs.used,
+            agreement=agreement,
         )
         written = write_outputs(job, done)
         files.close()
@@ -114,7 +117,7 @@ def process(job: RunJob, resume: bool = False) -> int:
     return status
 
 
-def _write_vds(job: RunJob, share: LocalRun, used):
+def start_vds(job: RunJob, share: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.inject(job.comm, "vds")
     memory = spare_memory(job.config)
@@ -184,7 +187,7 @@ def _read_frames(
 
 def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
-    comm, config, frames = job.comm, job.config, share.frames
+    comm, config = job.comm, job.config
     fault_injection.inject(comm, "decide")
     scored = frame_scorer(config, share, masks).score(sums, comm=comm)
     decision = decide_run(comm, config, scored)
@@ -193,15 +196,28 @@ def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> Event
         log.warning("no frame can be decided: no hits, no misses")
     elif comm.rank == 0 and decision.note:
         log.info(decision.note)
+    is_miss = draw_misses(comm, config, scored, decision)
+    return event_columns(share, sums, scored.score, decision, is_miss)
+
+
+def event_columns(
+    share: LocalRun,
+    sums: FrameSums,
+    score: np.ndarray,
+    decision: Decision,
+    is_miss: np.ndarray,
+) -> EventColumns:
+    """Return the rows of the events file."""
+    frames = share.frames
     return EventColumns(
         trainId=frames.train_id,
         pulseId=frames.pulse_id,
         cellId=frames.cell_id,
         litpixels=sums.lit,
         photons=sums.photons,
-        hitscore=scored.score,
+        hitscore=score,
         is_hit=decision.is_hit,
-        is_miss=draw_misses(comm, config, scored, decision),
+        is_miss=is_miss,
         hit_median=decision.median,
         hit_std=decision.std,
         hit_threshold=decision.threshold,
@@ -214,6 +230,21 @@ def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> Event
         pumped=share.pumped,
         added=share.added,
     )
+
+
+def compare_with_facility(comm, share: LocalRun, events: EventColumns) -> dict[str, int]:
+    """Return how many hits both have, or one alone; empty without the facility's; collective."""
+    named = share.facility
+    if named is None:
+        return {}
+    own = events.is_hit
+    counts = {
+        "both": own & named.is_hit,
+        "only ours": own & named.known & ~named.is_hit,
+        "only theirs": ~own & named.is_hit,
+    }
+    of_run = mpi.allreduce_sum(comm, np.array([values.sum() for values in counts.values()]))
+    return dict(zip(counts, of_run.tolist(), strict=True))
 
 
 def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before: int = 0) -> int:
@@ -243,6 +274,7 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
             ranks=comm.size,
             seconds=job.stages.seconds,
             problems=done.problems,
+            agreement=done.agreement,
             files=[str(path) for path in written],
             switched=(medium, low) if facts.kind == "raw" else None,
             done_before=done_before,

@@ -53,7 +53,7 @@ def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -
         With the first option that would have to be the same.
     """
     fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
-    fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise"}
+    fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise", "hits"}
     if first.normalise == "pulse-energy":
         # these say which frames the mean energy is taken of
         fixed |= {"min_scores", "min_pulse_energy", "exclude_cells", "first_cell"}
@@ -197,6 +197,11 @@ def _read_powder(experiment: Experiment, run: FinishedRun):
     The same of the dark frames after that, None if there are none.
     """
     path = experiment.powder
+    if not run.was_read.all():
+        raise InputError(
+            f"{experiment.events}: only hits and misses were read (--hits facility or --score "
+            "facility); process the run again"
+        )
     with finished_file(path, "a powder file") as file:
         frame = run.detector_type.frame_shape
 

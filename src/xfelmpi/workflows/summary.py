@@ -1,6 +1,6 @@
 """The summary at the end of a job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xfelmpi.core.log import BOLD, RED, log, plural
 from xfelmpi.core.problems import Problem, foremost
@@ -31,6 +31,8 @@ class Summary:
         Of raw data: pixels in medium and in low gain, over all frames.
     done_before : int
         Frames that an earlier job has read.
+    agreement : dict of str to int
+        Hits that both we and the facility's hit finder have, and only one of us; empty without.
     """
 
     frames: int
@@ -47,6 +49,7 @@ class Summary:
     files: list[str]
     switched: tuple[int, int] | None = None
     done_before: int = 0
+    agreement: dict[str, int] = field(default_factory=dict)
 
     def show(self) -> None:
         """Log the summary; on a terminal the hits stand out, and so does what was excluded."""
@@ -70,6 +73,7 @@ class Summary:
             f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames"
             f"{' with light' if self.dark else ''}",
             f"misses     {self.misses:12,}   drawn for comparison",
+            *self._agreement_lines(),
             *self._gain_lines(),
             f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
             f"memory     {self.peak_memory / 2**20:12,.0f}   MiB peak per rank ({ranks})",
@@ -93,6 +97,14 @@ class Summary:
         if not self.dark:
             return []
         return [f"dark       {self.dark:12,}   of these: no X-ray pulse, neither hits nor misses"]
+
+    def _agreement_lines(self) -> list[str]:
+        if not self.agreement:
+            return []
+        both, *others = (f"{n:,} {who}" for who, n in self.agreement.items())
+        return [
+            f"facility   {both.split()[0]:>12}   hits of its hit finder, too; {', '.join(others)}"
+        ]
 
     def _gain_lines(self) -> list[str]:
         if self.switched is None:

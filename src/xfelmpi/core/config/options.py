@@ -189,8 +189,17 @@ class Config:
         "decision",
         "litpixels",
         str,
-        "what is counted in the hit-finding region",
-        choices=("litpixels", "photons"),
+        "what is counted in the hit-finding region; facility: lit pixels that the facility counted"
+        " in --hit-modules, so that only hits and misses are read",
+        choices=("litpixels", "photons", "facility"),
+    )
+    hits: str = _option(
+        "decision",
+        "own",
+        str,
+        "whose hits; facility: hits, misses, scores and thresholds of the facility's hit finder, so"
+        " that only hits and misses are read",
+        choices=("own", "facility"),
     )
     decide: str = _option(
         "decision",

@@ -128,7 +128,12 @@ def machine_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(folder: Path, damage: Damage) -> Iterator[list]:
+def opened(
+    folder: Path,
+    damage: Damage,
+    named: re.Pattern | None = None,
+    paths: list[Path] | None = None,
+) -> Iterator[list]:
     """Open the files of a run folder that can hold machine data.
 
     Parameters
@@ -137,15 +142,20 @@ def opened(folder: Path, damage: Damage) -> Iterator[list]:
         E.g. ``raw/r0050``; need not exist.
     damage : dict
         Gets the files that cannot be opened.
+    named : re.Pattern, optional
+        Only files whose names have it.
+    paths : list of Path, optional
+        These files of the folder instead.
 
     Yields
     ------
     list of extra_data.FileAccess
         All but the files of the detector's modules, in the order of their names.
     """
-    paths: list[Path] = []
-    with tolerated(str(folder), damage):
-        paths = machine_files(folder)
+    if paths is None:
+        paths = []
+        with tolerated(str(folder), damage):
+            paths = [p for p in machine_files(folder) if not named or named.search(p.name)]
     files = []
     expected = expected_run(folder)
     for path in paths:

@@ -106,7 +106,7 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
 def rows(outputs: Outputs) -> Iterator[Finding]:
     """Every value per frame is that of the events file, in its order."""
     path, file, events = outputs.experiment.cxi, outputs.files["cxi"], outputs.run.events
-    weights = background_weights(alone(), events, outputs.run.modules_in_run)
+    weights = background_weights(alone(), events, outputs.run.modules_in_run, outputs.run.was_read)
     for name, chosen in outputs.rows_of_entries.items():
         entry, e = file[name], events.take(chosen)
         expected = {
@@ -149,7 +149,7 @@ def _identifiers(outputs: Outputs, entry: h5py.Group, events) -> Iterator[Findin
 def singles(outputs: Outputs) -> Iterator[Finding]:
     """Powder, background and geometry fit the powder file and the settings."""
     path, header = outputs.experiment.cxi, outputs.header
-    suffixes = ["", "_hits"] + (["_dark"] if outputs.run.events.is_dark.any() else [])
+    suffixes = ["", "_hits"] + (["_dark"] if "powder_dark" in outputs.files["powder"] else [])
     sums = [[outputs.powder(f"{name}{s}") for name in ("powder", "good_frames")] for s in suffixes]
     powder, good = sums[0]
     yield from compare(path, "powder", header.powder.reshape(-1), powder, "pixel")

@@ -76,7 +76,9 @@ def sums(outputs: Outputs) -> Iterator[Finding]:
     for what, right in possible.items():
         yield from compare(path, what, right, np.ones_like(right))
     config = outputs.run.config
-    everywhere = config.hit_mask is None and config.hit_modules is None
+    everywhere = (
+        outputs.run.was_read.all() and config.hit_mask is None and config.hit_modules is None
+    )
     region = "hit-finding region" in str(outputs.run.attributes.get("used_files"))
     if everywhere and not region and config.normalise == "none":
         score = (lit if config.score == "litpixels" else photons).astype(np.float32)
@@ -87,9 +89,14 @@ def sums(outputs: Outputs) -> Iterator[Finding]:
 def decision(outputs: Outputs) -> Iterator[Finding]:
     """Hits, misses and statistics are those that the scores and settings give."""
     path, events = outputs.experiment.events, outputs.run.events
-    again = decide_finished(outputs.run.config, outputs.run)
-    for name in ("is_hit", "is_miss", "hit_median", "hit_std", "hit_threshold", "hit_sigma"):
-        yield from compare(path, name, getattr(events, name), getattr(again, name))
+    if outputs.run.config.hits == "own":
+        again = decide_finished(outputs.run.config, outputs.run)
+        for name in ("is_hit", "is_miss", "hit_median", "hit_std", "hit_threshold", "hit_sigma"):
+            yield from compare(path, name, getattr(events, name), getattr(again, name))
+    else:
+        # somebody else's hits, which only have to be those of their thresholds
+        below = events.is_hit & ~(events.hitscore > events.hit_threshold)
+        yield from compare(path, "hits up to the threshold", below, np.zeros_like(below))
     both = events.is_hit & events.is_miss
     yield from compare(path, "hit and miss at once", both, np.zeros_like(both))
 

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_UNUSABLE, InputError, XfelmpiError
@@ -149,6 +151,12 @@ def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, result
     return usable
 
 
+def _rows(outputs: Outputs, frames: int) -> np.ndarray:
+    """Return the rows of a sample; of 0 frames: all that were read."""
+    run = outputs.run
+    return sample.draw(run.events.is_hit, run.was_read, frames or len(run.was_read))
+
+
 def _introduction(outputs: Outputs) -> str:
     about, events = outputs.run.attributes, outputs.run.events
     return (
@@ -180,8 +188,9 @@ def _check_input(job: RunJob, outputs: Outputs | None, results: Results, frames:
         added = run_data.check_added(comm, experiment, data.share, columns)
         if comm.rank == 0:
             findings[run_data.FRAMES] = [*findings[run_data.FRAMES], *added]
-        if frames:
-            rows = mpi.bcast_from_root(comm, lambda: sample.draw(outputs.run.events.is_hit, frames))
+        whole = mpi.bcast_from_root(comm, lambda: bool(outputs.run.was_read.all()))
+        if frames or not whole:
+            rows = mpi.bcast_from_root(comm, lambda: _rows(outputs, frames))
             name = f"{SAMPLE}, {len(rows):,}"
             findings[name] = sample.check_sample(job, data, rows)
         else:

@@ -66,8 +66,15 @@ class Outputs:
         return read_finished_hits(self.experiment.cxi)
 
     def powder(self, name: str) -> np.ndarray:
-        """Return a dataset of the powder file, int64 (pixel,)."""
-        return self.files["powder"][name][()].reshape(-1).astype(np.int64)
+        """Return a dataset of the powder file, int64 (pixel,).
+
+        If only hits and misses were read, these are all frames.
+        """
+        file = self.files["powder"]
+        names = [name]
+        if name in ("powder", "good_frames") and not self.run.was_read.all():
+            names = [f"{name}_hits", f"{name}_misses"]
+        return sum(file[part][()].reshape(-1).astype(np.int64) for part in names)
 
     @property
     def usable(self) -> np.ndarray:

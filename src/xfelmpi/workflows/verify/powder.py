@@ -15,8 +15,11 @@ def _sets(outputs: Outputs) -> dict[str, slice | np.ndarray]:
     dark = np.flatnonzero(outputs.run.events.is_dark)
     frames = (slice(None), outputs.hits, outputs.misses, dark)
     sets = dict(zip(_SUFFIXES, frames, strict=True))
-    if not len(dark):
+    whole = outputs.run.was_read.all()
+    if not len(dark) or not whole:
         del sets["_dark"]
+    if not whole:
+        del sets[""]
     return sets
 
 
@@ -49,7 +52,7 @@ def parts(outputs: Outputs) -> Iterator[Finding]:
     path, events, about = outputs.experiment.powder, outputs.run.events, outputs.run.detector_type
     for name in ("powder", "good_frames"):
         rest = outputs.powder(name)
-        for suffix in [*_sets(outputs)][1:]:
+        for suffix in _sets(outputs).keys() - {""}:
             rest = rest - outputs.powder(f"{name}{suffix}")
         yield from compare(
             path, f"{name} without its parts", np.minimum(rest, 0), rest * 0, "pixel"

@@ -38,20 +38,21 @@ FrameRead = tuple[np.ndarray, np.ndarray, int, list[str]]
 only, bool (1048576,); bit field of the modules that were read; what is wrong with its ids."""
 
 
-def draw(is_hit: np.ndarray, n: int) -> np.ndarray:
+def draw(is_hit: np.ndarray, was_read: np.ndarray, n: int) -> np.ndarray:
     """Return the rows of a sample, int64 (frame,), ascending: any frames, and some hits.
 
     Parameters
     ----------
-    is_hit : ndarray, bool (frame,)
-        Of the run.
+    is_hit, was_read : ndarray, bool (frame,)
+        Of the run; only frames that were read are drawn.
     n : int
         How many of any kind; the same frames are drawn every time.
     """
     random = np.random.default_rng(_SEED)
     hits = np.flatnonzero(is_hit)
     n_hits = min(len(hits), max(1, round(n * HITS_PER_FRAME)))
-    any_kind = random.choice(len(is_hit), min(n, len(is_hit)), replace=False)
+    read = np.flatnonzero(was_read)
+    any_kind = read[random.choice(len(read), min(n, len(read)), replace=False)]
     return np.union1d(any_kind, random.choice(hits, n_hits, replace=False))
 
 

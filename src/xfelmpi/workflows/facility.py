@@ -1,0 +1,192 @@
+"""Hits or scores of the facility instead of a pass: only hits and misses are read.
+
+``--hits facility`` takes hits, misses, scores and thresholds from the facility's hit finder;
+``--score facility`` takes its lit pixels as scores, and finds hits in these. All files are those of
+the main job, but for what needs all frames: sums of frames that were not read are 0, and there is
+no powder of all frames.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.core import shutdown
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.job_context import RunJob
+from xfelmpi.core.log import log
+from xfelmpi.core.problems import summarised
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
+from xfelmpi.detectors.module_bits import bits_of, modules_of
+from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, score_frames
+from xfelmpi.hitfinding.scores import unmasked_factor
+from xfelmpi.hitfinding.thresholds import Decision, named_decision
+from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
+from xfelmpi.reduction.frame_buffer import FrameBuffer
+from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
+from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.memory_budget import spare_memory
+from xfelmpi.reduction.powder import PowderSum
+from xfelmpi.reduction.sparsifier import Sparsifier
+from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
+from xfelmpi.workflows.process import event_columns, finish, process, report_run, start_vds
+
+
+def process_by_facility(job: RunJob) -> int:
+    """Process a run by what the facility found, and return the exit status; collective.
+
+    If the run has nothing of it, this is the main job.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
+    """
+    comm, config, stages = job.comm, job.config, job.stages
+    job.announce()
+    with stages.timed("index"):
+        share = share_run(comm, job.experiment, config)
+        if lacking := _lacking(config, share):
+            if comm.rank == 0:
+                log.warning(
+                    f"{lacking}; all frames are read, and hits found in the scores of these"
+                )
+            own = replace(config, hits="own", score=_own_score(config))
+            return process(replace(job, config=own, settings=own.to_json()))
+        job = job.of_proposal(share.facts.proposal)
+        files = FilePool(share.facts.files)
+        inputs = load_inputs(job, share, files)
+        share = with_distance(share, inputs)
+        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+        vds, left_out = start_vds(job, share, inputs.used)
+    warnings = log_start(job, share, inputs)
+    sums = FrameSums.zeros(len(share.frames))
+    sums.modules[:] = bits_of(share.frames.file >= 0)
+    with stages.timed("decide"):
+        score, decision, is_miss = _decide(job, share, sums.modules)
+    with stages.timed("write"):
+        sparsifier = make_sparsifier(config, inputs, files)
+        kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
+        rows = np.flatnonzero(decision.is_hit | is_miss)
+        read = _RowKeeper(sums, kept)
+        nothing = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
+        with mpi.fail_together(comm):
+            run_pass(
+                _blocks(share.frames, rows, HitReader.BLOCK_FRAMES),
+                partial(sparsifier.frames, powder=nothing, name_invalid=True),
+                (read,),
+                shutdown.defer_shutdown,
+            )
+            files.check_unchanged()
+        events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
+        done = WriteInputs(
+            share=share,
+            masks=inputs.masks,
+            sums=sums,
+            events=events,
+            powder=None,
+            reader=HitReader(share.frames, sums, sparsifier, inputs.masks, kept),
+            geometry=inputs.geometry,
+            problems=_problems(comm, share, left_out, inputs, sparsifier),
+            vds=vds,
+            warnings=warnings,
+            used=inputs.used,
+            whole=False,
+        )
+        written = write_outputs(job, done)
+        files.close()
+    status = finish(job, done, sparsifier.bytes_read, written)
+    report_run(job)
+    return status
+
+
+def _own_score(config: Config) -> str:
+    return "litpixels" if config.score == "facility" else config.score
+
+
+def _lacking(config: Config, share: LocalRun) -> str:
+    """Return what the run does not have, the same on all ranks; empty if all is there."""
+    if config.hits == "facility" and share.facility is None:
+        return "--hits facility: the run has no REDU/SPI_HITFINDER with hit flags"
+    if config.hits == "own" and share.facility_score is None:
+        return "--score facility: the run has no lit pixels (litpx) of all modules asked for"
+    return ""
+
+
+def _problems(comm, share: LocalRun, left_out, inputs, sparsifier: Sparsifier):
+    own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
+    return summarised(mpi.gather_objects(comm, [*own, *share.facts.machine_problems]))
+
+
+def _decide(
+    job: RunJob, share: LocalRun, modules: np.ndarray
+) -> tuple[np.ndarray, Decision, np.ndarray]:
+    """Return scores, float32 (frame,), decision, and which frames are misses; collective."""
+    comm, config, frames = job.comm, job.config, share.frames
+    seen = (modules == share.facts.modules_in_run) & (share.n_pulses != 0)
+    if config.hits == "facility":
+        named = share.facility
+        lost = named.is_hit & ~seen
+        n_lost = int(mpi.allreduce_sum(comm, np.array([lost.sum()]))[0])
+        if n_lost and comm.rank == 0:
+            log.warning(
+                f"{n_lost:,} hits of the facility are frames that lack modules or light: left out"
+            )
+        seen = seen & named.known
+        decision = named_decision(
+            named.is_hit, seen, named.score, named.median, named.width, named.threshold
+        )
+        return named.score.astype(np.float32), decision, named.is_miss & seen & ~decision.is_hit
+    lit, good = share.facility_score
+    score = np.where(good > 0, lit, np.nan)
+    if config.normalise == "unmasked":
+        in_run = modules_of(share.facts.modules_in_run, share.frames.n_modules)
+        n_modules = len(config.hit_modules) if config.hit_modules else int(in_run.sum())
+        score = score * unmasked_factor(good, n_modules * share.facts.detector_type.module_pixels)
+    ids = frames.train_id, frames.cell_id
+    scored = score_frames(comm, config, *ids, share.pulse_energy, seen, score)
+    decision = decide_run(comm, config, scored)
+    return scored.score, decision, draw_misses(comm, config, scored, decision)
+
+
+def _without_incomplete(events: EventColumns, share: LocalRun) -> EventColumns:
+    """Return the same without hits and misses that could not be read in every module."""
+    whole = events.modules == share.facts.modules_in_run
+    return replace(events, is_hit=events.is_hit & whole, is_miss=events.is_miss & whole)
+
+
+def _blocks(frames: FrameTable, rows: np.ndarray, most: int) -> Iterator[SourceBlock]:
+    for a in range(0, len(rows), most):
+        part = rows[a : a + most]
+        yield SourceBlock(part, frames[part])
+
+
+class _RowKeeper(Observer):
+    """Keeps sums and lists of frames that are read in any order.
+
+    Parameters
+    ----------
+    sums : FrameSums
+        Of all frames of the rank.
+    kept : FrameBuffer
+    """
+
+    def __init__(self, sums: FrameSums, kept: FrameBuffer):
+        self._sums = sums
+        self._kept = kept
+
+    def block(self, source: SourceBlock, block: FrameBlock) -> None:
+        """Put the sums where they belong, and keep the lists that fit."""
+        for name in FrameSums.names():
+            getattr(self._sums, name)[source.rows] = getattr(block.sums, name)
+        there = np.flatnonzero(block.stored)
+        self._kept.store(source.rows[there], block.take(there))
+
+    def finish(self) -> None:
+        """Do nothing: all is kept."""

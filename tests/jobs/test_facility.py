@@ -1,0 +1,132 @@
+"""The facility's hits and lit pixels, in files that EXtra-redu itself writes."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from mockrun import tiny_run
+from mpi4py import MPI
+
+from xfelmpi.cli import process, verify
+from xfelmpi.core.log import start_logging
+
+pytest.importorskip("extra_redu.spi")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+DETECTOR = "SPB_DET_AGIPD1M-1"
+MODULES = [3, 4, 8, 15]
+RUN = {
+    "trains": 4,
+    "cells": tuple(range(12)),
+    "dark_cells": 1,
+    "hit_rate": 0.3,
+    "with_mask": True,
+    "veto": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run without what the facility finds."""
+    return tiny_run(tmp_path_factory.mktemp("facility") / "p007927", **RUN)
+
+
+@pytest.fixture(scope="module")
+def redu(run):
+    """The same with what EXtra-redu finds, in its own file."""
+    from extra_data import RunDirectory
+    from extra_redu.fileutils import StackedPulseSource, exdf_save
+    from extra_redu.spi import LitPixelCounter, SpiHitfinder
+
+    with RunDirectory(run.paths.proc) as data:
+        pattern = rf"{DETECTOR}/CORR/(?P<key>\d+)CH0:output"
+        source = StackedPulseSource.from_datacollection(data, pattern, "image")
+        counter = LitPixelCounter(source)
+        counter(source)
+    finder = SpiHitfinder(MODULES, snr=3.0, min_scores=20, xgm_norm=False)
+    finder.find_hits(counter)
+    sources = {"LITPX_COUNTER": counter, "SPI_HITFINDER": finder}
+    sources = {f"{DETECTOR}/REDU/{name}": found for name, found in sources.items()}
+    exdf_save(str(run.paths.proc), "REDU00", 50, sources)
+    assert (run.paths.proc / "CORR-R0050-REDU00-S00000.h5").exists()
+    return finder
+
+
+def job(run, output, *options):
+    """Process the run in this process; return the columns and attributes of the events."""
+    start_logging(0)
+    where = ["--prefix", str(run.options.prefix), "--output", str(output)]
+    assert process.main(["50", *where, *map(str, options)], MPI.COMM_WORLD) in (0, 3)
+    with h5py.File(output / "events" / "r0050_events.h5") as file:
+        columns = {name: file[name][()] for name in file if name != "sums"}
+        return columns, dict(file.attrs)
+
+
+def of_frames(events, finder, column):
+    """Return what EXtra-redu has for the frames of the events file."""
+    place = {pair: i for i, pair in enumerate(zip(finder.trainId, finder.pulseId, strict=True))}
+    ids = zip(events["trainId"], events["pulseId"], strict=True)
+    return np.array([column[place[pair]] for pair in ids])
+
+
+def test_hits_of_the_facility(run, redu, tmp_path, capfd):
+    events, attributes = job(run, tmp_path, "--hits", "facility", "--with-misses")
+    lit = events["n_pulses"] > 0
+    for name, column in (("is_hit", redu.hit_mask), ("is_miss", redu.miss_mask)):
+        np.testing.assert_array_equal(events[name], of_frames(events, redu, column) & lit)
+    assert events["is_hit"].any()
+    assert events["is_miss"].any()
+    np.testing.assert_array_equal(events["hitscore"], of_frames(events, redu, redu.hitscore))
+    thresholds = np.repeat(redu.threshold, redu.count)
+    right = np.where(lit, of_frames(events, redu, thresholds), np.nan).astype("f4")
+    np.testing.assert_array_equal(events["hit_threshold"], right)
+    read = events["is_hit"] | events["is_miss"]
+    assert attributes["frames_read"] == "hits and misses"
+    assert (events["photons"] > 0)[read].all()
+    assert (events["photons"] == 0)[~read].all()
+    sources = {s["value"]: s for s in json.loads(attributes["beamline_sources"])}
+    assert sources["facility_hits"]["source"] == f"{DETECTOR}/REDU/SPI_HITFINDER:output"
+    assert "snr 3" in sources["facility_hits"]["rule"]
+    with h5py.File(tmp_path / "powder" / "r0050_powder.h5") as file:
+        assert set(file) == {
+            f"{n}_{k}" for n in ("powder", "good_frames") for k in ("hits", "misses")
+        }
+    with h5py.File(tmp_path / "saved_hits" / "r0050_hits.cxi") as file:
+        for entry, rows in (("entry_1", events["is_hit"]), ("entry_2", events["is_miss"])):
+            np.testing.assert_array_equal(file[entry]["trainId"], events["trainId"][rows])
+            photons = file[entry]["instrument_1/detector_1/data"][:].sum(axis=(1, 2, 3))
+            np.testing.assert_array_equal(photons, events["photons"][rows])
+    assert "hits and misses only" in capfd.readouterr().out
+    where = ["--prefix", str(run.options.prefix), "--output", str(tmp_path)]
+    assert verify.main(["50", *where, "--all"], MPI.COMM_WORLD) == 0
+
+
+def test_scores_of_the_facility(run, redu, tmp_path):
+    """The same hits as from our own counting of the same pixels, without reading them."""
+    options = ("--hit-modules", *MODULES, "--decide", "run", "--sigma", 3)
+    own, attributes = job(run, tmp_path / "own", *options)
+    events, about = job(run, tmp_path / "facility", *options, "--score", "facility")
+    for name in ("hitscore", "is_hit", "is_miss", "hit_threshold", "hit_median"):
+        np.testing.assert_array_equal(events[name], own[name], name)
+    assert events["is_hit"].any()
+    assert about["frames_read"] == "hits and misses"
+    # the pass compares its hits with the facility's
+    counts = json.loads(attributes["facility_hits"])
+    theirs = of_frames(own, redu, redu.hit_mask)
+    right = (own["is_hit"] & theirs, own["is_hit"] & ~theirs, ~own["is_hit"] & theirs)
+    assert list(counts.values()) == [int(which.sum()) for which in right]
+    assert list(counts) == ["both", "only ours", "only theirs"]
+    page = (tmp_path / "own" / "report" / "r0050.html").read_text()
+    assert "only theirs" in page
+    assert "SPI_HITFINDER" in page
+    assert (tmp_path / "facility" / "report" / "r0050.html").exists()
+
+
+def test_nothing_of_the_facility(tmp_path, capfd):
+    run = tiny_run(tmp_path / "p007927", trains=2)
+    events, attributes = job(run, tmp_path / "out", "--hits", "facility")
+    assert attributes["frames_read"] == "all"
+    assert json.loads(attributes["configuration"])["hits"] == "own"
+    assert (events["photons"] > 0).any()
+    assert "no REDU/SPI_HITFINDER" in capfd.readouterr().err
