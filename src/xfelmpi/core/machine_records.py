@@ -1,6 +1,6 @@
 """Beamline data of a run as records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -70,6 +70,35 @@ class FacilityHits:
 
 
 @dataclass(frozen=True)
+class RunReduction:
+    """What the facility left out of a run.
+
+    Parameters
+    ----------
+    recorded, before : int
+        Frames that are there, and that the detector took; 0: not known.
+    rules : tuple of str
+        By which frames were left out.
+    errata : dict of str to int
+        Known faults of the recording, and how many events of each.
+    """
+
+    recorded: int
+    before: int
+    rules: tuple[str, ...] = ()
+    errata: dict[str, int] = field(default_factory=dict)
+
+    def words(self) -> list[tuple[str, str]]:
+        """Return what summary and report say: pairs of a title and a text."""
+        said = []
+        if self.rules:
+            of = f"of {self.before:,} frames" if self.before else "of an unknown number of frames"
+            said.append(("reduced", f"{self.recorded:,} {of} recorded, by {', '.join(self.rules)}"))
+        said += [("errata", f"{name}: {n:,} events") for name, n in self.errata.items()]
+        return said
+
+
+@dataclass(frozen=True)
 class BeamlineSource:
     """Where a value of the beamline came from.
 
@@ -120,6 +149,10 @@ class MachineData:
         1: with a pulse of the pump laser, 0: without, 255: not known. None if there is no laser.
     z_motor : ZMotor or None
         None if its position is not known.
+    reduction : RunReduction or None
+        None if the files say nothing of it.
+    run_type : str
+        From the run's metadata, empty if none.
     """
 
     pulse_energy: np.ndarray
@@ -135,3 +168,5 @@ class MachineData:
     sources: tuple[BeamlineSource, ...] = ()
     pumped: np.ndarray | None = None
     z_motor: ZMotor | None = None
+    reduction: RunReduction | None = None
+    run_type: str = ""

@@ -352,6 +352,8 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         "detector": facts.detector,
         "warnings": comm.bcast(json.dumps(done.warnings)),
         "frames_read": ALL_READ if done.whole else SOME_READ,
+        "run_type": facts.run_type,
+        "reduction": json.dumps(facts.reduction.words() if facts.reduction else []),
         **({"facility_hits": json.dumps(done.agreement)} if done.agreement else {}),
     }
     rows, path = (done.share.first_frame, facts.n_frames), experiment.events

@@ -17,7 +17,14 @@ SIGMAS = (3.0, 4.0, 5.0, 6.0)
 
 PROBLEMS_SHOWN = 200
 
-_NOT_SHOWN = ("configuration", "input_files", "used_files", "beamline_sources", "warnings")
+_NOT_SHOWN = (
+    "configuration",
+    "input_files",
+    "used_files",
+    "beamline_sources",
+    "warnings",
+    "reduction",
+)
 """Attributes that are shown elsewhere on the page."""
 
 
@@ -54,8 +61,10 @@ def module_table(found: RunFiles, good: np.ndarray) -> str:
 def beamline(found: RunFiles) -> str:
     """Return a section as HTML: where every value of the beamline came from."""
     sources = json.loads(found.run.attributes.get("beamline_sources", "[]"))
+    said = json.loads(found.run.attributes.get("reduction", "[]"))
+    left_out = "".join(f"<p>{escape(title)}: {escape(text)}</p>" for title, text in said)
     if not sources:
-        return ""
+        return left_out
     rows = "".join(
         f"<tr><td>{escape(s['value'].replace('_', ' '))}</td>"
         f'<td class="text">{escape(s["source"])}</td>'
@@ -65,7 +74,7 @@ def beamline(found: RunFiles) -> str:
     return (
         '<h2>Beamline values</h2><div class="wide"><table><thead><tr><th>value</th>'
         '<th class="text">source</th><th class="text">how</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div>{left_out}"
     )
 
 

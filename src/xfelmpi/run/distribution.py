@@ -16,6 +16,7 @@ from xfelmpi.core.machine_records import (
     FacilityHits,
     MachineData,
     QuadrantMotors,
+    RunReduction,
     ZMotor,
 )
 from xfelmpi.core.paths import Experiment
@@ -30,6 +31,8 @@ from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
 from xfelmpi.run.machine.facility_hits import facility_hits, facility_lit_pixels
+from xfelmpi.run.machine.machine_data import says_nothing
+from xfelmpi.run.machine.metadata_catalogue import CatalogueQuery
 from xfelmpi.run.mask_samples import MaskSamples, sample_masks
 from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
@@ -70,6 +73,10 @@ class RunInfo:
         By the data themselves, 0 if they do not say it.
     beamline : tuple of BeamlineSource
         Where values of the beamline came from.
+    reduction : RunReduction or None
+        What the facility left out.
+    run_type : str
+        Empty if unknown.
     """
 
     kind: str
@@ -90,6 +97,8 @@ class RunInfo:
     machine_problems: tuple[Problem, ...] = ()
     proposal: int = 0
     beamline: tuple[BeamlineSource, ...] = ()
+    reduction: RunReduction | None = None
+    run_type: str = ""
 
     @property
     def input_files(self) -> list[str]:
@@ -227,15 +236,59 @@ def _find(
         index = replace(index, problems=(*index.problems, *unfinished))
     unfinished = missing_parts(experiment, kind)
     index = replace(index, problems=(*index.problems, *unfinished))
+    number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
+    asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     machine = cached_machine_data(
         experiment, frames.train_id, frames.pulse_id, config.add, index.detector, frames.cell_id
     )
     machine, facility = _of_facility(experiment, config, index, machine)
+    machine = _described(config, machine, asked)
     # laid out here, since only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems), work, facility
+
+
+def _number(proposal: str) -> int:
+    digits = proposal.removeprefix("p")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _described(config: Config, machine: MachineData, asked: CatalogueQuery) -> MachineData:
+    """Return the machine data with the best sample name and run type that there are.
+
+    What the user says counts, then the metadata catalogue, then the files' metadata.
+    """
+    answer, why = asked.answer()
+    notes, warnings, sources = [why] if why else [], [], []
+    chosen = {}
+    for name, stored, said in (
+        ("sample", machine.sample, config.sample or ""),
+        ("run_type", machine.run_type, ""),
+    ):
+        known = {
+            "--sample": said,
+            "metadata catalogue (extra_proposal)": answer.get(name, ""),
+            "METADATA of the run's files": stored,
+        }
+        known = {source: value for source, value in known.items() if not says_nothing(value)}
+        source = next(iter(known), "")
+        chosen[name] = known.get(source, "")
+        if source:
+            sources.append(BeamlineSource(name, source, chosen[name]))
+            notes.append(f"{name.replace('_', ' ')} from {source}: {chosen[name]}")
+        others = [f"{v!r} by {s}" for s, v in known.items() if v != chosen[name]]
+        if others:
+            what = name.replace("_", " ")
+            warnings.append(f"{what} is {chosen[name]!r} by {source}, {', '.join(others)}")
+    return replace(
+        machine,
+        **chosen,
+        notes=(*machine.notes, *notes),
+        warnings=(*machine.warnings, *warnings),
+        sources=(*machine.sources, *sources),
+    )
 
 
 def _of_facility(experiment: Experiment, config: Config, index: RunIndex, machine: MachineData):
@@ -336,7 +389,7 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         n_frames=len(index.frames),
         cells=cells,
         start_time=index.start_time,
-        sample=storable(config.sample or machine.sample),
+        sample=storable(machine.sample),
         notes=(sources, *index.notes, *machine.notes),
         warnings=machine.warnings,
         motors=machine.motors,
@@ -346,6 +399,8 @@ def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
         machine_problems=machine.problems,
         proposal=index.proposal,
         beamline=machine.sources,
+        reduction=machine.reduction,
+        run_type=storable(machine.run_type),
     )
 
 

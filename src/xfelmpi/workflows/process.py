@@ -275,6 +275,7 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
             seconds=job.stages.seconds,
             problems=done.problems,
             agreement=done.agreement,
+            reduction=facts.reduction,
             files=[str(path) for path in written],
             switched=(medium, low) if facts.kind == "raw" else None,
             done_before=done_before,

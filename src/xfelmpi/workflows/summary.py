@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from xfelmpi.core.log import BOLD, RED, log, plural
+from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.problems import Problem, foremost
 
 PROBLEMS_SHOWN = 20
@@ -33,6 +34,8 @@ class Summary:
         Frames that an earlier job has read.
     agreement : dict of str to int
         Hits that both we and the facility's hit finder have, and only one of us; empty without.
+    reduction : RunReduction, optional
+        What the facility left out.
     """
 
     frames: int
@@ -50,6 +53,7 @@ class Summary:
     switched: tuple[int, int] | None = None
     done_before: int = 0
     agreement: dict[str, int] = field(default_factory=dict)
+    reduction: RunReduction | None = None
 
     def show(self) -> None:
         """Log the summary; on a terminal the hits stand out, and so does what was excluded."""
@@ -69,6 +73,7 @@ class Summary:
             "",
             f"frames     {self.frames:12,}   in {self.trains:,} trains",
             f"complete   {self.complete:12,}   in every module of the run",
+            *self._reduction_lines(),
             *self._dark_lines(),
             f"hits       {self.hits:12,}   {rate:.2f} % of the complete frames"
             f"{' with light' if self.dark else ''}",
@@ -92,6 +97,10 @@ class Summary:
         if self.done_before:
             speed += f"; {self.done_before:,} frames were done before"
         return speed
+
+    def _reduction_lines(self) -> list[str]:
+        said = self.reduction.words() if self.reduction else []
+        return [f"{title:10} {text}" for title, text in said]
 
     def _dark_lines(self) -> list[str]:
         if not self.dark:

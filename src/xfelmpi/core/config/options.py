@@ -100,6 +100,13 @@ class Config:
     sample: str | None = _option(
         "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"
     )
+    ask_catalogue: bool = _option(
+        "run",
+        True,
+        bool,
+        "ask the facility's metadata catalogue for sample and run type, if extra_proposal is"
+        " installed; no longer than 5 s, in the background",
+    )
     mask: tuple[str, ...] = _option(
         "masks",
         ("auto",),

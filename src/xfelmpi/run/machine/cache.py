@@ -10,7 +10,13 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.core.machine_records import BeamlineSource, MachineData, QuadrantMotors, ZMotor
+from xfelmpi.core.machine_records import (
+    BeamlineSource,
+    MachineData,
+    QuadrantMotors,
+    RunReduction,
+    ZMotor,
+)
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
@@ -77,7 +83,13 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
         tuple(BeamlineSource(**source) for source in about["sources"]),
         arrays["pumped"] if len(arrays["pumped"]) else None,
         ZMotor(**about["z_motor"]) if about["z_motor"] else None,
+        _reduction(about["reduction"]),
+        about["run_type"],
     )
+
+
+def _reduction(about: dict | None) -> RunReduction | None:
+    return RunReduction(**about | {"rules": tuple(about["rules"])}) if about else None
 
 
 def _save(experiment: Experiment, key: str, data: MachineData) -> None:
@@ -101,6 +113,8 @@ def _save(experiment: Experiment, key: str, data: MachineData) -> None:
         "files": data.files,
         "problems": [asdict(problem) for problem in data.problems],
         "sources": [asdict(source) for source in data.sources],
+        "reduction": asdict(data.reduction) if data.reduction else None,
+        "run_type": data.run_type,
         "z_motor": asdict(data.z_motor) if data.z_motor else None,
         "added": columns,
         "motors": data.motors.device if data.motors else "",

@@ -33,6 +33,7 @@ from xfelmpi.run.machine.lit_frames import (
 )
 from xfelmpi.run.machine.pulse_matching import Grid
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors, z_motor
+from xfelmpi.run.machine.reduction import run_reduction
 from xfelmpi.run.machine.xgm import (
     XGM,
     Frames,
@@ -99,7 +100,9 @@ def read_machine_data(
         motors = _first(quadrant_motors, folders, frames, found)
         along = _first(z_motor, folders, frames, found)
         pumped = _pumped(folders, frames, light, found) if light is not None else None
-        sample = _sample([*proc, *raw], found.damage)
+        everything = [*proc, *raw]
+        sample, run_type = (_metadata(everything, n, found.damage) for n in ("sample", "runType"))
+        reduction = run_reduction(experiment, everything, frames, found.damage)
         files = tuple(file.filename for file in (*proc, *raw))
     _warn_of_damage(found)
     n = len(train_id)
@@ -117,6 +120,8 @@ def read_machine_data(
         tuple(found.sources),
         pumped,
         along,
+        reduction,
+        run_type,
     )
 
 
@@ -280,12 +285,17 @@ def _per_train(
     return None
 
 
-def _sample(files: list, damage: Damage) -> str:
-    """Return the first sample name in the files' metadata, empty if there is none."""
+def _metadata(files: list, name: str, damage: Damage) -> str:
+    """Return the first value in the files' metadata that says something, empty if there is none."""
     for file in files:
         with tolerated(Path(file.filename).name, damage):
-            if "METADATA/sample" in file.file:
-                name = first_text(file.file["METADATA/sample"])
-                if name.lower() not in _NO_SAMPLE:
-                    return name
+            if f"METADATA/{name}" in file.file:
+                value = first_text(file.file[f"METADATA/{name}"])
+                if not says_nothing(value):
+                    return value
     return ""
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a name stands for no name, e.g. ``No Sample``."""
+    return name.strip().lower() in _NO_SAMPLE

@@ -67,7 +67,7 @@ def open_run(
     """
     comm, experiment, config = job.comm, job.experiment, job.config
     kind = mpi.bcast_from_root(comm, lambda: str(run.attributes["data"]))
-    share = share_run(comm, experiment, replace(config, vds=False, data=kind))
+    share = share_run(comm, experiment, replace(config, vds=False, data=kind, ask_catalogue=False))
     n = mpi.bcast_from_root(comm, lambda: len(run.events.trainId))
     if n != share.facts.n_frames:
         text = f"has {n:,} frames, expected the {share.facts.n_frames:,} of the run"

@@ -1,0 +1,117 @@
+"""What the facility left out when it recorded or reduced a run: sections REDUCTION and ERRATA.
+
+EXtra-data has them as ``run.auxiliary``, from version 1.23 on. Rules stand in the files of the
+detector's modules (``PULSE_REDUCTION/<source>``, ``…/REDU/LITFRM:daqFilter``), errata in any file.
+"""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.core.machine_records import RunReduction
+from xfelmpi.core.paths import Experiment
+from xfelmpi.run.machine.control_data import Damage, guarded_call, opened, read_table, tolerated
+from xfelmpi.run.machine.xgm import Frames
+from xfelmpi.run.train_index import first_and_count
+
+_PULSES = "PULSE_REDUCTION/"
+_FILTER = re.compile(r"/REDU/LITFRM\w*:daqFilter$")
+_MODULE = re.compile(r"-AGIPD(\d\d)-S\d+\.h5$")
+
+
+def run_reduction(
+    experiment: Experiment, files: list, frames: Frames, damage: Damage
+) -> RunReduction | None:
+    """Return what was left out of a run; None if nothing is said of it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    files : list of FileAccess
+        Those that are not of the detector's modules.
+    frames : Frames
+        All of the run.
+    damage : dict
+        Gets the files that cannot be read.
+    """
+    rules: dict[str, str] = {}
+    errata: dict[str, int] = {}
+    ratios: list[np.ndarray] = []
+    _look(files, rules, errata, ratios, damage)
+    for kind in ("raw", "proc"):
+        folder = experiment.run_folder(kind)
+        paths = _one_module(folder, damage)
+        if not paths:
+            continue
+        with opened(folder, damage, paths=paths) as of_module:
+            _look(of_module, rules, errata, ratios, damage)
+    if not rules and not errata:
+        return None
+    n = len(frames.train_id)
+    return RunReduction(n, _before(files, frames, ratios, damage), tuple(rules.values()), errata)
+
+
+def _one_module(folder: Path, damage: Damage) -> list[Path]:
+    """Return the files of the first module: all modules are reduced by the same rules."""
+    found: dict[str, list[Path]] = {}
+    with tolerated(str(folder), damage):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if match := _MODULE.search(path.name):
+                found.setdefault(match[1], []).append(path)
+    return found[min(found)] if found else []
+
+
+def _look(files: list, rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
+    """Collect rules by name, events of errata by name, and ratios of frames that were kept."""
+    for file in files:
+        with tolerated(Path(file.filename).name, damage):
+            for source in sorted(getattr(file, "reduction_sources", ())):
+                rule = source.partition("/")[0] if source.startswith(_PULSES) else source
+                rules.setdefault(rule, rule)
+                if source.startswith(_PULSES):
+                    ratios += guarded_call(file.filename, _ratios, file.file, source)
+            for source in sorted(getattr(file, "errata_sources", ())):
+                n = guarded_call(file.filename, _events, file.file, source)
+                errata[source] = errata.get(source, 0) + n
+
+
+def _ratios(file: h5py.File, source: str) -> list[np.ndarray]:
+    """Return the share of the frames that was kept in the trains of a file."""
+    group = file.get(f"REDUCTION/{source}/image")
+    if group is None:
+        return []
+    for key in ("data", "cellId", "pulseId"):
+        reduced, ratio = group.get(f"{key}/wasReduced"), group.get(f"{key}/reductionRatio")
+        if reduced is not None and ratio is not None and ratio.shape == reduced.shape:
+            _, count = first_and_count(file, f"{source}/image")
+            n = int(count.sum())
+            values = np.where(reduced[:n] != 0, ratio[:n], 1.0)
+            return [values[np.isfinite(values) & (values > 0) & (values <= 1)]]
+    return []
+
+
+def _events(file: h5py.File, source: str) -> int:
+    group = file.get(f"INDEX/{source}")
+    if group is None:
+        return 0
+    names = [f"{source}/{name}" for name in group if isinstance(group[name], h5py.Group)]
+    return sum(int(first_and_count(file, name)[1].sum()) for name in names)
+
+
+def _before(files: list, frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
+    """Return how many frames the detector took in the run's trains, 0 if that is not known."""
+    trains = np.unique(frames.train_id)
+    sources = {s for f in files for s in f.instrument_sources if "/REDU/LITFRM" in s}
+    for source in sorted(sources):
+        path = f"INSTRUMENT/{source}/data/nFrame"
+        table = read_table(files, f"{source}/data", path, damage)
+        if table is not None and table.values.ndim == 1 and table.trains.size:
+            row = table.rows(trains)
+            of_others = int(np.median(table.values))
+            return int(np.where(row < 0, of_others, table.values[row]).astype(np.int64).sum())
+    known = np.concatenate(ratios) if ratios else np.zeros(0)
+    if not known.size or not len(frames.train_id):
+        return 0
+    return round(len(frames.train_id) / float(known.mean()))
