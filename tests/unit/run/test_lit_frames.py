@@ -201,3 +201,43 @@ def test_added_arrays_of_the_monitor_have_the_same_slots(tmp_path, per_frame):
     # of several pulses, the last one
     last = np.concatenate([p.pulse_energy_uj[per_frame - 1 :: per_frame] for p in run.plans])
     np.testing.assert_allclose(sigma.values[lit], last * 1e-6 * beamline.XGM_SIGMA, rtol=1e-6)
+
+
+PUMPED = {"pulse_step": 4, "dark_cells": 1, "first_pulse": 100, "veto": 0.2}
+
+
+def every_second(run):
+    """Return which frames the laser must have seen that has every second X-ray pulse."""
+    cell = run.column("cells").astype(int) - run.options.dark_cells
+    return (cell >= 0) & (cell % 2 == 0)
+
+
+@pytest.mark.parametrize("lit_frames", ["found", "settings", "none"])
+def test_pumped_by_the_table(tmp_path, lit_frames):
+    run = BeamlineRun(tmp_path, lit_frames=lit_frames, **PUMPED)
+    assert run.read().pumped is None
+    with h5py.File(run.path, "r+") as file:
+        table = file[f"INSTRUMENT/{beamline.TIMESERVER}:outputBunchPattern/data/bunchPatternTable"]
+        values = table[:]
+        # the laser of SPB; that of FXE does not matter
+        values[:, 100::8] |= 1 << 10
+        values[:, 104::8] |= 1 << 11
+        table[:] = values
+    data = run.read()
+    np.testing.assert_array_equal(data.pumped, every_second(run))
+    assert data.pumped.dtype == np.uint8
+    (source,) = (s for s in data.sources if s.value == "pumped")
+    assert beamline.TIMESERVER in source.source
+    assert said(data, "pumped from") == 1
+
+
+def test_pumped_by_the_decoder(tmp_path):
+    run = BeamlineRun(tmp_path, bunch_pattern="decoder", **PUMPED)
+    slots = np.arange(100, 100 + 4 * 23, 8)
+    with h5py.File(run.path, "r+") as file:
+        laser = file.create_group(f"CONTROL/{beamline.DECODER}/laser")
+        laser["nPulses/value"] = np.full(6, len(slots), "i4")
+        laser["pulseIds/value"] = np.pad(np.tile(slots, (6, 1)), ((0, 0), (0, 300)))
+    data = run.read()
+    np.testing.assert_array_equal(data.pumped, every_second(run))
+    assert said(data, f"pumped from {beamline.DECODER}") == 1

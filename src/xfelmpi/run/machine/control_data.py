@@ -29,6 +29,9 @@ _LARGEST = 256 << 20
 
 _NO_PULSE = np.uint64(2**64 - 1)
 
+_WORDS = {"pulse_energy": "pulse energy", "facility_hits": "facility's hits"}
+"""What the log calls values."""
+
 Damage = dict[str, str]
 """What could not be read: file name → first line of the first error."""
 
@@ -99,7 +102,7 @@ class Findings:
     def use(self, value: str, source: str, rule: str) -> None:
         """Say where a value came from, and how it was matched with the frames."""
         self.sources.append(BeamlineSource(value, source, rule))
-        what = value.replace("_", " ")
+        what = _WORDS.get(value, value)
         self.notes.append(f"{what} from {source}{': ' if rule else ''}{rule}")
 
     def warn_missing(self, what: str, values: np.ndarray) -> None:

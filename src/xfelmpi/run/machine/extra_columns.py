@@ -67,7 +67,7 @@ def read_added(
         values, units, rule = _read(folders, where, frames, energy_slots, found)
         if np.isnan(values).all() and values.size:
             raise _UnusableError(f"{where} has no values for the frames of this run")
-        found.notes.append(f"{name} from {where}: {rule}")
+        found.use(name, where, rule)
         found.warn_missing(name, values)
     except _UnusableError as why:
         found.warnings.append(f"--add {name}: {why}; NaN in all frames")

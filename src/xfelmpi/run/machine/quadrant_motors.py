@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from xfelmpi.core.machine_records import QuadrantMotors, ZMotor
+from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
 from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
@@ -62,7 +62,11 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
             metres = unit.factor if unit and unit.symbol == "m" else 1e-3
             positions[quadrant - 1, motor - 1] = np.median(values) * metres
             travel[quadrant - 1, motor - 1] = np.ptp(values) * metres
-    return None if np.isnan(positions).all() else QuadrantMotors(device, positions, travel)
+    if np.isnan(positions).all():
+        return None
+    rule = "median of the run; used if the geometry has positions of the motors"
+    found.sources.append(BeamlineSource("quadrants", f"{device}Q1M1 … Q4M2 {_KEY}", rule))
+    return QuadrantMotors(device, positions, travel)
 
 
 def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
