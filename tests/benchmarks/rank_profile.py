@@ -23,7 +23,7 @@ PARTS = (
     ("pipeline", "load_inputs", "index: inputs, other"),
     ("inputs", "load_masks", "index: masks"),
     ("inputs", "load_run_geometry", "index: geometry"),
-    ("pipeline", "_write_vds", "index: virtual dataset"),
+    ("pipeline", "start_vds", "index: virtual dataset"),
     ("DragonflyWriter", "close", "write: EMC end, detector"),
     ("pipeline", "report_run", "page"),
 )

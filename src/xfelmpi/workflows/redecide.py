@@ -29,7 +29,7 @@ from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
-from xfelmpi.workflows.process import finish, report_run
+from xfelmpi.workflows.process import compare_with_facility, finish, report_run
 
 _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""
@@ -178,6 +178,7 @@ def decide_again(job: RunJob) -> int:
             used=inputs.used,
             earlier={"scores_by": comm.bcast(run and run.scores_by)},
             dark_powder=dark,
+            agreement=compare_with_facility(comm, share, events),
         )
         written = write_outputs(job, done)
         files.close()
