@@ -224,7 +224,7 @@ def _analysed(job: RunJob, done: WriteInputs) -> WriteInputs:
     done = _with_hits_summed(comm, done, rows)
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
     run = AnalysedRun(config, comm.bcast(done.geometry), wavelength, ground, done.masks, modules)
-    weighting = background_weights(comm, events, modules)
+    weighting = background_weights(comm, events, modules, done.read)
     of_frame = np.full(len(events.wavelength), wavelength)
     if config.photon_energy is None:
         of_frame = events.wavelength
@@ -246,9 +246,15 @@ def _with_hits_summed(comm, done: WriteInputs, rows: np.ndarray) -> WriteInputs:
         for _ in done.reader.stream(rows, powder):
             pass
     dark = done.dark_powder
-    if mpi.allreduce_max(comm, events.is_dark.any()):
+    if done.whole and mpi.allreduce_max(comm, events.is_dark.any()):
         dark = _dark_sum(comm, done)
     hits = sum_powder(comm, done.masks, powder)
+    if not done.whole:
+        # all that is read
+        with mpi.fail_together(comm):
+            for _ in done.reader.stream(np.flatnonzero(events.is_miss), powder):
+                pass
+        done = replace(done, powder=sum_powder(comm, done.masks, powder))
     return replace(done, hit_powder=hits, hits_summed=True, dark_powder=dark)
 
 
