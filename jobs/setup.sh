@@ -378,7 +378,9 @@ install_dragonfly() {
 
 install_tests() {
     mapfile -t wanted < <(requirements project optional-dependencies "test")
-    install_requirements "${wanted[@]}" scipy && install_dragonfly
+    install_requirements "${wanted[@]}" scipy && install_dragonfly || return
+    mapfile -t wanted < <(requirements project optional-dependencies catalogue)
+    pip_install --no-deps "${wanted[@]}"
 }
 
 tests="$base $(requirements project optional-dependencies "test" | sha256sum)"

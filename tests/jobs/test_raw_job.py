@@ -1,5 +1,6 @@
 """The main job on raw runs, started as users start it, against the truth and against numpy."""
 
+import json
 import re
 import shutil
 from math import erfc, sqrt
@@ -9,6 +10,7 @@ import h5py
 import launch
 import numpy as np
 import pytest
+import yaml
 from checks import check_outputs, problems, without_energies
 from compare import assert_same_outputs
 from expected import FRAME_SHAPE, Expected
@@ -523,3 +525,42 @@ def test_runs_of_extra_data(name, tmp_path):
     with h5py.File(tmp_path / "scratch" / "powder" / "r0238_powder.h5") as file:
         assert not file["powder"][:].any()
         assert (file["good_frames"][:] == (n if gain else 0)).all()
+
+
+def test_constants_of_the_catalogue(tmp_path, monkeypatch):
+    """The same constants in the catalogue's layout, listed beside the corrected run."""
+    mock = tiny_raw_run(tmp_path / PROPOSAL, gain_spread=0.0, **FEW_MODULES)
+    listed = {}
+    for module in range(4):
+        name, arrays = f"AGIPD{module:02}", mock.constants(module)
+        level = arrays["DigitalGainLevel"].astype("f4")
+        values = {
+            "Offset": arrays["AnalogOffset"].astype("f4"),
+            "ThresholdsDark": np.stack([level[1], level[2], 0 * level[0]]),
+            "SlopesCS": 1 / arrays["RelativeGain"].astype("f8"),
+            "BadPixelsDark": (arrays["Badpixel"] != 0).astype("u4") << 17,
+        }
+        entries = {}
+        for kind, stages in values.items():
+            path = tmp_path / "store" / name / f"{kind}.h5"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with h5py.File(path, "w") as file:
+                file[f"{kind}/0/data"] = np.ascontiguousarray(stages.T)
+            entries[kind] = {"path": f"{name}/{kind}.h5", "dataset": f"{kind}/0"}
+        listed[name] = {"physical-name": name, "constants": entries}
+    folder = mock.options.prefix / "proc" / "r0050"
+    folder.mkdir(parents=True)
+    about = {"calibration-configurations": {"karabo-id": "SPB_DET_AGIPD1M-1"}}
+    text = yaml.safe_dump(about | {"retrieved-constants": listed})
+    (folder / "calibration_metadata.yml").write_text(text)
+    monkeypatch.setenv("XFELMPI_CALDB", str(tmp_path / "store"))
+    # the run lacks modules
+    how = {"ranks": 2, "status": 3}
+    process(mock, tmp_path / "folder", "--data", "raw", **how)
+    said = process(mock, tmp_path / "catalogue", "--data", "raw", "--constants", "catalogue", **how)
+    assert "constants: catalogue (those of the correction" in said.stdout + said.stderr
+    with h5py.File(tmp_path / "catalogue/events/r0050_events.h5") as file:
+        used = json.loads(file.attrs["used_files"])
+        assert json.loads(file.attrs["configuration"])["constants"] == "catalogue"
+    assert {f["role"] for f in used} >= {"constants Offset", "constants SlopesCS"}
+    assert_same_outputs(tmp_path / "folder", tmp_path / "catalogue")

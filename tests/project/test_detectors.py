@@ -7,6 +7,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "xfelmpi"
 
 NAMES_AGIPD = {
     # raw data, their constants and dark runs are AGIPD's
+    "calibration/catalogue.py",
     "calibration/constants.py",
     "calibration/constants_file.py",
     "calibration/dark_statistics.py",

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.calibration.catalogue import CatalogueConstants, find_constants
+from xfelmpi.calibration.catalogue_files import find_catalogue_files
 from xfelmpi.calibration.constants_file import (
     NEVER,
     STAGES,
@@ -16,6 +18,7 @@ from xfelmpi.calibration.constants_file import (
     prepare_cell,
     survey,
 )
+from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
@@ -97,7 +100,9 @@ class Calibration:
         return np.full((1, AGIPD_1M.module_bytes), 0 if module in self.lacking else 0xFF, np.uint8)
 
 
-def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) -> Calibration:
+def load_calibration(
+    comm, experiment, config, cells_used, modules_in_run: int, detector: str = ""
+) -> Calibration:
     """Read the constants of all modules for the cells of the run; collective.
 
     Parameters
@@ -111,19 +116,21 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         Cells of the whole run, ascending; the same on all ranks.
     modules_in_run : int
         Bit field of the modules that need constants.
+    detector : str
+        E.g. ``SPB_DET_AGIPD1M-1``, for constants of the catalogue.
 
     Raises
     ------
     InputError
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
-    folder = config.constants or experiment.constants
-    modules, problems, warnings = bcast_from_root(
-        comm, lambda: _find(folder, modules_in_run, cells_used)
+    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
+    source = bcast_from_root(
+        comm, lambda: _find_source(experiment, config, wanted, cells_used, detector)
     )
-    paths = [constants_file(folder, module) for module in modules]
-    form = _tightest_form(comm, paths, cells_used)
-    arrays = _read_shared(comm, paths, form, cells_used, config)
+    modules = source.modules
+    form = _tightest_form(comm, source, cells_used)
+    arrays = _read_shared(comm, source, form, cells_used, config)
     full = (len(cells_used), STAGES, AGIPD_1M.module_pixels)
     by_module = {}
     for i, module in enumerate(modules):
@@ -131,7 +138,6 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         own["gain"] = np.broadcast_to(own["gain"], full)
         by_module[module] = ModuleConstants(**own)
     nbytes = sum(array.nbytes for array in arrays.values())
-    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
     return Calibration(
         modules=by_module,
         lacking=tuple(m for m in wanted if m not in by_module),
@@ -139,31 +145,68 @@ def load_calibration(comm, experiment, config, cells_used, modules_in_run: int) 
         common_mode=config.common_mode == "asic",
         nbytes=nbytes,
         notes=(
-            f"constants: {folder}, {len(modules)} modules, {len(cells_used)} cells, "
+            f"constants: {source.origin}, {len(modules)} modules, {len(cells_used)} cells, "
             f"{nbytes / 2**20:,.0f} MiB on each node",
         ),
-        problems=problems,
-        files=tuple(UsedFile("constants", str(path)) for path in paths),
-        warnings=warnings,
+        problems=source.problems,
+        files=source.used,
+        warnings=source.warnings,
     )
 
 
-def _tightest_form(comm, paths: list[Path], cells_used) -> ConstantsLayout:
-    """Return the tightest form that is exact for all files, of which every rank reads some."""
+@dataclass(frozen=True)
+class _FolderConstants:
+    """Files of the modules in a folder, in the layout of Cheetah and OM."""
+
+    folder: Path
+    modules: list[int]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def origin(self) -> str:
+        return str(self.folder)
+
+    @property
+    def used(self) -> tuple[UsedFile, ...]:
+        paths = (constants_file(self.folder, module) for module in self.modules)
+        return tuple(UsedFile("constants", str(path)) for path in paths)
+
+    def layout(self, module: int, cells_used) -> ConstantsLayout:
+        return survey(constants_file(self.folder, module), cells_used)
+
+    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, config) -> None:
+        _fill(constants_file(self.folder, module), arrays, cells_used, config)
+
+
+_Source = _FolderConstants | CatalogueConstants
+
+
+def _find_source(experiment, config, wanted: list[int], cells_used, detector: str) -> _Source:
+    """Find the constants of the wanted modules; one rank."""
+    if config.constants == CATALOGUE:
+        return find_constants(find_catalogue_files(experiment, detector), wanted, cells_used)
+    folder = config.constants or experiment.constants
+    return _FolderConstants(folder, *_find(folder, wanted, cells_used))
+
+
+def _tightest_form(comm, source: _Source, cells_used) -> ConstantsLayout:
+    """Return the tightest form that is exact for all modules, of which every rank reads some."""
     form = ConstantsLayout("i2", False, False)
     with fail_together(comm):
-        for path in paths[comm.rank :: comm.size]:
-            form = form.join(survey(path, cells_used))
+        for module in source.modules[comm.rank :: comm.size]:
+            form = form.join(source.layout(module, cells_used))
     for other in comm.allgather(form):
         form = form.join(other)
     return form
 
 
 def _read_shared(
-    comm, paths: list[Path], form: ConstantsLayout, cells_used, config
+    comm, source: _Source, form: ConstantsLayout, cells_used, config
 ) -> dict[str, np.ndarray]:
     """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
-    layouts = _arrays(form, len(paths), len(cells_used))
+    modules = source.modules
+    layouts = _arrays(form, len(modules), len(cells_used))
     # together: the ranks that fill one of them fill them all
     several = holders(
         comm, [layout[1:] for layout in layouts], private_limit(config.memory_per_rank)
@@ -172,9 +215,9 @@ def _read_shared(
     any_array = next(iter(shared.values()))
     with fail_together(comm):
         # every rank of a node fills some of the modules
-        for i in range(any_array.node_rank, len(paths), any_array.node_size):
+        for i in range(any_array.node_rank, len(modules), any_array.node_size):
             own = {name: array.array[i] for name, array in shared.items()}
-            _fill(paths[i], own, cells_used, config)
+            source.fill(modules[i], own, cells_used, config)
     return {name: array.ready() for name, array in shared.items()}
 
 
@@ -200,10 +243,9 @@ def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
 
 
 def _find(
-    folder: Path, modules_in_run: int, cells_used
+    folder: Path, wanted: list[int], cells_used
 ) -> tuple[list[int], tuple[Problem, ...], tuple[str, ...]]:
     """Find and check the constants files; returns their modules, problems, and warnings."""
-    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
     modules = [m for m in wanted if constants_file(folder, m).exists()]
     if not modules:
         raise InputError(

@@ -15,7 +15,6 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
@@ -131,12 +130,13 @@ def _fits_i2(values: np.ndarray) -> bool:
 
 
 def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
-    """Put the constants of one module and cell into the kernel's form.
+    """Put constants of one module into the kernel's form: those of a cell, or of parts of cells.
 
     Parameters
     ----------
-    offset, gain, level : ndarray (3, 65536)
-    bad : ndarray, bool (3, 65536)
+    offset, gain, level : ndarray (3, pixel)
+        Rows of 64 pixels, which belong together.
+    bad : ndarray, bool (3, pixel)
     config : Config
         ``adu_per_photon``, ``photon_threshold``.
 
@@ -169,7 +169,7 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
         "level2": level2.astype(np.uint16),
         "offset": offset,
         "gain": gain,
-        "bad": pack(bad.reshape(STAGES, *AGIPD_1M.module_shape)),
+        "bad": np.packbits(bad, axis=1, bitorder="little"),
     }
 
 

@@ -11,6 +11,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.regular_file import is_there
+from xfelmpi.detectors.bad_pixels import USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
@@ -20,6 +21,13 @@ _EXPECTED = "a mask file"
 
 _NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
 """Where good pixels are: in files of this program first, then as beamtimes have written them."""
+
+
+def bad_bits(config) -> int:
+    """Return the bits of ``image/mask`` that make a pixel bad, by ``--mask-bits`` or as usual."""
+    if config.mask_bits is None:
+        return USUAL_MASK_BITS
+    return int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
 
 
 def all_pixels(detector: Detector) -> np.ndarray:

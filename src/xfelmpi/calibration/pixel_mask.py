@@ -9,6 +9,7 @@ import numpy as np
 from xfelmpi.calibration.mask_files import (
     MaskFile,
     all_pixels,
+    bad_bits,
     find_mask_files,
     find_region,
     join_mask,
@@ -268,9 +269,7 @@ def _plan(
             f"--mask {of_run[0]}: the files of this run hold no masks, e.g. {pool.name(0)} has no "
             "image/mask; expected corrected data with masks"
         )
-    bits = USUAL_MASK_BITS
-    if config.mask_bits is not None:
-        bits = int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
+    bits = bad_bits(config)
     if of_run:
         notes += (f"masks of the run: {_describe(of_run, config, bits)}",)
     elif "auto" in wanted and not files and not only_global:

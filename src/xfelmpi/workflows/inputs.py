@@ -68,7 +68,9 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         fault_injection.inject(comm, "constants")
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+        calibration = load_calibration(
+            comm, experiment, config, facts.cells, facts.modules_in_run, facts.detector
+        )
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts))
     geometry, warnings = found or (None, ())

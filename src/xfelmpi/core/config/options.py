@@ -13,6 +13,7 @@ from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SIZES, SUSPECT
 from xfelmpi.core.config.parsing import (
     parse_added,
     parse_cells,
+    parse_constants,
     parse_energy,
     parse_mask_bits,
     parse_photon_energy,
@@ -174,8 +175,9 @@ class Config:
     constants: Path | None = _option(
         "photons",
         None,
-        Path,
-        "folder of the constants Cheetah-AGIPDmm-calib.h5, for raw data (default: det/constants)",
+        parse_constants,
+        "for raw data: folder of the constants Cheetah-AGIPDmm-calib.h5; or catalogue: those that"
+        " the facility's correction used, else those of its catalogue (default: det/constants)",
         metavar="DIR",
     )
     common_mode: str = _option(
@@ -456,6 +458,6 @@ class Config:
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
-            elif value is not None and known[name].metadata.get("parse") is Path:
+            elif value is not None and known[name].metadata.get("parse") in (Path, parse_constants):
                 values[name] = Path(value)
         return cls(**values)

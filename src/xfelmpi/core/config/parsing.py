@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from pathlib import Path
 
 from xfelmpi.core.units import ELECTRONVOLT
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -73,6 +74,21 @@ def parse_duration(text) -> float:
     if not 0 <= seconds <= 366 * 86400:
         raise ValueError(f"{str(text)[:40]!r} is no time; expected e.g. 30m, 90s or 2h")
     return seconds
+
+
+CATALOGUE = Path("catalogue")
+"""Stands for the constants of the facility's catalogue, in place of a folder."""
+
+
+def parse_constants(text) -> Path:
+    """Return a folder of constants, as an absolute path, or `CATALOGUE`.
+
+    Raises
+    ------
+    TypeError
+        If it is no text.
+    """
+    return CATALOGUE if text == str(CATALOGUE) else Path(text).absolute()
 
 
 def parse_size(text) -> int:

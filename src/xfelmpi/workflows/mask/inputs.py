@@ -96,7 +96,9 @@ def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     share = share_run(comm, experiment, config)
     facts, calibration = share.facts, None
     if facts.kind == "raw":
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+        calibration = load_calibration(
+            comm, experiment, config, facts.cells, facts.modules_in_run, facts.detector
+        )
     masks = load_masks(
         comm,
         experiment,

@@ -1,0 +1,216 @@
+"""Which constants of the facility's calibration catalogue belong to a run.
+
+Those that the correction used are listed in ``calibration_metadata.yml`` beside the corrected files
+(``extra.calibration.CalibrationData.from_correction`` reads the same). Without that list the
+catalogue is asked for those of the run's operating conditions, by ``extra.calibration`` (package
+euxfel-extra). Both name files below the folder of all constants.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.log import log
+from xfelmpi.core.paths import Experiment
+from xfelmpi.core.regular_file import open_regular
+
+STORES = (Path("/common/cal/caldb_store"), Path("/gpfs/exfel/d/cal/caldb_store"))
+"""Where the constants are at the facility (``extra.calibration.calcat``)."""
+
+STORE_VARIABLE, ADDRESS_VARIABLE = "XFELMPI_CALDB", "XFELMPI_CALCAT"
+"""Of the environment: the folder of all constants, and the catalogue's address, if elsewhere."""
+
+ADDRESS = "http://exflcalproxy.desy.de:8080"
+"""Of the catalogue, inside the facility's network."""
+
+WANTED = ("Offset", "ThresholdsDark", "SlopesFF", "SlopesPC", "SlopesCS")
+"""Constants that are used, besides all whose names begin with ``BadPixels``."""
+
+_SECONDS = (5, 60)
+"""How long to wait for a connection to the catalogue, and for an answer."""
+
+ADAPTIVE = 0
+_NO_LIST = (KeyError, TypeError, AttributeError, ValueError)
+_LARGEST_LIST = 16 << 20
+
+
+@dataclass(frozen=True)
+class ConstantFile:
+    """One constant of one module.
+
+    Parameters
+    ----------
+    path : Path
+    dataset : str
+        Its group; the values are in ``data`` there.
+    """
+
+    path: Path
+    dataset: str
+
+
+@dataclass(frozen=True)
+class CatalogueFiles:
+    """The constants of a run.
+
+    Parameters
+    ----------
+    origin : str
+        Where they are listed.
+    modules : dict of int to dict of str to ConstantFile
+        By module and name of the constant.
+    gain_mode : int
+        0: adaptive; 1, 2, 3: fixed to the high, medium or low stage.
+    """
+
+    origin: str
+    modules: dict[int, dict[str, ConstantFile]]
+    gain_mode: int
+
+
+def find_catalogue_files(experiment: Experiment, detector: str) -> CatalogueFiles:
+    """Find the constants of a run; one rank.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    detector : str
+        E.g. ``SPB_DET_AGIPD1M-1``.
+
+    Raises
+    ------
+    InputError
+        If they are neither listed nor to be had from the catalogue.
+    """
+    folder = experiment.run_folder("proc")
+    names = (f"calibration_metadata_{detector}.yml", "calibration_metadata.yml")
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is not None:
+        found = _listed(path, detector)
+        mode = _gain_mode(experiment, detector, found)
+        return CatalogueFiles(f"those of the correction, {path}", found, mode)
+    address = os.environ.get(ADDRESS_VARIABLE, ADDRESS)
+    log.info(f"constants: no {folder / names[1]}; asking the catalogue at {address}")
+    found, mode = _asked(experiment, detector, address)
+    return CatalogueFiles(f"by the run's conditions, from {address}", found, mode)
+
+
+def _store() -> Path:
+    """Return the folder of all constants."""
+    if named := os.environ.get(STORE_VARIABLE):
+        return Path(named)
+    there = [path for path in STORES if path.is_dir()]
+    if not there:
+        raise InputError(
+            f"--constants catalogue: neither {STORES[0]} nor {STORES[1]} is there; name the folder "
+            f"of the catalogue's constants with the environment variable {STORE_VARIABLE}"
+        )
+    return there[0]
+
+
+def _module(name: str) -> int:
+    """Return the module of a data aggregator, e.g. 3 of ``AGIPD03``; -1 if it is none."""
+    match = re.fullmatch(r"AGIPD(\d\d)", name)
+    return int(match[1]) if match else -1
+
+
+def _listed(path: Path, detector: str) -> dict[int, dict[str, ConstantFile]]:
+    """Read the list that the correction has left."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            text = file.read(_LARGEST_LIST)
+        about = yaml.safe_load(text)
+        of = about["calibration-configurations"]["karabo-id"]
+        if of != detector:
+            raise InputError(f"{path}: lists constants of {of}, expected those of {detector}")
+        store, found = _store(), {}
+        for name, group in about["retrieved-constants"].items():
+            # there are other entries as well, such as how long it took
+            if _module(name) < 0 or "constants" not in group:
+                continue
+            found[_module(name)] = {
+                kind: ConstantFile(store / entry["path"], str(entry["dataset"]))
+                for kind, entry in group["constants"].items()
+                if _used(kind)
+            }
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no list of constants of a correction: {reason}") from None
+    return found
+
+
+def _used(kind: str) -> bool:
+    return kind in WANTED or kind.startswith("BadPixels")
+
+
+def _gain_mode(experiment: Experiment, detector: str, found: dict) -> int:
+    """Return the gain mode by the run's control data, else by whether there are thresholds."""
+    from extra_data import RunDirectory
+
+    guess = ADAPTIVE if any("ThresholdsDark" in its for its in found.values()) else 1
+    domain = re.sub(r"_DET_(\w+)-(\d)$", r"_IRU_\1\2", detector)
+    folders = (experiment.run_folder(kind) for kind in ("raw", "proc"))
+    for folder in filter(Path.is_dir, folders):
+        try:
+            run = RunDirectory(str(folder))
+            sources = sorted(s for s in run.control_sources if s.endswith("/MDL/FPGA_COMP"))
+            sources.sort(key=lambda name: not name.startswith(domain))
+            if sources:
+                return int(run[sources[0]]["gainModeIndex"].as_single_value(atol=0))
+        # damaged files are the index's affair, and a value that varies says nothing
+        except Exception as error:
+            log.info(f"{folder}: no gain mode: {' '.join(str(error).split())[:200]}")
+    return guess
+
+
+def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, int]:
+    """Ask the catalogue for the constants of the raw run's conditions."""
+    try:
+        from extra.calibration import CalCatAPIClient, CalibrationData, calcat
+    except ImportError as error:
+        raise InputError(
+            f"--constants catalogue: asking the catalogue needs the package euxfel-extra ({error})"
+        ) from None
+    from extra_data import RunDirectory
+
+    class Client(CalCatAPIClient):
+        """Waits for the catalogue, but not for ever."""
+
+        def request(self, *arguments, **options):
+            """Send a request with a limit of time."""
+            return super().request(*arguments, **{"timeout": _SECONDS, **options})
+
+    store = _store()
+    try:
+        # parts of the library take the global client
+        calcat.global_client = client = Client(f"{address.rstrip('/')}/api/", user_email="")
+        run = RunDirectory(str(experiment.run_folder("raw")))
+        found = CalibrationData.from_data(run, detector, client=client)
+        by_module: dict[int, dict[str, ConstantFile]] = {}
+        for kind in filter(_used, found):
+            for name, constant in found[kind].constants.items():
+                if _module(name) >= 0:
+                    own = by_module.setdefault(_module(name), {})
+                    own[kind] = ConstantFile(constant.file_path(store), constant.dataset)
+        mode = int(getattr(found._condition, "gain_mode", None) or ADAPTIVE)
+    # the library and what it stands on raise many classes
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500]
+        raise InputError(
+            f"--constants catalogue: {address} has no answer for {detector}, run {experiment.run}: "
+            f"{type(error).__name__}: {reason}"
+        ) from None
+    return by_module, mode
