@@ -132,6 +132,7 @@ cdef class DecodeBuffers:
         if <size_t>room < source.chunk_bytes:
             raise ValueError(f"buffers of {room} bytes, expected {source.chunk_bytes} or more")
         self.held = NEVER_WRITTEN
+        self.window = self.window_bytes = 0
         return 0
 
 

@@ -28,14 +28,101 @@ cdef extern from "mask_fold.h":
     void fold_planes(
         const uint8_t *plane, size_t stride, uint32_t bits, int n, uint8_t *bad) nogil
 
+cdef extern from "mask_memory.h":
+    ctypedef struct MaskMemory:
+        uint8_t *arena
+        size_t room
+        uint32_t *place
+        uint32_t n_places
+        uint32_t n
+        int64_t found
+    bint mask_recall(
+        MaskMemory *m, const uint8_t *packed, size_t size, uint32_t filters, uint32_t bits,
+        uint8_t *bad, size_t n) nogil
+    void mask_remember(
+        MaskMemory *m, const uint8_t *packed, size_t size, uint32_t filters, uint32_t bits,
+        const uint8_t *bad, size_t n) nogil
+
+
+cdef class KnownMasks:
+    """Masks that were folded before, by their packed bytes; one per thread.
+
+    Parameters
+    ----------
+    arena : ndarray, uint64 (word,)
+        Room for them, below 32 GiB.
+    place : ndarray, uint32 (place,)
+        Zeros; a power of 2 of them, and twice as many as masks at most.
+
+    Attributes
+    ----------
+    n, n_found : int
+        Masks that are held; how many were found since there was none.
+    """
+
+    cdef MaskMemory memory
+    cdef uint64_t[::1] arena
+    cdef uint32_t[::1] place
+
+    def __cinit__(self, *, uint64_t[::1] arena not None, uint32_t[::1] place not None):
+        cdef Py_ssize_t n_places = place.shape[0]
+        if n_places < 2 or n_places & (n_places - 1) or arena.shape[0] == 0:
+            raise ValueError(f"{n_places} places, expected a power of 2, and room for masks")
+        self.arena = arena
+        self.place = place
+        self.memory.arena = <uint8_t *>&arena[0]
+        self.memory.room = 8 * arena.shape[0]
+        self.memory.place = &place[0]
+        self.memory.n_places = n_places
+
+    @property
+    def n(self):
+        """Masks that are held."""
+        return self.memory.n
+
+    @property
+    def n_found(self):
+        """How many were found since there was none."""
+        return self.memory.found
+
+
+cdef inline bint is_packed_in_file(
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f) except -1 nogil:
+    return (not source.memory.shape[0] and source.filters[f] & DEFLATE and source.offset[f] >= 0
+            and 0 <= source.size[f] <= buffers.packed.shape[0])
+
+
+cdef int load_unless_known(
+        ChunkSource source, DecodeBuffers buffers, KnownMasks known, Py_ssize_t f, uint32_t bits,
+        uint8_t *bad, bint *is_known) except -1 nogil:
+    """As `load_chunk`, shuffled bytes staying so, unless the packed bytes are known."""
+    cdef int64_t size = source.size[f]
+    cdef int filters = source.filters[f]
+    buffers.held = NEVER_WRITTEN
+    if pread_fully(source.fd, &buffers.packed[0], size, source.offset[f]):
+        return READ_FAILED
+    is_known[0] = mask_recall(
+        &known.memory, &buffers.packed[0], size, filters, bits, bad, source.n_pixels // 8)
+    if is_known[0]:
+        return OK
+    return inflate_chunk(
+        buffers.inflater.dense, &buffers.packed[0], size, filters & ~SHUFFLE, source.itemsize,
+        source.chunk_bytes, &buffers.spare[0], &buffers.dense[0])
+
 
 def fold_masks(
-        ChunkSource source not None, DecodeBuffers buffers not None, uint32_t fill,
-        uint32_t bits, uint8_t[:, ::1] bad not None, uint8_t[::1] status not None):
-    """Find the pixels of every frame of which any of `bits` is set."""
+        ChunkSource source not None, DecodeBuffers buffers not None, KnownMasks known not None,
+        uint32_t fill, uint32_t bits, uint8_t[:, ::1] bad not None,
+        uint8_t[::1] status not None):
+    """Find the pixels of every frame of which any of `bits` is set.
+
+    Masks of a cell are often the same to the byte from train to train: those that are `known` are
+    not inflated.
+    """
     cdef Py_ssize_t f
     cdef int n = source.n_pixels
     cdef size_t chunk_pixels = <size_t>n * source.chunk_frames
+    cdef bint is_known, one_in_chunk
 
     if bad.shape[1] != n // 8:
         raise ValueError(f"rows of {bad.shape[1]} bytes for the bits of {n} pixels")
@@ -46,9 +133,15 @@ def fold_masks(
                 status[f] = OK
                 memset(&bad[f, 0], 0xFF if fill & bits else 0, n // 8)
                 continue
+            is_known = False
+            one_in_chunk = source.chunk_frames == 1 and is_packed_in_file(source, buffers, f)
             # shuffled bytes are folded as they are: nothing has to be put together
-            status[f] = load_chunk(source, buffers, f, source.filters[f] & ~SHUFFLE)
-            if status[f] != OK:
+            if one_in_chunk:
+                status[f] = load_unless_known(
+                    source, buffers, known, f, bits, &bad[f, 0], &is_known)
+            else:
+                status[f] = load_chunk(source, buffers, f, source.filters[f] & ~SHUFFLE)
+            if status[f] != OK or is_known:
                 continue
             if source.filters[f] & SHUFFLE:
                 fold_planes(
@@ -57,6 +150,10 @@ def fold_masks(
             else:
                 fold_words(
                     <const uint32_t *>frame_of(source, buffers, f), bits, n, &bad[f, 0])
+            if one_in_chunk:
+                mask_remember(
+                    &known.memory, &buffers.packed[0], source.size[f], source.filters[f], bits,
+                    &bad[f, 0], n // 8)
 
 
 cdef struct LastChunk:
@@ -66,12 +163,6 @@ cdef struct LastChunk:
     int64_t size
     int filters
     int status
-
-
-cdef inline bint is_packed_in_file(
-        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f) except -1 nogil:
-    return (not source.memory.shape[0] and source.filters[f] & DEFLATE and source.offset[f] >= 0
-            and 0 <= source.size[f] <= buffers.packed.shape[0])
 
 
 cdef int load_unless_again(

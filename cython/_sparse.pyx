@@ -51,6 +51,10 @@ cdef extern from "sparse_scan.h":
     int find_lit_u2(const uint16_t *v, int n, int32_t *found) nogil
     int find_lit_f4(const float *v, float cut, int n, int32_t *found) nogil
 
+cdef enum:
+    # bytes between two chunks that are read with them
+    WIDEST_GAP = 1024
+
 # Finds the pixels of a dense frame that have photons.
 ctypedef void (*ScanFunction)(
     Scan *s, const uint8_t *frame, int n_pixels, PhotonRule rule, int32_t *found) noexcept nogil
@@ -104,6 +108,7 @@ cdef inline ScanFunction scan_for(ChunkSource source):
 cdef struct FrameMask:
     # one frame's own mask: pixels good by all masks, and those bad by this one alone
     int n_words
+    bint any_bad
     uint64_t good[MOST_WORDS]
     uint64_t bad[MOST_WORDS]
 
@@ -111,13 +116,19 @@ cdef struct FrameMask:
 cdef int begin_masked(Scan *s, FrameMask *m, PixelMasks masks, Py_ssize_t f) except -1 nogil:
     """Have only the pixels scanned that the mask of frame f calls good, too."""
     cdef int i
+    cdef uint64_t any_bad = 0
     m.n_words = masks.good.shape[1] // 8
     memcpy(m.good, s.good, 8 * m.n_words)
     memcpy(m.bad, &masks.masked_in_frame[f, 0], 8 * m.n_words)
     for i in range(m.n_words):
         m.bad[i] &= m.good[i]
-        m.good[i] ^= m.bad[i]
-    s.good = <const uint8_t *>m.good
+        any_bad |= m.bad[i]
+    m.any_bad = any_bad != 0
+    # most frames have no bad pixels of their own
+    if m.any_bad:
+        for i in range(m.n_words):
+            m.good[i] ^= m.bad[i]
+        s.good = <const uint8_t *>m.good
     return 0
 
 
@@ -129,7 +140,8 @@ cdef void note_masked(Scan *s, const FrameMask *m, int64_t first) noexcept nogil
     cdef int i
     cdef bint stored
     for i in range(m.n_words):
-        n_masked += count_bits(m.bad[i])
+        if m.bad[i]:
+            n_masked += count_bits(m.bad[i])
     stored = s.n + n_masked <= s.capacity
     # from the end, so that no entry is overwritten before it is moved
     old, new = s.n - 1, s.n + n_masked - 1
@@ -163,18 +175,50 @@ cdef inline int64_t sparse_limit(ChunkSource source, DecodeBuffers buffers):
     return min(buffers.inflater.sparse_bytes, buffers.packed.shape[0] - SPARSE_PAD)
 
 
+cdef const uint8_t *read_ahead(
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f,
+        int64_t sparse_bytes) noexcept nogil:
+    """Return the packed bytes of frame f, NULL if they cannot be read.
+
+    Chunks of neighbouring frames lie one after the other in most files: one call reads as many as
+    there is room for.
+    """
+    cdef int64_t first = source.offset[f], own = first + source.size[f], end = own, last
+    cdef int64_t room = buffers.packed.shape[0] - SPARSE_PAD
+    cdef Py_ssize_t g
+    if first < 0:
+        return NULL
+    if first < buffers.window or own > buffers.window + buffers.window_bytes:
+        for g in range(f + 1, source.n_frames):
+            last = source.offset[g] + source.size[g]
+            if (source.offset[g] < end or source.offset[g] > end + WIDEST_GAP
+                    or source.size[g] > sparse_bytes or last - first > room):
+                break
+            end = last
+        buffers.window_bytes = 0
+        if pread_fully(source.fd, &buffers.packed[0], end - first, first):
+            # the file may end behind this one
+            end = own
+            if pread_fully(source.fd, &buffers.packed[0], end - first, first):
+                return NULL
+        buffers.window = first
+        buffers.window_bytes = end - first
+    return &buffers.packed[first - buffers.window]
+
+
 cdef inline int read_sparse(
-        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f) except -2 nogil:
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f,
+        int64_t sparse_bytes) except -2 nogil:
     """Read a frame into `inflater.sparse`; returns its number of entries.
 
     -1 if it has to be read the dense way, which also says what is wrong with a damaged one.
     """
+    cdef const uint8_t *packed = read_ahead(source, buffers, f, sparse_bytes)
     cdef int n
-    if source.offset[f] < 0 or pread_fully(
-            source.fd, &buffers.packed[0], source.size[f], source.offset[f]):
+    if packed == NULL:
         return -1
     n = sparse_inflate(
-        buffers.inflater.sparse, &buffers.packed[0], source.size[f], <int>source.frame_bytes)
+        buffers.inflater.sparse, packed, source.size[f], <int>source.frame_bytes)
     buffers.inflater.n_sparse += n >= 0
     return n
 
@@ -227,8 +271,12 @@ def sparsify(
         for f in range(source.n_frames):
             n = -1
             if source.size[f] <= sparse_bytes and source.filters[f] == sparse_filters:
-                n = read_sparse(source, buffers, f)
-            status = OK if n >= 0 else load_chunk(source, buffers, f, source.filters[f])
+                n = read_sparse(source, buffers, f, sparse_bytes)
+            status = OK
+            if n < 0:
+                # which takes the room of the packed bytes
+                buffers.window_bytes = 0
+                status = load_chunk(source, buffers, f, source.filters[f])
             if skip_frame(entries, out, f, status):
                 continue
             begin_frame(&s, masks, entries, f)
@@ -239,6 +287,6 @@ def sparsify(
                     &s, buffers.inflater.sparse.list + SPARSE_BACK, n, source.n_pixels)
             else:
                 scan(&s, frame_of(source, buffers, f), source.n_pixels, rule, &buffers.found[0])
-            if masks.has_frame_masks:
+            if masks.has_frame_masks and mask.any_bad:
                 note_masked(&s, &mask, entries.n_entries)
             end_frame(&s, entries, out, f)

@@ -28,6 +28,8 @@ from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
 ODD = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 0.69999, 0.7, 65535.7, 3e38, -3e38, -5, 1])
 SHARES = (0, 1e-4, 1e-3, 0.02, 0.3, 1)
+KNOWN = _masks.KnownMasks(arena=np.empty(1 << 15, np.uint64), place=np.zeros(64, np.uint32))
+"""Masks of earlier chunks, which now and then fill it."""
 """How many of the pixels are not like all the others."""
 
 
@@ -155,6 +157,7 @@ def try_masks(rng, file: int) -> int:
     _masks.fold_masks(
         source=ChunkSource(**chunks.place, n_pixels=PIXELS, itemsize=4),
         buffers=make_buffers(chunk_bytes, PIXELS, Inflater()),
+        known=KNOWN,
         fill=fill,
         bits=bits,
         bad=bad,

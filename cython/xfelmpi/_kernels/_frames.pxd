@@ -107,6 +107,9 @@ cdef class DecodeBuffers:
     # which chunk `dense` holds, by its offset, and how it got there
     cdef int64_t held
     cdef int held_status
+    # which bytes of the file `packed` holds
+    cdef int64_t window
+    cdef int64_t window_bytes
     cdef int begin(self, ChunkSource source) except -1
 
 

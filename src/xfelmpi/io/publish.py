@@ -99,8 +99,7 @@ def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
             check_own(part)
             _stamp_end(part, now)
             make_readable(part)
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
+        _sync_together(paths)
         for path in (*paths, *obsolete):
             check_name(path)
         give_names(paths, obsolete)
@@ -186,6 +185,24 @@ class _Renaming:
                     # renaming a name to another one of the same file does nothing
                     old.unlink(missing_ok=True)
                 forget(old)
+
+
+def _sync_together(paths: tuple[Path, ...]) -> None:
+    """Wait until complete files are safely on disk, written side by side."""
+    # needed once, at the end of a job
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max(1, len(paths))) as pool:
+        list(pool.map(_sync, paths, map(begin_partial, paths)))
+
+
+def _sync(path: Path, part: Path) -> None:
+    try:
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _stamp_end(part: Path, now: str) -> None:

@@ -32,8 +32,8 @@ from xfelmpi.run.frames.frame_masks import MaskReader
 H5PY_FRAMES = 32
 """Frames at a time of layouts that only h5py can read, which are dense in memory."""
 
-MASKED_FRAMES = 64
-"""Frames at a time with masks of their own, of which every one takes 8 KiB."""
+MASKED_FRAMES = 512
+"""Frames at a time with masks of their own, 8 KiB each; a train of 352 is not divided."""
 
 RAW_PLANES = 2
 """Values of a pixel in raw frames: the analogue signal, and the digital level of the gain."""

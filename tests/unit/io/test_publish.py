@@ -1,6 +1,8 @@
 """Files get their names all together, or none does."""
 
 import os
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,31 @@ def test_all_new(files, tmp_path):
     publish.publish(*files, obsolete=[tmp_path / "obsolete", tmp_path / "was not there"])
     assert contents(tmp_path) == dict.fromkeys("abcd", "new")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_all_are_on_disk_before_one_has_its_name(files, tmp_path, monkeypatch):
+    """They are written side by side: none waits for another one."""
+    barrier, synced = threading.Barrier(len(files), timeout=60), []
+
+    def sync(descriptor):
+        barrier.wait()
+        synced.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), contents(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    publish.publish(*files)
+    assert {path for path, _ in synced} == {str(begin_partial(path)) for path in files}
+    assert all(there == OLD for _, there in synced)
+
+
+def test_disk_that_fails_at_the_end(files, tmp_path, monkeypatch):
+    def sync(descriptor):
+        if str(Path(f"/proc/self/fd/{descriptor}").readlink()) == str(begin_partial(files[2])):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(OutputError, match=r"/c: cannot be written \(Input/output error\)"):
+        publish.publish(*files)
+    assert contents(tmp_path) == OLD
 
 
 @pytest.mark.parametrize("name", ["a", "d", "obsolete"])

@@ -18,7 +18,8 @@ from reference import FS, MODULES, PIXELS, SS, module_twin
 
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
-from xfelmpi.reduction.sparsifier import MASKED_FRAMES
+from xfelmpi.reduction import sparsifier
+from xfelmpi.run.frames import frame_masks
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_masks import MaskReader
 from xfelmpi.run.mask_samples import sample_masks
@@ -85,12 +86,27 @@ def test_some_of_the_bits(tmp_path, layout, bits):
     assert_reads(write(tmp_path / "a.h5", values, masks, **layout), values, masks, bits=bits)
 
 
-def test_frames_in_any_order_and_more_than_fit_at_once(tmp_path):
+def test_frames_in_any_order_and_more_than_fit_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparsifier, "MASKED_FRAMES", 16)
     rng = np.random.default_rng(4)
-    n = MASKED_FRAMES + 5
+    n = 16 + 5
     values, masks = sparse_images(rng, n, "u1"), random_masks(rng, 4)[np.arange(n) % 4]
     chunks = {"chunks": (4, SS, FS), "shuffle": True, "compression": "gzip"}
     about = write(tmp_path / "a.h5", values, masks, **chunks)
+    assert_reads(about, values, masks, rows=rng.permutation(n))
+
+
+@pytest.mark.parametrize("room", [1 << 12, 1 << 24])
+def test_masks_of_cells_that_come_again(tmp_path, monkeypatch, room):
+    """Most are those of their cell, some are others; there may be too little memory for them."""
+    monkeypatch.setattr(frame_masks, "_KNOWN_BYTES", room)
+    rng = np.random.default_rng(7)
+    n = 24
+    values, cells = sparse_images(rng, n, "u1"), random_masks(rng, 4)
+    masks = cells[np.arange(n) % 4]
+    masks[[5, 13, 14]] = random_masks(rng, 3)
+    masks[17, 3, 3] ^= 1 << 20
+    about = write(tmp_path / "a.h5", values, masks, **LAYOUTS["shuffle gzip"])
     assert_reads(about, values, masks, rows=rng.permutation(n))
 
 

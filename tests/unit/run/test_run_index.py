@@ -621,7 +621,7 @@ from xfelmpi.run.index.module_file import ModuleRows
 
 TRAINS = 2841  # of 352 cells: a million frames
 
-def rows(path, source, module, number, problems, suspects):
+def rows(path, source, version, module, number, problems, suspects):
     n = TRAINS * 352
     train = np.repeat(np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)

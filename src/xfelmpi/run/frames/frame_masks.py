@@ -13,6 +13,11 @@ from xfelmpi._kernels._frames import OK, UNREADABLE, ChunkSource, Inflater
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
+_KNOWN_BYTES = 24 << 20
+"""Memory for masks that may come again: some kB each, of 16 modules and 352 cells."""
+
+_KNOWN_PLACES = 1 << 15
+
 _DENSE_AT_ONCE = 32
 """Masks of 256 KiB that are in memory together, where HDF5 has to read them."""
 
@@ -28,6 +33,7 @@ class MaskReader:
     def __init__(self, files: FilePool):
         self._files = files
         self._inflater = Inflater()
+        self._known = None
         self._buffers, self._chunk_bytes = None, 0
         self._packed_before = np.empty(0, np.uint8)
         self.bytes_read = 0
@@ -56,9 +62,15 @@ class MaskReader:
             If the file has no usable masks.
         """
         source, fill = self._locate(number, rows)
+        if self._known is None:
+            # its pages take memory when masks are written to them
+            self._known = _masks.KnownMasks(
+                arena=np.empty(_KNOWN_BYTES // 8, np.uint64),
+                place=np.zeros(_KNOWN_PLACES, np.uint32),
+            )
         bad = np.zeros((len(rows), source.n_pixels // 8), np.uint8)
         status = np.full(len(rows), OK, np.uint8)
-        _masks.fold_masks(source, self._buffers, fill, bits, bad, status)
+        _masks.fold_masks(source, self._buffers, self._known, fill, bits, bad, status)
         return bad, status
 
     def join(self, number: int, rows: np.ndarray, slot: np.ndarray, held: np.ndarray) -> np.ndarray:

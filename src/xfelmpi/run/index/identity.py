@@ -31,21 +31,25 @@ class FileIdentity:
         Of ``METADATA``; the run by the file's name if that is missing.
     named : int
         The run by the file's name.
+    version : str
+        Of the format, as EXtra-data has it; empty if nobody looked.
     """
 
     run: int = 0
     proposal: int = 0
     named: int = 0
+    version: str = ""
 
 
-def identity(file: h5py.File, path: Path) -> FileIdentity:
-    """Return what a file says of itself."""
+def identity(file: h5py.File, path: Path, version: str = "") -> FileIdentity:
+    """Return what a file says of itself, and the version of its format."""
     match = _NAME.match(path.name)
     named = int(match[1]) if match else 0
     return FileIdentity(
         _number(file, "METADATA/runNumber") or named,
         _number(file, "METADATA/proposalNumber"),
         named,
+        version,
     )
 
 

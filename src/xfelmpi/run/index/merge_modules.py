@@ -66,9 +66,12 @@ def order_frames(module: int, parts: list[ModuleRows], files, problems, others) 
             problems.append(_foreign(file, module, t))
         rows = rows.keep(~impossible)
     key = (rows.train.astype(np.int64) << _CELL_BITS) + rows.cell
-    _, first = np.unique(key, return_index=True)
-    if len(first) < len(key):
-        problems += _repeated(module, rows, first, files)
+    first = slice(None)
+    if not (key[1:] > key[:-1]).all():
+        # as a rule they are in order in the files
+        _, first = np.unique(key, return_index=True)
+        if len(first) < len(key):
+            problems += _repeated(module, rows, first, files)
     frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
     for other in others.values():
         # as a rule all modules have the same frames: their ids are kept once
@@ -129,7 +132,7 @@ def join_modules(
     row = np.zeros((n, n_modules), np.int32)
     for m in sorted(modules):
         module = modules.pop(m)
-        at = np.searchsorted(union, module.key)
+        at = slice(None) if module.key is union else np.searchsorted(union, module.key)
         file[at, m] = module.file
         row[at, m] = module.row
     train_id = (union >> _CELL_BITS).astype(np.uint64)

@@ -17,9 +17,15 @@ from xfelmpi.core.hdf5_locks import advice
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.dataset_storage import require_filters
-from xfelmpi.io.input_file import ChangedFileError, file_stamp, read_access
+from xfelmpi.io.input_file import (
+    ChangedFileError,
+    file_stamp,
+    guarded_call,
+    open_hdf5,
+    read_access,
+)
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
-from xfelmpi.run.index.suspect_trains import SuspectTrain, flagged
+from xfelmpi.run.index.suspect_trains import OLDEST_FORMAT, SuspectTrain, flagged
 from xfelmpi.run.train_index import first_and_count, listed_trains, number_column, shape_of
 
 _FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4,}}-{AGIPD_1M.file_name}(\d\d)-S(\d{{5}})\.h5")
@@ -97,9 +103,7 @@ def agipd_sources(
     """
     number = int(_FILE_NAME.fullmatch(path.name)[2])
     try:
-        names, identities[path] = read_access(
-            path, lambda access: (access.instrument_sources, identity(access.file, path))
-        )
+        names, identities[path] = read_access(path, _read_sources, path)
     except Exception as error:
         problems.append(
             Problem(
@@ -114,6 +118,10 @@ def agipd_sources(
     if not best:
         problems.append(Problem("file has no AGIPD source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
+
+
+def _read_sources(access, path: Path) -> tuple[frozenset[str], FileIdentity]:
+    return access.instrument_sources, identity(access.file, path, access.format_version)
 
 
 def _one_line(error: Exception) -> str:
@@ -142,7 +150,7 @@ def _creation_date(access) -> str:
 
 
 def read_module_file(
-    path, source, module, number, problems, suspects
+    path, source, version, module, number, problems, suspects
 ) -> tuple[ModuleRows, np.ndarray, str, bool, str] | None:
     """Return the usable frames of one file, its trains, dtype, whether it has masks, its stamp.
 
@@ -160,7 +168,11 @@ def read_module_file(
 
     try:
         stamp = file_stamp(path.stat())
-        found = read_access(path, _read_index, source)
+        if version == OLDEST_FORMAT:
+            # only EXtra-data tells what is suspect there
+            found = read_access(path, _read_oldest_index, source)
+        else:
+            found = guarded_call(path, _read_newer_index, path, source, version)
         if file_stamp(path.stat()) != stamp:
             raise ChangedFileError("it changes at this moment: is the run being corrected again?")
     except InputError:
@@ -199,8 +211,17 @@ class _FileIndex:
     has_mask: bool
 
 
-def _read_index(access, source: str) -> _FileIndex:
-    file = access.file
+def _read_oldest_index(access, source: str) -> _FileIndex:
+    return _read_index(access.file, source, OLDEST_FORMAT, access.validity_flag)
+
+
+def _read_newer_index(path: Path, source: str, version: str) -> _FileIndex:
+    # EXtra-data has opened the file before, and its strings were checked then
+    with open_hdf5(path) as file:
+        return _read_index(file, source, version)
+
+
+def _read_index(file, source: str, version: str, valid=None) -> _FileIndex:
     image = file[f"INSTRUMENT/{source}/image"]
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/image")
@@ -209,7 +230,7 @@ def _read_index(access, source: str) -> _FileIndex:
         for k in ("trainId", "cellId", "pulseId")
     }
     n = min(len(train_ids), len(first), len(count))
-    suspect = flagged(access, train_ids)[:n]
+    suspect = flagged(file, version, train_ids, valid)[:n]
     data, has_mask = image["data"], "mask" in image
     require_filters(data)
     return _FileIndex(

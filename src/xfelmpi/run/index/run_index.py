@@ -137,13 +137,18 @@ def index_files(
     )
 
 
-def _find_sources(paths, folder, problems) -> tuple[dict[str, list[tuple[Path, str, int]]], int]:
-    """Return (file, source, module) by detector, of the files of this run, and the proposal."""
-    found: dict[str, list[tuple[Path, str, int]]] = {}
+_Source = tuple[Path, str, int, str]
+"""File, source, module, and version of the format."""
+
+
+def _find_sources(paths, folder, problems) -> tuple[dict[str, list[_Source]], int]:
+    """Return the sources of this run by detector, and the proposal."""
+    found: dict[str, list[_Source]] = {}
     identities: dict[Path, FileIdentity] = {}
     for path in paths:
         for prefix, source, module in agipd_sources(path, problems, identities):
-            found.setdefault(prefix, []).append((path, source, module))
+            about = (path, source, module, identities[path].version)
+            found.setdefault(prefix, []).append(about)
     own, proposal = settle_identity(identities, folder, problems)
     sources = {d: [f for f in files if f[0] in own] for d, files in found.items()}
     return {d: files for d, files in sources.items() if files}, proposal
@@ -181,8 +186,9 @@ def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[i
     done = count(1)
     for module, group in groupby(in_order, key=lambda found: found[2]):
         parts = []
-        for path, source, _ in group:
-            found = read_module_file(path, source, module, len(files), problems, new := [])
+        for path, source, _, version in group:
+            number, new = len(files), []
+            found = read_module_file(path, source, version, module, number, problems, new)
             progress.show([next(done)])
             suspects += new
             if found is not None:

@@ -144,9 +144,12 @@ def settle_pulses(
 
 def _first_pulses(union, modules: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the first module's pulseIds, how many modules have each frame, and which differ."""
+    disputed = np.zeros(len(union), bool)
+    first = modules[min(modules)]
+    if all(module.key is union and module.pulse is first.pulse for module in modules.values()):
+        return first.pulse, np.full(len(union), len(modules), np.int8), disputed
     pulse = np.zeros(len(union), np.uint64)
     voters = np.zeros(len(union), np.int8)
-    disputed = np.zeros(len(union), bool)
     for _, module in sorted(modules.items()):
         at = np.searchsorted(union, module.key)
         known = voters[at] > 0

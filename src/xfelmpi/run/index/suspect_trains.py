@@ -7,10 +7,14 @@ are left out. Both are recorded.
 
 from dataclasses import dataclass
 
+import h5py
 import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.train_index import MOST_TRAINS, number_column
+
+OLDEST_FORMAT = "0.5"
+"""What EXtra-data calls files that say no version of their format."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class SuspectTrain:
     file: str
 
 
-def flagged(access, train_ids: np.ndarray) -> np.ndarray:
+def flagged(
+    file: h5py.File, version: str, train_ids: np.ndarray, valid: np.ndarray | None = None
+) -> np.ndarray:
     """Return which trains of a file are suspect, bool (train,).
 
     Files older than format 1.0 have no flags; EXtra-data takes train IDs out of sequence for
@@ -30,18 +36,22 @@ def flagged(access, train_ids: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    access : extra_data.file_access.FileAccess
+    file : h5py.File
+    version : str
+        Of the format.
     train_ids : ndarray, uint64 (train,)
         ``INDEX/trainId`` as it stands, with zeros.
+    valid : ndarray, bool (train,), optional
+        What EXtra-data says of the trains but zeros, of a file of the oldest format.
     """
     suspect = np.zeros(len(train_ids), bool)
-    if access.format_version == "0.5":
-        suspect[train_ids != 0] = ~access.validity_flag
+    if version == OLDEST_FORMAT:
+        suspect[train_ids != 0] = ~valid
         return suspect
-    flag = number_column(access.file["INDEX/flag"], MOST_TRAINS, "biu")
+    flag = number_column(file["INDEX/flag"], MOST_TRAINS, "biu")
     flag = flag[: len(train_ids)].astype(bool)
     # format 1.1 has the number of a server here, and 0 is the right one
-    suspect[: len(flag)] = flag if access.format_version == "1.1" else ~flag
+    suspect[: len(flag)] = flag if version == "1.1" else ~flag
     return suspect
 
 
