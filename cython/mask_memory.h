@@ -12,7 +12,8 @@
  * `size` packed bytes. */
 typedef struct {
     uint64_t hash;
-    uint32_t size, filters, bits, n_bytes;
+    uint32_t size, filters, bits;
+    uint32_t n, n_bytes, unused;
 } MaskRecord;
 
 typedef struct {
@@ -44,13 +45,13 @@ static inline const uint32_t *mask_bytes(const MaskRecord *r) { return (const ui
 /* The record of these packed bytes, or where its place would be noted if there is none. */
 static inline const MaskRecord *mask_find(
     const MaskMemory *m, const uint8_t *packed, size_t size, uint32_t filters, uint32_t bits,
-    uint64_t hash, uint32_t *place)
+    size_t n, uint64_t hash, uint32_t *place)
 {
     uint32_t i = hash & (m->n_places - 1);
     for (; m->place[i]; i = (i + 1) & (m->n_places - 1)) {
         const MaskRecord *r = (const MaskRecord *)(m->arena + 8 * (size_t)(m->place[i] - 1));
         if (r->hash == hash && r->size == size && r->filters == filters && r->bits == bits &&
-            memcmp(mask_bytes(r) + r->n_bytes, packed, size) == 0)
+            r->n == n && memcmp(mask_bytes(r) + r->n_bytes, packed, size) == 0)
             return r;
     }
     *place = i;
@@ -64,7 +65,7 @@ static inline int mask_recall(
 {
     uint32_t place;
     const MaskRecord *r = mask_find(
-        m, packed, size, filters, bits, mask_hash(packed, size, filters, bits), &place);
+        m, packed, size, filters, bits, n, mask_hash(packed, size, filters, bits), &place);
     if (!r) return 0;
     const uint32_t *byte = mask_bytes(r);
     memset(bad, 0, n);
@@ -91,9 +92,9 @@ static inline void mask_remember(
     }
     uint64_t hash = mask_hash(packed, size, filters, bits);
     uint32_t place;
-    if (mask_find(m, packed, size, filters, bits, hash, &place)) return;
+    if (mask_find(m, packed, size, filters, bits, n, hash, &place)) return;
     MaskRecord *r = (MaskRecord *)(m->arena + m->used);
-    *r = (MaskRecord){hash, (uint32_t)size, filters, bits, (uint32_t)n_bytes};
+    *r = (MaskRecord){hash, (uint32_t)size, filters, bits, (uint32_t)n, (uint32_t)n_bytes, 0};
     uint32_t *byte = (uint32_t *)(r + 1);
     for (size_t i = 0; i < n; i++)
         if (bad[i]) *byte++ = (uint32_t)(i << 8 | bad[i]);

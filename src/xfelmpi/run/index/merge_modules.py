@@ -66,13 +66,14 @@ def order_frames(module: int, parts: list[ModuleRows], files, problems, others) 
             problems.append(_foreign(file, module, t))
         rows = rows.keep(~impossible)
     key = (rows.train.astype(np.int64) << _CELL_BITS) + rows.cell
-    first = slice(None)
-    if not (key[1:] > key[:-1]).all():
+    if (key[1:] > key[:-1]).all():
         # as a rule they are in order in the files
+        frames = ModuleFrames(key, rows.pulse, rows.file, rows.row)
+    else:
         _, first = np.unique(key, return_index=True)
         if len(first) < len(key):
             problems += _repeated(module, rows, first, files)
-    frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
+        frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
     for other in others.values():
         # as a rule all modules have the same frames: their ids are kept once
         if np.array_equal(other.key, frames.key) and np.array_equal(other.pulse, frames.pulse):
