@@ -22,7 +22,7 @@ typedef struct {
     uint32_t *place; /* by hash: where the record begins, in units of 8 bytes, plus 1; 0: none */
     uint32_t n_places; /* a power of 2, at most half of them in use */
     uint32_t n;
-    int64_t found, added; /* since the memory was empty */
+    int64_t found, refused; /* since the memory was empty */
 } MaskMemory;
 
 static inline uint64_t mask_hash(const uint8_t *packed, size_t size, uint32_t filters, uint32_t bits)
@@ -74,8 +74,8 @@ static inline int mask_recall(
     return 1;
 }
 
-/* Remember a mask that is not known, if there is room. If most masks were new so far, those that
- * fill the room are forgotten: the next ones may come again. */
+/* Remember a mask that is not known, if there is room. If those that fill it are hardly ever found,
+ * while as many others twice over were refused, they are forgotten: the next ones may come again. */
 static inline void mask_remember(
     MaskMemory *m, const uint8_t *packed, size_t size, uint32_t filters, uint32_t bits,
     const uint8_t *bad, size_t n)
@@ -85,10 +85,10 @@ static inline void mask_remember(
     size_t length = (sizeof(MaskRecord) + 4 * n_bytes + size + 7) & ~(size_t)7;
     if (length > m->room) return;
     if (m->used + length > m->room || 2 * m->n >= m->n_places) {
-        if (m->found > m->added) return;
+        if (++m->refused <= 2 * (int64_t)m->n || 4 * m->found >= m->refused) return;
         memset(m->place, 0, m->n_places * sizeof *m->place);
         m->used = m->n = 0;
-        m->found = m->added = 0;
+        m->found = m->refused = 0;
     }
     uint64_t hash = mask_hash(packed, size, filters, bits);
     uint32_t place;
@@ -102,7 +102,6 @@ static inline void mask_remember(
     m->place[place] = (uint32_t)(m->used / 8 + 1);
     m->used += length;
     m->n++;
-    m->added++;
 }
 
 #endif

@@ -147,7 +147,7 @@ FOREIGN = {
     "--array", "--mpi", "--nodes", "--time", "--ntasks", "--me",  # Slurm
     "--lqr",  # EXtra-redu
     "--tests", "--docs", "--help", "--picture", "--check", "--renew",  # scripts of the project
-    "--version", "--quick",
+    "--version", "--quick", "--long", "--peers",
     "--bounds", "--sanitize", "--runs", "--only", "--first", "--seed",  # and its tests
     "--with-mpi", "--no-build-isolation", "--no-deps", "--target",  # pytest and pip
 }  # fmt: skip

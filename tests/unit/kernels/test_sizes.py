@@ -232,6 +232,19 @@ def test_no_room_for_all_masks(file, n_bytes):
     assert (known.n_found >= 19) == (n_bytes > 8)
 
 
+def test_more_masks_than_fit_come_in_turns(file):
+    """Those that fit stay: if all were forgotten when the room is full, none would be found."""
+    values = np.random.default_rng(4).integers(0, 16, (12, 128), np.uint32)
+    known = known_masks(1600)
+    fold(file, known, values)
+    n = known.n
+    assert 0 < n < len(values)
+    for turn in range(1, 6):
+        bad, _ = fold(file, known, values)
+        assert np.array_equal(bad, pack(values & 6 != 0))
+        assert known.n_found == turn * n
+
+
 def test_damaged_masks_are_never_known(file):
     values = np.random.default_rng(3).integers(0, 16, (1, 128), np.uint32).repeat(4, axis=0)
     known = known_masks()

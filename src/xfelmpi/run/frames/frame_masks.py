@@ -13,8 +13,8 @@ from xfelmpi._kernels._frames import OK, UNREADABLE, ChunkSource, Inflater
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_bytes import make_buffers, packed_room
 
-_KNOWN_BYTES = 24 << 20
-"""Memory for masks that may come again: some kB each, of 16 modules and 352 cells."""
+_KNOWN_BYTES = 32 << 20
+"""Memory for masks that may come again: 5 kB each with 1 % bad pixels, 5,632 in a usual run."""
 
 _KNOWN_PLACES = 1 << 15
 
