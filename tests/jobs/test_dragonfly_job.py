@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from checks import check_outputs
 from compare import assert_same_outputs
 from dragonfly import CDataset, Detector
 from expected import Expected
@@ -64,6 +65,29 @@ def test_detector_file(run, tmp_path):
         assert file["wavelength"][()] == pytest.approx(wavelength)
         assert file["voxel"][()] == pytest.approx(PIXEL / (run.options.distance * wavelength))
         assert file.attrs["run"] == 50
+
+
+def test_bad_regions_of_the_geometry(run, tmp_path):
+    """They are bad in events, powder, CXI, EMC and Dragonfly's detector file alike."""
+    region = {"min_fs": 10, "max_fs": 90, "min_ss": 130, "max_ss": 180}
+    lines = [f"badpart/{name} = {value}" for name, value in region.items()]
+    path = tmp_path / "bad.geom"
+    path.write_text("\n".join([run.paths.geometry.read_text(), "badpart/panel = p3a2", *lines, ""]))
+    process(run, tmp_path / "out", "--geometry", path, status=3)
+    bad = np.zeros((16, 512, 128), bool)
+    bad[3, 130:181, 10:91] = True
+    expected = Expected(run, good=dict.fromkeys(run.options.cells, ~bad))
+    plain = Expected(run)
+    assert (expected.sums["photons"] < plain.sums["photons"]).any()
+    check_outputs(tmp_path / "out", expected)
+    with h5py.File(files(tmp_path / "out")[1]) as file:
+        np.testing.assert_array_equal(file["mask"][:] == 2, (bad | _module(9)).reshape(-1))
+
+
+def _module(number):
+    pixels = np.zeros((16, 512, 128), bool)
+    pixels[number] = True
+    return pixels
 
 
 def test_ewald_radius_and_polarisation(run, tmp_path):

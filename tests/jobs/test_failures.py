@@ -352,6 +352,31 @@ def test_module_that_cannot_be_read_at_all_stops_nothing(ranks, mock, tmp_path):
         assert (mask[5] == 0).all()
 
 
+def test_no_readable_frame_keeps_earlier_outputs(mock, tmp_path):
+    """Status 2 with one of the reasons, never empty files in the place of good ones."""
+    copy = shutil.copytree(mock.options.prefix, tmp_path / "exp")
+    args = [50, "--prefix", copy, "--output", tmp_path / "out", "--no-report"]
+    assert call_xfelmpi(args).returncode == 0
+    outputs = [tmp_path / "out" / name for name in output_files(tmp_path / "out")]
+    before = {path: path.read_bytes() for path in outputs}
+    assert len(before) >= 5
+    for path in (copy / "proc" / "r0050").glob("*AGIPD*"):
+        module = int(path.name.partition("AGIPD")[2][:2])
+        with h5py.File(path, "r+") as file:
+            image = file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+            old = image["data"]
+            shape, kind = old.shape, old.dtype
+            del image["data"]
+            image.create_dataset("data", shape, kind, chunks=(1, *shape[1:]), compression="gzip")
+    explained(
+        call_xfelmpi(args),
+        "no frame of any module can be read (CORR-R0050-AGIPD",
+        "never written",
+        "earlier outputs stay as they are",
+    )
+    assert {path: path.read_bytes() for path in outputs} == before
+
+
 def test_wrong_option_beside_help():
     done = call_xfelmpi(["process", "--sigma", "much", "--help"])
     assert done.returncode == 2

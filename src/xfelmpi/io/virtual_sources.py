@@ -195,6 +195,34 @@ def lacking(data: h5py.Dataset, rows: np.ndarray | None = None, above=frozenset(
     return ""
 
 
+def rows_there(data: h5py.Dataset) -> tuple[np.ndarray, str]:
+    """Return which rows of a dataset HDF5 would not make up, and why it would the others.
+
+    Returns
+    -------
+    there : ndarray, bool (row,)
+    reason : str
+        Of the first rows that are not there; empty if all are.
+    """
+    if not data.is_virtual or not data.size or (mappings := map_rows(data)) is None:
+        there = None if data.is_virtual or not data.size else written_rows(data)
+        reason = lacking(data)
+        return np.full(len(data), not reason) if there is None else there, reason
+    above = frozenset([dataset_identity(data)])
+    reasons, mapped, there = [], np.zeros(len(data), bool), np.ones(len(data), bool)
+    for part in reversed(mappings):
+        use = ~mapped[part.rows]
+        mapped[part.rows] = True
+        rows = part.source_rows[use]
+        why = _source_lacking(data, part.file, part.dataset, rows, above) if len(rows) else ""
+        if why:
+            there[part.rows[use]] = False
+            reasons.append(f"source {part.file}: {why}")
+    if not mapped.all():
+        reasons.append(f"{int((~mapped).sum())} of its {len(data)} rows are mapped to nothing")
+    return there & mapped, reasons[-1] if reasons else ""
+
+
 def _source_lacking(data, file: str, name: str, rows, above) -> str:
     try:
         opened, source = open_source(data, file, name)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace as changed
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from mockrun import tiny_run
@@ -17,6 +18,7 @@ from xfelmpi.run.distribution import choose_data
 from xfelmpi.run.index.completeness import unfinished_correction
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
+from xfelmpi.run.machine.control_data import opened, read_table
 from xfelmpi.run.machine.machine_data import read_machine_data
 
 FIRST = 1_500_000_000
@@ -309,6 +311,24 @@ def test_corrected_files_in_the_raw_folder(experiment, run):
         index_run(experiment.run_folder("raw"), "raw")
 
 
+@pytest.mark.parametrize("folder_is_there", [True, False])
+def test_named_data_that_are_elsewhere(experiment, run, folder_is_there):
+    """``--data proc`` says where the files are, whether or not there is a folder."""
+    raw = experiment.run_folder("raw")
+    for path in list(run.iterdir()):
+        path.rename(raw / path.name)
+    if not folder_is_there:
+        run.rmdir()
+    with pytest.raises(InputError) as told:
+        choose_data(experiment, "proc")
+    assert f"{raw}: its detector files are corrected ones (CORR-R…); expected" in str(told.value)
+    assert ("ln -s" in str(told.value)) == (not folder_is_there)
+    for path in list(raw.glob("CORR*")):
+        path.rename(path.with_name(path.name.replace("CORR", "RAW")))
+    with pytest.raises(InputError, match=r"there are raw data in .*raw/r0050; --data raw or"):
+        choose_data(experiment, "proc")
+
+
 def test_experiment_folder_that_is_not_there(tmp_path):
     gone = tmp_path / "gone"
     with pytest.raises(
@@ -397,6 +417,66 @@ def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
         found = energies(experiment, index)
         assert np.isnan(found.pulse_energy).all()
         assert any(path.name in warning for warning in found.warnings)
+
+
+XGM = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
+
+
+def spoil(path, how):
+    """Replace pulse energies in a file by what HDF5 makes up in part, or cannot read as it is."""
+    there = path.parent.parent / "elsewhere.h5"
+    there.unlink(missing_ok=True)
+    with h5py.File(path, "r+") as file:
+        values = file[XGM][:]
+        del file[XGM]
+        if how == "packed by a plugin":
+            file.create_dataset(XGM, data=values, chunks=(1, values.shape[1]), **hdf5plugin.Zstd())
+            return
+        if how == "second row never written":
+            data = file.create_dataset(XGM, values.shape, values.dtype, chunks=(1, values.shape[1]))
+            data[0] = values[0]
+            return
+        with h5py.File(there, "w") as source:
+            source["x"] = values[:1] if how == "second source gone" else values
+        if how in ("link", "link to nowhere"):
+            file[XGM] = h5py.ExternalLink(str(there), "x")
+        else:
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[0] = h5py.VirtualSource(str(there), "x", values[:1].shape)[0]
+            layout[1:] = h5py.VirtualSource("gone.h5", "x", values[1:].shape)
+            file.create_virtual_dataset(XGM, layout)
+    if how == "link to nowhere":
+        there.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "lost", "words"),
+    [
+        ("packed by a plugin", [], ""),
+        ("link", [], ""),
+        ("link to nowhere", [2, 3], "unable to open external file"),
+        ("second row never written", [3], "1 of its 2 rows were never written"),
+        ("second source gone", [3], "source gone.h5: it is not there"),
+    ],
+)
+def test_beamline_values_that_hdf5_would_make_up(experiment, how, lost, words):
+    """Their trains have no value, never 0; those beside them are right."""
+    folder = experiment.run_folder("raw")
+    path = sorted(folder.glob("*DA01*"))[1]
+
+    def table(damage):
+        index = XGM.removeprefix("INSTRUMENT/").removesuffix("/intensityTD")
+        with opened(folder, damage) as files:
+            return read_table(files, index, XGM, damage)
+
+    right, damage = table({}), {}
+    spoil(path, how)
+    found = table(damage)
+    keep = ~np.isin(right.trains, [FIRST + n for n in lost])
+    np.testing.assert_array_equal(found.trains, right.trains[keep])
+    np.testing.assert_array_equal(found.values, right.values[keep])
+    assert set(damage) == ({path.name} if words else set())
+    assert words in damage.get(path.name, "")
 
 
 def test_output_folder_that_is_a_link_to_nowhere(tmp_path):

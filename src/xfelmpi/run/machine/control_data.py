@@ -18,7 +18,9 @@ import numpy as np
 from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
+from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import guarded_call, open_access
+from xfelmpi.io.virtual_sources import rows_there
 from xfelmpi.run.index.identity import expected_run, identity
 from xfelmpi.run.train_index import check_size, number_column, rows_of_trains, shape_of
 
@@ -239,7 +241,9 @@ def read_table(
             found = guarded_call(file.filename, _read_samples, file.file, index, path, samples)
             if found is None:
                 continue
-            new_trains, new_values, about = found
+            new_trains, new_values, about, lacking = found
+            if lacking:
+                damage.setdefault(Path(file.filename).name, f"{path}: {lacking}")
             new_values = convert(new_values)
             if values and new_values.shape[1:] != values[0].shape[1:]:
                 raise ValueError(f"{path} has another shape than in the files before")
@@ -252,7 +256,10 @@ def read_table(
 
 
 def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
-    """Return trains, values and attributes of a dataset, None if the file does not have it."""
+    """Return trains, values and attributes of a dataset, None if the file does not have it.
+
+    The fourth is what of it is not there: HDF5 would make that up, and its trains are left out.
+    """
     if path not in file:
         return None
     dataset = file[path]
@@ -260,16 +267,20 @@ def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
     if dataset.dtype.kind not in "fiub":
         raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
     check_size(dataset, _LARGEST)
+    require_filters(dataset)
+    there, reason = rows_there(dataset)
     # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
-    return *samples(file, index, dataset), {**dataset.attrs, **dataset.parent.attrs}
+    attributes = {**dataset.attrs, **dataset.parent.attrs}
+    return *samples(file, index, dataset, there), attributes, reason
 
 
 def _first_samples(
-    file: h5py.File, index: str, dataset: h5py.Dataset
+    file: h5py.File, index: str, dataset: h5py.Dataset, there: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the train IDs (without zeros) and the first sample of each train."""
     trains, first, count = rows_of_trains(file, index)
     use = (count > 0) & (first < len(dataset))
+    use[use] = there[first[use]]
     _check_taken(dataset, int(use.sum()))
     return trains[use], dataset[:][first[use]]
 
@@ -281,7 +292,7 @@ def _check_taken(dataset: h5py.Dataset, n: int) -> None:
 
 
 def _pulse_samples(
-    file: h5py.File, index: str, dataset: h5py.Dataset
+    file: h5py.File, index: str, dataset: h5py.Dataset, there: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys of train and pulse, and the sample of each pulse."""
     trains, first, count = rows_of_trains(file, index)
@@ -291,7 +302,8 @@ def _pulse_samples(
     _check_taken(dataset, int(count.sum()))
     row = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
     key = pulse_key(np.repeat(trains, count), pulses[row])
-    return key[key < _NO_PULSE], dataset[:][row[key < _NO_PULSE]]
+    use = (key < _NO_PULSE) & there[row]
+    return key[use], dataset[:][row[use]]
 
 
 def pulse_key(train_id: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
