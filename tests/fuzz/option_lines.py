@@ -27,7 +27,7 @@ from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.cli import batch_options, process, simulate
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.errors import XfelmpiError
+from xfelmpi.core.errors import XfelmpiError, as_user_error
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.shutdown import launched_as
 from xfelmpi.core.text import printable
@@ -340,8 +340,11 @@ def attempt(number: int, seed: int, known: Known) -> str:
     except SystemExit as stop:
         if stop.code:
             return f"{number}: {kind.__name__} left with {stop.code}"
-    except Exception:
-        return f"{number}: {kind.__name__} {variables}\n{traceback.format_exc()[-3000:]}"
+    except Exception as error:
+        # as the program does at its end: a name that is too long is no bug
+        if not isinstance(as_user_error(error), XfelmpiError):
+            trace = traceback.format_exc()
+            return f"{number}: {kind.__name__} {variables}\n{trace[:1500]} … {trace[-1500:]}"
     return ""
 
 

@@ -33,8 +33,10 @@ def command(name, mock, tmp_path):
     return [name, 50, *where], tmp_path / "out", PUBLISH
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("name", ["simulate", "mask", "darks", "merge"])
+KILLED = [(name, signal.SIGKILL) for name in ("simulate", "mask", "darks", "merge")]
+
+
+@pytest.mark.parametrize(("name", "number"), [*KILLED, ("simulate", signal.SIGTERM)])
 def test_nothing_under_a_final_name(name, number, mock, tmp_path):
     args, folder, function = command(name, mock, tmp_path)
     before = set(all_files(folder)) if folder.exists() else set()
