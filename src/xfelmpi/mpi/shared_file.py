@@ -113,12 +113,15 @@ class _SharedFile:
         self._file.Close()
 
 
+_NEW_OR_OWN = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 class _OwnFile:
     """A file of one process."""
 
     def __init__(self, comm, path: str):
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(path, _NEW_OR_OWN, 0o666)
         except OSError as error:
             raise OutputError(f"{path}: cannot be opened ({error.strerror})") from None
 
