@@ -19,7 +19,6 @@ from xfelmpi.core.errors import (
     EXIT_PARTIAL,
     InputError,
     LostLockError,
-    OutputError,
     XfelmpiError,
 )
 from xfelmpi.core.paths import Experiment, WatchFiles
@@ -52,6 +51,9 @@ _COLUMNS = (
 
 _LARGEST_STATUS = 16 << 20
 """Bytes of the file about a run, which has an image."""
+
+_LARGEST = 1e100
+"""Of any number about a run."""
 
 _ATTEMPTS = 100
 """A page that is out of date after so many is left to the jobs that keep changing the files."""
@@ -149,7 +151,7 @@ def record_failure(experiment: Experiment, error: Exception) -> None:
     message = printable(message)
     try:
         record(experiment, RunStatus(experiment.run, FAILED, _now(), message))
-    except (OSError, OutputError, ValueError):
+    except Exception:
         # the error itself is what the user must see
         return
 
@@ -231,11 +233,36 @@ def read_statuses(folder: Path) -> list[RunStatus]:
         try:
             values = json.loads(read_small(path, _LARGEST_STATUS))
             status = RunStatus(**{k: v for k, v in values.items() if k in names})
+            _check(status)
             _row(status)
         except Exception:  # any file may have such a name; nothing in it may spoil the page
             continue
         found.append(status)
     return sorted(found, key=lambda s: (s.time, s.run), reverse=True)
+
+
+def _check(status: RunStatus) -> None:
+    """Check that values are of the types, and of the sizes, that the page can show.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    for name, value in asdict(status).items():
+        if name in ("status", "time", "message", "sample", "thumbnail"):
+            fits = isinstance(value, str)
+        elif name == "verdicts":
+            fits = value is None or all(isinstance(verdict, dict) for verdict in value.values())
+        elif name in ("run", "frames", "hits"):
+            fits = type(value) is int and 0 <= value < 1 << 53
+            fits |= value is None and name != "run"
+        else:
+            # NaN is a number that is not known
+            fits = value is None or type(value) in (int, float)
+            fits = fits and not abs(value or 0) > (1 << 53 if type(value) is int else _LARGEST)
+        if not fits:
+            raise ValueError(f"{name} {value}")
 
 
 def _watch(overview: Path) -> Watch | None:

@@ -20,6 +20,7 @@ def experiment(tmp_path):
 def test_message_that_is_not_utf8(experiment, tmp_path):
     """One such message must not keep the overview from being made ever after."""
     failed = Experiment(tmp_path, experiment.output, 51)
+    failed.run_folder("raw").mkdir(parents=True)
     record_failure(failed, InputError("proc/\udcff\udcfe: \x1b[2Jno such file"))
     page = experiment.overview.read_text(encoding="utf-8")
     assert r"proc/\udcff\udcfe: \x1b[2Jno such file" in page
@@ -32,6 +33,9 @@ def test_message_that_is_not_utf8(experiment, tmp_path):
     "content",
     [b"\xff\xfe", b"[" * 100_000, b"{}", b'{"run": 1e400, "status": [], "time": {}}', b"null",
      json.dumps({"run": 52, "status": "0", "time": "99999-01-01", "frames": "many"}).encode(),
+     json.dumps({"run": 52, "status": "0", "time": "x", "sigma": 10**30}).encode(),
+     json.dumps({"run": 52, "status": "0", "time": "x", "hit_rate": 10**400}).encode(),
+     json.dumps({"run": 10**30, "status": "0", "time": 3e11}).encode(),
      json.dumps({"run": 52, "status": "0", "time": "\ud800", "sample": "\udc00"}).encode()],
 )  # fmt: skip
 def test_file_that_says_anything(content, experiment):
