@@ -161,6 +161,10 @@ def no_problems(file):
     file["problems"] = table
 
 
+def odd_laser(file):
+    file["pumped"] = np.full(len(file["trainId"]), 7, "u1")
+
+
 def no_words(file):
     row = file["problems"][0]
     row["what"] = b""
@@ -206,6 +210,7 @@ DAMAGE = {
     "miss": (EVENTS, flip("is_miss", 3), DECISION),
     "threshold": (EVENTS, add_one("hit_threshold"),
                   DECISION),
+    "laser": (EVENTS, odd_laser, "events: pulses of the frames"),
     "no problems": (EVENTS, no_problems, "events: problems"),
     "a problem without words": (EVENTS, no_words, "events: problems"),
     "powder": (POWDER, add_one("powder", (0, 0, 0)), PHOTONS),

@@ -6,6 +6,7 @@ import pytest
 from beamlinefiles import BeamlineRun, said
 
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
+from xfelmpi.run.machine import bunch_pattern
 from xfelmpi.simulate import beamline
 
 RUNS = {
@@ -241,3 +242,19 @@ def test_pumped_by_the_decoder(tmp_path):
     data = run.read()
     np.testing.assert_array_equal(data.pumped, every_second(run))
     assert said(data, f"pumped from {beamline.DECODER}") == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        (bunch_pattern.TIMESERVER, "SPB_EXP_SYS/TSYS/TIMESERVER:outputBunchPattern"),
+        (bunch_pattern.TIMESERVER, "SPB_RR_SYS/TSYS/TIMESERVER:outputBunchPattern"),
+        (bunch_pattern.TIMESERVER, "SPB_BR_SYS/TSYS/TIMESERVER"),
+        (bunch_pattern.TIMESERVER, "SPB_RR_UTC/TSYS/TIMESERVER"),
+        (bunch_pattern.DECODER, "SPB_RR_SYS/MDL/BUNCH_PATTERN"),
+        (bunch_pattern.DECODER, "MID_RR_SYS/MDL/PULSE_PATTERN_DECODER"),
+        (bunch_pattern.DECODER, "SA2_BR_UTC/MDL/BUNCHPATTERN_DECODER"),
+    ],
+)
+def test_names_of_bunch_patterns(pattern, name):
+    assert pattern.search(name)
