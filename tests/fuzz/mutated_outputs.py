@@ -195,7 +195,11 @@ def fuzz(folder: Path, n: int, seed: int = 0) -> list[str]:
             found = read_kept(path, good[path])
         else:
             path = rng.choice([experiment.events, experiment.events, experiment.cxi, *files])
-            what = mutate(path, rng)
+            try:
+                what = mutate(path, rng)
+            except KeyError as error:
+                # HDF5 1.10 cannot remove every link
+                what = str(error)
             found = read_all(experiment, path)
         wrong += [f"{number}: {path.name}: {what}\n{text}" for text in found]
         path.write_bytes(good[path])
