@@ -43,6 +43,16 @@ def test_headline_equals_the_events_file(prefix, ranks):
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
+def test_several_runs_and_hits(prefix):
+    where = ["--prefix", prefix]
+    once = call_xfelmpi(["show", 50, *where]).stdout
+    assert call_xfelmpi(["show", 50, 50, *where]).stdout == f"{once}\n{once}"
+    hits = [call_xfelmpi(["show", 50, "--hit", n, *where]).stdout for n in (0, 1)]
+    assert call_xfelmpi(["show", 50, "--hit", 0, 1, *where]).stdout == "".join(hits)
+    pages = call_xfelmpi(["report", "50,50", *where])
+    assert pages.stdout == 2 * f"{prefix / 'scratch/report/r0050.html'}\n"
+
+
 @pytest.mark.quick
 def test_one_hit(prefix):
     done = run_xfelmpi(["show", 50, "--prefix", prefix, "--hit", 1])

@@ -69,3 +69,12 @@ def test_definition_has_scripts_that_a_shell_can_read():
             checked = subprocess.run(command, input=found[name], text=True, capture_output=True)
             assert checked.returncode == 0, checked.stdout
     assert "bash jobs/setup.sh" in found["post"]
+
+
+def test_citation_says_what_the_project_says():
+    yaml = pytest.importorskip("yaml")
+    found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(found)
+    assert found["license"] == PROJECT["project"]["license"]
+    summary = PROJECT["project"]["description"]
+    assert found["title"].lower() == f"{PROJECT['project']['name']}: {summary}".lower()

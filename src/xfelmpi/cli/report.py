@@ -13,7 +13,7 @@ def parser() -> arguments.Parser:
         "overview of all runs, report/index.html, from the output files alone. One process is "
         "enough.",
     )
-    arguments.add_run(parser)
+    arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser
 
@@ -32,9 +32,12 @@ def _report(argv: list[str]) -> None:
     from xfelmpi.core.log import log
     from xfelmpi.report.build import make_report
 
-    config = arguments.from_arguments(parser().parse_args(argv))
-    experiment = Experiment(config.prefix, config.output, config.run)
-    try:
-        log.info("%s", make_report(experiment))
-    except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    given = parser().parse_args(argv)
+    for run in given.runs:
+        given.run = run
+        config = arguments.from_arguments(given)
+        experiment = Experiment(config.prefix, config.output, config.run)
+        try:
+            log.info("%s", make_report(experiment))
+        except OSError as error:
+            raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

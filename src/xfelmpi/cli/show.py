@@ -13,14 +13,16 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi show",
         description="Show a processed run in the terminal: headline, hit rate against train, "
-        "histogram of the scores; or one of its hits.",
+        "histogram of the scores; or some of its hits. Several runs come one after the other.",
     )
-    arguments.add_run(parser)
+    arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     parser.add_argument(
         "--hit",
         type=int,
+        nargs="+",
+        action="extend",
         metavar="N",
-        help="draw this hit, by its place in the CXI file, from 0 on",
+        help="draw these hits, by their places in the CXI file, from 0 on",
     )
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser
@@ -40,15 +42,20 @@ def main(argv: list[str], comm) -> int:
 
 def _lines(argv: list[str]) -> list[str]:
     given = parser().parse_args(argv)
-    config = arguments.from_arguments(given)
     from xfelmpi.core.log import has_colours
 
-    experiment = Experiment(config.prefix, config.output, config.run)
     size = shutil.get_terminal_size((80, 24))
     colour = has_colours(sys.stdout)
-    if given.hit is not None:
-        return _hit(experiment, given.hit, size.columns, colour)
-    return _run(experiment, min(size.columns, 120), colour)
+    lines: list[str] = []
+    for run in given.runs:
+        given.run = run
+        config = arguments.from_arguments(given)
+        experiment = Experiment(config.prefix, config.output, config.run)
+        for hit in given.hit or ():
+            lines += _hit(experiment, hit, size.columns, colour)
+        if given.hit is None:
+            lines += ["", *_run(experiment, min(size.columns, 120), colour)]
+    return lines if given.hit else lines[1:]
 
 
 def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
