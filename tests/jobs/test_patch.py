@@ -40,7 +40,9 @@ def made(tmp_path_factory):
     moved = first.splitlines()
     i = next(i for i, line in enumerate(moved) if line.startswith("p3a2/corner_x"))
     moved[i] = "p3a2/corner_x = 12.5"
-    other.write_text("\n".join(moved) + "\n")
+    # the distance follows the run's motor, which the patch does not read
+    moved = [line for line in moved if "DISTANCE_OFFSET" not in line]
+    other.write_text("\n".join([*moved, ";XGEOM DISTANCE_OFFSET=0.2125"]) + "\n")
     good = np.ones((16, 512, 128), np.float32)
     good[BAD] = 0
     with h5py.File(folder / "new.h5", "w") as file:
@@ -50,7 +52,7 @@ def made(tmp_path_factory):
     new = {"geometry": ("--geometry", other), "mask": ("--global-mask", folder / "new.h5")}
     jobs = {
         "out": (),
-        "geometry": (*new["geometry"], "--distance", "0.81"),
+        "geometry": new["geometry"],
         "mask": new["mask"],
     }
     for name, words in jobs.items():
@@ -63,7 +65,7 @@ def test_geometry_as_a_whole_job(made, tmp_path):
     """All files are equal to the bit, but for where they come from; the page is made anew."""
     out = copied(made, tmp_path)
     page = (out / "report/r0050.html").read_bytes()
-    words = ("--geometry", made / "new.geom", "--distance", "0.81")
+    words = ("--geometry", made / "new.geom")
     patch(made / PROPOSAL, out, "50", *words, ranks=3)
     for path in ("events/r0050_events.h5", "powder/r0050_powder.h5", "saved_hits/r0050_hits.cxi"):
         with h5py.File(out / path, "r+") as file:
@@ -71,10 +73,11 @@ def test_geometry_as_a_whole_job(made, tmp_path):
             del file.attrs["patched_from"]
             used = {f["role"]: f["path"] for f in json.loads(file.attrs["used_files"])}
             assert used["geometry"] == str(made / "new.geom")
-            assert json.loads(file.attrs["configuration"])["distance"] == 0.81
+            assert json.loads(file.attrs["configuration"])["geometry"] == used["geometry"]
+            assert "MOTOR/Z_STEPPER" in file.attrs["beamline_sources"]
         (before,) = earlier
         assert before["command_line"].startswith("xfelmpi 50 ")
-        assert json.loads(before["configuration"])["distance"] is None
+        assert json.loads(before["configuration"])["geometry"] != used["geometry"]
         with h5py.File(made / "out" / path) as file:
             assert before["job_id"] == file.attrs["job_id"]
     with h5py.File(out / "emc/r0050_det.h5", "r+") as file:

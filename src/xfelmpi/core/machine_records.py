@@ -1,6 +1,7 @@
 """Beamline data of a run as records."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -43,6 +44,36 @@ class ZMotor:
     source: str
     position: float
     travel: float
+
+
+def motors_as_json(quadrants: QuadrantMotors | None, along: ZMotor | None) -> str:
+    """Return the detector's motors as text, for the events file; numbers are kept exactly."""
+    about: dict = {"quadrants": None, "along": asdict(along) if along else None}
+    if quadrants:
+        about["quadrants"] = {
+            "device": quadrants.device,
+            "positions": quadrants.positions.tolist(),
+            "travel": quadrants.travel.tolist(),
+        }
+    return json.dumps(about)
+
+
+def motors_from_json(text: str) -> tuple[QuadrantMotors | None, ZMotor | None]:
+    """Return what `motors_as_json` wrote.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If it is no such text.
+    """
+    about = json.loads(text)
+    quadrants, along = about["quadrants"], about["along"]
+    if quadrants:
+        positions, travel = (
+            np.array(quadrants[name], np.float64).reshape(4, 2) for name in ("positions", "travel")
+        )
+        quadrants = QuadrantMotors(str(quadrants["device"]), positions, travel)
+    return quadrants, ZMotor(**along) if along else None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
+from xfelmpi.core.machine_records import motors_as_json
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
@@ -356,6 +357,7 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         "modules_in_run": facts.modules_in_run,
         "data": facts.kind,
         "detector": facts.detector,
+        "detector_motors": motors_as_json(facts.motors, facts.z_motor),
         "warnings": comm.bcast(json.dumps(done.warnings)),
         "frames_read": ALL_READ if done.whole else SOME_READ,
         "run_type": facts.run_type,

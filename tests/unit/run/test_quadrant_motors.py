@@ -23,7 +23,12 @@ from machinerun import (
 from mockrun import tiny_run
 
 from xfelmpi.calibration.geometry import load_geometry
-from xfelmpi.core.machine_records import QuadrantMotors
+from xfelmpi.core.machine_records import (
+    QuadrantMotors,
+    ZMotor,
+    motors_as_json,
+    motors_from_json,
+)
 from xfelmpi.core.paths import Experiment
 from xfelmpi.run.machine.machine_data import read_machine_data
 
@@ -256,3 +261,20 @@ def test_in_the_files_of_a_job(tmp_path, nominal):
         xyz = cxi["entry_1/instrument_1/detector_1/xyz_map"][:]
     right, _ = load_geometry(geom, motors=MOTORS)
     np.testing.assert_allclose(xyz, right.xyz, atol=1e-9)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_motors_as_text_are_exact(there):
+    """As the events file keeps them; a NaN stays one."""
+    rng = np.random.default_rng(3)
+    positions = rng.random((4, 2)) / 3
+    positions[1, 1] = np.nan
+    quadrants = QuadrantMotors(DEVICE, positions, rng.random((4, 2))) if there else None
+    along = ZMotor("SPB_IRU_AGIPD1M/MOTOR/Z_STEPPER", 1 / 3, 1e-7) if there else None
+    found, z = motors_from_json(motors_as_json(quadrants, along))
+    assert z == along
+    assert (found is None) == (quadrants is None)
+    if there:
+        np.testing.assert_array_equal(found.positions, positions)
+        np.testing.assert_array_equal(found.travel, quadrants.travel)
+        assert found.device == DEVICE

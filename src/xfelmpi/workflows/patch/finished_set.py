@@ -1,7 +1,7 @@
 """The hits of a finished run, or of a merged set, and what they become with other inputs."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from xfelmpi.calibration.mask_files import read_pixels
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.machine_records import motors_from_json
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import unpack
@@ -114,6 +115,15 @@ class FinishedSet:
         own = {name: str(self.attributes.get(name, "")) for name in names}
         return [*json.loads(self.attributes.get("patched_from", "[]")), own]
 
+    @property
+    def beamline_sources(self) -> str:
+        """Where beamline values came from, as JSON; the distance may have another source now."""
+        along, text = self.geometry.along, self.attributes.get("beamline_sources", "[]")
+        if along is None:
+            return text
+        sources = [source for source in json.loads(text) if source["value"] != "distance"]
+        return json.dumps([*sources, asdict(along)])
+
     def used_before(self) -> list[dict]:
         """Return what was used for the files and still counts; see `describe_used`."""
         replaced = {file.role for file in self.files} & {"geometry"}
@@ -145,8 +155,9 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     bad = np.zeros(geometry.detector.frame_pixels, bool)
     warnings, obsolete, used = (), (), ()
     if change.geometry or change.distance is not None:
-        geometry, warnings = load_geometry(config.geometry, config.distance)
-        obsolete, used = _old_warnings(first, attributes), geometry.files
+        motors = _motors(files, attributes)
+        geometry, warnings = _geometry(config.geometry, config, motors)
+        obsolete, used = _old_warnings(first, attributes, motors), geometry.files
         if geometry.bad is not None:
             bad |= geometry.bad.reshape(-1)
     if change.mask:
@@ -183,11 +194,30 @@ def _known_geometry(attributes: dict) -> Path | None:
     return paths[0] if paths else None
 
 
-def _old_warnings(first: Config, attributes: dict) -> tuple[str, ...]:
+def _motors(files: Experiment | MergedFiles, attributes: dict) -> tuple:
+    """Return where the detector's motors stood, by the events file; of merged hits, the first."""
+    if isinstance(files, Experiment):
+        path = files.events
+    else:
+        path = Experiment(files.output, files.output, int(np.ravel(attributes["run"])[0])).events
+        if not path.exists():
+            return None, None
+    with finished_file(path, "an events file") as file:
+        # older files have none
+        text = file.attrs.get("detector_motors")
+        return motors_from_json(text) if text else (None, None)
+
+
+def _geometry(path: Path | None, config: Config, motors: tuple):
+    quadrants, along = motors
+    return load_geometry(path, config.distance, quadrants, config.distance_offset, along)
+
+
+def _old_warnings(first: Config, attributes: dict, motors: tuple) -> tuple[str, ...]:
     """Return what the log said of the geometry that is replaced, as far as that can be told."""
     if "where" in attributes:
         return ()
     try:
-        return load_geometry(_known_geometry(attributes), first.distance)[1]
+        return _geometry(_known_geometry(attributes), first, motors)[1]
     except InputError:
         return ()

@@ -281,7 +281,10 @@ def _attributes(job: RunJob, found: FinishedSet | None) -> dict:
         comm,
         lambda: (
             {name: found.attributes[name] for name in _KEPT if name in found.attributes}
-            | {"patched_from": json.dumps(found.earlier)}
+            | {
+                "patched_from": json.dumps(found.earlier),
+                "beamline_sources": found.beamline_sources,
+            }
         ),
     )
     return made | kept
