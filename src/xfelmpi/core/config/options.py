@@ -176,7 +176,7 @@ class Config:
         "photons",
         None,
         parse_constants,
-        "for raw data: folder of the constants Cheetah-AGIPDmm-calib.h5; or catalogue: those that"
+        "folder of the constants Cheetah-AGIPDmm-calib.h5, for raw data; or catalogue: those that"
         " the facility's correction used, else those of its catalogue (default: det/constants)",
         metavar="DIR",
     )

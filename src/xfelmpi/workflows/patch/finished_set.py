@@ -119,7 +119,8 @@ class FinishedSet:
     def beamline_sources(self) -> str:
         """Where beamline values came from, as JSON; the distance may have another source now."""
         along, text = self.geometry.along, self.attributes.get("beamline_sources", "[]")
-        if along is None:
+        # merged hits name no sources
+        if along is None or self.run is None:
             return text
         sources = [source for source in json.loads(text) if source["value"] != "distance"]
         return json.dumps([*sources, asdict(along)])
