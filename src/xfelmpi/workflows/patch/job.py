@@ -12,20 +12,27 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.analysis.hit_analysis import analyse_hits
+from xfelmpi.analysis.hit_analysis import (
+    SIZES,
+    AnalysedHits,
+    AnalysedRun,
+    analyse_hits,
+    hit_analyses,
+)
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.core.plugins import load_object
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.cxi.reader import stream_masked
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
-from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT
+from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.provenance import describe_used, provenance
@@ -41,6 +48,7 @@ _KEPT = ("run", "proposal", "input_files", "where", "scores_by")
 """Attributes that stay: the data are still of the same run."""
 
 _ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+_WAVELENGTH, _WEIGHTING = f"{SOURCE}/photon_wavelength", f"{DETECTOR}/background_weighting"
 _LIT, _PHOTONS = f"{DETECTOR}/lit_pixels", f"{DETECTOR}/photon_counts"
 
 
@@ -55,6 +63,7 @@ class _Plan:
     titles: dict[str, tuple[str, int]]
     columns: dict[str, list[tuple[str, dict]]]
     analyses: tuple[str, ...]
+    merged: bool
 
 
 def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> int:
@@ -119,8 +128,9 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     frames = {kind: _Frames(comm, files.cxi, plan, kind, found) for kind in plan.titles}
     with mpi.fail_together(comm):
         tallies = {kind: _Tally(own, plan.detector) for kind, own in frames.items()}
-    columns = _analysed(comm, plan, frames["hits"], found)
     wavelength = found.wavelength if found else np.empty(0)
+    median, _ = beam_wavelength(comm, config, wavelength)
+    columns = _analysed(comm, plan, frames["hits"], found, median)
     warnings = check_formats(comm, config, found.geometry if found else None, wavelength)
     _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
     attributes = _attributes(job, found)
@@ -129,7 +139,7 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         hits,
         attributes=attributes,
         geometry=found.geometry if found else None,
-        wavelength=beam_wavelength(comm, config, wavelength)[0],
+        wavelength=median,
     )
     outputs = HitOutputs(hits)
     for kind, own in frames.items():
@@ -160,6 +170,7 @@ def _plan(found: FinishedSet) -> _Plan:
         titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
         columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
         analyses=found.analyses,
+        merged=found.run is None,
     )
 
 
@@ -208,27 +219,44 @@ class _Tally:
         return {name: mpi.allgather_concat(comm, values) for name, values in names.items()}
 
 
-def _analysed(comm, plan: _Plan, hits: _Frames, found) -> dict[str, np.ndarray]:
-    """Return the columns of analyses anew, by path in an entry; NaN stays; collective."""
+def _analysed(
+    comm, plan: _Plan, hits: _Frames, found: FinishedSet | None, wavelength: float
+) -> dict[str, np.ndarray]:
+    """Return the columns of analyses anew, by path in an entry; collective.
+
+    Those of merged hits stay: each run has a background of its own.
+    """
     if not plan.analyses:
         return {}
+    if plan.merged:
+        if comm.rank == 0:
+            log.warning("columns of analyses stay: patch the runs and merge them again instead")
+        return {}
+    classes = {
+        name: load_object(SIZES[name]) if name in SIZES else hit_analyses((name,))[name]
+        for name in plan.analyses
+    }
+    old = {column.path: column.values for column in hits.columns}
+    geometry = comm.bcast(found.geometry if found else None)
+    ground = mpi.bcast_from_root(
+        comm, lambda: np.where(found.bad, np.float32(np.nan), found.header.background.reshape(-1))
+    )
+    config, n = plan.config, len(hits.rows)
+    run = AnalysedRun(config, geometry, wavelength, ground, _all_good(plan.detector), plan.modules)
+    of_frame = np.full(n, wavelength) if config.photon_energy else old[_WAVELENGTH]
+    cells = np.zeros(BLOCK_FRAMES, np.int64)
 
     def blocks():
         first = 0
         for block in hits.stream():
-            yield np.arange(first, first + len(block)), block
+            part = np.arange(first, first + len(block))
+            about = cells[: len(block)], old[_WEIGHTING][part], of_frame[part]
+            yield part, AnalysedHits(block, *about)
             first += len(block)
 
-    n = len(hits.rows)
-    geometry = found.geometry if found else None
-    old = {column.path: column.values for column in hits.columns}
-    new = analyse_hits(comm, plan.analyses, blocks(), geometry, n)
-    named = {f"{INSTRUMENT}/{column.name}": column.values for column in new}
-    return {
-        path: np.where(np.isnan(old[path]), np.nan, values)
-        for path, values in named.items()
-        if path in old
-    }
+    columns = analyse_hits(comm, classes, run, blocks(), n)
+    named = {f"{column.group or INSTRUMENT}/{column.name}": column.values for column in columns}
+    return {path: values for path, values in named.items() if path in old}
 
 
 def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsToWrite:
@@ -255,7 +283,6 @@ def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsT
     n_hits, detector = frames["hits"].n_frames, plan.detector
     bad = mpi.allreduce_sum(comm, tallies["hits"].bad)
     there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
-    good_bits = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
     return HitsToWrite(
         comm=comm,
         config=config,
@@ -263,12 +290,18 @@ def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsT
         attributes={},
         sets=sets,
         detector=detector,
-        masks=Masks(good_bits, np.zeros(detector.max_cells, np.int32), good_bits[:, 0]),
+        masks=_all_good(detector),
         modules_in_run=plan.modules,
         geometry=None,
         wavelength=np.nan,
         good_in_hits=lambda: np.where(there, n_hits - bad, 0),
     )
+
+
+def _all_good(detector: Detector) -> Masks:
+    # bad pixels come with the frames
+    good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
+    return Masks(good, np.zeros(detector.max_cells, np.int32), good[:, 0])
 
 
 def _attributes(job: RunJob, found: FinishedSet | None) -> dict:
