@@ -21,7 +21,10 @@ GROUP = "xfelmpi.hit_analyses"
 ANALYSES = {"radius": "xfelmpi.analysis.radius:PhotonRadius"}
 """Analyses for ``--analyse``: name → module:class."""
 
-SIZES = {"sphere": "xfelmpi.analysis.sphere_size:SphereSize"}
+SIZES = {
+    "sphere": "xfelmpi.analysis.sphere_size:SphereSize",
+    "spheroid": "xfelmpi.analysis.spheroid_size:SpheroidSize",
+}
 """Analyses for ``--size``, likewise."""
 
 

@@ -22,7 +22,7 @@ _GROWTH = 1 / 40
 _ARC, _SECTORS = 4.0, 16
 """Length of a bin in pixels at least, and bins of a ring at most."""
 
-_NM3 = 1e-27
+NM3 = 1e-27
 
 
 def size_range(step: float, largest_q: float) -> tuple[float, float]:
@@ -61,7 +61,7 @@ class SphereSize(HitAnalysis):
 
     def __init__(self, run: AnalysedRun):
         step = pixel_step(run.geometry, run.wavelength)
-        largest = _largest_q(run)
+        largest = largest_q(run)
         edges = ring_edges(step, largest, _GROWTH)
         sectors = np.clip(np.pi * edges[:-1] / step / _ARC, 1, _SECTORS).astype(np.int64)
         config = run.config
@@ -69,7 +69,7 @@ class SphereSize(HitAnalysis):
         self._binner = HitBinner(bins, run.background, run.masks, run.modules_in_run)
         usual = (self._binner.mean_exposure, self._binner.mean_background)
         diameters = np.geomspace(*size_range(step, largest), _N_DIAMETERS)
-        self._fit = SphereFit(bins, diameters, config.density / _NM3, *usual)
+        self._fit = SphereFit(bins, diameters, config.density / NM3, *usual)
         self._wavelength = run.wavelength
 
     def process(self, hits: AnalysedHits) -> list[np.ndarray]:
@@ -84,7 +84,7 @@ class SphereSize(HitAnalysis):
         return [diameter, error, diameter, diameter, *fluence, found.deviance, found.edge]
 
 
-def _largest_q(run: AnalysedRun) -> float:
+def largest_q(run: AnalysedRun) -> float:
     """Return the largest |q| of a pixel, in 1/m."""
     x, y, z = run.geometry.xyz
     two_theta = np.arctan2(np.hypot(x, y), z).max()

@@ -90,3 +90,19 @@ def test_when_sizes_are_measured():
     assert size_analysis(Config(size="none"), 0.7, 2e-10) is None
     with pytest.raises(InputError, match="--size sphere: the wavelength is unknown"):
         size_analysis(Config(size="sphere"), 0.7, np.nan)
+
+
+def test_spheroids(detector):
+    """Both axes and the angle, also with as much background as particle; the same bits alone."""
+    lists, truth = detector.hits(6, ratio=(1.2, 2.0), background=1.0)
+    found, _ = detector.fit("spheroid", lists, truth)
+    for i, name in enumerate(("short_axis", "long_axis")):
+        off = found[f"{name}_diameter"] - truth.seen[:, i]
+        assert (np.abs(off) < 0.02 * truth.seen[:, i]).all()
+        assert (np.abs(off) < 4 * found[f"{name}_error"]).all()
+    turn = (found["theta_z"] - truth.seen[:, 2] + np.pi / 2) % np.pi - np.pi / 2
+    assert np.abs(turn).max() < 0.03
+    assert 0.9 < np.median(found["size_deviance"]) < 1.1
+    last = lists.take(np.array([5])), bench.Truth(truth.seen[5:], truth.weighting[5:])
+    for name, values in detector.fit("spheroid", *last)[0].items():
+        np.testing.assert_array_equal(values, found[name][5:], name)

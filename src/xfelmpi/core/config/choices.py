@@ -14,7 +14,7 @@ POLARISATIONS = ("x", "y", "none")
 SUSPECT_TRAINS = ("include", "exclude")
 """``--suspect-trains``: what becomes of trains that the files flag as suspect."""
 
-SIZES = ("auto", "sphere", "none")
+SIZES = ("auto", "sphere", "spheroid", "none")
 """``--size``: what particles are taken for."""
 
 SIZE_COLUMNS = (

@@ -119,6 +119,10 @@ class CxiEntry:
         rows = [(f"{name}/{path}", c, {"axes": _AXES, **more}) for path, c, more in columns]
         file.columns(self._next, self._n_frames, rows)
         self._link_data({path.rpartition("/")[0] for path, _, _ in columns})
+        for path, _, _ in columns:
+            # where other programs of the field look for them
+            if path in (f"{DETECTOR}/background_weighting", f"{DETECTOR}/background_index"):
+                file.link(f"{name}/{path.rpartition('/')[2]}", f"/{name}/{path}")
 
     def _link_data(self, groups: set[str]) -> None:
         name, file = self.name, self._file
