@@ -279,7 +279,10 @@ CONSEQUENCES = {
     "other counts": [SINGLES, "Dragonfly: detector"],
     "module 9": [ROWS, DECISION],
     "score": [ROWS, DECISION],
-    "hit": [ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS],
+    "hit": [
+        *(ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS),
+        *("analyses: columns", "analyses: some hits once more"),
+    ],
     "miss": [ROWS, SHAPES, PHOTONS],
     "powder": [SINGLES],
     "powder of hits": [SINGLES, PARTS, cxi_frames.POWDER],

@@ -79,6 +79,8 @@ def test_plain_run_is_valid_and_true(plain_run):
         **{"trainId": "u8", "cellId": "u2", "pulseId": "u8", "modules": "u2"},
         **{"litpixels": "u4", "photons": "u8", "is_particle": "b1", "frames": "i8"},
         **{"pulse_energy": "f8", "n_pulses": "u1", "wavelength": "f8", "powder": "u8"},
+        **{"particle_kind": "u1", "theta_z": "f8", "fluence": "f8"},
+        **dict.fromkeys(("diameter", "short_axis_diameter", "long_axis_diameter"), "f8"),
         **{"indptr": "i8", "pixel": "i4", "count": "u2"},
     }
 
