@@ -143,6 +143,7 @@ def load_geometry(
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
         geometry, origin, warnings = _placed(geometry, path, text, motors)
+        warnings += geometry_file.unapplied(found, regions, path)
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
     arrays = _arrays(geometry, along, origin)

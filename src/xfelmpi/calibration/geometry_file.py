@@ -112,6 +112,22 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
     return warnings
 
 
+def unapplied(found: list[tuple[str, str]], regions: dict, path: Path) -> list[str]:
+    """Return a warning for each bad region that is left out, and for shifts of another name."""
+    names = dict.fromkeys(key.partition("/")[0] for key, _ in found if key.startswith("bad"))
+    warnings = [
+        f"{path}: bad region {name[:80]} is not applied: expected min_fs, max_fs, min_ss, max_ss "
+        "and a panel of this file, or min_x, max_x, min_y and max_y"
+        for name in names
+        if name not in regions
+    ]
+    for key, _ in found:
+        name = key.rpartition("/")[2].lower()
+        if name in ("detector_shift_x", "detector_shift_y") and key != name:
+            warnings.append(f"{path}: {key[:80]} is not applied: expected {name}, of all panels")
+    return warnings
+
+
 def bad_pixels(regions: dict, xyz: np.ndarray, pixel_size: float) -> np.ndarray | None:
     """Return the pixels in bad regions, bool (module, ss, fs), or None without any region.
 

@@ -212,6 +212,25 @@ def test_photon_energy_in_any_unit(path, energy):
     assert load_geometry(path)[1] == ()
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("badfs/min_fs = 5", "bad region badfs is not applied"),
+        ("badp/panel = p99\nbadp/min_fs = 1\nbadp/max_fs = 2", "bad region badp is not applied"),
+        ("Detector_shift_x = 5 mm", "expected detector_shift_x"),
+        ("p3a2/detector_shift_y = 5 mm", "expected detector_shift_y, of all panels"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Discarding")
+def test_regions_and_shifts_that_are_left_out_are_named(path, lines, words):
+    before, _ = load_geometry(path)
+    path.write_text(f"{path.read_text()}{lines}\n")
+    after, (warning,) = load_geometry(path)
+    assert words in warning
+    assert after.bad is None
+    assert np.array_equal(after.xyz, before.xyz)
+
+
 def test_bad_regions(path):
     regions = "badfirst/panel = p3a2\nbadfirst/min_fs = 10\nbadfirst/max_fs = 20\n"
     regions += "badfirst/min_ss = 130\nbadfirst/max_ss = 131\n"

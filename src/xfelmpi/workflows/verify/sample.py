@@ -205,7 +205,7 @@ def _read_module(
         if in_file != ids:
             name = Path(file.path).name
             return f"{name} has train and cell {in_file} in row {row}, expected {ids}"
-        if _is_missing(image["data"], row):
+        if _is_missing(image["data"], row) or (frame_bits and _is_made_up(image["mask"], row)):
             return None
         values = image["data"][row].reshape(-1)
         mask = image["mask"][row].reshape(-1) if frame_bits else None
@@ -224,6 +224,12 @@ def _is_missing(data: h5py.Dataset, row: int) -> bool:
         return bool(lacking(data, np.array([row])))
     place = (row // data.chunks[0] * data.chunks[0], *(0,) * (data.ndim - 1))
     return data.id.get_chunk_info_by_coord(place).byte_offset is None
+
+
+def _is_made_up(mask: h5py.Dataset, row: int) -> bool:
+    """Return whether a frame's own mask is not there; in chunks never written the fill value is."""
+    outside = mask.is_virtual or mask.external is not None
+    return outside and bool(lacking(mask, np.array([row])))
 
 
 def photons_of(values: np.ndarray, adu_per_photon: float, threshold: float):
