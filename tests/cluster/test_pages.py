@@ -63,7 +63,8 @@ def shell(request, project, tmp_path):
         experiment = request.getfixturevalue("experiment")
         shutil.copytree(experiment, prefix, copy_function=os.link, symlinks=True)
     environment = reader_environment(tmp_path / "programs")
-    if any("sbatch" in b.text or "srun" in b.text for b in blocks(request.param)):
+    words = ("sbatch", "srun", "xfelmpi submit")
+    if any(word in b.text for b in blocks(request.param) for word in words):
         environment["SLURM_CONF"] = str(request.getfixturevalue("slurm").config)
     yield Shell(tmp_path / "state", project, environment), prefix
     shutil.rmtree(tmp_path)  # hundreds of MB
@@ -79,7 +80,7 @@ def test_commands_of_a_page(shell, project, request):
         text = block.text.replace(EXPERIMENT, str(prefix))
         if block.language == "bash":
             done = terminal.run(text)
-            output = done.stdout + (wait_for_jobs(request, terminal) if "sbatch" in text else "")
+            output = done.stdout + (wait_for_jobs(request, terminal) if submits(text) else "")
         elif block.language == "python":
             done = terminal.run_python(text)
             output = done.stdout
@@ -92,6 +93,11 @@ def test_commands_of_a_page(shell, project, request):
             f"{block}: status {done.returncode}\n{output}\n{traces(terminal)}"
         )
         assert "Traceback" not in output, f"{block}\n{output}"
+
+
+def submits(text) -> bool:
+    """Whether commands submit jobs to Slurm."""
+    return "sbatch" in text or "xfelmpi submit" in text
 
 
 def traces(terminal) -> str:

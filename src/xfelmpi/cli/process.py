@@ -48,6 +48,20 @@ def parser(dry_run: bool = False) -> arguments.Parser:
         help="wait up to so long, e.g. 30m, until the run is complete and corrected (default: do "
         "not wait; a run that is not complete is processed as it is, with exit status 3)",
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="process the run while it is being written: outputs and report of the sequences that "
+        "are there, again for every new one, and of the whole run when it is complete",
+    )
+    parser.add_argument(
+        "--follow-timeout",
+        type=arguments.checked(parse_duration),
+        default=600.0,
+        metavar="TIME",
+        help="with --follow: a run of which nothing has changed for so long is finished "
+        "(default: 10m)",
+    )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser
 
@@ -70,10 +84,14 @@ def main(argv: list[str], comm) -> int:
                 from xfelmpi.workflows.wait import wait_for_run
 
                 wait_for_run(job, given.wait)
-            # nothing is read that could be continued
-            if "facility" in (config.hits, config.score):
-                return process_by_facility(job)
-            return process(job, given.resume)
+            # nothing is read by them that could be continued
+            by_facility = "facility" in (config.hits, config.score)
+            if given.follow:
+                from xfelmpi.workflows.follow import follow
+
+                one = process_by_facility if by_facility else process
+                return follow(comm, config, argv, given.follow_timeout, one)
+            return process_by_facility(job) if by_facility else process(job, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
@@ -91,6 +109,8 @@ def _parse(argv: list[str]):
     given = parser(dry_run).parse_args(argv)
     if given.resume and given.from_events:
         raise UsageError("--from-events reads only hits and misses: leave out --resume")
+    if given.follow and (given.from_events or given.resume or given.wait):
+        raise UsageError("--follow: leave out --from-events, --resume and --wait")
     if given.wait and given.from_events:
         raise UsageError("--from-events reads a run that was processed: leave out --wait")
     if not dry_run:

@@ -31,6 +31,13 @@ def wait_for_run(job: RunJob, seconds: float) -> None:
     mpi.run_on_root(job.comm, lambda: _wait(job, seconds))
 
 
+def run_is_complete(job: RunJob) -> bool:
+    """Return whether the run is complete, and corrected unless raw data are asked for; one rank."""
+    state = WatchState()
+    state.redu = arrival.makes_redu(job.experiment)
+    return _look(job, state).what != "wait"
+
+
 def _wait(job: RunJob, seconds: float) -> None:
     start, said, state = monotonic(), "", WatchState()
     state.redu = arrival.makes_redu(job.experiment)
