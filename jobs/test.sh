@@ -34,7 +34,7 @@ limit_threads
 prepare_mpi 5 # also for the tests that call mpirun themselves
 # Where setup.sh installs Slurm and Chromium, their tests must not be skipped.
 if [[ $(id -u) == 0 && -r /etc/debian_version ]]; then
-    export XFELMPI_TEST_SLURM=1 XFELMPI_TEST_BROWSER=1 XFELMPI_TEST_PIP=1 XFELMPI_TEST_CATALOGUE=1
+    export XFELMPI_TEST_SLURM=1 XFELMPI_TEST_DAMNIT=1 XFELMPI_TEST_BROWSER=1 XFELMPI_TEST_PIP=1 XFELMPI_TEST_CATALOGUE=1
 fi
 cd -- "$ROOT"
 results=$(mktemp -d)
