@@ -161,6 +161,15 @@ def no_problems(file):
     file["problems"] = table
 
 
+def size_of_no_hit(file):
+    file["diameter"][np.flatnonzero(~file["is_hit"][()])[0]] = 5e-8
+
+
+def other_size(file):
+    hit = np.flatnonzero(file["is_hit"][()])[0]
+    file["diameter"][hit] = 1.5 * file["diameter"][hit]
+
+
 def odd_laser(file):
     file["pumped"] = np.full(len(file["trainId"]), 7, "u1")
 
@@ -211,6 +220,8 @@ DAMAGE = {
     "threshold": (EVENTS, add_one("hit_threshold"),
                   DECISION),
     "laser": (EVENTS, odd_laser, "events: pulses of the frames"),
+    "size of no hit": (EVENTS, size_of_no_hit, "analyses: columns"),
+    "another size": (EVENTS, other_size, "analyses: some hits once more"),
     "no problems": (EVENTS, no_problems, "events: problems"),
     "a problem without words": (EVENTS, no_words, "events: problems"),
     "powder": (POWDER, add_one("powder", (0, 0, 0)), PHOTONS),
@@ -283,6 +294,7 @@ CONSEQUENCES = {
         *(ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS),
         *("analyses: columns", "analyses: some hits once more"),
     ],
+    "another size": ["analyses: columns"],
     "miss": [ROWS, SHAPES, PHOTONS],
     "powder": [SINGLES],
     "powder of hits": [SINGLES, PARTS, cxi_frames.POWDER],

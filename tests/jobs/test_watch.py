@@ -22,7 +22,7 @@ from launch import call_xfelmpi, limit, run_xfelmpi
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
-from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, LookOptions
+from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, Allowance, LookOptions
 from xfelmpi.workflows.watch.loop import Watcher, ask_again
 from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
 from xfelmpi.workflows.watch.queues import LocalQueue
@@ -457,3 +457,17 @@ def test_thousand_runs_are_looked_at_gently(source, tmp_path):
 )
 def test_nodes_by_the_size_of_a_run(n_bytes, nodes):
     assert nodes_for(int(n_bytes)) == nodes
+
+
+def test_polls_leave_calls_for_looks():
+    """Who polls more often than calls come in is not kept from looking for ever."""
+    allowance = Allowance(CALLS_A_MINUTE)
+    now = 1000.0
+    allowance.refill(now)
+    for _ in range(1000):
+        now += 0.05
+        allowance.refill(now)
+        allowance.spend(10)
+    assert allowance.left < 0
+    allowance.refill(now + 6)
+    assert allowance.left > 0

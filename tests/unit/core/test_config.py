@@ -83,6 +83,10 @@ EVERY_OPTION = {
     "checkpoint_minutes": (["7.5"], "7.5", 7.5),
     "analyse": (["radius"], '["radius"]', ("radius",)),
     "also_write": (["npz", "b"], '["npz", "b"]', ("npz", "b")),
+    "hits": (["facility"], '"facility"', "facility"),
+    "distance_offset": (["-0.25"], "-0.25", -0.25),
+    "size": (["spheroid"], '"spheroid"', "spheroid"),
+    "density": (["334"], "334", 334.0),
 }
 
 FLAGS = {f.name: f.default for f in options() if isinstance(f.default, bool)}
@@ -178,6 +182,9 @@ def test_command_line_wins(toml, name):
         "data": '"auto"',
         "suspect_trains": '"include"',
         "score": '"litpixels"',
+        "hits": '"own"',
+        "size": '"none"',
+        "density": "400",
         "common_mode": '"none"',
         "trains": '"1:"',
         "hit_modules": "[9]",

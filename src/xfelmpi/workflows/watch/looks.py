@@ -34,6 +34,9 @@ FILES_A_MINUTE = 1500.0
 _FEW_MODULES = 10
 """Times longer a run must be at rest that has fewer modules than the detector: more may come."""
 
+_MOST_OWED = 5.0
+"""Seconds after which looks go on, however many calls were made before."""
+
 RARELY = 3600.0
 """Seconds between looks at a run that has not changed for ten times as long."""
 
@@ -59,8 +62,8 @@ class Allowance:
         self.left, self.last = min(self.left + gained, self.per_minute), now
 
     def spend(self, calls: int) -> None:
-        """Take note of calls."""
-        self.left -= calls
+        """Take note of calls; what is owed is never more than what a few seconds give."""
+        self.left = max(self.left - calls, -self.per_minute * _MOST_OWED / 60)
 
 
 @dataclass(frozen=True)

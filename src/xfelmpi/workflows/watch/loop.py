@@ -59,6 +59,13 @@ _ASKED = "asked for"
 _PAUSE_AFTER_REFUSAL = 60.0
 """Seconds until a job is submitted again that Slurm did not take."""
 
+_BUSY_PAUSE = 0.2
+"""Seconds between two polls of who looks only once, and has jobs that run here."""
+
+_LISTING_PAUSE = 5.0
+"""Seconds between two listings of all runs by who looks only once: polls that follow each other
+quickly must leave file system calls for looks at the runs."""
+
 
 @dataclass
 class Watcher:
@@ -96,6 +103,8 @@ class Watcher:
         self._files_allowance = Allowance(FILES_A_MINUTE)
         self._saved = repr(self.state)
         self._quiet = False
+        self._once = False
+        self._listed = 0.0
         self._failures: set[int] = set()
 
     def run(self, once: bool = False) -> int:
@@ -106,12 +115,13 @@ class Watcher:
         int
             Exit status: 0, or with `once` 3 if a run has failed.
         """
+        self._once = once
         while True:
             self.poll()
             if once and not self._busy():
                 return EXIT_PARTIAL if self._failures else EXIT_COMPLETE
             pause = self._next_look() if once else self.options.every
-            sleep(min(max(pause, 0.02), self.options.every))
+            sleep(min(max(pause, _BUSY_PAUSE if once else 0.02), self.options.every))
 
     def poll(self) -> None:
         """Look once at all that is due, and at the jobs."""
@@ -158,6 +168,9 @@ class Watcher:
         return max(min(times, default=0.0) - self.clock(), 0.05)
 
     def _see_new_runs(self) -> None:
+        if self._once and self.clock() - self._listed < _LISTING_PAUSE:
+            return
+        self._listed = self.clock()
         found: set[int] = set()
         for kind in ("raw", "proc"):
             with suppress(OSError):
