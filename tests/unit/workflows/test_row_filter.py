@@ -126,6 +126,9 @@ UNITS = {"pulse_energy": "J", "photon_energy": "J", "size": "m", "lit_pixels": "
     ("condition", "rows"),
     [
         ("pulse_energy > 200 uJ", [1]),
+        ("pulse_energy > 2e-4", [1]),
+        ("pulse_energy > 2E-4 and size < 1e3", [1]),
+        ("pulse_energy > 2.e2uJ", [1]),
         ("pulse_energy >= 200µJ", [0, 1]),
         ("pulse_energy >= 0.2 mJ and size < 60nm", [0]),
         ("size in (40 nm, 80 nanometer)", [0, 2]),

@@ -39,7 +39,8 @@ _EXACT = 2.0**62
 """Integers below this are far from wrapping around."""
 
 _QUANTITY = re.compile(
-    r"(?<![\w.])(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[^\W\d_]+)(?!\w|\()"
+    # all of a number or nothing: 1e-3 is not 1 in the unit e
+    r"(?<![\w.])(?P<number>(?>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))\s*(?P<unit>[^\W\d_]+)(?!\w|\()"
 )
 _WORDS = {"and", "or", "not", "in", "if", "else", "is"}
 _PLACE = "_quantity_"
