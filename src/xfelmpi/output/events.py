@@ -97,6 +97,9 @@ _NEEDED = ("data", "detector", "masks_digest", "proposal", "configuration", "cre
 _NEEDED += ("command_line",)
 """Texts of the root that reading back stands on."""
 
+_SOURCE = ("value", "source", "rule")
+"""Of every entry of the attribute ``beamline_sources``."""
+
 _TYPES = {
     **{"trainId": np.uint64, "pulseId": np.uint64, "cellId": np.uint16, "litpixels": np.uint32},
     **{"photons": np.uint64, "hitscore": np.float32, "is_hit": bool, "is_miss": bool},
@@ -234,10 +237,19 @@ def _attributes(file: h5py.File) -> dict:
     listed_files(file.attrs, "input_files")
     if not all({"role", "sha256"} <= set(used) for used in listed_files(file.attrs, "used_files")):
         raise ValueError("used_files: expected role and sha256 of each")
+    sources = json.loads(file.attrs.get("beamline_sources", "[]"))
+    if not all(isinstance(source[name], str) for source in sources for name in _SOURCE):
+        raise ValueError("beamline_sources: expected texts")
+    if not all(isinstance(text, str) for pair in _reduction(file) for text in pair):
+        raise ValueError("reduction: expected texts")
     warnings = json.loads(file.attrs.get("warnings", "[]"))
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
         raise ValueError("warnings are no list of texts")
     return dict(file.attrs)
+
+
+def _reduction(file: h5py.File) -> list[tuple]:
+    return [(title, text) for title, text in json.loads(file.attrs.get("reduction", "[]"))]
 
 
 def listed_files(attributes, name: str) -> list[dict]:

@@ -1,5 +1,6 @@
 """What is written and read takes its shapes and names from the detector, whichever that is."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -139,7 +140,7 @@ def test_masks(tmp_path, good):
 
 def test_region_of_modules():
     config = Config(hit_modules=(0, 2))
-    experiment = SimpleNamespace(hit_mask=SimpleNamespace(exists=lambda: False))
+    experiment = SimpleNamespace(hit_mask=Path("nowhere"))
     region, _, note = find_region(experiment, config, MINI)
     assert unpack(region).reshape(SHAPE).any(axis=(1, 2)).tolist() == [True, False, True]
     assert "modules 0 2" in note
