@@ -499,6 +499,7 @@ def test_main_job_writes_it_with_the_rows_of_the_events_file(ranks, mock, tmp_pa
         np.testing.assert_array_equal((file[IMAGE]["data"][3] != 255).any(axis=(1, 2)), there)
         same = {"configuration", "input_files", "program_version", "command_line", "mpi"}
         own = {"masks_digest", "modules_in_run", "data", "detector", "warnings"}
+        own |= {"detector_motors", "frames_read", "run_type", "reduction"}
         assert set(file.attrs) == set(events.attrs) - own
         assert {k: file.attrs[k] for k in same} == {k: events.attrs[k] for k in same}
         rows = np.flatnonzero(events["is_hit"][:])
@@ -547,7 +548,7 @@ def test_command_takes_raw_if_there_is_no_proc(tmp_path):
     make_spb_run(str(folder), raw=True)
     done = run_xfelmpi(["vds", 238, "--prefix", tmp_path, "--trains", ":2"])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("raw data")
+    assert done.stdout.startswith("using raw data")
     with h5py.File(tmp_path / "scratch/vds/r0238_vds_raw.h5") as file:
         assert file[IMAGE]["data"].shape == (16, 128, 2, 512, 128)
         assert not file[IMAGE]["data"][3, 100].any()
