@@ -102,7 +102,7 @@ def test_outputs_equal_the_truth(tmp_path):
     assert mock.paths.constants == mock.options.prefix / "scratch" / "det" / "constants"
     done = run_xfelmpi([50, "--adu-per-photon", 60], 2, EXP_PREFIX=mock.options.prefix)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"raw data, because \S*proc/r0050 has no detector files", done.stdout)
+    assert re.search(r"using raw data: \S*proc/r0050 has no detector files", done.stdout)
     assert f"constants: {mock.paths.constants}, 16 modules, 3 cells" in done.stdout
     assert (mock.options.prefix / "scratch" / "vds" / "r0050_vds_raw.h5").exists()
     assert warnings_in(done) == []
@@ -342,8 +342,8 @@ def test_auto_takes_proc_if_it_is_there(tmp_path):
             assert ("gain_switched" in file) == (data == "raw")
         assert (" in medium gain" in done.stdout) == (data == "raw")
     assert "using corrected data (proc)" in said["auto"]
-    assert "raw data, as asked for" in said["raw"]
-    assert "proc data, as asked for" in said["proc"]
+    assert "using raw data (--data raw)" in said["raw"]
+    assert "using proc data (--data proc)" in said["proc"]
     assert "constants" not in said["auto"]
 
 
