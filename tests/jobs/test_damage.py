@@ -618,10 +618,10 @@ UNUSABLE = {
         lambda path: write_mask(path, np.ones((16, 128, 512), "u1")),
         "16, 128, 512",
     ),
-    "mask of another dtype": (
+    "mask of neither good nor bad": (
         "--global-mask",
-        lambda path: write_mask(path, np.ones((16, 512, 128), "f4")),
-        "float32",
+        lambda path: write_mask(path, np.full((16, 512, 128), 0.5, "f4")),
+        "has the value 0.5",
     ),
     "mask that does not inflate": ("--global-mask", broken_chunk, "expected a mask file"),
     "geometry that does not parse": (

@@ -5,9 +5,17 @@ from numpy.typing import NDArray
 
 from xfelmpi._kernels._frames import ChunkSource, DecodeBuffers
 
+class KnownMasks:
+    def __init__(self, *, arena: NDArray[np.uint64], place: NDArray[np.uint32]) -> None: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def n_found(self) -> int: ...
+
 def fold_masks(
     source: ChunkSource,
     buffers: DecodeBuffers,
+    known: KnownMasks,
     fill: int,
     bits: int,
     bad: NDArray[np.uint8],
