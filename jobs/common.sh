@@ -93,8 +93,6 @@ prepare_mpi() {
     if (($1 > $(cpus))); then
         export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
     fi
-    # A job that fails says so; mpirun would add a dozen lines that a process has ended.
-    export OMPI_MCA_orte_execute_quiet=${OMPI_MCA_orte_execute_quiet:-1}
     # Containers usually forbid a process to read another's memory.
     if [[ -e /.dockerenv || -e /run/.containerenv ]]; then
         export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}

@@ -16,7 +16,7 @@ FRAME_SHAPE = (16, 512, 128)
 FRAME_PIXELS = 16 * 512 * 128
 
 CXI_SIGNAL = "/entry_1/instrument_1/detector_1/data"
-_UNITS = {"Pa", "m", "m2", "J", "photons"}
+_UNITS = {"Pa", "m", "m2", "J", "photons", "photons/um2", "rad", "deg"}
 _MASK_BITS = 1 | 2 | 4 | 8 | 0x80 | 0x200 | 0x400
 """Invalid, saturated, hot, dead, bad, missing, noisy."""
 _IMPLICIT_AXES = {"y", "x", "coordinate", "dimension", "dot_product", "unit_cell"}

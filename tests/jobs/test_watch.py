@@ -22,7 +22,7 @@ from launch import call_xfelmpi, limit, run_xfelmpi
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
-from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, Allowance, LookOptions
+from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, LookOptions
 from xfelmpi.workflows.watch.loop import Watcher, ask_again
 from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
 from xfelmpi.workflows.watch.queues import LocalQueue
@@ -459,15 +459,15 @@ def test_nodes_by_the_size_of_a_run(n_bytes, nodes):
     assert nodes_for(int(n_bytes)) == nodes
 
 
-def test_polls_leave_calls_for_looks():
-    """Who polls more often than calls come in is not kept from looking for ever."""
-    allowance = Allowance(CALLS_A_MINUTE)
-    now = 1000.0
-    allowance.refill(now)
-    for _ in range(1000):
-        now += 0.05
-        allowance.refill(now)
-        allowance.spend(10)
-    assert allowance.left < 0
-    allowance.refill(now + 6)
-    assert allowance.left > 0
+def test_polls_leave_calls_for_looks(source, tmp_path, project):
+    """Who polls far more often than file system calls come in looks at new runs all the same."""
+    watch = Watch(tmp_path, project)
+    for _ in range(400):
+        watch.look(0.05)
+    put(source, tmp_path)
+    for _ in range(2000):
+        if (found := watch.look(0.05)) and found[50][0] != WAITING:
+            break
+    else:
+        pytest.fail(f"never looked at: {found}")
+    assert watch.finish() == {50: DONE}

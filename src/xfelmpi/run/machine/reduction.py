@@ -40,13 +40,15 @@ def run_reduction(
     errata: dict[str, int] = {}
     ratios: list[np.ndarray] = []
     _look(files, rules, errata, ratios, damage)
+    # what is wrong with the files of modules is told by those who read their frames
+    aside: Damage = {}
     for kind in ("raw", "proc"):
         folder = experiment.run_folder(kind)
-        paths = _one_module(folder, damage)
+        paths = _one_module(folder, aside)
         if not paths:
             continue
-        with opened(folder, damage, paths=paths) as of_module:
-            _look(of_module, rules, errata, ratios, damage)
+        with opened(folder, aside, paths=paths) as of_module:
+            _look(of_module, rules, errata, ratios, aside)
     if not rules and not errata:
         return None
     n = len(frames.train_id)

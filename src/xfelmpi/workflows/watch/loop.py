@@ -62,9 +62,9 @@ _PAUSE_AFTER_REFUSAL = 60.0
 _BUSY_PAUSE = 0.2
 """Seconds between two polls of who looks only once, and has jobs that run here."""
 
-_LISTING_PAUSE = 5.0
-"""Seconds between two listings of all runs by who looks only once: polls that follow each other
-quickly must leave file system calls for looks at the runs."""
+_LISTING_RESERVE = 30
+"""File system calls that must be left for runs to be listed: polls that follow each other quickly
+leave calls for looks at the runs that are known."""
 
 
 @dataclass
@@ -103,8 +103,6 @@ class Watcher:
         self._files_allowance = Allowance(FILES_A_MINUTE)
         self._saved = repr(self.state)
         self._quiet = False
-        self._once = False
-        self._listed = 0.0
         self._failures: set[int] = set()
 
     def run(self, once: bool = False) -> int:
@@ -115,7 +113,6 @@ class Watcher:
         int
             Exit status: 0, or with `once` 3 if a run has failed.
         """
-        self._once = once
         while True:
             self.poll()
             if once and not self._busy():
@@ -168,9 +165,8 @@ class Watcher:
         return max(min(times, default=0.0) - self.clock(), 0.05)
 
     def _see_new_runs(self) -> None:
-        if self._once and self.clock() - self._listed < _LISTING_PAUSE:
+        if self._allowance.left < _LISTING_RESERVE:
             return
-        self._listed = self.clock()
         found: set[int] = set()
         for kind in ("raw", "proc"):
             with suppress(OSError):
@@ -327,12 +323,13 @@ class Watcher:
         for run in active:
             job = run.job
             assert job is not None
-            result = read_result(self.files.result(job.name))
-            self._allowance.spend(3)
             if job.name in alive:
                 state, number = alive[job.name]
                 self._is_alive(run, state, number)
-            elif result.status is not None:
+                continue
+            result = read_result(self.files.result(job.name))
+            self._allowance.spend(3)
+            if result.status is not None:
                 self._ended(run, result.status)
             else:
                 self._is_missing(run, result)
