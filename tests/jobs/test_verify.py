@@ -280,6 +280,7 @@ DAMAGE = {
     "other settings": (CXI, attribute("configuration", "{}"), "provenance: one job"),
 }  # fmt: skip
 
+ANALYSES = ("analyses: columns", "analyses: some hits once more")
 CONSEQUENCES = {
     "rows swapped": [ROWS, "VDS: frames and sources"],
     "row twice": ["VDS: frames and sources"],
@@ -287,12 +288,12 @@ CONSEQUENCES = {
     "peak": [cxi_frames.SUMS],
     "ones": [cxi_frames.SUMS],
     # a type that is not that of counts is refused by whoever reads the file back
-    "other counts": [SINGLES, "Dragonfly: detector"],
+    "other counts": [SINGLES, "Dragonfly: detector", *ANALYSES],
     "module 9": [ROWS, DECISION],
     "score": [ROWS, DECISION],
     "hit": [
         *(ROWS, SHAPES, "Dragonfly: detector", "EMC: header", PHOTONS),
-        *("analyses: columns", "analyses: some hits once more"),
+        *ANALYSES,
     ],
     "another size": ["analyses: columns"],
     "miss": [ROWS, SHAPES, PHOTONS],
@@ -309,7 +310,8 @@ CONSEQUENCES = {
     "lit pixel masked": [cxi_frames.POWDER],
     "foreign bit": [cxi_frames.POWDER],
     "no job": ["provenance: one job"],
-    "a mask less": [SINGLES, "Dragonfly: detector"],
+    "a mask less": [SINGLES, "Dragonfly: detector", *ANALYSES],
+    "distance": ["analyses: some hits once more"],
     "weighting": ["analyses: some hits once more"],
 }
 """Of some changes: the other checks that fail, too."""

@@ -8,9 +8,19 @@ import stat
 def is_there(path) -> bool:
     """Return whether there is anything of that name, be it a link to nowhere.
 
-    A mask that a link no longer leads to must not be left out as if there had never been one.
+    A mask that a link no longer leads to, or that may not be looked at, must not be left out as if
+    there had never been one.
+
+    Raises
+    ------
+    OSError
+        If that cannot be found out.
     """
-    return os.path.lexists(path)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def open_regular(path) -> int:
