@@ -5,6 +5,7 @@ skips the collective call then and the job hangs (h5py#965), hence the low-level
 """
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -215,8 +216,9 @@ class ParallelFile:
         """Close the file, complete but still under its temporary name."""
         self._file.close()
         if self.comm.size == 1:
-            # of the room that was kept for it HDF5 gives back the rest only through MPI-IO
-            with open(open_own(self.part), "r+b") as file:
+            # of the room that was kept for it HDF5 gives back the rest only through MPI-IO; a file
+            # whose end is not known is whole all the same
+            with open(open_own(self.part), "r+b") as file, suppress(UnknownLayoutError):
                 file.truncate(end_in_superblock(file.read(SUPERBLOCK_BYTES)))
 
 

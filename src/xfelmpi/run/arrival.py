@@ -28,6 +28,9 @@ SETTLED_AFTER = 30.0
 NEIGHBOURS = 3
 """Runs before a run that are looked at to tell whether the proposal makes ``REDU`` files."""
 
+REDU_FILE = "the REDU file"
+"""What `missing_files` says if only this is missing."""
+
 _FILE = re.compile(r"(?P<kind>RAW|CORR)-R\d{4,}-(?P<part>[A-Z]+\d*)-S(?P<sequence>\d{5,})\.h5")
 _MODULE = re.compile(r"AGIPD(\d\d)")
 _LISTING_CALLS = 4
@@ -139,7 +142,7 @@ def missing_files(have: Listing, raw: Listing | None = None, redu: bool = False)
         more = f", and of {len(lacking) - 1} more" if len(lacking) > 1 else ""
         modules = f"{lacking[first]} {plural(lacking[first], 'module')}"
         return f"{modules} of sequence {first}{more}"
-    return "the REDU file" if redu and not have.redu else ""
+    return REDU_FILE if redu and not have.redu else ""
 
 
 def stamp_files(*listings: Listing) -> Stamp:

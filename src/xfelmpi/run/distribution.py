@@ -234,7 +234,7 @@ def _find(
     if kind == "proc":
         unfinished = unfinished_correction(experiment, index)
         index = replace(index, problems=(*index.problems, *unfinished))
-    unfinished = missing_parts(experiment, kind)
+    unfinished = missing_parts(experiment, kind, index)
     index = replace(index, problems=(*index.problems, *unfinished))
     number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
     asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)

@@ -14,8 +14,9 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
+from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.input_file import guarded_call, open_hdf5
-from xfelmpi.run.arrival import list_folder, makes_redu, missing_files
+from xfelmpi.run.arrival import REDU_FILE, list_folder, makes_redu, missing_files
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
 from xfelmpi.run.index.run_index import RunIndex
@@ -71,26 +72,36 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
     return []
 
 
-def missing_parts(experiment: Experiment, kind: str) -> list[Problem]:
+def missing_parts(experiment: Experiment, kind: str, index: RunIndex) -> list[Problem]:
     """Return a problem if a run lacks files, by the names of those that are there.
 
-    A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one;
-    all modules must have the same sequences.
+    A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one.
+    Without a raw run, some modules may have more sequences than others: what tells is that a module
+    lacks the last train.
 
     Parameters
     ----------
     experiment : Experiment
     kind : str
         ``proc`` or ``raw``.
+    index : RunIndex
     """
     have = list_folder(experiment.run_folder(kind), kind)
     raw = list_folder(experiment.run_folder("raw"), "raw") if kind == "proc" else None
     redu = kind == "proc" and makes_redu(experiment)
-    reason = missing_files(have, raw if raw and raw.sequences else None, redu)
-    if not reason:
+    reference = raw if raw and raw.sequences else None
+    reason = missing_files(have, reference, redu)
+    if not reason or (reference is None and reason != REDU_FILE and not _lacks_the_end(index)):
         return []
     what = f"run is not complete: it lacks {reason}; is it still being written?"
     return [Problem(what, "", -1, 0, "the others are used")]
+
+
+def _lacks_the_end(index: RunIndex) -> bool:
+    """Return whether a module of the run has no frame of the last train."""
+    frames = index.frames
+    there = (frames.file[frames.train_id == frames.train_id[-1]] >= 0).any(axis=0)
+    return bool(index.modules_in_run & ~int(bits_of(there)))
 
 
 def _fullest_part(paths: list[Path]) -> list[Path]:
