@@ -3,8 +3,8 @@
 Reads with h5py and numpy only; `Expected` says what must be there.
 """
 
-import re
 import json
+import re
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
