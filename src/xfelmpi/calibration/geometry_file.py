@@ -25,6 +25,7 @@ _NO_EFFECT = {
     "no_index": "give a mask to leave pixels out",
     "adu_per_photon": "give --adu-per-photon",
     "rail_direction": "the detector does not move along a rail here",
+    "clen_for_centering": "the distance is clen, or --distance",
 }
 """Statements of crystfel_geometry(5) that would change the result there, and what to do here."""
 

@@ -258,6 +258,7 @@ def test_bad_regions(path):
         "saturation_map = /entry/saturation",
         "adu_per_photon = 3",
         "rail_direction = z",
+        "clen_for_centering = 0.5",
         "mask1_data = /entry/mask",
     ],
 )
