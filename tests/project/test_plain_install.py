@@ -88,9 +88,9 @@ def test_same_outputs_as_with_mpi(experiment):
         args = [50, "--prefix", experiment, "--output", folder]
         assert launch.run_xfelmpi(args, ranks).returncode == 0
     assert_same_outputs(first, output)
-    # the very places in the file, too
+    # room that was kept for the data is given back; attributes have other words
     for name in ("events/r0050_events.h5", "powder/r0050_powder.h5"):
-        assert (first / name).stat().st_size == (output / name).stat().st_size
+        assert abs((first / name).stat().st_size - (output / name).stat().st_size) < 1000
 
 
 def test_ranks_with_a_serial_hdf5_are_refused_before_the_pass(plain, experiment):

@@ -265,7 +265,8 @@ def given_values(arguments: argparse.Namespace) -> dict:
             values[f.name] = values[f.name].absolute()
     values["prefix"] = experiment_folder(values.get("prefix"))
     values.setdefault("output", values["prefix"] / "scratch")
-    return values | {"run": arguments.run}
+    # commands of several runs have no single one
+    return values | {"run": getattr(arguments, "run", 0)}
 
 
 def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -> Config:
