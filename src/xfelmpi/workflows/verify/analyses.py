@@ -14,7 +14,7 @@ _CHECKED = 8
 """Hits that are analysed again."""
 
 _DETERMINED = 0.2
-"""Relative error of a diameter that is one."""
+"""Relative error of the fluence of a hit whose diameter is one."""
 
 _TOLERANCE = 0.01
 """Relative; sums of the same numbers in another order differ in the last digits only."""
@@ -77,7 +77,8 @@ def again(outputs: Outputs) -> Iterator[Finding]:
 def _undetermined(outputs: Outputs, rows: np.ndarray) -> np.ndarray:
     """Return which hits have no size worth the name: rounding may move it anywhere."""
     events = outputs.files["events"]
-    if "diameter_error" not in events:
+    if "fluence_error" not in events:
         return np.zeros(len(rows), bool)
-    size, error = events["diameter"][()][rows], events["diameter_error"][()][rows]
-    return ~(error < _DETERMINED * size)
+    # with few photons the diameter may jump to another fringe; the error of the fluence tells
+    fluence, error = events["fluence"][()][rows], events["fluence_error"][()][rows]
+    return ~(error < _DETERMINED * fluence)
