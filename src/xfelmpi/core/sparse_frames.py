@@ -60,6 +60,9 @@ class SparseFrames:
 
 _GATHER_ENTRIES = 1 << 19
 
+_LONG = 256
+"""Entries of a segment in the mean above which slices are faster than positions."""
+
 
 def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
@@ -68,6 +71,13 @@ def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     ends = np.cumsum(length)
     total = int(ends[-1]) if len(ends) else 0
     first = start.reshape(-1)
+    per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
+    indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
+    if total > _LONG * len(length):
+        ranges = [slice(*ends) for ends in zip(first.tolist(), stop.ravel().tolist(), strict=True)]
+        return SparseFrames(
+            indptr, *(np.concatenate([c[r] for r in ranges]) for c in (pixel, count))
+        )
     out_pixel, out_count = np.empty(total, pixel.dtype), np.empty(total, count.dtype)
     # some segments at a time: the positions take several times the memory of what is copied
     a = 0
@@ -79,8 +89,6 @@ def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
         out_pixel[done : ends[b - 1]] = pixel[where]
         out_count[done : ends[b - 1]] = count[where]
         a = b
-    per_frame = segments if segments.ndim == 1 else segments.sum(axis=1)
-    indptr = np.concatenate([[0], np.cumsum(per_frame)]).astype(np.int64)
     return SparseFrames(indptr, out_pixel, out_count)
 
 
