@@ -6,7 +6,7 @@ rows, all cells at once, as they lie in the file.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import h5py
 import numpy as np
@@ -91,7 +91,8 @@ def find_constants(files: CatalogueFiles, wanted: list[int], cells_used) -> Cata
         If none has, or a file cannot be used.
     """
     needed = ("Offset", "ThresholdsDark") if files.gain_mode == ADAPTIVE else ("Offset",)
-    modules, problems = [], []
+    modules = []
+    files, problems = _without_other_slopes(files, wanted)
     for module in wanted:
         its, name = files.modules.get(module, {}), AGIPD_1M.module_names[module]
         missing = [kind for kind in needed if kind not in its]
@@ -107,12 +108,35 @@ def find_constants(files: CatalogueFiles, wanted: list[int], cells_used) -> Cata
             action = "pixels of the cells without constants count as bad"
             problems.append(Problem(text, its["Offset"].path.name, module, 0, action))
         if files.gain_mode == ADAPTIVE and not any(kind in its for kind in _RELATIVE):
-            text = "the catalogue has no SlopesPC or SlopesCS of this module"
+            text = "the catalogue has no SlopesPC or SlopesCS by stage of this module"
             action = "pixels in medium and low gain count as bad"
             problems.append(Problem(text, name, module, 0, action))
     if not modules:
         raise InputError(f"--constants catalogue: {files.origin}: no constants for any module")
     return CatalogueConstants(files, modules, tuple(problems))
+
+
+def _without_other_slopes(
+    files: CatalogueFiles, wanted: list[int]
+) -> tuple[CatalogueFiles, list[Problem]]:
+    """Leave out slopes that are not one for each stage, e.g. all numbers of a fit.
+
+    Which of these is the slope of which stage the files do not say, and gains of other numbers
+    would be wrong.
+    """
+    modules, problems = dict(files.modules), []
+    for module in wanted:
+        for kind in _RELATIVE:
+            if (file := modules.get(module, {}).get(kind)) is None:
+                continue
+            with _values(file) as data:
+                shape = data.shape
+            if len(shape) == 4 and shape[3] == STAGES:
+                continue
+            text = f"{kind} has shape {shape}, expected {STAGES} values of a cell, one of each gain"
+            problems.append(Problem(text, file.path.name, module, 0, f"{kind} is not used"))
+            modules[module] = {k: f for k, f in modules[module].items() if k != kind}
+    return replace(files, modules=modules), problems
 
 
 @contextmanager

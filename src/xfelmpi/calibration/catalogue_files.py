@@ -184,6 +184,14 @@ def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, i
         raise InputError(
             f"--constants catalogue: asking the catalogue needs the package euxfel-extra ({error})"
         ) from None
+    # it keeps units of measurement in the user's cache, and fails on those of an environment that
+    # was removed
+    except Exception as error:
+        raise InputError(
+            "--constants catalogue: the package euxfel-extra cannot be loaded "
+            f"({type(error).__name__}: {error}); if that names a folder that is gone, remove the "
+            "folder pint of the user's cache (~/.cache/pint), which it makes again"
+        ) from None
     from extra_data import RunDirectory
 
     class Client(CalCatAPIClient):

@@ -5,6 +5,7 @@ this machine that has the catalogue's answers.
 """
 
 import json
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -202,6 +203,24 @@ def test_without_relative_gains(tmp_path, store):
     assert_same(found, tmp_path, constants)
 
 
+@pytest.mark.parametrize("shape", [(..., [0] * 10), (..., 0)], ids=["a fit", "one stage"])
+def test_slopes_that_are_not_by_stage_are_not_taken_for_gains(tmp_path, store, shape):
+    """The numbers of a linear fit of each stage, for example: no wrong gain without a word."""
+    arrays = catalogue_arrays()
+    several = arrays | {"SlopesPC": arrays["SlopesPC"][shape]}
+    write_list(tmp_path, write_store(store, several))
+    found = load(tmp_path)
+    actions = ["SlopesPC is not used", "pixels in medium and low gain count as bad"]
+    assert [p.action for p in found.problems] == actions
+    assert f"SlopesPC has shape {several['SlopesPC'].shape}, expected 3 values" in str(
+        found.problems[0].what
+    )
+    constants = as_cheetah({k: v for k, v in arrays.items() if k != "SlopesPC"})
+    constants.bad[1:] = True
+    constants.gain[1:] = 1
+    assert_same(found, tmp_path, constants)
+
+
 def test_cells_and_modules_that_lack_constants(tmp_path, store):
     write_list(tmp_path, write_store(store, catalogue_arrays()))
     found = load(tmp_path, 1 << MODULE | 1 << (MODULE + 1), np.array([0, 1, 9]))
@@ -278,8 +297,16 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder for what libraries keep of the user's, instead of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
-def catalogue(monkeypatch):
+def catalogue(cache, monkeypatch):
     """A server on this machine; its `answer` is to be set."""
     try:
         import extra.calibration  # noqa: F401
@@ -352,6 +379,18 @@ def test_by_the_conditions_of_the_run(tmp_path, store, catalogue):
     assert conditions["Memory cells"] == 352
     assert conditions["Sensor Bias Voltage"] == 300
     assert conditions["Integration time"] == 20
+
+
+def test_library_that_cannot_be_loaded(tmp_path, store, monkeypatch):
+    """As it fails on the units of measurement that it keeps, of an environment that is gone."""
+    package = tmp_path / "extra"
+    package.mkdir()
+    (package / "__init__.py").write_text("open('/gone/pint/constants_en.txt')")
+    for name in [n for n in sys.modules if n.partition(".")[0] == "extra"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"constants_en.txt.*remove the folder pint"):
+        load(tmp_path)
 
 
 def test_no_answer(tmp_path, store, catalogue):
