@@ -18,6 +18,7 @@ from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import share_run
@@ -64,11 +65,13 @@ def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> 
     calibration = None
     if config.data == "raw":
         calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
-    masks = load_masks(comm, experiment, config, facts.cells, calibration)
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, detector=AGIPD_1M)
     files = FilePool(facts.files)
     adu = config.adu_per_photon or 1.0
     sparsifier = Sparsifier(files, masks, adu, 0.7, 8 << 20, calibration, inflater)
-    return Pass(share.frames, files, sparsifier, PowderSum.zeros(masks.good.shape[1]), calibration)
+    return Pass(
+        share.frames, files, sparsifier, PowderSum.zeros(masks.good.shape[1], AGIPD_1M), calibration
+    )
 
 
 class Floor:

@@ -51,7 +51,7 @@ class Bench:
     """
 
     def __init__(self, seed: int = 1):
-        self.geometry, _ = load_geometry(None, DISTANCE)
+        self.geometry, _ = load_geometry(None, AGIPD_1M, DISTANCE)
         self.rng = np.random.default_rng(seed)
         xyz = self.geometry.xyz
         self.q = 2 * np.pi * ewald_vectors(xyz.reshape(3, -1), 1 / WAVELENGTH)

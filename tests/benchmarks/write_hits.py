@@ -110,7 +110,7 @@ def main() -> None:
     n_hits, repeats = map(int, sys.argv[2:] or (2000, 5))
     kinds = made_up_hits()
     hits = [kinds[i % KINDS] for i in range(n_hits)]
-    geometry, _ = load_geometry(None, None)
+    geometry, _ = load_geometry(None, AGIPD_1M, None)
     frame = np.zeros((16, 512, 128))
     header = HitHeader("", "", "", "SPB", geometry, frame > 0, frame.astype("u8"), frame)
     for n_cells, target in ((1, "≤ 1.3"), (MAX_CELLS, "")):

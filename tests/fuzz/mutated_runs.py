@@ -132,6 +132,7 @@ def read_run(prefix: Path, output: Path, kind: str):
     from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
+    from xfelmpi.detectors.agipd import AGIPD_1M
     from xfelmpi.reduction.powder import PowderSum
     from xfelmpi.run.distribution import share_run
     from xfelmpi.run.frames.file_pool import FilePool
@@ -144,7 +145,7 @@ def read_run(prefix: Path, output: Path, kind: str):
     try:
         inputs = load_inputs(RunJob.of(MPI.COMM_SELF, config), share, files)
         sparsifier = make_sparsifier(config, inputs, files)
-        powder = PowderSum.zeros(inputs.masks.good.shape[1])
+        powder = PowderSum.zeros(inputs.masks.good.shape[1], AGIPD_1M)
         block = sparsifier.frames(share.frames, powder)
     finally:
         files.close()

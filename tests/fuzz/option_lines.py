@@ -31,6 +31,7 @@ from xfelmpi.core.errors import XfelmpiError, as_user_error
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.shutdown import launched_as
 from xfelmpi.core.text import printable
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io import lock_file
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.report.overview import RunStatus, overview_page, read_statuses
@@ -239,7 +240,7 @@ def geometry_file(rng: random.Random, known: "Known") -> str:
         data += f"\n{name} = {_word(rng)}\n".encode(errors="surrogatepass")
     path = known.folder / "changed.geom"
     path.write_bytes(data)
-    load_geometry(path)
+    load_geometry(path, AGIPD_1M)
     return f"geometry {data!r:.300}"
 
 

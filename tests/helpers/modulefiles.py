@@ -12,6 +12,7 @@ from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameBlock
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -109,7 +110,7 @@ def read(files, table, masks=None, adu=1.0, threshold=0.7, room=0, sparse_bytes=
     """Read frames as the program does, or with another limit of chunks that are never dense."""
     masks = masks or make_masks()
     pool = FilePool(tuple(files))
-    powder = PowderSum.zeros(masks.good.shape[1])
+    powder = PowderSum.zeros(masks.good.shape[1], AGIPD_1M)
     inflater = None if sparse_bytes is None else Inflater(sparse_bytes)
     sparsifier = Sparsifier(pool, masks, adu, threshold, room, inflater=inflater)
     try:

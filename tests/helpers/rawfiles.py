@@ -13,6 +13,7 @@ from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
@@ -180,9 +181,9 @@ def read_raw(folder: Path, frames, cells, constants=None, setup=None, before=Non
     config, experiment = setup.config(folder), Experiment(folder, folder / "out", 50)
     used = np.unique(cells)
     calibration = load_calibration(MPI.COMM_SELF, experiment, config, used, 1 << MODULE)
-    masks = load_masks(MPI.COMM_SELF, experiment, config, used, calibration)
+    masks = load_masks(MPI.COMM_SELF, experiment, config, used, calibration, detector=AGIPD_1M)
     pool = FilePool((about,))
-    powder = PowderSum.zeros(masks.good.shape[1])
+    powder = PowderSum.zeros(masks.good.shape[1], AGIPD_1M)
     sparsifier = Sparsifier(pool, masks, setup.adu, setup.threshold, 0, calibration)
     if before:
         pool.get(0)

@@ -92,7 +92,7 @@ def test_same_for_all_ranks_and_limits(lit, tmp_path, ranks, memory):
 def test_parts_of_a_module_change_nothing(lit, tmp_path, monkeypatch):
     prefix = lit[0].options.prefix
     smallest = job.plan_parts
-    monkeypatch.setattr(job, "plan_parts", lambda *a: smallest(*a[:3], 1, a[4]))
+    monkeypatch.setattr(job, "plan_parts", lambda *a: smallest(*a[:4], 1, a[5]))
     path = tmp_path / "mask.h5"
     assert command.main(["50", "--prefix", str(prefix), "--mask-file", str(path)], MPI.COMM_SELF)
     assert_same_hdf5(path, prefix / MASK)

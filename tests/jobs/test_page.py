@@ -19,6 +19,7 @@ from PIL import Image
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.report import charts, curves, images, overview
 from xfelmpi.report.charts import Axis, Series, chart, ticks
 from xfelmpi.report.overview import RunStatus
@@ -332,7 +333,7 @@ def test_momentum_transfer():
 
 @pytest.fixture(scope="module")
 def xyz():
-    return load_geometry(None, 0.5)[0].xyz.reshape(3, -1)
+    return load_geometry(None, AGIPD_1M, 0.5)[0].xyz.reshape(3, -1)
 
 
 @pytest.mark.quick

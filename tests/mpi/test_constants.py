@@ -12,6 +12,7 @@ from xfelmpi.calibration.constants import load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import unpack
 
 pytestmark = pytest.mark.mpi
@@ -35,7 +36,9 @@ def loaded(comm, shared_path):
     def load(on, modules=MODULES):
         field = sum(1 << module for module in modules)
         calibration = load_calibration(on, experiment, config, CELLS, field)
-        return calibration, load_masks(on, experiment, config, CELLS, calibration)
+        return calibration, load_masks(
+            on, experiment, config, CELLS, calibration, detector=AGIPD_1M
+        )
 
     return load
 

@@ -13,23 +13,6 @@ NAMES_AGIPD = {
     "calibration/dark_statistics.py",
     "output/constants_file.py",
     "workflows/darks.py",
-    # extra-geom's class of this detector
-    "calibration/geometry.py",
-    # options are checked before the run says which detector it has
-    "core/config/choices.py",
-    "core/config/parsing.py",
-    "core/config/validation.py",
-    # recognise the detector: the only one as yet
-    "run/index/cache.py",
-    "run/index/module_file.py",
-    "run/index/run_index.py",
-    "output/events.py",
-    # defaults of arguments that the jobs give
-    "calibration/pixel_mask.py",
-    "reduction/powder.py",
-    # judge by ASICs, two of which make a band
-    "workflows/mask/cell_mask.py",
-    "workflows/mask/cell_sums.py",
 }
 """Modules outside detectors/ and simulate/ that may name AGIPD-1M. No new ones: give the function
 the detector, or take the shape of its arrays."""

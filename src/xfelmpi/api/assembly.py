@@ -25,10 +25,10 @@ class Assembler:
     @cached_property
     def geometry(self):
         """EXtra-geom's object for the positions in the file; it also draws and interpolates."""
-        from extra_geom import AGIPD_1MGeometry
+        import extra_geom
 
         modules = [self._tiles(module) for module in range(self._detector.n_modules)]
-        return AGIPD_1MGeometry(modules)
+        return getattr(extra_geom, self._detector.geometry)(modules)
 
     def _tiles(self, module: int) -> list:
         """Return EXtra-geom's tiles of a module: rows of ASICs, between which are the gaps."""

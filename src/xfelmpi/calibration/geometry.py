@@ -16,7 +16,6 @@ from xfelmpi.calibration.distance import Distance, find_distance
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
 _MOTOR_COMMENT = re.compile(r"^;XGEOM MOTOR", re.MULTILINE)
@@ -46,12 +45,11 @@ class DetectorGeometry:
         Sample to detector in m (CrystFEL's ``clen``), NaN if unknown.
     description : str
         Where this comes from, for the log.
+    detector : Detector
     files : tuple of UsedFile
         The geometry file, if there is one.
-    bad : ndarray, bool (16, 512, 128), or None
+    bad : ndarray, bool (module, ss, fs), or None
         Pixels in the bad regions of the geometry file.
-    detector : Detector
-        Default: the only one of which geometries are read as yet.
     tile_corners : ndarray, float64 (tile, 3)
         Corner of each tile's first pixel in m, module by module. Default: by `xyz`.
     tile_basis : ndarray, float64 (tile, 2, 3)
@@ -66,9 +64,9 @@ class DetectorGeometry:
     basis_vectors: np.ndarray
     distance: float
     description: str
+    detector: Detector
     files: tuple[UsedFile, ...] = ()
     bad: np.ndarray | None = None
-    detector: Detector = AGIPD_1M
     tile_corners: np.ndarray | None = None
     tile_basis: np.ndarray | None = None
     along: BeamlineSource | None = None
@@ -94,17 +92,19 @@ def _tiles(xyz: np.ndarray, detector: Detector) -> tuple[np.ndarray, np.ndarray]
 
 def load_geometry(
     path: Path | None,
+    detector: Detector,
     distance: float | None = None,
     motors: QuadrantMotors | None = None,
     offset: float | None = None,
     z_motor: ZMotor | None = None,
 ) -> tuple[DetectorGeometry, tuple[str, ...]]:
-    """Load the geometry of the AGIPD-1M.
+    """Load the geometry of a detector.
 
     Parameters
     ----------
     path : Path or None
         A CrystFEL geometry file; None for extra-geom's nominal quadrant positions.
+    detector : Detector
     distance : float, optional
         Sample to detector in m; default: see `find_distance`.
     motors : QuadrantMotors, optional
@@ -124,13 +124,14 @@ def load_geometry(
     Raises
     ------
     InputError
-        If the file cannot be read, or is not a geometry of an AGIPD-1M.
+        If the file cannot be read, or is not a geometry of such a detector.
     """
     # Slow to import, and needed on one rank only.
-    from extra_geom import AGIPD_1MGeometry
+    import extra_geom
 
+    of_detector = getattr(extra_geom, detector.geometry)
     if path is None:
-        geometry, regions, text, found = AGIPD_1MGeometry.example(), {}, "", []
+        geometry, regions, text, found = of_detector.example(), {}, "", []
         origin = "extra-geom's nominal quadrant positions"
         warnings = [
             "no geometry given: pixel positions are nominal, wrong by many pixels; "
@@ -139,14 +140,14 @@ def load_geometry(
     else:
         text = _text_of(path)
         found = geometry_file.statements(text)
-        geometry = _from_crystfel(AGIPD_1MGeometry, path, text)
+        geometry = _from_crystfel(of_detector, detector, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
         geometry, origin, warnings = _placed(geometry, path, text, motors)
         warnings += geometry_file.unapplied(found, regions, path)
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
-    arrays = _arrays(geometry, along, origin)
+    arrays = _arrays(geometry, detector, along, origin)
     bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size)
     if bad is not None:
         described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
@@ -174,22 +175,22 @@ def _placed(geometry, path: Path, text: str, motors: QuadrantMotors | None):
     return geometry, origin, warnings + complaints
 
 
-def _from_crystfel(agipd: type, path: Path, text: str):
+def _from_crystfel(of_detector: type, detector: Detector, path: Path, text: str):
     """Read a CrystFEL geometry with extra-geom."""
     try:
         with tempfile.NamedTemporaryFile("w", suffix=".geom", encoding="utf-8") as cleaned:
             cleaned.write(geometry_file.text_for_parser(text))
             cleaned.flush()
-            return agipd.from_crystfel_geom(cleaned.name)
+            return of_detector.from_crystfel_geom(cleaned.name)
     except KeyError as error:
         # extra-geom looks panels up by (module, first ss, first fs).
-        raise InputError(
-            f"{path}: not a geometry of an AGIPD-1M (16 modules of 8 panels): no {error}"
-        ) from error
+        raise InputError(f"{path}: not a geometry of {detector.title}: no {error}") from error
     # The parser raises many classes on what it cannot read, and its message is the useful part.
     except Exception as error:
         reason = " ".join(str(part) for part in error.args) or type(error).__name__
-        raise InputError(f"{path}: not a CrystFEL geometry of an AGIPD-1M: {reason}") from error
+        raise InputError(
+            f"{path}: not a CrystFEL geometry of {detector.title}: {reason}"
+        ) from error
 
 
 def _moved(
@@ -230,7 +231,7 @@ def _moved(
     return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
-def _arrays(geometry, along: Distance, origin: str) -> DetectorGeometry:
+def _arrays(geometry, detector: Detector, along: Distance, origin: str) -> DetectorGeometry:
     """Turn an extra-geom geometry into arrays."""
     distance = along.metres
     xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
@@ -250,6 +251,7 @@ def _arrays(geometry, along: Distance, origin: str) -> DetectorGeometry:
         basis[first],
         distance,
         description,
+        detector,
         tile_corners=corner,
         tile_basis=basis,
         along=along.source,

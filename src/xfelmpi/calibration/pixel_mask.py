@@ -18,7 +18,6 @@ from xfelmpi.calibration.static_mask import add_static, find_drift
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS, USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
@@ -136,7 +135,7 @@ def load_masks(
     files: FilePool | None = None,
     samples: MaskSamples | None = None,
     only_global: bool = False,
-    detector: Detector = AGIPD_1M,
+    detector: Detector,
     bad: np.ndarray | None = None,
 ) -> Masks:
     """Find, check and read the masks; collective.

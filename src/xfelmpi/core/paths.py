@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xfelmpi.core.errors import UsageError
+from xfelmpi.detectors.base import Detector
 
 
 def experiment_folder(prefix: Path | None) -> Path:
@@ -159,10 +160,9 @@ class Experiment:
         """Of the job that simulates the run."""
         return self.lock.with_name(f"{self.name}_simulation.lock")
 
-    @property
-    def geometry(self) -> Path:
-        """The usual place of the CrystFEL geometry."""
-        return self.det / "agipd.geom"
+    def geometry(self, detector: Detector) -> Path:
+        """Return the usual place of the CrystFEL geometry, e.g. ``det/agipd.geom``."""
+        return self.det / f"{detector.file_name.lower()}.geom"
 
     @property
     def det(self) -> Path:

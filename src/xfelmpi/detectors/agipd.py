@@ -1,10 +1,12 @@
-"""The AGIPD-1M.
+"""The AGIPD-1M of SPB/SFX and MID, and the AGIPD-500K of HED.
 
 Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel number* is
 ``(module * 512 + ss) * 128 + fs``, the numbering that Dragonfly's EMC files use.
 """
 
-from xfelmpi.detectors.base import Detector
+from dataclasses import replace
+
+from xfelmpi.detectors.base import XTDF_SOURCE, Detector
 
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
@@ -27,8 +29,9 @@ AGIPD_1M = Detector(
     name="AGIPD-1M",
     module_name="AGIPD",
     file_name="AGIPD",
-    # corrected data have a source of their own, or in older files that of the raw data
-    source=r"(.+)/(?:CORR|DET)/(\d+)CH0:(?:output|xtdf)",
+    device=r"[^/]+_AGIPD1M[^/]*",
+    source=XTDF_SOURCE,
+    geometry="AGIPD_1MGeometry",
     n_modules=N_MODULES,
     module_shape=MODULE_SHAPE,
     asic_shape=(ASIC_SIZE, ASIC_SIZE),
@@ -37,4 +40,14 @@ AGIPD_1M = Detector(
     pixel_size=(PIXEL_SIZE, PIXEL_SIZE),
     max_cells=MAX_CELLS,
     raw_planes=2,
+)
+
+AGIPD_500K = replace(
+    AGIPD_1M,
+    name="AGIPD-500K",
+    device=r"[^/]+_AGIPD500K[^/]*",
+    geometry="AGIPD_500K2GGeometry",
+    n_modules=8,
+    # of the second generation, whose constants are others
+    raw_planes=0,
 )

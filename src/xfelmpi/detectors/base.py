@@ -10,6 +10,10 @@ from functools import cached_property
 
 import numpy as np
 
+XTDF_SOURCE = r"/(?:CORR|DET)/(\d+)CH0:(?:output|xtdf)"
+"""`Detector.source` of detectors in the facility's train format: corrected data have a source of
+their own, or in older files that of the raw data."""
+
 
 @dataclass(frozen=True)
 class FrameDatasets:
@@ -46,9 +50,11 @@ class Detector:
         Start of the modules' names, as the outputs have them: ``AGIPD`` for ``AGIPD00``.
     file_name : str
         Start of the modules' names in the names of the facility's files.
+    device : str
+        Regular expression of the facility's names of such detectors, e.g. ``SPB_DET_AGIPD1M-1``.
     source : str
-        Regular expression of the sources' names: group 1 is the detector, group 2 the module as
-        the facility counts it.
+        Regular expression of what follows in the names of the modules' sources; group 1 is the
+        module as the facility counts it.
     n_modules : int
     first_module : int
         Number of the first module in the facility's names. Inside, modules count from 0.
@@ -67,8 +73,10 @@ class Detector:
         In m²; float64 (ss, fs) of a module where pixels differ. Default: step times step.
     max_cells : int
         Memory cells of every pixel; a cellId is below it.
+    geometry : str
+        EXtra-geom's class of the detector.
     raw_planes : int
-        Values per pixel in raw files: 2 for analogue and digital.
+        Values per pixel in raw files: 2 for analogue and digital. 0: raw data are not processed.
     datasets : FrameDatasets
 
     Raises
@@ -81,6 +89,7 @@ class Detector:
     name: str
     module_name: str
     file_name: str
+    device: str
     source: str
     n_modules: int
     module_shape: tuple[int, int]
@@ -91,7 +100,8 @@ class Detector:
     tile_shape: tuple[int, int] | None = None
     uniform_tiles: bool = True
     pixel_area: float | np.ndarray | None = field(default=None, compare=False)
-    raw_planes: int = 1
+    geometry: str = ""
+    raw_planes: int = 0
     datasets: FrameDatasets = FrameDatasets()
 
     def __post_init__(self):
@@ -108,6 +118,13 @@ class Detector:
             object.__setattr__(self, "tile_shape", self.asic_shape)
         if self.pixel_area is None:
             object.__setattr__(self, "pixel_area", math.prod(self.pixel_size))
+
+    @property
+    def title(self) -> str:
+        """What messages call it, e.g. ``an AGIPD-1M (16 modules of 8 panels)``."""
+        article = "an" if self.name[0] in "AL" else "a"
+        panels = len(self.tile_names) // self.n_modules
+        return f"{article} {self.name} ({self.n_modules} modules of {panels} panels)"
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:

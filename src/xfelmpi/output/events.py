@@ -14,8 +14,8 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checked import checked_array, checked_attribute
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.parallel_hdf5 import ParallelFile
@@ -149,8 +149,8 @@ class FinishedRun:
 
     @property
     def detector_type(self) -> Detector:
-        """What kind of detector the run has: no file is of another one as yet."""
-        return AGIPD_1M
+        """What kind of detector the run has."""
+        return detectors_of(self.attributes["detector"])[0]
 
     @property
     def scores_by(self) -> str:
@@ -205,7 +205,8 @@ def read_finished_run(path: Path, compared: bool = True) -> FinishedRun:
         n = len(events.trainId)
         more = {name: read(file, f"sums/{name}", dtype, (n,)) for name, dtype in _SUMS.items()}
         if compared:
-            _compare(events, more, attributes["modules_in_run"])
+            most = detectors_of(attributes["detector"])[0].frame_pixels
+            _compare(events, more, attributes["modules_in_run"], most)
         sums = FrameSums.zeros(n)
         sums = FrameSums(
             **{name: getattr(sums, name) for name in FrameSums.__dataclass_fields__}
@@ -228,7 +229,7 @@ def _attributes(file: h5py.File) -> dict:
     """Return the attributes of the root, of which those that others use are compared."""
     kinds = dict.fromkeys(_NEEDED, str) | {"run": int, "modules_in_run": int}
     found = {name: checked_attribute(file, name, kind) for name, kind in kinds.items()}
-    if not 0 <= found["modules_in_run"] < 1 << AGIPD_1M.n_modules:
+    if not 0 <= found["modules_in_run"] < 1 << detectors_of(found["detector"])[0].n_modules:
         raise ValueError(f"modules_in_run {found['modules_in_run']}")
     if found["data"] not in ("raw", "proc"):
         raise ValueError(f"data {found['data']!r}, expected raw or proc")
@@ -294,9 +295,10 @@ def _events(file: h5py.File, read) -> EventColumns:
     return EventColumns(**columns)
 
 
-def _compare(events: EventColumns, sums: dict[str, np.ndarray], modules_in_run: int) -> None:
-    """Raise `ValueError` if columns do not fit each other."""
-    most = AGIPD_1M.frame_pixels
+def _compare(
+    events: EventColumns, sums: dict[str, np.ndarray], modules_in_run: int, most: int
+) -> None:
+    """Raise `ValueError` if columns do not fit each other, or frames of `most` pixels."""
     if (sums["entries"] > most).any() or (sums["ones"] > sums["entries"]).any():
         raise ValueError("sums are not those of frames")
     train = events.trainId

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi._kernels import _masks
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
 
 
@@ -31,7 +30,7 @@ class PowderSum:
     frames: np.ndarray
 
     @classmethod
-    def zeros(cls, n_mask_rows: int, detector: Detector = AGIPD_1M) -> "PowderSum":
+    def zeros(cls, n_mask_rows: int, detector: Detector) -> "PowderSum":
         """Return the sum over no frames."""
         shape = (detector.n_modules, detector.module_pixels)
         return cls(

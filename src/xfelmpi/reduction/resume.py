@@ -14,6 +14,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.run.distribution import LocalRun, choose_data, share_run
@@ -119,8 +120,9 @@ def _digest_contents(comm, experiment: Experiment, config: Config) -> dict[str, 
 
     Another mask may have the same size and time.
     """
-    # its bad regions are masks
-    geometry = [config.geometry or experiment.geometry]
+    # its bad regions are masks; which detector it is, the run will say
+    usual = {experiment.geometry(detector): None for detector in detectors_of(config.detector)}
+    geometry = [config.geometry] if config.geometry else list(usual)
     masks = [(config.cell_mask, experiment.cell_mask), (config.global_mask, experiment.global_mask)]
     masks += [(config.hit_mask, experiment.hit_mask)]
     groups = mpi.bcast_from_root(

@@ -18,6 +18,7 @@ import numpy as np
 
 from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.known import DETECTORS, MODULE_FILE, find_source
 from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.train_index import listed_trains, rows_of_trains
@@ -32,7 +33,6 @@ REDU_FILE = "the REDU file"
 """What `missing_files` says if only this is missing."""
 
 _FILE = re.compile(r"(?P<kind>RAW|CORR)-R\d{4,}-(?P<part>[A-Z]+\d*)-S(?P<sequence>\d{5,})\.h5")
-_MODULE = re.compile(r"AGIPD(\d\d)")
 _LISTING_CALLS = 4
 """File system calls of listing a folder."""
 
@@ -48,6 +48,8 @@ class Listing:
         Of the facility's files.
     sequences : dict of int to frozenset of int
         Sequences by module.
+    detector : str
+        Start of the modules' names in the names of their files; empty without any.
     redu : bool
         Whether there is a file of the facility's data reduction.
     calls : int
@@ -57,6 +59,7 @@ class Listing:
     folder: Path
     names: tuple[str, ...] = ()
     sequences: dict[int, frozenset[int]] = field(default_factory=dict)
+    detector: str = ""
     redu: bool = False
     calls: int = 1
 
@@ -65,11 +68,18 @@ class Listing:
         """The last file of every module, by module."""
         last = {}
         for name in self.names:
-            found = _FILE.fullmatch(name)
-            module = _MODULE.fullmatch(found["part"]) if found else None
-            if found and module and int(found["sequence"]) == max(self.sequences[int(module[1])]):
-                last[int(module[1])] = self.folder / name
+            found = MODULE_FILE.fullmatch(name)
+            if not found or found["detector"] != self.detector:
+                continue
+            module = int(found["module"])
+            if int(found["sequence"]) == max(self.sequences.get(module, (-1,))):
+                last[module] = self.folder / name
         return last
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules the largest detector with files of these names has."""
+        return max((d.n_modules for d in DETECTORS if d.file_name == self.detector), default=0)
 
 
 @dataclass(frozen=True)
@@ -103,17 +113,20 @@ def list_folder(folder: Path, kind: str) -> Listing:
         names = tuple(sorted(path.name for path in folder.iterdir() if path.suffix == ".h5"))
     except OSError:
         return Listing(folder)
-    sequences: dict[int, set[int]] = {}
+    by_detector: dict[str, dict[int, set[int]]] = {}
     redu = False
     for name in names:
         found = _FILE.fullmatch(name)
         if not found or found["kind"] != wanted:
             continue
         redu |= found["part"].startswith("REDU")
-        if module := _MODULE.fullmatch(found["part"]):
-            sequences.setdefault(int(module[1]), set()).add(int(found["sequence"]))
-    by_module = {module: frozenset(numbers) for module, numbers in sequences.items()}
-    return Listing(folder, names, by_module, redu, _LISTING_CALLS)
+        if module := MODULE_FILE.fullmatch(name):
+            sequences = by_detector.setdefault(module["detector"], {})
+            sequences.setdefault(int(module["module"]), set()).add(int(found["sequence"]))
+    # the one that a job takes, too
+    detector = next((d.file_name for d in DETECTORS if d.file_name in by_detector), "")
+    by_module = {m: frozenset(numbers) for m, numbers in by_detector.get(detector, {}).items()}
+    return Listing(folder, names, by_module, detector, redu, _LISTING_CALLS)
 
 
 def missing_files(have: Listing, raw: Listing | None = None, redu: bool = False) -> str:
@@ -229,11 +242,11 @@ def _with_frames(file: h5py.File) -> np.ndarray:
     index = file["INDEX"]
     for detector in index:
         for group in ("DET", "CORR"):
-            if "AGIPD" not in detector or group not in index[detector]:
+            if group not in index[detector]:
                 continue
             for channel in index[detector][group]:
                 name = f"{detector}/{group}/{channel}/image"
-                if f"INDEX/{name}" in file:
+                if find_source(f"{detector}/{group}/{channel}") and f"INDEX/{name}" in file:
                     trains, _, count = rows_of_trains(file, name)
                     return trains[count > 0]
     return listed_trains(file)

@@ -8,6 +8,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.validation import validate_for
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
@@ -24,6 +25,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import MODULE_FILE
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import partition
 from xfelmpi.run.index.cache import cached_index
@@ -230,6 +232,7 @@ def _find(
     folder = experiment.run_folder(kind)
     chosen = (config.detector, config.trains, config.suspect_trains)
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
+    validate_for(config, index.detector_type)
     index = replace(index, notes=(why, *index.notes))
     if kind == "proc":
         unfinished = unfinished_correction(experiment, index)
@@ -389,7 +392,8 @@ def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
 def _has_detector_files(folder: Path, prefix: str) -> bool:
     # a glob would say nothing of a folder that cannot be read
     paths = folder.iterdir() if folder.is_dir() else ()
-    return any(path.match(f"{prefix}-R*-AGIPD[0-9][0-9]-S*.h5") for path in paths)
+    found = (MODULE_FILE.fullmatch(path.name) for path in paths)
+    return any(match and match["kind"] == prefix for match in found)
 
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:

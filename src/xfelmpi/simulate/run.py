@@ -14,7 +14,7 @@ from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.regular_file import open_regular
-from xfelmpi.detectors.agipd import N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M, N_MODULES
 from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
 from xfelmpi.io.publish import give_names
 from xfelmpi.simulate import model, truth
@@ -184,7 +184,7 @@ class _Paths:
             proc=experiment.run_folder("proc"),
             raw=experiment.run_folder("raw"),
             constants=experiment.det / "constants",
-            geometry=experiment.det / "agipd.geom",
+            geometry=experiment.geometry(AGIPD_1M),
             truth=folder / f"{experiment.name}_truth.h5",
             pieces=folder / f"{experiment.name}_pieces",
         )

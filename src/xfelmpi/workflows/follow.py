@@ -18,6 +18,7 @@ from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import duration, log, plural
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.known import module_of_file
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.run.arrival import Listing, Stamp, list_folder, stamp_files
 from xfelmpi.workflows.wait import run_is_complete
@@ -145,4 +146,4 @@ def _names_of(listing: Listing, sequences: set[int] | None) -> tuple[str, ...]:
     if sequences is None:
         sequences = whole_sequences(listing)
     ends = tuple(f"-S{number:05d}.h5" for number in sequences)
-    return tuple(n for n in listing.names if "-AGIPD" not in n or n.endswith(ends))
+    return tuple(n for n in listing.names if module_of_file(n) < 0 or n.endswith(ends))

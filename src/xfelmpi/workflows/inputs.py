@@ -136,7 +136,9 @@ def load_run_geometry(
     experiment: Experiment, config: Config, facts: RunInfo
 ) -> tuple[DetectorGeometry, tuple]:
     """Load the named geometry, the one at its usual place, or the nominal one; one rank."""
-    path = config.geometry
-    if path is None and is_there(experiment.geometry):
-        path = experiment.geometry
-    return load_geometry(path, config.distance, facts.motors, config.distance_offset, facts.z_motor)
+    path, detector = config.geometry, facts.detector_type
+    if path is None and is_there(usual := experiment.geometry(detector)):
+        path = usual
+    return load_geometry(
+        path, detector, config.distance, facts.motors, config.distance_offset, facts.z_motor
+    )

@@ -8,6 +8,7 @@ from extra_geom import AGIPD_1MGeometry
 
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.errors import InputError
+from xfelmpi.detectors.agipd import AGIPD_1M
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def rewrite(path, old, new):
 
 
 def test_positions(path, tilted):
-    geometry, warnings = load_geometry(path)
+    geometry, warnings = load_geometry(path, AGIPD_1M)
     assert warnings == ()
     assert geometry.distance == 0.7
     assert geometry.xyz.shape == (3, 16, 512, 128)
@@ -46,7 +47,7 @@ def test_positions(path, tilted):
 
 
 def test_corner_and_basis_give_the_first_asic(path):
-    geometry, _ = load_geometry(path)
+    geometry, _ = load_geometry(path, AGIPD_1M)
     assert geometry.corner_position.shape == (16, 3)
     assert geometry.basis_vectors.shape == (16, 2, 3)
     ss, fs = np.mgrid[:64, :128] + 0.5
@@ -62,7 +63,7 @@ def test_corner_and_basis_give_the_first_asic(path):
 @pytest.mark.parametrize("given", [True, False])
 def test_tiles_give_all_pixels(path, given):
     """Corner and basis of 128 tiles, from EXtra-geom, or from the pixels of an older file."""
-    geometry, _ = load_geometry(path)
+    geometry, _ = load_geometry(path, AGIPD_1M)
     if not given:
         exact = geometry
         geometry = replace(geometry, tile_corners=None, tile_basis=None)
@@ -85,14 +86,14 @@ def test_tiles_give_all_pixels(path, given):
 
 
 def test_distance_given(path):
-    geometry, warnings = load_geometry(path, 0.25)
+    geometry, warnings = load_geometry(path, AGIPD_1M, 0.25)
     assert warnings == ()
     assert geometry.distance == 0.25
     np.testing.assert_allclose(geometry.xyz[2, 0, 0, 0], 0.254, atol=1e-9)
 
 
 def test_nominal():
-    geometry, warnings = load_geometry(None, 0.5)
+    geometry, warnings = load_geometry(None, AGIPD_1M, 0.5)
     assert len(warnings) == 1
     assert "nominal" in warnings[0]
     right = AGIPD_1MGeometry.example().get_pixel_positions()
@@ -101,7 +102,7 @@ def test_nominal():
 
 
 def test_nominal_without_distance():
-    geometry, warnings = load_geometry(None)
+    geometry, warnings = load_geometry(None, AGIPD_1M)
     assert len(warnings) == 2
     assert np.isnan(geometry.distance)
     assert np.isnan(geometry.xyz[2]).all()
@@ -129,7 +130,7 @@ def test_nominal_without_distance():
 )
 def test_clen(path, clen, distance):
     rewrite(path, "clen = 0.7", clen)
-    geometry, warnings = load_geometry(path)
+    geometry, warnings = load_geometry(path, AGIPD_1M)
     if distance is None:
         assert np.isnan(geometry.distance)
         assert len(warnings) == 1
@@ -138,7 +139,7 @@ def test_clen(path, clen, distance):
     else:
         assert geometry.distance == pytest.approx(distance)
         assert warnings == ()
-    assert load_geometry(path, 0.3)[1] == ()
+    assert load_geometry(path, AGIPD_1M, 0.3)[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_clen(path, clen, distance):
 def test_broken_geometry(path, old, new, why):
     rewrite(path, old, new)
     with pytest.raises(InputError, match=why) as error:
-        load_geometry(path)
+        load_geometry(path, AGIPD_1M)
     assert str(path) in str(error.value)
 
 
@@ -162,12 +163,12 @@ def test_no_geometry(tmp_path, content):
     path = tmp_path / "some.geom"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"some\.geom"):
-        load_geometry(path)
+        load_geometry(path, AGIPD_1M)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.geom"):
-        load_geometry(tmp_path / "nowhere.geom")
+        load_geometry(tmp_path / "nowhere.geom", AGIPD_1M)
 
 
 # statements that say more than where panels are
@@ -182,9 +183,9 @@ def test_missing_file(tmp_path):
     ],
 )
 def test_detector_shift(path, x, y, right):
-    before, _ = load_geometry(path)
+    before, _ = load_geometry(path, AGIPD_1M)
     rewrite(path, "dim0 = %", f"dim0 = %\ndetector_shift_x = {x}\ndetector_shift_y = {y} ; by eye")
-    after, warnings = load_geometry(path)
+    after, warnings = load_geometry(path, AGIPD_1M)
     assert warnings == ()
     step = np.reshape([*right, 0], (3, 1, 1, 1))
     np.testing.assert_allclose(
@@ -198,9 +199,9 @@ def test_detector_shift(path, x, y, right):
 
 @pytest.mark.parametrize("value", ["/entry/shift", "5 cm", "1e9", "nan", "1e999"])
 def test_shift_that_is_not_understood_is_named(path, value):
-    before, _ = load_geometry(path)
+    before, _ = load_geometry(path, AGIPD_1M)
     rewrite(path, "dim0 = %", f"dim0 = %\ndetector_shift_x = {value}")
-    after, (warning,) = load_geometry(path)
+    after, (warning,) = load_geometry(path, AGIPD_1M)
     assert "detector_shift_x" in warning
     assert value in warning
     assert np.array_equal(after.xyz, before.xyz)
@@ -209,7 +210,7 @@ def test_shift_that_is_not_understood_is_named(path, value):
 @pytest.mark.parametrize("energy", ["9000 eV", "9 keV", "9000.0", "/LCLS/photon_energy_eV"])
 def test_photon_energy_in_any_unit(path, energy):
     rewrite(path, "photon_energy = 6000", f"photon_energy = {energy}")
-    assert load_geometry(path)[1] == ()
+    assert load_geometry(path, AGIPD_1M)[1] == ()
 
 
 @pytest.mark.parametrize(
@@ -223,9 +224,9 @@ def test_photon_energy_in_any_unit(path, energy):
 )
 @pytest.mark.filterwarnings("ignore:Discarding")
 def test_regions_and_shifts_that_are_left_out_are_named(path, lines, words):
-    before, _ = load_geometry(path)
+    before, _ = load_geometry(path, AGIPD_1M)
     path.write_text(f"{path.read_text()}{lines}\n")
-    after, (warning,) = load_geometry(path)
+    after, (warning,) = load_geometry(path, AGIPD_1M)
     assert words in warning
     assert after.bad is None
     assert np.array_equal(after.xyz, before.xyz)
@@ -238,7 +239,7 @@ def test_bad_regions(path):
         "badbeam/min_x = -30\nbadbeam/max_x = 40.5\nbadbeam/min_y = -700\nbadbeam/max_y = 700\n"
     )
     path.write_text(path.read_text() + regions)
-    geometry, warnings = load_geometry(path)
+    geometry, warnings = load_geometry(path, AGIPD_1M)
     assert warnings == ()
     right = np.zeros((16, 512, 128), bool)
     right[3, 130:132, 10:21] = True
@@ -264,21 +265,21 @@ def test_bad_regions(path):
 )
 def test_what_is_not_applied_is_named(path, line):
     path.write_text(path.read_text() + line + "\n")
-    (warning,) = load_geometry(path)[1]
+    (warning,) = load_geometry(path, AGIPD_1M)[1]
     name = line.partition(" ")[0].rpartition("/")[2]
     assert f"{name} is not used" in warning
 
 
 def test_empty_lines_take_no_time(path):
-    right, _ = load_geometry(path)
+    right, _ = load_geometry(path, AGIPD_1M)
     path.write_text("\n" * 200_000 + path.read_text())
-    assert np.array_equal(load_geometry(path)[0].xyz, right.xyz)
+    assert np.array_equal(load_geometry(path, AGIPD_1M)[0].xyz, right.xyz)
 
 
 def test_not_text(path):
     path.write_bytes(bytes(range(256)) * 34)
     with pytest.raises(InputError, match="byte 128 is not text") as caught:
-        load_geometry(path)
+        load_geometry(path, AGIPD_1M)
     assert len(str(caught.value)) < 300
 
 
@@ -286,6 +287,6 @@ def test_a_geometry_without_end(path):
     with path.open("w") as file:
         file.truncate(1 << 40)
     with pytest.raises(InputError, match="expected at most"):
-        load_geometry(path)
+        load_geometry(path, AGIPD_1M)
     with pytest.raises(InputError, match="geometry"):
-        load_geometry(type(path)("/dev/zero"))
+        load_geometry(type(path)("/dev/zero"), AGIPD_1M)

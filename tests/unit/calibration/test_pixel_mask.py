@@ -15,6 +15,7 @@ from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
 
 SHAPE = (16, 512, 128)
@@ -42,7 +43,7 @@ def write(path, good, cells=None):
 
 def load(experiment, cells=CELLS, **options):
     config = Config(50, experiment.prefix, experiment.output, **options)
-    return load_masks(MPI.COMM_SELF, experiment, config, np.asarray(cells))
+    return load_masks(MPI.COMM_SELF, experiment, config, np.asarray(cells), detector=AGIPD_1M)
 
 
 def good_of(masks, cell):

@@ -24,6 +24,7 @@ from rawfiles import (
 from reference import FS, PIXELS, SS
 
 from xfelmpi.calibration.dark_statistics import ALWAYS_HIGH
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
@@ -559,7 +560,7 @@ def test_chunk_that_was_never_written(tmp_path):
     pool = FilePool((about,))
     sparsifier = Sparsifier(pool, make_masks(), ADU, 0.7, 0, calibration)
     block = sparsifier.frames(
-        make_table({MODULE: (0, [0, 1, 2])}, cell=[0] * 3), PowderSum.zeros(1)
+        make_table({MODULE: (0, [0, 1, 2])}, cell=[0] * 3), PowderSum.zeros(1, AGIPD_1M)
     )
     pool.close()
     assert block.sums.modules.tolist() == [0, 1 << MODULE, 0]
@@ -604,7 +605,7 @@ def test_module_without_constants(tmp_path):
     pool = FilePool(tuple(files))
     sparsifier = Sparsifier(pool, make_masks(), ADU, 0.7, 0, calibration)
     table = make_table({MODULE: (0, [0, 1]), 9: (1, [0, -1])}, cell=[0, 0])
-    powder = PowderSum.zeros(1)
+    powder = PowderSum.zeros(1, AGIPD_1M)
     block = sparsifier.frames(table, powder)
     pool.close()
     assert block.sums.modules.tolist() == [1 << MODULE | 1 << 9, 1 << MODULE]

@@ -20,7 +20,7 @@ from modulefiles import (
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier, one_photon_threshold
 from xfelmpi.run.frames.file_pool import FilePool
@@ -369,7 +369,7 @@ def test_same_sums_in_one_block_or_many(tmp_path):
     masks = make_masks(random_mask(rng, MODULES, 1), random_mask(rng, MODULES))
     whole = read(files, table, masks)
     pool = FilePool(files)
-    powder = PowderSum.zeros(1)
+    powder = PowderSum.zeros(1, AGIPD_1M)
     sparsifier = Sparsifier(pool, masks, 1.0, 0.7, 0)
     parts = []
     for a, b in ((0, 1), (1, 1), (1, 6), (6, 9)):
@@ -499,7 +499,7 @@ def test_file_loses_its_end(tmp_path, layout):
     pool = FilePool((about,))
     place = pool.get(0).frames(np.arange(4))
     os.truncate(about.path, int(place.offset[2] + place.size[2] // 2))
-    powder = PowderSum.zeros(1)
+    powder = PowderSum.zeros(1, AGIPD_1M)
     sparsifier = Sparsifier(pool, make_masks(), 1.0, 0.7, 0)
     sums = sparsifier.frames(make_table({3: (0, np.arange(4))}), powder).sums
     pool.close()
@@ -516,7 +516,7 @@ def test_invalid_pixels_are_named_once(tmp_path):
     values[1, 5, 6:9] = np.nan, np.inf, 1
     pool = FilePool((write_module(tmp_path / "a.h5", values),))
     sparsifier = Sparsifier(pool, make_masks(), 1.0, 0.7, 0)
-    table, powder = make_table({3: (0, np.arange(2))}), PowderSum.zeros(1)
+    table, powder = make_table({3: (0, np.arange(2))}), PowderSum.zeros(1, AGIPD_1M)
     sparsifier.frames(table, powder, name_invalid=True)
     sparsifier.frames(table, powder)
     pool.close()

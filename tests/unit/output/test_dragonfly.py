@@ -13,7 +13,7 @@ from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.detectors.scattering import ewald_vectors, solid_angle
 from xfelmpi.output.dragonfly.binning import bin_frames, block_of_pixel, in_blocks, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
@@ -28,7 +28,9 @@ def flat():
     """A flat detector at right angles to the beam."""
     xyz = np.moveaxis(AGIPD_1MGeometry.example().get_pixel_positions(), -1, 0).copy()
     xyz[2] = DISTANCE
-    return DetectorGeometry(xyz, np.zeros((16, 3)), np.zeros((16, 2, 3)), DISTANCE, "flat")
+    return DetectorGeometry(
+        xyz, np.zeros((16, 3)), np.zeros((16, 2, 3)), DISTANCE, "flat", AGIPD_1M
+    )
 
 
 def of_dragonfly(x, y, detd, ewald_rad, direction):

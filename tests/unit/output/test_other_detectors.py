@@ -19,6 +19,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.publish import publish
 from xfelmpi.output.cxi.reader import read_finished_hits, read_hit, read_hit_file
@@ -81,7 +82,8 @@ def events() -> EventColumns:
     return EventColumns(*columns)
 
 
-def test_cxi(tmp_path, good, photons):
+def test_cxi(tmp_path, good, photons, monkeypatch):
+    monkeypatch.setattr("xfelmpi.detectors.known.DETECTORS", (MINI,))
     path, comm = tmp_path / "hits.cxi", MPI.COMM_SELF
     photons = photons * good
     photons[:, 1] = 0
@@ -135,7 +137,7 @@ def test_masks(tmp_path, good):
     assert found.region_pixels == MINI.frame_pixels
     assert mask_digest(MPI.COMM_SELF, found) != mask_digest(MPI.COMM_SELF, masks_of(good))
     with pytest.raises(InputError, match=r"expected \(16, 512, 128\) or \(cells, 16, 512, 128\)"):
-        load_masks(MPI.COMM_SELF, experiment, Config(), np.array([3]))
+        load_masks(MPI.COMM_SELF, experiment, Config(), np.array([3]), detector=AGIPD_1M)
 
 
 def test_region_of_modules():

@@ -10,7 +10,7 @@ from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameSums, SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS
+from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
@@ -87,7 +87,7 @@ class FirstPass:
         self.sparsifier = Sparsifier(self.pool, run.masks, 1.0, 0.7, room)
         self.kept = FrameBuffer(N, budget)
         self.sums = FrameSums.zeros(N)
-        self.powder = PowderSum.zeros(run.masks.good.shape[1])
+        self.powder = PowderSum.zeros(run.masks.good.shape[1], AGIPD_1M)
         for a in range(0, N, PER_TRAIN):
             rows = slice(a, a + PER_TRAIN)
             block = self.sparsifier.frames(run.table[rows], self.powder)
@@ -143,7 +143,7 @@ def total_bytes(run):
 def test_any_budget_gives_the_same_frames(run, first_pass, share, likely, selection):
     wanted = np.array(SELECTIONS[selection], int)
     done = first_pass(run, int(share * total_bytes(run)), LIKELY[likely])
-    powder = PowderSum.zeros(2)
+    powder = PowderSum.zeros(2, AGIPD_1M)
     seen = []
     for frames, sparse in done.reader.stream(wanted, powder):
         assert 0 < len(frames) == len(sparse) <= HitReader.BLOCK_FRAMES
@@ -168,7 +168,7 @@ def test_any_budget_gives_the_same_frames(run, first_pass, share, likely, select
 def test_without_a_budget_everything_is_read_again(run, first_pass, likely):
     done = first_pass(run, 0, LIKELY[likely])
     assert not done.kept.has(np.arange(N)).any()
-    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2)):
+    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2, AGIPD_1M)):
         pass
     assert done.bytes_again == done.bytes_first > 0
 
@@ -177,7 +177,7 @@ def test_without_a_budget_everything_is_read_again(run, first_pass, likely):
 def test_with_a_large_budget_nothing_is_read_again(run, first_pass, likely):
     done = first_pass(run, total_bytes(run), LIKELY[likely])
     assert done.kept.has(np.arange(N)).all()
-    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2)):
+    for _ in done.reader.stream(np.arange(N), PowderSum.zeros(2, AGIPD_1M)):
         pass
     assert done.bytes_again == 0
 
@@ -211,7 +211,7 @@ def test_frames_that_were_not_stored_are_not_kept(tmp_path, first_pass, run):
     done = first_pass(full, HUGE, np.ones(N, bool))
     assert done.sparsifier.room == FRAME_PIXELS
     assert done.kept.has(np.arange(N)).tolist() == [False] * 5 + [True] * (N - 5)
-    powder = PowderSum.zeros(1)
+    powder = PowderSum.zeros(1, AGIPD_1M)
     blocks = [
         (frames.tolist(), len(sparse.pixel))
         for frames, sparse in done.reader.stream(np.array([0, 1, 4, 5, 6, 30]), powder)
@@ -236,9 +236,9 @@ def test_no_frames():
     empty = make_table({0: (0, [])})
     sparsifier = Sparsifier(FilePool(()), make_masks(), 1.0, 0.7, 0)
     kept = FrameBuffer(0, HUGE)
-    kept.append(0, sparsifier.frames(empty, PowderSum.zeros(1)), np.zeros(0, bool))
+    kept.append(0, sparsifier.frames(empty, PowderSum.zeros(1, AGIPD_1M)), np.zeros(0, bool))
     reader = HitReader(empty, FrameSums.zeros(0), sparsifier, make_masks(), kept)
-    assert list(reader.stream(np.empty(0, int), PowderSum.zeros(1))) == []
+    assert list(reader.stream(np.empty(0, int), PowderSum.zeros(1, AGIPD_1M))) == []
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_file_changes_between_the_readings(tmp_path, first_pass, run, change):
         with h5py.File(about.path, "r+") as file:
             file[DATASET][PER_TRAIN + 3, 0, :4] = new[change]
     with pytest.raises(InputError, match=r"train 71: .* differently"):
-        list(done.reader.stream(np.array([1, PER_TRAIN + 3]), PowderSum.zeros(1)))
+        list(done.reader.stream(np.array([1, PER_TRAIN + 3]), PowderSum.zeros(1, AGIPD_1M)))
 
 
 def test_keep_only_makes_room():

@@ -9,6 +9,7 @@ from mockrun import tiny_run
 
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.sparse_frames import FrameSums
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.frame_loop import Observer, run_pass, train_source
 from xfelmpi.reduction.observers import SumKeeper
 from xfelmpi.reduction.powder import PowderSum
@@ -49,7 +50,7 @@ class Noted(Observer):
 
 
 def test_blocks_and_observers(mock, index, sparsifier):
-    sums, powder, log = FrameSums.zeros(len(mock)), PowderSum.zeros(1), []
+    sums, powder, log = FrameSums.zeros(len(mock)), PowderSum.zeros(1, AGIPD_1M), []
     skip = np.zeros(len(mock), bool)
     skip[6:12] = True
     entered = []
@@ -89,7 +90,7 @@ def test_what_an_observer_raises_ends_the_pass(index, sparsifier):
     log = []
     sums = FrameSums.zeros(len(index.frames))
     source = train_source(index.frames, sums, sparsifier.room, "proc")
-    read = partial(sparsifier.frames, powder=PowderSum.zeros(1))
+    read = partial(sparsifier.frames, powder=PowderSum.zeros(1, AGIPD_1M))
     with pytest.raises(ZeroDivisionError):
         run_pass(source, read, (Broken(), Noted("after", log)))
     assert log == []

@@ -5,6 +5,7 @@ import pytest
 from reference import MODULES, PIXELS
 
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.reduction.powder import PowderSum, mask_good_frames
 
@@ -30,7 +31,7 @@ def test_add_sparse(n):
     sparse, photons, bad = random_frames(rng, n)
     modules = rng.integers(0, 1 << 16, n).astype(np.uint16)
     rows = rng.integers(0, 3, n).astype(np.int32)
-    powder = PowderSum.zeros(3)
+    powder = PowderSum.zeros(3, AGIPD_1M)
     powder.add_sparse(sparse, modules, rows)
     assert np.array_equal(powder.photons, photons.sum(axis=0))
     assert np.array_equal(powder.invalid, bad.sum(axis=0))
@@ -46,7 +47,7 @@ def test_same_pixel_many_times():
     pixel[1::2] = 999_999
     count = np.full(2 * n, 65535, np.uint16)
     count[1::2] = 0
-    powder = PowderSum.zeros(1)
+    powder = PowderSum.zeros(1, AGIPD_1M)
     sparse = SparseFrames(np.arange(0, 2 * n + 1, 2), pixel, count)
     powder.add_sparse(sparse, np.full(n, 0xFFFF, np.uint16), np.zeros(n, int))
     assert powder.photons.reshape(-1)[12_345] == n * 65535
@@ -61,12 +62,12 @@ def test_parts_add_up_to_the_whole():
     rng = np.random.default_rng(7)
     sparse, _, _ = random_frames(rng, 6)
     modules, rows = rng.integers(0, 1 << 16, 6).astype(np.uint16), rng.integers(0, 2, 6)
-    whole = PowderSum.zeros(2)
+    whole = PowderSum.zeros(2, AGIPD_1M)
     whole.add_sparse(sparse, modules, rows)
-    total = PowderSum.zeros(whole.frames.shape[1])
+    total = PowderSum.zeros(whole.frames.shape[1], AGIPD_1M)
     for part in ([], [0], [1, 2, 3, 4], [], [5]):
         part = np.array(part, int)
-        own = PowderSum.zeros(whole.frames.shape[1])
+        own = PowderSum.zeros(whole.frames.shape[1], AGIPD_1M)
         own.add_sparse(sparse.take(part), modules[part], rows[part])
         for name in ("photons", "invalid", "frames"):
             getattr(total, name)[...] += getattr(own, name)
@@ -74,13 +75,13 @@ def test_parts_add_up_to_the_whole():
         assert np.array_equal(getattr(total, name), getattr(whole, name))
         assert (
             getattr(whole, name).dtype
-            == getattr(PowderSum.zeros(whole.frames.shape[1]), name).dtype
+            == getattr(PowderSum.zeros(whole.frames.shape[1], AGIPD_1M), name).dtype
             == dtype
         )
 
 
 def test_add_frames_adds():
-    powder = PowderSum.zeros(4)
+    powder = PowderSum.zeros(4, AGIPD_1M)
     powder.add_frames(2, np.array([3, 0, 3], np.int32))
     powder.add_frames(2, np.array([1], np.int32))
     powder.add_frames(9, np.array([], np.int32))

@@ -13,6 +13,7 @@ from reference import FS, SS
 
 from xfelmpi.core.errors import InputError, OutOfFilesError
 from xfelmpi.core.frame_table import ModuleFile
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.input_file import ChangedFileError, file_stamp
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -85,7 +86,9 @@ def test_read_through_a_pool_of_one(tmp_path):
     files = many_files(tmp_path, 16)
     table = make_table({m: (m, [0, 0]) for m in range(16)})
     pool = FilePool(files, limit=1)
-    sums = Sparsifier(pool, make_masks(), 1.0, 0.7, 0).frames(table, PowderSum.zeros(1)).sums
+    sums = (
+        Sparsifier(pool, make_masks(), 1.0, 0.7, 0).frames(table, PowderSum.zeros(1, AGIPD_1M)).sums
+    )
     pool.close()
     assert sums.photons.tolist() == [136, 136]
     assert sums.modules.tolist() == [65535, 65535]

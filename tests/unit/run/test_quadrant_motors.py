@@ -30,6 +30,7 @@ from xfelmpi.core.machine_records import (
     motors_from_json,
 )
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.machine.machine_data import read_machine_data
 
 DEVICE = "SPB_IRU_AGIPD1M/MOTOR/"
@@ -176,10 +177,10 @@ def shifts_of(geometry, nominal):
 
 
 def test_quadrants_follow(geom, nominal):
-    geometry, warnings = load_geometry(geom, motors=MOTORS)
+    geometry, warnings = load_geometry(geom, AGIPD_1M, motors=MOTORS)
     assert warnings == ()
     np.testing.assert_allclose(shifts_of(geometry, nominal), np.repeat(SHIFTS, 4, 0), atol=1e-6)
-    corner = geometry.corner_position - load_geometry(geom)[0].corner_position
+    corner = geometry.corner_position - load_geometry(geom, AGIPD_1M)[0].corner_position
     np.testing.assert_allclose(corner[:, :2] * 1e3, np.repeat(SHIFTS, 4, 0), atol=1e-6)
     assert geometry.distance == 0.7
     for text in (str(geom), DEVICE, "Q1 +0.500 +0.000", "Q3 -2.000 +0.000"):
@@ -187,14 +188,16 @@ def test_quadrants_follow(geom, nominal):
 
 
 def test_motors_where_they_were(geom, nominal):
-    geometry, warnings = load_geometry(geom, motors=replace(MOTORS, positions=REFERENCE * 1e-3))
+    geometry, warnings = load_geometry(
+        geom, AGIPD_1M, motors=replace(MOTORS, positions=REFERENCE * 1e-3)
+    )
     assert warnings == ()
     np.testing.assert_allclose(shifts_of(geometry, nominal), 0, atol=1e-6)
 
 
 def test_file_without_motors(tmp_path, nominal):
     path = write_geometry(tmp_path / "agipd.geom", nominal, None)
-    geometry, warnings = load_geometry(path, motors=MOTORS)
+    geometry, warnings = load_geometry(path, AGIPD_1M, motors=MOTORS)
     assert warnings == ()
     np.testing.assert_allclose(shifts_of(geometry, nominal), 0, atol=1e-6)
     assert "moved" not in geometry.description
@@ -211,7 +214,7 @@ def without(quadrant, motor):
     [(None, "the run has none"), (without(2, 1), "no positions of motor Q3M2 of SPB_IRU")],
 )
 def test_run_without_motors(geom, nominal, motors, words):
-    geometry, (warning,) = load_geometry(geom, motors=motors)
+    geometry, (warning,) = load_geometry(geom, AGIPD_1M, motors=motors)
     assert words in warning
     assert "the quadrants stay as in the file" in warning
     np.testing.assert_allclose(shifts_of(geometry, nominal), 0, atol=1e-6)
@@ -221,7 +224,7 @@ def test_run_without_motors(geom, nominal, motors, words):
 def test_motors_on_the_way(geom, nominal, travel, warned):
     ways = np.zeros((4, 2))
     ways[1, 0] = travel
-    geometry, warnings = load_geometry(geom, motors=replace(MOTORS, travel=ways))
+    geometry, warnings = load_geometry(geom, AGIPD_1M, motors=replace(MOTORS, travel=ways))
     assert len(warnings) == warned
     if warned:
         assert f"{DEVICE}Q2M1 moved by 0.375 mm" in warnings[0]
@@ -239,7 +242,7 @@ def test_damaged_comments(geom, nominal, old, new, words):
     text = geom.read_text()
     assert old in text
     geom.write_text(text.replace(old, new))
-    geometry, (warning,) = load_geometry(geom, motors=MOTORS)
+    geometry, (warning,) = load_geometry(geom, AGIPD_1M, motors=MOTORS)
     assert words in warning
     np.testing.assert_allclose(shifts_of(geometry, nominal), 0, atol=1e-6)
 
@@ -259,7 +262,7 @@ def test_in_the_files_of_a_job(tmp_path, nominal):
     assert f"quadrants moved with the motors {DEVICE}" in done.stdout
     with h5py.File(tmp_path / "out" / "saved_hits" / "r0050_hits.cxi") as cxi:
         xyz = cxi["entry_1/instrument_1/detector_1/xyz_map"][:]
-    right, _ = load_geometry(geom, motors=MOTORS)
+    right, _ = load_geometry(geom, AGIPD_1M, motors=MOTORS)
     np.testing.assert_allclose(xyz, right.xyz, atol=1e-9)
 
 

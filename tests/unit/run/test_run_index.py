@@ -430,7 +430,7 @@ def test_file_without_a_dataset(run, name):
 def test_all_files_damaged(run):
     for path in run.glob("*AGIPD*"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"r0050.*none of its AGIPD files.*AGIPD00-S00000"):
+    with pytest.raises(InputError, match=r"r0050.*none of its detector files.*AGIPD00-S00000"):
         index_run(run, "proc")
 
 
@@ -621,7 +621,7 @@ from xfelmpi.run.index.module_file import ModuleRows
 
 TRAINS = 2841  # of 352 cells: a million frames
 
-def rows(path, source, version, module, number, problems, suspects):
+def rows(path, source, version, module, number, problems, suspects, *, detector):
     n = TRAINS * 352
     train = np.repeat(np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
@@ -629,12 +629,12 @@ def rows(path, source, version, module, number, problems, suspects):
                      np.arange(n, dtype=np.int32))
     return ids, np.unique(train), "|u1", True
 
-run_index.module_files = lambda folder, kind: [Path(f"{m}") for m in range(16)]
+run_index.module_files = lambda folder, kind, detector: [Path(f"{m}") for m in range(16)]
 def sources(path, problems, identities):
     identities[path] = run_index.FileIdentity(50, 7927, 50)
     return [("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))]
 
-run_index.agipd_sources = sources
+run_index.module_sources = sources
 run_index.read_module_file = rows
 run_index.start_time = lambda path: ""
 index = run_index.index_run(Path("run"), "proc")

@@ -19,6 +19,7 @@ from xfelmpi.cli import vds as command
 from xfelmpi.core.errors import OutputError, UsageError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.partial_file import part_name
 from xfelmpi.io.publish import publish
 from xfelmpi.output.vds import fill_value, source_names, write_vds
@@ -416,7 +417,7 @@ def big_run(n_files: int, rows: int) -> RunIndex:
     trains = np.arange(n) // 352
     columns = {m: (sequence + m * n_files, row) for m in range(16)}
     frames = table(columns, trains)
-    return RunIndex("proc", "SPB_DET_AGIPD1M-1", "", files, frames, 0xFFFF, ())
+    return RunIndex("proc", "SPB_DET_AGIPD1M-1", "", files, frames, 0xFFFF, (), AGIPD_1M)
 
 
 def test_a_long_run_opens_fast(tmp_path):

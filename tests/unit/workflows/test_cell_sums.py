@@ -22,6 +22,7 @@ from xfelmpi._kernels._cells import (
 )
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.frame_loop import run_pass
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -42,7 +43,7 @@ MOST = 4294967295
 @pytest.mark.parametrize("limit", [1, 60 << 20, 300 << 20, 1 << 40])
 def test_parts_have_every_pixel_of_the_run_once(n_ranks, limit):
     modules_in_run = 0b1000_0000_0101_1001
-    parts = plan_parts(modules_in_run, 352, 3, limit, n_ranks)
+    parts = plan_parts(AGIPD_1M, modules_in_run, 352, 3, limit, n_ranks)
     pixels = []
     for part in parts:
         bounds = [part.owned(rank) for rank in range(n_ranks)]
@@ -60,8 +61,8 @@ def test_parts_have_every_pixel_of_the_run_once(n_ranks, limit):
 
 def test_modules_are_split_only_if_they_must_be():
     needed = 13 * 352 * 65536
-    assert [p.modules for p in plan_parts(0b111, 352, 3, needed // 4, 8)] == [[0, 1], [2]]
-    assert [len(p.bands) for p in plan_parts(1, 352, 3, needed - 1, 1)] == [4, 4]
+    assert [p.modules for p in plan_parts(AGIPD_1M, 0b111, 352, 3, needed // 4, 8)] == [[0, 1], [2]]
+    assert [len(p.bands) for p in plan_parts(AGIPD_1M, 1, 352, 3, needed - 1, 1)] == [4, 4]
 
 
 def random_segments(rng, n_frames=40):
@@ -83,7 +84,7 @@ def test_kernels(n_ranks, planes):
     rng = np.random.default_rng(3)
     start, stop, pixel, count, label = random_segments(rng)
     # two bands of module 3 alone; what lies elsewhere is left out
-    part = Part(np.array([25, 30]), n_ranks)
+    part = Part(np.array([25, 30]), n_ranks, AGIPD_1M)
     number = np.zeros(n_ranks, np.int64)
     segments = _cells.Segments(start=start, stop=stop, pixel=pixel, count=count, label=label)
     _cells.count_entries(segments, part.place, part.stripe, number)
@@ -137,7 +138,7 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     lit = [np.count_nonzero(mock.frame(i), axis=(1, 2)).max() for i in range(len(mock))]
     room = int(max(lit)) if tight else 1 << 21
     monkeypatch.setattr("xfelmpi.reduction.sparsifier.full_frame", lambda masks: 1)
-    monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._SMALL_BLOCK", 1)
+    monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums.LabelledFrames.small_block", 1)
     monkeypatch.setattr("xfelmpi.workflows.mask.cell_sums._LEAST_PER_PAIR", 5)
     index = index_run(mock.paths.proc, "proc", None)
     bits = np.full((16, 1, 8192), 0xFF, np.uint8)
@@ -146,9 +147,9 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     is_hit = mock.truth["is_particle"]
     labels = index.frames.cell_id | JUDGED | np.where(is_hit, HIT, MISS).astype(np.uint16)
     frames = LabelledFrames(index.frames, labels.astype(np.uint16), False, 6)
-    part = Part(np.arange(24), 1)
+    part = Part(np.arange(24), 1, AGIPD_1M)
     summed = CellSums(MPI.COMM_SELF, part, frames, (6, 6), per_pair)
-    read = partial(sparsifier.frames, powder=PowderSum.zeros(1))
+    read = partial(sparsifier.frames, powder=PowderSum.zeros(1, AGIPD_1M))
     run_pass(frames.source(part, sparsifier.room, "proc"), read, [summed])
     sums, counts = summed.sums, frames.counts
     for row in range(6):
@@ -173,9 +174,9 @@ def test_frames_that_stand_out_in_their_train_do_not_count(mock):
     labels = (index.frames.cell_id | JUDGED).astype(np.uint16)
     frames = LabelledFrames(index.frames, labels, True, 6)
     left_out = np.zeros((3, len(mock)), bool)
-    part = Part(np.arange(24), 1)
+    part = Part(np.arange(24), 1, AGIPD_1M)
     for source in frames.source(part, sparsifier.room, "proc"):
-        block = sparsifier.frames(source.frames, PowderSum.zeros(1))
+        block = sparsifier.frames(source.frames, PowderSum.zeros(1, AGIPD_1M))
         left_out[source.module, source.rows] = frames.labels_of(source, block, part) & JUDGED == 0
     lit = np.array([np.count_nonzero(mock.frame(i)[:3], axis=(1, 2)) for i in range(len(mock))])
     lit = lit.T.reshape(3, 3, 6)

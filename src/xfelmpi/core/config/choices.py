@@ -2,11 +2,11 @@
 
 import math
 
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.known import DETECTORS
 
-_EDGE = math.gcd(*AGIPD_1M.asic_shape)
+_EDGE = max(math.gcd(*detector.asic_shape) for detector in DETECTORS)
 BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
-"""``--bin``: bins never reach over the edge of an ASIC."""
+"""``--bin``: bins never reach over the edge of an ASIC, which is checked again with the run."""
 
 POLARISATIONS = ("x", "y", "none")
 """``--polarisation``: direction of the electric field."""

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from xfelmpi.core.units import ELECTRONVOLT
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
+from xfelmpi.detectors.known import MAX_CELLS
 
 LAST_RUN = 99_999
 """The facility's names have four digits, ``r0050``; a run beyond them has five."""
@@ -223,10 +223,8 @@ def parse_cells(text) -> tuple[int, ...]:
         if not match:
             raise ValueError(f"{text!r} names no cells; expected e.g. 0,5-10,31")
         first, last = int(match[1]), int(match[2] or match[1])
-        if not first <= last < AGIPD_1M.max_cells:
-            raise ValueError(
-                f"{part}: expected cells from 0 to {AGIPD_1M.max_cells - 1}, ascending"
-            )
+        if not first <= last < MAX_CELLS:
+            raise ValueError(f"{part}: expected cells from 0 to {MAX_CELLS - 1}, ascending")
         cells.update(range(first, last + 1))
     return tuple(sorted(cells))
 

@@ -9,10 +9,11 @@ from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import MAX_CELLS, MAX_MODULES
 
-_MODULES, _CELLS = range(AGIPD_1M.n_modules), range(AGIPD_1M.max_cells)
-"""What options may name; they are checked before the run says which detector it has."""
+_MODULES, _CELLS = range(MAX_MODULES), range(MAX_CELLS)
+"""What options may name before the run says which detector it has; see `validate_for`."""
 
 _TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
 _TAKEN |= set(SIZE_COLUMNS)
@@ -108,6 +109,29 @@ def validate(config) -> None:
     _validate_added([text.partition("=")[0] for text in config.add])
     first, end = config.trains
     _need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
+
+
+def validate_for(config, detector: Detector) -> None:
+    """Check what a `Config` names against the detector of the run.
+
+    Raises
+    ------
+    UsageError
+        With the option, what was found and what was expected.
+    """
+    cells, modules = range(detector.max_cells), range(detector.n_modules)
+    last = f"0 … {{}} of the {detector.name}"
+    named = (
+        ("exclude_cells", config.exclude_cells or (), cells),
+        ("first_cell", () if config.first_cell is None else (config.first_cell,), cells),
+        ("hit_modules", config.hit_modules or (), modules),
+    )
+    for option, numbers, there in named:
+        wrong = [number for number in numbers if number not in there]
+        _need(not wrong, option, ", ".join(map(str, wrong[:5])), last.format(there[-1]))
+    edge = math.gcd(*detector.asic_shape)
+    expected = f"a divisor of {edge}, so that no bin reaches over an ASIC of the {detector.name}"
+    _need(edge % config.bin == 0, "bin", config.bin, expected)
 
 
 def _need(holds: bool, option: str, found, expected: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.known import detector_of_modules
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
@@ -183,6 +184,7 @@ def _geometry(detector: h5py.Group, xyz: np.ndarray, path: Path) -> DetectorGeom
         checked_array(detector, "basis_vectors", np.float64, (len(xyz[0]), 2, 3)),
         float(checked_array(detector, "distance", np.float64, ())),
         str(path),
+        detector_of_modules(detector["module_identifier"].asstr()[()].tolist()),
         **tiles,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io import cache_file
 from xfelmpi.run.index.identity import FILE_LEFT_OUT
 from xfelmpi.run.index.module_file import module_files
@@ -58,7 +58,7 @@ def cached_index(
 
 def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
     """Return what must be the same for a cached index to hold."""
-    files = cache_file.describe_files(module_files(folder, kind))
+    files = cache_file.describe_files(module_files(folder, kind, detector))
     about = [*ModuleFile.__dataclass_fields__]
     chosen = (str(folder), kind, detector, suspect_trains)
     return json.dumps([SCHEMA, about, *chosen, files])
@@ -69,7 +69,7 @@ def _load(path: Path, key: str) -> RunIndex | None:
 
 
 def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
-    n = len(table["cell"])
+    n, detector = len(table["cell"]), detectors_of(about["detector"])[0]
     return RunIndex(
         **{name: about[name] for name in _TEXTS},
         files=tuple(ModuleFile(**f) for f in about["files"]),
@@ -77,9 +77,10 @@ def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
             np.repeat(table["train"], table["per_train"]),
             table["cell"],
             table["pulse"],
-            *_places(table["segments"], (n, AGIPD_1M.n_modules)),
+            *_places(table["segments"], (n, detector.n_modules)),
         ),
         modules_in_run=about["modules_in_run"],
+        detector_type=detector,
         problems=tuple(Problem(**p) for p in about["problems"]),
         notes=(*about["notes"], f"index of an earlier job: {path}"),
         listed=table["listed"],

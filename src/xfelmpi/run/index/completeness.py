@@ -14,6 +14,7 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
+from xfelmpi.detectors.known import module_of_file
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.run.arrival import REDU_FILE, list_folder, makes_redu, missing_files
@@ -41,7 +42,7 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
         Of the corrected run.
     """
     try:
-        raw = module_files(experiment.run_folder("raw"), "raw")
+        raw = module_files(experiment.run_folder("raw"), "raw", index.detector)
     except InputError:
         raw = []
     beamline: list[Path] = []
@@ -52,7 +53,7 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
             continue
 
     def with_frames(file: h5py.File, path: Path) -> np.ndarray:
-        module = int(path.name.partition("-AGIPD")[2][:2])
+        module = module_of_file(path.name)
         trains, _, count = rows_of_trains(file, f"{index.detector}/DET/{module}CH0:xtdf/image")
         return trains[count > 0]
 

@@ -13,6 +13,7 @@ import h5py
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
+from xfelmpi.detectors.known import module_of_file
 from xfelmpi.run.train_index import shape_of
 
 _NAME = re.compile(r"[A-Z]+-R(\d{4,})-")
@@ -118,8 +119,7 @@ def settle_identity(
 
 
 def _problem(path: Path, what: str, action: str = FILE_LEFT_OUT) -> Problem:
-    module = re.search(r"-AGIPD(\d\d)-", path.name)
-    return Problem(what, path.name, int(module[1]) if module else -1, 0, action)
+    return Problem(what, path.name, module_of_file(path.name), 0, action)
 
 
 def _commonest(numbers) -> int:

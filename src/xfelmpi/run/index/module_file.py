@@ -5,7 +5,6 @@ here, because damage (a train ID of 0, an index beyond the data) must be seen.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,13 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.hdf5_locks import advice
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import (
+    MODULE_FILE,
+    detectors_of,
+    find_source,
+    module_of_file,
+)
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import (
     ChangedFileError,
@@ -28,17 +33,10 @@ from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import OLDEST_FORMAT, SuspectTrain, flagged
 from xfelmpi.run.train_index import first_and_count, listed_trains, number_column, shape_of
 
-_FILE_NAME = re.compile(rf"(RAW|CORR)-R\d{{4,}}-{AGIPD_1M.file_name}(\d\d)-S(\d{{5}})\.h5")
-
 FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
-MODULES = AGIPD_1M.n_modules
-"""Modules of the detector whose files are recognised."""
-
 _IMPOSSIBLE = np.uint64(1 << 63)
-
-_SOURCE = re.compile(AGIPD_1M.source)
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,16 @@ class ModuleRows:
         return ModuleRows(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
-def module_files(folder: Path, kind: str) -> list[Path]:
-    """Return the detector's files in a run folder, in the order of module and sequence.
+def module_files(folder: Path, kind: str, detector: str | None = None) -> list[Path]:
+    """Return a detector's files in a run folder, in the order of module and sequence.
+
+    Parameters
+    ----------
+    folder : Path
+    kind : str
+        ``proc`` or ``raw``.
+    detector : str, optional
+        Which detector, e.g. ``SPB_DET_AGIPD1M-1``; default: the first of `DETECTORS` with files.
 
     Raises
     ------
@@ -79,29 +85,33 @@ def module_files(folder: Path, kind: str) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: no such run ({error.strerror})") from None
     wanted = "CORR" if kind == "proc" else "RAW"
-    by_kind: dict[str, list[Path]] = {"CORR": [], "RAW": []}
+    by_kind: dict[str, dict[str, list[Path]]] = {"CORR": {}, "RAW": {}}
     for name in names:
-        if match := _FILE_NAME.fullmatch(name):
-            by_kind[match[1]].append(folder / name)
+        if match := MODULE_FILE.fullmatch(name):
+            by_kind[match["kind"]].setdefault(match["detector"], []).append(folder / name)
     found = by_kind.pop(wanted)
-    if not found:
-        ((other, there),) = by_kind.items()
-        instead = f", {len(there)} of them {other} files of AGIPD modules" if there else ""
-        raise InputError(
-            f"{folder}: no AGIPD files; found {len(names)} files{instead}, expected "
-            f"{wanted}-R….-AGIPD00-S00000.h5 and so on"
-        )
-    return found
+    candidates = detectors_of(detector)
+    for candidate in candidates:
+        if candidate.file_name in found:
+            return found[candidate.file_name]
+    ((other, others),) = by_kind.items()
+    there = sum(map(len, others.values()))
+    instead = f", {there} of them {other} files of detector modules" if there else ""
+    start = candidates[0].file_name
+    raise InputError(
+        f"{folder}: no {start} files; found {len(names)} files{instead}, expected "
+        f"{wanted}-R….-{start}00-S00000.h5 and so on"
+    )
 
 
-def agipd_sources(
+def module_sources(
     path: Path, problems: list[Problem], identities: dict[Path, FileIdentity]
 ) -> list[tuple[str, str, int]]:
     """Return (detector, source, module) of a file; a modern name wins over its legacy link.
 
     What the file says of its run and proposal is added to `identities`.
     """
-    number = int(_FILE_NAME.fullmatch(path.name)[2])
+    number = module_of_file(path.name)
     try:
         names, identities[path] = read_access(path, _read_sources, path)
     except Exception as error:
@@ -112,11 +122,12 @@ def agipd_sources(
         )
         return []
     best: dict[tuple[str, int], str] = {}
-    for name in sorted(names):  # CORR sorts before DET
-        if (m := _SOURCE.fullmatch(name)) and int(m[2]) < AGIPD_1M.n_modules:
-            best.setdefault((m[1], int(m[2])), name)
+    for source in sorted(names):  # CORR sorts before DET
+        if found := find_source(source):
+            best.setdefault(found, source)
     if not best:
-        problems.append(Problem("file has no AGIPD source", path.name, number, 0, FILE_LEFT_OUT))
+        start = MODULE_FILE.fullmatch(path.name)["detector"]
+        problems.append(Problem(f"file has no {start} source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
 
 
@@ -150,7 +161,7 @@ def _creation_date(access) -> str:
 
 
 def read_module_file(
-    path, source, version, module, number, problems, suspects
+    path, source, version, module, number, problems, suspects, *, detector: Detector
 ) -> tuple[ModuleRows, np.ndarray, str, bool, str] | None:
     """Return the usable frames of one file, its trains, dtype, whether it has masks, its stamp.
 
@@ -181,8 +192,8 @@ def read_module_file(
         problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
         return None
     raw = path.name.startswith("RAW")
-    module_shape = AGIPD_1M.module_shape
-    expected = (AGIPD_1M.raw_planes, *module_shape) if raw else module_shape
+    module_shape = detector.module_shape
+    expected = (detector.raw_planes, *module_shape) if raw else module_shape
     right_dtype = found.dtype == np.uint16 if raw else found.dtype.kind in "uif"
     if found.shape[1:] != expected or not right_dtype:
         problem(
@@ -194,7 +205,7 @@ def read_module_file(
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
-    rows = _check_rows(train, row, found.ids, number, problem)
+    rows = _check_rows(train, row, found.ids, number, problem, detector.max_cells)
     return rows, found.train_ids, found.dtype.str, found.has_mask, stamp
 
 
@@ -290,16 +301,16 @@ def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarr
     return count
 
 
-def _check_rows(train, row, ids, number, problem) -> ModuleRows:
+def _check_rows(train, row, ids, number, problem, max_cells: int) -> ModuleRows:
     cell = ids["cellId"][row]
     wrong_train = ids["trainId"][row] != train
-    wrong_cell = (cell < 0) | (cell >= AGIPD_1M.max_cells)
+    wrong_cell = (cell < 0) | (cell >= max_cells)
     for t in np.unique(train[wrong_train]):
         n = int((wrong_train & (train == t)).sum())
         problem(f"{n} frames have another trainId than the INDEX says", t)
     for t in np.unique(train[wrong_cell]):
         worst = cell[wrong_cell & (train == t)].max()
-        problem(f"cellId {worst}, expected 0 … {AGIPD_1M.max_cells - 1}", t)
+        problem(f"cellId {worst}, expected 0 … {max_cells - 1}", t)
     good = ~(wrong_train | wrong_cell)
     return ModuleRows(
         train[good],

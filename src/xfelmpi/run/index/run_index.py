@@ -16,8 +16,8 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem, without_numbers
 from xfelmpi.core.progress import Progress
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
@@ -26,7 +26,7 @@ from xfelmpi.run.index.merge_modules import (
     join_modules,
     order_frames,
 )
-from xfelmpi.run.index.module_file import agipd_sources, module_files, read_module_file, start_time
+from xfelmpi.run.index.module_file import module_files, module_sources, read_module_file, start_time
 from xfelmpi.run.index.suspect_trains import SuspectTrain, suspect_problems
 
 
@@ -47,12 +47,12 @@ class RunIndex:
     modules_in_run : int
         Bit m set: module m has at least one frame.
     problems : tuple of Problem
+    detector_type : Detector
+        What kind of detector it is.
     notes : tuple of str
         What the log should say.
     start_time : str
         ISO 8601 with zone, from the files' metadata, or empty.
-    detector_type : Detector
-        What kind of detector it is.
     proposal : int
         From the files' metadata, 0 if they do not say it.
     listed : ndarray, uint64 (train,)
@@ -66,10 +66,9 @@ class RunIndex:
     frames: FrameTable
     modules_in_run: int
     problems: tuple[Problem, ...]
+    detector_type: Detector
     notes: tuple[str, ...] = ()
     start_time: str = ""
-    # the only one whose files are recognised as yet
-    detector_type: Detector = AGIPD_1M
     proposal: int = 0
     listed: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)
 
@@ -88,7 +87,7 @@ def index_run(
 def index_files(
     folder: Path, kind: str, detector: str | None = None, suspect_trains: str = "include"
 ) -> RunIndex:
-    """Index the AGIPD frames of a run folder; what modules lack is not among its problems yet.
+    """Index the frames of a run folder; what modules lack is not among its problems yet.
 
     Parameters
     ----------
@@ -97,16 +96,17 @@ def index_files(
     kind : str
         ``proc`` or ``raw``.
     detector : str, optional
-        Which detector; default: the one AGIPD-1M in the run.
+        Which detector; default: the one in the run, the first of `DETECTORS` if there are several
+        kinds.
     suspect_trains : str
         Whether to ``include`` or ``exclude`` what files flag as suspect.
 
     Raises
     ------
     InputError
-        If there is no such folder, or no usable frame of an AGIPD in it.
+        If there is no such folder, or no usable frame of a detector in it.
     """
-    paths = module_files(folder, kind)
+    paths = module_files(folder, kind, detector)
     files: list[ModuleFile] = []
     problems: list[Problem] = []
     suspects: list[SuspectTrain] = []
@@ -114,12 +114,14 @@ def index_files(
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
     listed: list[np.ndarray] = []
-    modules = _read_modules(sources[detector], files, problems, suspects, exclude, listed)
+    about = detectors_of(detector)[0]
+    _refuse_raw(folder, kind, about)
+    modules = _read_modules(sources[detector], about, files, problems, suspects, exclude, listed)
     drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
-        about = _reasons(problems, suspects if exclude else ())
-        raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files{about}")
-    frames = join_modules(modules, AGIPD_1M.n_modules, problems)
+        why = _reasons(problems, suspects if exclude else ())
+        raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files{why}")
+    frames = join_modules(modules, about.n_modules, problems)
     modules_in_run = int(bits_of((frames.file >= 0).any(axis=0)))
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
@@ -131,6 +133,7 @@ def index_files(
         frames,
         modules_in_run,
         tuple(dict.fromkeys(problems)),
+        about,
         start_time=start_time(Path(files[0].path)),
         proposal=proposal,
         listed=np.unique(np.concatenate(listed)),
@@ -146,12 +149,20 @@ def _find_sources(paths, folder, problems) -> tuple[dict[str, list[_Source]], in
     found: dict[str, list[_Source]] = {}
     identities: dict[Path, FileIdentity] = {}
     for path in paths:
-        for prefix, source, module in agipd_sources(path, problems, identities):
+        for prefix, source, module in module_sources(path, problems, identities):
             about = (path, source, module, identities[path].version)
             found.setdefault(prefix, []).append(about)
     own, proposal = settle_identity(identities, folder, problems)
     sources = {d: [f for f in files if f[0] in own] for d, files in found.items()}
     return {d: files for d, files in sources.items() if files}, proposal
+
+
+def _refuse_raw(folder: Path, kind: str, detector: Detector) -> None:
+    if kind == "raw" and not detector.raw_planes:
+        raise InputError(
+            f"{folder}: raw data of the {detector.name}, whose calibration is not known here; "
+            "expected corrected data (--data proc)"
+        )
 
 
 def _reasons(problems: list[Problem], suspects) -> str:
@@ -175,7 +186,9 @@ def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     return trains, bits_of(there)
 
 
-def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[int, ModuleFrames]:
+def _read_modules(
+    sources, detector: Detector, files, problems, suspects, exclude, listed
+) -> dict[int, ModuleFrames]:
     """Read the ids of all modules, one after the other: only one is in memory as in its files.
 
     The trains that files list, used or not, are added to `listed`.
@@ -188,7 +201,9 @@ def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[i
         parts = []
         for path, source, _, version in group:
             number, new = len(files), []
-            found = read_module_file(path, source, version, module, number, problems, new)
+            found = read_module_file(
+                path, source, version, module, number, problems, new, detector=detector
+            )
             progress.show([next(done)])
             suspects += new
             if found is not None:
@@ -207,7 +222,9 @@ def _read_modules(sources, files, problems, suspects, exclude, listed) -> dict[i
 
 def _choose_detector(wanted, sources, folder, problems) -> str:
     if not sources:
-        raise InputError(f"{folder}: none of its AGIPD files can be used{_reasons(problems, ())}")
+        raise InputError(
+            f"{folder}: none of its detector files can be used{_reasons(problems, ())}"
+        )
     if wanted is None and len(sources) > 1:
         raise InputError(
             f"{folder}: several detectors: {', '.join(sorted(sources))}; choose one with --detector"

@@ -18,13 +18,14 @@ import numpy as np
 from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
+from xfelmpi.detectors.known import MODULE_NAMES
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import guarded_call, open_access
 from xfelmpi.io.virtual_sources import rows_there
 from xfelmpi.run.index.identity import expected_run, identity
 from xfelmpi.run.train_index import check_size, number_column, rows_of_trains, shape_of
 
-_NOT_MACHINE = re.compile(r"-AGIPD\d+-|-OVERVIEW")
+_NOT_MACHINE = re.compile(rf"-({MODULE_NAMES})\d+-|-OVERVIEW")
 
 _LARGEST = 256 << 20
 """Bytes of a dataset in one file at most."""

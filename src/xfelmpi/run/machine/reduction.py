@@ -12,13 +12,13 @@ import numpy as np
 
 from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.known import MODULE_FILE, detectors_of
 from xfelmpi.run.machine.control_data import Damage, guarded_call, opened, read_table, tolerated
 from xfelmpi.run.machine.xgm import Frames
 from xfelmpi.run.train_index import first_and_count
 
 _PULSES = "PULSE_REDUCTION/"
 _FILTER = re.compile(r"/REDU/LITFRM\w*:daqFilter$")
-_MODULE = re.compile(r"-AGIPD(\d\d)-S\d+\.h5$")
 
 
 def run_reduction(
@@ -44,7 +44,7 @@ def run_reduction(
     aside: Damage = {}
     for kind in ("raw", "proc"):
         folder = experiment.run_folder(kind)
-        paths = _one_module(folder, aside)
+        paths = _one_module(folder, frames.detector, aside)
         if not paths:
             continue
         with opened(folder, aside, paths=paths) as of_module:
@@ -55,13 +55,15 @@ def run_reduction(
     return RunReduction(n, _before(files, frames, ratios, damage), tuple(rules.values()), errata)
 
 
-def _one_module(folder: Path, damage: Damage) -> list[Path]:
+def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
     """Return the files of the first module: all modules are reduced by the same rules."""
+    start = detectors_of(detector)[0].file_name
     found: dict[str, list[Path]] = {}
     with tolerated(str(folder), damage):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if match := _MODULE.search(path.name):
-                found.setdefault(match[1], []).append(path)
+            match = MODULE_FILE.fullmatch(path.name)
+            if match and match["detector"] == start:
+                found.setdefault(match["module"], []).append(path)
     return found[min(found)] if found else []
 
 

@@ -13,7 +13,7 @@ from xfelmpi.calibration.constants_file import constants_file, open_constants
 from xfelmpi.calibration.dark_statistics import outliers
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.workflows.mask.bad_pixels import (
     BRIGHT,
@@ -29,11 +29,7 @@ from xfelmpi.workflows.mask.bad_pixels import (
     masked_median,
     mostly_bad,
 )
-from xfelmpi.workflows.mask.cell_sums import BAND_ROWS, Part
-
-_PIXELS, _SHAPE = AGIPD_1M.module_pixels, AGIPD_1M.module_shape
-_ASICS = _PIXELS // math.prod(AGIPD_1M.asic_shape)
-"""Of a module."""
+from xfelmpi.workflows.mask.cell_sums import Part, band_rows
 
 _CHUNK = 1 << 15
 """Cells × pixels judged at a time, about: what the nearest caches hold."""
@@ -45,14 +41,15 @@ class Tally:
 
     Parameters
     ----------
-    kinds : ndarray, int64 (4, 16)
+    kinds : ndarray, int64 (4, module)
         Cells × pixels of every kind, by module; one can be of several kinds.
-    judged, too_dark : ndarray, int64 (16,)
+    judged, too_dark : ndarray, int64 (module,)
         Cells × pixels that were judged, and those that got too little light to be called dead.
-    pixels_too_dark : ndarray, int64 (16,)
+    pixels_too_dark : ndarray, int64 (module,)
         Pixels that got too little light even in all cells together.
-    asics : ndarray, int64 (2, 256)
-        Photons and frames, summed over the pixels and cells of every ASIC.
+    asics : ndarray, int64 (2, block)
+        Photons and frames, summed over the pixels and cells of every ASIC, or part of an ASIC, in
+        a band; see `block_shape`.
     """
 
     kinds: np.ndarray
@@ -62,15 +59,21 @@ class Tally:
     asics: np.ndarray
 
     @classmethod
-    def zeros(cls) -> "Tally":
+    def zeros(cls, detector: Detector) -> "Tally":
         """Return the tally of nothing."""
-        n = AGIPD_1M.n_modules
-        shapes = ((len(KINDS), n), n, n, n, (2, _ASICS * n))
+        n = detector.n_modules
+        blocks = detector.frame_pixels // math.prod(block_shape(detector))
+        shapes = ((len(KINDS), n), n, n, n, (2, blocks))
         return cls(*(np.zeros(shape, np.int64) for shape in shapes))
 
     def of_all_ranks(self, comm) -> "Tally":
         """Return the sum over the ranks; collective."""
         return Tally(*(mpi.allreduce_sum(comm, a) for a in vars(self).values()))
+
+
+def block_shape(detector: Detector) -> tuple[int, int]:
+    """Return the pixels, (ss, fs), of an ASIC within a band: all of it in an AGIPD."""
+    return band_rows(detector), detector.asic_shape[1]
 
 
 class PartJudge:
@@ -82,7 +85,7 @@ class PartJudge:
     part : Part
     sums : ndarray, uint32 (plane, cell, place)
         From `CellSums`.
-    frames : dict of str to ndarray, int64 (16, cell)
+    frames : dict of str to ndarray, int64 (module, cell)
         Frames of each module and cell, of all ranks: ``judged`` and ``all``.
     masks : Masks
         Pixels that are bad anyway.
@@ -118,21 +121,23 @@ class PartJudge:
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
         """Yield (place in the stripe, number, module) of some pixels, all of the same band."""
-        rows = max(1, _CHUNK // len(self._kinds) // _SHAPE[1])
+        n_fs = self._part.detector.module_shape[1]
+        rows = max(1, _CHUNK // len(self._kinds) // n_fs)
         at = self._first
         while at < self._end:
             end_of_band = (at // BAND_PIXELS + 1) * BAND_PIXELS
-            end = min(at + rows * _SHAPE[1], end_of_band, self._end)
+            end = min(at + rows * n_fs, end_of_band, self._end)
             yield (
                 at - self._first,
                 end - at,
-                int(self._part.pixels(at, at + 1)[0] // _PIXELS),
+                int(self._part.pixels(at, at + 1)[0] // self._part.detector.module_pixels),
             )
             at = end
 
     def _frames(self, at: int, n: int, module: int) -> np.ndarray:
         """Return in how many frames that count some pixels were good, int64 (cell, pixel)."""
-        pixel = int(self._part.pixels(self._first + at, self._first + at + 1)[0]) % _PIXELS
+        pixel = int(self._part.pixels(self._first + at, self._first + at + 1)[0])
+        pixel %= self._part.detector.module_pixels
         bits = self._masks.good[module][self._mask_row, pixel // 8 : (pixel + n) // 8]
         there = np.where(self._outshines[module], 0, self._judged[module])[:, None]
         return unpack(bits) * np.maximum(there - self._sums[INVALID, :, at : at + n], 0)
@@ -171,8 +176,9 @@ class PartJudge:
         Collective; the bands are dealt out to the ranks.
         """
         typical = np.zeros((2, totals.shape[1]))
-        for a in range(0, self._part.n_pixels, _PIXELS):
-            b = min(a + _PIXELS, self._part.n_pixels)
+        n_pixels = self._part.detector.module_pixels
+        for a in range(0, self._part.n_pixels, n_pixels):
+            b = min(a + n_pixels, self._part.n_pixels)
             first, end = np.clip((self._first, self._end), a, b)
             own, here = slice(first - a, end - a), slice(first - self._first, end - self._first)
             piece = np.zeros((3, b - a), np.int64)
@@ -189,9 +195,11 @@ class PartJudge:
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
         """Return the typical rates of photons and pairs of a band, float64 (2, 8192)."""
-        images = totals.reshape(3, BAND_ROWS, -1, AGIPD_1M.asic_shape[0])
-        band = self._part.bands[place // BAND_PIXELS]
-        self._tally.asics[:, 2 * band : 2 * band + 2] += images[[0, 2]].sum(axis=(1, 3))
+        n_ss, n_fs = block_shape(self._part.detector)
+        images = totals.reshape(3, n_ss, -1, n_fs)
+        n_blocks, band = images.shape[2], self._part.bands[place // BAND_PIXELS]
+        own = slice(n_blocks * band, n_blocks * (band + 1))
+        self._tally.asics[:, own] += images[[0, 2]].sum(axis=(1, 3))
         rates = np.full((2, *images.shape[1:]), np.nan)
         np.divide(images[:2], images[2], out=rates, where=images[2] > 0)
         for rate in rates:
@@ -218,18 +226,19 @@ class PartJudge:
 
     def _gathered(self) -> Iterator[tuple[int, np.ndarray]]:
         pixels = self._part.pixels(self._first, self._end)
+        detector = self._part.detector
         for module in self._part.modules:
-            own = pixels // _PIXELS == module
-            bits = np.zeros((len(self._kinds), AGIPD_1M.module_bytes), np.uint8)
+            own = pixels // detector.module_pixels == module
+            bits = np.zeros((len(self._kinds), detector.module_bytes), np.uint8)
             if own.any():
-                first = int(pixels[own][0]) % _PIXELS // 8
+                first = int(pixels[own][0]) % detector.module_pixels // 8
                 packed = np.packbits(self._kinds[:, own] != 0, axis=1, bitorder="little")
                 bits[:, first : first + packed.shape[1]] = packed
             yield module, mpi.allreduce_bor(self._comm, bits)
 
 
 def dead_asics(tally: Tally, limits: BadPixelCriteria) -> np.ndarray:
-    """Return the ASICs, bool (256,), that saw no photon where others would have seen some.
+    """Return the ASICs, bool (block,), that saw no photon where others would have seen some.
 
     Their pixels look like each other, so that no neighbourhood tells.
     """
@@ -242,28 +251,31 @@ def dead_asics(tally: Tally, limits: BadPixelCriteria) -> np.ndarray:
     return ~lit & (frames > 0) & (np.exp(-expected) < limits.dead_chance)
 
 
-def mask_dead_asics(asics: np.ndarray, good: np.ndarray, tally: Tally) -> None:
+def mask_dead_asics(detector: Detector, asics: np.ndarray, good: np.ndarray, tally: Tally) -> None:
     """Take all pixels of dead ASICs out of the good ones.
 
     Parameters
     ----------
-    asics : ndarray, bool (256,)
+    detector : Detector
+    asics : ndarray, bool (block,)
     good : ndarray, uint8 (module, cell, byte)
         Bits of the good pixels.
     tally : Tally
     """
+    (n_ss, n_fs), shape = block_shape(detector), detector.module_shape
+    across = shape[1] // n_fs
     for number in np.flatnonzero(asics):
-        module, asic = divmod(int(number), _ASICS)
-        pixels = np.zeros(_SHAPE, bool)
-        ss, fs = asic // 2 * BAND_ROWS, asic % 2 * AGIPD_1M.asic_shape[0]
-        pixels[ss : ss + BAND_ROWS, fs : fs + AGIPD_1M.asic_shape[0]] = True
+        module, asic = divmod(int(number), len(asics) // detector.n_modules)
+        pixels = np.zeros(shape, bool)
+        ss, fs = asic // across * n_ss, asic % across * n_fs
+        pixels[ss : ss + n_ss, fs : fs + n_fs] = True
         added = (unpack(good[module]) == 1) & pixels.ravel()
         tally.kinds[list(KINDS).index(DEAD), module] += np.count_nonzero(added)
         good[module] &= pack(~pixels)
 
 
 def noise_outliers(
-    comm, folder: Path, modules: list[int], cells: np.ndarray, sigma: float
+    comm, detector: Detector, folder: Path, modules: list[int], cells: np.ndarray, sigma: float
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (module, bits, uint8 (cell, 8192)) of pixels whose noise is unlike that of their ASIC.
 
@@ -274,19 +286,20 @@ def noise_outliers(
     InputError
         If a module has no file with the noise.
     """
+    shape = detector.module_shape
     for module in modules:
-        bits = np.zeros((len(cells), AGIPD_1M.module_bytes), np.uint8)
+        bits = np.zeros((len(cells), detector.module_bytes), np.uint8)
         with mpi.fail_together(comm):
             path = constants_file(folder, module)
             with open_constants(path) as file:
-                if "Noise" not in file or file["Noise"].shape[2:] != _SHAPE:
+                if "Noise" not in file or file["Noise"].shape[2:] != shape:
                     raise InputError(
-                        f"{path}: no Noise (3, cells, 512, 128); xfelmpi darks writes it"
+                        f"{path}: no Noise (3, cells, {str(shape)[1:]}; xfelmpi darks writes it"
                     )
                 noise = file["Noise"]
                 for i in range(comm.rank, len(cells), comm.size):
                     if cells[i] < noise.shape[1]:
                         values = noise[0, cells[i]].reshape(-1).astype(np.float64)
                         usable = np.isfinite(values) & (values > 0)
-                        bits[i] = pack((outliers(values, usable, sigma) | ~usable).reshape(_SHAPE))
+                        bits[i] = pack((outliers(values, usable, sigma) | ~usable).reshape(shape))
         yield module, mpi.allreduce_bor(comm, bits)

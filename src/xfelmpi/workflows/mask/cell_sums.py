@@ -17,14 +17,9 @@ from xfelmpi._kernels import _cells
 from xfelmpi._kernels._cells import BAND_PIXELS, HIT, JUDGED, MISS
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.hitfinding.thresholds import ThresholdRule, decide_by_train
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock, train_blocks
-
-BAND_ROWS = BAND_PIXELS // AGIPD_1M.module_shape[1]
-BANDS_OF_MODULE = AGIPD_1M.module_pixels // BAND_PIXELS
-"""A band is the two ASICs side by side that a part of the detector has as a whole, or not at all:
-what is decided within a band does not depend on the parts."""
 
 MOST_OF_PAIRS = 4
 """More photons than this in one pixel of a frame count as so many in the pairs, so that no single
@@ -35,8 +30,20 @@ BYTES_PER_ENTRY = 6 + 8 + 8 + 8
 
 _BRIGHT = ThresholdRule()
 _LEAST_PER_PAIR = 1024
-_SMALL_BLOCK = AGIPD_1M.n_modules
-"""Frames of one module that always fit the sparse buffer, which holds a full frame of all."""
+
+
+def band_rows(detector: Detector) -> int:
+    """Return the rows of a band, which a part of the detector has as a whole, or not at all.
+
+    What is decided within a band does not depend on the parts. In an AGIPD, it is two ASICs side by
+    side.
+    """
+    return BAND_PIXELS // detector.module_shape[1]
+
+
+def bands_of_module(detector: Detector) -> int:
+    """Return the number of bands of a module."""
+    return detector.module_pixels // BAND_PIXELS
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,12 @@ class Part:
     bands : ndarray, int64 (band,)
         Bands of the part, ascending; band b has the pixels from b × 8192 on.
     n_ranks : int
+    detector : Detector
     """
 
     bands: np.ndarray
     n_ranks: int
+    detector: Detector
 
     @property
     def n_pixels(self) -> int:
@@ -63,18 +72,20 @@ class Part:
     @property
     def stripe(self) -> int:
         """Pixels that a rank owns, whole rows; the last ranks may own less, or none."""
-        rows = self.n_pixels // AGIPD_1M.module_shape[1]
-        return -(-rows // self.n_ranks) * AGIPD_1M.module_shape[1]
+        n_fs = self.detector.module_shape[1]
+        rows = self.n_pixels // n_fs
+        return -(-rows // self.n_ranks) * n_fs
 
     @property
     def modules(self) -> list[int]:
         """Modules that the part has pixels of."""
-        return np.unique(self.bands // BANDS_OF_MODULE).tolist()
+        return np.unique(self.bands // bands_of_module(self.detector)).tolist()
 
     @cached_property
     def place(self) -> np.ndarray:
-        """Place of the first pixel of every band of the detector, int64 (128,); -1: elsewhere."""
-        place = np.full(AGIPD_1M.n_modules * BANDS_OF_MODULE, -1, np.int64)
+        """Place of the first pixel of every band of the detector, int64 (band,); -1: elsewhere."""
+        n_bands = self.detector.n_modules * bands_of_module(self.detector)
+        place = np.full(n_bands, -1, np.int64)
         place[self.bands] = np.arange(len(self.bands)) * BAND_PIXELS
         return place
 
@@ -90,12 +101,13 @@ class Part:
 
 
 def plan_parts(
-    modules_in_run: int, n_cells: int, n_planes: int, limit: int, n_ranks: int
+    detector: Detector, modules_in_run: int, n_cells: int, n_planes: int, limit: int, n_ranks: int
 ) -> list[Part]:
     """Divide the detector into parts whose sums fit.
 
     Parameters
     ----------
+    detector : Detector
     modules_in_run : int
         Bit field.
     n_cells, n_planes : int
@@ -104,16 +116,18 @@ def plan_parts(
         Bytes that a rank has for them; a part has a band at least.
     n_ranks : int
     """
-    modules = [m for m in range(AGIPD_1M.n_modules) if modules_in_run >> m & 1]
-    bands = [m * BANDS_OF_MODULE + i for m in modules for i in range(BANDS_OF_MODULE)]
-    rows = limit // ((4 * n_planes + 1) * n_cells * AGIPD_1M.module_shape[1])
-    fit = max(1, rows * n_ranks // BAND_ROWS)
+    modules = [m for m in range(detector.n_modules) if modules_in_run >> m & 1]
+    of_module = bands_of_module(detector)
+    bands = [m * of_module + i for m in modules for i in range(of_module)]
+    rows = limit // ((4 * n_planes + 1) * n_cells * detector.module_shape[1])
+    fit = max(1, rows * n_ranks // band_rows(detector))
     # parts of whole modules, or of equal parts of one
-    if fit >= BANDS_OF_MODULE:
-        fit -= fit % BANDS_OF_MODULE
+    if fit >= of_module:
+        fit -= fit % of_module
     else:
         fit = 1 << fit.bit_length() - 1
-    return [Part(np.array(bands[a : a + fit]), n_ranks) for a in range(0, len(bands), fit)]
+    parts = (np.array(bands[a : a + fit]) for a in range(0, len(bands), fit))
+    return [Part(part, n_ranks, detector) for part in parts]
 
 
 _KINDS = {"judged": JUDGED, "all": None, "hits": HIT, "misses": MISS}
@@ -147,7 +161,7 @@ class LabelledFrames:
 
     Attributes
     ----------
-    counts : dict of str to ndarray, int64 (16, cell)
+    counts : dict of str to ndarray, int64 (module, cell)
         Frames read of each module and cell: ``judged``, ``all``, ``hits``, ``misses``.
     """
 
@@ -157,12 +171,17 @@ class LabelledFrames:
         self._table = frames
         self._labels = labels
         self._leave_out_bright = leave_out_bright
-        self.counts = {kind: np.zeros((AGIPD_1M.n_modules, n_cells), np.int64) for kind in _KINDS}
+        self.counts = {kind: np.zeros((frames.n_modules, n_cells), np.int64) for kind in _KINDS}
         # of every frame only `entries`, those of the module with most: what a block needs
         self._sums = FrameSums.zeros(len(frames))
         # of the module that is read
         self._label = labels.copy()
         self._missed = np.empty(0, np.int64)
+
+    @property
+    def small_block(self) -> int:
+        """Frames of one module that always fit the sparse buffer: it holds a full frame of all."""
+        return self._table.n_modules
 
     def source(self, part: Part, room: int, kind: str) -> Iterator[ModuleBlock]:
         """Yield blocks of whole trains, module by module of a part, until all lists did fit.
@@ -180,8 +199,8 @@ class LabelledFrames:
                 table = _only(self._table[first:end], module)
                 yield ModuleBlock(slice(first, end), table, module=module)
                 again = self._missed
-                for i in range(0, len(again), _SMALL_BLOCK):
-                    rows = again[i : i + _SMALL_BLOCK]
+                for i in range(0, len(again), self.small_block):
+                    rows = again[i : i + self.small_block]
                     table = _only(self._table[rows], module)
                     yield ModuleBlock(rows, table, again=True, module=module)
 
@@ -198,7 +217,7 @@ class LabelledFrames:
             bright = decide_by_train(lit, read, trains, _BRIGHT).is_hit
             label[bright] &= np.uint16(0xFFFF - JUDGED)
         self._label[rows] = label
-        if part.place[source.module * BANDS_OF_MODULE] >= 0:
+        if part.place[source.module * bands_of_module(part.detector)] >= 0:
             # other parts of the same module read these frames as well
             self._count(source.module, label[read])
         return label

@@ -129,7 +129,7 @@ def _sum_and_judge(
     room = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
     planes = 3 if writer is None else 6
     n_cells = len(facts.cells)
-    parts = plan_parts(facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
+    parts = plan_parts(detector, facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
     log.info(_plan(parts))
     files = FilePool(facts.files)
     signal = (config.adu_per_photon, config.photon_threshold)
@@ -138,7 +138,7 @@ def _sum_and_judge(
     labelled = LabelledFrames(inputs.share.frames, inputs.labels, bright, n_cells)
     read = partial(sparsifier.frames, powder=PowderSum.zeros(masks.good.shape[1], detector))
     good = np.full((detector.n_modules, n_cells, detector.module_bytes), 0xFF, np.uint8)
-    tally = Tally.zeros()
+    tally = Tally.zeros(detector)
     progress = Progress(
         facts.n_frames * sum(len(p.modules) for p in parts), unit="module frames", found=""
     )
@@ -186,7 +186,7 @@ def _add_other_masks(
     facts, masks = inputs.share.facts, inputs.masks
     n_modules = facts.detector_type.n_modules
     in_run = np.flatnonzero(modules_of(facts.modules_in_run, n_modules)).tolist()
-    mask_dead_asics(dead_asics(tally, options.limits), good, tally)
+    mask_dead_asics(facts.detector_type, dead_asics(tally, options.limits), good, tally)
     found = {"masked before": np.zeros(n_modules, np.int64)}
     rows = masks.row_of_cell[facts.cells]
     for module in in_run:
@@ -196,7 +196,9 @@ def _add_other_masks(
     if options.noise:
         found["noise"] = np.zeros(n_modules, np.int64)
         sigma = options.noise_sigma
-        for module, bits in noise_outliers(comm, options.noise, in_run, facts.cells, sigma):
+        for module, bits in noise_outliers(
+            comm, facts.detector_type, options.noise, in_run, facts.cells, sigma
+        ):
             found["noise"][module] = unpack(bits).sum(dtype=np.int64)
             good[module] &= ~bits
     if options.asic_edges:

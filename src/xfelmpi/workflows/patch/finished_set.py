@@ -157,8 +157,9 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     warnings, obsolete, used = (), (), ()
     if change.geometry or change.distance is not None:
         motors = _motors(files, attributes)
-        geometry, warnings = _geometry(config.geometry, config, motors)
-        obsolete, used = _old_warnings(first, attributes, motors), geometry.files
+        geometry, warnings = _geometry(config.geometry, geometry.detector, config, motors)
+        obsolete = _old_warnings(first, geometry.detector, attributes, motors)
+        used = geometry.files
         if geometry.bad is not None:
             bad |= geometry.bad.reshape(-1)
     if change.mask:
@@ -209,16 +210,18 @@ def _motors(files: Experiment | MergedFiles, attributes: dict) -> tuple:
         return motors_from_json(text) if text else (None, None)
 
 
-def _geometry(path: Path | None, config: Config, motors: tuple):
+def _geometry(path: Path | None, detector: Detector, config: Config, motors: tuple):
     quadrants, along = motors
-    return load_geometry(path, config.distance, quadrants, config.distance_offset, along)
+    return load_geometry(path, detector, config.distance, quadrants, config.distance_offset, along)
 
 
-def _old_warnings(first: Config, attributes: dict, motors: tuple) -> tuple[str, ...]:
+def _old_warnings(
+    first: Config, detector: Detector, attributes: dict, motors: tuple
+) -> tuple[str, ...]:
     """Return what the log said of the geometry that is replaced, as far as that can be told."""
     if "where" in attributes:
         return ()
     try:
-        return _geometry(_known_geometry(attributes), first, motors)[1]
+        return _geometry(_known_geometry(attributes), detector, first, motors)[1]
     except InputError:
         return ()

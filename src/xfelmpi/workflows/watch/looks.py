@@ -22,7 +22,6 @@ from xfelmpi.run.arrival import (
     stamp_files,
     unequal_ends,
 )
-from xfelmpi.run.index.module_file import MODULES
 from xfelmpi.workflows.watch.rules import Rule, Rules
 
 CALLS_A_MINUTE = 300.0
@@ -219,7 +218,8 @@ class Look:
         age = self._file_now() - stamp.latest
         # either clock may be wrong: what was seen not to change is at rest, whatever its time says
         settle = self._options.settle
-        if len((raw or have).sequences) < MODULES:
+        expected = raw or have
+        if len(expected.sequences) < expected.n_modules:
             settle = min(_FEW_MODULES * settle, self._options.patience)
         if max(rest, age) < settle:
             seconds = settle - max(rest, age, 0.0)

@@ -1,0 +1,121 @@
+"""Which detector a source, a file or a CXI is of."""
+
+import extra_data.components
+import extra_geom
+import numpy as np
+import pytest
+
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.validation import validate_for
+from xfelmpi.core.errors import UsageError
+from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
+from xfelmpi.detectors.dssc import DSSC_1M
+from xfelmpi.detectors.known import (
+    DETECTORS,
+    detector_of_modules,
+    detectors_of,
+    find_source,
+    module_of_file,
+)
+from xfelmpi.detectors.lpd import LPD_1M
+
+EXAMPLES = {
+    "SPB_DET_AGIPD1M-1": AGIPD_1M,
+    "MID_DET_AGIPD1M-1": AGIPD_1M,
+    "HED_DET_AGIPD500K2G": AGIPD_500K,
+    "SCS_DET_DSSC1M-1": DSSC_1M,
+    "SQS_DET_DSSC1M-1": DSSC_1M,
+    "FXE_DET_LPD1M-1": LPD_1M,
+}
+OF_EXTRA_DATA = {
+    "AGIPD-1M": "AGIPD1M",
+    "AGIPD-500K": "AGIPD500K",
+    "DSSC-1M": "DSSC1M",
+    "LPD-1M": "LPD1M",
+}
+
+EACH = pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.name)
+
+
+@pytest.mark.parametrize(("device", "detector"), EXAMPLES.items())
+@pytest.mark.parametrize("group", ["CORR/{}CH0:output", "DET/{}CH0:xtdf"])
+def test_sources(device, detector, group):
+    assert detectors_of(device) == (detector,)
+    for module in (0, detector.n_modules - 1):
+        assert find_source(f"{device}/{group.format(module)}") == (device, module)
+    assert find_source(f"{device}/{group.format(detector.n_modules)}") is None
+
+
+@pytest.mark.parametrize(
+    "source", ["SPB_XTD9_XGM/DOOCS/MAIN:output", "SPB_DET_AGIPD1M-1/DET/CONTROL", ""]
+)
+def test_sources_of_others(source):
+    assert find_source(source) is None
+
+
+@EACH
+def test_as_extra_data_has_it(detector):
+    theirs = getattr(extra_data.components, OF_EXTRA_DATA[detector.name])
+    assert theirs.n_modules == detector.n_modules
+    assert theirs.module_shape == detector.module_shape
+
+
+@EACH
+def test_as_extra_geom_has_it(detector):
+    theirs = getattr(extra_geom, detector.geometry).example()
+    assert theirs.expected_data_shape == detector.frame_shape
+    panels = sum(len(module) for module in theirs.modules)
+    assert panels == len(detector.tile_names)
+    tile = theirs.modules[0][0]
+    assert (tile.ss_pixels, tile.fs_pixels) == detector.tile_shape
+    steps = np.linalg.norm([tile.ss_vec, tile.fs_vec], axis=1)
+    np.testing.assert_allclose(steps, detector.pixel_size, rtol=1e-6)
+    assert np.isclose(detector.pixel_area, np.prod(steps))
+
+
+@EACH
+def test_modules_tell_the_detector(detector):
+    assert detector_of_modules(list(detector.module_names)) is detector
+
+
+def test_modules_of_none():
+    with pytest.raises(ValueError, match="EIGER00 are of no known detector"):
+        detector_of_modules(["EIGER00"])
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("CORR-R0050-AGIPD07-S00000.h5", 7),
+        ("RAW-R12345-DSSC15-S00012.h5", 15),
+        ("RAW-R0050-AGIPD500K2G00-S00000.h5", -1),
+        ("RAW-R0050-DA01-S00000.h5", -1),
+        ("CORR-R0050-LPD03-S00000.h5.part", -1),
+    ],
+)
+def test_names_of_files(name, module):
+    assert module_of_file(name) == module
+
+
+@pytest.mark.parametrize(
+    ("detector", "options", "message"),
+    [
+        (AGIPD_1M, {"exclude_cells": (3, 352, 799)}, "found 352, 799, expected 0 … 351 of the AG"),
+        (AGIPD_1M, {"first_cell": 352}, "0 … 351"),
+        (AGIPD_500K, {"hit_modules": (3, 8)}, "found 8, expected 0 … 7 of the AGIPD-500K"),
+        (LPD_1M, {"bin": 64}, "divisor of 32"),
+    ],
+)
+def test_options_that_the_detector_has_not(tmp_path, detector, options, message):
+    config = Config(run=1, prefix=tmp_path, **options)
+    with pytest.raises(UsageError, match=message):
+        validate_for(config, detector)
+    others = [d for d in DETECTORS if d is not detector]
+    assert any(validate_for(config, other) is None for other in others if fits(config, other))
+
+
+def fits(config, detector) -> bool:
+    cells = (*config.exclude_cells, config.first_cell)
+    modules = config.hit_modules or (0,)
+    within = max(cells) < detector.max_cells and max(modules) < detector.n_modules
+    return within and min(detector.asic_shape) % config.bin == 0
