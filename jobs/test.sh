@@ -37,6 +37,8 @@ if [[ $(id -u) == 0 && -r /etc/debian_version ]]; then
     export XFELMPI_TEST_SLURM=1 XFELMPI_TEST_DAMNIT=1 XFELMPI_TEST_BROWSER=1 XFELMPI_TEST_PIP=1 XFELMPI_TEST_CATALOGUE=1
 fi
 cd -- "$ROOT"
+# pytest keeps what it makes of the tests' assertions, which takes five seconds for each process
+unset PYTHONDONTWRITEBYTECODE
 results=$(mktemp -d)
 trap 'rm -rf -- "$results"' EXIT
 passed=0 failed=0 tests_run=0
@@ -112,8 +114,11 @@ use_build() {
 # What pytest takes for the results to be counted, and which tests run in one process.
 readonly recorded=(-p record_results)
 markers="not mpi"
+files=()
 if ((quick)); then
     markers="quick or not (mpi or job or cluster or browser or slow)"
+    # what has none of these is not even imported
+    ((named_paths)) || mapfile -t files < <(printf '%s\n' tests/{unit,project} && grep -l mark.quick tests/jobs/*.py)
 fi
 
 # watched FOLDER COMMAND...: runs it as long as it leaves results there.
@@ -168,7 +173,7 @@ style codespell --skip=.git,.venv,build,demo .
 style env PYTHONPATH=src lint-imports
 style python -m mypy
 if [[ $build != release ]]; then use_build "$build"; fi
-single "$build"
+single "$build" "${files[@]}"
 for ranks in $( ((quick)) || echo "${RANKS:-1 2 3 5}"); do
     on_ranks "$build" "$ranks"
 done

@@ -14,6 +14,8 @@ from compare import assert_same_outputs
 from docpages import ROOT
 from optional import unavailable
 
+pytestmark = pytest.mark.slow
+
 ONLINE = "XFELMPI_TEST_PIP"
 
 

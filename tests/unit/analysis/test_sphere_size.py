@@ -24,6 +24,7 @@ def detector():
     return bench.Bench(seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [0.0, 1.0])
 def test_diameters(detector, background):
     """The median is good to 1 %, nothing is off by 5 %, most are within an error bar or two."""
@@ -39,6 +40,7 @@ def test_diameters(detector, background):
     assert not found["size_edge"].any()
 
 
+@pytest.mark.slow
 def test_pairs_have_a_high_deviance(detector):
     single, _ = detector.fit("sphere", *detector.hits(N))
     double, _ = detector.fit("sphere", *detector.hits(N, kind=PAIR))
@@ -92,6 +94,7 @@ def test_when_sizes_are_measured():
         size_analysis(Config(size="sphere"), 0.7, np.nan)
 
 
+@pytest.mark.slow
 def test_spheroids(detector):
     """Both axes and the angle, also with as much background as particle; the same bits alone."""
     lists, truth = detector.hits(6, ratio=(1.2, 2.0), background=1.0)

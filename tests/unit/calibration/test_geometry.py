@@ -111,6 +111,7 @@ def test_nominal_without_distance():
     assert np.isfinite(geometry.basis_vectors).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clen", "distance"),
     [

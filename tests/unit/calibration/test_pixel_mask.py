@@ -175,6 +175,7 @@ LAYOUTS = [None, (1, 1, 512, 128), (1, 16, 512, 128), (3, 2, 64, 16), (5, 16, 51
 LAYOUTS += [(2, 3, 100, 128), (4, 1, 7, 50), (1, 1, 1, 128), (3, 16, 512, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", LAYOUTS)
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_chunks_of_any_shape(tmp_path, chunks, ranks):

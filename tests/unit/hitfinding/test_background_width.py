@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import background_estimate as estimate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hit_rate", estimate.HIT_RATES)
 @pytest.mark.parametrize("per_train", estimate.TRAIN_LENGTHS)
 @pytest.mark.parametrize("kind", estimate.BACKGROUNDS[:3:2], ids=lambda kind: kind.name)

@@ -54,6 +54,7 @@ def test_many_chunks(tmp_path, libver):
     assert_as_hdf5_says(write(tmp_path / "f.h5", libver=libver))
 
 
+@pytest.mark.slow
 def test_written_in_any_order(tmp_path):
     order = np.random.default_rng(1).permutation(N_CHUNKS)
     assert_as_hdf5_says(write(tmp_path / "f.h5", order=order))
@@ -69,6 +70,7 @@ def test_few_chunks(tmp_path, rows):
     assert size.tolist() == [i.size for i in infos]
 
 
+@pytest.mark.slow
 def test_a_search_reads_only_the_way_to_its_chunks(tmp_path, monkeypatch):
     """Hits are few and far apart: a search must not read the leaves between them."""
     path = write(tmp_path / "f.h5")
@@ -95,10 +97,12 @@ def test_chunks_of_several_rows(tmp_path):
     assert_as_hdf5_says(write(tmp_path / "f.h5", per_chunk=7, rows=700), per_chunk=7)
 
 
+@pytest.mark.slow
 def test_plain_chunks(tmp_path):
     assert_as_hdf5_says(write(tmp_path / "f.h5", track_times=False))
 
 
+@pytest.mark.slow
 def test_any_selection_and_order(tmp_path):
     path = write(tmp_path / "f.h5")
     everything = located(path, np.arange(N_CHUNKS))

@@ -28,6 +28,7 @@ def assert_inflates(pixel, count, planes, n_pixels) -> bytes:
     return packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planes", [1, 2])
 @pytest.mark.parametrize("most", [1, 3, 255, 65535])
 @pytest.mark.parametrize("entries", [0, 1, 300, 20_000, 400_000, PIXELS])

@@ -234,6 +234,7 @@ def test_chunks(seed):
         os.close(file)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     seeds,

@@ -53,6 +53,7 @@ def frame_of(analogue, digital=0) -> np.ndarray:
     return np.array([planes])
 
 
+@pytest.mark.slow
 @both_ways
 @pytest.mark.parametrize("offset", ["i2", "i4", "f4"])
 @pytest.mark.parametrize("level", ["i2", "i4", "f4"])
@@ -95,6 +96,7 @@ def test_many_cells_in_any_order(setup, tmp_path):
     assert len(set(reading.block.sums.photons.tolist())) == 9
 
 
+@pytest.mark.slow
 @both_ways
 @pytest.mark.parametrize("layout", RAW_LAYOUTS)
 def test_layouts(setup, layout, tmp_path):
@@ -272,6 +274,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.slow
 @both_ways
 @pytest.mark.parametrize("field", UNUSABLE)
 @pytest.mark.parametrize("stages", [(0,), (1,), (2,), (0, 1, 2)])
@@ -448,6 +451,7 @@ SEQUENCES = {
 """Values of an ASIC, float64 (n,), by generator, number of the frame, and n."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 0.005, 0.3, 0.99, 1 - 1 / 4096])
 def test_median_of_frame_after_frame(bad, tmp_path):
     """What is remembered of a frame's median says nothing about the next one's.

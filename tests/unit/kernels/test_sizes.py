@@ -125,6 +125,7 @@ def test_frames_of_any_size(file, n_pixels, dtype):
         assert np.array_equal(count[here], seen[f][where])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0, 1, 1024, 1025, 5000])
 @pytest.mark.parametrize("order", ["ascending", "descending", "random", "twice"])
 def test_chunks_anywhere_in_the_file(file, order, gap):

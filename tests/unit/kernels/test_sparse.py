@@ -298,6 +298,7 @@ def test_block_says_what_is_stored(tmp_path):
     assert taken.pixel.tolist() == [m * PIXELS + 5 for m in range(MODULES)] * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layouts(tmp_path, dtype, layout):

@@ -117,6 +117,7 @@ def assert_same(folder, streams):
     return ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_encoders(tmp_path, encoder):
     frames = images()

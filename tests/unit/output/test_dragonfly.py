@@ -42,6 +42,7 @@ def of_dragonfly(x, y, detd, ewald_rad, direction):
     return np.array(det.qvals).T, np.array(det.corr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ewald_rad", [None, 700.0])
 @pytest.mark.parametrize("direction", ["x", "y", "none"])
 def test_flat_detector_as_in_dragonfly(flat, direction, ewald_rad):

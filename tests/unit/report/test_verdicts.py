@@ -58,6 +58,7 @@ def background(n, mean=800, seed=1):
     return np.random.default_rng(seed).poisson(mean, n).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"decide": "train"}, {"sigma": 3.0}], ids=str)
 @pytest.mark.parametrize("per_train", [8, 352])
 def test_a_run_without_particles_is_not_green(options, per_train):

@@ -44,6 +44,7 @@ def own(path):
     return path
 
 
+@pytest.mark.slow
 def test_complete_run(prefix):
     proc, raw = listings(prefix)
     assert proc.sequences == raw.sequences == {m: {0, 1} for m in range(16)}

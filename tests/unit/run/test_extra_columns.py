@@ -107,6 +107,7 @@ def missing(data, *words):
         assert word in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "right"),
     [
@@ -293,6 +294,7 @@ def test_monitor_without_pulses(experiment, path):
     assert sum(line.startswith("--add x: ") for line in data.warnings) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "words"),
     [

@@ -235,6 +235,7 @@ def test_joined_masks(tmp_path, layout):
         assert np.array_equal(held[i], joined.reshape(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("seed", range(3))
 def test_joined_masks_of_which_many_are_the_same(tmp_path, layout, seed):

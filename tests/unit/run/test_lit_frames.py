@@ -30,6 +30,7 @@ def options(request):
     return RUNS[request.param]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lit_frames", "alignment", "generation"),
     [

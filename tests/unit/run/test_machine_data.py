@@ -415,6 +415,7 @@ def test_own_instrument_before_its_neighbour(experiment, path):
 _MICRO = "5 µm café"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [_MICRO.encode(), _MICRO.encode("latin-1")], ids=["utf", "latin"])
 @pytest.mark.parametrize("charset", ["ascii", "utf-8"])
 @pytest.mark.parametrize("length", [None, 20], ids=["variable", "fixed"])
@@ -524,6 +525,7 @@ def test_bunch_pattern_lacks_a_train(experiment, bunches, path):
     check(read_machine_data(experiment, *frames()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [PULSES - 4, PULSES, 3000])
 @pytest.mark.parametrize("pattern", [True, False])
 def test_arrays_of_any_length(experiment, path, width, pattern):

@@ -73,6 +73,7 @@ def energies(experiment, index):
 # ---------------------------------------------------------------- run and proposal
 
 
+@pytest.mark.slow
 def test_whole_folder_of_another_run(run):
     for path in run.iterdir():
         with h5py.File(path, "r+") as file:
@@ -81,6 +82,7 @@ def test_whole_folder_of_another_run(run):
         index_run(run, "proc")
 
 
+@pytest.mark.slow
 def test_names_count_where_files_say_nothing(run):
     for path in list(run.iterdir()):
         with h5py.File(path, "r+") as file:
@@ -93,6 +95,7 @@ def test_names_count_where_files_say_nothing(run):
         index_run(run, "proc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "number", "words"),
     [
@@ -148,6 +151,7 @@ def test_proposal_behind_links(tmp_path):
 # ---------------------------------------------------------------- ids by the majority
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [0, 7, 15])
 def test_one_module_with_wrong_pulses(experiment, run, module):
     right = energies(experiment, index_run(run, "proc"))
@@ -163,6 +167,7 @@ def test_one_module_with_wrong_pulses(experiment, run, module):
     assert np.isfinite(found.pulse_energy).all()
 
 
+@pytest.mark.slow
 def test_two_modules_that_contradict_each_other(experiment, run):
     right = energies(experiment, index_run(run, "proc")).pulse_energy
     for path in list(run.iterdir()):
@@ -195,6 +200,7 @@ def test_frames_that_only_a_module_with_wrong_pulses_has(experiment, run):
     assert {p.module for p in index.problems} == {2, -1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [[2, 5, 6, 7], [2, 0, 5, 6], [100, 102, 105, 106]])
 def test_one_module_with_wrong_cells(run, wrong):
     """Moved by one, swapped, or all others: no frame is put together of two pulses."""
@@ -221,6 +227,7 @@ def test_one_module_with_more_trains_is_the_one_named(run):
     assert told(index) == [(0, "", what, "frames incomplete: no hit decision")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trainId", "cellId", "pulseId"])
 def test_ids_of_two_columns_are_refused(run, name):
     with images_of(run, 6) as images:
@@ -240,6 +247,7 @@ def unfinished(experiment):
     return [(p.file, p.train, p.what) for p in unfinished_correction(experiment, index)]
 
 
+@pytest.mark.slow
 def test_correction_that_lacks_a_sequence_of_beamline_data(experiment, run):
     assert unfinished(experiment) == []
     for path in run.glob("*S00003.h5"):
@@ -252,6 +260,7 @@ def test_correction_that_lacks_a_sequence_of_beamline_data(experiment, run):
     assert [(t, w) for _, t, w in unfinished(experiment)] == [(FIRST + 2, what)]
 
 
+@pytest.mark.slow
 def test_correction_that_lacks_a_train_of_the_raw_run(experiment, run, tmp_path):
     raw = tiny_run(
         tmp_path / "p000001", trains=8, cells=CELLS, sequence_length=2, kind="raw", hit_rate=0.0
@@ -284,6 +293,7 @@ def test_file_that_is_open_for_writing_elsewhere(run):
 # ---------------------------------------------------------------- what is there instead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -364,6 +374,7 @@ def make_oldest(path):
             del meta[name]
 
 
+@pytest.mark.slow
 def test_oldest_index_of_detector_and_beamline(experiment, run):
     new = index_run(run, "proc")
     right = energies(experiment, new)
@@ -382,6 +393,7 @@ def test_oldest_index_of_detector_and_beamline(experiment, run):
 LARGE = ("INDEX/flag", "INDEX/trainId", "METADATA/dataSources/dataSourceId")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_header_that_asks_for_memory(run, name):
     with h5py.File(run / file_name(3), "r+") as file:
@@ -393,6 +405,7 @@ def test_header_that_asks_for_memory(run, name):
     assert "200000000 values" in problem.what
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
 def test_dataset_without_a_space(run, name):
     with images_of(run, 3) as images:

@@ -24,6 +24,7 @@ def test_spheroid_is_dark_first_along_its_long_axis():
     assert along < across
 
 
+@pytest.mark.slow
 def test_columns_of_the_truth(tmp_path):
     truth = tiny_run(
         tmp_path / "p007927", hit_rate=0.8, particle="spheroid", pairs=0.3, rings=0.3

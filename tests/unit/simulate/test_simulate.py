@@ -64,6 +64,7 @@ def check_valid(mock):
         assert RunValidator(str(folder)).run_checks() == []
 
 
+@pytest.mark.slow
 def test_plain_run_is_valid_and_true(plain_run):
     check_valid(plain_run)
     check_against_truth(plain_run)
@@ -85,6 +86,7 @@ def test_plain_run_is_valid_and_true(plain_run):
     }
 
 
+@pytest.mark.slow
 def test_extra_data_reads_the_detector(plain_run):
     detector = AGIPD1M(RunDirectory(plain_run.paths.proc))
     images = detector.get_array("image.data", unstack_pulses=False)

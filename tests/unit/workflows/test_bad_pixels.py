@@ -39,6 +39,7 @@ def good_counts(rng, expected, cells, pixels=2000, level=1.0):
     return Counts(photons, pairs, np.full(shape, float(FRAMES)), level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 2, 7, 8, 64, 352])
 @pytest.mark.parametrize("expected", [0.0, 0.01, 0.5, 5, 14, 100, 1e4])
 def test_good_pixels_are_good(rng, expected, cells):
