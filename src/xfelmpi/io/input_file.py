@@ -243,6 +243,7 @@ def _open_access(path):
 
     with open_hdf5(path) as file, warnings.catch_warnings():
         _check_sizes(file)
+        _check_sources(file)
         _check_strings(file)
         warnings.simplefilter("ignore")
         return FileAccess(str(path))
@@ -254,6 +255,24 @@ def _check_sizes(file: h5py.File) -> None:
         data = file.get(name)
         if isinstance(data, h5py.Dataset) and (data.size is None or data.size > _MOST_ENTRIES):
             raise ValueError(f"{name} has {data.size} values, expected at most {_MOST_ENTRIES}")
+
+
+def _check_sources(file: h5py.File) -> None:
+    """Check that what says which trains and sources there are is not made up by HDF5.
+
+    It gives zeros for sources of virtual data that are missing, and does not return from data that
+    are their own source: what it takes if a source is gone and the file has the same name.
+    """
+    from xfelmpi.io.virtual_sources import lacking
+
+    for group in ("INDEX", "METADATA", "METADATA/dataSources"):
+        found = file.get(group)
+        for name in found if isinstance(found, h5py.Group) else ():
+            data = found.get(name)
+            if not isinstance(data, h5py.Dataset) or data.shape is None:
+                continue
+            if (data.is_virtual or data.external) and (reason := lacking(data)):
+                raise ValueError(f"{group}/{name}: {reason}")
 
 
 def _check_strings(file: h5py.File) -> None:

@@ -20,6 +20,7 @@ from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import DETECTORS, MODULE_FILE, find_source
 from xfelmpi.io.input_file import guarded_call, open_hdf5
+from xfelmpi.io.virtual_sources import lacking
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.train_index import listed_trains, rows_of_trains
 
@@ -279,7 +280,8 @@ def _read_labels(path: Path) -> tuple[str, str]:
         for name in ("runType", "sample"):
             dataset = file.get(f"METADATA/{name}")
             value: object = ""
-            if isinstance(dataset, h5py.Dataset) and dataset.size == 1:
+            there = isinstance(dataset, h5py.Dataset) and dataset.size == 1
+            if there and not lacking(dataset):
                 value = dataset[(0,) * len(dataset.shape)]
             found.append(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
     return found[0].strip(), found[1].strip()

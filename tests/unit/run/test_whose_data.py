@@ -432,6 +432,27 @@ def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
         assert any(path.name in warning for warning in found.warnings)
 
 
+VIRTUAL = ("INDEX/trainId", "INDEX/flag", "METADATA/runNumber", "METADATA/dataSources/dataSourceId")
+
+
+@pytest.mark.parametrize("there", ["gone.h5", "itself"])
+@pytest.mark.parametrize("name", VIRTUAL)
+def test_virtual_index_whose_source_is_gone(run, name, there):
+    """HDF5 gives zeros, or never returns: it takes a file of the same name, which is itself."""
+    path = run / file_name(3)
+    source = there if there == "gone.h5" else f"/elsewhere/{path.name}"
+    with h5py.File(path, "r+") as file:
+        shape, dtype = file[name].shape, file[name].dtype
+        del file[name]
+        layout = h5py.VirtualLayout(shape, dtype)
+        layout[:] = h5py.VirtualSource(source, name, shape)
+        file.create_virtual_dataset(name, layout)
+    (problem,) = (p for p in index_run(run, "proc").problems if p.file)
+    assert (problem.file, problem.action) == (file_name(3), "file left out")
+    why = "it is not there" if there == "gone.h5" else "it is its own source"
+    assert f"{name}: source {source}: {why}" in problem.what
+
+
 XGM = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
 
 
