@@ -26,7 +26,7 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
-from xfelmpi.reduction.frame_loop import MOST_TRAINS, train_blocks
+from xfelmpi.reduction.frame_loop import FEWEST_BLOCKS, MOST_TRAINS, train_blocks
 from xfelmpi.reduction.memory_budget import BASE_MEMORY
 from xfelmpi.run.distribution import choose_data
 
@@ -247,8 +247,9 @@ def test_common_mode_equals_numpy_on_every_frame(bright, bright_outputs):
 def test_a_block_has_at_most_some_trains():
     frames, sums = table_of(np.repeat(np.arange(50), 2)), FrameSums.zeros(100)
     blocks = list(train_blocks(frames, sums, 1 << 20, "raw"))
-    assert [(b - a) // 2 for a, b in blocks] == [1, *[MOST_TRAINS] * 3, 1]
-    assert len(list(train_blocks(frames, sums, 1 << 20, "proc"))) == 50
+    assert [(b - a) // 2 for a, b in blocks] == [1, *[MOST_TRAINS["raw"]] * 3, 1]
+    blocks = list(train_blocks(frames, sums, 1 << 20, "proc"))
+    assert [(b - a) // 2 for a, b in blocks] == [1, *[50 // FEWEST_BLOCKS] * 16, 1]
 
 
 # known photons, drift and noise

@@ -15,13 +15,14 @@ import struct
 import h5py
 import numpy as np
 
+from xfelmpi._kernels import _chunks
+from xfelmpi._kernels._chunks import DEEPEST
+
 _LAYOUT, _CONTINUATION = 0x08, 0x10
 _UNDEFINED = 0xFFFF_FFFF_FFFF_FFFF
 _NODE_HEADER = 24
 _USUAL_ENTRIES = 64
 _MOST_HEADER_BLOCKS = 64
-_DEEPEST = 8
-_MOST_INNER_NODES = 64
 
 
 class UnknownLayoutError(ValueError):
@@ -39,6 +40,11 @@ class ChunkIndex:
         Chunked along the first axis only (but for `count_chunks`), in that very file, which has no
         user block.
 
+    Attributes
+    ----------
+    nodes_read : int
+        Nodes of the tree that the last `find` has read.
+
     Raises
     ------
     UnknownLayoutError
@@ -55,8 +61,7 @@ class ChunkIndex:
         # h5o.get_info would walk through the whole tree, and HDF5 keep 9 MB of it for each file
         address, _ = h5py.h5g.get_objinfo(dataset.id).objno
         self._root = self._find_root(address, dataset.ndim + 1)
-        # nodes above the leaves, which every search passes through
-        self._inner: dict[int, tuple[int, np.ndarray, int]] = {}
+        self.nodes_read = 0
         # size and filter mask of the chunk, its first element in every dimension, its address
         self._entry = np.dtype(
             [("size", "<u4"), ("mask", "<u4"), ("start", "<u8", dataset.ndim + 1), ("at", "<u8")]
@@ -87,23 +92,20 @@ class ChunkIndex:
         if not len(rows) or self._root == _UNDEFINED:
             return offset, size, skipped
         order = np.argsort(rows, kind="stable")
-        for _, entries, part in self._leaves(self._root, rows[order], None):
-            if not len(entries):
-                continue
-            first_row = entries["start"][:, 0].astype(np.int64)
-            these, wanted = order[part], rows[order[part]]
-            place = np.minimum(np.searchsorted(first_row, wanted), len(entries) - 1)
-            there = first_row[place] == wanted
-            these, place = these[there], place[there]
-            offset[these] = entries["at"][place].astype(np.int64)
-            size[these], skipped[these] = entries["size"][place], entries["mask"][place]
+        found = np.full((3, len(rows)), -1, np.int64)
+        found[1:] = 0
+        about = self._fd, self._root, self._entry["start"].shape[0]
+        self.nodes_read, why = _chunks.find_chunks(*about, rows[order], *found)
+        if why:
+            raise UnknownLayoutError(why)
+        offset[order], size[order], skipped[order] = found
         return offset, size, skipped
 
     def count_chunks(self, n: int) -> np.ndarray:
         """Return how many chunks were written of each step along the first axis, int64 (n,)."""
         found = np.zeros(n, np.int64)
         if self._root != _UNDEFINED:
-            for leaf in self._all_leaves(self._root, None):
+            for _, leaf in self._all_leaves(self._root, None):
                 step = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
                 found += np.bincount(step[step < n], minlength=n)
         return found
@@ -128,9 +130,10 @@ class ChunkIndex:
         """
         found = 0
         if self._root != _UNDEFINED:
-            rows = np.arange(len(offset)) * self._per_chunk
-            for address, leaf, _ in self._leaves(self._root, rows, None):
+            for address, leaf in self._all_leaves(self._root, None):
                 chunk = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
+                if len(chunk) and not 0 <= chunk.min() <= chunk.max() < len(offset):
+                    raise UnknownLayoutError(f"the index names chunks beyond {len(offset)}")
                 entries = leaf.copy()
                 for name, values in (("at", offset), ("size", size), ("mask", skipped)):
                     entries[name] = values[chunk]
@@ -139,48 +142,13 @@ class ChunkIndex:
         if found != len(offset) or (offset < 0).any():
             raise UnknownLayoutError(f"the index has {found} of {len(offset)} chunks")
 
-    def _leaves(self, address: int, rows: np.ndarray, level: int | None, first: int = 0):
-        """Yield (address, entries, slice of `rows`) of the leaves that may hold some of the rows.
-
-        Only nodes on the way to a row are read: hits are few and far apart.
-
-        Parameters
-        ----------
-        address : int
-            Of the node to start from.
-        rows : ndarray, int64 (row,)
-            Ascending.
-        level : int or None
-            What the node's level must be.
-        first : int
-            Position of ``rows[0]`` among the rows that are looked for.
-        """
-        found, entries, end = self._inner.get(address) or self._node(address)
-        if found > _DEEPEST or (level is not None and found != level):
-            raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
-        if found == 0:
-            yield address, entries, slice(first, first + len(rows))
-            return
-        if len(self._inner) < _MOST_INNER_NODES:
-            self._inner[address] = found, entries, end
-        # a child holds the rows from its own key up to the next one
-        edges = np.append(entries["start"][:, 0], np.uint64(end)).astype(np.int64)
-        if (np.diff(edges) < 0).any():
-            raise UnknownLayoutError(f"keys of the node at {address} do not ascend")
-        cuts = np.searchsorted(rows, edges)
-        # the last key is that of the last chunk itself, or what follows it
-        cuts[-1] = len(rows) if level is None else np.searchsorted(rows, edges[-1], "right")
-        for i in np.flatnonzero(cuts[1:] > cuts[:-1]):
-            part = rows[cuts[i] : cuts[i + 1]]
-            yield from self._leaves(int(entries["at"][i]), part, found - 1, first + int(cuts[i]))
-
     def _all_leaves(self, address: int, level: int | None):
-        """Yield the entries of every leaf; a row may have several chunks."""
-        found, entries, _ = self._node(address)
-        if found > _DEEPEST or (level is not None and found != level):
+        """Yield address and entries of every leaf; a row may have several chunks."""
+        found, entries = self._node(address)
+        if found > DEEPEST or (level is not None and found != level):
             raise UnknownLayoutError(f"node of level {found} at {address}, expected {level}")
         if found == 0:
-            yield entries
+            yield address, entries
             return
         for child in entries["at"].tolist():
             yield from self._all_leaves(child, found - 1)
@@ -192,8 +160,8 @@ class ChunkIndex:
         except (OverflowError, OSError) as error:
             raise UnknownLayoutError(f"impossible address {address}: {error}") from None
 
-    def _node(self, address: int) -> tuple[int, np.ndarray, int]:
-        """Return level, entries and the first row after the last entry of a B-tree node."""
+    def _node(self, address: int) -> tuple[int, np.ndarray]:
+        """Return level and entries of a B-tree node."""
         width = self._entry.itemsize
         node = self._bytes(_NODE_HEADER + (_USUAL_ENTRIES + 1) * width, address)
         if len(node) < _NODE_HEADER or node[:5] != b"TREE\x01":
@@ -207,7 +175,7 @@ class ChunkIndex:
         entries = np.frombuffer(node, self._entry, n, _NODE_HEADER)
         if n and self._whole_rows and entries["start"][:, 1:].any():
             raise UnknownLayoutError("chunks do not hold whole frames")
-        return level, entries, struct.unpack_from("<Q", node, need - width + 16)[0]
+        return level, entries
 
     def _find_root(self, address: int, rank: int) -> int:
         """Return the address of the B-tree from the dataset's object header."""

@@ -10,8 +10,12 @@ import numpy as np
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 
-MOST_TRAINS = 16
-"""Trains in a block of raw data at most; more would not help the cache further."""
+MOST_TRAINS = {"proc": 4, "raw": 16}
+"""Trains in a block at most, by kind of data; more would not help further."""
+
+FEWEST_BLOCKS = 16
+"""Blocks of a rank's corrected data at least, if it has as many trains: between two blocks a job
+stops, saves what it has, and shows how far it is."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,14 @@ def train_blocks(
     Notes
     -----
     Frames of raw data are worked off cell by cell within a block, so that the constants of a cell
-    serve several trains; corrected data gain nothing from more than one train. How many sparse
-    entries a frame has is known from the blocks before.
+    serve several trains. Corrected data gain what a call takes that is not work on frames. How many
+    sparse entries a frame has is known from the blocks before.
     """
     edges = [0, *(np.flatnonzero(np.diff(frames.train_id)) + 1).tolist(), len(frames)]
     train, n_trains = 0, len(edges) - 1
-    most = MOST_TRAINS if kind == "raw" else 1
+    most = MOST_TRAINS[kind]
+    if kind == "proc":
+        most = min(most, max(1, n_trains // FEWEST_BLOCKS))
     skipped = np.zeros(len(edges), bool) if skip is None else np.append(skip, False)[edges]
     while train < n_trains:
         if skipped[train]:

@@ -66,7 +66,8 @@ class FrameDataset:
         require_filters(data)
         self._dtype = data.dtype
         self._filters = _known_filters(self._data)
-        self._per_chunk = self._data.chunks[0] if self._data.chunks else 1
+        self._chunks = self._data.chunks
+        self._per_chunk = self._chunks[0] if self._chunks else 1
         self._frame_bytes = math.prod(self._data.shape[1:]) * self._data.dtype.itemsize
         self._direct = (
             self._filters is not None
@@ -77,7 +78,7 @@ class FrameDataset:
             and self._fd is not None
         )
         self._index = None
-        if self._direct and self._data.chunks:
+        if self._direct and self._chunks:
             try:
                 self._index = ChunkIndex(self._fd, self._data)
             except UnknownLayoutError:
@@ -132,7 +133,7 @@ class FrameDataset:
         if not self._direct or self._blank:
             return self._indirect(rows)
         per_chunk, index = self._per_chunk, rows % self._per_chunk
-        if self._data.chunks is None:
+        if self._chunks is None:
             place = self._data.id.get_offset() + rows.astype(np.int64) * self._frame_bytes
             size, filters = np.full_like(place, self._frame_bytes), np.zeros_like(place)
         else:
@@ -188,14 +189,18 @@ class FrameDataset:
     def _chunk_table(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (offset, size, filters) of chunks, each int64 (chunk,)."""
         offset, size, skipped = self._index.find(numbers)
-        # a set bit in the chunk's own mask says that this filter was left out
-        bits = np.array(
+        bits = self._filter_bits
+        return offset, size, bits[skipped & (len(bits) - 1)]
+
+    @cached_property
+    def _filter_bits(self) -> np.ndarray:
+        """The kernel's bits of filters by a chunk's own mask, where a set bit leaves one out."""
+        return np.array(
             [
                 sum(bit for i, bit in enumerate(self._filters) if not mask >> i & 1)
                 for mask in range(1 << len(self._filters))
             ]
         )
-        return offset, size, bits[skipped & (len(bits) - 1)]
 
     def _indirect(self, rows: np.ndarray) -> FrameBytes:
         """Read frames without the help of offsets, int (frame,)."""
