@@ -155,7 +155,24 @@ class PrivateSlurm:
         )  # fmt: skip
         self._wait_for((self.folder / "munge.socket").exists, "munged made no socket")
         self._daemon("slurmctld", "-f", str(self.config))
+        self._start_node()
+
+    def _start_node(self):
         self._daemon("slurmd", "-f", str(self.config), "-N", "localhost")
+
+    def crash_node(self):
+        """Kill slurmd and all processes of jobs, as if the node had lost its power; start it again.
+
+        What they were working on is not told to anybody.
+        """
+        listed = self.run("scontrol", "listpids", check=False).stdout.splitlines()[1:]
+        pids = [int(line.split()[0]) for line in listed if line.split()[:1]]
+        slurmd = int((self.folder / "slurmd.pid").read_text())
+        for pid in (slurmd, *(pid for pid in pids if pid > 1)):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        self._wait_for(lambda: not _alive(slurmd), "slurmd did not end")
+        self._start_node()
 
     def _daemon(self, program: str, *arguments: str):
         with open(self.folder / f"{program}.start", "wb") as output:

@@ -16,23 +16,45 @@ from xfelmpi.workflows.watch.queues import read_result
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-RUNS = range(50, 58)
+RUNS = range(50, 80)
+
+EVENTS = 12
+"""Accidents while the runs arrive."""
+
+QUICK = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+from xfelmpi.workflows.watch import loop
+loop.LOST_AFTER, loop.CALLS_A_MINUTE, loop.FILES_A_MINUTE = 3.0, 1e6, 1e6
+from xfelmpi.__main__ import main
+sys.exit(main())
+"""
+"""The program, but for its patience with jobs that are missing, and with the disk."""
+
+PYTHON = """#!/usr/bin/env bash
+[[ $1 == -m ]] || exit 0
+run=$3
+sleep 0.5
+find "$PREFIX/proc/r00$run" -name '*AGIPD*' | wc -l >>"{folder}/calls/$run"
+"""
+"""In the place of Python in jobs: works for a while, and tells how many files the run had then."""
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Runs 50 to 57, of links to the files of one."""
+    """Files of a run, of which all runs here have links."""
     folder = tmp_path_factory.mktemp("source")
     files = arriving_run(folder)
     return folder, [p for p in files if "AGIPD" in p.name]
 
 
 def environment(slurm, project):
-    return {**slurm.environment, "XFELMPI_ROOT": str(project), "RANKS": "1"}
+    prefix = str(project.parent / "p007927")
+    return {**slurm.environment, "XFELMPI_ROOT": str(project), "RANKS": "1", "PREFIX": prefix}
 
 
-def xfelmpi(slurm, project, *arguments):
-    command = [sys.executable, "-m", "xfelmpi", *map(str, arguments)]
+def xfelmpi(slurm, project, *arguments, program=("-m", "xfelmpi")):
+    command = [sys.executable, *program, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment(slurm, project), cwd=project,
@@ -40,14 +62,29 @@ def xfelmpi(slurm, project, *arguments):
 
 
 class Accidents:
-    """What happens to jobs: they are cancelled or preempted, or their node fails."""
+    """What happens: jobs are cancelled or preempted, their node fails or crashes, watch is killed.
 
-    def __init__(self, slurm):
-        self._slurm = slurm
-        self._kinds = [self._cancel, self._preempt, self._node]
+    Parameters
+    ----------
+    slurm : PrivateSlurm
+    start : callable
+        Starts a watch.
+    """
+
+    def __init__(self, slurm, start):
+        self._slurm, self._start = slurm, start
+        self._kinds = [self._cancel, self._preempt, self._fail, self._crash, self.end]
+        self.said = []
+        self.watch = start()
 
     def happen(self, n: int) -> None:
-        self._kinds[n % 3]()
+        self._kinds[n % len(self._kinds)]()
+        if self.watch.poll() is not None:
+            self.watch = self._start()
+
+    def end(self):
+        self.watch.kill()
+        self.said.append(self.watch.communicate()[0])
 
     def _cancel(self):
         found = self._slurm.run("squeue", "-h", "-t", "R", "-p", "upex", "-o", "%A", check=False)
@@ -57,38 +94,69 @@ class Accidents:
     def _preempt(self):
         self._slurm.submit("-p", "urgent", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
 
-    def _node(self):
+    def _fail(self):
         for state in ("down", "resume"):
             self._slurm.run(
                 "scontrol", "update", "nodename=localhost", f"state={state}", "reason=test",
                 check=False,
             )  # fmt: skip
 
+    def _crash(self):
+        self._slurm.crash_node()
+
 
 def test_runs_that_arrive_while_nodes_die(slurm, source, tmp_path):
-    """Each is processed to the end once, none is forgotten."""
+    """30 runs in pieces, in random order: each is processed once, whole, and none is forgotten."""
     folder, files = source
-    project = quick_project(tmp_path / "project", seconds=0.3)
+    project = quick_project(tmp_path / "project")
+    script = project / "jobs" / "process_run.sh"
+    # several at once on the one node
+    script.write_text(script.read_text().replace("#SBATCH --exclusive\n", ""))
+    (project / ".venv" / "bin" / "python").write_text(PYTHON.format(folder=project))
     prefix = tmp_path / "p007927"
-    chance, accidents = random.Random(3), Accidents(slurm)
     (prefix / "raw").mkdir(parents=True)
     options = ("--settle", "0.3s", "--every", "0.3s", "--tries", "20", "--redu", "no")
-    watch = xfelmpi(slurm, project, "watch", "--prefix", prefix, "--partition", "upex", *options)
+    where = ("--prefix", prefix, "--partition", "upex")
+
+    def start():
+        return xfelmpi(slurm, project, "watch", *where, *options, program=("-c", QUICK))
+
+    chance, accidents = random.Random(3), Accidents(slurm, start)
     try:
-        for n, run in enumerate(RUNS):
-            cut = chance.randrange(1, len(files))
-            for piece in (files[:cut], files[cut:]):
-                arrive_as(folder, prefix, piece, run)
-                time.sleep(chance.uniform(0.1, 0.5))
-            accidents.happen(n)
-        wait_until_done(prefix, watch)
+        pieces = arriving_pieces(files, chance)
+        for n, (run, piece) in enumerate(pieces):
+            arrive_as(folder, prefix, piece, run)
+            time.sleep(chance.uniform(0.0, 0.3))
+            if n % (len(pieces) // EVENTS) == 0:
+                accidents.happen(n * EVENTS // len(pieces))
+        wait_until_done(prefix, accidents)
     finally:
-        watch.kill()
-        said = watch.communicate()[0]
+        accidents.end()
+    n_files = sum(path.parts[0] == "proc" for path in files)
     for run in RUNS:
         results = (prefix / "scratch" / "watch" / "jobs").glob(f"r{run:04}-*")
         ended = [read_result(path).status for path in results]
-        assert ended.count(0) == 1, f"run {run}: {ended}\n{said}"
+        assert ended.count(0) == 1, f"run {run}: {ended}\n{accidents.said}"
+        had = (project / "calls" / str(run)).read_text().split()
+        assert set(had) == {str(n_files)}, f"run {run}: {had}"
+
+
+def arriving_pieces(files, chance):
+    """Return (run, files) in the order in which they arrive: raw before corrected files."""
+    pieces = []
+    for run in RUNS:
+        cuts = sorted(chance.sample(range(1, len(files)), chance.randrange(1, 4)))
+        for a, b in zip([0, *cuts], [*cuts, len(files)], strict=True):
+            pieces.append((chance.uniform(run, run + 8) + a / len(files), run, files[a:b]))
+    pieces.sort(key=lambda piece: piece[0])
+    arrived, late = dict.fromkeys(RUNS, 0), []
+    for _, run, _ in pieces:
+        # whatever the order of the pieces, the files of a run come one after the other
+        own = [files for _, r, files in pieces if r == run]
+        own.sort(key=lambda some: files.index(some[0]))
+        late.append((run, own[arrived[run]]))
+        arrived[run] += 1
+    return late
 
 
 def arrive_as(folder, prefix, files, run):
@@ -99,10 +167,10 @@ def arrive_as(folder, prefix, files, run):
         os.link(folder / path, new)
 
 
-def wait_until_done(prefix, watch):
+def wait_until_done(prefix, accidents):
     end = time.monotonic() + limit(90)
     state = WatchFiles(prefix / "scratch").state
-    while time.monotonic() < end and watch.poll() is None:
+    while time.monotonic() < end and accidents.watch.poll() is None:
         runs = read_state(state).runs
         if len(runs) == len(RUNS) and all(run.state == DONE for run in runs.values()):
             return

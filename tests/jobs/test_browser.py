@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,11 @@ import pytest
 from launch import run_xfelmpi
 from mockrun import tiny_run
 from optional import unavailable
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from overview_page import make_reports
+
+from xfelmpi.report import overview
 
 pytestmark = pytest.mark.browser
 
@@ -153,6 +159,25 @@ def test_overview_on_the_wall_and_filtered(opened):
     assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") >= 24
     assert not page.locator(".filters").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == DESKTOP["width"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_overview_of_a_thousand_runs(chromium, tmp_path, size):
+    """All rows, the trends, and nothing beside the screen; on the wall the latest runs only."""
+    path = make_reports(tmp_path / "report", 1000)
+    overview.rebuild(path)
+    watched = Watched(chromium, path, size)
+    page = watched.page
+    assert page.locator("tbody tr").count() == 1000
+    assert page.get_by_text("half way").count() == 1
+    assert page.locator(".trends figure").count() == 5
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+    page.evaluate("location.hash = '#wall'")
+    page.wait_for_function("document.body.classList.contains('wall')")
+    visible = "list => list.filter(row => row.offsetParent !== null).length"
+    assert 0 < page.locator("tbody tr").evaluate_all(visible) <= 20
+    watched.assert_quiet()
+    page.close()
 
 
 def test_hovering_and_zooming(opened):

@@ -47,18 +47,21 @@ def support():
 
 @pytest.fixture(scope="module")
 def proposal(tmp_path_factory):
-    """A proposal where the facility's software finds it; run 50 is processed, run 51 is not."""
+    """A proposal where the facility's software finds it; run 50 is processed, others are not."""
     root = tmp_path_factory.mktemp("exfel")
     prefix = root / "SPB" / "202405" / "p007927"
-    for run in (50, 51):
+    for run in (50, 51, 52):
         tiny_run(prefix, run=run)
     done = call_xfelmpi([50, "--prefix", prefix, "--no-vds"])
     assert done.returncode == 0, done.stderr
     return root, prefix
 
 
-def execute(support, proposal, run, *options):
-    """Install the context file and run it; return the database's columns of the run."""
+def execute(support, proposal, run, *options, cluster=()):
+    """Install the context file and run it; return the database's columns of the run.
+
+    `cluster` are further words for DAMNIT's runner, e.g. that this is its job on the cluster.
+    """
     root, prefix = proposal
     done = call_xfelmpi(["damnit-context", "--prefix", prefix, "--install", *options])
     assert done.returncode == 0, done.stderr
@@ -69,7 +72,7 @@ def execute(support, proposal, run, *options):
     }  # fmt: skip
     fragment = folder / "fragment.txt"
     for command in (
-        ["-m", "ctxrunner", "exec", "7927", run, "all", "--record-output", fragment],
+        ["-m", "ctxrunner", "exec", "7927", run, "all", "--record-output", fragment, *cluster],
         ["-c", INGEST, folder, None, run],
     ):
         words = [fragment.read_text().strip() if word is None else str(word) for word in command]
@@ -115,12 +118,17 @@ def test_run_that_was_not_processed_has_no_values(support, proposal):
 
 
 def test_variables_that_start_the_job(support, proposal, monkeypatch):
-    """In DAMNIT these are computed in its own job on the cluster."""
+    """DAMNIT computes these in its own job on the cluster, which processes the run first."""
     monkeypatch.setenv("XFELMPI_ROOT", str(Path(__file__).parents[2]))
     monkeypatch.setenv("RANKS", "1")
-    text = call_xfelmpi(["damnit-context", "--start"]).stdout
-    assert "CLUSTER = True" in text
-    assert "process_run.sh" in text
+    found, _ = execute(support, proposal, 52, "--start")
+    assert found.get("hits") is None, "not in the job that has no node of its own"
+    found, said = execute(support, proposal, 52, "--start", cluster=("--cluster-job",))
+    with h5py.File(proposal[1] / "scratch/events/r0052_events.h5") as file:
+        n_hits = file["is_hit"][:].sum()
+    assert n_hits > 0
+    assert found["hits"] == n_hits, said
+    assert found["report"] == str(proposal[1] / "scratch/report/r0052.html")
 
 
 def test_context_file_of_others_is_left_alone(tmp_path):

@@ -51,8 +51,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="process the run while it is being written: outputs and report of the sequences that "
-        "are there, again for every new one, and of the whole run when it is complete",
+        help="process the run while it is being written: read every sequence when it is there, "
+        "show outputs and report of what has been read, and end with those of the whole run",
     )
     parser.add_argument(
         "--follow-timeout",
@@ -74,7 +74,6 @@ def main(argv: list[str], comm) -> int:
 
     given, sigmas = bcast_from_root(comm, lambda: _parse(argv))
     if not given.from_events:
-        from xfelmpi.workflows.facility import process_by_facility
         from xfelmpi.workflows.process import process
 
         config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
@@ -84,14 +83,13 @@ def main(argv: list[str], comm) -> int:
                 from xfelmpi.workflows.wait import wait_for_run
 
                 wait_for_run(job, given.wait)
-            # nothing is read by them that could be continued
             by_facility = "facility" in (config.hits, config.score)
             if given.follow:
-                from xfelmpi.workflows.follow import follow
+                from xfelmpi.workflows.follow import Following, follow
 
-                one = process_by_facility if by_facility else process
-                return follow(comm, config, argv, given.follow_timeout, one)
-            return process_by_facility(job) if by_facility else process(job, given.resume)
+                how = Following(given.follow_timeout, given.resume)
+                return follow(comm, config, argv, how, _by_facility if by_facility else process)
+            return _by_facility(job) if by_facility else process(job, given.resume)
     from xfelmpi.workflows.redecide import decide_again, hit_rates
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
@@ -103,14 +101,21 @@ def main(argv: list[str], comm) -> int:
     return 0
 
 
+def _by_facility(job: RunJob, _resume: bool = False) -> int:
+    """Process a run by what the facility found: nothing is read that could be continued."""
+    from xfelmpi.workflows.facility import process_by_facility
+
+    return process_by_facility(job)
+
+
 def _parse(argv: list[str]):
     """Return the parsed arguments, and the sigmas of a dry run."""
     dry_run = "--dry-run" in argv
     given = parser(dry_run).parse_args(argv)
     if given.resume and given.from_events:
         raise UsageError("--from-events reads only hits and misses: leave out --resume")
-    if given.follow and (given.from_events or given.resume or given.wait):
-        raise UsageError("--follow: leave out --from-events, --resume and --wait")
+    if given.follow and (given.from_events or given.wait):
+        raise UsageError("--follow: leave out --from-events and --wait")
     if given.wait and given.from_events:
         raise UsageError("--from-events reads a run that was processed: leave out --wait")
     if not dry_run:

@@ -82,9 +82,15 @@ class RunJob(JobContext):
     Parameters
     ----------
     config : Config
+    growing : bool
+        The run is followed while it is written: what was read of it serves the next job, too.
+    so_far : str
+        What there is of a run that is not complete, for the report; empty: all of it.
     """
 
     config: Config
+    growing: bool = False
+    so_far: str = ""
 
     @classmethod
     def of(cls, comm, config: Config, argv=()) -> "RunJob":

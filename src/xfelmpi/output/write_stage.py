@@ -91,6 +91,8 @@ class WriteInputs:
         All frames of the run were read, not only hits and misses.
     agreement : dict of str to int
         How the hits agree with those of the facility's hit finder, empty without these.
+    so_far : str
+        What there is of a run that is still being written, empty if it is complete.
     """
 
     share: LocalRun
@@ -110,6 +112,7 @@ class WriteInputs:
     hits_summed: bool = False
     whole: bool = True
     agreement: dict[str, int] = field(default_factory=dict)
+    so_far: str = ""
 
     @property
     def read(self) -> np.ndarray:
@@ -363,6 +366,7 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         "run_type": facts.run_type,
         "reduction": json.dumps(facts.reduction.words() if facts.reduction else []),
         **({"facility_hits": json.dumps(done.agreement)} if done.agreement else {}),
+        **({"so_far": done.so_far} if done.so_far else {}),
     }
     rows, path = (done.share.first_frame, facts.n_frames), experiment.events
     write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)

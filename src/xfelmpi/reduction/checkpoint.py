@@ -7,6 +7,7 @@ of a file are whole trains, of one rank of one job; nothing in it depends on the
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ from xfelmpi.io.output_file import owned_by
 from xfelmpi.io.partial_file import check_lock, final_name
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock
+from xfelmpi.reduction.growing import digest_frames
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun
@@ -82,6 +84,9 @@ class CheckpointWriter(Observer):
     rank : int
     result : ReductionState
         Growing.
+    masks : dict of str, optional
+        Of a run that is still being written, see `growing.digest_masks`: all that is read is
+        written down, with what the frames of a file need to be recognised in a longer run.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class CheckpointWriter(Observer):
         minutes: float,
         rank: int,
         result: ReductionState,
+        masks: dict[str, str] | None = None,
     ):
         self._folder = folder
         self._fingerprint = fingerprint
@@ -99,6 +105,7 @@ class CheckpointWriter(Observer):
         self._seconds = minutes * 60
         self._rank = rank
         self._result = result
+        self._masks = masks
         self._last = self._begin = monotonic()
         self._rows: list[tuple[int, int]] = []
         self._kept_before = result.kept.used
@@ -123,7 +130,7 @@ class CheckpointWriter(Observer):
         What was not written stays for `write`, in case that the job is stopped later.
         """
         with shutdown.defer_shutdown():
-            if monotonic() - self._begin > _SHORT * self._seconds:
+            if self._masks is not None or monotonic() - self._begin > _SHORT * self._seconds:
                 self.write()
             if self.recent is not self._result.powder and not self._merged:
                 self._result.powder.add(self.recent)
@@ -157,6 +164,11 @@ class CheckpointWriter(Observer):
             "rows": [[a + share.first_frame, b + share.first_frame] for a, b in rows],
             "problems": [asdict(problem) for problem in problems],
         }
+        if self._masks is not None:
+            frames = share.frames[mine]
+            about["frames"] = digest_frames(frames, share.facts.files)
+            cells = np.unique(frames.cell_id).tolist()
+            about["masks"] = {str(cell): self._masks[str(cell)] for cell in cells}
         arrays = {
             "train_id": share.frames.train_id[mine],
             "cell_id": share.frames.cell_id[mine],
@@ -196,15 +208,18 @@ def _small(array: np.ndarray) -> np.ndarray:
     return array.astype(np.min_scalar_type(most)) if most else array[:0]
 
 
-def restore(paths: tuple[Path, ...], result: ReductionState) -> np.ndarray:
+def restore(
+    files: Iterable[tuple[Path, tuple[tuple[int, int], ...]]], result: ReductionState
+) -> np.ndarray:
     """Put what files hold of this rank's frames into an empty result.
 
     The powder of a file goes to the rank that has the file's first frame, and only to that.
 
     Parameters
     ----------
-    paths : tuple of Path
-        Files with frames of this rank, among others; no frame is in two of them.
+    files : iterable of (Path, tuple of (int, int))
+        Files with frames of this rank, among others, and ranges of the run's frames that they
+        have; no frame is in two of them.
     result : ReductionState
 
     Returns
@@ -218,16 +233,16 @@ def restore(paths: tuple[Path, ...], result: ReductionState) -> np.ndarray:
         If a file changed since it was chosen.
     """
     done = np.zeros(len(result.share.frames), bool)
-    for path in paths:
+    for path, ranges in files:
         try:
-            _restore_file(open_checkpoint(path), result, done)
+            _restore_file(open_checkpoint(path), ranges, result, done)
         except DamagedError as error:
             raise InputError(f"{path}: changed while it was used: {error}") from None
     return done
 
 
-def _restore_file(file: CheckpointFile, result: ReductionState, done: np.ndarray) -> None:
-    rows = np.concatenate([np.arange(a, b) for a, b in file.about["rows"]])
+def _restore_file(file: CheckpointFile, ranges, result: ReductionState, done: np.ndarray) -> None:
+    rows = np.concatenate([np.arange(a, b) for a, b in ranges])
     rows -= result.share.first_frame
     here = np.flatnonzero((rows >= 0) & (rows < len(done)))
     if len(here):

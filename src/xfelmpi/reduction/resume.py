@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,11 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.reduction.checkpoint import ENDING
+from xfelmpi.reduction.growing import digest_frames, rows_of_trains
 from xfelmpi.run.distribution import LocalRun, choose_data, share_run
 from xfelmpi.run.index.run_index import RunIndex
+
+_RUN_FILES = "the run's files"
 
 _WORK_TO_READ, _WORK_DONE = 8, 1
 """Work of a frame that must be read, and of one that is done but may have to be written."""
@@ -26,13 +29,33 @@ _WORK_TO_READ, _WORK_DONE = 8, 1
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A file of an earlier job; `damage` tells why it cannot be used, empty if it can."""
+    """A file of an earlier job.
+
+    Parameters
+    ----------
+    path : Path
+    damage : str
+        Why it cannot be used, empty if it can.
+    fingerprint : dict or None
+    rows : tuple of (int, int)
+        Ranges of the run's frames that it has.
+    time : str
+    frames : str
+        Digest of its frames, if the run was still being written.
+    masks : dict of str
+        Digests of the masks by memory cell, likewise.
+    trains : ndarray, uint64 (train,), or None
+        Its trains, ascending, likewise.
+    """
 
     path: Path
     damage: str = ""
     fingerprint: dict | None = None
     rows: tuple[tuple[int, int], ...] = ()
     time: str = ""
+    frames: str = ""
+    masks: dict[str, str] = field(default_factory=dict)
+    trains: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +80,31 @@ class ResumePlan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def paths_of(self, share: LocalRun) -> tuple[Path, ...]:
-        """Return the files with frames of this rank."""
+    def files_of(self, share: LocalRun) -> list[tuple[Path, tuple[tuple[int, int], ...]]]:
+        """Return the files with frames of this rank, and which frames of the run they have."""
         first, end = share.first_frame, share.first_frame + len(share.frames)
-        return tuple(
-            file.path for file in self.files if any(a < end and b > first for a, b in file.rows)
+        return [
+            (file.path, file.rows)
+            for file in self.files
+            if any(a < end and b > first for a, b in file.rows)
+        ]
+
+    def with_masks(self, masks: dict[str, str]) -> "ResumePlan":
+        """Return the plan without files that were made with other masks of their cells.
+
+        Parameters
+        ----------
+        masks : dict of str
+            Of this job, see `growing.digest_masks`.
+        """
+        fitting = tuple(file for file in self.files if file.masks.items() <= masks.items())
+        if len(fitting) == len(self.files):
+            return self
+        n_done = sum(b - a for file in fitting for a, b in file.rows)
+        n_other = len(self.files) - len(fitting)
+        warning = f"{_files(n_other)} left out, made with other masks: their frames are read again"
+        return replace(
+            self, files=fitting, n_done=n_done, warnings=(*self.warnings, warning), notes=()
         )
 
 
@@ -84,15 +127,16 @@ def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
-        selection = ResumePlan(fingerprint_of(config, index, contents))
+        selection = ResumePlan(fingerprint_of(config, index, contents, job.growing))
         if resume:
-            selection = choose(found, selection.fingerprint, n_frames)
+            files = [_placed(file, index) for file in found] if job.growing else found
+            selection = choose(files, selection.fingerprint, n_frames)
         work = np.full(n_frames, _WORK_TO_READ, np.int64)
         for a, b in (rows for file in selection.files for rows in file.rows):
             work[a:b] = _WORK_DONE
         return work
 
-    share = share_run(comm, experiment, config, work_of)
+    share = share_run(comm, experiment, config, work_of, bool(job.so_far))
     return share, comm.bcast(selection)
 
 
@@ -103,15 +147,36 @@ def _find_files(comm, folder: Path) -> list[CheckpointInfo]:
     return sorted(mpi.gather_objects(comm, mine), key=lambda file: file.path.name)
 
 
+def _placed(file: CheckpointInfo, index: RunIndex) -> CheckpointInfo:
+    """Return the file of a shorter run with where its frames are now; one rank.
+
+    One whose frames are not all there, and the same, is one of other files.
+    """
+    if file.damage or file.trains is None:
+        return file
+    rows = rows_of_trains(file.trains, index.frames.train_id)
+    if rows:
+        frames = index.frames[np.concatenate([np.arange(a, b) for a, b in rows])]
+        if digest_frames(frames, index.files) == file.frames:
+            return replace(file, rows=rows)
+    return replace(file, fingerprint={**(file.fingerprint or {}), _RUN_FILES: "others"})
+
+
 def _read_about(path: Path) -> CheckpointInfo:
     """Return what a file of a checkpoint says of itself, or why it cannot be used."""
     try:
-        about = open_checkpoint(path).about
+        file = open_checkpoint(path)
+        about = file.about
         rows = tuple((int(a), int(b)) for a, b in about["rows"])
         if not rows or any(not 0 <= a < b for a, b in rows):
             raise DamagedError(f"rows {rows} are none")
-        return CheckpointInfo(path, "", dict(about["fingerprint"]), rows, str(about["time"]))
-    except (DamagedError, KeyError, TypeError, ValueError) as error:
+        found = CheckpointInfo(path, "", dict(about["fingerprint"]), rows, str(about["time"]))
+        if "frames" not in about:
+            return found
+        masks = {str(cell): str(digest) for cell, digest in about["masks"].items()}
+        trains = np.unique(file.array("train_id"))
+        return replace(found, frames=str(about["frames"]), masks=masks, trains=trains)
+    except (DamagedError, KeyError, TypeError, ValueError, AttributeError) as error:
         return CheckpointInfo(path, str(error))
 
 
@@ -147,7 +212,9 @@ def _constants_to_digest(experiment: Experiment, config: Config) -> list[str]:
     return sorted(map(str, folder.glob("*.h5"))) if kind == "raw" else []
 
 
-def fingerprint_of(config: Config, index: RunIndex, contents: dict[str, str]) -> dict[str, str]:
+def fingerprint_of(
+    config: Config, index: RunIndex, contents: dict[str, str], growing: bool = False
+) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
     Files of the run stand in it with size and time; masks, geometry and constants with what is in
@@ -160,7 +227,13 @@ def fingerprint_of(config: Config, index: RunIndex, contents: dict[str, str]) ->
     index : RunIndex
     contents : dict of str
         Digests of what is in other files.
+    growing : bool
+        The run is still being written: files and frames are looked at checkpoint by checkpoint.
     """
+    files, table = "of every checkpoint", "of every checkpoint"
+    if not growing:
+        files = _digest_of_files(Path(file.path) for file in index.files)
+        table = _digest_of_frames(index.frames)
     options = {
         f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
         for f in fields(Config)
@@ -169,8 +242,8 @@ def fingerprint_of(config: Config, index: RunIndex, contents: dict[str, str]) ->
     return {
         "the program": f"{__version__} (commit {COMMIT}), {FORMAT}",
         **options,
-        "the run's files": _digest_of_files(Path(file.path) for file in index.files),
-        "frames (--trains, --detector, --data)": _digest_of_frames(index.frames),
+        _RUN_FILES: files,
+        "frames (--trains, --detector, --data)": table,
         **contents,
     }
 

@@ -32,6 +32,8 @@ class Headline:
         Means over the frames where they are known: J, and eV; NaN if nowhere.
     problems : tuple of Problem
     warnings : tuple of str
+    so_far : str
+        What there is of a run that is still being written, empty if it is complete.
     """
 
     run: int
@@ -51,6 +53,7 @@ class Headline:
     photon_energy: float
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    so_far: str = ""
 
     @property
     def hit_rate(self) -> float:
@@ -99,6 +102,7 @@ def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
         PLANCK_TIMES_C / ELECTRONVOLT / wavelength,
         tuple(run.problems),
         tuple(json.loads(attributes.get("warnings", "[]"))),
+        attributes.get("so_far", ""),
     )
 
 

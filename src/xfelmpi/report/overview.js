@@ -25,7 +25,7 @@ const remember = (name, value) => {
   } catch { /* not allowed for local files everywhere */ }
   return value || "";
 };
-const words = { 0: "complete", 3: "problems" };
+const words = { 0: "complete", 3: "problems", followed: "being written" };
 const filter = () => {
   const [sample, state] = choices.map((choice) => choice.value);
   for (const row of table.tBodies[0].rows)

@@ -35,6 +35,9 @@ from xfelmpi.report.trends import RunNumbers
 
 FAILED = "failed"
 
+FOLLOWED = "followed"
+"""Status of a run that is processed while it is written."""
+
 _COLUMNS = (
     ("run", ""),
     ("sample", "text"),
@@ -48,6 +51,9 @@ _COLUMNS = (
     ("status", "text words"),
 )
 """Name and style."""
+
+_STATES = ("complete", "problems", "being written", "failed")
+"""What the runs can be filtered by; `overview.js` has the same words."""
 
 _LARGEST_STATUS = 16 << 20
 """Bytes of the file about a run, which has an image."""
@@ -67,7 +73,8 @@ class RunStatus:
     ----------
     run : int
     status : str
-        ``0``, ``3``, as the exit status of the job, or ``failed``.
+        ``0``, ``3``, as the exit status of the job, ``failed``, or ``followed`` while the run is
+        being written.
     time : str
         When the job ended, ISO 8601.
     message : str
@@ -117,15 +124,18 @@ def record_success(
     OSError
         If the folder cannot be written.
     """
-    status = EXIT_PARTIAL if head.problems else EXIT_COMPLETE
+    status = str(EXIT_PARTIAL if head.problems else EXIT_COMPLETE)
+    message = head.excluded
+    if head.so_far:
+        status, message = FOLLOWED, ", ".join(filter(None, (head.so_far, head.excluded)))
     known = math.isfinite(head.pulse_energy)
     record(
         experiment,
         RunStatus(
             head.run,
-            str(status),
+            status,
             head.created,
-            head.excluded,
+            message,
             head.sample,
             head.frames,
             head.hits,
@@ -311,7 +321,7 @@ def _filters(runs: list[RunStatus]) -> str:
     """Return what the table is filtered with, by the script."""
     samples = sorted({run.sample for run in runs if run.sample})
     chosen = "".join(f"<option>{escape(sample)}</option>" for sample in samples)
-    states = "".join(f"<option>{name}</option>" for name in ("complete", "problems", "failed"))
+    states = "".join(f"<option>{name}</option>" for name in _STATES)
     return (
         '<p class="filters"><label>sample <select name="sample"><option value="">all</option>'
         f'{chosen}</select></label> <label>status <select name="state"><option value="">all'
@@ -333,6 +343,8 @@ def _label(run: RunStatus) -> tuple[str, str, str]:
         return "", "complete", run.message
     if run.status == str(EXIT_PARTIAL):
         return "look", ", ".join(filter(None, ("complete", run.message))), ""
+    if run.status == FOLLOWED:
+        return "look", ", ".join(filter(None, ("being written", run.message))), ""
     return "bad", "failed" if run.status == FAILED else f"status {run.status}", run.message
 
 

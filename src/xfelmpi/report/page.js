@@ -156,3 +156,6 @@ document.querySelectorAll(".command button").forEach((button) =>
   }));
 
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
+// A run that is still being written has more to show soon.
+const written = document.querySelector("[data-refresh]");
+if (written) setTimeout(() => location.reload(), 1000 * written.dataset.refresh);

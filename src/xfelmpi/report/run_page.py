@@ -89,8 +89,17 @@ def _header(found: RunFiles) -> str:
         '<nav><a href="index.html">all runs</a></nav><header>'
         f"<h1>Run {head.run} · {escape(head.proposal)}</h1>"
         f'<p class="soft">{escape(head.kind)} data{escape(started)}; processed '
-        f"{escape(clock(head.created))}</p></header>"
+        f"{escape(clock(head.created))}{_so_far(head)}</p></header>"
         f'<dl class="numbers">{cells}</dl><ul class="answers">{cards}</ul>'
+    )
+
+
+def _so_far(head: Headline) -> str:
+    """Return that a run is still being written; the page is then loaded again by itself."""
+    if not head.so_far:
+        return ""
+    return (
+        f'; <span class="alarm" data-refresh="10">still being written: {escape(head.so_far)}</span>'
     )
 
 

@@ -151,7 +151,9 @@ class LocalRun:
     virtual: VirtualLayout | None = None
 
 
-def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> LocalRun:
+def share_run(
+    comm, experiment: Experiment, config: Config, work_of=None, so_far: bool = False
+) -> LocalRun:
     """Index the run on rank 0 and give every rank its share; collective.
 
     Parameters
@@ -162,6 +164,8 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
     work_of : callable, optional
         Called on rank 0 with the `RunIndex`; returns how much work every frame is,
         int (frame,), which is what is balanced over the ranks. Default: all the same.
+    so_far : bool
+        The run is still being written: what it lacks is no problem.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def share_run(comm, experiment: Experiment, config: Config, work_of=None) -> Loc
         On all ranks, if the run cannot be used.
     """
     fault_injection.inject(comm, "index")
-    found = mpi.run_on_root(comm, lambda: _find(experiment, config, work_of))
+    found = mpi.run_on_root(comm, lambda: _find(experiment, config, work_of, so_far))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
@@ -222,7 +226,7 @@ def _deal_facility(comm, facility, bounds: np.ndarray):
 
 
 def _find(
-    experiment: Experiment, config: Config, work_of
+    experiment: Experiment, config: Config, work_of, so_far: bool
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
     """Return what is known of the run, problems included, and how much work its frames are.
 
@@ -234,11 +238,10 @@ def _find(
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
     validate_for(config, index.detector_type)
     index = replace(index, notes=(why, *index.notes))
-    if kind == "proc":
-        unfinished = unfinished_correction(experiment, index)
+    if not so_far:
+        unfinished = unfinished_correction(experiment, index) if kind == "proc" else []
+        unfinished += missing_parts(experiment, kind, index)
         index = replace(index, problems=(*index.problems, *unfinished))
-    unfinished = missing_parts(experiment, kind, index)
-    index = replace(index, problems=(*index.problems, *unfinished))
     number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
     asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)
     frames = index.frames

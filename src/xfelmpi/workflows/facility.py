@@ -51,7 +51,7 @@ def process_by_facility(job: RunJob) -> int:
     comm, config, stages = job.comm, job.config, job.stages
     job.announce()
     with stages.timed("index"):
-        share = share_run(comm, job.experiment, config)
+        share = share_run(comm, job.experiment, config, so_far=bool(job.so_far))
         if lacking := _lacking(config, share):
             if comm.rank == 0:
                 log.warning(
@@ -98,6 +98,7 @@ def process_by_facility(job: RunJob) -> int:
             warnings=warnings,
             used=inputs.used,
             whole=False,
+            so_far=job.so_far,
         )
         written = write_outputs(job, done)
         files.close()

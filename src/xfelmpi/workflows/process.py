@@ -37,6 +37,7 @@ from xfelmpi.reduction.dead_modules import require_frames, without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.growing import digest_masks
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.observers import (
     FrameKeeper,
@@ -76,13 +77,16 @@ def process(job: RunJob, resume: bool = False) -> int:
         vds, left_out = start_vds(job, share, inputs.used)
     warnings = log_start(job, share, inputs)
     masks = inputs.masks
+    digests = digests_if_growing(job, share, masks)
+    if digests is not None:
+        selection = selection.with_masks(digests)
     kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums = FrameSums.zeros(len(share.frames))
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
-        _read_frames(job, masks, selection, result, resume)
+        _read_frames(job, masks, selection, result, resume, digests)
         require_frames(comm, share, sums, sparsifier.problems)
         share = without_dead_modules(comm, share, sums)
         total = sum_powder(comm, masks, powder)
@@ -106,12 +110,14 @@ def process(job: RunJob, resume: bool = False) -> int:
             warnings=warnings,
             used=inputs.used,
             agreement=agreement,
+            so_far=job.so_far,
         )
         written = write_outputs(job, done)
         files.close()
     # the outputs are complete: a job that is stopped from here on leaves no checkpoint
     job.shutdown.save = lambda: None
-    mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
+    if not job.so_far:
+        mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
     status = finish(job, done, sparsifier.bytes_read, written, selection.n_done)
     report_run(job)
     return status
@@ -145,17 +151,26 @@ def _begin_pass(
     for line in selection.notes:
         log.info(line)
     with mpi.fail_together(job.comm):
-        return restore(selection.paths_of(result.share), result)
+        return restore(selection.files_of(result.share), result)
+
+
+def digests_if_growing(job: RunJob, share: LocalRun, masks: Masks) -> dict[str, str] | None:
+    """Return digests of the masks for checkpoints of a run that is being written; collective."""
+    if not job.growing:
+        return None
+    return mpi.bcast_from_root(job.comm, lambda: digest_masks(masks, share.facts.cells))
 
 
 def _read_frames(
-    job: RunJob, masks, selection: ResumePlan, result: ReductionState, resume: bool
+    job: RunJob, masks, selection: ResumePlan, result: ReductionState, resume: bool, digests
 ) -> None:
     """Read what an earlier job has not read, and write checkpoints; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
     done_before = _begin_pass(job, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
-    writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result)
+    if job.growing and not minutes:
+        minutes = Config.checkpoint_minutes
+    writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result, digests)
     share, sparsifier = result.share, result.sparsifier
     n_run, kind = share.facts.n_frames, share.facts.kind
     n_before = int(mpi.allreduce_sum(comm, np.array([done_before.sum()]))[0])

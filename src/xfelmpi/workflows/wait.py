@@ -31,27 +31,38 @@ def wait_for_run(job: RunJob, seconds: float) -> None:
     mpi.run_on_root(job.comm, lambda: _wait(job, seconds))
 
 
-def run_is_complete(job: RunJob) -> bool:
-    """Return whether the run is complete, and corrected unless raw data are asked for; one rank."""
-    state = WatchState()
-    state.redu = arrival.makes_redu(job.experiment)
-    return _look(job, state).what != "wait"
+class Completeness:
+    """Tells again and again whether a run is complete; one rank.
+
+    Parameters
+    ----------
+    job : RunJob
+        Holds the lock of the run. Corrected data are expected unless raw ones are asked for.
+    """
+
+    def __init__(self, job: RunJob):
+        self._job, self._state = job, WatchState()
+        self._state.redu = arrival.makes_redu(job.experiment)
+
+    def lacking(self) -> str:
+        """Return what the run waits for, empty if it is complete."""
+        verdict = _look(self._job, self._state)
+        return verdict.about if verdict.what == "wait" else ""
 
 
 def _wait(job: RunJob, seconds: float) -> None:
-    start, said, state = monotonic(), "", WatchState()
-    state.redu = arrival.makes_redu(job.experiment)
-    while (verdict := _look(job, state)).what == "wait":
+    start, said, run = monotonic(), "", Completeness(job)
+    while lacking := run.lacking():
         waited = monotonic() - start
         if waited >= seconds:
             log.warning(
                 "run %d is not complete after %s (%s): processed as it is",
-                *(job.experiment.run, duration(waited), verdict.about),
+                *(job.experiment.run, duration(waited), lacking),
             )
             return
-        if verdict.about != said:
-            log.info("%s …", verdict.about)
-            said = verdict.about
+        if lacking != said:
+            log.info("%s …", lacking)
+            said = lacking
         pause = min(max(LOOK_EVERY, waited / 10), LONGEST_PAUSE)
         sleep(min(pause, seconds - waited))
     if said:

@@ -27,8 +27,11 @@ from xfelmpi.workflows.watch.rules import Rule, Rules
 CALLS_A_MINUTE = 300.0
 """File system calls that listings may take, on average."""
 
-FILES_A_MINUTE = 1500.0
-"""Files of which sizes and times may be asked for, on average."""
+FILES_A_MINUTE = 600.0
+"""Files of which sizes and times may be asked for, on average: a call each."""
+
+_CALLS_TO_OPEN = 4
+"""File system calls of opening a file."""
 
 _FEW_MODULES = 10
 """Times longer a run must be at rest that has fewer modules than the detector: more may come."""
@@ -155,6 +158,7 @@ class Look:
         experiment = Experiment(options.prefix, options.output, run.run)
         self._folders = {kind: experiment.run_folder(kind) for kind in ("raw", "proc")}
         self.calls = self.files = 0
+        self._bytes: dict[Path, int] = {}
 
     def take(self) -> Verdict:
         """Look, and return what is to be done."""
@@ -213,6 +217,7 @@ class Look:
             return reason
         stamp = stamp_files(have)
         self.files += stamp.files
+        self._bytes[have.folder] = stamp.size
         self._see(replace(stamp, files=stamp.files + (len(raw.names) if raw else 0)))
         rest = self._now - self._run.stamp_since
         age = self._file_now() - stamp.latest
@@ -225,6 +230,8 @@ class Look:
             seconds = settle - max(rest, age, 0.0)
             self._change(next_look=self._now + max(seconds, 0.05))
             return "its files to be at rest"
+        opened = len(have.last_files) + (len(raw.last_files) if raw else 0)
+        self.files += _CALLS_TO_OPEN * opened
         return unequal_ends(have, raw, self._run.run)
 
     def _redu_wanted(self) -> bool:
@@ -238,9 +245,11 @@ class Look:
         return rules.rule_for(self._run.run, *run_labels(listing))
 
     def _size(self, listing: Listing) -> int:
-        stamp = stamp_files(listing)
-        self.files += stamp.files
-        return stamp.size
+        if listing.folder not in self._bytes:
+            stamp = stamp_files(listing)
+            self.files += stamp.files
+            self._bytes[listing.folder] = stamp.size
+        return self._bytes[listing.folder]
 
     def _gave_up(self) -> bool:
         """Return whether nothing has changed for so long that nothing will."""
