@@ -9,7 +9,6 @@ memory that a rank took.
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -50,9 +49,10 @@ def main(folder: Path, sequences: int = 12, trains: int = 8, cells: int = 88, ra
         hits = json.loads(about.read_text())["hits"]
         load = os.getloadavg()[0] / len(os.sched_getaffinity(0))
         print(f"sequence {n}: {hits} hits shown after {seconds:.1f} s (load {load:.1f} a core)")
-    print(f"status {job.wait()}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"peak memory {peak:.0f} MiB")
+    _, status, used = os.wait4(job.pid, 0)
+    print(
+        f"status {os.waitstatus_to_exitcode(status)}, peak memory {used.ru_maxrss / 1024:.0f} MiB"
+    )
 
 
 def shown(about: Path) -> int:

@@ -24,8 +24,8 @@ EVENTS = 12
 QUICK = """
 import signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-from xfelmpi.workflows.watch import loop
-loop.LOST_AFTER, loop.CALLS_A_MINUTE, loop.FILES_A_MINUTE = 3.0, 1e6, 1e6
+from xfelmpi.workflows.watch import jobs, loop
+jobs.LOST_AFTER, loop.CALLS_A_MINUTE, loop.FILES_A_MINUTE = 3.0, 1e6, 1e6
 from xfelmpi.__main__ import main
 sys.exit(main())
 """

@@ -204,14 +204,14 @@ def test_rules(source, tmp_path, project):
     (tmp_path / "watch.toml").write_text(RULES)
     rules = read_rules(tmp_path / "watch.toml")
     watch = Watch(
-        tmp_path, project, rules=rules, options=rules.options, wanted=tuple(range(50, 55))
+        tmp_path, project, rules=rules, options=("--miss-base", "hits"), wanted=tuple(range(50, 55))
     )
     for _ in range(3):
         watch.look()
     assert watch.finish() == {50: DONE, 51: SKIPPED, 52: SKIPPED, 53: SKIPPED, 54: DONE}
     done = calls_of(project)
     assert set(done) == {"50", "darks"}
-    words = "--sigma 6 --exclude-cells 0 --with-misses --hit-modules 3 4 --sigma 5"
+    words = "--sigma 5 --sigma 6 --exclude-cells 0 --with-misses --hit-modules 3 4 --miss-base hits"
     assert done["50"][0].endswith(words)
     out = tmp_path / "scratch" / "det" / "constants"
     assert done["darks"] == [f"darks 52 53 54 --prefix {tmp_path} --out {out}"]
@@ -326,8 +326,8 @@ START = """
 import signal, sys
 # as the program does itself before it imports anything that may start threads
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-from xfelmpi.workflows.watch import loop
-loop.LOST_AFTER = 1.5
+from xfelmpi.workflows.watch import jobs, loop
+jobs.LOST_AFTER = 1.5
 loop.CALLS_A_MINUTE = loop.FILES_A_MINUTE = 1e6
 from xfelmpi.__main__ import main
 sys.exit(main())

@@ -77,8 +77,15 @@ def context_text(given: argparse.Namespace) -> str:
         from xfelmpi.workflows.watch.queues import find_script
 
         command = ["bash", str(find_script())]
+    from xfelmpi.report.trends import BRIGHTEST, SIZES
+
     output = "scratch" if given.output is None else str(given.output.absolute())
     template = (files("xfelmpi.report") / "damnit_context.txt").read_text(encoding="utf-8")
     return Template(template).substitute(
-        output=repr(output), wait=given.wait, command=repr(command), cluster=bool(command)
+        output=repr(output),
+        wait=given.wait,
+        command=repr(command),
+        cluster=bool(command),
+        brightest=BRIGHTEST,
+        sizes=SIZES,
     )

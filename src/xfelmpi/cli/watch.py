@@ -136,9 +136,8 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
 
     path = given.rules or output / _RULES
     rules = read_rules(path) if given.rules or path.exists() else Rules()
-    words = [*rules.options, *words]
     for options in ((), *(rule.options for rule in rules.rules)):
-        batch_options.check_job_options([*options, *words], prefix, output)
+        batch_options.check_job_options([*rules.options, *options, *words], prefix, output)
     if min(given.tries, 1 if given.jobs is None else given.jobs) < 1:
         raise UsageError("--tries and --jobs: expected numbers from 1 on")
     options = LookOptions(
@@ -165,6 +164,9 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
             show=lambda _state: _show(output),
         )
         log.info("watching %s, jobs run in %s", prefix, queue.where)
+        if watcher.state.runs:
+            # an overview that is open somewhere is to be loaded again from now on
+            _show(output)
         return watcher.run(given.once)
 
 

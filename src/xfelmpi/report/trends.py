@@ -9,7 +9,7 @@ from xfelmpi.output.events import FinishedRun
 BRIGHTEST = 100
 """Hits of which the mean is followed: it tells of size and focus, whatever the threshold."""
 
-_SIZES = ("size", "diameter", "photon_radius")
+SIZES = ("size", "diameter", "photon_radius")
 """Columns of analyses that tell of the size of particles, the first one that is there."""
 
 
@@ -42,7 +42,7 @@ def run_numbers(run: FinishedRun) -> RunNumbers:
     """Return the numbers of a finished run."""
     events = run.events
     of_hits = events.photons[events.is_hit.astype(bool)]
-    sizes = next((c.values for c in events.added if c.name in _SIZES and c.values is not None), [])
+    sizes = next((c.values for c in events.added if c.name in SIZES and c.values is not None), [])
     return RunNumbers(
         _mean(events.photons),
         _mean(np.sort(of_hits)[-BRIGHTEST:]),

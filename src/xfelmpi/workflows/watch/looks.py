@@ -6,7 +6,7 @@ minute has a limit for all runs together, another one that of the calls for the 
 runs. A run of which nothing changes is looked at more and more rarely.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -77,7 +77,8 @@ class LookOptions:
     prefix, output : Path
     rules : Rules
     options : tuple of str
-        Words of the command line of every job; they win over those of the rules.
+        Words of the command line of every job; they win over those of a rule, and these over those
+        of all rules.
     settle : float
         Seconds without a change after which files are at rest.
     patience : float
@@ -99,6 +100,10 @@ class LookOptions:
     raw_after: float | None = None
     redu: bool | None = None
     every: float = 20.0
+
+    def words(self, rule: Rule) -> tuple[str, ...]:
+        """Return the options of a job; of those that are there twice, the last one counts."""
+        return (*self.rules.options, *rule.options, *self.options)
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ class Look:
             return Verdict("skip", "skipped by watch.toml", rule=rule)
         if rule.darks:
             return Verdict("dark", f"one of {rule.darks} dark runs", "raw", rule)
-        wanted = _chosen_data((*rule.options, *self._options.options))
+        wanted = chosen_data(self._options.words(rule))
         if wanted == "raw":
             return Verdict("process", "", "raw", rule, self._size(raw), as_it_is)
         return self._look_at_corrected(raw, proc, rule, as_it_is)
@@ -278,7 +283,7 @@ class Look:
         self._change(next_look=later)
 
 
-def _chosen_data(words: tuple[str, ...]) -> str:
+def chosen_data(words: Sequence[str]) -> str:
     """Return the data that options ask for, empty if they leave it open."""
     chosen = ""
     for word, following in zip(words, [*words[1:], ""], strict=False):

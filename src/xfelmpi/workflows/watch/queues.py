@@ -88,6 +88,12 @@ def job_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(foreign)}
 
 
+def _environment_of(script: Path, result: Path) -> dict[str, str]:
+    """Return the environment of a job that says in a file how it ended."""
+    project = {"XFELMPI_RESULT": str(result.absolute()), "XFELMPI_ROOT": str(script.parent.parent)}
+    return {**job_environment(), **project}
+
+
 @dataclass
 class SlurmQueue:
     """Submits jobs with ``sbatch`` and asks ``squeue`` for them.
@@ -137,8 +143,7 @@ class SlurmQueue:
         """
         result = self.files.result(name)
         make_folder(result.parent)
-        environment = {**job_environment(), "XFELMPI_RESULT": str(result.absolute())}
-        environment["XFELMPI_ROOT"] = str(self.script.parent.parent)
+        environment = _environment_of(self.script, result)
         command = ["sbatch", "--parsable", f"--job-name=xfelmpi-{name}", *self.options, *extra]
         # not into the folder of whoever watches; of this form the script knows it as Slurm's own
         logs = self.files.log(name).parent.absolute()
@@ -164,14 +169,7 @@ class SlurmQueue:
             number, _, rest = line.strip().partition("|")
             state, _, comment = rest.partition("|")
             if comment.startswith(self.comment("")):
-                waits = state in (
-                    "PENDING",
-                    "REQUEUED",
-                    "REQUEUE_HOLD",
-                    "SPECIAL_EXIT",
-                    "SUSPENDED",
-                )
-                about = PENDING if waits else ALIVE
+                about = PENDING if state in _WAITING else ALIVE
                 suffix = f";{self.cluster}" if self.cluster else ""
                 found[comment.removeprefix(self.comment(""))] = (about, number + suffix)
         return found
@@ -206,8 +204,7 @@ class LocalQueue:
         result, log = self.files.result(name), self.files.log(name)
         make_folder(result.parent)
         make_folder(log.parent)
-        environment = {**job_environment(), "XFELMPI_RESULT": str(result.absolute())}
-        environment["XFELMPI_ROOT"] = str(self.script.parent.parent)
+        environment = _environment_of(self.script, result)
         try:
             with open(log, "ab") as output:
                 self._started[name] = subprocess.Popen(
