@@ -109,6 +109,8 @@ class Facility(threading.Thread):
         end = time.monotonic() + limit(60)
         while time.monotonic() < end:
             if about.exists() and (said := json.loads(about.read_text()))["frames"] == CELLS * n:
+                page = about.with_suffix(".html").read_text()
+                assert f"still being written: {said['message']}" in page
                 self.seen.append((n, said["status"], said["message"], said["hits"]))
                 return
             time.sleep(0.05)
@@ -124,17 +126,17 @@ def frames_read(said):
 
 def test_run_is_followed_to_its_end(source, tmp_path, quick):
     """Every sequence is in the report before the next one comes, and is read once."""
-    facility = Facility(source, tmp_path, [1, 1, 1, 3, 4, 2])
+    facility = Facility(source, tmp_path, [1, 2, 3, 6])
     done = call_xfelmpi([50, "--prefix", tmp_path, "--follow", "--follow-timeout", "2m"])
     facility.join()
     assert done.returncode == 0, done.stdout + done.stderr
     assert [seen[:3] for seen in facility.seen] == [
-        (n, "followed", f"{n} sequence{'s' * (n > 1)} so far") for n in (1, 2, 3, 6, 10)
+        (n, "followed", f"{n} sequence{'s' * (n > 1)} so far") for n in (1, 3, 6)
     ]
     assert facility.seen[-1][3] > 0
     read = frames_read(done.stdout)
     assert sum(read) == CELLS * SEQUENCES, done.stdout
-    assert max(read) <= 4 * CELLS
+    assert max(read) <= 6 * CELLS
     assert_as_of_a_plain_job(tmp_path)
     for left in ("follow", "checkpoint"):
         assert not (tmp_path / "scratch" / left).exists()

@@ -65,9 +65,15 @@ def test_damaged_comments_are_left_out(tmp_path):
 
 def test_labels_say_what_the_status_means():
     runs = [status(1), status(2, status="3", message="2 problems"), status(3, status="failed")]
+    runs.append(status(4, status="followed", message="3 sequences so far"))
     page = overview_page(runs)
     badges = re.findall(r'<span class="badge (\w*)">([^<]*)</span>', page)
-    assert badges == [("", "complete"), ("look", "complete, 2 problems"), ("bad", "failed")]
+    assert badges == [
+        ("", "complete"),
+        ("look", "complete, 2 problems"),
+        ("bad", "failed"),
+        ("look", "being written, 3 sequences so far"),
+    ]
     assert "status 3" not in page
 
 
