@@ -201,6 +201,25 @@ def test_submitted_runs_and_their_table(slurm, source, tmp_path):
         assert call.endswith("--sigma 5")
 
 
+def test_job_that_is_put_back_into_the_queue_continues(slurm, source, tmp_path):
+    """As after preemption; the end of its log tells how it ended."""
+    folder, files = source
+    project = quick_project(tmp_path / "project", seconds=3)
+    arrive_as(folder, tmp_path, files, 50)
+    done = xfelmpi(slurm, project, "submit", "50", "--prefix", tmp_path, "--partition", "upex")
+    said = done.communicate(timeout=limit())[0]
+    number, calls, end = said.splitlines()[1].split()[-1], project / "calls" / "50", limit(60)
+    begun = time.monotonic()
+    while not calls.exists() and time.monotonic() < begun + end:
+        time.sleep(0.1)
+    slurm.run("scontrol", "requeue", number)
+    assert slurm.wait(number, limit(180))[0] == "COMPLETED"
+    first, second = calls.read_text().splitlines()
+    assert second == f"{first} --resume"
+    (log,) = project.glob("slurm-*.out")
+    assert log.read_text().splitlines()[-1] == "xfelmpi 50 done, status 0"
+
+
 @pytest.mark.parametrize("option", ["reservation", "account", "constraint", "cluster"])
 def test_options_reach_slurm(slurm, source, tmp_path, option):
     """There are none of these here: Slurm says so, or the job has it."""

@@ -118,10 +118,12 @@ class Facility(threading.Thread):
 
 def frames_read(said):
     """Return how many frames every round has read, by its log."""
-    return [
-        int(total.replace(",", "")) - int(done or 0)
-        for total, done in re.findall(r"run: ([\d,]+) frames.*\n(?:.*\n)*?resume: (\d+)?", said)
-    ]
+    read = []
+    for about in re.split(r"^run: (?=[\d,]+ frames)", said, flags=re.MULTILINE)[1:]:
+        done = re.search(r"^resume: ([\d,]+) of", about, re.MULTILINE)
+        total = about.split()[0]
+        read.append(int(total.replace(",", "")) - (int(done[1].replace(",", "")) if done else 0))
+    return read
 
 
 def test_run_is_followed_to_its_end(source, tmp_path, quick):

@@ -128,7 +128,7 @@ def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
         nonlocal selection
         n_frames = len(index.frames)
         selection = ResumePlan(fingerprint_of(config, index, contents, job.growing))
-        if resume:
+        if resume and (found or not job.growing):
             files = [_placed(file, index) for file in found] if job.growing else found
             selection = choose(files, selection.fingerprint, n_frames)
         work = np.full(n_frames, _WORK_TO_READ, np.int64)

@@ -5,9 +5,12 @@ here, because damage (a train ID of 0, an index beyond the data) must be seen.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from time import time
 
 import numpy as np
 
@@ -37,6 +40,9 @@ FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
 _IMPOSSIBLE = np.uint64(1 << 63)
+
+_RECENT = 2.0
+"""Seconds after a change in which a file is not remembered: two changes may have the same time."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def module_sources(
     """
     number = module_of_file(path.name)
     try:
-        names, identities[path] = read_access(path, _read_sources, path)
+        names, identities[path] = _sources_of(path)
     except Exception as error:
         problems.append(
             Problem(
@@ -129,6 +135,23 @@ def module_sources(
         start = MODULE_FILE.fullmatch(path.name)["detector"]
         problems.append(Problem(f"file has no {start} source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
+
+
+def _sources_of(path: Path) -> tuple[frozenset[str], FileIdentity]:
+    """Return the sources of a file, and what run it is of; asked again, from memory.
+
+    A run that is followed is indexed for every sequence that comes.
+    """
+    with suppress(OSError):
+        about = path.stat()
+        if time() - about.st_mtime >= _RECENT:
+            return _remembered_sources(path, file_stamp(about))
+    return read_access(path, _read_sources, path)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_sources(path: Path, _stamp: str) -> tuple[frozenset[str], FileIdentity]:
+    return read_access(path, _read_sources, path)
 
 
 def _read_sources(access, path: Path) -> tuple[frozenset[str], FileIdentity]:
