@@ -31,6 +31,7 @@ COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "patch": "give finished files another geometry, distance or mask, without the run",
+    "size": "measure the hits of processed runs anew, without the run",
     "darks": "make constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a simulated run with known ground truth",

@@ -97,7 +97,8 @@ class SphereFit:
         usable = (total > 0) & (rings.exposure.sum(axis=1) > 0)
         start = self._search(rings, total)
         size, fluence, covariance = self._refine(rings, start)
-        lowest, highest = self._diameters[[0, -1]]
+        # of logarithms and back: the ends are not met to the bit
+        lowest, highest = self._diameters[[0, -1]] * (1 + np.array([1e-9, -1e-9]))
         edge = ((size <= lowest) | (size >= highest)).astype(np.float64)
         error = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         columns = (size, size * error[:, 0], fluence, fluence * error[:, 1])

@@ -25,18 +25,22 @@ _ARC, _SECTORS = 4.0, 16
 NM3 = 1e-27
 
 
-def size_range(step: float, largest_q: float) -> tuple[float, float]:
-    """Return the smallest and the largest diameter in m that a geometry can tell.
+def size_range(run: AnalysedRun, step: float, largest_q: float) -> tuple[float, float]:
+    """Return the smallest and the largest diameter in m: those asked for, or of the geometry.
 
     Fringes of a sphere are 1 / d apart in |q|.
 
     Parameters
     ----------
+    run : AnalysedRun
     step : float
         Of |q| from pixel to pixel, in 1/m.
     largest_q : float
         In 1/m.
     """
+    if run.config.size_range:
+        smallest, largest = run.config.size_range
+        return smallest * 1e-9, largest * 1e-9
     return _SMALLEST / largest_q, 1 / (_LARGEST_STEPS * step)
 
 
@@ -68,7 +72,7 @@ class SphereSize(HitAnalysis):
         bins = make_bins(run.geometry, run.wavelength, config.polarisation, edges, sectors)
         self._binner = HitBinner(bins, run.background, run.masks, run.modules_in_run)
         usual = (self._binner.mean_exposure, self._binner.mean_background)
-        diameters = np.geomspace(*size_range(step, largest), _N_DIAMETERS)
+        diameters = np.geomspace(*size_range(run, step, largest), _N_DIAMETERS)
         self._fit = SphereFit(bins, diameters, config.density / NM3, *usual)
         self._wavelength = run.wavelength
 

@@ -39,7 +39,7 @@ class SpheroidSize(HitAnalysis):
         bins = make_bins(run.geometry, run.wavelength, config.polarisation, edges, sectors)
         self._binner = HitBinner(bins, run.background, run.masks, run.modules_in_run)
         usual = (self._binner.mean_exposure, self._binner.mean_background)
-        diameters = np.geomspace(*size_range(step, largest), _N_DIAMETERS)
+        diameters = np.geomspace(*size_range(run, step, largest), _N_DIAMETERS)
         self._fit = SpheroidFit(bins, diameters, config.density / NM3, *usual)
         self._wavelength = run.wavelength
 

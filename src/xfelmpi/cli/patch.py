@@ -43,15 +43,32 @@ def main(argv: list[str], comm) -> int:
     """Patch the files and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
-    from xfelmpi.core.job_context import RunJob
-    from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.patch.finished_set import Change
-    from xfelmpi.workflows.patch.job import patch
 
     config, sets, mask = bcast_from_root(comm, lambda: _parse(argv))
     change = Change(config.geometry, mask, config.distance)
-    job = RunJob.of(comm, config, ["patch", *argv])
+    return patch_sets(comm, ["patch", *argv], config, sets, change)
+
+
+def patch_sets(comm, words: list[str], config: Config, sets: list, change) -> int:
+    """Patch sets of hits that no other job is changing, and return the exit status; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    words : list of str
+        The command and its arguments.
+    config : Config
+        Where the files are.
+    sets : list of Experiment or MergedFiles
+    change : Change
+    """
+    from xfelmpi.core.job_context import RunJob
+    from xfelmpi.io.lock_file import held_if_there
+    from xfelmpi.workflows.patch.job import patch
+
+    job = RunJob.of(comm, config, words)
     job.announce()
     with ExitStack() as locks:
         for files in sets:

@@ -87,6 +87,7 @@ EVERY_OPTION = {
     "distance_offset": (["-0.25"], "-0.25", -0.25),
     "size": (["spheroid"], '"spheroid"', "spheroid"),
     "density": (["334"], "334", 334.0),
+    "size_range": (["20:90.5"], '"20:90.5"', (20.0, 90.5)),
 }
 
 FLAGS = {f.name: f.default for f in options() if isinstance(f.default, bool)}
@@ -185,6 +186,7 @@ def test_command_line_wins(toml, name):
         "hits": '"own"',
         "size": '"none"',
         "density": "400",
+        "size_range": '"10:20"',
         "common_mode": '"none"',
         "trains": '"1:"',
         "hit_modules": "[9]",

@@ -19,6 +19,7 @@ from xfelmpi.core.config.parsing import (
     parse_photon_energy,
     parse_qmax,
     parse_size,
+    parse_size_range,
     parse_trains,
     parse_whole,
 )
@@ -348,6 +349,13 @@ class Config:
         float,
         "electrons per nm^3 of the particles, for their fluence; protein 430, water 334, gold 4400",
         metavar="X",
+    )
+    size_range: tuple[float, float] | None = _option(
+        "outputs",
+        None,
+        parse_size_range,
+        "smallest and largest diameter in nm, e.g. 20:80 (default: all that the geometry can tell)",
+        metavar="A:B",
     )
     analyse: tuple[str, ...] = _option(
         "outputs",

@@ -108,6 +108,20 @@ def parse_size(text) -> int:
     return int(size)
 
 
+def parse_size_range(text) -> tuple[float, float]:
+    """Return the smallest and the largest diameter in nm from ``20:80``.
+
+    Raises
+    ------
+    ValueError
+        If it is no such range.
+    """
+    match = re.fullmatch(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*", str(text))
+    if not match:
+        raise ValueError(f"{text!r} is no range of diameters (expected A:B in nm, e.g. 20:80)")
+    return float(match[1]), float(match[2])
+
+
 def parse_trains(text) -> tuple[int | None, int | None]:
     """Return (A, B) from ``A:B``, a slice of the run's trains by position; either may be left out.
 

@@ -70,6 +70,12 @@ _LIMITS = (
     _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
     _Limit("distance_offset", lambda x: -100 < x < 100, "metres, between -100 and 100"),
     _Limit("density", lambda x: 1 <= x <= 1e5, "electrons per nm^3, 1 … 100000"),
+    _Limit(
+        "size_range",
+        lambda ends: 0.1 <= ends[0] < ends[1] <= 1e5,
+        "A:B in nm, A below B, 0.1 … 100000",
+        lambda ends: "{:g}:{:g}".format(*ends),
+    ),
     _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),
     _Limit(
         "roi_qmax",

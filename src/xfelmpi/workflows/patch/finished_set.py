@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.analysis.hit_analysis import chosen_analyses
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.mask_files import read_pixels
 from xfelmpi.core.config.options import Config
@@ -21,6 +22,7 @@ from xfelmpi.output.cxi.reader import FinishedHits, HitColumn, read_entry, read_
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
+from xfelmpi.workflows.analyse_cxi import median_wavelength
 
 _ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
 
@@ -36,11 +38,15 @@ class Change:
         Further bad pixels, in all cells.
     distance : float or None
         In m.
+    analysis : dict or None
+        Other options of the analyses of hits, by their name in `Config`; None: there are only
+        those of which the hits have columns.
     """
 
-    geometry: Path | None
-    mask: Path | None
-    distance: float | None
+    geometry: Path | None = None
+    mask: Path | None = None
+    distance: float | None = None
+    analysis: dict | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class FinishedSet:
         Warnings of the old geometry, if that is replaced.
     files : tuple of UsedFile
         The new inputs.
+    analyses : tuple of str
+        Names of those whose columns are made anew.
     """
 
     config: Config
@@ -83,6 +91,7 @@ class FinishedSet:
     warnings: tuple[str, ...]
     obsolete: tuple[str, ...]
     files: tuple[UsedFile, ...]
+    analyses: tuple[str, ...]
 
     @property
     def detector(self) -> Detector:
@@ -100,13 +109,6 @@ class FinishedSet:
         if self.run:
             return self.run.events.wavelength
         return self.header.columns[f"{SOURCE}/photon_wavelength"].values
-
-    @property
-    def analyses(self) -> tuple[str, ...]:
-        """Names of the analyses that the hits have columns of."""
-        sources = (str(c.attributes.get("source", "")) for c in self.header.columns.values())
-        found = (s.removeprefix("analysis ") for s in sources if s.startswith("analysis "))
-        return tuple(dict.fromkeys(found))
 
     @property
     def earlier(self) -> list[dict]:
@@ -168,12 +170,35 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         used = (*used, UsedFile("global mask", str(change.mask)))
     entries = {kind: found for kind, found in entries.items() if found}
     about = (config, attributes, name, header, entries, run)
-    return FinishedSet(*about, geometry, bad, warnings, obsolete, used)
+    analyses = _analyses(config, change, header, geometry)
+    return FinishedSet(*about, geometry, bad, warnings, obsolete, used, analyses)
+
+
+def _analyses(
+    config: Config, change: Change, header: FinishedHits, geometry: DetectorGeometry
+) -> tuple[str, ...]:
+    """Return the names of the analyses that are asked for, or that the hits have columns of."""
+    if change.analysis is not None:
+        of_hits = header.columns[f"{SOURCE}/photon_wavelength"].values
+        wavelength = median_wavelength(config, of_hits)
+        return tuple(chosen_analyses(config, geometry.distance, wavelength))
+    found = (analysis_of(column.attributes) for column in header.columns.values())
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def analysis_of(attributes) -> str:
+    """Return the analysis that a column comes from, by its attributes; empty if from none."""
+    source = str(attributes.get("source", ""))
+    return source.removeprefix("analysis ") if source.startswith("analysis ") else ""
 
 
 def _config(first: Config, attributes: dict, change: Change) -> Config:
     """Return the settings that the main job would have had with the new inputs."""
-    changed: dict = {}
+    changed = dict(change.analysis or {})
+    if change.analysis is not None:
+        size = changed.get("size") or first.size.replace("none", "auto")
+        # whoever asks for sizes wants them, or hears why not
+        changed["size"] = "sphere" if size == "auto" else size
     if change.mask:
         changed["global_mask"] = change.mask
     if change.distance is not None:

@@ -1,4 +1,4 @@
-"""Finished files with another geometry, distance or mask: written anew from the CXI file.
+"""Finished files with another geometry, distance, mask or sizes: written anew from the CXI file.
 
 Nothing of the run is read. Frames pass from the old CXI file through all formats of hits, as in the
 main job; scores and decisions stay.
@@ -22,6 +22,7 @@ from xfelmpi.analysis.hit_analysis import (
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import EXIT_COMPLETE
+from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -37,7 +38,7 @@ from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
-from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, read_set
+from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, analysis_of, read_set
 from xfelmpi.workflows.patch.run_files import write_run_files
 from xfelmpi.workflows.process import report_run
 
@@ -148,7 +149,10 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     written = outputs.close(_header(found, good) if found else None)
     if isinstance(files, Experiment):
         sums = {kind: tally.gathered(comm) for kind, tally in tallies.items()}
-        added = {name: mpi.allgather_concat(comm, values) for name, values in columns.items()}
+        added = [
+            replace(column, values=mpi.allgather_concat(comm, column.values))
+            for column in columns or ()
+        ]
         write_run_files(comm, files, found, attributes, sums, added, warnings)
         written = [files.events, files.powder, *written]
     return job, written, [path for path in hit_paths(config, files) if path not in written]
@@ -221,17 +225,15 @@ class _Tally:
 
 def _analysed(
     comm, plan: _Plan, hits: _Frames, found: FinishedSet | None, wavelength: float
-) -> dict[str, np.ndarray]:
-    """Return the columns of analyses anew, by path in an entry; collective.
+) -> tuple[AddedColumn, ...] | None:
+    """Return the columns of analyses anew; collective.
 
-    Those of merged hits stay: each run has a background of its own.
+    Those of merged hits stay, without any here: each run has a background of its own.
     """
-    if not plan.analyses:
-        return {}
     if plan.merged:
-        if comm.rank == 0:
+        if comm.rank == 0 and plan.analyses:
             log.warning("columns of analyses stay: patch the runs and merge them again instead")
-        return {}
+        return None
     classes = {
         name: load_object(SIZES[name]) if name in SIZES else hit_analyses((name,))[name]
         for name in plan.analyses
@@ -254,9 +256,23 @@ def _analysed(
             yield part, AnalysedHits(block, *about)
             first += len(block)
 
-    columns = analyse_hits(comm, classes, run, blocks(), n)
-    named = {f"{column.group or INSTRUMENT}/{column.name}": column.values for column in columns}
-    return {path: values for path, values in named.items() if path in old}
+    return analyse_hits(comm, classes, run, blocks(), n)
+
+
+def _columns(
+    frames: _Frames, kind: str, tally: _Tally, analysed: tuple[AddedColumn, ...] | None
+) -> list[FrameColumn]:
+    """Return the columns of some frames, those of analyses anew; non-hits have NaN there."""
+    sums = {_LIT: tally.lit, _PHOTONS: tally.photons}
+    stay = [c for c in frames.columns if analysed is None or not analysis_of(c.attributes)]
+    columns = [c._replace(values=sums.get(c.path, c.values).astype(c.values.dtype)) for c in stay]
+    for column in analysed or ():
+        values = column.values
+        if kind != "hits":
+            values = np.full(len(frames.rows), np.nan, values.dtype)
+        path = f"{column.group or INSTRUMENT}/{column.name}"
+        columns.append(FrameColumn(path, values, column.attributes()))
+    return columns
 
 
 def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsToWrite:
@@ -264,15 +280,10 @@ def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsT
     sets = {}
     for kind, own in frames.items():
         tally = tallies[kind]
-        values = {_LIT: tally.lit, _PHOTONS: tally.photons}
-        values |= analysed if kind == "hits" else {}
         sets[kind] = FrameSet(
             title=own.title,
             n_frames=own.n_frames,
-            columns=[
-                c._replace(values=values.get(c.path, c.values).astype(c.values.dtype))
-                for c in own.columns
-            ],
+            columns=_columns(own, kind, tally, analysed),
             # the masks call every pixel of every cell good: bad pixels come with the frames
             cell_id=np.zeros(len(own.rows), np.int64),
             ones=tally.ones,

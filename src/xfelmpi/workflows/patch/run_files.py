@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 
+from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
@@ -13,7 +14,7 @@ from xfelmpi.io.output_file import cannot_write, serial_file
 from xfelmpi.io.partial_file import begin_partial, create_new
 from xfelmpi.mpi import run_on_root
 from xfelmpi.output.powder import write_powder
-from xfelmpi.workflows.patch.finished_set import FinishedSet
+from xfelmpi.workflows.patch.finished_set import FinishedSet, analysis_of
 
 _SUFFIXES = ("", "_hits", "_misses", "_dark")
 
@@ -24,7 +25,7 @@ def write_run_files(
     found: FinishedSet | None,
     attributes: dict,
     sums: dict[str, dict[str, np.ndarray]],
-    analysed: dict[str, np.ndarray],
+    analysed: list[AddedColumn],
     warnings: tuple[str, ...],
 ) -> None:
     """Write events and powder file under their temporary names; collective.
@@ -39,8 +40,8 @@ def write_run_files(
         Root attributes.
     sums : dict of dict of ndarray
         For hits and misses that the CXI file has, columns of the events file anew, (frame,).
-    analysed : dict of ndarray
-        Columns of analyses of the hits anew, by path in the CXI file.
+    analysed : list of AddedColumn
+        Columns of analyses anew, of all hits.
     warnings : tuple of str
         Of the output formats.
     """
@@ -86,8 +87,13 @@ def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, wa
         for kind, columns in sums.items():
             for name, values in columns.items():
                 _put(file[name], rows[kind], values)
-        for place, values in analysed.items():
-            _put(file[place.rpartition("/")[2]], rows["hits"], values)
+        for name in [name for name, item in file.items() if analysis_of(item.attrs)]:
+            del file[name]
+        for column in analysed:
+            values = np.full(len(events.is_hit), np.nan, column.values.dtype)
+            values[rows["hits"]] = column.values
+            file[column.name] = values
+            file[column.name].attrs.update(column.attributes())
 
 
 def _put(dataset, rows: np.ndarray, values: np.ndarray) -> None:
