@@ -32,6 +32,7 @@ COMMANDS = {
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "patch": "give finished files another geometry, distance or mask, without the run",
     "size": "measure the hits of processed runs anew, without the run",
+    "geometry": "find the beam centre and the quadrants from the hits of processed runs",
     "darks": "make constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a simulated run with known ground truth",

@@ -15,6 +15,7 @@ from xfelmpi.analysis.hit_analysis import (
     chosen_analyses,
     hit_analyses,
 )
+from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
@@ -201,9 +202,9 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
     frame_shape = done.share.facts.detector_type.frame_shape
     write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
-    hit_files = outputs.close(
-        _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
-    )
+    header = _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
+    hit_files = outputs.close(header)
+    done = _with_geometry_doubted(comm, done, header, sums["_hits"], len(rows["hits"]))
     _write_events(comm, experiment, done, attributes)
     with mpi.fail_together(comm):
         # nothing has its name yet
@@ -370,6 +371,33 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
     }
     rows, path = (done.share.first_frame, facts.n_frames), experiment.events
     write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)
+
+
+def _with_geometry_doubted(
+    comm, done: WriteInputs, header: HitHeader | None, powder, n_hits: int
+) -> WriteInputs:
+    """Return the same with a warning if the powder of the hits is not round; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    done : WriteInputs
+    header : HitHeader or None
+        On rank 0.
+    powder : (ndarray, ndarray)
+        Of the hits, on rank 0; see `sum_powder`.
+    n_hits : int
+        Of this rank.
+    """
+    n_hits = int(mpi.allreduce_sum(comm, np.array([n_hits]))[0])
+    if comm.rank or not n_hits:
+        return done
+    found = HitPowder.of_sums(header.geometry, n_hits, *powder, header.background)
+    said = geometry_warning(found)
+    if not said:
+        return done
+    log.warning(said)
+    return replace(done, warnings=(*done.warnings, said))
 
 
 def _obsolete(

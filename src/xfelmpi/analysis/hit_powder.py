@@ -1,0 +1,111 @@
+"""The powder of hits near the beam: what its centre is told from. Pure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xfelmpi.analysis.centre_fit import PowderPixels, Shifts, fit_shifts
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.detectors.scattering import polarisation, solid_angle
+
+NEAR = 0.025
+"""m from the beam, in the geometry as it is: pixels farther out say little about the centre."""
+
+_QUADRANTS = 4
+
+_FEWEST_HITS = 50
+"""With fewer, nothing is said of the geometry: the powder need not be round."""
+
+_CLEAR = 5.0
+"""Standard errors by which a geometry must be off for a warning, besides a pixel."""
+
+
+@dataclass(frozen=True)
+class HitPowder:
+    """Sums over the hits of some runs with one geometry.
+
+    Parameters
+    ----------
+    geometry : DetectorGeometry
+    n_hits : int
+    photons : ndarray, float64 (pixel,)
+        On good pixels.
+    good : ndarray, float64 (pixel,)
+        In how many hits each pixel was good, 0 where the background is not known.
+    background : ndarray, float64 (pixel,)
+        Expected photons without particles.
+    """
+
+    geometry: DetectorGeometry
+    n_hits: int
+    photons: np.ndarray
+    good: np.ndarray
+    background: np.ndarray
+
+    @classmethod
+    def of_sums(
+        cls,
+        geometry: DetectorGeometry,
+        n_hits: int,
+        photons: np.ndarray,
+        good: np.ndarray,
+        background: np.ndarray,
+    ) -> "HitPowder":
+        """Return the powder of one run.
+
+        Parameters
+        ----------
+        geometry : DetectorGeometry
+        n_hits : int
+        photons, good : ndarray (…)
+            Sums over the hits, and in how many each pixel was good.
+        background : ndarray, float (…)
+            Expected photons in one hit; NaN where it is not known.
+        """
+        ground = np.asarray(background, np.float64).reshape(-1)
+        used = good.reshape(-1) * np.isfinite(ground)
+        photons = np.where(used > 0, photons.reshape(-1), 0).astype(np.float64)
+        return cls(geometry, n_hits, photons, used, np.nan_to_num(ground) * used)
+
+    def near(self, quadrants: bool = False) -> tuple[PowderPixels, np.ndarray]:
+        """Return the pixels near the beam, and which these are, int (pixel,)."""
+        geometry = self.geometry
+        xyz = geometry.xyz.reshape(3, -1)
+        near = np.flatnonzero((np.hypot(xyz[0], xyz[1]) < NEAR) & (self.good > 0))
+        per_part = len(self.photons) // (_QUADRANTS if quadrants else 1)
+        light = np.ones(len(near))
+        if np.isfinite(geometry.distance):
+            light = polarisation(xyz[:, near], "x") * self._solid_angles()[near]
+        size = min(geometry.detector.pixel_size)
+        exposure, background = light * self.good[near], self.background[near]
+        pixels = PowderPixels(
+            xyz[:, near], near // per_part, self.photons[near], exposure, background, size
+        )
+        return pixels, near
+
+    def _solid_angles(self) -> np.ndarray:
+        xyz, asic = self.geometry.xyz, self.geometry.detector.asic_shape
+        angles = [solid_angle(xyz[:, module], asic) for module in range(len(xyz[0]))]
+        return np.concatenate([part.reshape(-1) for part in angles])
+
+
+def has_signal(pixels: PowderPixels) -> bool:
+    """Whether there are more photons near the beam than the background explains."""
+    return bool(pixels.photons.sum() > pixels.background.sum() + 100)
+
+
+def geometry_warning(powder: HitPowder) -> str:
+    """Return what to say of a geometry that is off by more than a pixel, or nothing."""
+    pixels, _ = powder.near()
+    if powder.n_hits < _FEWEST_HITS or not has_signal(pixels):
+        return ""
+    found: Shifts = fit_shifts(pixels)
+    (shift,), (error,) = found.shift, found.error
+    far = np.abs(shift) > np.maximum(pixels.pixel_size, _CLEAR * error)
+    if not far.any():
+        return ""
+    x, y = shift / pixels.pixel_size
+    return (
+        f"the geometry is off: its powder of hits is round if the detector moves by {x:+.1f} "
+        f"pixels in x and {y:+.1f} in y; xfelmpi geometry writes such a geometry"
+    )

@@ -1,0 +1,54 @@
+"""``xfelmpi geometry``: the beam centre and the quadrants from the hits of processed runs."""
+
+from pathlib import Path
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError
+
+
+def parser() -> arguments.Parser:
+    """Return the parser of the command's arguments."""
+    parser = arguments.Parser(
+        prog="xfelmpi geometry",
+        description="Find where the beam meets the detector, from the powder of the hits of "
+        "processed runs, and write a geometry file with which the powder is round. xfelmpi patch "
+        "applies it. Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+    )
+    arguments.add_runs(parser, "run numbers of one geometry: 50 51, 50,51 or 50-53")
+    parser.add_argument(
+        "--quadrants", action="store_true", help="move each quadrant by itself, not all together"
+    )
+    parser.add_argument(
+        "--geometry-file",
+        type=Path,
+        metavar="FILE",
+        help="write the geometry here (default: det/rRRRR.geom among the outputs)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    arguments.add_arguments(parser, only=("prefix", "output"))
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Refine the geometry and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.core.job_context import RunJob
+    from xfelmpi.mpi import bcast_from_root
+    from xfelmpi.workflows.geometry import refine_geometry
+
+    config, runs, quadrants, out = bcast_from_root(comm, lambda: _parse(argv))
+    job = RunJob.of(comm, config, ["geometry", *argv])
+    return refine_geometry(job, runs, quadrants, out)
+
+
+def _parse(argv: list[str]) -> tuple[Config, list[int], bool, Path]:
+    given = parser().parse_args(argv)
+    config = arguments.from_arguments(given)
+    if len(set(given.runs)) < len(given.runs):
+        raise UsageError("a run stands there more than once")
+    out = given.geometry_file or config.output / "det" / f"r{given.runs[0]:04d}.geom"
+    if out.exists() and not given.overwrite:
+        raise UsageError(f"{out} is there already; to replace it, add --overwrite")
+    return config, given.runs, given.quadrants, out.absolute()
