@@ -145,6 +145,7 @@ def load_geometry(
         regions = geometry.metadata["crystfel"]["bad"]
         geometry, origin, warnings = _placed(geometry, path, text, motors)
         warnings += geometry_file.unapplied(found, regions, path)
+        warnings += geometry_file.other_panels(found, detector, path)
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
     arrays = _arrays(geometry, detector, along, origin)

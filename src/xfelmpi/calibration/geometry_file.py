@@ -9,6 +9,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.regular_file import read_small
+from xfelmpi.detectors.base import Detector
 
 MOST_BYTES = 4 << 20
 """A geometry of 128 panels has 60 kB."""
@@ -28,6 +29,14 @@ _NO_EFFECT = {
     "clen_for_centering": "the distance is clen, or --distance",
 }
 """Statements of crystfel_geometry(5) that would change the result there, and what to do here."""
+
+_KNOWN = re.compile(
+    r"(adu_per_(eV|photon)|res|clen|coffset|photon_energy(_bandwidth)?|wavelength|(beam_)?bandwidth"
+    r"|electron_voltage|detector_shift_[xy]|corner_[xy]|fs|ss|(min|max)_(fs|ss|x|y|adu)|panel|data"
+    r"|dim\d+|peak_(list|list_type|info_location)|badrow_direction|event|mask\w*|flag\w*"
+    r"|(rigid_)?group_\w+|saturation_map(_file)?|no_index|rail_direction|clen_for_centering)"
+)
+"""Names of crystfel_geometry(5), without those of panels."""
 
 
 def read_text(path: Path) -> str:
@@ -110,6 +119,43 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
         elif name == "adu_per_eV" and value not in ("1", "1.0") and name not in told:
             told.add(name)
             warnings.append(f"{path}: {name} is not used: give --adu-per-photon")
+        elif not _KNOWN.fullmatch(name.lower()) and not _KNOWN.fullmatch(name) and name not in told:
+            told.add(name)
+            warnings.append(f"{path}: {name[:80]} is not used: no such statement is known")
+    return warnings
+
+
+def other_panels(found: list[tuple[str, str]], detector: Detector, path: Path) -> list[str]:
+    """Return a warning if panels have pixels of several sizes, or not the detector's number."""
+    n_ss, n_fs = detector.tile_shape
+    res, resolutions, sizes = "", {}, {}
+    for key, value in found:
+        panel, slash, name = key.rpartition("/")
+        if not slash:
+            res = value if name == "res" else res
+        elif not panel.startswith("bad"):
+            resolutions.setdefault(panel, res)
+            sizes.setdefault(panel, {})[name] = value
+            if name == "res":
+                resolutions[panel] = value
+    warnings = []
+    several = dict.fromkeys(value for value in resolutions.values() if value)
+    if len(several) > 1:
+        odd = next(panel for panel, value in resolutions.items() if value == list(several)[-1])
+        warnings.append(
+            f"{path}: res of {odd[:80]} is not applied: pixels of all panels have one size"
+        )
+    for panel, its in sizes.items():
+        for axis, n in (("ss", n_ss), ("fs", n_fs)):
+            try:
+                has = int(float(its[f"max_{axis}"])) - int(float(its[f"min_{axis}"])) + 1
+            except (KeyError, ValueError, OverflowError):
+                continue
+            if has != n:
+                warnings.append(
+                    f"{path}: min_{axis} and max_{axis} of {panel[:80]} are not applied: "
+                    f"found {has} pixels, expected {n}"
+                )
     return warnings
 
 
@@ -122,6 +168,10 @@ def unapplied(found: list[tuple[str, str]], regions: dict, path: Path) -> list[s
         for name in names
         if name not in regions
     ]
+    for name, region in regions.items():
+        axes = ("fs", "ss") if region["is_fsss"] else ("x", "y")
+        if any(region[f"min_{axis}"] > region[f"max_{axis}"] for axis in axes):
+            warnings.append(f"{path}: bad region {name[:80]} has no pixels: a minimum is larger")
     for key, _ in found:
         name = key.rpartition("/")[2].lower()
         if name in ("detector_shift_x", "detector_shift_y") and key != name:

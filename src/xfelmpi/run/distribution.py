@@ -246,14 +246,27 @@ def _find(
     asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
+    ids = frames.train_id, frames.pulse_id
     machine = cached_machine_data(
-        experiment, frames.train_id, frames.pulse_id, config.add, index.detector, frames.cell_id
+        experiment, *ids, config.add, index.detector, frames.cell_id, index.proposal
     )
     machine, facility = _of_facility(experiment, config, index, machine)
     machine = _described(config, machine, asked)
+    machine = replace(machine, warnings=(*machine.warnings, *_other_proposal(experiment, index)))
     # laid out here, since only here the frames of the whole run are in one place
     virtual, problems = plan_virtual(index) if config.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems), work, facility
+
+
+def _other_proposal(experiment: Experiment, index: RunIndex) -> tuple[str, ...]:
+    """Return a warning if the data are of another proposal than their folder, the data count."""
+    by_folder = _number(experiment.of_proposal(0).proposal)
+    if not index.proposal or by_folder in (0, index.proposal):
+        return ()
+    return (
+        f"the files are of proposal p{index.proposal:06d} (METADATA/proposalNumber), their folder "
+        f"of p{by_folder:06d}; the files count",
+    )
 
 
 def _number(proposal: str) -> int:

@@ -262,6 +262,8 @@ def test_bad_regions(path):
         "rail_direction = z",
         "clen_for_centering = 0.5",
         "mask1_data = /entry/mask",
+        "p3a2/frobnicate = 7",
+        "detector_shift_z = 5 mm",
     ],
 )
 def test_what_is_not_applied_is_named(path, line):
@@ -269,6 +271,23 @@ def test_what_is_not_applied_is_named(path, line):
     (warning,) = load_geometry(path, AGIPD_1M)[1]
     name = line.partition(" ")[0].rpartition("/")[2]
     assert f"{name} is not used" in warning
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("p3a2/res = 4000", "res of p3a2 is not applied"),
+        ("p3a2/max_fs = 500", "min_fs and max_fs of p3a2 are not applied: found 501 pixels"),
+        (
+            "badx/min_x = 9\nbadx/max_x = -9\nbadx/min_y = -9\nbadx/max_y = 9",
+            "bad region badx has no pixels",
+        ),
+    ],
+)
+def test_panels_and_regions_that_are_odd_are_named(path, lines, words):
+    path.write_text(path.read_text() + lines + "\n")
+    (warning,) = load_geometry(path, AGIPD_1M)[1]
+    assert words in warning
 
 
 def test_empty_lines_take_no_time(path):

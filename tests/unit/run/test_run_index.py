@@ -627,7 +627,7 @@ def rows(path, source, version, module, number, problems, suspects, *, detector)
     cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
     ids = ModuleRows(train, cell, cell.astype(np.uint64), np.full(n, number, np.int32),
                      np.arange(n, dtype=np.int32))
-    return ids, np.unique(train), "|u1", True
+    return ids, np.unique(train), np.unique(train), "|u1", True
 
 run_index.module_files = lambda folder, kind, detector: [Path(f"{m}") for m in range(16)]
 def sources(path, problems, identities):

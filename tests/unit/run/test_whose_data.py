@@ -14,7 +14,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import shortened
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import make_folder
-from xfelmpi.run.distribution import choose_data
+from xfelmpi.run.distribution import _other_proposal, choose_data
 from xfelmpi.run.index.completeness import unfinished_correction
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
@@ -133,6 +133,28 @@ def test_beamline_file_of_another_run(experiment):
     lost = np.isin(index.frames.train_id, [FIRST + 2, FIRST + 3])
     np.testing.assert_array_equal(np.isnan(found.pulse_energy), lost)
     np.testing.assert_array_equal(found.pulse_energy[~lost], right.pulse_energy[~lost])
+
+
+def test_beamline_file_of_another_proposal(experiment):
+    """As one of another run: its values are not taken for those of this run."""
+    index = index_run(experiment.run_folder("proc"), "proc")
+    assert index.proposal == 7927
+    path = sorted(experiment.run_folder("raw").glob("*DA01*"))[1]
+    with h5py.File(path, "r+") as file:
+        write(file, "METADATA/proposalNumber", np.array([1234], np.uint32))
+    ids = index.frames.train_id, index.frames.pulse_id
+    found = read_machine_data(experiment, *ids, (), index.detector, proposal=index.proposal)
+    said = f"{path.name} (file is of proposal p001234, expected p007927)"
+    assert any(said in warning for warning in found.warnings)
+    lost = np.isin(index.frames.train_id, [FIRST + 2, FIRST + 3])
+    np.testing.assert_array_equal(np.isnan(found.pulse_energy), lost)
+
+
+def test_all_files_of_another_proposal_than_the_folder(experiment):
+    index = index_run(experiment.run_folder("proc"), "proc")
+    assert _other_proposal(experiment.of_proposal(7927), index) == ()
+    (said,) = _other_proposal(experiment, changed(index, proposal=1234))
+    assert said.startswith("the files are of proposal p001234 (METADATA/proposalNumber), their f")
 
 
 def test_proposal_behind_links(tmp_path):
@@ -261,6 +283,23 @@ def test_correction_that_lacks_a_sequence_of_beamline_data(experiment, run):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_correction_that_lists_trains_without_frames(experiment, run):
+    """At the end of the run: at its begin the detector may not have been triggered yet."""
+
+    def empty(sequence):
+        for module in range(16):
+            with h5py.File(run / file_name(module, sequence), "r+") as file:
+                index = file[f"INDEX/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+                write(index, "count", np.zeros(2, np.uint64))
+
+    empty(0)
+    assert unfinished(experiment) == []
+    empty(3)
+    ((_, train, what),) = unfinished(experiment)
+    assert (train, what) == (FIRST + 6, "proc has 6 of 8 trains: is correction finished?")
+
+
 def test_correction_that_lacks_a_train_of_the_raw_run(experiment, run, tmp_path):
     raw = tiny_run(
         tmp_path / "p000001", trains=8, cells=CELLS, sequence_length=2, kind="raw", hit_rate=0.0

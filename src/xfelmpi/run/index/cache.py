@@ -17,11 +17,11 @@ from xfelmpi.run.index.identity import FILE_LEFT_OUT
 from xfelmpi.run.index.module_file import module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
 
-SCHEMA = 3
+SCHEMA = 4
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 _TEXTS = ("kind", "detector", "source", "start_time", "proposal")
-_ARRAYS = ("per_train", "train", "cell", "pulse", "segments", "listed")
+_ARRAYS = ("per_train", "train", "cell", "pulse", "segments", "listed", "recorded")
 
 
 def cached_index(
@@ -84,6 +84,7 @@ def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
         problems=tuple(Problem(**p) for p in about["problems"]),
         notes=(*about["notes"], f"index of an earlier job: {path}"),
         listed=table["listed"],
+        recorded=table["recorded"],
     )
 
 
@@ -100,6 +101,7 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
         "pulse": frames.pulse_id,
         "segments": _segments(frames),
         "listed": index.listed,
+        "recorded": index.recorded,
     }
     cache_file.save(path, key, arrays, about)
 

@@ -33,6 +33,9 @@ _OTHER_STARTS = 0.01
 def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Problem]:
     """Return a problem if a corrected run lacks trains that its raw run or beamline data have.
 
+    Trains without frames count as lacking if the raw run has frames of them, or if they are at the
+    end of the run: at its begin the detector may not have been triggered yet.
+
     Files that cannot be read, or are of another run, say nothing here.
 
     Parameters
@@ -60,14 +63,19 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
     def listed(file: h5py.File, path: Path) -> np.ndarray:
         return listed_trains(file)
 
-    for paths, read, allowed in ((raw, with_frames, 0.0), (beamline, listed, _OTHER_STARTS)):
+    last_recorded = index.recorded.max(initial=0)
+    begun = np.union1d(index.recorded, index.listed[index.listed < last_recorded])
+    for paths, read, have, allowed in (
+        (raw, with_frames, index.recorded, 0.0),
+        (beamline, listed, begun, _OTHER_STARTS),
+    ):
         expected, last = _trains(_fullest_part(paths), read, experiment.run)
         middle = index.listed[len(index.listed) // 2].astype(np.int64)
         expected = expected[np.abs(expected.astype(np.int64) - middle) < FARTHEST_TRAIN]
-        missing = np.setdiff1d(expected, index.listed)
+        missing = np.setdiff1d(expected, have)
         if len(missing) > allowed * len(expected):
-            have = len(expected) - len(missing)
-            what = f"proc has {have} of {len(expected)} trains: is correction finished?"
+            n = len(expected) - len(missing)
+            what = f"proc has {n} of {len(expected)} trains: is correction finished?"
             action = "the others are not in the outputs"
             return [Problem(what, last, -1, int(missing[0]), action)]
     return []

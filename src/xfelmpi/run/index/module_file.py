@@ -185,8 +185,10 @@ def _creation_date(access) -> str:
 
 def read_module_file(
     path, source, version, module, number, problems, suspects, *, detector: Detector
-) -> tuple[ModuleRows, np.ndarray, str, bool, str] | None:
-    """Return the usable frames of one file, its trains, dtype, whether it has masks, its stamp.
+) -> tuple[ModuleRows, np.ndarray, np.ndarray, str, bool, str] | None:
+    """Return the usable frames of one file, and what it is.
+
+    Its trains, those of them with frames, its dtype, whether it has masks, and its stamp.
 
     None if it is not usable. What is not becomes a problem; trains flagged suspect are added to
     `suspects`.
@@ -229,7 +231,9 @@ def read_module_file(
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
     suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
     rows = _check_rows(train, row, found.ids, number, problem, detector.max_cells)
-    return rows, found.train_ids, found.dtype.str, found.has_mask, stamp
+    n = min(len(found.train_ids), len(found.count))
+    recorded = found.train_ids[:n][found.count[:n] > 0]
+    return rows, found.train_ids, recorded, found.dtype.str, found.has_mask, stamp
 
 
 @dataclass(frozen=True)

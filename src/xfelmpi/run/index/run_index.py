@@ -57,6 +57,8 @@ class RunIndex:
         From the files' metadata, 0 if they do not say it.
     listed : ndarray, uint64 (train,)
         All trains that the files list, ascending, used or not.
+    recorded : ndarray, uint64 (train,)
+        Those of them with frames, used or not.
     """
 
     kind: str
@@ -71,6 +73,7 @@ class RunIndex:
     start_time: str = ""
     proposal: int = 0
     listed: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)
+    recorded: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)
 
 
 def index_run(
@@ -113,7 +116,7 @@ def index_files(
     sources, proposal = _find_sources(paths, folder, problems)
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
-    listed: list[np.ndarray] = []
+    listed: list[list[np.ndarray]] = []
     about = detectors_of(detector)[0]
     _refuse_raw(folder, kind, about)
     modules = _read_modules(sources[detector], about, files, problems, suspects, exclude, listed)
@@ -136,7 +139,8 @@ def index_files(
         about,
         start_time=start_time(Path(files[0].path)),
         proposal=proposal,
-        listed=np.unique(np.concatenate(listed)),
+        listed=np.unique(np.concatenate([trains for trains, _ in listed])),
+        recorded=np.unique(np.concatenate([trains for _, trains in listed])),
     )
 
 
@@ -191,7 +195,7 @@ def _read_modules(
 ) -> dict[int, ModuleFrames]:
     """Read the ids of all modules, one after the other: only one is in memory as in its files.
 
-    The trains that files list, used or not, are added to `listed`.
+    The trains that files list, used or not, are added to `listed`, and which of them have frames.
     """
     modules: dict[int, ModuleFrames] = {}
     in_order = sorted(sources, key=lambda found: found[2])
@@ -207,12 +211,12 @@ def _read_modules(
             progress.show([next(done)])
             suspects += new
             if found is not None:
-                rows, trains = found[:2]
+                rows, *trains = found[:3]
                 listed.append(trains)
                 if exclude and new:
                     rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/image/data"
-                files.append(ModuleFile(str(path), module, dataset, *found[2:]))
+                files.append(ModuleFile(str(path), module, dataset, *found[3:]))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
             modules[module] = order_frames(module, parts, files, problems, modules)

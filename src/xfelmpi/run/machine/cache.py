@@ -34,27 +34,29 @@ def cached_machine_data(
     added: tuple[str, ...],
     detector: str,
     cell_id: np.ndarray,
+    proposal: int = 0,
 ) -> MachineData:
     """Return what `read_machine_data` does, from an earlier job if that had the same to read."""
+    asked = experiment, train_id, pulse_id, added, detector, cell_id, proposal
     try:
-        key = _key(experiment, train_id, pulse_id, added, detector, cell_id)
+        key = _key(experiment, (train_id, pulse_id, cell_id), added, detector, proposal)
     except OSError:  # reading will say what is wrong with the folder
-        return read_machine_data(experiment, train_id, pulse_id, added, detector, cell_id)
+        return read_machine_data(*asked)
     kept = _load(experiment, key)
     if kept is not None:
         return kept
-    data = read_machine_data(experiment, train_id, pulse_id, added, detector, cell_id)
+    data = read_machine_data(*asked)
     if not any(warning.startswith(UNREADABLE) for warning in data.warnings):
         _save(experiment, key, data)
     return data
 
 
-def _key(experiment: Experiment, train_id, pulse_id, added, detector, cell_id) -> str:
+def _key(experiment: Experiment, ids: tuple, added, detector: str, proposal: int) -> str:
     folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
     files = [[str(f), cache_file.describe_files(machine_files(f))] for f in folders]
     about = MachineData.__dataclass_fields__
-    frames = hashlib.sha256(train_id.tobytes() + pulse_id.tobytes() + cell_id.tobytes()).hexdigest()
-    return json.dumps([SCHEMA, [*about], files, frames, added, detector])
+    frames = hashlib.sha256(b"".join(column.tobytes() for column in ids)).hexdigest()
+    return json.dumps([SCHEMA, [*about], files, frames, added, detector, proposal])
 
 
 def _load(experiment: Experiment, key: str) -> MachineData | None:

@@ -22,7 +22,7 @@ from xfelmpi.detectors.known import MODULE_NAMES
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import guarded_call, open_access
 from xfelmpi.io.virtual_sources import rows_there
-from xfelmpi.run.index.identity import expected_run, identity
+from xfelmpi.run.index.identity import FileIdentity, expected_run, identity
 from xfelmpi.run.train_index import check_size, number_column, rows_of_trains, shape_of
 
 _NOT_MACHINE = re.compile(rf"-({MODULE_NAMES})\d+-|-OVERVIEW")
@@ -139,6 +139,7 @@ def opened(
     damage: Damage,
     named: re.Pattern | None = None,
     paths: list[Path] | None = None,
+    proposal: int = 0,
 ) -> Iterator[list]:
     """Open the files of a run folder that can hold machine data.
 
@@ -152,6 +153,8 @@ def opened(
         Only files whose names have it.
     paths : list of Path, optional
         These files of the folder instead.
+    proposal : int
+        That of the detector's files; files that name another one are left out. 0: unknown.
 
     Yields
     ------
@@ -167,9 +170,12 @@ def opened(
     for path in paths:
         with tolerated(path.name, damage):
             file = open_access(path)
-            run = guarded_call(path, _run_of, file, path)
-            if expected and run not in (0, expected):
-                raise ValueError(f"file is of run {run}, expected run {expected}")
+            about = guarded_call(path, _identity_of, file, path)
+            if expected and about.run not in (0, expected):
+                raise ValueError(f"file is of run {about.run}, expected run {expected}")
+            if proposal and about.proposal not in (0, proposal):
+                of, wanted = f"p{about.proposal:06d}", f"p{proposal:06d}"
+                raise ValueError(f"file is of proposal {of}, expected {wanted}")
             files.append(file)
     try:
         yield files
@@ -178,8 +184,8 @@ def opened(
             guarded_call(file.filename, file.close)
 
 
-def _run_of(access, path: Path) -> int:
-    return identity(access.file, path).run
+def _identity_of(access, path: Path) -> FileIdentity:
+    return identity(access.file, path)
 
 
 @contextmanager

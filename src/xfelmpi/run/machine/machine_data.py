@@ -59,6 +59,7 @@ def read_machine_data(
     added: tuple[str, ...] = (),
     detector: str = "",
     cell_id: np.ndarray | None = None,
+    proposal: int = 0,
 ) -> MachineData:
     """Read what a run tells of the machine: pulse energies, wavelengths, sample name and so on.
 
@@ -77,6 +78,8 @@ def read_machine_data(
         Its name, e.g. ``SPB_DET_AGIPD1M-1``, says whose gas monitor, undulator and motors.
     cell_id : ndarray, uint16 (frame,), optional
         Memory cells. Without them nothing is assumed of cell 0.
+    proposal : int
+        That of the detector's files: files of another one are left out. 0: unknown.
 
     Returns
     -------
@@ -88,8 +91,8 @@ def read_machine_data(
     grid = None if cell_id is None else Grid.of(cell_id, pulse_id)
     frames = Frames(train_id, pulse_id, detector.partition("_")[0], grid, detector=detector)
     with (
-        opened(experiment.run_folder("proc"), found.damage) as proc,
-        opened(experiment.run_folder("raw"), found.damage) as raw,
+        opened(experiment.run_folder("proc"), found.damage, proposal=proposal) as proc,
+        opened(experiment.run_folder("raw"), found.damage, proposal=proposal) as raw,
     ):
         folders = (proc, raw)
         light, slots = _light(folders, frames, found)
