@@ -64,7 +64,14 @@ def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> 
     facts = share.facts
     calibration = None
     if config.data == "raw":
-        calibration = load_calibration(comm, experiment, config, facts.cells, facts.modules_in_run)
+        calibration = load_calibration(
+            comm,
+            experiment,
+            config,
+            facts.cells,
+            facts.modules_in_run,
+            detector=facts.detector_type,
+        )
     masks = load_masks(comm, experiment, config, facts.cells, calibration, detector=AGIPD_1M)
     files = FilePool(facts.files)
     adu = config.adu_per_photon or 1.0

@@ -34,13 +34,16 @@ _FOR_TESTS = {
 }
 
 
+_NO_PAGE = "the page of the run could not be made"
+
+
 def run_xfelmpi(args, ranks: int = 0, *, seconds: float | None = None, **env):
     """Run ``python -m xfelmpi ARGS``; see `run_python`.
 
     Every job makes a page, whatever its run is like; a page that failed would only be a warning.
     """
     done = run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
-    assert "the page of the run could not be made" not in done.stderr, done.stderr
+    assert _NO_PAGE not in done.stderr, done.stderr
     return done
 
 
@@ -49,7 +52,9 @@ crashes = sys.__stderr__
 
 
 def call_xfelmpi(args) -> subprocess.CompletedProcess:
-    """Run the program within this process: for what it refuses, or a help text, quickly.
+    """Run the program within this process: a whole job, or what is refused, in half of the time.
+
+    Only what is not about processes: signals, limits of memory, the environment, many ranks.
 
     Parameters
     ----------
@@ -57,10 +62,15 @@ def call_xfelmpi(args) -> subprocess.CompletedProcess:
         Arguments; anything with a text form.
     """
     from xfelmpi.__main__ import main
+    from xfelmpi.core import job, shutdown
 
     log = logging.getLogger("xfelmpi")
     before = log.handlers[:], log.propagate, log.level
+    # and a plan of how it stops
+    vars(shutdown.plan).update(vars(type(shutdown.plan)()))
     with (
+        # every job has an id of its own
+        patch.object(job, "_job", type(job._job)()),
         tempfile.TemporaryFile("w+") as out,
         tempfile.TemporaryFile("w+") as err,
         patch.dict(os.environ, _environment({}), clear=True),
@@ -77,12 +87,18 @@ def call_xfelmpi(args) -> subprocess.CompletedProcess:
             faulthandler.enable(crashes)
             log.handlers[:], log.propagate, level = before
             log.setLevel(level)
-        texts = [file.seek(0) or file.read() for file in (out, err)]
-    return subprocess.CompletedProcess(args, status, *texts)
+        out_text, err_text = (file.seek(0) or file.read() for file in (out, err))
+    assert _NO_PAGE not in err_text, err_text
+    return subprocess.CompletedProcess(args, status, out_text, err_text)
+
+
+def run_job(args, ranks: int = 0) -> subprocess.CompletedProcess:
+    """Run the program under mpirun, or without ranks in this process; see `call_xfelmpi`."""
+    return run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
 
 
 def process(mock, output, *options, ranks: int = 0, status: int = 0):
-    """Run the main job on a simulated run and check how it ends.
+    """Run the main job on a simulated run, without ranks in this process; check how it ends.
 
     Parameters
     ----------
@@ -95,13 +111,13 @@ def process(mock, output, *options, ranks: int = 0, status: int = 0):
     ranks : int
         See `run_python`.
     status : int
-        The exit status that is expected. What is refused without ranks needs no process.
+        The exit status that is expected.
     """
     paths = ["--prefix", mock.options.prefix, "--output", output]
     if "--geometry" not in options:
         paths += ["--geometry", mock.paths.geometry]
     args = [mock.options.run, *paths, *options]
-    done = call_xfelmpi(args) if status == 2 and not ranks else run_xfelmpi(args, ranks)
+    done = run_job(args, ranks)
     text = done.stdout + done.stderr
     assert done.returncode == status, text
     assert "Traceback" not in text, text

@@ -157,7 +157,9 @@ def calibrate(folder: Path, cells, modules=1 << MODULE, **options) -> Calibratio
     """Load the constants in ``folder/constants`` as the program does."""
     config = replace(RawSetup().config(folder), **options)
     experiment = Experiment(folder, folder / "out", 50)
-    return load_calibration(MPI.COMM_SELF, experiment, config, np.unique(cells), modules)
+    return load_calibration(
+        MPI.COMM_SELF, experiment, config, np.unique(cells), modules, detector=AGIPD_1M
+    )
 
 
 def read_raw(folder: Path, frames, cells, constants=None, setup=None, before=None) -> Reading:
@@ -180,7 +182,9 @@ def read_raw(folder: Path, frames, cells, constants=None, setup=None, before=Non
     about = write_module(folder / "frames.h5", frames, MODULE, **(setup.layout or {}))
     config, experiment = setup.config(folder), Experiment(folder, folder / "out", 50)
     used = np.unique(cells)
-    calibration = load_calibration(MPI.COMM_SELF, experiment, config, used, 1 << MODULE)
+    calibration = load_calibration(
+        MPI.COMM_SELF, experiment, config, used, 1 << MODULE, detector=AGIPD_1M
+    )
     masks = load_masks(MPI.COMM_SELF, experiment, config, used, calibration, detector=AGIPD_1M)
     pool = FilePool((about,))
     powder = PowderSum.zeros(masks.good.shape[1], AGIPD_1M)

@@ -2,7 +2,7 @@
 
 import h5py
 import numpy as np
-from launch import run_xfelmpi
+from launch import run_job, run_xfelmpi
 from mockrun import tiny_run
 
 from xfelmpi.analysis.spheroid_size import SpheroidSize
@@ -48,7 +48,7 @@ def test_spheroids_on_any_number_of_ranks(tmp_path):
     tables = []
     for ranks in (1, 3):
         output = tmp_path / f"out{ranks}"
-        done = run_xfelmpi([50, *where, "--output", output, *options], ranks)
+        done = run_job([50, *where, "--output", output, *options], ranks)
         assert done.returncode == 0, done.stderr
         with h5py.File(output / "events" / "r0050_events.h5") as file:
             is_hit = file["is_hit"][:]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from compare import assert_same_hdf5
 from extra_data.tests.make_examples import make_spb_run
-from launch import all_files, call_xfelmpi, run_xfelmpi
+from launch import all_files, call_xfelmpi, run_job, run_xfelmpi
 from mockrun import read_truth, tiny_dark_runs, tiny_raw_run
 from reference import FS, PIXELS, SS
 
@@ -24,6 +24,7 @@ from xfelmpi.calibration.dark_statistics import (
     outliers,
     stage_statistics,
 )
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
 
@@ -136,7 +137,7 @@ def test_outliers_against_their_asic(rng):
     values[7] = 6000 + 7.5 * 300
     by_asic[3, 0, 1, 9] = 6000
     usable = np.ones(PIXELS, bool)
-    found = np.flatnonzero(outliers(values, usable, 8))
+    found = np.flatnonzero(outliers(values, usable, 8, AGIPD_1M))
     assert found.tolist() == [5, 6, (3 * 64) * FS + 64 + 9]
 
 
@@ -146,16 +147,18 @@ def test_outliers_do_not_count_in_the_median(rng):
     usable = rng.random(PIXELS) < 0.1
     values[~usable] = 1e9
     values[~usable & (rng.random(PIXELS) < 0.5)] = np.nan
-    assert not outliers(values, usable, 8).any()
+    assert not outliers(values, usable, 8, AGIPD_1M).any()
     values[np.flatnonzero(usable)[3]] = 9000
-    assert np.flatnonzero(outliers(values, usable, 8)).tolist() == [np.flatnonzero(usable)[3]]
+    assert np.flatnonzero(outliers(values, usable, 8, AGIPD_1M)).tolist() == [
+        np.flatnonzero(usable)[3]
+    ]
 
 
 def test_asic_without_any_usable_pixel(rng):
     usable = np.ones((8, 64, 2, 64), bool)
     usable[2, :, 0] = False
-    assert not outliers(asic_image(rng), usable.reshape(-1), 8).any()
-    assert not outliers(asic_image(rng), np.zeros(PIXELS, bool), 8).any()
+    assert not outliers(asic_image(rng), usable.reshape(-1), 8, AGIPD_1M).any()
+    assert not outliers(asic_image(rng), np.zeros(PIXELS, bool), 8, AGIPD_1M).any()
 
 
 # stages together
@@ -179,7 +182,7 @@ def stages(rng):
 
 
 def test_three_stages(stages):
-    found = combine_stages(stages, GAINS, 8, 8)
+    found = combine_stages(stages, GAINS, 8, 8, AGIPD_1M)
     for s, stage in enumerate(stages):
         np.testing.assert_array_equal(found.offset[s].reshape(-1), stage.mean.astype(np.float32))
         np.testing.assert_array_equal(found.noise[s].reshape(-1), stage.noise.astype(np.float32))
@@ -198,7 +201,10 @@ def test_three_stages(stages):
 def test_stages_without_a_run(stages, which):
     """They are never reached, and bad; what is there is not touched by it."""
     some = [stage if s in which else None for s, stage in enumerate(stages)]
-    found, whole = combine_stages(some, GAINS, 8, 8), combine_stages(stages, GAINS, 8, 8)
+    found, whole = (
+        combine_stages(some, GAINS, 8, 8, AGIPD_1M),
+        combine_stages(stages, GAINS, 8, 8, AGIPD_1M),
+    )
     for s in range(3):
         if s in which:
             np.testing.assert_array_equal(found.offset[s], whole.offset[s])
@@ -217,7 +223,7 @@ def test_stages_without_a_run(stages, which):
 
 
 def test_gains_as_given(stages):
-    found = combine_stages(stages, (0.5, 30, 99), 8, 8)
+    found = combine_stages(stages, (0.5, 30, 99), 8, 8, AGIPD_1M)
     assert [np.unique(g).tolist() for g in found.gain] == [[0.5], [30], [99]]
 
 
@@ -232,20 +238,22 @@ def test_bad_pixels_of_a_stage(rng, stages):
     high.noise[15] = high.mean[15] = np.nan
     high.frames[15] = 0
     high.noise[16] = 0.1
-    found = combine_stages(stages, GAINS, 8, 8).bad.reshape(3, -1)
+    found = combine_stages(stages, GAINS, 8, 8, AGIPD_1M).bad.reshape(3, -1)
     for s, pixels in enumerate([(10, 13, 15, 16), (11, 14), (12,)]):
         np.testing.assert_array_equal(np.flatnonzero(found[s, 10:17]) + 10, pixels)
     # beyond what there is, nothing is bad but the pixels that cannot be judged
-    loose = combine_stages(stages, GAINS, 1e3, 1e3).bad.reshape(3, -1)
+    loose = combine_stages(stages, GAINS, 1e3, 1e3, AGIPD_1M).bad.reshape(3, -1)
     assert [np.flatnonzero(b).tolist() for b in loose] == [[13, 15], [14], []]
-    strict = combine_stages(stages, GAINS, 1, 8).bad.mean(axis=(1, 2))
+    strict = combine_stages(stages, GAINS, 1, 8, AGIPD_1M).bad.mean(axis=(1, 2))
     np.testing.assert_allclose(strict, erfc(1 / sqrt(2)), rtol=0.05)
 
 
 def test_stage_whose_frames_cannot_be_read(rng, stages):
     """NaN all over: bad, never reached, and no number that looks like a threshold."""
     empty = np.empty((0, PIXELS), np.uint16)
-    found = combine_stages([stages[0], stage_statistics(empty, empty), stages[2]], GAINS, 8, 8)
+    found = combine_stages(
+        [stages[0], stage_statistics(empty, empty), stages[2]], GAINS, 8, 8, AGIPD_1M
+    )
     assert (found.bad[1] == 1).all()
     assert (found.level[1:] == ALWAYS_HIGH).all()
     assert np.isfinite(found.offset).all()
@@ -257,7 +265,9 @@ def test_stage_whose_frames_cannot_be_read(rng, stages):
 def test_few_frames(rng, frames):
     """One frame says nothing of the noise; of two the offset stands."""
     analogue = as_u2(rng.normal(6000, 300, PIXELS) + rng.normal(0, 5, (frames, PIXELS)))
-    found = combine_stages([stage_statistics(analogue, analogue), None, None], GAINS, 8, 8)
+    found = combine_stages(
+        [stage_statistics(analogue, analogue), None, None], GAINS, 8, 8, AGIPD_1M
+    )
     np.testing.assert_allclose(found.offset[0].reshape(-1), analogue.mean(axis=0), rtol=1e-6)
     # of two frames one pixel in 18 gives the same number twice
     assert found.bad[0].mean() == (
@@ -282,7 +292,7 @@ def dark_runs(tmp_path_factory):
 def make(prefix, out, *options, runs=RUNS, ranks=0, status=3):
     """Run the command; the modules that are absent are problems."""
     where = ["--prefix", prefix, "--out", out]
-    done = run_xfelmpi(["darks", *runs, *where, *options], ranks)
+    done = run_job(["darks", *runs, *where, *options], ranks)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -346,7 +356,12 @@ def test_same_for_all_ranks_and_limits(made, dark_runs, tmp_path, ranks, memory)
 def test_memory_at_a_time(dark_runs, monkeypatch, limit):
     index = index_run(dark_runs[0].paths.raw, "raw")
     frames = DarkFrames(
-        FilePool(index.files), index.frames.cell_id, index.frames.file, index.frames.row, limit
+        FilePool(index.files),
+        index.frames.cell_id,
+        index.frames.file,
+        index.frames.row,
+        limit,
+        PIXELS,
     )
     taken = []
     monkeypatch.setattr(
@@ -449,7 +464,7 @@ def hits(mock, constants, output, ranks=2):
     """Return images and masks of all frames of modules 3 and 4, and the events."""
     where = ["--prefix", mock.options.prefix, "--output", output, "--constants", constants]
     options = ["--adu-per-photon", 60, "--no-vds", "--decide", "fixed", "--fixed-threshold", -1]
-    done = run_xfelmpi([50, *where, *options], ranks)
+    done = run_job([50, *where, *options], ranks)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "WARNING: Cheetah" not in done.stderr
     with h5py.File(output / "saved_hits" / "r0050_hits.cxi") as file:
@@ -631,7 +646,12 @@ def test_dark_run_that_was_never_written(tmp_path):
             path.unlink()
     index = index_run(folder, "raw")
     frames = DarkFrames(
-        FilePool(index.files), index.frames.cell_id, index.frames.file, index.frames.row, 1 << 22
+        FilePool(index.files),
+        index.frames.cell_id,
+        index.frames.file,
+        index.frames.row,
+        1 << 22,
+        PIXELS,
     )
     cell = int(index.frames.cell_id[0])
     found = frames.statistics(5, cell)

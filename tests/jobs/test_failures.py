@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from checks import check_outputs
 from expected import Expected
-from launch import all_files, call_xfelmpi, limit, output_files, run_python, run_xfelmpi
+from launch import all_files, call_xfelmpi, limit, output_files, run_job, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 
 
@@ -135,7 +135,7 @@ def test_unusable_input_is_explained_on_three_ranks(name, options, tmp_path):
 )
 def test_wrong_command_lines(arguments, words, ranks, options, tmp_path):
     args = [*arguments, *(options if len(arguments) > 1 else [])]
-    done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
+    done = run_job(args, ranks)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
@@ -340,7 +340,7 @@ def test_module_that_cannot_be_read_at_all_stops_nothing(ranks, mock, tmp_path):
     for chunk in chunks:
         raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     victim.write_bytes(raw)
-    done = run_xfelmpi([50, "--prefix", copy, "--fixed-threshold", 0, "--decide", "fixed"], ranks)
+    done = run_job([50, "--prefix", copy, "--fixed-threshold", 0, "--decide", "fixed"], ranks)
     assert done.returncode == 3, done.stderr
     assert "module 6: no frame of this module can be read" in done.stdout
     with h5py.File(copy / "scratch" / "events" / "r0050_events.h5") as events:

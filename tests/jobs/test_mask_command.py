@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_hdf5
-from launch import run_xfelmpi
+from launch import run_job, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
 from mpi4py import MPI
 
@@ -26,7 +26,7 @@ MASK, POWDER = "scratch/det/r0050_mask.h5", "scratch/powder/r0050_powder_cells.h
 
 def make(prefix, *options, ranks=0, status=3):
     """Run the command; the modules that are absent are problems."""
-    done = run_xfelmpi(["mask", 50, "--prefix", prefix, *options], ranks)
+    done = run_job(["mask", 50, "--prefix", prefix, *options], ranks)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -194,9 +194,7 @@ def test_bright_cell_dead_asic_and_nan(spoilt):
 def test_other_masks_join(tmp_path):
     prefix = tmp_path / "p007927"
     tiny_dark_runs(prefix, stages=("high",), trains=30, cells=(0, 1), absent_modules=ABSENT)
-    assert (
-        run_xfelmpi(["darks", 10, "--prefix", prefix, "--out", tmp_path / "noise"]).returncode == 3
-    )
+    assert run_job(["darks", 10, "--prefix", prefix, "--out", tmp_path / "noise"]).returncode == 3
     with h5py.File(tmp_path / "noise/Cheetah-AGIPD03-calib.h5", "r+") as file:
         noise = file["Noise"]
         noise[0, 1, 20, 30] = 100

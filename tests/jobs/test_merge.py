@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from compare import assert_same_hdf5
 from dragonfly import CDataset, Detector
-from launch import all_files, run_xfelmpi
+from launch import all_files, run_job, run_xfelmpi
 from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx, read_emc
 
@@ -43,7 +43,7 @@ def merged(runs):
 
 
 def merge(prefix, *args, ranks=0, status=0):
-    done = run_xfelmpi(["merge", *args, "--prefix", prefix], ranks)
+    done = run_job(["merge", *args, "--prefix", prefix], ranks)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done

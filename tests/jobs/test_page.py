@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from launch import all_files, run_python, run_xfelmpi
+from launch import all_files, run_job, run_python, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from PIL import Image
 
@@ -105,20 +105,20 @@ def test_page_is_made_from_the_files_alone(done, page, tmp_path):
         for path in (done[0].options.prefix / "scratch" / part).iterdir():
             (output / part / path.name).symlink_to(path)
     start = time.monotonic()
-    job = run_xfelmpi(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
+    job = run_job(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
     assert job.returncode == 0, job.stderr
     assert time.monotonic() - start < 10
     again = (output / "report" / "r0050.html").read_text()
     assert headline_numbers(again) == headline_numbers(page)
     assert re.findall("<img.*?>", again) == re.findall("<img.*?>", page)
     (output / "saved_hits" / "r0050_hits.cxi").unlink()
-    job = run_xfelmpi(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
+    job = run_job(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
     assert job.returncode == 0, job.stderr
     assert "no pictures without it" in (output / "report" / "r0050.html").read_text()
 
 
 def test_no_outputs_no_page(tmp_path):
-    job = run_xfelmpi(["report", 50, "--prefix", tmp_path])
+    job = run_job(["report", 50, "--prefix", tmp_path])
     assert job.returncode == 2
     assert "r0050_events.h5: no such file" in job.stderr
     assert all_files(tmp_path) == []
@@ -128,7 +128,7 @@ def test_warnings_stand_in_the_page(tmp_path):
     """Of a raw run, without a geometry."""
     mock = tiny_raw_run(tmp_path / "p007927")
     mock.paths.geometry.unlink()
-    job = run_xfelmpi([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"])
+    job = run_job([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"])
     assert job.returncode in (0, 3), job.stderr
     page = (tmp_path / "out/report/r0050.html").read_text()
     warnings = re.findall("^WARNING: (.*)", job.stderr, re.M)
@@ -157,7 +157,7 @@ def test_a_failing_page_harms_nothing(tmp_path):
     """Nor does one of an earlier job stay, which would show other outputs."""
     mock = tiny_run(tmp_path / "p007927", trains=1)
     options = [50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"]
-    assert run_xfelmpi(options).returncode == 0
+    assert run_job(options).returncode == 0
     assert (tmp_path / "out/report/r0050.html").exists()
     script = tmp_path / "crash.py"
     script.write_text(CRASH)
@@ -173,14 +173,14 @@ def test_a_failing_page_harms_nothing(tmp_path):
 def test_no_page_if_not_wanted(tmp_path):
     mock = tiny_run(tmp_path / "p007927", trains=1)
     options = [50, "--prefix", mock.options.prefix, "--output", tmp_path / "out", "--no-report"]
-    assert run_xfelmpi(options).returncode == 0
+    assert run_job(options).returncode == 0
     assert not (tmp_path / "out" / "report").exists()
 
 
 @pytest.mark.parametrize("ranks", [0, 3])
 def test_a_failed_job_shows_in_the_overview(tmp_path, ranks):
     (tmp_path / "p007927/proc/r0007").mkdir(parents=True)
-    job = run_xfelmpi([7, "--prefix", tmp_path / "p007927"], ranks)
+    job = run_job([7, "--prefix", tmp_path / "p007927"], ranks)
     assert job.returncode == 2
     text = (tmp_path / "p007927/scratch/report/index.html").read_text()
     assert "failed" in text

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_hdf5, assert_same_outputs
-from launch import all_files, call_xfelmpi, run_xfelmpi
+from launch import all_files, call_xfelmpi, run_job, run_xfelmpi
 from mockrun import tiny_run
 
 PROPOSAL = "p007927"
@@ -32,7 +32,7 @@ def without_analyses(file) -> None:
 
 def patch(prefix, output, *words, ranks=0, status=0):
     args = ["patch", *words, "--prefix", prefix, "--output", output]
-    done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
+    done = run_job(args, ranks)
     text = done.stdout + done.stderr
     assert done.returncode == status, text
     assert "Traceback" not in text

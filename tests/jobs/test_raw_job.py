@@ -17,7 +17,7 @@ from expected import FRAME_SHAPE, Expected
 from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run, make_spb_run
-from launch import call_xfelmpi, limit, output_files, run_xfelmpi
+from launch import limit, output_files, run_job, run_xfelmpi
 from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run
 from reference import raw_photons
 
@@ -335,7 +335,7 @@ def test_auto_takes_proc_if_it_is_there(tmp_path):
     where = [50, "--prefix", raw.options.prefix, "--adu-per-photon", 60]
     said = {}
     for data in ("auto", "raw", "proc"):
-        done = run_xfelmpi([*where, "--output", tmp_path / data, "--data", data,
+        done = run_job([*where, "--output", tmp_path / data, "--data", data,
                             "--constants", raw.paths.constants])  # fmt: skip
         assert done.returncode == 3, done.stdout + done.stderr
         said[data] = done.stdout
@@ -395,7 +395,7 @@ def test_no_constants(small, tmp_path, ranks, named):
     (tmp_path / "out" / "det").mkdir(parents=True)  # else the experiment's own would be found
     where = ["--prefix", small.options.prefix, "--output", tmp_path / "out"]
     where += ["--constants", tmp_path / "nowhere"] if named else []
-    done = run_xfelmpi([50, *where], ranks) if ranks else call_xfelmpi([50, *where])
+    done = run_job([50, *where], ranks)
     assert done.returncode == 2
     (message,) = {line for line in done.stderr.splitlines() if "error" in line}
     folder = tmp_path / "nowhere" if named else tmp_path / "out" / "det" / "constants"
@@ -454,7 +454,7 @@ def test_constants_of_another_shape(small, tmp_path):
 def test_photon_without_a_size(small, tmp_path):
     """The default of 1 ADU is hardly ever meant in raw data."""
     options = ["--prefix", small.options.prefix, "--output", tmp_path / "out", "--no-vds"]
-    done = run_xfelmpi([50, *options, "--constants", small.paths.constants])
+    done = run_job([50, *options, "--constants", small.paths.constants])
     assert done.returncode == 3
     assert any("every ADU counts as a photon" in line for line in warnings_in(done))
 

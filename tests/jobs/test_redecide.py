@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_outputs
-from launch import all_files, run_xfelmpi
+from launch import all_files, run_job
 from mockrun import tiny_raw_run, tiny_run
 
 from xfelmpi.core.config.options import Config
@@ -33,7 +33,8 @@ RUN = {
 
 def process(mock, output, *options, ranks=0, status=0):
     paths = ["--prefix", mock.options.prefix, "--output", output]
-    done = run_xfelmpi([mock.options.run, *paths, *options], ranks)
+    words = [mock.options.run, *paths, *options]
+    done = run_job(words, ranks)
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -343,7 +344,7 @@ def test_dry_run_is_what_a_real_one_gives(proc, ranks, tmp_path):
     # not even the run is needed
     paths = ("--prefix", tmp_path / "nowhere", "--output", tmp_path / "out")
     sigmas = ("0.5", "1.5", "4", "1e6")
-    done = run_xfelmpi([50, *paths, "--from-events", "--dry-run", "--sigma", *sigmas], ranks)
+    done = run_job([50, *paths, "--from-events", "--dry-run", "--sigma", *sigmas], ranks)
     assert done.returncode == 0, done.stderr
     table = rows_of(done.stdout)
     assert sorted(table) == [0.5, 1.5, 4.0]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_outputs
-from launch import all_files, run_xfelmpi
+from launch import all_files, run_job, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
@@ -59,7 +59,7 @@ def raw_options(mock, output, *more):
 
 
 def run_here(args, ranks=0):
-    done = run_xfelmpi(args, ranks)
+    done = run_job(args, ranks)
     expected = 0 if "raw" in args else 3
     assert done.returncode == expected, done.stdout + done.stderr
     return done

@@ -9,7 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from launch import call_xfelmpi, run_xfelmpi
+from launch import call_xfelmpi, run_job
 from mockrun import tiny_run
 
 from xfelmpi.report.images import Assembled
@@ -20,7 +20,7 @@ from xfelmpi.report.terminal import hit_lines, plot_lines
 def prefix(tmp_path_factory):
     folder = tmp_path_factory.mktemp("show") / "p007927"
     mock = tiny_run(folder, trains=3, cells=tuple(range(8)), missing=((3, 1),))
-    done = run_xfelmpi([50, "--prefix", folder, "--geometry", mock.paths.geometry, "--no-report"])
+    done = run_job([50, "--prefix", folder, "--geometry", mock.paths.geometry, "--no-report"])
     assert done.returncode == 3, done.stderr
     return folder
 
@@ -28,7 +28,7 @@ def prefix(tmp_path_factory):
 @pytest.mark.parametrize("ranks", [0, 3])
 @pytest.mark.quick
 def test_headline_equals_the_events_file(prefix, ranks):
-    done = run_xfelmpi(["show", 50, "--prefix", prefix], ranks)
+    done = run_job(["show", 50, "--prefix", prefix], ranks)
     assert done.returncode == 0, done.stderr
     with h5py.File(prefix / "scratch/events/r0050_events.h5") as file:
         hits, complete = int(file["is_hit"][:].sum()), int((file["modules"][:] == 0xFFFF).sum())
@@ -55,7 +55,7 @@ def test_several_runs_and_hits(prefix):
 
 @pytest.mark.quick
 def test_one_hit(prefix):
-    done = run_xfelmpi(["show", 50, "--prefix", prefix, "--hit", 1])
+    done = run_job(["show", 50, "--prefix", prefix, "--hit", 1])
     assert done.returncode == 0, done.stderr
     with h5py.File(prefix / "scratch/saved_hits/r0050_hits.cxi") as file:
         train, cell = (file[f"entry_1/{name}"][1] for name in ("trainId", "cellId"))

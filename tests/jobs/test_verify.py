@@ -9,7 +9,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from launch import call_xfelmpi, run_xfelmpi
+from launch import call_xfelmpi, run_job, run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
 from stopped import run_until
 
@@ -42,7 +42,8 @@ EMC, DRAGONFLY, VDS = "emc/r0050.emc", "emc/r0050_det.h5", "vds/r0050_vds_proc.h
 
 def process(mock, output, *options, ranks=0, status=0):
     paths = ["--prefix", mock.options.prefix, "--output", output]
-    done = run_xfelmpi([50, *paths, *options], ranks)
+    words = [50, *paths, *options]
+    done = run_job(words, ranks)
     assert done.returncode == status, done.stdout + done.stderr
 
 
@@ -424,7 +425,7 @@ def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
     with h5py.File(own(spoilt / EVENTS), "r+") as file:
         put(file, name, WAYS[way](file[name][()]))
     argv = ["verify", 50, "--prefix", mock.options.prefix, "--output", spoilt]
-    done = run_xfelmpi(argv, ranks)
+    done = run_job(argv, ranks)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert re.search(r"events: columns +FAILED", done.stdout)
@@ -510,7 +511,7 @@ def test_frames_that_the_job_could_not_read(mock, quiet, tmp_path):
 
     in_the_run(folder, damage)
     paths = ["--prefix", folder, "--output", tmp_path / "out"]
-    done = run_xfelmpi([50, *paths, "--no-report"])
+    done = run_job([50, *paths, "--no-report"])
     assert done.returncode == 3, done.stderr
     with h5py.File(tmp_path / "out" / EVENTS) as file:
         texts = {row["what"] for row in file["problems"]}
@@ -599,13 +600,13 @@ def test_other_outputs_pass(options, settings, again, tmp_path):
     else:
         run = tiny_run(folder, **few, **options)
     paths = ["--prefix", folder, "--output", tmp_path / "out"]
-    first = run_xfelmpi([50, *paths, *settings])
+    first = run_job([50, *paths, *settings])
     assert first.returncode in (0, 3), first.stderr
     if again:
-        done = run_xfelmpi([50, *paths, "--from-events", *again])
+        done = run_job([50, *paths, "--from-events", *again])
         assert done.returncode in (0, 3), done.stderr
     for how, ranks in ((["--all"], 3), (["--frames", "5"], 0)):
-        done = run_xfelmpi(["verify", 50, *paths, *how], ranks)
+        done = run_job(["verify", 50, *paths, *how], ranks)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "checks passed" in done.stdout
         assert "FAILED" not in done.stdout
@@ -617,7 +618,7 @@ def test_what_a_user_sees(ranks, mock, spoilt):
     (spoilt / "powder" / "r0050_powder.h5.part").write_text("")
     with h5py.File(own(spoilt / CXI), "r+") as file:
         file[f"{DETECTOR}/photon_counts"][1] += 1
-    done = run_xfelmpi(["verify", 50, *paths, "--frames", "5"], ranks)
+    done = run_job(["verify", 50, *paths, "--frames", "5"], ranks)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.endswith(" FAILED")] == [
@@ -693,13 +694,13 @@ def test_the_folder_for_dragonfly(mock, outputs, tmp_path):
     """Another job may have taken it: that is worth a note, not a failure."""
     folder = tmp_path / "recon"
     paths = ["--prefix", mock.options.prefix, "--output", tmp_path / "out"]
-    done = run_xfelmpi([50, *paths, *SETTINGS, "--dragonfly", folder, "--no-report"])
+    done = run_job([50, *paths, *SETTINGS, "--dragonfly", folder, "--no-report"])
     assert done.returncode == 3
     link = folder / "data" / "photons.emc"
     for target, text in ((outputs / EMC, "leads to"), (tmp_path / "gone", "is not there")):
         link.unlink()
         link.symlink_to(target)
-        done = run_xfelmpi(["verify", 50, *paths, "--frames", "0"])
+        done = run_job(["verify", 50, *paths, "--frames", "0"])
         assert done.returncode == 0, done.stdout
         (note,) = (line for line in done.stdout.splitlines() if line.startswith("note: "))
         assert f"{link} {text}" in note

@@ -35,7 +35,7 @@ def loaded(comm, shared_path):
 
     def load(on, modules=MODULES):
         field = sum(1 << module for module in modules)
-        calibration = load_calibration(on, experiment, config, CELLS, field)
+        calibration = load_calibration(on, experiment, config, CELLS, field, detector=AGIPD_1M)
         return calibration, load_masks(
             on, experiment, config, CELLS, calibration, detector=AGIPD_1M
         )

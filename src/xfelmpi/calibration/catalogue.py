@@ -17,7 +17,7 @@ from xfelmpi.calibration.mask_files import bad_bits
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
@@ -39,6 +39,7 @@ class CatalogueConstants:
     Parameters
     ----------
     files : CatalogueFiles
+    detector : Detector
     modules : list of int
         Those that have what is needed.
     problems : tuple of Problem
@@ -47,6 +48,7 @@ class CatalogueConstants:
     """
 
     files: CatalogueFiles
+    detector: Detector
     modules: list[int]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...] = ()
@@ -72,17 +74,20 @@ class CatalogueConstants:
         has_slopes = any(kind.startswith("Slopes") for kind in self.files.modules[module])
         return ConstantsLayout("f4", has_slopes, has_slopes)
 
-    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, config) -> None:
+    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
         """Write a module's constants into its part of the shared arrays."""
         with ExitStack() as stack:
             data = {
                 kind: stack.enter_context(_values(file))
                 for kind, file in self.files.modules[module].items()
             }
-            _Module(data, self.files.gain_mode, np.asarray(cells_used), config).fill(arrays)
+            cells, shape = np.asarray(cells_used), self.detector.module_shape
+            _Module(data, self.files.gain_mode, cells, settings, shape).fill(arrays)
 
 
-def find_constants(files: CatalogueFiles, wanted: list[int], cells_used) -> CatalogueConstants:
+def find_constants(
+    files: CatalogueFiles, wanted: list[int], cells_used, detector: Detector
+) -> CatalogueConstants:
     """Check which modules have what is needed; one rank.
 
     Raises
@@ -94,14 +99,14 @@ def find_constants(files: CatalogueFiles, wanted: list[int], cells_used) -> Cata
     modules = []
     files, problems = _without_other_slopes(files, wanted)
     for module in wanted:
-        its, name = files.modules.get(module, {}), AGIPD_1M.module_names[module]
+        its, name = files.modules.get(module, {}), detector.module_names[module]
         missing = [kind for kind in needed if kind not in its]
         if missing:
             text = f"the catalogue has no {' and no '.join(missing)} of this module"
             problems.append(Problem(text, name, module, 0, "all its pixels count as bad"))
             continue
         modules.append(module)
-        n_cells = min(_check(kind, file) for kind, file in sorted(its.items()))
+        n_cells = min(_check(kind, file, detector) for kind, file in sorted(its.items()))
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
         if len(lacking):
             text = f"constants have {n_cells} cells, the run uses cell {lacking[-1]}"
@@ -113,7 +118,7 @@ def find_constants(files: CatalogueFiles, wanted: list[int], cells_used) -> Cata
             problems.append(Problem(text, name, module, 0, action))
     if not modules:
         raise InputError(f"--constants catalogue: {files.origin}: no constants for any module")
-    return CatalogueConstants(files, modules, tuple(problems))
+    return CatalogueConstants(files, detector, modules, tuple(problems))
 
 
 def _without_other_slopes(
@@ -149,7 +154,7 @@ def _values(file: ConstantFile) -> Iterator[h5py.Dataset]:
         yield data
 
 
-def _check(kind: str, file: ConstantFile) -> int:
+def _check(kind: str, file: ConstantFile, detector: Detector) -> int:
     """Check a constant and return its number of cells."""
     with _values(file) as data:
         where = f"{file.path}: {kind}"
@@ -157,7 +162,7 @@ def _check(kind: str, file: ConstantFile) -> int:
         kinds = "iu" if kind.startswith("BadPixels") else "iuf"
         if data.dtype.kind not in kinds:
             raise InputError(f"{where} is {data.dtype}, expected kind {' or '.join(kinds)}")
-        n_ss, n_fs = AGIPD_1M.module_shape
+        n_ss, n_fs = detector.module_shape
         least = 2 if kind == "ThresholdsDark" else STAGES
         plain = data.ndim == 3 and kind not in ("Offset", "ThresholdsDark")
         if data.shape[:2] != (n_fs, n_ss) or not (
@@ -174,13 +179,15 @@ def _check(kind: str, file: ConstantFile) -> int:
 class _Module:
     """The constants of one module, open; filled block by block."""
 
-    def __init__(self, data: dict[str, h5py.Dataset], gain_mode: int, cells: np.ndarray, config):
-        self._data, self._config = data, config
+    def __init__(
+        self, data: dict[str, h5py.Dataset], gain_mode: int, cells: np.ndarray, settings, shape
+    ):
+        self._data, self._config, self._shape = data, settings, shape
         self._stage = gain_mode - 1 if gain_mode != ADAPTIVE else None
         n_cells = min(its.shape[2] for its in data.values())
         self._rows = np.flatnonzero(cells < n_cells)
         self._cells = cells[self._rows]
-        self._bits = np.uint32(bad_bits(config))
+        self._bits = np.uint32(bad_bits(settings))
         self._relative = next((kind for kind in _RELATIVE if kind in data), None)
         # by cell, for the high stage, so that an ADU stays an ADU in the mean
         self._mean = {
@@ -188,7 +195,7 @@ class _Module:
         }
 
     def _blocks(self) -> Iterator[slice]:
-        n_ss, n_fs = AGIPD_1M.module_shape
+        n_ss, n_fs = self._shape
         row = n_fs * STAGES * 4 * max(1, int(self._cells.max(initial=0)) + 1)
         step = max(1, _BLOCK_BYTES // row)
         chunked = [its.chunks[1] for its in self._data.values() if its.chunks]
@@ -221,7 +228,7 @@ class _Module:
         arrays["bad"][:] = 0xFF
         if arrays["gain"].shape[0] > 1:
             arrays["gain"][:] = 1
-        n_fs = AGIPD_1M.module_shape[1]
+        n_fs = self._shape[1]
         for ss in self._blocks() if len(self._cells) else ():
             self._put(arrays, ss.start * n_fs, ss.stop * n_fs, self._prepared(ss))
 

@@ -19,10 +19,11 @@ from xfelmpi.calibration.constants_file import (
     survey,
 )
 from xfelmpi.core.config.parsing import CATALOGUE
+from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together, holders, private_limit
 
@@ -67,6 +68,7 @@ class Calibration:
         Of the modules of the run that have constants.
     lacking : tuple of int
         Modules of the run that have none.
+    detector : Detector
     row_of_cell : ndarray, int32 (352,)
         Row of every memory cell in the constants.
     common_mode : bool
@@ -82,6 +84,7 @@ class Calibration:
 
     modules: dict[int, ModuleConstants]
     lacking: tuple[int, ...]
+    detector: Detector
     row_of_cell: np.ndarray
     common_mode: bool
     nbytes: int
@@ -97,11 +100,19 @@ class Calibration:
         """
         if module in self.modules:
             return ~self.modules[module].bad[0]
-        return np.full((1, AGIPD_1M.module_bytes), 0 if module in self.lacking else 0xFF, np.uint8)
+        n_bytes = self.detector.module_bytes
+        return np.full((1, n_bytes), 0 if module in self.lacking else 0xFF, np.uint8)
 
 
 def load_calibration(
-    comm, experiment, config, cells_used, modules_in_run: int, detector: str = ""
+    comm,
+    experiment,
+    settings: RawSettings,
+    cells_used,
+    modules_in_run: int,
+    name: str = "",
+    *,
+    detector: Detector,
 ) -> Calibration:
     """Read the constants of all modules for the cells of the run; collective.
 
@@ -110,39 +121,41 @@ def load_calibration(
     comm : Intracomm
     experiment : Experiment
         Says where constants usually lie.
-    config : Config
+    settings : RawSettings
         ``constants``, ``adu_per_photon``, ``photon_threshold``, ``common_mode``.
     cells_used : ndarray, int (cell,)
         Cells of the whole run, ascending; the same on all ranks.
     modules_in_run : int
         Bit field of the modules that need constants.
-    detector : str
+    name : str
         E.g. ``SPB_DET_AGIPD1M-1``, for constants of the catalogue.
+    detector : Detector
 
     Raises
     ------
     InputError
         On all ranks, if there are none at all or a file has the wrong shape or dtype.
     """
-    wanted = np.flatnonzero(modules_of(modules_in_run, AGIPD_1M.n_modules)).tolist()
+    wanted = np.flatnonzero(modules_of(modules_in_run, detector.n_modules)).tolist()
     source = bcast_from_root(
-        comm, lambda: _find_source(experiment, config, wanted, cells_used, detector)
+        comm, lambda: _find_source(experiment, settings, wanted, cells_used, name, detector)
     )
     modules = source.modules
     form = _tightest_form(comm, source, cells_used)
-    arrays = _read_shared(comm, source, form, cells_used, config)
-    full = (len(cells_used), STAGES, AGIPD_1M.module_pixels)
+    arrays = _read_shared(comm, source, form, cells_used, settings)
+    full = (len(cells_used), STAGES, detector.module_pixels)
     by_module = {}
     for i, module in enumerate(modules):
-        own = {name: array[i] for name, array in arrays.items()}
+        own = {key: array[i] for key, array in arrays.items()}
         own["gain"] = np.broadcast_to(own["gain"], full)
         by_module[module] = ModuleConstants(**own)
     nbytes = sum(array.nbytes for array in arrays.values())
     return Calibration(
         modules=by_module,
         lacking=tuple(m for m in wanted if m not in by_module),
-        row_of_cell=AGIPD_1M.rows_of_cells(cells_used),
-        common_mode=config.common_mode == "asic",
+        detector=detector,
+        row_of_cell=detector.rows_of_cells(cells_used),
+        common_mode=settings.common_mode == "asic",
         nbytes=nbytes,
         notes=(
             f"constants: {source.origin}, {len(modules)} modules, {len(cells_used)} cells, "
@@ -159,6 +172,7 @@ class _FolderConstants:
     """Files of the modules in a folder, in the layout of Cheetah and OM."""
 
     folder: Path
+    detector: Detector
     modules: list[int]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
@@ -175,19 +189,21 @@ class _FolderConstants:
     def layout(self, module: int, cells_used) -> ConstantsLayout:
         return survey(constants_file(self.folder, module), cells_used)
 
-    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, config) -> None:
-        _fill(constants_file(self.folder, module), arrays, cells_used, config)
+    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
+        _fill(constants_file(self.folder, module), arrays, cells_used, settings)
 
 
 _Source = _FolderConstants | CatalogueConstants
 
 
-def _find_source(experiment, config, wanted: list[int], cells_used, detector: str) -> _Source:
+def _find_source(
+    experiment, settings, wanted: list[int], cells_used, name: str, detector: Detector
+) -> _Source:
     """Find the constants of the wanted modules; one rank."""
-    if config.constants == CATALOGUE:
-        return find_constants(find_catalogue_files(experiment, detector), wanted, cells_used)
-    folder = config.constants or experiment.constants
-    return _FolderConstants(folder, *_find(folder, wanted, cells_used))
+    if settings.constants == CATALOGUE:
+        return find_constants(find_catalogue_files(experiment, name), wanted, cells_used, detector)
+    folder = settings.constants or experiment.constants
+    return _FolderConstants(folder, detector, *_find(folder, wanted, cells_used, detector))
 
 
 def _tightest_form(comm, source: _Source, cells_used) -> ConstantsLayout:
@@ -202,14 +218,14 @@ def _tightest_form(comm, source: _Source, cells_used) -> ConstantsLayout:
 
 
 def _read_shared(
-    comm, source: _Source, form: ConstantsLayout, cells_used, config
+    comm, source: _Source, form: ConstantsLayout, cells_used, settings
 ) -> dict[str, np.ndarray]:
     """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
     modules = source.modules
-    layouts = _arrays(form, len(modules), len(cells_used))
+    layouts = _arrays(form, len(modules), len(cells_used), source.detector)
     # together: the ranks that fill one of them fill them all
     several = holders(
-        comm, [layout[1:] for layout in layouts], private_limit(config.memory_per_rank)
+        comm, [layout[1:] for layout in layouts], private_limit(settings.memory_per_rank)
     )
     shared = {name: NodeSharedArray(several, *layout) for name, *layout in layouts}
     any_array = next(iter(shared.values()))
@@ -217,13 +233,13 @@ def _read_shared(
         # every rank of a node fills some of the modules
         for i in range(any_array.node_rank, len(modules), any_array.node_size):
             own = {name: array.array[i] for name, array in shared.items()}
-            source.fill(modules[i], own, cells_used, config)
+            source.fill(modules[i], own, cells_used, settings)
     return {name: array.ready() for name, array in shared.items()}
 
 
-def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
+def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int, detector: Detector):
     """Return (name, shape, dtype) of the shared arrays."""
-    n_pixels = AGIPD_1M.module_pixels
+    n_pixels = detector.module_pixels
     per_cell = (n_modules, n_cells, n_pixels)
     gain = (
         n_modules,
@@ -238,12 +254,12 @@ def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int):
         ("level2", per_cell, "u2"),
         ("offset", (n_modules, n_cells, STAGES, n_pixels), form.offset),
         ("gain", gain, "f4"),
-        ("bad", (n_modules, STAGES, n_cells, AGIPD_1M.module_bytes), "u1"),
+        ("bad", (n_modules, STAGES, n_cells, detector.module_bytes), "u1"),
     ]
 
 
 def _find(
-    folder: Path, wanted: list[int], cells_used
+    folder: Path, wanted: list[int], cells_used, detector: Detector
 ) -> tuple[list[int], tuple[Problem, ...], tuple[str, ...]]:
     """Find and check the constants files; returns their modules, problems, and warnings."""
     modules = [m for m in wanted if constants_file(folder, m).exists()]
@@ -268,7 +284,7 @@ def _find(
     for module in modules:
         path = constants_file(folder, module)
         with open_constants(path) as file:
-            n_cells = check_constants(file, path)
+            n_cells = check_constants(file, path, detector)
             if complaint := descending_thresholds(file, path.name):
                 complaints.append(complaint)
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
@@ -287,7 +303,7 @@ def _find(
     return modules, tuple(problems), tuple(complaints)
 
 
-def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None:
+def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
     """Write a module's constants into its part of the shared arrays, one cell at a time."""
     with open_constants(path) as file:
         n_cells = file["AnalogOffset"].shape[1]
@@ -301,10 +317,10 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, config) -> None
                     arrays["gain"][row] = 1
                 continue
             offset, gain, level, bad = (
-                file[name][:, cell].reshape(STAGES, AGIPD_1M.module_pixels)
+                file[name][:, cell].reshape(STAGES, -1)
                 for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
             )
-            cell_arrays = prepare_cell(offset, gain, level, bad != 0, config)
+            cell_arrays = prepare_cell(offset, gain, level, bad != 0, settings)
             for name in ("cut", "lowest1", "level1", "level2", "offset"):
                 arrays[name][row] = cell_arrays[name]
             arrays["bad"][:, row] = cell_arrays["bad"]

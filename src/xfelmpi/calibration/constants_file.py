@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
@@ -51,9 +52,10 @@ def open_constants(path: Path):
     return input_file(path, "a constants file")
 
 
-def check_constants(file: h5py.File, path: Path) -> int:
+def check_constants(file: h5py.File, path: Path, detector: Detector) -> int:
     """Check the four datasets of a file and return its number of cells."""
     shapes = {}
+    n_ss, n_fs = detector.module_shape
     for name, kinds in (
         ("AnalogOffset", "iuf"),
         ("RelativeGain", "f"),
@@ -70,10 +72,10 @@ def check_constants(file: h5py.File, path: Path) -> int:
             )
         if dataset.ndim != 4 or (dataset.shape[0], *dataset.shape[2:]) != (
             STAGES,
-            *AGIPD_1M.module_shape,
+            *detector.module_shape,
         ):
             raise InputError(
-                f"{path}: {name} has shape {dataset.shape}, expected (3, cells, 512, 128)"
+                f"{path}: {name} has shape {dataset.shape}, expected (3, cells, {n_ss}, {n_fs})"
             )
         if reason := not_written(dataset):
             raise InputError(f"{path}: {name}: {reason}")
@@ -129,7 +131,7 @@ def _fits_i2(values: np.ndarray) -> bool:
         return bool(((values >= -32768) & (values <= 32767) & (values == np.trunc(values))).all())
 
 
-def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
+def prepare_cell(offset, gain, level, bad, settings: RawSettings) -> dict[str, np.ndarray]:
     """Put constants of one module into the kernel's form: those of a cell, or of parts of cells.
 
     Parameters
@@ -137,7 +139,7 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
     offset, gain, level : ndarray (3, pixel)
         Rows of 64 pixels, which belong together.
     bad : ndarray, bool (3, pixel)
-    config : Config
+    settings : RawSettings
         ``adu_per_photon``, ``photon_threshold``.
 
     Returns
@@ -156,7 +158,7 @@ def prepare_cell(offset, gain, level, bad, config) -> dict[str, np.ndarray]:
     offset = np.where(np.isfinite(farthest), offset, np.float32(0))
     gain = np.where(np.isfinite(farthest) & (gain > 0), gain, np.float32(1))
     bad = bad | ~usable
-    cut = _smallest_photon(offset[0], gain[0], config.adu_per_photon, config.photon_threshold)
+    cut = _smallest_photon(offset[0], gain[0], settings.adu_per_photon, settings.photon_threshold)
     # the digital level is an integer, so thresholds that are not can be rounded to the next one
     level = np.nan_to_num(level.astype(np.float64))
     # a bad pixel is of no interest, whatever its stage

@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi._kernels import _darks
 from xfelmpi.calibration.constants_file import STAGES
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.run.frames.file_pool import FilePool
 
 NOMINAL_GAINS = (1.0, 38.0, 180.0)
@@ -108,20 +108,25 @@ def _moments(values, low, high) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return number, mean, np.sqrt(np.maximum(variance, 0))
 
 
-def outliers(values: np.ndarray, usable: np.ndarray, n_sigma: float) -> np.ndarray:
-    """Return which pixels lie apart from the others of their ASIC, bool (65536,).
+def outliers(
+    values: np.ndarray, usable: np.ndarray, n_sigma: float, detector: Detector
+) -> np.ndarray:
+    """Return which pixels lie apart from the others of their ASIC, bool (pixel,).
 
     Apart: farther from the ASIC's median than `n_sigma` robust standard deviations (1.4826 × the
     median distance from the median).
 
     Parameters
     ----------
-    values : ndarray, float64 (65536,)
-    usable : ndarray, bool (65536,)
+    values : ndarray, float64 (pixel,)
+        Of a module.
+    usable : ndarray, bool (pixel,)
         Pixels that count in the medians; the others are not judged.
     n_sigma : float
+    detector : Detector
     """
-    by_asic = np.where(usable, values, np.nan).reshape(8, 64, 2, 64)
+    (n_ss, n_fs), fs = detector.asic_shape, detector.module_shape[1]
+    by_asic = np.where(usable, values, np.nan).reshape(-1, n_ss, fs // n_fs, n_fs)
     middle = _nanmedian(by_asic)
     distance = np.abs(by_asic - middle)
     width = np.maximum(1.4826 * _nanmedian(distance), 1e-9)
@@ -140,6 +145,7 @@ def combine_stages(
     gains: tuple[float, float, float],
     offset_sigma: float,
     noise_sigma: float,
+    detector: Detector,
 ) -> CellConstants:
     """Put the statistics of up to three stages of one cell together.
 
@@ -153,10 +159,12 @@ def combine_stages(
     offset_sigma, noise_sigma : float
         Pixels whose offset or noise lies farther from the others of their ASIC, in robust
         standard deviations, are bad.
+    detector : Detector
     """
-    offset, noise = np.zeros((2, STAGES, AGIPD_1M.module_pixels), np.float32)
-    bad = np.ones((STAGES, AGIPD_1M.module_pixels), np.uint8)
-    level = np.full((STAGES, AGIPD_1M.module_pixels), ALWAYS_HIGH, np.int32)
+    n_pixels = detector.module_pixels
+    offset, noise = np.zeros((2, STAGES, n_pixels), np.float32)
+    bad = np.ones((STAGES, n_pixels), np.uint8)
+    level = np.full((STAGES, n_pixels), ALWAYS_HIGH, np.int32)
     level[0] = 0
     for i, stage in enumerate(stages):
         if stage is None:
@@ -167,16 +175,16 @@ def combine_stages(
         noise[i] = np.nan_to_num(stage.noise)
         bad[i] = (
             ~usable
-            | outliers(stage.mean, usable, offset_sigma)
-            | outliers(stage.noise, usable, noise_sigma)
+            | outliers(stage.mean, usable, offset_sigma, detector)
+            | outliers(stage.noise, usable, noise_sigma, detector)
         )
     for i in (1, 2):
         if stages[i - 1] is not None and stages[i] is not None:
             # high below the first threshold, low above the second
             middle = (stages[i - 1].digital + stages[i].digital) / 2
             level[i] = np.where(np.isnan(middle), ALWAYS_HIGH, np.round(middle))
-    gain = np.repeat(np.float32(gains)[:, None], AGIPD_1M.module_pixels, axis=1)
-    shape = (STAGES, *AGIPD_1M.module_shape)
+    gain = np.repeat(np.float32(gains)[:, None], n_pixels, axis=1)
+    shape = (STAGES, *detector.module_shape)
     return CellConstants(*(a.reshape(shape) for a in (offset, gain, level, bad, noise)))
 
 
@@ -191,12 +199,14 @@ class DarkFrames:
         Where each module has the frame; file -1: nowhere.
     limit : int
         Bytes at most that are read at a time.
+    module_pixels : int
     """
 
-    def __init__(self, files: FilePool, cell_id, file, row, limit: int):
+    def __init__(self, files: FilePool, cell_id, file, row, limit: int, module_pixels: int):
         self._files = files
         self._cell_id, self._file, self._row = cell_id, file, row
         self._limit = limit
+        self._module_pixels = module_pixels
         self._unreadable: set[tuple[int, int]] = set()
         self.problems: list[Problem] = []
 
@@ -206,19 +216,18 @@ class DarkFrames:
         if not len(frames):
             return None
         per_pixel = 4 * len(frames)
-        n_pixels = int(
-            np.clip(self._limit // per_pixel // 4096 * 4096, 4096, AGIPD_1M.module_pixels)
-        )
+        fit = self._limit // per_pixel // 4096 * 4096
+        n_pixels = int(np.clip(fit, 4096, self._module_pixels))
         parts = [
             stage_statistics(*self._read(module, frames, first, first + n_pixels))
-            for first in range(0, AGIPD_1M.module_pixels, n_pixels)
+            for first in range(0, self._module_pixels, n_pixels)
         ]
         names = StageStatistics.__dataclass_fields__
         return StageStatistics(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
 
     def _read(self, module: int, frames: np.ndarray, first: int, end: int):
         """Return analogue and digital values of some pixels, each uint16 (frame, pixel)."""
-        end = min(end, AGIPD_1M.module_pixels)
+        end = min(end, self._module_pixels)
         values = np.zeros((2, len(frames), end - first), np.uint16)
         good = np.ones(len(frames), bool)
         for i, (number, row) in enumerate(self._places(module, frames)):

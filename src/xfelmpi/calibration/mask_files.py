@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.calibration.mask_blocks import mask_blocks, read_block, with_chunk_cache
+from xfelmpi.core.config.parts import MaskSettings, RawSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
@@ -23,11 +24,11 @@ _NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
 """Where good pixels are: in files of this program first, then as beamtimes have written them."""
 
 
-def bad_bits(config) -> int:
+def bad_bits(settings: MaskSettings | RawSettings) -> int:
     """Return the bits of ``image/mask`` that make a pixel bad, by ``--mask-bits`` or as usual."""
-    if config.mask_bits is None:
+    if settings.mask_bits is None:
         return USUAL_MASK_BITS
-    return int(np.bitwise_or.reduce(np.array(config.mask_bits, np.int64)))
+    return int(np.bitwise_or.reduce(np.array(settings.mask_bits, np.int64)))
 
 
 def all_pixels(detector: Detector) -> np.ndarray:
@@ -68,19 +69,21 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
     return None, f"{what}: none ({usual} does not exist)"
 
 
-def find_mask_files(experiment, config, cells, detector: Detector, usual: bool, only_global: bool):
+def find_mask_files(
+    experiment, settings: MaskSettings, cells, detector: Detector, usual: bool, only_global: bool
+):
     """Find and check the mask files; returns them, notes for the log, and problems.
 
     Those at the usual places only count if `usual`.
     """
     files, notes, problems = [], [], []
     places = (
-        (config.cell_mask, experiment.cell_mask, "per-cell mask"),
-        (config.global_mask, experiment.global_mask, "global mask"),
+        (settings.cell_mask, experiment.cell_mask, "per-cell mask"),
+        (settings.global_mask, experiment.global_mask, "global mask"),
     )
     for named, place, what in places[1:] if only_global else places:
         if named is None and not usual:
-            notes.append(f"{what}: none (--mask {' '.join(config.mask)})")
+            notes.append(f"{what}: none (--mask {' '.join(settings.mask)})")
             continue
         path, note = _locate(named, place, what)
         if path is None:
@@ -214,18 +217,18 @@ def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, 
 
 
 def find_region(
-    experiment, config, detector: Detector
+    experiment, settings: MaskSettings, detector: Detector
 ) -> tuple[np.ndarray, tuple[UsedFile, ...], str]:
     """Return the bits of the region, uint8 (module, byte), its file if any, and a note."""
-    path, note = _locate(config.hit_mask, experiment.hit_mask, "hit-finding region")
+    path, note = _locate(settings.hit_mask, experiment.hit_mask, "hit-finding region")
     if path is not None:
         region, found = read_pixels(path, detector, "a hit-finding region")
         note += found.note
-        if config.hit_modules is not None:
+        if settings.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
         return region, (UsedFile("hit-finding region", str(path)),), note
-    if config.hit_modules is None:
+    if settings.hit_modules is None:
         return all_pixels(detector), (), "hit-finding region: all pixels"
     region = np.zeros_like(all_pixels(detector))
-    region[list(config.hit_modules)] = 0xFF
-    return region, (), f"hit-finding region: modules {' '.join(map(str, config.hit_modules))}"
+    region[list(settings.hit_modules)] = 0xFF
+    return region, (), f"hit-finding region: modules {' '.join(map(str, settings.hit_modules))}"

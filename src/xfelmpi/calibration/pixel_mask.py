@@ -15,6 +15,7 @@ from xfelmpi.calibration.mask_files import (
     join_mask,
 )
 from xfelmpi.calibration.static_mask import add_static, find_drift
+from xfelmpi.core.config.parts import MaskSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
@@ -128,7 +129,7 @@ class _Plan:
 def load_masks(
     comm,
     experiment,
-    config,
+    settings: MaskSettings,
     cells: np.ndarray,
     calibration=None,
     *,
@@ -144,7 +145,7 @@ def load_masks(
     ----------
     comm : Intracomm
     experiment : Experiment
-    config : Config
+    settings : MaskSettings
         ``mask``, ``mask_bits``, ``cell_mask``, ``global_mask``, ``hit_mask``, ``hit_modules``.
     cells : ndarray, int (cell,)
         Cells of the run, the same on all ranks; one that the per-cell mask lacks is a problem.
@@ -166,17 +167,17 @@ def load_masks(
     InputError
         If a named mask is missing, or one has the wrong shape or dtype.
     """
-    about = (experiment, config, cells, files, samples, only_global, detector)
+    about = (experiment, settings, cells, files, samples, only_global, detector)
     plan = bcast_from_root(comm, lambda: _plan(*about))
     used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
     region, region_file, *region_notes = all_pixels(detector), ()
     if not only_global:
-        find = partial(find_region, experiment, config, detector)
+        find = partial(find_region, experiment, settings, detector)
         region, region_file, *region_notes = bcast_from_root(comm, find)
     # without anything per cell, one row serves all cells
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
-    limit = private_limit(config.memory_per_rank)
+    limit = private_limit(settings.memory_per_rank)
     shared = _read_shared(comm, plan.files, rows, calibration, detector, limit, bad)
     problems, drift, warnings = (), (), ()
     if plan.static_bits:
@@ -242,7 +243,7 @@ def module_mask(calibration, bad: np.ndarray | None, module: int) -> np.ndarray:
 
 
 def _plan(
-    experiment, config, cells, pool: FilePool | None, samples, only_global, detector
+    experiment, settings, cells, pool: FilePool | None, samples, only_global, detector
 ) -> _Plan:
     """Decide which masks are used.
 
@@ -251,10 +252,10 @@ def _plan(
     InputError
         If one that is named is not there, or cannot be used.
     """
-    wanted = set(config.mask)
+    wanted = set(settings.mask)
     usual = bool({"auto", "file"} & wanted)
     files, notes, problems = find_mask_files(
-        experiment, config, cells, detector, usual, only_global
+        experiment, settings, cells, detector, usual, only_global
     )
     if "file" in wanted and not files:
         raise InputError(
@@ -268,24 +269,24 @@ def _plan(
             f"--mask {of_run[0]}: the files of this run hold no masks, e.g. {pool.name(0)} has no "
             "image/mask; expected corrected data with masks"
         )
-    bits = bad_bits(config)
+    bits = bad_bits(settings)
     if of_run:
-        notes += (f"masks of the run: {_describe(of_run, config, bits)}",)
+        notes += (f"masks of the run: {_describe(of_run, settings, bits)}",)
     elif "auto" in wanted and not files and not only_global:
         notes += ("masks of the run: none (its files hold no image/mask)",)
     frame_bits, static_bits = (bits if name in wanted else 0 for name in ("run", "run-static"))
     return _Plan(tuple(files), frame_bits, static_bits, notes, problems)
 
 
-def _describe(of_run: list[str], config, bits: int) -> str:
+def _describe(of_run: list[str], settings, bits: int) -> str:
     each = {
         "run": "image/mask of every frame",
-        "run-static": f"bits of image/mask set in the first {config.mask_trains} trains",
+        "run-static": f"bits of image/mask set in the first {settings.mask_trains} trains",
     }
     whole = {ALL_MASK_BITS: "all bits", USUAL_MASK_BITS: "all bits but NON_STANDARD_SIZE"}
     names = [name for name, bit in BAD_PIXELS.items() if bits & bit]
     which = whole.get(bits) or f"bits {bits:#x}: {' '.join(names)}".rstrip(": ")
-    auto = " (--mask auto)" if "auto" in config.mask else ""
+    auto = " (--mask auto)" if "auto" in settings.mask else ""
     return f"{', '.join(each[name] for name in of_run)}; {which}{auto}"
 
 

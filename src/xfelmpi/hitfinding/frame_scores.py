@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import modules_of
@@ -25,7 +25,7 @@ class FrameScorer:
 
     Parameters
     ----------
-    config : Config
+    settings : HitSettings
     frames : FrameTable
         All frames of the rank.
     pulse_energy : ndarray, float64 (frame,)
@@ -40,7 +40,7 @@ class FrameScorer:
         Pixels of the region, good or not.
     """
 
-    config: Config
+    settings: HitSettings
     frames: FrameTable
     pulse_energy: np.ndarray
     is_dark: np.ndarray
@@ -59,16 +59,16 @@ class FrameScorer:
             Which of the rank's frames they are.
         comm : Intracomm, optional
         """
-        config, frames = self.config, self.frames
+        settings, frames = self.settings, self.frames
         there = modules_of(self.modules_in_run, len(self.good_in_region))
         good = (there @ self.good_in_region)[frames.cell_id[rows]] - sums.region_bad
         # a frame of which nothing could be seen has not scored 0
-        values = np.where(good > 0, SCORES[config.score](sums), np.nan)
-        if config.normalise == "unmasked":
+        values = np.where(good > 0, SCORES[settings.score](sums), np.nan)
+        if settings.normalise == "unmasked":
             values = values * unmasked_factor(good, self.region_pixels)
         return score_frames(
             comm,
-            config,
+            settings,
             frames.train_id[rows],
             frames.cell_id[rows],
             self.pulse_energy[rows],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.hitfinding import background, sampling, thresholds
 from xfelmpi.hitfinding.scores import (
@@ -20,22 +20,22 @@ from xfelmpi.hitfinding.scores import (
 from xfelmpi.hitfinding.thresholds import Decision, ThresholdRule
 
 
-def rule_of(config: Config) -> ThresholdRule:
+def rule_of(settings: HitSettings) -> ThresholdRule:
     """Return how statistics become hits."""
     # the window decides as EXtra-redu does, to the last digit
-    lower = "half" if config.decide == "window" else "lower"
+    lower = "half" if settings.decide == "window" else "lower"
     return ThresholdRule(
-        config.sigma,
-        lower if config.width == "lower" else config.width,
-        config.sigma_floor == "poisson",
-        -np.inf if config.min_score is None else config.min_score,
-        np.inf if config.max_score is None else config.max_score,
+        settings.sigma,
+        lower if settings.width == "lower" else settings.width,
+        settings.sigma_floor == "poisson",
+        -np.inf if settings.min_score is None else settings.min_score,
+        np.inf if settings.max_score is None else settings.max_score,
     )
 
 
 def score_frames(
     comm,
-    config: Config,
+    settings: HitSettings,
     train_id: np.ndarray,
     cell_id: np.ndarray,
     pulse_energy: np.ndarray,
@@ -47,7 +47,7 @@ def score_frames(
     Parameters
     ----------
     comm : Intracomm or None
-    config : Config
+    settings : HitSettings
     train_id : ndarray, uint64 (frame,)
         Ascending; whole trains.
     cell_id : ndarray, uint16 (frame,)
@@ -58,51 +58,53 @@ def score_frames(
     score : ndarray, float64 (frame,)
         NaN where there is none.
     """
-    usable = _usable(config, cell_id, pulse_energy, usable, score)
-    if config.normalise == "pulse-energy":
+    usable = _usable(settings, cell_id, pulse_energy, usable, score)
+    if settings.normalise == "pulse-energy":
         # the mean energy around a train is that of frames that have one
-        usable &= ~np.isnan(energy_factor(pulse_energy, pulse_energy, config.min_pulse_energy))
-        around, energies = _around(comm, config, train_id, usable, pulse_energy)
+        usable &= ~np.isnan(energy_factor(pulse_energy, pulse_energy, settings.min_pulse_energy))
+        around, energies = _around(comm, settings, train_id, usable, pulse_energy)
         local = around.each(lambda values: (mean_energy(values),), energies, 1)[:, 0]
-        score = score * energy_factor(pulse_energy, local, config.min_pulse_energy)
+        score = score * energy_factor(pulse_energy, local, settings.min_pulse_energy)
     return ScoredFrames(train_id, cell_id, score.astype(np.float32), usable)
 
 
-def scored_before(config: Config, events: EventColumns, complete: np.ndarray) -> ScoredFrames:
+def scored_before(
+    settings: HitSettings, events: EventColumns, complete: np.ndarray
+) -> ScoredFrames:
     """Return the scores of a finished run, which are normalised already; see `score_frames`."""
     score = events.hitscore
     seen = complete & ~events.is_dark
-    usable = _usable(config, events.cellId, events.pulse_energy, seen, score)
+    usable = _usable(settings, events.cellId, events.pulse_energy, seen, score)
     return ScoredFrames(events.trainId, events.cellId, score, usable)
 
 
-def _usable(config, cell_id, pulse_energy, seen, score) -> np.ndarray:
+def _usable(settings, cell_id, pulse_energy, seen, score) -> np.ndarray:
     return ~np.isnan(score) & usable_frames(
         seen,
         cell_id,
         pulse_energy,
-        excluded=config.exclude_cells,
-        first_cell=config.first_cell,
-        min_energy=config.min_pulse_energy,
+        excluded=settings.exclude_cells,
+        first_cell=settings.first_cell,
+        min_energy=settings.min_pulse_energy,
     )
 
 
-def _around(comm, config, train_id, usable, values) -> tuple[Windows, np.ndarray]:
+def _around(comm, settings, train_id, usable, values) -> tuple[Windows, np.ndarray]:
     """Return the windows of the trains, and the values of the run's usable frames."""
     run_values, before = values[usable], 0
     if comm is not None:
         before, _ = mpi.exscan_and_total(comm, len(run_values))
         run_values = mpi.allgather_concat(comm, run_values)
-    return windows(train_id, usable, before, len(run_values), config.min_scores), run_values
+    return windows(train_id, usable, before, len(run_values), settings.min_scores), run_values
 
 
-def decide_alone(config: Config, frames: ScoredFrames) -> Decision:
+def decide_alone(settings: HitSettings, frames: ScoredFrames) -> Decision:
     """Decide frames by what this rank knows: exact for ``train`` and ``fixed``, else a guess."""
-    rule = rule_of(config)
-    if config.decide == "auto":
-        return _background(None, config, frames).decide(config, frames)
-    if config.fixed_threshold is not None:
-        return thresholds.decide_fixed(frames.score, frames.usable, config.fixed_threshold, rule)
+    rule = rule_of(settings)
+    if settings.decide == "auto":
+        return _background(None, settings, frames).decide(settings, frames)
+    if settings.fixed_threshold is not None:
+        return thresholds.decide_fixed(frames.score, frames.usable, settings.fixed_threshold, rule)
     return thresholds.decide_by_train(frames.score, frames.usable, frames.train_id, rule)
 
 
@@ -114,16 +116,16 @@ class _Background:
     width: np.ndarray
     note: str
 
-    def decide(self, config: Config, frames: ScoredFrames) -> Decision:
+    def decide(self, settings: HitSettings, frames: ScoredFrames) -> Decision:
         decision = thresholds.decide_by_background(
-            frames.score, frames.usable, self.level, self.width, rule_of(config)
+            frames.score, frames.usable, self.level, self.width, rule_of(settings)
         )
         return replace(decision, note=self.note)
 
 
-def _background(comm, config: Config, frames: ScoredFrames) -> _Background:
+def _background(comm, settings: HitSettings, frames: ScoredFrames) -> _Background:
     """Estimate the background around every train; collective, or alone without `comm`."""
-    floor, edges = rule_of(config).floor, train_edges(frames.train_id)
+    floor, edges = rule_of(settings).floor, train_edges(frames.train_id)
     own = np.diff(np.concatenate([[0], np.cumsum(frames.usable)])[edges])
     first_train = 0 if comm is None else mpi.exscan_and_total(comm, len(own))[0]
 
@@ -132,10 +134,10 @@ def _background(comm, config: Config, frames: ScoredFrames) -> _Background:
 
     trains = first_train + np.arange(len(own))
     run_scores, count = of_run(frames.score[frames.usable]), of_run(own)
-    wanted = background.LEVEL_FRAMES * config.min_scores
+    wanted = background.LEVEL_FRAMES * settings.min_scores
     found = background.train_levels(run_scores, count, trains, wanted, floor)
     level, share = of_run(found.level), of_run(found.share)
-    n_width = background.WIDTH_FRAMES * config.min_scores
+    n_width = background.WIDTH_FRAMES * settings.min_scores
     width = background.train_widths(run_scores, count, level, share, trains, n_width, floor)
     n_background = float((count * share).sum())
     note = _pooling(of_run(found.n_trains), count, n_background, wanted)
@@ -159,33 +161,33 @@ def _pooling(pooled: np.ndarray, count: np.ndarray, n_background: float, wanted:
     )
 
 
-def decide_run(comm, config: Config, frames: ScoredFrames) -> Decision:
+def decide_run(comm, settings: HitSettings, frames: ScoredFrames) -> Decision:
     """Decide the frames of all ranks; collective."""
     score, usable = frames.score, frames.usable
-    if config.decide == "auto":
-        return _background(comm, config, frames).decide(config, frames)
-    if config.decide == "run":
+    if settings.decide == "auto":
+        return _background(comm, settings, frames).decide(settings, frames)
+    if settings.decide == "run":
         run_scores = mpi.allgather_concat(comm, score[usable])
-        return thresholds.decide_by_run(score, usable, run_scores, rule_of(config))
-    if config.decide == "window":
-        around, run_scores = _around(comm, config, frames.train_id, usable, score)
-        return thresholds.decide_by_window(score, usable, around, run_scores, rule_of(config))
-    return decide_alone(config, frames)
+        return thresholds.decide_by_run(score, usable, run_scores, rule_of(settings))
+    if settings.decide == "window":
+        around, run_scores = _around(comm, settings, frames.train_id, usable, score)
+        return thresholds.decide_by_window(score, usable, around, run_scores, rule_of(settings))
+    return decide_alone(settings, frames)
 
 
 def hits_by_sigma(
-    config: Config, frames: ScoredFrames, sigmas: list[float]
+    settings: HitSettings, frames: ScoredFrames, sigmas: list[float]
 ) -> list[tuple[float, int, float]]:
     """Return (sigma, hits, median threshold) of all frames of a run, for each sigma; alone.
 
     The threshold is NaN if no frame can be decided.
     """
     rows, found = [], None
-    if config.decide == "auto":
+    if settings.decide == "auto":
         # one estimate serves every sigma
-        found = _background(None, config, frames)
+        found = _background(None, settings, frames)
     for sigma in sigmas:
-        chosen = replace(config, sigma=sigma)
+        chosen = replace(settings, sigma=sigma)
         decision = (
             found.decide(chosen, frames) if found else decide_run(mpi.alone(), chosen, frames)
         )
@@ -195,12 +197,14 @@ def hits_by_sigma(
     return rows
 
 
-def draw_misses(comm, config: Config, frames: ScoredFrames, decision: Decision) -> np.ndarray:
+def draw_misses(
+    comm, settings: HitSettings, frames: ScoredFrames, decision: Decision
+) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
     lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
     numbers = mpi.allgather_concat(comm, lottery[decision.is_blank])
     base = len(numbers)
-    if config.miss_base == "hits":
+    if settings.miss_base == "hits":
         base = int(mpi.allreduce_sum(comm, np.array([decision.is_hit.sum()]))[0])
-    limit = sampling.sampling_cutoff(numbers, round(base * config.miss_fraction))
+    limit = sampling.sampling_cutoff(numbers, round(base * settings.miss_fraction))
     return sampling.sampled(lottery, decision.is_blank, limit)

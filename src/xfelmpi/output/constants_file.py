@@ -7,7 +7,6 @@ import numpy as np
 
 from xfelmpi.calibration.constants_file import STAGES, constants_file
 from xfelmpi.calibration.dark_statistics import CellConstants
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 
 _DATASETS = (
@@ -31,19 +30,19 @@ class ConstantsWriter:
     folder : Path
         Where the files go.
     modules : list of int
-    n_cells : int
-        Cells in the files.
+    shape : (int, int, int)
+        Of the constants of a stage, (cell, ss, fs).
     attributes : dict
         Root attributes.
     """
 
-    def __init__(self, comm, folder: Path, modules: list[int], n_cells: int, attributes: dict):
+    def __init__(self, comm, folder: Path, modules: list[int], shape: tuple, attributes: dict):
         self.paths = [constants_file(folder, m) for m in modules]
         self._files = {
             m: ParallelFile(comm, path, attributes)
             for m, path in zip(modules, self.paths, strict=True)
         }
-        shape = (STAGES, n_cells, *AGIPD_1M.module_shape)
+        shape = (STAGES, *shape)
         self._datasets = {
             m: [file.create(name, shape, dtype, units=units) for name, _, dtype, units in _DATASETS]
             for m, file in self._files.items()

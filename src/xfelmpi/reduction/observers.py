@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
@@ -51,7 +51,7 @@ class LikelyHits(Observer):
 
     Parameters
     ----------
-    config : Config
+    settings : HitSettings
     scorer : FrameScorer
 
     Attributes
@@ -62,8 +62,8 @@ class LikelyHits(Observer):
         So far.
     """
 
-    def __init__(self, config: Config, scorer: FrameScorer):
-        self._config = config
+    def __init__(self, settings: HitSettings, scorer: FrameScorer):
+        self._settings = settings
         self._scorer = scorer
         self.likely = np.zeros(0, bool)
         self.n = 0
@@ -71,7 +71,7 @@ class LikelyHits(Observer):
     def block(self, source: SourceBlock, block: FrameBlock) -> None:
         """Decide for whole trains."""
         scored = self._scorer.score(block.sums, source.rows)
-        self.likely = decide_alone(self._config, scored).is_hit
+        self.likely = decide_alone(self._settings, scored).is_hit
         self.n += int(self.likely.sum())
 
 
@@ -83,7 +83,7 @@ class FrameKeeper(Observer):
 
     Parameters
     ----------
-    config : Config
+    settings : HitSettings
     kept : FrameBuffer
     hits : LikelyHits
         Comes before this one.
@@ -91,8 +91,10 @@ class FrameKeeper(Observer):
         Of the rank's frames.
     """
 
-    def __init__(self, config: Config, kept: FrameBuffer, hits: LikelyHits, is_dark: np.ndarray):
-        self._config = config
+    def __init__(
+        self, settings: HitSettings, kept: FrameBuffer, hits: LikelyHits, is_dark: np.ndarray
+    ):
+        self._settings = settings
         self._kept = kept
         self._hits = hits
         self._is_dark = is_dark
@@ -114,9 +116,9 @@ class FrameKeeper(Observer):
 
     def _candidates(self, frames: FrameTable) -> np.ndarray:
         """Return which frames are drawn if they are non-hits, as far as known, bool (frame,)."""
-        base = self._hits.n if self._config.miss_base == "hits" else self._non_hits
+        base = self._hits.n if self._settings.miss_base == "hits" else self._non_hits
         lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
-        return lottery < _cutoff(base * self._config.miss_fraction, self._non_hits)
+        return lottery < _cutoff(base * self._settings.miss_fraction, self._non_hits)
 
 
 class PassProgress(Observer):
@@ -154,10 +156,10 @@ class PassProgress(Observer):
         self._board.finish()
 
 
-def frame_scorer(config: Config, share: LocalRun, masks: Masks) -> FrameScorer:
+def frame_scorer(settings: HitSettings, share: LocalRun, masks: Masks) -> FrameScorer:
     """Return what scores the frames of this rank."""
     return FrameScorer(
-        config=config,
+        settings=settings,
         frames=share.frames,
         pulse_energy=share.pulse_energy,
         is_dark=share.n_pulses == 0,

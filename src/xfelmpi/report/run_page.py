@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
 from xfelmpi.output.events import FinishedRun
@@ -168,7 +169,9 @@ def _scores(found: RunFiles) -> str:
     edges, logarithmic = curves.score_edges(score)
     everything = curves.histogram(score, edges).astype(float)
     hits = curves.histogram(events.hitscore[events.is_hit], edges).astype(float)
-    by_sigma = hits_by_sigma(config, scored_before(config, run.events, run.complete), list(SIGMAS))
+    settings = config.part(HitSettings)
+    scored = scored_before(settings, run.events, run.complete)
+    by_sigma = hits_by_sigma(settings, scored, list(SIGMAS))
     marks = []
     if len(score) and np.isfinite(events.hit_median[decided]).any():
         marks.append(Mark(float(np.nanmedian(events.hit_median[decided])), "median"))

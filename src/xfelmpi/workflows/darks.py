@@ -17,7 +17,7 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, UsageError
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.publish import check_writable
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.constants_file import ConstantsWriter
@@ -37,6 +37,7 @@ _MOST_BAD = 0.5
 @dataclass(frozen=True)
 class _Run:
     # a dark run, the tables shared by the ranks of a node
+    detector: Detector
     files: tuple
     cell_id: np.ndarray
     file: np.ndarray
@@ -74,12 +75,15 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
     n_cells = max(cell for _, cell in measured) + 1
     # the cells between are written too: nothing else would make them bad
     tasks = [(module, cell) for module in modules for cell in range(n_cells)]
-    writer = ConstantsWriter(comm, out, modules, n_cells, attributes)
+    detector = runs[0].detector
+    shape = (n_cells, *detector.module_shape)
+    writer = ConstantsWriter(comm, out, modules, shape, attributes)
     problems, n_bad = _combine_cells(comm, given, runs, tasks, writer)
     writer.close()
     publish_together(comm, writer.paths)
     problems = mpi.gather_objects(comm, problems)
     total_bad = int(mpi.allreduce_sum(comm, np.array([n_bad]))[0])
+    share_bad = total_bad / (detector.module_pixels * len(measured))
     if comm.rank == 0:
         problems += [p for index in indices for p in index.problems]
         log.info(
@@ -87,9 +91,9 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
             len({cell for _, cell in measured}),
             len(modules),
             time.monotonic() - start,
-            100 * total_bad / (AGIPD_1M.module_pixels * len(measured)),
+            100 * share_bad,
         )
-        _warn(len(runs), total_bad / (AGIPD_1M.module_pixels * len(measured)))
+        _warn(len(runs), share_bad)
         first, *_, last = writer.paths * 2
         files = ("files written:", f"  {first} … {last.name}")
         for line in (*problem_lines(problems, "the rest is like these"), *files):
@@ -146,7 +150,7 @@ def _opened(runs: list[_Run], memory_per_rank: int) -> Iterator[list]:
     limit = memory_per_rank // 4
     pools = [FilePool(r.files, limit=40 // len(runs)) for r in runs]
     yield [
-        dark_statistics.DarkFrames(pool, r.cell_id, r.file, r.row, limit)
+        dark_statistics.DarkFrames(pool, r.cell_id, r.file, r.row, limit, r.detector.module_pixels)
         for pool, r in zip(pools, runs, strict=True)
     ]
     for pool in pools:
@@ -166,8 +170,10 @@ def _index(experiments, given) -> list:
 
 def _share(comm, index) -> _Run:
     """Give every node the frame table of a run; collective."""
-    about = (index.files, index.frames.file.shape) if comm.rank == 0 else None
-    files, shape = comm.bcast(about)
+    about = None
+    if comm.rank == 0:
+        about = (index.detector_type, index.files, index.frames.file.shape)
+    detector, files, shape = comm.bcast(about)
     columns = []
     for name, size, dtype in (
         ("cell_id", shape[:1], np.uint16),
@@ -179,7 +185,7 @@ def _share(comm, index) -> _Run:
                 comm, getattr(index.frames, name) if comm.rank == 0 else None, size, dtype
             )
         )
-    return _Run(files, *columns)
+    return _Run(detector, files, *columns)
 
 
 def _measured(runs: list[_Run]) -> list[tuple[int, int]]:
@@ -202,7 +208,11 @@ def _combine_cells(comm, given, runs, tasks, writer) -> tuple[list, int]:
             fault_injection.inject(comm, "darks")
             stages = [*(f.statistics(module, cell) for f in frames), *lacking]
             constants = dark_statistics.combine_stages(
-                stages, tuple(given.gains), given.offset_sigma, given.noise_sigma
+                stages,
+                tuple(given.gains),
+                given.offset_sigma,
+                given.noise_sigma,
+                runs[0].detector,
             )
             if any(stages):
                 n_bad += int((constants.bad[0] != 0).sum())

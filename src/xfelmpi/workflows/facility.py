@@ -15,6 +15,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
@@ -151,9 +152,10 @@ def _decide(
         n_modules = len(config.hit_modules) if config.hit_modules else int(in_run.sum())
         score = score * unmasked_factor(good, n_modules * share.facts.detector_type.module_pixels)
     ids = frames.train_id, frames.cell_id
-    scored = score_frames(comm, config, *ids, share.pulse_energy, seen, score)
-    decision = decide_run(comm, config, scored)
-    return scored.score, decision, draw_misses(comm, config, scored, decision)
+    settings = config.part(HitSettings)
+    scored = score_frames(comm, settings, *ids, share.pulse_energy, seen, score)
+    decision = decide_run(comm, settings, scored)
+    return scored.score, decision, draw_misses(comm, settings, scored, decision)
 
 
 def _without_incomplete(events: EventColumns, share: LocalRun) -> EventColumns:

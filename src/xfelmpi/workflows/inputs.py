@@ -9,6 +9,7 @@ from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import MaskSettings, RawSettings
 from xfelmpi.core.config.validation import without_effect
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
@@ -69,7 +70,13 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     if facts.kind == "raw":
         fault_injection.inject(comm, "constants")
         calibration = load_calibration(
-            comm, experiment, config, facts.cells, facts.modules_in_run, facts.detector
+            comm,
+            experiment,
+            config.part(RawSettings),
+            facts.cells,
+            facts.modules_in_run,
+            facts.detector,
+            detector=facts.detector_type,
         )
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts))
@@ -79,7 +86,7 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     masks = load_masks(
         comm,
         experiment,
-        config,
+        config.part(MaskSettings),
         facts.cells,
         calibration,
         files=files,

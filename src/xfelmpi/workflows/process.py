@@ -9,6 +9,7 @@ from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
@@ -175,7 +176,8 @@ def _read_frames(
     n_run, kind = share.facts.n_frames, share.facts.kind
     n_before = int(mpi.allreduce_sum(comm, np.array([done_before.sum()]))[0])
     progress = Progress(n_run - n_before)
-    hits = LikelyHits(config, frame_scorer(config, share, masks))
+    settings = config.part(HitSettings)
+    hits = LikelyHits(settings, frame_scorer(settings, share, masks))
     shown = PassProgress(comm, progress, hits)
     job.shutdown.progress = lambda: f"after about {n_before + shown.total:,} of {n_run:,} frames"
     job.shutdown.save = writer.write
@@ -186,7 +188,7 @@ def _read_frames(
         (
             SumKeeper(result.sums),
             hits,
-            FrameKeeper(config, result.kept, hits, share.n_pulses == 0),
+            FrameKeeper(settings, result.kept, hits, share.n_pulses == 0),
             writer,
             shown,
         ),
@@ -202,16 +204,16 @@ def _read_frames(
 
 def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
-    comm, config = job.comm, job.config
+    comm, settings = job.comm, job.config.part(HitSettings)
     fault_injection.inject(comm, "decide")
-    scored = frame_scorer(config, share, masks).score(sums, comm=comm)
-    decision = decide_run(comm, config, scored)
+    scored = frame_scorer(settings, share, masks).score(sums, comm=comm)
+    decision = decide_run(comm, settings, scored)
     n_decided = mpi.allreduce_sum(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
         log.warning("no frame can be decided: no hits, no misses")
     elif comm.rank == 0 and decision.note:
         log.info(decision.note)
-    is_miss = draw_misses(comm, config, scored, decision)
+    is_miss = draw_misses(comm, settings, scored, decision)
     return event_columns(share, sums, scored.score, decision, is_miss)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
@@ -90,12 +91,13 @@ def decide_finished(config: Config, run: FinishedRun) -> EventColumns:
         With new hits, misses and statistics.
     """
     alone = mpi.alone()
-    scored = scored_before(config, run.events, run.complete)
-    decision = decide_run(alone, config, scored)
+    settings = config.part(HitSettings)
+    scored = scored_before(settings, run.events, run.complete)
+    decision = decide_run(alone, settings, scored)
     return replace(
         run.events,
         is_hit=decision.is_hit,
-        is_miss=draw_misses(alone, config, scored, decision),
+        is_miss=draw_misses(alone, settings, scored, decision),
         hit_median=decision.median,
         hit_std=decision.std,
         hit_threshold=decision.threshold,
@@ -113,14 +115,15 @@ def hit_rates(config: Config, sigmas: list[float]) -> list[str]:
     """
     experiment = Experiment(config.prefix, config.output, config.run)
     run = read_finished_run(experiment.events)
-    events, scored = run.events, scored_before(config, run.events, run.complete)
+    settings, events = config.part(HitSettings), run.events
+    scored = scored_before(settings, events, run.complete)
     n_complete = int((run.complete & ~events.is_dark).sum())
     lines = [
         f"{experiment.events}: {len(events.trainId):,} frames, {n_complete:,} "
         f"complete{_with_light(events)}, {int(events.is_hit.sum()):,} hits now",
         f"{'sigma':>8} {'hits':>10} {'hit rate':>10} {'threshold':>11}",
     ]
-    for sigma, n_hits, threshold in hits_by_sigma(config, scored, sigmas):
+    for sigma, n_hits, threshold in hits_by_sigma(settings, scored, sigmas):
         middle = "-" if np.isnan(threshold) else f"{threshold:,.1f}"
         rate = 100 * n_hits / max(n_complete, 1)
         lines.append(f"{sigma:8g} {n_hits:10,} {rate:8.2f} % {middle:>11}")

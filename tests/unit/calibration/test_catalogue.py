@@ -27,6 +27,7 @@ from xfelmpi.calibration.constants import load_calibration
 from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.agipd import AGIPD_1M
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
 N_CELLS = 4
@@ -133,7 +134,9 @@ def write_run(folder: Path, gain_mode=0) -> None:
 def load(folder: Path, modules=1 << MODULE, cells=CELLS, **options):
     config = replace(RawSetup().config(folder), constants=CATALOGUE, **options)
     experiment = Experiment(folder, folder / "out", 50)
-    return load_calibration(MPI.COMM_SELF, experiment, config, cells, modules, DETECTOR)
+    return load_calibration(
+        MPI.COMM_SELF, experiment, config, cells, modules, DETECTOR, detector=AGIPD_1M
+    )
 
 
 def assert_same(found, folder: Path, constants: Constants, rows=slice(None)) -> None:

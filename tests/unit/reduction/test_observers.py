@@ -29,7 +29,7 @@ class Kept:
         )
         good = np.ones((MODULES, 352), np.int64)
         scorer = FrameScorer(
-            config=config,
+            settings=config,
             frames=table,
             pulse_energy=np.ones(N),
             is_dark=np.zeros(N, bool),

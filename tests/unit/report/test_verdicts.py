@@ -42,6 +42,7 @@ def finished(score, per_train=352, **options) -> FinishedRun:
         "pumped": None,
     }
     attributes = {"modules_in_run": ALL_MODULES, "run": 50, "proposal": "p007927"}
+    attributes["detector"] = "SPB_DET_AGIPD1M-1"
     attributes["creation_date"] = "2026-01-01T00:00:00+00:00"
     return FinishedRun(config, "", EventColumns(**columns), None, [], attributes)
 

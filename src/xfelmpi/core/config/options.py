@@ -6,8 +6,9 @@ in ``--help``, the unit and the form of its values. The same names stand in the 
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 
 from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SIZES, SUSPECT_TRAINS
 from xfelmpi.core.config.parsing import (
@@ -23,6 +24,7 @@ from xfelmpi.core.config.parsing import (
     parse_trains,
     parse_whole,
 )
+from xfelmpi.core.config.parts import HitSettings, MaskSettings, RawSettings
 from xfelmpi.core.config.validation import validate
 
 GROUPS = {
@@ -49,6 +51,9 @@ def _option(group, default, parse, text, *, metavar=None, choices=None, many=Fal
             "many": many,
         },
     )
+
+
+Part = TypeVar("Part", HitSettings, RawSettings, MaskSettings)
 
 
 @dataclass(frozen=True)
@@ -443,6 +448,10 @@ class Config:
 
     def __post_init__(self):
         validate(self)
+
+    def part(self, kind: type[Part]) -> Part:
+        """Return those settings that a stage uses, one of the classes of `parts`."""
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
 
     def to_json(self) -> str:
         """Return the full configuration as JSON, for the root attribute of every output."""

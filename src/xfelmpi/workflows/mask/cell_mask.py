@@ -301,5 +301,6 @@ def noise_outliers(
                     if cells[i] < noise.shape[1]:
                         values = noise[0, cells[i]].reshape(-1).astype(np.float64)
                         usable = np.isfinite(values) & (values > 0)
-                        bits[i] = pack((outliers(values, usable, sigma) | ~usable).reshape(shape))
+                        bad = outliers(values, usable, sigma, detector) | ~usable
+                        bits[i] = pack(bad.reshape(shape))
         yield module, mpi.allreduce_bor(comm, bits)

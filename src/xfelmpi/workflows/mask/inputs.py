@@ -11,6 +11,7 @@ from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
+from xfelmpi.core.config.parts import MaskSettings, RawSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import RunJob
@@ -97,12 +98,18 @@ def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         calibration = load_calibration(
-            comm, experiment, config, facts.cells, facts.modules_in_run, facts.detector
+            comm,
+            experiment,
+            config.part(RawSettings),
+            facts.cells,
+            facts.modules_in_run,
+            facts.detector,
+            detector=facts.detector_type,
         )
     masks = load_masks(
         comm,
         experiment,
-        config,
+        config.part(MaskSettings),
         facts.cells,
         calibration,
         only_global=True,
