@@ -1,6 +1,8 @@
 """The facility's hits and lit pixels, in files that EXtra-redu itself writes."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -32,18 +34,27 @@ def run(tmp_path_factory):
     return tiny_run(tmp_path_factory.mktemp("facility") / "p007927", **RUN)
 
 
-@pytest.fixture(scope="module")
-def redu(run):
-    """The same with what EXtra-redu finds, in its own file."""
+def counted(folder):
+    """Return EXtra-redu's count of the lit pixels of a run."""
     from extra_data import RunDirectory
-    from extra_redu.fileutils import StackedPulseSource, exdf_save
-    from extra_redu.spi import LitPixelCounter, SpiHitfinder
+    from extra_redu.fileutils import StackedPulseSource
+    from extra_redu.spi import LitPixelCounter
 
-    with RunDirectory(run.paths.proc) as data:
+    with RunDirectory(folder) as data:
         pattern = rf"{DETECTOR}/CORR/(?P<key>\d+)CH0:output"
         source = StackedPulseSource.from_datacollection(data, pattern, "image")
         counter = LitPixelCounter(source)
         counter(source)
+    return counter
+
+
+@pytest.fixture(scope="module")
+def redu(run):
+    """The same with what EXtra-redu finds, in its own file."""
+    from extra_redu.fileutils import exdf_save
+    from extra_redu.spi import SpiHitfinder
+
+    counter = counted(run.paths.proc)
     finder = SpiHitfinder(MODULES, snr=3.0, min_scores=20, xgm_norm=False)
     finder.find_hits(counter)
     sources = {"LITPX_COUNTER": counter, "SPI_HITFINDER": finder}
@@ -121,6 +132,57 @@ def test_scores_of_the_facility(run, redu, tmp_path):
     assert "only theirs" in page
     assert "SPI_HITFINDER" in page
     assert (tmp_path / "facility" / "report" / "r0050.html").exists()
+
+
+class LitPixels:
+    """What the facility's correction adds to the file of a module, for EXtra-redu's writer."""
+
+    def __init__(self, counter, column: int):
+        from extra_redu.fileutils import ChannelData
+
+        keys = {"litPixels": counter.num_lit_px, "unmaskedPixels": counter.num_unmasked_px}
+        keys = {name: np.ascontiguousarray(values[:, column]) for name, values in keys.items()}
+        keys |= {"trainId": counter.trainId, "pulseId": counter.pulseId}
+        self.train_ids = counter.train_ids
+        about = counter.train_ids, counter.count, counter.pulseId
+        self._channels = {"output.litpx": ChannelData(keys, *about)}
+
+
+def test_lit_pixels_in_the_files_of_the_modules(run, tmp_path):
+    """As the correction leaves them there, and EXtra-redu's hit finder reads them."""
+    from extra_data import RunDirectory
+    from extra_redu.fileutils import StackedPulseSource, exdf_save
+
+    options = ("--hit-modules", *MODULES, "--decide", "run", "--sigma", 3)
+    own, _ = job(run, tmp_path / "own", *options)
+    shutil.copytree(run.options.prefix, tmp_path / "p007927")
+    proc = tmp_path / "p007927" / "proc" / "r0050"
+    for path in proc.glob("*REDU*"):
+        path.unlink()
+    counter = counted(proc)
+    for column, module in enumerate(counter.modules):
+        source = f"{DETECTOR}/CORR/{module}CH0"
+        (tmp_path / str(module)).mkdir()
+        exdf_save(str(tmp_path / str(module)), "LITPX00", 50, {source: LitPixels(counter, column)})
+        (made,) = (tmp_path / str(module)).iterdir()
+        name = f"CORR-R0050-AGIPD{module:02d}-S00000.h5"
+        with h5py.File(made) as new, h5py.File(proc / name, "r+") as file:
+            np.testing.assert_array_equal(new["INDEX/trainId"], file["INDEX/trainId"])
+            for group in ("INDEX", "INSTRUMENT"):
+                new.copy(f"{group}/{source}:output/litpx", file[f"{group}/{source}:output"])
+    with RunDirectory(proc) as data:
+        pattern = rf"{DETECTOR}/CORR/(?P<key>\d+)CH0:output"
+        theirs = StackedPulseSource.from_datacollection(data, pattern, "litpx")
+        lit = theirs["litPixels"].ndarray(MODULES, fill_value=0)
+    np.testing.assert_array_equal(lit, counter.num_lit_px[:, MODULES])
+    moved = replace(run, options=replace(run.options, prefix=tmp_path / "p007927"))
+    events, about = job(moved, tmp_path / "facility", *options, "--score", "facility")
+    for name in ("hitscore", "is_hit", "is_miss", "hit_threshold"):
+        np.testing.assert_array_equal(events[name], own[name], name)
+    assert events["is_hit"].any()
+    assert about["frames_read"] == "hits and misses"
+    (source,) = (s for s in json.loads(about["beamline_sources"]) if s["value"] == "score")
+    assert source["source"] == f"{DETECTOR}/CORR/*CH0:output litpx.litPixels"
 
 
 def test_nothing_of_the_facility(tmp_path, capfd):

@@ -666,6 +666,27 @@ def test_files_that_have_changed_since(mock, spoilt, quiet):
     assert results.notes == ["global mask /nowhere/mask.h5 is not there any more"]
 
 
+def test_own_masks_whose_source_is_gone(tmp_path, quiet):
+    """Frames without their mask are missing; the check does not take zeros for it either."""
+    mock = tiny_run(tmp_path / "p007927", trains=2, cells=(0, 1, 2), with_mask=True)
+    path = mock.paths.proc / "CORR-R0050-AGIPD04-S00000.h5"
+    name = "INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/mask"
+    with h5py.File(path, "r+") as file, h5py.File(tmp_path / "masks.h5", "w") as other:
+        old = file[name]
+        # a mask that was there: half of the frames are read with it
+        other["mask"] = old[:3] | 1
+        layout = h5py.VirtualLayout(old.shape, old.dtype)
+        layout[:3] = h5py.VirtualSource(str(tmp_path / "masks.h5"), "mask", other["mask"].shape)
+        gone = old[3:].shape
+        layout[3:] = h5py.VirtualSource(str(tmp_path / "gone.h5"), "mask", gone)
+        del file[name]
+        file.create_virtual_dataset(name, layout)
+    process(mock, tmp_path / "out", "--mask", "run", status=3)
+    assert failures(mock, tmp_path / "out", "--frames", "100") == {}
+    with h5py.File(tmp_path / "out" / EVENTS) as file:
+        assert (file["modules"][:] >> 4 & 1).tolist() == [1, 1, 1, 0, 0, 0]
+
+
 def test_the_sample():
     is_hit = np.zeros(1000, bool)
     is_hit[::100] = True
