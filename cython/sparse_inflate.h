@@ -20,6 +20,7 @@ enum {
     SPARSE_MOST = 131072, /* bytes of a frame */
     SPARSE_PAD = 32,     /* bytes behind the stream that are loaded, but never used */
     SPARSE_BACK = 4,     /* entries that are looked at from the end; most matches reach less far */
+    SPARSE_WEAK = 700,   /* bytes of a stream in which looking for repeated matches pays */
     LONGEST_CODE = 15,
     LENGTH_SYMBOLS = 286,
     DISTANCE_SYMBOLS = 30,
@@ -51,7 +52,6 @@ typedef struct {
     /* SPARSE_BACK times -1, less than any entry, then position << 8 | value, ascending, and room for
      * what is written behind the end without looking */
     int32_t list[SPARSE_BACK + SPARSE_MOST + 2];
-    uint32_t first[SPARSE_MOST / 256 + 4];    /* entries before this one lie before 256 × index */
     SparseCode length, distance;
 } SparseInflater;
 
@@ -225,12 +225,16 @@ static int sparse_codes(SparseInflater *z, SparseStream *stream)
                         distance_meaning);
 }
 
-/* The first entry from a position on, which is not behind the last entry. */
-static __attribute__((noinline)) int sparse_find(const SparseInflater *z, int32_t from)
+/* The first of n entries from a position on, which is not behind the last entry. */
+static __attribute__((noinline)) int sparse_find(const SparseInflater *z, int n, int32_t from)
 {
     const int32_t *entry = z->list + SPARSE_BACK;
-    int k = z->first[from >> 16];
-    while (entry[k] < from) k++;
+    int k = 0;
+    while (n > 0) {
+        int half = n >> 1, below = entry[k + half] < from;
+        k += below ? half + 1 : 0;
+        n = below ? n - half - 1 : half;
+    }
     return k;
 }
 
@@ -242,7 +246,7 @@ static inline int sparse_match(SparseInflater *z, int n, int32_t from, int32_t s
     int32_t *entry = z->list + SPARSE_BACK;
     int k = n;
     for (int i = 1; i <= SPARSE_BACK; i++) k -= entry[n - i] >= from;
-    if (__builtin_expect(k == n - SPARSE_BACK, 0)) k = sparse_find(z, from);
+    if (__builtin_expect(k == n - SPARSE_BACK, 0)) k = sparse_find(z, n, from);
     entry[n] = SPARSE_MOST << 8; /* beyond any end, if it is this one */
     int32_t copy = entry[k] + shift;
     entry[n] = copy;
@@ -259,9 +263,19 @@ static inline int sparse_match(SparseInflater *z, int n, int32_t from, int32_t s
     return n;
 }
 
-/* Decode a block; returns the new number of entries, -1 if it is damaged. */
-static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, int *position,
-                               int n_bytes)
+/* How often the codes of a match, which took `bits` bits, come again right behind it, given how the
+ * stream differs from itself so many bits later. */
+static __attribute__((noinline)) int sparse_again(SparseStream *s, uint64_t differs, unsigned bits)
+{
+    unsigned again = (unsigned)__builtin_ctzll(differs) / bits;
+    sparse_drop(s, again * bits);
+    return (int)again;
+}
+
+/* Decode a block; returns the new number of entries, -1 if it is damaged. Of a weak frame the same
+ * match comes again and again between the photons: it copies what one as long as all would. */
+static inline __attribute__((always_inline)) int sparse_block(
+    SparseInflater *z, SparseStream *stream, int n, int *position, int n_bytes, int weak)
 {
     SparseStream s = *stream;
     int32_t *entry = z->list + SPARSE_BACK;
@@ -272,9 +286,6 @@ static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, i
     SparseMeaning e = z->length.meaning[s.bits & length_mask];
     for (;;) {
         if (__builtin_expect(s.next > s.limit, 0)) return -1;
-        /* of the next two multiples of 256: no match goes further */
-        uint32_t both[2] = {(uint32_t)n, (uint32_t)n};
-        memcpy(z->first + (at >> 8) + 1, both, sizeof both);
         if (__builtin_expect(e & NO_MATCH, 0)) {
             if (BITS_IN_ALL(e) == 0) e = sparse_long_code(&z->length, s.bits, length_meaning);
             if (e & IS_END) break;
@@ -291,12 +302,21 @@ static inline int sparse_block(SparseInflater *z, SparseStream *stream, int n, i
             }
         }
         int length = VALUE(e, s.bits);
+        uint64_t whole = s.bits;
+        unsigned counted = s.n;
         sparse_drop(&s, BITS_IN_ALL(e));
         e = z->distance.meaning[s.bits & distance_mask];
         if (__builtin_expect(e & NO_MATCH, 0))
             e = sparse_long_code(&z->distance, s.bits, distance_meaning);
         int distance = VALUE(e, s.bits);
         sparse_drop(&s, BITS_IN_ALL(e));
+        if (weak) {
+            /* behind the counted bits nothing is the same */
+            unsigned used = counted - s.n;
+            uint64_t differs = (whole ^ s.bits) | (uint64_t)1 << s.n;
+            if ((differs & (((uint64_t)1 << used) - 1)) == 0)
+                length *= 1 + sparse_again(&s, differs, used);
+        }
         /* looked up before the copying, so that a wrong guess there does not delay it */
         sparse_refill(&s);
         e = z->length.meaning[s.bits & length_mask];
@@ -329,7 +349,6 @@ static inline int sparse_adler_fits(const int32_t *entry, int n, int n_bytes,
 static inline void sparse_init(SparseInflater *z)
 {
     for (int i = 0; i < SPARSE_BACK; i++) z->list[i] = -1;
-    z->first[0] = 0;
 }
 
 /* Inflate a frame of n_bytes from packed[0 … size - 1]; SPARSE_PAD bytes more can be loaded. Returns
@@ -350,7 +369,8 @@ static inline int sparse_inflate(SparseInflater *z, const uint8_t *packed, size_
         if (s.next > s.limit) return -1;
         is_last = sparse_take(&s, 1);
         if (sparse_take(&s, 2) != 2 || !sparse_codes(z, &s)) return -1;
-        n = sparse_block(z, &s, n, &at, n_bytes);
+        n = size < SPARSE_WEAK ? sparse_block(z, &s, n, &at, n_bytes, 1)
+                               : sparse_block(z, &s, n, &at, n_bytes, 0);
         if (n < 0) return -1;
     }
     /* other bytes may stand between the stream's Adler-32 and the end */

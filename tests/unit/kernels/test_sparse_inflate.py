@@ -130,6 +130,22 @@ def test_encoders(tmp_path, encoder):
         assert sparse.n_sparse == len(SPARSE), "declined, and read slowly"
 
 
+@pytest.mark.parametrize("encoder", ["zlib 1", "zlib 6", "libdeflate 2"])
+def test_weak_frames(tmp_path, encoder):
+    """Between few photons the same match comes again and again: many are worked off as one."""
+    rng = np.random.default_rng(8)
+    streams = []
+    for photons in [0, 1, 2, 5, 10, 30, 60, 400] * 4:
+        image = np.zeros(SS * FS, np.uint8)
+        np.add.at(image, rng.integers(0, image.size, photons), 1)
+        streams.append(ENCODERS[encoder](image))
+    # less than SPARSE_WEAK in sparse_inflate.h, and more
+    assert min(map(len, streams)) < 500 < 700 < max(map(len, streams))
+    ours = assert_same(tmp_path, streams)
+    assert ours.problems == []
+    assert ours.n_sparse == len(streams), "declined, and read slowly"
+
+
 def test_pixels_of_two_bytes(tmp_path):
     """Low bytes and high ones are two planes: a pixel can have either, or both."""
     rng = np.random.default_rng(3)
