@@ -190,6 +190,7 @@ def _geometry(detector: h5py.Group, xyz: np.ndarray, path: Path) -> DetectorGeom
 
 
 def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
+    """Return everything that has one row per hit, by its path in the entry."""
     found = {}
 
     def visit(path, item):

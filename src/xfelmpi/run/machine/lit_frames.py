@@ -106,6 +106,7 @@ class _Finder:
 
     @classmethod
     def read(cls, files: list, source: str, found: Findings) -> "_Finder | None":
+        """Read what the finder wrote; None if tables are missing, or do not fit each other."""
         keys = ("detectorPulseId", "nPulsePerFrame", "energyPerFrame", "xgmPulseId")
         tables = {}
         for key in (*keys, "masterPulseId", "nFrame"):
