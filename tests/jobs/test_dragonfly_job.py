@@ -140,6 +140,27 @@ def test_dragonfly_starts(small):
     assert len((recon / "logs" / "EMC.log").read_text().splitlines()) > 2
 
 
+def test_background_is_handed_over(small, tmp_path):
+    """It is that of the CXI file, and Dragonfly takes it as it is."""
+    folder, _ = small
+    with h5py.File(folder / "out/saved_hits/r0050_hits.cxi") as file:
+        detector = file["entry_1/instrument_1/detector_1"]
+        background = np.nan_to_num(detector["background"][:])
+        weighting = detector["background_weighting"][:]
+    with h5py.File(files(folder / "out")[1]) as file:
+        found, mask = file["background"][:], file["mask"][:]
+        np.testing.assert_array_equal(file["scale"][:], weighting)
+    blocks = background.reshape(16, 64, 8, 16, 8).sum(axis=(2, 4), dtype=np.float64)
+    np.testing.assert_allclose(found[mask == 0], blocks.reshape(-1)[mask == 0], rtol=1e-6)
+    assert found.sum() > 0
+    # as Dragonfly does with `background_file` in the configuration
+    detector = Detector(str(files(folder / "out")[1]))
+    detector.parse_background(str(files(folder / "out")[1]))
+    np.testing.assert_array_equal(detector.background, found)
+    text = (folder / "recon" / "config.ini").read_text()
+    assert "# background_file = data/detector.h5\n# bgscale_file = data/detector.h5\n" in text
+
+
 def test_folder_may_be_made_again(run, small, tmp_path):
     """The links follow, an edited config.ini stays."""
     recon = tmp_path / "recon"

@@ -44,6 +44,10 @@ class DragonflyDetector:
         Edge of a pixel here in pixels of the detector.
     polarisation : str
         ``x``, ``y`` or ``none``.
+    background : ndarray, float64 (pixel,), or None
+        Expected photons without a particle in a hit of weighting 1.
+    weighting : ndarray, float64 (hit,), or None
+        What scales the background to each hit.
     """
 
     q: np.ndarray
@@ -54,6 +58,8 @@ class DragonflyDetector:
     wavelength: float
     bin: int
     polarisation: str
+    background: np.ndarray | None = None
+    weighting: np.ndarray | None = None
 
     @property
     def n_used(self) -> int:
@@ -92,6 +98,27 @@ def usable_pixels(good_frames: np.ndarray, n_frames: int, max_bad: float) -> np.
         Fraction of all frames in which a usable pixel may be bad.
     """
     return n_frames - good_frames.astype(np.int64) <= max_bad * n_frames
+
+
+def background_of_blocks(background: np.ndarray, usable: np.ndarray | None, n: int) -> np.ndarray:
+    """Return the background on the usable pixels of every block, float64 (block,).
+
+    Parameters
+    ----------
+    background : ndarray, float32 (module, ss, fs)
+        NaN where it is not known; that counts as none.
+    usable : ndarray, bool (module, ss, fs), or None
+        None: all.
+    n : int
+        Edge of a block in pixels.
+    """
+    counts = np.isfinite(background) & (True if usable is None else usable)
+    # module by module: temporary arrays stay small
+    blocks = [
+        in_blocks(np.where(counts[m], background[m], 0.0).astype(np.float64), n).sum(axis=(1, 3))
+        for m in range(len(background))
+    ]
+    return np.concatenate([values.reshape(-1) for values in blocks])
 
 
 def make_detector(

@@ -24,6 +24,9 @@ log_file = logs/EMC.log
 need_scaling = 1
 beta_factor = 1.0
 beta_schedule = 2.0 10
+# without the two '#', the background is part of the model, scaled for each hit: far slower
+# background_file = data/{detector}
+# bgscale_file = data/{detector}
 """
 
 
@@ -54,10 +57,15 @@ def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) ->
                 ("mask", detector.mask, ""),
                 ("detd", detector.detd, "pixels"),
                 ("ewald_rad", detector.ewald_rad, "voxels"),
+                # what `background_file` and `bgscale_file` of its configuration name
+                ("background", detector.background, "photons"),
+                ("scale", detector.weighting, ""),
                 # Dragonfly does not read these
                 ("wavelength", detector.wavelength, "m"),
                 ("voxel", detector.voxel, "1/m"),
             ):
+                if value is None:
+                    continue
                 file[name] = value
                 if units:
                     file[name].attrs["units"] = units

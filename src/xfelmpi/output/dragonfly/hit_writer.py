@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
-from xfelmpi.output.dragonfly.detector import make_detector, usable_pixels
+from xfelmpi.output.dragonfly.detector import (
+    background_of_blocks,
+    make_detector,
+    usable_pixels,
+)
 from xfelmpi.output.dragonfly.folder import check_folder, write_detector, write_folder
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
@@ -129,8 +134,10 @@ class DragonflyWriter(HitWriter):
         """Close the EMC file and write the detector file, if the distance is known."""
         fault_injection.inject(self._hits.comm, "detector")
         self._emc.close()
+        columns = {column.name: column.values for column in self._hits.sets["hits"].columns}
+        weighting = mpi.allgather_concat(self._hits.comm, columns["background_weighting"])
         written = mpi.bcast_from_root(
-            self._hits.comm, lambda: self._write_detector(header.good_in_hits)
+            self._hits.comm, lambda: self._write_detector(header, weighting)
         )
         return [self._hits.files.emc, *written]
 
@@ -146,12 +153,16 @@ class DragonflyWriter(HitWriter):
             return
         log.info(write_folder(config.dragonfly, files.emc, files.dragonfly_detector))
 
-    def _write_detector(self, good_in_hits: np.ndarray) -> list[Path]:
+    def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
         hits, config = self._hits, self._hits.config
         if np.isnan(hits.geometry.distance):
             return []
-        usable = self._usable_pixels(good_in_hits)
+        usable = self._usable_pixels(header.good_in_hits)
         detector = make_detector(config, hits.geometry, hits.wavelength, usable)
+        if header.background.ndim == len(hits.detector.frame_shape):
+            # merged hits have several, of which Dragonfly would take one
+            background = background_of_blocks(header.background, usable, self._n)
+            detector = replace(detector, background=background, weighting=weighting)
         path = hits.files.dragonfly_detector
         write_detector(path, hits.attributes, detector)
         edge, memory = detector.volume_edge, detector.memory(_THREADS)

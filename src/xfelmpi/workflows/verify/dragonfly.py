@@ -6,9 +6,10 @@ import numpy as np
 
 from xfelmpi.mpi import alone
 from xfelmpi.output.dragonfly.binning import n_blocks
-from xfelmpi.output.dragonfly.detector import make_detector
+from xfelmpi.output.dragonfly.detector import background_of_blocks, make_detector
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.emc import EmcFile
+from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
 
@@ -42,6 +43,11 @@ def detector(outputs: Outputs) -> Iterator[Finding]:
     values = dict(zip(("qx", "qy", "qz"), right.q, strict=True))
     values |= {"corr": right.corr, "detd": right.detd, "ewald_rad": right.ewald_rad}
     values |= {"wavelength": right.wavelength, "voxel": right.voxel}
+    if "background" in file:
+        # files of earlier versions have none
+        ground = background_of_blocks(outputs.header.background, outputs.usable, config.bin)
+        weighting = outputs.header.columns[f"{DETECTOR}/background_weighting"].values
+        values |= {"background": ground, "scale": weighting}
     for name, value in values.items():
         found = file[name][()]
         if np.shape(found) == np.shape(value):
