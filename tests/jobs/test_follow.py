@@ -15,6 +15,7 @@ from arrivingruns import arrive, raw_twin
 from compare import assert_same_outputs
 from launch import call_xfelmpi, limit, run_python
 from mockrun import tiny_run
+from stopped import run_until
 
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
@@ -188,6 +189,22 @@ def test_killed_and_continued(source, tmp_path, quick):
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(frames_read(done.stdout)) == CELLS * 2, done.stdout
     assert_as_of_a_plain_job(tmp_path)
+
+
+def test_stopped_while_it_waits(source, tmp_path):
+    """No links are left, and it is said how to go on."""
+    folder, sequences = source
+    arrive(folder, tmp_path, [p for files in sequences[:2] for p in files if "raw" in p.parts])
+    arrive(folder, tmp_path, [p for p in sequences[0] if "proc" in p.parts])
+    args = [50, "--prefix", tmp_path, "--follow", "--no-report"]
+    where = "workflows.follow:whole_sequences"
+    done = run_until(tmp_path, args, 0, signal.SIGTERM, where, call=3)
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert frames_of(tmp_path) == CELLS
+    assert done.stderr.splitlines()[-1].endswith("--follow --no-report --resume")
+    assert (tmp_path / "scratch" / "checkpoint").exists()
+    for left in ("follow", "lock"):
+        assert not (tmp_path / "scratch" / left).exists()
 
 
 def test_masks_that_become_others(source, tmp_path, quick):

@@ -79,6 +79,14 @@ def follow(
         why = "of an earlier job is not used"
         mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint, why))
     rounds = _Rounds(job, how.timeout)
+    release = job.shutdown.release
+
+    def clean_up_and_release() -> None:
+        rounds.clean_up()
+        release()
+
+    if comm.rank == 0:
+        job.shutdown.release = clean_up_and_release
     try:
         while so_far := mpi.bcast_from_root(comm, rounds.another):
             _show(new_job(), so_far, rounds.staging, process)
