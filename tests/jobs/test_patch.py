@@ -155,6 +155,15 @@ def test_merged_sets(made, tmp_path):
     patch(prefix, b, "all", "50", *words)
     patch(prefix, a, "50", *words)
     assert call_xfelmpi([*merge, a]).returncode == 0
+    # with backgrounds that are those of several runs, these would be wrong
+    with h5py.File(b / "merged/all_hits.cxi") as file:
+        found = []
+        file.visititems(lambda _, item: found.append(item))
+        sources = [str(item.attrs.get("source", "")).startswith("analysis ") for item in found]
+        blank = [item[()] for item, ours in zip(found, sources, strict=True) if ours]
+        assert blank
+        for values in blank:
+            assert np.isnan(values).all() if values.dtype.kind == "f" else not values.any()
     for name in ("all_hits.cxi", "all_det.h5"):
         with h5py.File(b / "merged" / name, "r+") as file:
             del file.attrs["patched_from"]

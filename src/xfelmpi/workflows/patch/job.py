@@ -228,11 +228,14 @@ def _analysed(
 ) -> tuple[AddedColumn, ...] | None:
     """Return the columns of analyses anew; collective.
 
-    Those of merged hits stay, without any here: each run has a background of its own.
+    Those of merged hits become unknown, without any here: each run has a background of its own.
     """
     if plan.merged:
         if comm.rank == 0 and plan.analyses:
-            log.warning("columns of analyses stay: patch the runs and merge them again instead")
+            log.warning(
+                "columns of analyses and sizes become unknown (NaN, 0 in whole numbers): patch the "
+                "runs and merge them again instead"
+            )
         return None
     classes = {
         name: load_object(SIZES[name]) if name in SIZES else hit_analyses((name,))[name]
@@ -265,7 +268,12 @@ def _columns(
     """Return the columns of some frames, those of analyses anew; non-hits have NaN there."""
     sums = {_LIT: tally.lit, _PHOTONS: tally.photons}
     stay = [c for c in frames.columns if analysed is None or not analysis_of(c.attributes)]
-    columns = [c._replace(values=sums.get(c.path, c.values).astype(c.values.dtype)) for c in stay]
+    columns = [
+        c._replace(values=_unknown(c.values))
+        if analysis_of(c.attributes)
+        else c._replace(values=sums.get(c.path, c.values).astype(c.values.dtype))
+        for c in stay
+    ]
     for column in analysed or ():
         values = column.values
         if kind != "hits":
@@ -273,6 +281,10 @@ def _columns(
         path = f"{column.group or INSTRUMENT}/{column.name}"
         columns.append(FrameColumn(path, values, column.attributes()))
     return columns
+
+
+def _unknown(values: np.ndarray) -> np.ndarray:
+    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
 
 
 def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsToWrite:
