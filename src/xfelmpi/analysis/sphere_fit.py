@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xfelmpi.analysis.fit_blocks import (
+    BLOCK_HITS,
+    deviance_per_freedom,
+    fit_in_blocks,
+    hits_arrays,
+)
 from xfelmpi.analysis.form_factor import forward_scattering, sphere_amplitude
-from xfelmpi.analysis.poisson import deviance, expected_deviance
 from xfelmpi.analysis.polar_bins import BinnedHits, PolarBins
-
-BLOCK_HITS = 32
-"""Rows of every product of matrices: its rounding depends on the shape."""
 
 _LEVELS = np.array([0.0, 0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0, 8.0, 20.0])
 """Background over signal for which the grid has templates; the nearest one is taken."""
@@ -83,13 +85,7 @@ class SphereFit:
 
     def __call__(self, hits: BinnedHits) -> Spheres:
         """Return the sphere that fits each hit best."""
-        parts = []
-        for a in range(0, len(hits.photons), BLOCK_HITS):
-            part = BinnedHits(*(values[a : a + BLOCK_HITS] for values in hits_arrays(hits)))
-            parts.append(self._fit(part))
-        if not parts:
-            return Spheres(*np.zeros((6, 0)))
-        return Spheres(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return fit_in_blocks(self._fit, hits, Spheres)
 
     def _fit(self, hits: BinnedHits) -> Spheres:
         rings = BinnedHits(*(self._bins.of_rings(values) for values in hits_arrays(hits)))
@@ -181,17 +177,7 @@ class SphereFit:
         shift = np.where(bins.total > 0, bins.q - bins.ring_q[ring], 0.0)
         intensity = np.maximum(mean[:, ring] + change[:, ring] * shift, 0.2 * mean[:, ring])
         scale = self._forward * (fluence * size**6)[:, None]
-        expected = scale * intensity * hits.exposure + hits.background
-        seen = hits.exposure > 0
-        expected = np.where(seen, np.maximum(expected, 1e-12), 1.0)
-        total = np.where(seen, deviance(hits.photons, expected), 0.0).sum(axis=1)
-        usual = np.where(seen, expected_deviance(expected), 0.0).sum(axis=1)
-        return total / np.maximum(usual - 2, 1.0)
-
-
-def hits_arrays(hits: BinnedHits) -> tuple[np.ndarray, ...]:
-    """Return photons, exposure and background."""
-    return hits.photons, hits.exposure, hits.background
+        return deviance_per_freedom(hits, scale * intensity * hits.exposure, 2)
 
 
 def _solve(gradient: np.ndarray, aa: np.ndarray, ab: np.ndarray, bb: np.ndarray):

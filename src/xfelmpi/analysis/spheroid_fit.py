@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xfelmpi.analysis.fit_blocks import (
+    BLOCK_HITS,
+    deviance_per_freedom,
+    fit_in_blocks,
+    hits_arrays,
+)
 from xfelmpi.analysis.form_factor import forward_scattering, sphere_amplitude
-from xfelmpi.analysis.poisson import deviance, expected_deviance
 from xfelmpi.analysis.polar_bins import BinnedHits, PolarBins
-from xfelmpi.analysis.sphere_fit import BLOCK_HITS, hits_arrays
 
 N_ANGLES = 64
 """Sectors of every ring, and angles of the grid in [0, π)."""
@@ -102,13 +106,7 @@ class SpheroidFit:
 
     def __call__(self, hits: BinnedHits) -> Spheroids:
         """Return the spheroid that fits each hit best."""
-        parts = []
-        for a in range(0, len(hits.photons), BLOCK_HITS):
-            part = BinnedHits(*(values[a : a + BLOCK_HITS] for values in hits_arrays(hits)))
-            parts.append(self._fit(part))
-        if not parts:
-            return Spheroids(*np.zeros((len(Spheroids._fields), 0)))
-        return Spheroids(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return fit_in_blocks(self._fit, hits, Spheroids)
 
     def _fit(self, hits: BinnedHits) -> Spheroids:
         total = hits.photons.sum(axis=1)
@@ -129,7 +127,8 @@ class SpheroidFit:
         edge = ((where[:, :2] <= low) | (where[:, :2] >= high)).any(axis=1).astype(np.float64)
         columns = (volume, volume * volume_error, short, short_error, long, long_error)
         columns += (angle, error[:, 2], light, light * error[:, 3])
-        columns += (self._goodness(hits, where), edge)
+        signal, _ = self._model(hits.exposure, where, slopes=False)
+        columns += (deviance_per_freedom(hits, signal, 4), edge)
         return Spheroids(*(np.where(usable, c, np.nan) for c in columns))
 
     def _templates(self, pairs: np.ndarray) -> np.ndarray:
@@ -255,12 +254,3 @@ class SpheroidFit:
             if not len(moving):
                 break
         return where, covariance
-
-    def _goodness(self, hits: BinnedHits, where: np.ndarray) -> np.ndarray:
-        """Return the deviance per degree of freedom over the bins, float64 (hit,)."""
-        seen = hits.exposure > 0
-        signal, _ = self._model(hits.exposure, where, slopes=False)
-        expected = np.where(seen, np.maximum(signal + hits.background, 1e-12), 1.0)
-        total = np.where(seen, deviance(hits.photons, expected), 0.0).sum(axis=1)
-        usual = np.where(seen, expected_deviance(expected), 0.0).sum(axis=1)
-        return total / np.maximum(usual - 4, 1.0)
