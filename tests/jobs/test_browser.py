@@ -1,5 +1,6 @@
 """The pages in a real browser, opened from disk: Debian's Chromium, driven by Playwright."""
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from overview_page import make_reports
 
 from xfelmpi.report import overview
+from xfelmpi.workflows.merge.row_filter import rows_where
 
 pytestmark = pytest.mark.browser
 
@@ -91,7 +93,9 @@ def opened(chromium, report):
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-@pytest.mark.parametrize("name", ["r0050.html", "r0051.html", "index.html"])
+@pytest.mark.parametrize(
+    "name", ["r0050.html", "r0051.html", "r0050_hits.html", "r0051_hits.html", "index.html"]
+)
 def test_pages_fit_and_every_image_is_one(opened, name, size):
     page = opened(name, size).page
     assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
@@ -103,6 +107,12 @@ def test_pages_fit_and_every_image_is_one(opened, name, size):
     # nothing reaches out of its text box, and letters are large enough to read
     texts = page.locator(".chart text").all()
     assert all(t.bounding_box()["height"] > 9 for t in texts[:20])
+    if name in ("r0050.html", "r0051.html"):
+        page.wait_for_selector("body[data-drawn]", state="attached")
+        widths = page.locator(".plot").evaluate_all("all => all.map(e => e.offsetWidth)")
+        assert len(widths) >= 7
+        assert min(widths) > 200
+        assert max(widths) <= size["width"]
 
 
 def test_headline_equals_the_events_file(opened, report):
@@ -180,25 +190,234 @@ def test_overview_of_a_thousand_runs(chromium, tmp_path, size):
     page.close()
 
 
-def test_hovering_and_zooming(opened):
-    page = opened("r0050.html").page
-    chart = page.locator("figure.chart").nth(2)
-    frame, tip = chart.locator(".frame"), chart.locator(".tip")
-    chart.scroll_into_view_if_needed()
-    box = frame.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    assert not tip.is_visible()
-    # the middle of the first of twelve cells
-    page.mouse.move(box["x"] + box["width"] / 24, middle)
-    assert tip.inner_text().startswith("memory cell: 0\nhits: ")
-    page.mouse.move(box["x"] + box["width"] / 2, middle)
+RANGES = """element => {
+    const root = charts.roots, id = Object.keys(root).find((key) => root[key] === element.id);
+    const view = Bokeh.index.get_by_id(id), box = view.canvas_view.el.getBoundingClientRect();
+    const { left, top, width, height } = view.frame.bbox, { x_range: x, y_range: y } = view.model;
+    return { x: [x.start, x.end], y: [y.start, y.end],
+             box: [box.left + left, box.top + top, width, height] };
+}"""
+
+
+@pytest.fixture
+def drawn(opened):
+    """Open the page of run 50 with its charts drawn."""
+
+    def open_page(size=DESKTOP):
+        page = opened("r0050.html", size).page
+        page.wait_for_selector("body[data-drawn]", state="attached")
+        return page
+
+    return open_page
+
+
+def plot(page, title: str):
+    """The element of a chart, on the screen."""
+    element = page.locator("figure.chart", has=page.get_by_text(title, exact=True))
+    element = element.locator(".plot")
+    element.scroll_into_view_if_needed()
+    return element
+
+
+def drag(page, box, start: float, end: float):
+    """Draw a box over a part of a plot, from start to end of its width."""
+    left, top, width, height = box
+    page.mouse.move(left + width * start, top + height * 0.05)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * 0.75, middle)
+    page.mouse.move(left + width * (start + end) / 2, top + height / 2)
+    page.mouse.move(left + width * end, top + height * 0.95)
     page.mouse.up()
-    shown = chart.locator(".x text").all_text_contents()
-    assert shown == ["6", "7", "8"]
-    chart.get_by_role("button", name="whole range").click()
-    assert len(chart.locator(".x text").all_text_contents()) > 3
+
+
+def test_hovering_shows_numbers(drawn):
+    page = drawn()
+    left, top, width, height = plot(page, "Hits against memory cell").evaluate(RANGES)["box"]
+    # the middle of the first of twelve cells
+    page.mouse.move(left + width / 24, top + height / 2)
+    page.mouse.move(left + width / 24 + 1, top + height / 2)
+    names, values = (page.locator(f".bk-tooltip-row-{part}:visible") for part in ("label", "value"))
+    names.first.wait_for()
+    assert [text.strip(": ") for text in names.all_inner_texts()] == ["memory cell", "hits"]
+    assert values.nth(0).inner_text() == "0"
+    assert values.nth(1).inner_text().isdigit()
+
+
+def test_zooming_is_linked_and_can_be_taken_back(drawn):
+    page = drawn()
+    cells, score = (
+        plot(page, f"{what} memory cell") for what in ("Hits against", "Mean score against")
+    )
+    before = cells.evaluate(RANGES)
+    drag(page, before["box"], 0.5, 0.75)
+    page.wait_for_timeout(200)
+    zoomed = cells.evaluate(RANGES)
+    assert zoomed["x"] == pytest.approx([5.5, 8.5], abs=0.2)
+    assert score.evaluate(RANGES)["x"] == zoomed["x"]
+    assert plot(page, "Hit rate against train").evaluate(RANGES)["x"] == [-0.5, 3.5]
+    cells.hover()
+    cells.locator(".bk-tool-icon-reset").click()
+    assert cells.evaluate(RANGES)["x"] == before["x"]
+
+
+def test_series_can_be_switched_off(drawn):
+    page = drawn()
+    element = plot(page, "Hit-score histogram")
+    hidden = """() => Bokeh.documents[0].all_models ? [...Bokeh.documents[0].all_models]
+        .filter(m => m.type === "GlyphRenderer" && !m.visible).length : -1"""
+    assert page.evaluate(hidden) == 0
+    element.locator(".bk-Legend .bk-item").first.click()
+    page.wait_for_timeout(200)
+    assert page.evaluate(hidden) == 1
+
+
+def test_powders_have_their_values_and_share_a_scale_on_request(drawn):
+    page = drawn()
+    limits = """() => ["", "_hits", "_misses"].map(which => {
+        const scale = Bokeh.documents[0].get_model_by_name("scale" + which);
+        return [scale.low, scale.high];
+    })"""
+    own = page.evaluate(limits)
+    assert len({tuple(pair) for pair in own}) == 3
+    page.locator("#same-scale").check()
+    assert page.evaluate(limits) == [[min(p[0] for p in own), max(p[1] for p in own)]] * 3
+    page.locator("#same-scale").uncheck()
+    assert page.evaluate(limits) == own
+    for part, size in ((0, 300), (1, 256)):
+        values = page.evaluate(
+            """name => {
+            const { data } = Bokeh.documents[0].get_model_by_name(name), image = data.image[0];
+            return [image.shape[0], Math.max(...[...image].filter(v => v > 0))];
+        }""",
+            f"powder_hits-{part}",
+        )
+        assert values[0] >= size
+        assert values[1] > 0
+
+
+# the hit browser
+
+SHOWN = "figures => figures.map(f => Number(f.querySelector('b').innerText.slice(4)))"
+
+
+@pytest.fixture
+def browser_of_hits(opened):
+    """Open the hit browser of run 50, its images drawn."""
+
+    def open_page(size=DESKTOP, name="r0050_hits.html"):
+        page = opened(name, size).page
+        page.wait_for_selector("body[data-drawn]", state="attached")
+        return page
+
+    return open_page
+
+
+def hit_columns(report) -> dict[str, np.ndarray]:
+    with h5py.File(report.parent / "events" / "r0050_events.h5") as file:
+        hit = file["is_hit"][:].astype(bool)
+        names = ("trainId", "cellId", "photons", "hitscore")
+        return {name: file[name][:][hit] for name in names}
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_hits_are_sorted_and_filtered(browser_of_hits, report, size):
+    page, columns = browser_of_hits(size), hit_columns(report)
+    figures = page.locator("#grid figure")
+    by_score = np.argsort(-columns["hitscore"], kind="stable").tolist()
+    assert figures.evaluate_all(SHOWN) == by_score[:48]
+    page.locator("#sort").select_option("trainId")
+    page.locator("#direction").click()
+    assert figures.evaluate_all(SHOWN) == list(range(len(by_score)))[:48]
+    least = int(np.median(columns["photons"]))
+    page.locator("#where").fill(f"photon_counts > {least} and cellId < 9")
+    page.locator("#where").press("Enter")
+    expected = np.flatnonzero((columns["photons"] > least) & (columns["cellId"] < 9)).tolist()
+    assert expected
+    assert figures.evaluate_all(SHOWN) == expected
+    assert f"{len(expected)} of {len(by_score)} hits" in page.locator("#page").inner_text()
+    page.locator("#where").fill("brightness > 3")
+    page.locator("#where").press("Enter")
+    assert "no column 'brightness'; there are hit, trainId" in page.locator("#message").inner_text()
+    page.locator("#where").fill("")
+    page.locator("#column").select_option("photons")
+    page.locator("#operator").select_option(">=")
+    page.locator("#value").fill(str(int(columns["photons"].max())))
+    page.locator("#add").click()
+    assert figures.evaluate_all(SHOWN) == [int(np.argmax(columns["photons"]))]
+    assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_hit_is_enlarged_with_all_its_photons(browser_of_hits, report, size):
+    page, columns = browser_of_hits(size), hit_columns(report)
+    page.locator("#grid figure canvas").first.click()
+    dialog = page.locator("dialog")
+    assert dialog.is_visible()
+    best = int(np.argsort(-columns["hitscore"], kind="stable")[0])
+    caption = dict(row.split("\t") for row in dialog.locator("table").inner_text().splitlines())
+    assert caption["hit"].strip() == str(best)
+    assert int(caption["trainId"]) == columns["trainId"][best]
+    read = """async i => {
+        const found = await photons(data.columns.hit.indexOf(i));
+        return [[...found.count].reduce((a, b) => a + b, 0), found.count.length];
+    }"""
+    with h5py.File(report.parent / "saved_hits" / "r0050_hits.cxi") as file:
+        detector = file["entry_1/instrument_1/detector_1"]
+        frame = np.where(detector["mask"][best] == 0, detector["data"][best], 0)
+    assert page.evaluate(read, best) == [int(frame.sum()), int((frame > 0).sum())]
+    # full resolution: a point of the canvas is a pixel
+    assert dialog.locator("canvas").evaluate("c => c.width") > 1000
+    before = dialog.locator("canvas").bounding_box()["width"]
+    page.locator("#zoom").click()
+    assert dialog.locator("canvas").bounding_box()["width"] > 1.5 * before
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_hits_by_keyboard_and_ticked(browser_of_hits, report):
+    page, columns = browser_of_hits(), hit_columns(report)
+    order = np.argsort(-columns["hitscore"], kind="stable").tolist()
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    assert "2 ticked" in page.locator("#page").inner_text()
+    page.keyboard.press("Enter")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("dialog td").first.inner_text().strip() == str(order[1])
+    page.keyboard.press("Escape")
+    page.locator("#only-ticked").check()
+    assert page.locator("#grid figure").evaluate_all(SHOWN) == [order[0], order[2]]
+    assert page.evaluate("list()") == sorted([order[0], order[2]])
+    condition = page.evaluate("where()")
+    both = [order[0], order[2]]
+    assert rows_where(condition, columns).nonzero()[0].tolist() == sorted(both)
+    page.locator("#copy-where").click()
+    assert re.fullmatch("copied|not allowed here", page.locator("#copy-where").inner_text())
+
+
+def test_thousands_of_hits(chromium, report, tmp_path):
+    """The page of run 50 with its hits many times over."""
+    text = (report / "r0050_hits.html").read_text()
+    start, content, end = re.split(r'(?<=id="hits">)(.*?)(?=</script>)', text, maxsplit=1)
+    data = json.loads(content)
+    n = len(data["photons"])
+    for column in (data["photons"], *data["columns"].values()):
+        column[:] = (column * (4000 // n + 1))[:4000]
+    data["columns"]["hit"] = list(range(4000))
+    path = tmp_path / "r0050_hits.html"
+    path.write_text(start + json.dumps(data) + end)
+    watched = Watched(chromium, path, DESKTOP)
+    page = watched.page
+    page.wait_for_selector("body[data-drawn]", state="attached")
+    assert "page 1 of 84, 4000 of 4000 hits" in page.locator("#page").inner_text()
+    page.locator("#sort").select_option("hit")
+    page.locator("#direction").click()
+    page.get_by_role("button", name="next").click()
+    page.keyboard.press("PageDown")
+    shown = page.locator("#grid figure").evaluate_all(SHOWN)
+    assert shown == list(range(96, 144))
+    watched.assert_quiet()
+    page.close()
 
 
 def test_images_grow_and_commands_are_copied(opened):

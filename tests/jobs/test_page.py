@@ -1,10 +1,12 @@
 """The page of a run and the overview: what is in them, and that a job makes them in peace."""
 
+import base64
 import io
 import json
 import re
 import sys
 import time
+import zlib
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -20,9 +22,24 @@ from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.report import charts, curves, images, overview
-from xfelmpi.report.charts import Axis, Series, chart, ticks
+from xfelmpi.output.cxi.reader import read_hit
+from xfelmpi.report import (
+    axes,
+    charts,
+    curves,
+    hit_browser,
+    images,
+    layout,
+    overview,
+    powder_plots,
+    template,
+)
+from xfelmpi.report.axes import Axis, ticks
+from xfelmpi.report.build import make_report
+from xfelmpi.report.charts import Charts, Mark, Series
+from xfelmpi.report.detector_images import _MOST_BYTES
 from xfelmpi.report.overview import RunStatus
+from xfelmpi.report.run_files import read_run_files
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +58,15 @@ def page(done):
     return (done[0].options.prefix / "scratch/report/r0050.html").read_text()
 
 
+def without_scripts(page: str) -> str:
+    return re.sub("<script>.*?</script>", "", page, flags=re.S)
+
+
+def drawn(page: str) -> dict:
+    """What the page gives to Bokeh."""
+    return json.loads(re.search(r'id="charts">(.*?)</script>', page)[1])
+
+
 def headline_numbers(page: str) -> dict[str, str]:
     return {unescape(k): unescape(v) for k, v in re.findall(r'data-name="(.*?)">(.*?)</dd>', page)}
 
@@ -51,7 +77,7 @@ def headline_numbers(page: str) -> dict[str, str]:
 def test_job_makes_page_and_overview(done):
     mock, job = done
     report = mock.options.prefix / "scratch" / "report"
-    assert all_files(report) == ["index.html", "r0050.html", "r0050.json"]
+    assert all_files(report) == ["index.html", "r0050.html", "r0050.json", "r0050_hits.html"]
     assert f"report: {report / 'r0050.html'}" in job.stdout
     status = json.loads((report / "r0050.json").read_text())
     assert (status["run"], status["status"], status["frames"]) == (50, "3", 32)
@@ -90,11 +116,13 @@ def test_headline_equals_the_events_file(done, page):
 def test_page_holds_everything_and_is_small(page):
     assert len(page) < 5e6
     assert "<i>MS2" not in page
-    assert not re.findall(r"(?:src|href)=\"(?!data:|index\.html)", page)
+    elsewhere = r"(?:src|href)=\"(?!data:|index\.html|r0050_hits\.html)"
+    assert not re.findall(elsewhere, without_scripts(page))
     assert "module lacks 1 trains" in page
     for title in ("Hit rate against train", "Radial profile", "Modules", "resolution 2π/q in nm"):
         assert title in page
-    assert page.count('alt="powder of') == 3
+    assert page.count('aria-label="powder of') == 3
+    assert page.count('aria-label="centre of the powder of') == 3
 
 
 def test_page_is_made_from_the_files_alone(done, page, tmp_path):
@@ -111,10 +139,51 @@ def test_page_is_made_from_the_files_alone(done, page, tmp_path):
     again = (output / "report" / "r0050.html").read_text()
     assert headline_numbers(again) == headline_numbers(page)
     assert re.findall("<img.*?>", again) == re.findall("<img.*?>", page)
+    assert drawn(again) == drawn(page)
     (output / "saved_hits" / "r0050_hits.cxi").unlink()
     job = run_job(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
     assert job.returncode == 0, job.stderr
     assert "no pictures without it" in (output / "report" / "r0050.html").read_text()
+
+
+def test_the_page_is_the_same_every_time(done):
+    experiment = Experiment(done[0].options.prefix, done[0].options.prefix / "scratch", 50)
+    written = []
+    for _ in range(2):
+        make_report(experiment)
+        written.append([p.read_bytes() for p in (experiment.page, experiment.hit_browser)])
+    assert written[0] == written[1]
+
+
+def test_the_browser_has_every_hit_with_all_its_photons(done, monkeypatch):
+    prefix = done[0].options.prefix
+    found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
+    page = hit_browser.hit_browser(found)
+    assert "<i>MS2" not in without_scripts(page)
+    data = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
+    rows = found.hit_file.rows
+    assert data["columns"]["hit"] == list(range(len(rows)))
+    for name in ("trainId", "cellId", "photons"):
+        assert data["columns"][name] == getattr(found.run.events, name)[rows].tolist()
+    detector = Image.open(io.BytesIO(base64.b64decode(data["detector"].partition(",")[2])))
+    assert detector.size == (data["width"], data["height"])
+    for hit, packed in enumerate(data["photons"]):
+        planes = np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.uint8).reshape(6, -1)
+        point = np.cumsum(sum(planes[k].astype(int) << 8 * k for k in range(4)))
+        assert len(np.unique(point)) == len(point)
+        assert point.max() < data["width"] * data["height"]
+        photons, good = read_hit(found.hit_file.path, hit)
+        counts = planes[4].astype(int) + 256 * planes[5].astype(int)
+        assert sorted(counts) == sorted(photons[good & (photons > 0)])
+    # the strongest ones, where there are too many
+    score = found.run.events.hitscore[rows]
+    monkeypatch.setattr(hit_browser, "MOST_HITS", 3)
+    monkeypatch.setattr(hit_browser, "MOST_BYTES", len(data["photons"][int(np.argmax(score))]) + 1)
+    page = hit_browser.hit_browser(found)
+    few = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
+    assert few["columns"]["hit"] == sorted(np.argsort(-score, kind="stable")[:3].tolist())
+    assert [bool(packed) for packed in few["photons"]].count(True) == 1
+    assert f"The 3 strongest of {len(rows)} hits. Images of the 1 strongest." in page
 
 
 def test_no_outputs_no_page(tmp_path):
@@ -280,11 +349,36 @@ def test_curves_over_trains_against_loops():
         assert curve.running[i] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("trains", "expected"), [(1, 1), (50, 1), (51, 2), (3000, 100)])
+@pytest.mark.quick
+def test_binned_rate_against_loops(trains, expected):
+    random = np.random.default_rng(trains)
+    train = np.repeat(np.arange(trains, dtype=np.uint64), 7) + np.uint64(10**9)
+    complete = random.random(len(train)) < 0.8
+    complete[:3] = True
+    hit = complete & (random.random(len(train)) < 0.2)
+    found = curves.binned_rate(train, complete, hit)
+    assert found.trains_per_bin == expected
+    assert found.edges[[0, -1]].tolist() == [-0.5, trains - 0.5]
+    number = (train - train[0]).astype(int)
+    for i in {0, len(found.rate) // 2, len(found.rate) - 1}:
+        here = (number > found.edges[i]) & (number < found.edges[i + 1])
+        n, rate = complete[here].sum(), hit[here].sum() / complete[here].sum()
+        assert found.rate[i] == rate
+        # Wilson: the limits are the rates from which ours is one standard deviation away
+        for limit in (found.low[i], found.high[i]):
+            assert (rate - limit) ** 2 == pytest.approx(limit * (1 - limit) / n)
+        assert 0 <= found.low[i] <= rate <= found.high[i] <= 1
+
+
 @pytest.mark.quick
 def test_curves_of_nothing():
     none = np.empty(0)
     curve = curves.over_trains(none.astype(np.uint64), none > 0, none > 0, none)
     assert len(curve.train) == 0
+    binned = curves.binned_rate(none.astype(np.uint64), none > 0, none > 0)
+    assert len(binned.rate) == 0
+    assert len(binned.edges) == 2
     edges, logarithmic = curves.score_edges(none)
     assert len(edges) == 2
     assert not logarithmic
@@ -356,6 +450,44 @@ def test_pixels_are_where_extra_geom_has_them(xyz):
 
 
 @pytest.mark.quick
+def test_tiles_are_where_extra_geom_has_them():
+    from extra_geom import AGIPD_1MGeometry
+
+    quadrants = [(-525, 625), (-550, -10), (520, -160), (542.5, 475)]
+    geometry = AGIPD_1MGeometry.from_quad_positions(quadrants)
+    xyz = np.moveaxis(geometry.get_pixel_positions(), -1, 0).reshape(3, -1)
+    numbers = np.arange(xyz.shape[1], dtype=float)
+    theirs, centre = geometry.position_modules(numbers.reshape(AGIPD_1M.frame_shape))
+    fine, beam = layout.lay_out(xyz, AGIPD_1M, 200e-6, 1)[0]
+    ours = images.assemble(fine, numbers, np.ones(len(numbers))).values
+    # as they show them: y up, x to the left
+    np.testing.assert_array_equal(ours, theirs[::-1, ::-1])
+    assert beam == (theirs.shape[0] - centre[0], theirs.shape[1] - centre[1])
+    # two by two: no point is partly a gap, and all gaps of a module are alike
+    coarse, beam = layout.lay_out(xyz, AGIPD_1M, 200e-6, 2)[0]
+    assert set(np.unique(coarse.pixels)) == {0, 4}
+    place = coarse.point.reshape(AGIPD_1M.frame_shape)
+    for module in range(16):
+        columns = np.unique(place[module] % coarse.shape[1])
+        rows = np.unique(place[module] // coarse.shape[1])
+        steps = np.diff(columns if len(columns) > len(rows) else rows)
+        assert sorted(set(steps)) == [1, 2]
+        assert (steps == 2).sum() == 7
+    x = coarse.shape[1] - 0.5 - place % coarse.shape[1] - (coarse.shape[1] - beam[1])
+    assert abs(x.reshape(-1) * coarse.size - xyz[0]).max() < coarse.size
+
+
+@pytest.mark.parametrize("factor", [(30.0, 1), (1, 1.6)])
+@pytest.mark.quick
+def test_geometries_that_are_no_whole_tiles_are_binned_by_position(xyz, factor):
+    strange = xyz * np.array([[factor[0]], [factor[1]], [1]])
+    raster, beam = layout.lay_out(strange, AGIPD_1M, 200e-6, 2)[0]
+    np.testing.assert_array_equal(raster.point, images.make_raster(strange, 2, 200e-6).point)
+    assert raster.pixels.sum() == strange.shape[1]
+    assert 0 < beam[1] < raster.shape[1]
+
+
+@pytest.mark.quick
 def test_bad_pixels_and_gaps(xyz):
     raster = images.make_raster(xyz, 2, 200e-6)
     photons = np.full((16, 512, 128), 6.0)
@@ -390,12 +522,28 @@ def test_png_is_what_was_drawn():
 def test_images_of_noise_fit_the_page(xyz):
     """The largest images there can be: no two points alike."""
     random = np.random.default_rng(0)
+    raster, _ = layout.lay_out(xyz, AGIPD_1M, 200e-6, 2)[0]
     sizes = []
-    for pixels, shades in ((2, 48), (3, 32)):
-        shape = images.make_raster(xyz, pixels, 200e-6).shape
-        numbers = random.integers(2, 2 + shades, shape).astype(np.uint8)
-        sizes.append(len(images.data_uri(images.png(numbers, images.palette(shades)))))
-    assert 3 * sizes[0] + 24 * sizes[1] < 4.8e6
+    for shape in (raster.shape, (2 * powder_plots.CENTRE,) * 2):
+        numbers = random.integers(0, 256, shape).astype(np.uint8)
+        sizes.append(len(images.data_uri(images.grey_png(numbers))))
+    assert 3 * sum(sizes) + _MOST_BYTES + len(template._bokeh()) < 4.8e6
+
+
+@pytest.mark.quick
+def test_values_come_back_from_the_levels():
+    values = np.array([[np.nan, np.nan, 0.0], [1e-5, 0.3, 20.0]])
+    bad = np.zeros(values.shape, bool)
+    bad[0, 1] = True
+    numbers, low, high = images.levels(images.Assembled(values, bad))
+    assert numbers[0].tolist() == [images.GAP, images.BAD, images.LOWEST]
+    # as `page.js` does
+    again = low * (high / low) ** ((numbers[1] - 3.0) / 252)
+    assert again == pytest.approx(values[1], rel=0.03)
+    picture = Image.open(io.BytesIO(images.grey_png(numbers))).convert("RGBA")
+    assert np.array_equal(np.asarray(picture)[..., 0], numbers)
+    nothing = images.levels(images.Assembled(np.full((2, 2), np.nan), np.zeros((2, 2), bool)))
+    assert nothing[0].tolist() == [[0, 0], [0, 0]]
 
 
 # charts
@@ -403,13 +551,7 @@ def test_images_of_noise_fit_the_page(xyz):
 
 @pytest.mark.parametrize(
     ("axis", "expected"),
-    [
-        (Axis("", 0, 10), [0, 2, 4, 6, 8, 10]),
-        (Axis("", -0.5, 2.5, whole=True), [0, 1, 2]),
-        (Axis("", 0.5, 1200, True), [1, 10, 100, 1000]),
-        (Axis("", 400, 9000, True), [500, 1000, 2000, 5000]),
-        (Axis("", 1, 1.5, True), [1, 1.1, 1.2, 1.3, 1.4, 1.5]),
-    ],
+    [(Axis("", 0, 10), [0, 2, 4, 6, 8, 10]), (Axis("", -0.5, 2.5, whole=True), [0, 1, 2])],
 )
 @pytest.mark.quick
 def test_ticks_are_round(axis, expected):
@@ -422,39 +564,82 @@ def test_ticks_are_round(axis, expected):
 )
 @pytest.mark.quick
 def test_short_numbers(value, text):
-    assert charts.number(value) == text
+    assert axes.number(value) == text
+
+
+def chart_of(series, y=None, **more) -> dict:
+    """The document of a chart."""
+    drawing = Charts()
+    drawing.chart("t", Axis("x", 0, 6), y or Axis("y", 0, 2), series, **more)
+    return json.loads(drawing.document().removesuffix("</script>").partition(">")[2])
+
+
+def models(document: dict, kind: str) -> list[dict]:
+    """All objects of a kind in a document of Bokeh."""
+    found = []
+
+    def look(value):
+        if isinstance(value, dict):
+            if value.get("type") == "object" and value.get("name") == kind:
+                found.append(value)
+            value = list(value.values())
+        if isinstance(value, list):
+            for inner in value:
+                look(inner)
+
+    look(document)
+    return found
 
 
 @pytest.mark.quick
 def test_nothing_to_draw():
     none = np.empty(0)
-    axis = charts.axis_around("y", np.array([np.nan]), log=True)
-    text = chart("empty", Axis("x", 0, 1), axis, [Series("a", none, none)])
-    assert 'd=""' in text
-    assert "nan" not in text
+    axis = axes.axis_around("y", np.array([np.nan]), log=True)
+    found = chart_of([Series("a", none, none)], y=axis)
+    assert len(models(found["document"], "Line")) == 1
 
 
 @pytest.mark.quick
 def test_names_cannot_leave_their_place():
     x = np.arange(3.0)
-    text = chart("<b>", Axis("x&", 0, 2), Axis("y", 0, 2), [Series("</script><i>", x, x)])
+    drawing = Charts()
+    series = [Series("</script><i>", x, x)]
+    text = drawing.chart("<b>", Axis("x&", 0, 2), Axis("y", 0, 2), series, caption="<s>")
+    text += drawing.document()
+    assert text.count("<script") == text.count("</script>") == 1
     assert "<b><b>" not in text
     assert "<i>" not in text
-    data = json.loads(re.search(r"json\">(.*)</script></figure>", text)[1])
-    assert data["series"] == [["</script><i>", [0, 1, 2], [0, 1, 2]]]
+    assert "<s>" not in text
 
 
 @pytest.mark.quick
-def test_a_gap_breaks_the_line_and_a_lone_point_is_a_dot():
-    y = np.array([1, 1, np.nan, 1, np.nan, 1, 1])
-    text = chart("t", Axis("x", 0, 6), Axis("y", 0, 2), [Series("s", np.arange(7.0), y)])
-    path = re.search(r' d="(.*?)"', text)[1]
-    assert path.count("M") == 3
-    assert path.count("h0") == 1
+def test_series_and_thresholds_can_be_switched_off_and_are_named_with_numbers():
+    x = np.arange(3.0)
+    found = chart_of(
+        [Series("one", x, x), Series("bars", np.arange(4.0), x, "area")],
+        marks=(Mark(1.25, "σ 3"), Mark(1.5, "σ 4")),
+    )
+    (legend,) = models(found["document"], "Legend")
+    assert legend["attributes"]["click_policy"] == "hide"
+    labels = [item["attributes"]["label"]["value"] for item in models(legend, "LegendItem")]
+    assert labels == ["one", "bars", "σ 3: 1.25", "σ 4: 1.5"]
+
+
+@pytest.mark.quick
+def test_charts_with_the_same_link_move_together():
+    x = np.arange(3.0)
+    drawing = Charts()
+    for link in ("train", "train", "", ""):
+        drawing.chart("t", Axis("x", 0, 2), Axis("y", 0, 2), [Series("s", x, x)], link=link)
+    found = json.loads(drawing.document().removesuffix("</script>").partition(">")[2])
+    ranges = [root["attributes"]["x_range"]["id"] for root in found["document"]["roots"]]
+    assert ranges[0] == ranges[1]
+    assert len(set(ranges)) == 3
 
 
 def test_importing_the_program_does_not_import_the_page():
     code = "import sys, xfelmpi.workflows.process;"
-    code += " print([m for m in sys.modules if 'xfelmpi.report' in m])"
-    assert run_python(["-c", code]).stdout.strip() == "[]"
+    code += " print([m for m in sys.modules if 'xfelmpi.report' in m]);"
+    code += " print('bokeh' in sys.modules)"
+    assert run_python(["-c", code]).stdout.split() == ["[]", "False"]
     assert Path(charts.__file__).with_name("page.css").exists()

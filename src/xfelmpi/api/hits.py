@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xfelmpi.api.assembly import Assembler, lit_pixels
 from xfelmpi.core.vocabulary import column_name, under_both_names
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_hit_columns
+from xfelmpi.report.assembly import Assembler, lit_pixels
 from xfelmpi.workflows.merge.row_filter import rows_where
 
 

@@ -4,7 +4,6 @@ from functools import cached_property
 
 import numpy as np
 
-from xfelmpi.api.assembly import Assembler
 from xfelmpi.api.hits import Hits, hits_of
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.config.options import Config
@@ -13,6 +12,7 @@ from xfelmpi.io.checked import checked_attribute
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_positions
+from xfelmpi.report.assembly import Assembler
 
 
 class MergedRuns:

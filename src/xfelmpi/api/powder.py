@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.api.assembly import Assembler
+from xfelmpi.report.assembly import Assembler
 
 
 @dataclass(frozen=True, eq=False, repr=False)

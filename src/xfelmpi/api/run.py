@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.api.assembly import Assembler
 from xfelmpi.api.hits import Hits, hits_of
 from xfelmpi.api.merged import MergedRuns
 from xfelmpi.api.powder import Powder
@@ -19,6 +18,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import check_rows, read_hit_file, read_positions
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
+from xfelmpi.report.assembly import Assembler
 from xfelmpi.report.curves import momentum_transfer, radial_profile
 from xfelmpi.report.run_files import RunFiles, read_run_files
 from xfelmpi.report.verdicts import Answer

@@ -136,6 +136,11 @@ class Experiment:
         return self.output / "report" / f"{self.name}.html"
 
     @property
+    def hit_browser(self) -> Path:
+        """The page with all hits."""
+        return self.page.with_name(f"{self.name}_hits.html")
+
+    @property
     def status(self) -> Path:
         """The run's line in the overview of all runs."""
         return self.page.with_suffix(".json")

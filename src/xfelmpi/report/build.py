@@ -1,10 +1,11 @@
-"""Page and overview of a finished run, written."""
+"""Page, hit browser and overview of a finished run, written."""
 
 from pathlib import Path
 
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.report.detector_images import thumbnail
+from xfelmpi.report.hit_browser import hit_browser
 from xfelmpi.report.overview import record_success, replace_file
 from xfelmpi.report.run_files import read_run_files
 from xfelmpi.report.run_page import run_answers, run_page
@@ -13,7 +14,7 @@ from xfelmpi.report.verdicts import as_json
 
 
 def make_report(experiment: Experiment) -> Path:
-    """Write the page of a run from its output files, and the overview; one rank.
+    """Write the pages of a run from its output files, and the overview; one rank.
 
     Returns
     -------
@@ -34,4 +35,6 @@ def make_report(experiment: Experiment) -> Path:
     verdicts = as_json(run_answers(found))
     numbers = run_numbers(found.run)
     record_success(experiment, found.head, thumbnail(found), verdicts, numbers)
+    # last: nothing else waits for it
+    replace_file(experiment.hit_browser, hit_browser(found))
     return experiment.page

@@ -1,41 +1,48 @@
-"""Charts as inline SVG, readable as they stand; `page.js` adds hovering and zooming. Pure."""
+"""Charts of the run report, drawn by Bokeh: zoom, pan, hover, series that can be switched off.
 
-import json
+The charts of a page are one document of Bokeh, which `page.js` puts into the elements that are
+named here. BokehJS comes with the Python package and is part of the page: nothing is loaded.
+"""
+
 import math
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from bokeh.document import Document
+from bokeh.models import (
+    BoxZoomTool,
+    ColumnDataSource,
+    FixedTicker,
+    Grid,
+    HoverTool,
+    Legend,
+    LegendItem,
+    LinearAxis,
+    LinearScale,
+    LogAxis,
+    LogScale,
+    PanTool,
+    Plot,
+    Range1d,
+    ResetTool,
+    SaveTool,
+    WheelZoomTool,
+)
+from bokeh.models.glyph import Glyph
+from bokeh.models.glyphs import Line, Quad, Scatter, Segment, Step, VArea
 
-WIDTH, HEIGHT = 560, 270
-"""Of a chart, in its own units."""
+from xfelmpi.report.axes import Axis, number
+from xfelmpi.report.json_script import json_script
 
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 46
-"""What axes and their labels need of it."""
+HEIGHT = 300
+"""Of a chart in CSS pixels."""
 
-_INNER = 1000.0
-"""Edge of the square that the curves are drawn in; stretched to the plot, and what zooming cuts."""
+COLOURS = {"main": "#0b62a8", "hit": "#c8500a", "quiet": "#8694a7", "soft": "#9db4cc"}
 
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis from `low` to `high`, logarithmic or not; `whole`: of whole numbers."""
-
-    label: str
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-    def place(self, values) -> np.ndarray:
-        """Return where values lie, 0 … 1 from low to high; what is below a log axis at 0."""
-        values = np.asarray(values, float)
-        if not self.log:
-            return (values - self.low) / (self.high - self.low)
-        span = math.log(self.high / self.low)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            place = np.log(values / self.low) / span
-        return np.where(values <= self.low, 0.0, place)
+_MARKS = ("#b3201c", "#1b2330", "#7a3fa0", "#1c7a46", "#9a6200")
+_DASHES = ("solid", "dashed", "dotted", "dotdash", "dashdot")
+_TEXT = {"text_font": "system-ui, sans-serif", "text_color": "#566070"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,11 @@ class Series:
     y : ndarray, float64 (point,)
         NaN leaves a gap.
     form : str
-        ``line``, ``dots`` or ``area`` (steps down to the axis).
+        ``line``, ``dots``, ``area`` (bars down to the axis) or ``steps`` (`x` are edges, too).
     colour : str
-        Class in `page.css`: ``main``, ``hit``, ``quiet``.
+        Key of `COLOURS`.
+    low, high : ndarray, float64 (point,), optional
+        Limits of the uncertainty.
     """
 
     label: str
@@ -60,187 +69,269 @@ class Series:
     y: np.ndarray
     form: str = "line"
     colour: str = "main"
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line with a name at its top; `row` keeps the names of close ones apart."""
+    """A vertical line, with a name in the legend."""
 
     x: float
     label: str
-    row: int = 0
 
 
-def axis_around(
-    label: str, values, log: bool = False, zero: bool = False, whole: bool = False
-) -> Axis:
-    """Return an axis with room around finite values; `zero`: it begins there."""
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values) & ((values > 0) | (not log))]
-    if not len(values):
-        return Axis(label, 0.1 if log else 0.0, 1.0, log, whole)
-    low, high = float(values.min()), float(values.max())
-    if log:
-        return Axis(label, low * 0.8, max(high * 1.3, low * 2), True)
-    low = 0.0 if zero else low
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
-    return Axis(label, low if zero else low - room, high + room, whole=whole)
+class Charts:
+    """The charts of one page."""
 
+    def __init__(self):
+        self._plots: list[Plot] = []
+        self._names: list[str] = []
+        self._ranges: dict[str, Range1d] = {}
 
-def chart(
-    title: str,
-    x: Axis,
-    y: Axis,
-    series: list[Series],
-    marks: tuple[Mark, ...] = (),
-    top: str = "",
-    caption: str = "",
-) -> str:
-    """Return a figure as HTML.
+    def chart(
+        self,
+        title: str,
+        x: Axis,
+        y: Axis,
+        series: list[Series],
+        marks: tuple[Mark, ...] = (),
+        *,
+        top: str = "",
+        caption: str = "",
+        link: str = "",
+    ) -> str:
+        """Add a chart, and return the element for it as HTML.
 
-    Parameters
-    ----------
-    title : str
-    x, y : Axis
-    series : list of Series
-    marks : tuple of Mark
-    top : str
-        Label of a second axis on top, whose values are 2 π / x; empty for none.
-    caption : str
-        A sentence below.
-    """
-    above = TOP + (22 if top else 0)
-    plot = (LEFT, above, WIDTH - LEFT - RIGHT, HEIGHT - above - BOTTOM)
-    legend = "".join(
-        f'<span class="key {s.colour} {s.form}">{escape(s.label)}</span>' for s in series
-    )
-    caption = f"<p>{escape(caption)}</p>" if caption else ""
-    return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b> {legend}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{_y_ticks(y, plot)}{_x_ticks(x, plot, bool(top))}{_labels(x, y, top, plot)}"
-        f'<svg class="plot" x="{plot[0]}" y="{plot[1]}" width="{plot[2]}" height="{plot[3]}"'
-        f' viewBox="0 0 {_INNER:g} {_INNER:g}" preserveAspectRatio="none">'
-        f"{''.join(_path(s, x, y) for s in series)}</svg>"
-        f"{_marks(marks, x, plot)}"
-        f'<rect class="frame" x="{plot[0]}" y="{plot[1]}" width="{plot[2]}" height="{plot[3]}"/>'
-        f"</svg>{caption}"
-        f'<script type="application/json">{_data(x, series, marks, bool(top))}</script></figure>'
-    )
-
-
-def ticks(axis: Axis, most: int) -> list[float]:
-    """Return about `most` round numbers on an axis."""
-    if axis.log:
-        decades = math.log10(axis.high / axis.low)
-        steps = (1,) if decades > 2.5 else (1, 2, 5) if decades > 0.8 else ()
-        first, last = math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high))
-        every = max(1, -(-(last - first) // most))
-        found = [s * 10.0**e for e in range(first, last + 1, every) for s in steps]
-        found = [v for v in found if axis.low <= v <= axis.high]
-        if len(found) > 1:
-            return found
-    rough = max((axis.high - axis.low) / most, 1.0 if axis.whole else 0.0)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough * 0.999)
-    first = math.ceil(axis.low / step - 1e-9)
-    last = math.floor(axis.high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def number(value: float) -> str:
-    """Return a short text of a number, as `page.js` does on zooming."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{float(f'{value:.4g}'):,.10g}"
-    mantissa, power = f"{value:.3e}".split("e")
-    mantissa = f"{float(mantissa):g}"
-    return f"{'' if mantissa == '1' else mantissa + '·'}10{_raised(int(power))}"
-
-
-def _raised(power: int) -> str:
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def _y_ticks(y: Axis, plot) -> str:
-    left, top, width, height = plot
-    values = ticks(y, 5)
-    parts = []
-    for value, place in zip(values, y.place(values), strict=True):
-        at = top + height * (1 - place)
-        parts.append(
-            f'<line x1="{left}" x2="{left + width}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f'<text x="{left - 6}" y="{at:.1f}" dy=".35em">{number(value)}</text>'
+        Parameters
+        ----------
+        title : str
+        x, y : Axis
+        series : list of Series
+        marks : tuple of Mark
+        top : str
+            Label of a second axis on top, whose values are 2 π / x; empty for none.
+        caption : str
+            A sentence below.
+        link : str
+            Charts with the same word zoom and pan along x together.
+        """
+        plot = self._empty(x, y, link)
+        # every three names are a line of the legend
+        plot.height += 22 * ((len(series) + len(marks) - 1) // 3)
+        legend = Legend(
+            orientation="horizontal",
+            click_policy="hide",
+            border_line_color=None,
+            padding=0,
+            spacing=10,
+            margin=2,
+            glyph_height=14,
+            glyph_width=18,
+            label_text_font_size="12px",
+            label_text_font=_TEXT["text_font"],
+            ncols=3,
         )
-    return f'<g class="y">{"".join(parts)}</g>'
-
-
-def _x_ticks(x: Axis, plot, top: bool) -> str:
-    left, above, width, height = plot
-    values = ticks(x, 6)
-    parts = []
-    for value, place in zip(values, x.place(values), strict=True):
-        at, below = left + width * place, above + height
-        parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{below}" y2="{below + 4}"/>'
-            f'<text x="{at:.1f}" y="{below + 18}">{number(value)}</text>'
+        if top:
+            plot.add_layout(_resolution_axis(x, top), "above")
+        plot.add_layout(legend, "above")
+        for one in series:
+            _draw(plot, legend, one, (x, y))
+        for i, mark in enumerate(marks):
+            _draw_mark(plot, legend, mark, y, i)
+        caption = f"<p>{escape(caption)}</p>" if caption else ""
+        return (
+            f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
+            f"{self.add(plot, title)}{caption}</figure>"
         )
-        if top and value > 0:
-            resolution = number(float(f"{2 * math.pi / value:.2g}"))
-            parts.append(f'<text x="{at:.1f}" y="{above - 6}">{resolution}</text>')
-    return f'<g class="x">{"".join(parts)}</g>'
+
+    def add(self, plot: Plot, label: str) -> str:
+        """Add a plot of Bokeh, and return the element for it as HTML."""
+        name = f"plot-{len(self._plots)}"
+        self._plots.append(plot)
+        self._names.append(name)
+        return f'<div class="plot" id="{name}" role="img" aria-label="{escape(label)}"></div>'
+
+    def document(self) -> str:
+        """Return the document of Bokeh, and the element of each plot, as JSON in a script."""
+        document = Document()
+        # what a document consists of is looked up once, not for every plot
+        with document.models.freeze():
+            for plot in self._plots:
+                document.add_root(plot)
+        found = _renumbered(document.to_json(deferred=False))
+        roots = {root["id"]: name for root, name in zip(found["roots"], self._names, strict=True)}
+        return json_script("charts", {"document": found, "roots": roots})
+
+    def _empty(self, x: Axis, y: Axis, link: str) -> Plot:
+        x_range = self._ranges.get(link) or _range(x)
+        if link:
+            self._ranges[link] = x_range
+        plot = Plot(
+            x_range=x_range,
+            y_range=_range(y),
+            x_scale=LogScale() if x.log else LinearScale(),
+            y_scale=LogScale() if y.log else LinearScale(),
+            height=HEIGHT,
+            sizing_mode="stretch_width",
+            min_border_right=12,
+            outline_line_color="#b8c0cc",
+        )
+        for axis, side in ((x, "below"), (y, "left")):
+            ticks = _axis(axis)
+            plot.add_layout(ticks, side)
+            plot.add_layout(
+                Grid(
+                    dimension=0 if side == "below" else 1,
+                    axis=ticks,
+                    grid_line_color="#e6eaf0" if side == "left" else None,
+                )
+            )
+        zoom = BoxZoomTool()
+        plot.add_tools(zoom, PanTool(), WheelZoomTool(), ResetTool(), SaveTool())
+        plot.toolbar.active_drag = zoom
+        plot.toolbar.logo = None
+        plot.toolbar.autohide = True
+        return plot
 
 
-def _labels(x: Axis, y: Axis, top: str, plot) -> str:
-    left, _, width, _ = plot
-    upper = f'<text x="{left + width}" y="14" class="end">{escape(top)}</text>' if top else ""
-    return (
-        f'<g class="label"><text x="{left + width}" y="{HEIGHT - 8}" class="end">'
-        f'{escape(x.label)}</text><text x="4" y="14">{escape(y.label)}</text>{upper}</g>'
+def _renumbered(document: dict) -> dict:
+    """Number the objects of a document of Bokeh from 1 on: the same page whatever was drawn."""
+    numbers: dict[str, str] = {}
+
+    def rename(value):
+        if isinstance(value, dict):
+            return {
+                key: numbers.setdefault(inner, f"x{len(numbers) + 1}")
+                if key == "id" and isinstance(inner, str)
+                else rename(inner)
+                for key, inner in value.items()
+            }
+        return [rename(inner) for inner in value] if isinstance(value, list) else value
+
+    return rename(document)
+
+
+def _range(axis: Axis) -> Range1d:
+    return Range1d(start=axis.low, end=axis.high, bounds=(axis.low, axis.high))
+
+
+def _axis(axis: Axis):
+    made = (LogAxis if axis.log else LinearAxis)(
+        axis_label=axis.label,
+        axis_label_text_font_style="normal",
+        axis_label_text_font_size="12px",
+        axis_label_text_font=_TEXT["text_font"],
+        major_label_text_font=_TEXT["text_font"],
+        major_label_text_color=_TEXT["text_color"],
+        major_label_text_font_size="12px",
+        minor_tick_line_color=None,
+        axis_line_color="#b8c0cc",
+        major_tick_line_color="#8a93a1",
     )
+    if not axis.log:
+        made.ticker.desired_num_ticks = 6
+        if axis.whole:
+            # no halves of a train or of a hit
+            made.ticker.min_interval = 1
+            made.formatter.use_scientific = False
+    return made
 
 
-def _path(series: Series, x: Axis, y: Axis) -> str:
-    across, up = _INNER * x.place(series.x), _INNER * (1 - y.place(series.y))
+def _resolution_axis(x: Axis, label: str) -> LinearAxis:
+    """Return an axis that names 2 π / x at round values."""
+    steps = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
+    places: list[float] = []
+    for step in steps:
+        place = 2 * math.pi / step
+        near = places and abs(place - places[-1]) < 0.07 * (x.high - x.low)
+        if x.low + 0.02 * (x.high - x.low) < place < x.high and not near:
+            places.append(place)
+    axis = _axis(Axis(label, x.low, x.high))
+    axis.ticker = FixedTicker(ticks=places)
+    axis.major_label_overrides = {place: number(2 * math.pi / place) for place in places}
+    return axis
+
+
+def _draw(plot: Plot, legend: Legend, series: Series, axes: tuple[Axis, Axis]) -> None:
+    x, y = axes
+    columns = {"x": series.x, "y": series.y}
+    if series.form in ("area", "steps"):
+        columns = {
+            "x": (series.x[:-1] + series.x[1:]) / 2,
+            "y": series.y,
+            "left": series.x[:-1],
+            "right": series.x[1:],
+        }
     if series.form == "area":
-        across, up = np.repeat(across, 2), np.concatenate(([_INNER], np.repeat(up, 2), [_INNER]))
-    known = np.isfinite(across) & np.isfinite(up)
-    points = [f"{a:.1f} {b:.1f}" for a, b in zip(across[known], up[known], strict=True)]
-    if series.form == "dots":
-        # a line of no length with round ends is a dot that stretching leaves round
-        text = "".join(f"M{p}h0" for p in points)
-    else:
-        begins, ends = np.append(True, ~known[:-1])[known], np.append(~known[1:], True)[known]
-        text = "".join(
-            # a point alone is a dot
-            ("M" if first else "L") + p + ("h0" if first and last else "")
-            for p, first, last in zip(points, begins, ends, strict=True)
+        # what is not there has no place on a logarithmic axis
+        columns["bottom"] = np.full(len(series.y), y.low)
+    renderers = []
+    if series.low is not None and series.high is not None:
+        # a band of steps: every edge twice
+        band = {
+            "x": np.repeat(series.x, 2)[1:-1],
+            "low": np.repeat(series.low, 2),
+            "high": np.repeat(series.high, 2),
+        }
+        area = VArea(x="x", y1="low", y2="high", fill_color=COLOURS[series.colour], fill_alpha=0.2)
+        renderers.append(plot.add_glyph(_source(band), area))
+    drawn = plot.add_glyph(_source(columns), _glyph(series.form, COLOURS[series.colour]))
+    renderers.append(drawn)
+    legend.items.append(LegendItem(label=series.label, renderers=renderers))
+    hover = HoverTool(
+        renderers=[drawn],
+        tooltips=[(x.label, _shown("@x", x)), (series.label, _shown("@y", y))],
+        formatters={name: "printf" for name, axis in (("@x", x), ("@y", y)) if not axis.whole},
+        mode="mouse" if series.form == "dots" else "vline",
+        description=f"show values: {series.label}",
+        visible=False,
+    )
+    plot.add_tools(hover)
+
+
+def _shown(name: str, axis: Axis) -> str:
+    return f"{name}{{0,0}}" if axis.whole else f"{name}{{%.4g}}"
+
+
+def _glyph(form: str, colour: str) -> Glyph:
+    if form == "area":
+        return Quad(
+            left="left",
+            right="right",
+            top="y",
+            bottom="bottom",
+            fill_color=colour,
+            line_color=colour,
+            fill_alpha=0.45,
+            line_alpha=0.7,
         )
-    return f'<path class="{series.colour} {series.form}" d="{text}"/>'
+    if form == "dots":
+        return Scatter(x="x", y="y", size=5, fill_color=colour, line_color=None, fill_alpha=0.6)
+    if form == "steps":
+        return Step(x="x", y="y", mode="center", line_color=colour, line_width=2)
+    return Line(x="x", y="y", line_color=colour, line_width=2)
 
 
-def _marks(marks, x: Axis, plot) -> str:
-    left, above, width, height = plot
-    lines, names = [], []
-    for mark in marks:
-        place = f'<g transform="translate({left + width * float(x.place([mark.x])[0]):.1f} 0)">'
-        lines.append(f'{place}<line y1="{above}" y2="{above + height}"/></g>')
-        at = above + 12 + 15 * mark.row
-        names.append(f'{place}<text x="3" y="{at}">{escape(mark.label)}</text></g>')
-    # names last, so that no line crosses one
-    return f'<g class="marks">{"".join(lines + names)}</g>'
+def _draw_mark(plot: Plot, legend: Legend, mark: Mark, y: Axis, i: int) -> None:
+    ends = {"x": np.array([mark.x]), "low": np.array([y.low]), "high": np.array([y.high])}
+    glyph = Segment(
+        x0="x",
+        x1="x",
+        y0="low",
+        y1="high",
+        line_color=_MARKS[i % len(_MARKS)],
+        line_dash=_DASHES[i % len(_DASHES)],
+        line_width=2,
+    )
+    drawn = plot.add_glyph(_source(ends), glyph)
+    legend.items.append(LegendItem(label=f"{mark.label}: {number(mark.x)}", renderers=[drawn]))
 
 
-def _data(x: Axis, series: list[Series], marks, top: bool) -> str:
-    """Return what `page.js` needs, as JSON that is safe within a script element."""
-    curves = []
-    for s in series:
-        middle = (s.x[:-1] + s.x[1:]) / 2 if s.form == "area" else s.x
-        curves.append([s.label, _short(middle, 7), _short(s.y, 4)])
-    data = {"x": [x.low, x.high, x.log, x.whole], "name": x.label, "top": top, "series": curves}
-    data["marks"] = [float(mark.x) for mark in marks]
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _short(values, digits: int) -> list[float | None]:
-    rounded = (float(f"{v:.{digits}g}") for v in np.asarray(values, float))
-    return [(int(v) if v == int(v) else v) if math.isfinite(v) else None for v in rounded]
+def _source(columns: dict[str, np.ndarray]) -> ColumnDataSource:
+    # single precision is more than a screen shows, and half of the page; ids of trains need more
+    short = {
+        name: np.asarray(values, np.float64 if name in ("x", "left", "right") else np.float32)
+        for name, values in columns.items()
+    }
+    return ColumnDataSource(short)

@@ -7,6 +7,9 @@ import numpy as np
 MOST_POINTS = 600
 """Points of a curve over trains at most: more could not be told apart on a screen."""
 
+MOST_BINS = 50
+"""Bins of the hit rate at most: enough frames in each to see a trend."""
+
 RUNNING = 15
 """Points of a running mean."""
 
@@ -57,6 +60,50 @@ def over_trains(
         _ratio(energy, np.bincount(point[known], minlength=n)),
         step,
     )
+
+
+@dataclass(frozen=True)
+class BinnedRate:
+    """Hit rate in bins of trains.
+
+    Parameters
+    ----------
+    edges : ndarray, float64 (bin + 1,)
+        In trains from the first one of the run.
+    rate, low, high : ndarray, float64 (bin,)
+        Hits over complete frames, and the limits of its uncertainty (one standard deviation,
+        interval of E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927); NaN where there is no frame.
+    trains_per_bin : int
+    """
+
+    edges: np.ndarray
+    rate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    trains_per_bin: int
+
+
+def binned_rate(
+    train_id: np.ndarray, complete: np.ndarray, is_hit: np.ndarray, most: int = MOST_BINS
+) -> BinnedRate:
+    """Return the hit rate in at most `most` bins, each of a round number of trains."""
+    if not len(train_id):
+        empty = np.empty(0)
+        return BinnedRate(np.array([-0.5, 0.5]), empty, empty, empty, 1)
+    number = (train_id - train_id[0]).astype(np.int64)
+    n_trains = int(number[-1]) + 1
+    step = next(
+        m * 10**power for power in range(20) for m in (1, 2, 5) if n_trains <= most * m * 10**power
+    )
+    n = -(-n_trains // step)
+    frames = np.bincount(number // step, complete, n)
+    rate = _ratio(np.bincount(number // step, is_hit, n), frames)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = np.sqrt(rate * (1 - rate) / frames + 1 / (4 * frames**2)) / (1 + 1 / frames)
+        middle = (rate + 1 / (2 * frames)) / (1 + 1 / frames)
+    low, high = np.maximum(middle - width, 0), np.minimum(middle + width, 1)
+    edges = np.minimum(np.arange(n + 1) * step, n_trains) - 0.5
+    return BinnedRate(edges, rate, low, high, step)
 
 
 def over_cells(

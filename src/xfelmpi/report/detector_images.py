@@ -7,15 +7,21 @@ import numpy as np
 
 from xfelmpi.hitfinding.sampling import sampling_key
 from xfelmpi.output.cxi.reader import HitFile, read_hit
-from xfelmpi.report import charts, curves
+from xfelmpi.report import curves
 from xfelmpi.report import images as pictures
-from xfelmpi.report.charts import Axis, Series, axis_around, chart
-from xfelmpi.report.run_files import SUMS, RunFiles
+from xfelmpi.report.axes import Axis, axis_around
+from xfelmpi.report.charts import Charts, Series
+from xfelmpi.report.layout import BINS, lay_out
+from xfelmpi.report.powder_plots import powder_section
+from xfelmpi.report.run_files import RunFiles
 
 HITS_SHOWN = 12
 """Strongest hits, and as many random ones."""
 
-_POWDER_SHADES, _HIT_SHADES, _THUMBNAIL_SHADES = 48, 32, 16
+_HIT_SHADES, _THUMBNAIL_SHADES = 32, 16
+
+_MOST_BYTES = 1_500_000
+"""Of all images of hits: what is left of 5 MB."""
 
 
 def thumbnail(found: RunFiles) -> str:
@@ -34,27 +40,37 @@ def _image(image: pictures.Assembled, limits: tuple[float, float], shades: int) 
     return pictures.data_uri(pictures.png(numbers, pictures.palette(shades)))
 
 
-def detector_images(found: RunFiles) -> Iterator[str]:
-    """Yield sections as HTML."""
+def detector_images(found: RunFiles, charts: Charts) -> Iterator[str]:
+    """Yield sections as HTML; charts are added to those of the page."""
     if found.hit_file is None:
         yield f'<h2>Detector images</h2><p class="alarm">{escape(found.missing)}</p>'
         return
-    yield _powders(found, found.hit_file)
-    yield _radial(found, found.hit_file)
-    events = found.run.events
-    rows = found.hit_file.rows
-    if not len(rows):
-        return
-    raster = pictures.make_raster(found.hit_file.xyz, 3, found.hit_file.pixel_size)
+    hit_file = found.hit_file
+    layouts = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, BINS, 1)
+    yield powder_section(found, hit_file, layouts, charts)
+    yield _radial(found, hit_file, charts)
+    if len(hit_file.rows):
+        yield from _hits(found, hit_file, layouts[0][0])
+
+
+def _hits(found: RunFiles, hit_file: HitFile, raster: pictures.Raster) -> Iterator[str]:
+    events, rows = found.run.events, hit_file.rows
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)
     lottery = sampling_key(events.trainId[rows[others]], events.cellId[rows[others]])
     random = np.sort(others[np.argsort(lottery)[:HITS_SHOWN]])
-    good_by_place = {}
+    good_by_place: dict[int, np.ndarray] = {}
+    room = _MOST_BYTES
     for title, chosen in (("strongest hits", strongest), ("random hits", random)):
-        if len(chosen):
-            shown = "".join(_hit(found, raster, int(hit), good_by_place) for hit in chosen)
-            yield f'<h2>{len(chosen)} {title}</h2><div class="hits">{shown}</div>'
+        shown = []
+        for hit in chosen:
+            figure = _hit(found, raster, int(hit), good_by_place)
+            room -= len(figure)
+            if room < 0:
+                break
+            shown.append(figure)
+        if shown:
+            yield f'<h2>{len(shown)} {title}</h2><div class="hits">{"".join(shown)}</div>'
     size = f"{raster.size * 1e3:.2g} mm"
     yield (
         f'<p class="soft">Photons on {size} × {size}, logarithmic, each hit from one photon to its'
@@ -63,40 +79,7 @@ def detector_images(found: RunFiles) -> Iterator[str]:
     )
 
 
-def _powders(found: RunFiles, hit_file: HitFile) -> str:
-    raster = pictures.make_raster(hit_file.xyz, 2, hit_file.pixel_size)
-    powder = found.powder
-    images = {
-        which: pictures.assemble(raster, powder[f"powder{which}"], powder[f"good_frames{which}"])
-        for which in SUMS
-        if powder[f"good_frames{which}"].any()
-    }
-    names = {
-        "": f"all {found.head.frames:,} frames",
-        "_hits": f"{found.head.hits:,} hits",
-        "_misses": f"{found.head.misses:,} misses",
-    }
-    shown = "".join(_powder(image, names[which]) for which, image in images.items())
-    ramp = np.arange(_POWDER_SHADES, dtype=np.uint8)[None] + pictures.LOWEST
-    bar = pictures.data_uri(pictures.png(ramp, pictures.palette(_POWDER_SHADES)))
-    return (
-        f'<h2>Powder</h2><div class="images">{shown}</div><p class="scale soft">'
-        f'<span>low <img src="{bar}" alt="colour scale"> high</span> mean photons per pixel and'
-        ' frame, logarithmic <span><span class="swatch"></span> bad pixels</span> seen along the'
-        " beam</p>"
-    )
-
-
-def _powder(image: pictures.Assembled, name: str) -> str:
-    limits = pictures.logarithmic_limits(image)
-    low, high = (charts.number(float(f"{limit:.2g}")) for limit in limits)
-    return (
-        f'<figure><img src="{_image(image, limits, _POWDER_SHADES)}" alt="powder of {name}">'
-        f"<figcaption><b>{name}</b>: {low} … {high}</figcaption></figure>"
-    )
-
-
-def _radial(found: RunFiles, hit_file: HitFile) -> str:
+def _radial(found: RunFiles, hit_file: HitFile, charts: Charts) -> str:
     wavelength = found.run.events.wavelength
     wavelength = wavelength[np.isfinite(wavelength)]
     powder = found.powder
@@ -110,7 +93,7 @@ def _radial(found: RunFiles, hit_file: HitFile) -> str:
         radius, label, top = np.hypot(*hit_file.xyz[:2]) * 1e3, "distance from the beam in mm", ""
     middle, (hits, others) = curves.radial_profile(radius, images)
     values = np.concatenate((hits, others))
-    figure = chart(
+    figure = charts.chart(
         "Radial profile",
         Axis(label, 0.0, float(middle[-1]) * 1.01),
         axis_around("photons per pixel and frame", values, log=True),
@@ -121,15 +104,15 @@ def _radial(found: RunFiles, hit_file: HitFile) -> str:
         top=top,
         caption="" if known else "Without wavelength and detector distance, q is unknown.",
     )
-    return f'<h2>Scattering</h2><div class="pair">{figure}{_strengths(found)}</div>'
+    return f'<h2>Scattering</h2><div class="pair">{figure}{_strengths(found, charts)}</div>'
 
 
-def _strengths(found: RunFiles) -> str:
+def _strengths(found: RunFiles, charts: Charts) -> str:
     """Return a chart of how many photons the hits have."""
     photons = found.run.events.photons[found.run.events.is_hit].astype(float)
     edges, logarithmic = curves.score_edges(photons, 60)
     number = curves.histogram(photons, edges).astype(float)
-    return chart(
+    return charts.chart(
         "Photons of the hits",
         Axis("photons in a hit", float(edges[0]), float(edges[-1]), logarithmic),
         axis_around("hits", number, zero=True, whole=True),

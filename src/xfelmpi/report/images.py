@@ -138,6 +138,39 @@ def shade(image: Assembled, limits: tuple[float, float], shades: int) -> np.ndar
     return numbers
 
 
+LEVELS = 253
+"""Steps of the values in `levels`."""
+
+
+def levels(image: Assembled) -> tuple[np.ndarray, float, float]:
+    """Return an image in numbers that fit into a grey picture, whose values can be had back.
+
+    Returns
+    -------
+    numbers : ndarray, uint8 (y, x)
+        0: no detector, 1: bad, 2: zero, 3 … 255: values on a logarithmic scale.
+    lowest, highest : float
+        Values of 3 and 255.
+    """
+    positive = image.values[image.values > 0]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
+    span = max(float(np.log(high / low)), 1e-9)
+    numbers = np.full(image.values.shape, GAP, np.uint8)
+    numbers[image.bad] = BAD
+    numbers[image.values == 0] = LOWEST
+    lit = image.values > 0
+    step = np.round(np.log(image.values[lit] / low) / span * (LEVELS - 1))
+    numbers[lit] = LOWEST + 1 + step.astype(np.uint8)
+    return numbers, float(low), float(high)
+
+
+def grey_png(numbers: np.ndarray) -> bytes:
+    """Return a PNG whose red, green and blue are the numbers, uint8 (y, x)."""
+    table = np.full((256, 4), 255, np.uint8)
+    table[:, :3] = np.arange(256, dtype=np.uint8)[:, None]
+    return png(numbers, table)
+
+
 def palette(shades: int) -> np.ndarray:
     """Return red, green, blue, opacity of every colour number, uint8 (2 + shades, 4)."""
     anchors = np.array([_rgb(colour) for colour in _SHADES], float)

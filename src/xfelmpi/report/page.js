@@ -1,141 +1,83 @@
 "use strict";
-// Charts stand in the page as they are; this adds a cursor, and zooming along x.
-const SVG = "http://www.w3.org/2000/svg";
-const raised = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+// The charts are a document of Bokeh; this puts them into the page and gives the powders their values.
+const read = (id) => JSON.parse(document.getElementById(id)?.textContent || "null");
+const { ndarray } = Bokeh.loader["@bokehjs/core/util/ndarray"];
+const charts = read("charts"), powders = read("powders") || [];
 
-function short(value, digits = 4) {
-  if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5))
-    return Number(value.toPrecision(digits)).toLocaleString("en", { maximumSignificantDigits: digits });
-  const [mantissa, power] = Number(value.toPrecision(digits)).toExponential().split("e");
-  const ten = "10" + [...power.replace("+", "")].map((c) => raised[c]).join("");
-  return mantissa === "1" ? ten : mantissa + "·" + ten;
+// A picture as numbers: 0 no detector, 1 bad, 2 zero, 3 … 255 from low to high, logarithmic.
+async function values({ png, low, high }) {
+  const image = new Image();
+  image.src = png;
+  await image.decode();
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const canvas = document.createElement("canvas");
+  Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, width, height).data;
+  const of = Float32Array.from({ length: 256 }, (_, k) =>
+    k < 2 ? NaN : k === 2 ? 0 : low * (high / low) ** ((k - 3) / 252));
+  const found = new Float32Array(width * height), bad = new Float32Array(width * height);
+  for (let row = 0; row < height; row++)
+    for (let column = 0; column < width; column++) {
+      // the picture begins at its top, Bokeh's arrays at the bottom
+      const k = pixels[4 * (row * width + column)], at = (height - 1 - row) * width + column;
+      found[at] = of[k];
+      bad[at] = k === 1 ? 1 : NaN;
+    }
+  const array = (data) => ndarray(data, { shape: [height, width], dtype: "float32" });
+  return { image: [array(found)], bad: [array(bad)] };
 }
 
-function element(parent, name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  parent.append(made);
-  return made;
+async function fill(model, powder) {
+  const { left, top, width, height } = powder;
+  const { image, bad } = await values(powder);
+  model.data = { image, bad, x: [left], y: [top - height], dw: [width], dh: [height] };
 }
 
-function ticks(low, high, log, whole) {
-  if (log) {
-    const decades = Math.log10(high / low);
-    const steps = decades > 2.5 ? [1] : decades > 0.8 ? [1, 2, 5] : [];
-    const found = [];
-    for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
-      for (const s of steps) if (s * 10 ** e >= low && s * 10 ** e <= high) found.push(s * 10 ** e);
-    if (found.length > 1) return found;
-  }
-  const rough = Math.max((high - low) / 6, whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12); i++) found.push(i * step);
+// Round numbers from low to high on a logarithmic scale.
+function ticks(low, high) {
+  const steps = Math.log10(high / low) > 1.8 ? [1] : [1, 2, 5], found = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++)
+    found.push(...steps.map((step) => Number(`${step}e${e}`)).filter((v) => v >= low && v <= high));
   return found;
 }
 
-function liven(figure) {
-  const data = JSON.parse(figure.querySelector("script").textContent);
-  const svg = figure.querySelector("svg"), plot = svg.querySelector(".plot"), frame = svg.querySelector(".frame");
-  const [x0, y0, width, height] = ["x", "y", "width", "height"].map((k) => Number(frame.getAttribute(k)));
-  const [low, high, log, whole] = data.x;
-  const place = log ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
-  const value = log ? (p) => low * (high / low) ** p : (p) => low + p * (high - low);
-  let from = 0, to = 1, start = null;
-  const tip = document.createElement("div"), reset = document.createElement("button");
-  tip.className = "tip"; tip.hidden = true;
-  reset.className = "reset"; reset.textContent = "whole range"; reset.hidden = true; reset.type = "button";
-  figure.append(tip, reset);
-  const cursor = element(svg, "line", { class: "cursor", y1: y0, y2: y0 + height, visibility: "hidden" });
-  const chosen = element(svg, "rect", { class: "chosen", y: y0, height, width: 0 });
-  const across = (p) => x0 + (width * (p - from)) / (to - from);
-
-  function show(a, b) {
-    [from, to] = [a, b];
-    reset.hidden = from === 0 && to === 1;
-    plot.setAttribute("viewBox", `${1000 * from} 0 ${1000 * (to - from)} 1000`);
-    const axis = svg.querySelector(".x");
-    axis.replaceChildren();
-    for (const v of ticks(value(from), value(to), log, whole)) {
-      const at = across(place(v));
-      element(axis, "line", { x1: at, x2: at, y1: y0 + height, y2: y0 + height + 4 });
-      element(axis, "text", { x: at, y: y0 + height + 18 }, short(v));
-      if (data.top && v > 0) element(axis, "text", { x: at, y: y0 - 6 }, short((2 * Math.PI) / v, 2));
-    }
-    [...svg.querySelectorAll(".marks > g")].forEach((g, i) => {
-      const p = place(data.marks[i % data.marks.length]);
-      g.setAttribute("transform", `translate(${across(p)} 0)`);
-      g.setAttribute("visibility", p >= from && p <= to ? "visible" : "hidden");
-    });
-  }
-
-  // 0 … 1 of the visible part
-  function where(event) {
-    const box = frame.getBoundingClientRect();
-    return Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
-  }
-
-  function hover(event) {
-    const p = from + where(event) * (to - from);
-    let near = null;
-    for (const [, xs] of data.series)
-      for (const x of xs)
-        if (x !== null && (near === null || Math.abs(place(x) - p) < Math.abs(place(near) - p))) near = x;
-    if (near === null) return;
-    const at = across(place(near));
-    cursor.setAttribute("x1", at); cursor.setAttribute("x2", at); cursor.setAttribute("visibility", "visible");
-    tip.replaceChildren();
-    const lines = [`${data.name}: ${short(near, 7)}`];
-    for (const [label, xs, ys] of data.series) {
-      const y = ys[xs.indexOf(near)];
-      if (y !== undefined && y !== null) lines.push(`${label}: ${short(y)}`);
-    }
-    for (const line of lines) {
-      const row = document.createElement("div");
-      row.textContent = line;
-      tip.append(row);
-    }
-    tip.hidden = false;
-    const box = figure.getBoundingClientRect(), plotBox = frame.getBoundingClientRect();
-    const x = plotBox.left - box.left + ((at - x0) / width) * plotBox.width;
-    tip.style.left = Math.max(0, Math.min(box.width - tip.offsetWidth, x + 12)) + "px";
-    tip.style.top = plotBox.top - box.top + 6 + "px";
-  }
-
-  function leave() {
-    tip.hidden = true;
-    cursor.setAttribute("visibility", "hidden");
-  }
-
-  frame.addEventListener("pointerdown", (event) => {
-    start = where(event);
-    frame.setPointerCapture(event.pointerId);
+// All powders on one scale, or each on its own.
+function scale(page) {
+  const box = document.querySelector("#same-scale");
+  const scales = [...document.querySelectorAll("figure.powder")].map((figure) => ({
+    mapper: page.get_model_by_name(figure.dataset.scale),
+    ticker: page.get_model_by_name(`${figure.dataset.scale} ticks`),
+    low: Number(figure.dataset.low), high: Number(figure.dataset.high),
+  }));
+  const lowest = Math.min(...scales.map((s) => s.low)), highest = Math.max(...scales.map((s) => s.high));
+  const show = () => scales.forEach(({ mapper, ticker, ...own }) => {
+    const { low, high } = box.checked ? { low: lowest, high: highest } : own;
+    mapper.setv({ low, high });
+    ticker.ticks = ticks(low, high);
   });
-  frame.addEventListener("pointermove", (event) => {
-    if (start === null) return hover(event);
-    const end = where(event);
-    chosen.setAttribute("x", x0 + width * Math.min(start, end));
-    chosen.setAttribute("width", width * Math.abs(end - start));
-  });
-  frame.addEventListener("pointerup", (event) => {
-    const [a, b] = [start, where(event)].sort((u, v) => u - v), span = to - from;
-    start = null;
-    chosen.setAttribute("width", 0);
-    if (b - a > 0.02 && (b - a) * span > 1e-4) show(from + a * span, from + b * span);
-    else hover(event);
-  });
-  frame.addEventListener("pointercancel", () => { start = null; chosen.setAttribute("width", 0); leave(); });
-  frame.addEventListener("pointerleave", leave);
-  frame.addEventListener("dblclick", () => show(0, 1));
-  reset.addEventListener("click", () => show(0, 1));
+  box?.addEventListener("change", show);
+  if (box) show();
 }
 
-document.querySelectorAll("figure.chart").forEach(liven);
+async function draw() {
+  Bokeh.logger.set_level("error");
+  const ids = Object.keys(charts.roots);
+  await Bokeh.embed.embed_items({ page: charts.document }, [{ docid: "page", roots: charts.roots, root_ids: ids }]);
+  const page = Bokeh.documents.at(-1);
+  // a finger moves the page; zooming is one of the tools
+  if (matchMedia("(pointer: coarse)").matches)
+    for (const id of ids) page.get_model_by_id(id).toolbar.active_drag = null;
+  await Promise.all(powders.map((powder) => fill(page.get_model_by_name(powder.name), powder)));
+  scale(page);
+}
+
+draw().then(() => { document.body.dataset.drawn = "yes"; });
 
 // A detector image, large.
 const dialog = document.querySelector("dialog");
-document.querySelectorAll(".images img, .hits img").forEach((image) => {
+document.querySelectorAll(".hits img").forEach((image) => {
   image.tabIndex = 0;
   image.setAttribute("role", "button");
   const open = () => {

@@ -11,7 +11,8 @@ from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.report import curves
-from xfelmpi.report.charts import Axis, Mark, Series, axis_around, chart
+from xfelmpi.report.axes import Axis, axis_around
+from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.detector_images import detector_images
 from xfelmpi.report.headline import Headline, clock, duration, energy
 from xfelmpi.report.run_files import RunFiles
@@ -31,20 +32,22 @@ _GROUPS = {
 def run_page(found: RunFiles) -> str:
     """Return the page as HTML."""
     good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
-    head = found.head
+    head, charts = found.head, Charts()
     sections = [
         _header(found),
-        _rates(found),
-        _scores(found),
-        *detector_images(found),
+        _rates(found, charts),
+        _scores(found, charts),
+        *detector_images(found, charts),
         module_table(found, good),
         beamline(found),
         complaints(head),
         commands(found),
         settings(found),
         '<dialog aria-label="detector image, large"><img src="data:," alt=""></dialog>',
+        charts.document(),
     ]
-    return fill_page(f"r{head.run:04d} {head.proposal}", "\n".join(sections), "page.js")
+    title = f"r{head.run:04d} {head.proposal}"
+    return fill_page(title, "\n".join(sections), "page.js", with_bokeh=True)
 
 
 def run_answers(found: RunFiles) -> list[Answer]:
@@ -87,7 +90,8 @@ def _header(found: RunFiles) -> str:
     )
     started = f", started {clock(head.start_time)}" if head.start_time else ""
     return (
-        '<nav><a href="index.html">all runs</a></nav><header>'
+        f'<nav><a href="{found.experiment.hit_browser.name}">all hits</a> '
+        '<a href="index.html">all runs</a></nav><header>'
         f"<h1>Run {head.run} · {escape(head.proposal)}</h1>"
         f'<p class="soft">{escape(head.kind)} data{escape(started)}; processed '
         f"{escape(clock(head.created))}{_so_far(head)}</p></header>"
@@ -113,55 +117,70 @@ def _metres(distance: float | None) -> str:
     return f"{distance:.4g} m" if known else "unknown"
 
 
-def _rates(found: RunFiles) -> str:
+def _rates(found: RunFiles, charts: Charts) -> str:
     events = found.run.events
-    complete = found.run.complete
+    seen = found.run.complete & ~events.is_dark
     energy_seen = np.where(events.is_dark, np.nan, events.pulse_energy)
-    seen = complete & ~events.is_dark
     curve = curves.over_trains(events.trainId, seen, events.is_hit, energy_seen)
+    binned = curves.binned_rate(events.trainId, seen, events.is_hit)
     first = f"from {events.trainId[0]}" if len(events.trainId) else ""
-    last = float(curve.train.max(initial=0))
-    trains = Axis(f"train, {first}", -0.5, last + 0.5, whole=True)
-    rates, running = 100 * curve.hit_rate, 100 * curve.running
-    together = "" if curve.trains_per_point == 1 else f"A point is {curve.trains_per_point} trains."
-    cells, hits, score = curves.over_cells(events.cellId, events.hitscore, events.is_hit)
-    edges = np.append(cells, cells[-1:] + 1) - 0.5 if len(cells) else np.array([0.0, 1.0])
-    hits = hits if len(cells) else np.zeros(1)
-    cell = Axis("memory cell", float(edges[0]), float(edges[-1]), whole=True)
+    trains = Axis(f"train, {first}", -0.5, float(binned.edges[-1]), whole=True)
+    rates = 100 * curve.hit_rate
+    words = "The band is one standard deviation of the number of hits."
+    shown = []
+    if binned.trains_per_bin > curve.trains_per_point:
+        together = f"per {curve.trains_per_point} trains" if curve.trains_per_point > 1 else ""
+        shown.append(Series(together or "per train", curve.train, rates, "dots", "soft"))
+    number = binned.trains_per_bin
+    binned_label = f"mean of {number:,} trains" if number > 1 else "per train"
+    band = 100 * binned.low, 100 * binned.high
+    shown.append(Series(binned_label, binned.edges, 100 * binned.rate, "steps", "hit", *band))
     parts = [
-        chart(
+        charts.chart(
             "Hit rate against train",
             trains,
-            axis_around("hit rate in %", rates, zero=True),
-            [
-                Series("hit rate in %", curve.train, rates, "dots"),
-                Series(f"mean of {curves.RUNNING} points", curve.train, running, "line", "hit"),
-            ],
-            caption=together,
+            axis_around("hit rate in %", np.append(rates, band[1]), zero=True),
+            shown,
+            caption=words,
+            link="train",
         ),
-        chart(
+        charts.chart(
             "Pulse energy against train",
             trains,
             axis_around("mean pulse energy in mJ", 1e3 * curve.pulse_energy, zero=True),
             [Series("pulse energy in mJ", curve.train, 1e3 * curve.pulse_energy)],
+            link="train",
         ),
-        chart(
-            "Hits against memory cell",
-            cell,
-            axis_around("hits", hits, zero=True, whole=True),
-            [Series("hits", edges, hits, "area", "hit")],
-        ),
-        chart(
-            "Mean score against memory cell",
-            cell,
-            axis_around("mean score", score),
-            [Series("mean score", cells.astype(float), score)],
-        ),
+        *_cells(found, charts),
     ]
     return f'<h2>Over the run</h2><div class="pair">{"".join(parts)}</div>'
 
 
-def _scores(found: RunFiles) -> str:
+def _cells(found: RunFiles, charts: Charts) -> list[str]:
+    events = found.run.events
+    cells, hits, score = curves.over_cells(events.cellId, events.hitscore, events.is_hit)
+    edges = np.append(cells, cells[-1:] + 1) - 0.5 if len(cells) else np.array([0.0, 1.0])
+    hits = hits if len(cells) else np.zeros(1)
+    cell = Axis("memory cell", float(edges[0]), float(edges[-1]), whole=True)
+    return [
+        charts.chart(
+            "Hits against memory cell",
+            cell,
+            axis_around("hits", hits, zero=True, whole=True),
+            [Series("hits", edges, hits, "area", "hit")],
+            link="cell",
+        ),
+        charts.chart(
+            "Mean score against memory cell",
+            cell,
+            axis_around("mean score", score),
+            [Series("mean score", cells.astype(float), score)],
+            link="cell",
+        ),
+    ]
+
+
+def _scores(found: RunFiles, charts: Charts) -> str:
     run, config = found.run, found.run.config
     events = run.events
     decided = np.isfinite(events.hit_threshold) & np.isfinite(events.hitscore)
@@ -173,18 +192,18 @@ def _scores(found: RunFiles) -> str:
     scored = scored_before(settings, run.events, run.complete)
     by_sigma = hits_by_sigma(settings, scored, list(SIGMAS))
     marks = []
-    if len(score) and np.isfinite(events.hit_median[decided]).any():
-        marks.append(Mark(float(np.nanmedian(events.hit_median[decided])), "median"))
     if len(score):
         name = "threshold" if config.decide == "fixed" else f"threshold (σ {config.sigma:g})"
-        marks.append(Mark(float(np.median(events.hit_threshold[decided])), name, 1))
+        marks.append(Mark(float(np.median(events.hit_threshold[decided])), name))
+    if len(score) and np.isfinite(events.hit_median[decided]).any():
+        marks.append(Mark(float(np.nanmedian(events.hit_median[decided])), "median"))
     if config.decide != "fixed":
         marks += [
-            Mark(threshold, f"σ {sigma:g}", 2 + i)
-            for i, (sigma, _, threshold) in enumerate(by_sigma)
+            Mark(threshold, f"σ {sigma:g}")
+            for sigma, _, threshold in by_sigma
             if np.isfinite(threshold) and edges[0] < threshold < edges[-1] and sigma != config.sigma
         ]
-    figure = chart(
+    figure = charts.chart(
         "Hit-score histogram",
         Axis(f"hitscore ({config.score})", float(edges[0]), float(edges[-1]), logarithmic),
         Axis("frames", 0.5, max(float(everything.max(initial=1)), 1) * 1.6, True),

@@ -6,8 +6,9 @@ from html import escape
 import numpy as np
 
 from xfelmpi.output.watch_state import ACTIVE, WAITING, WatchedRun
-from xfelmpi.report.charts import Axis, Series, axis_around, chart
+from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.headline import plural
+from xfelmpi.report.trend_chart import trend_chart
 
 _TRENDS = (
     ("hit_rate", "Hit rate", "%", 100.0),
@@ -58,6 +59,5 @@ def trend_section(runs: list[dict]) -> str:
         number, value = np.array(known, float).T
         x = Axis("run", number[0] - 0.5, number[-1] + 0.5, whole=True)
         y = axis_around(unit, value, zero=bool(value.min() >= 0))
-        series = [Series(title, number, value, "dots")]
-        charts += chart(title, x, y, series)
+        charts += trend_chart(title, x, y, number, value)
     return f'<section class="trends">{charts}</section>' if charts else ""

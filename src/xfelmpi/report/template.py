@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
+import re
 from html import escape
 from importlib.resources import files
 from string import Template
 
 
-def fill_page(title: str, body: str, script_name: str) -> str:
+def fill_page(title: str, body: str, script_name: str, with_bokeh: bool = False) -> str:
     """Return a whole page.
 
     Parameters
@@ -17,15 +18,33 @@ def fill_page(title: str, body: str, script_name: str) -> str:
         HTML.
     script_name : str
         File in this folder.
+    with_bokeh : bool
+        The page has BokehJS, before that script.
     """
     here = files("xfelmpi.report")
-    script = (here / script_name).read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    scripts = [_bokeh()] if with_bokeh else []
+    scripts.append((here / script_name).read_text(encoding="utf-8"))
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     return Template((here / "page.html").read_text(encoding="utf-8")).substitute(
         policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'",
         title=escape(title),
         style=(here / "page.css").read_text(encoding="utf-8"),
         body=body,
-        script=script,
+        script="</script>\n<script>".join(scripts),
     )
+
+
+def _bokeh() -> str:
+    """Return BokehJS, as it comes with the Python package."""
+    path = files("bokeh") / "server" / "static" / "js" / "bokeh.min.js"
+    text = path.read_text(encoding="utf-8")
+    # the browser would look for the file that this line names
+    text = re.sub(r"//# sourceMappingURL=.*", "", text)
+    if "</script" in text.lower():
+        raise ValueError(f"{path}: cannot be part of a page")
+    return text
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -314,7 +314,7 @@ def report_run(job: RunJob) -> None:
 def _make_page(experiment: Experiment, config: Config) -> None:
     try:
         # those of an earlier job do not fit the new outputs
-        for path in (experiment.page, experiment.status):
+        for path in (experiment.page, experiment.hit_browser, experiment.status):
             path.unlink(missing_ok=True)
         if config.report:
             # slow to import, and needed here only

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
 
-from xfelmpi.api import assembly, html
+from xfelmpi.api import html
 from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_SHAPE
+from xfelmpi.report import assembly
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

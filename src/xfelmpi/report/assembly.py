@@ -44,15 +44,24 @@ class Assembler:
         return tiles
 
     @cached_property
-    def _source(self) -> np.ndarray:
-        """Which pixel stands at every point of the image, int64 (y, x); -1: none."""
+    def _layout(self) -> tuple[np.ndarray, tuple[float, float]]:
+        """Which pixel stands at every point of the image, int64 (y, x), -1: none; and the beam."""
         frame = (self._detector.n_modules, *self._detector.module_shape)
         numbers = np.arange(np.prod(frame), dtype=np.float64).reshape(frame)
-        image, _ = self.geometry.position_modules(numbers)
-        return np.where(np.isnan(image), -1, np.nan_to_num(image)).astype(np.int64)
+        image, beam = self.geometry.position_modules(numbers)
+        return np.where(np.isnan(image), -1, np.nan_to_num(image)).astype(np.int64), beam
+
+    @property
+    def _source(self) -> np.ndarray:
+        return self._layout[0]
+
+    @property
+    def beam(self) -> tuple[float, float]:
+        """Where the beam goes through the images, (y, x) in points."""
+        return self._layout[1]
 
     @cached_property
-    def _target(self) -> np.ndarray:
+    def target(self) -> np.ndarray:
         """Where every pixel stands in the flat image, int64 (pixel,); past its end: nowhere."""
         source = self._source.reshape(-1)
         target = np.full(self._detector.frame_pixels, source.size, np.int64)
@@ -93,7 +102,7 @@ class Assembler:
                 del self._templates[next(iter(self._templates))]
         image = self._templates[mask_number].copy()
         pixel = lit_pixels(photons)
-        at = self._target[pixel]
+        at = self.target[pixel]
         # a bad pixel stays NaN, whatever its counts
         image[at] += photons.reshape(-1)[pixel]
         return image[:-1].reshape(self.shape)

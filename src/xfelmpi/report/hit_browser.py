@@ -1,0 +1,168 @@
+"""The hit browser: one HTML file with the values and the photons of all hits of a run.
+
+Photons travel as sparse lists, packed hit by hit; `hits.js` unpacks those that are looked at.
+"""
+
+import base64
+from html import escape
+
+import numpy as np
+
+from xfelmpi._kernels._deflate import zlib_compress
+from xfelmpi.output.cxi.frames import HitFrames
+from xfelmpi.report import images as pictures
+from xfelmpi.report.assembly import lit_pixels
+from xfelmpi.report.json_script import json_script
+from xfelmpi.report.layout import lay_out
+from xfelmpi.report.run_files import RunFiles
+from xfelmpi.report.template import fill_page
+
+MOST_HITS = 5000
+"""Hits of the page at most: the strongest ones."""
+
+MOST_BYTES = 40_000_000
+"""Of all photons, packed; hits beyond, the weaker ones, have their values only."""
+
+_NOT_SHOWN = ("is_hit", "is_miss", "modules")
+_SHADES = 64
+
+
+def hit_browser(found: RunFiles) -> str:
+    """Return the page as HTML.
+
+    Raises
+    ------
+    InputError
+        If the CXI file cannot be read.
+    """
+    head, hit_file = found.head, found.hit_file
+    title = f"Hits of run {head.run}"
+    if hit_file is None or not len(hit_file.rows):
+        why = found.missing or "There are no hits."
+        return fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
+    score = found.run.events.hitscore[hit_file.rows]
+    strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
+    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
+    packed = _packed_hits(found, strongest, raster)
+    hits = np.sort(strongest)
+    columns, units = _columns(found, hits)
+    height, width = raster.shape
+    data = {
+        "columns": columns,
+        "units": units,
+        "photons": [packed.get(int(hit), "") for hit in hits],
+        "height": height,
+        "width": width,
+        "detector": _detector(found, raster),
+        "palette": pictures.palette(_SHADES)[pictures.LOWEST :, :3].tolist(),
+    }
+    notes = []
+    if len(hits) < len(score):
+        notes.append(f"The {len(hits):,} strongest of {len(score):,} hits.")
+    if len(packed) < len(hits):
+        notes.append(f"Images of the {len(packed):,} strongest.")
+    body = _header(found, title, " ".join(notes)) + _CONTROLS + json_script("hits", data)
+    return fill_page(title, body, "hits.js")
+
+
+def _header(found: RunFiles, title: str, note: str = "") -> str:
+    page = escape(found.experiment.page.name)
+    return (
+        f'<nav><a href="{page}">run report</a> <a href="index.html">all runs</a></nav>'
+        f'<header><h1>{escape(title)} · {escape(found.head.proposal)}</h1><p class="soft">'
+        f"{escape(note)} Photons on a logarithmic scale, each hit from one photon to its brightest "
+        "point, seen along the beam.</p></header>"
+    )
+
+
+_CONTROLS = """\
+<form class="filters">
+<label>sort by <select id="sort"></select></label>
+<button type="button" id="direction">descending</button>
+<label>only <input id="where" size="34" spellcheck="false"
+placeholder="hit_sigma &gt; 8 and photons &lt; 5000"></label>
+<label>add <select id="column"></select> <select id="operator"><option>&gt;=</option>
+<option>&lt;=</option><option>==</option></select> <input id="value" size="8">
+<button type="button" id="add">add</button></label>
+<label><input type="checkbox" id="only-ticked"> ticked only</label>
+</form>
+<p id="message" role="status"></p>
+<p class="filters"><button type="button" id="previous">◀ previous</button>
+<span id="page"></span><button type="button" id="next">next ▶</button>
+<button type="button" id="copy-list">copy list</button>
+<button type="button" id="copy-where">copy --where</button>
+<span class="soft">arrows: choose · Enter: enlarge · space: tick · Page Up, Page Down</span></p>
+<div class="browser" id="grid"></div>
+<dialog aria-label="hit, enlarged"><div class="large"><canvas></canvas></div><div class="caption">
+<button type="button" id="zoom">pixel by pixel</button>
+<button type="button" id="close">close</button>
+<table></table></div></dialog>
+"""
+
+
+def _columns(found: RunFiles, hits: np.ndarray) -> tuple[dict[str, list], dict[str, str]]:
+    """Return the values of some hits by name, with None for NaN, and the units."""
+    events = found.run.events
+    rows = found.hit_file.rows[hits] if found.hit_file else hits
+    columns: dict[str, list] = {"hit": hits.tolist()}
+    named = [(n, c) for n, c in events.columns() if n not in _NOT_SHOWN and c.ndim == 1]
+    named += [(added.name, added.values) for added in events.added if added.values.ndim == 1]
+    for name, values in named:
+        columns[name] = _numbers(values[rows])
+    units = {added.name: added.units for added in events.added if added.units}
+    return columns, {"pulse_energy": "J", "wavelength": "m", **units}
+
+
+def _numbers(values: np.ndarray) -> list:
+    if values.dtype.kind in "iub":
+        return values.tolist()
+    # six digits are what float32 has, and more than a caption shows
+    return [float(f"{v:.6g}") if np.isfinite(v) else None for v in values.tolist()]
+
+
+def _detector(found: RunFiles, raster: pictures.Raster) -> str:
+    """Return the empty detector as an image: gaps, pixels, and those bad in all hits."""
+    good = found.powder["good_frames_hits"] > 0
+    image = pictures.assemble_counts(raster, np.zeros(len(good), np.uint16), good)
+    numbers = np.full(raster.shape, pictures.GAP, np.uint8)
+    numbers[raster.pixels > 0] = pictures.LOWEST
+    numbers[image.bad] = pictures.BAD
+    return pictures.data_uri(pictures.png(numbers, pictures.palette(_SHADES)))
+
+
+def _packed_hits(found: RunFiles, hits: np.ndarray, raster: pictures.Raster) -> dict[int, str]:
+    """Return the photons of hits, packed, the first ones up to `MOST_BYTES`."""
+    packed: dict[int, str] = {}
+    room = MOST_BYTES
+    frames = HitFrames(found.experiment.cxi)
+    try:
+        for hit in hits.tolist():
+            photons = frames.photons(hit).reshape(-1)
+            pixel = lit_pixels(photons)
+            pixel = pixel[frames.good(hit).reshape(-1)[pixel]]
+            text = pack(raster.point[pixel], photons[pixel])
+            room -= len(text)
+            if room < 0:
+                break
+            packed[hit] = text
+    finally:
+        frames.close()
+    return packed
+
+
+def pack(point: np.ndarray, photons: np.ndarray) -> str:
+    """Return photons at points of an image as text, base64 of zlib.
+
+    First the steps from point to point, in ascending order, 4 planes of bytes, lowest first; then
+    the photons, 2 planes: bytes of the same weight are alike, and pack well.
+
+    Parameters
+    ----------
+    point : ndarray, int (pixel,)
+    photons : ndarray, uint8 or uint16 (pixel,)
+    """
+    order = np.argsort(point, kind="stable")
+    steps = np.diff(point[order], prepend=0).astype("<u4").view(np.uint8).reshape(-1, 4)
+    counts = photons[order].astype("<u2").view(np.uint8).reshape(-1, 2)
+    planes = np.concatenate([steps.T.reshape(-1), counts.T.reshape(-1)])
+    return base64.b64encode(zlib_compress(planes, 1)).decode()

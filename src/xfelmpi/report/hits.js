@@ -1,0 +1,229 @@
+"use strict";
+// The hit browser: sorts, filters and draws the hits whose values and packed photons are in the page.
+const $ = (selector) => document.querySelector(selector);
+const data = JSON.parse($("#hits")?.textContent || "null");
+const PER_PAGE = 48, BINS = 4;
+
+const names = data ? Object.keys(data.columns) : [];
+const other = { train_id: "trainId", cell_id: "cellId", pulse_id: "pulseId", lit_pixels: "litpixels",
+  photon_counts: "photons", hit_score: "hitscore", photon_wavelength: "wavelength" };
+const ticked = new Set();
+let shown = [], page = 0, chosen = 0, down = true, detector = null;
+
+// ---- filter: comparisons joined by "and", as --where has them
+
+const compare = { ">": (a, b) => a > b, ">=": (a, b) => a >= b, "<": (a, b) => a < b,
+  "<=": (a, b) => a <= b, "==": (a, b) => a === b, "!=": (a, b) => a !== b };
+
+function conditions(text) {
+  if (!text.trim()) return [];
+  return text.split(/\s+and\s+/).map((part) => {
+    const found = part.match(/^\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$/);
+    if (!found || isNaN(Number(found[3]))) throw new Error(`'${part.trim()}' is no comparison such as photons > 5000`);
+    const name = names.includes(found[1]) ? found[1] : other[found[1]];
+    if (!names.includes(name)) throw new Error(`no column '${found[1]}'; there are ${names.join(", ")}`);
+    return (i) => data.columns[name][i] !== null && compare[found[2]](data.columns[name][i], Number(found[3]));
+  });
+}
+
+function update() {
+  let rules;
+  $("#message").textContent = "";
+  try { rules = conditions($("#where").value); }
+  catch (error) { $("#message").textContent = error.message; return; }
+  if ($("#only-ticked").checked) rules.push((i) => ticked.has(i));
+  const key = data.columns[$("#sort").value], sign = down ? -1 : 1;
+  shown = data.columns.hit.map((_, i) => i).filter((i) => rules.every((rule) => rule(i)));
+  shown.sort((a, b) => {
+    const [x, y] = [key[a], key[b]];
+    if (x === null || y === null) return (x === null) - (y === null);
+    return x === y ? a - b : sign * (x - y);
+  });
+  page = chosen = 0;
+  draw();
+}
+
+// ---- photons
+
+async function photons(i) {
+  const packed = data.photons[i];
+  if (!packed) return null;
+  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer()), n = planes.length / 6;
+  const point = new Uint32Array(n), count = new Uint16Array(n);
+  for (let k = 0, at = 0; k < n; k++) {
+    at += planes[k] + (planes[n + k] << 8) + (planes[2 * n + k] << 16) + planes[3 * n + k] * 2 ** 24;
+    point[k] = at;
+    count[k] = planes[4 * n + k] + (planes[5 * n + k] << 8);
+  }
+  return { point, count };
+}
+
+// Draw a hit with `bins` x `bins` pixels a point.
+async function paint(canvas, i, bins) {
+  const { width, height } = data, w = Math.ceil(width / bins), h = Math.ceil(height / bins);
+  Object.assign(canvas, { width: w, height: h });
+  canvas.dataset.hit = i;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingEnabled = bins > 1;
+  context.drawImage(detector, 0, 0, width / bins, height / bins);
+  const found = await photons(i);
+  // another hit may have been asked for meanwhile
+  if (!found || canvas.dataset.hit !== String(i)) return;
+  const sum = new Float32Array(w * h);
+  let most = 2;
+  found.point.forEach((at, k) => {
+    const to = Math.floor(Math.floor(at / width) / bins) * w + Math.floor((at % width) / bins);
+    sum[to] += found.count[k];
+    most = Math.max(most, sum[to]);
+  });
+  const image = context.getImageData(0, 0, w, h), lowest = Math.log(0.08), span = Math.log(most) - lowest;
+  sum.forEach((value, at) => {
+    if (!value) return;
+    const level = Math.round(((Math.log(value) - lowest) / span) * (data.palette.length - 1));
+    image.data.set([...data.palette[level], 255], 4 * at);
+  });
+  context.putImageData(image, 0, 0);
+}
+
+// ---- page
+
+const short = (value) => value === null ? "–" : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+
+function caption(i) {
+  const c = data.columns, strength = c.hit_sigma?.[i] === null ? `score ${short(c.hitscore[i])}` : `${short(c.hit_sigma[i])} σ`;
+  const by = $("#sort").value, more = ["hit", "photons", "hit_sigma", "trainId", "cellId"].includes(by) ? "" : ` · ${by} ${short(c[by][i])}`;
+  return [`hit ${c.hit[i]}`, `train ${c.trainId[i]}, cell ${c.cellId[i]}`, `${c.photons[i]} photons, ${strength}${more}`];
+}
+
+function card(i, place) {
+  const figure = document.createElement("figure"), canvas = document.createElement("canvas");
+  const box = document.createElement("input"), text = document.createElement("figcaption");
+  const [name, ...lines] = caption(i), label = document.createElement("label"), bold = document.createElement("b");
+  Object.assign(box, { type: "checkbox", checked: ticked.has(i) });
+  box.addEventListener("change", () => { tick(i, box.checked); });
+  bold.textContent = name;
+  label.append(box, " ", bold);
+  text.append(label);
+  for (const line of lines) text.append(document.createElement("br"), line);
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", [name, ...lines].join(", "));
+  canvas.addEventListener("click", () => { choose(place); enlarge(); });
+  figure.append(canvas, text);
+  paint(canvas, i, BINS);
+  return figure;
+}
+
+function draw() {
+  const pages = Math.max(Math.ceil(shown.length / PER_PAGE), 1);
+  page = Math.min(Math.max(page, 0), pages - 1);
+  $("#page").textContent = `page ${page + 1} of ${pages}, ${shown.length} of ${data.columns.hit.length} hits, ${ticked.size} ticked`;
+  $("#previous").disabled = page === 0;
+  $("#next").disabled = page === pages - 1;
+  $("#grid").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE)
+    .map((i, k) => card(i, page * PER_PAGE + k)));
+  choose(Math.min(Math.max(chosen, page * PER_PAGE), (page + 1) * PER_PAGE - 1, shown.length - 1));
+}
+
+function turn(to) { page = to; chosen = page * PER_PAGE; draw(); }
+
+function choose(place) {
+  if (!shown.length) return;
+  chosen = Math.min(Math.max(place, 0), shown.length - 1);
+  const its = Math.floor(chosen / PER_PAGE);
+  if (its !== page) { page = its; draw(); return; }
+  [...$("#grid").children].forEach((figure, k) => figure.classList.toggle("chosen", page * PER_PAGE + k === chosen));
+  $("#grid .chosen")?.scrollIntoView({ block: "nearest" });
+}
+
+function tick(i, on) {
+  if (on) ticked.add(i); else ticked.delete(i);
+  const place = shown.indexOf(i) - page * PER_PAGE, figure = $("#grid").children[place];
+  if (figure) figure.querySelector("input").checked = on;
+  $("#page").textContent = $("#page").textContent.replace(/\d+ ticked/, `${ticked.size} ticked`);
+}
+
+const dialog = $("dialog");
+function enlarge() {
+  if (!shown.length) return;
+  const i = shown[chosen], table = dialog.querySelector("table");
+  table.replaceChildren(...names.map((name) => {
+    const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td");
+    head.textContent = name;
+    cell.textContent = `${short(data.columns[name][i])} ${data.columns[name][i] === null ? "" : data.units[name] || ""}`;
+    row.append(head, cell);
+    return row;
+  }));
+  const canvas = dialog.querySelector("canvas");
+  canvas.setAttribute("aria-label", caption(i).join(", "));
+  paint(canvas, i, 1);
+  if (!dialog.open) dialog.showModal();
+}
+
+async function copy(text, button) {
+  const area = document.createElement("textarea"), before = button.dataset.name || button.textContent;
+  button.dataset.name = before;
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  button.textContent = document.execCommand("copy") ? "copied" : "not allowed here";
+  area.remove();
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+const list = () => (ticked.size ? [...ticked].sort((a, b) => a - b) : shown);
+const where = () => ticked.size
+  ? list().map((i) => `(trainId == ${data.columns.trainId[i]} and cellId == ${data.columns.cellId[i]})`).join(" or ")
+  : $("#where").value.trim();
+
+function keys(event) {
+  if (["INPUT", "SELECT"].includes(event.target.tagName) && event.target.type !== "checkbox") return;
+  const across = Math.max(1, getComputedStyle($("#grid")).gridTemplateColumns.split(" ").length);
+  const open = dialog.open, step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
+  if (step) { choose(chosen + step); if (open) enlarge(); }
+  else if (event.key === "PageDown" && !$("#next").disabled) turn(page + 1);
+  else if (event.key === "PageUp" && !$("#previous").disabled) turn(page - 1);
+  else if (event.key === "Enter" && event.target.tagName !== "BUTTON") enlarge();
+  else if (event.key === " " && event.target.tagName !== "BUTTON") tick(shown[chosen], !ticked.has(shown[chosen]));
+  else return;
+  event.preventDefault();
+}
+
+async function start() {
+  for (const select of ["#sort", "#column"])
+    $(select).append(...names.map((name) => new Option(name)));
+  $("#sort").value = "hitscore";
+  $("#column").value = "photons";
+  detector = new Image();
+  detector.src = data.detector;
+  await detector.decode();
+  $("#sort").addEventListener("change", update);
+  $("#where").addEventListener("change", update);
+  $("#only-ticked").addEventListener("change", update);
+  $("form").addEventListener("submit", (event) => { event.preventDefault(); update(); });
+  $("#direction").addEventListener("click", (event) => {
+    down = !down;
+    event.target.textContent = down ? "descending" : "ascending";
+    update();
+  });
+  $("#add").addEventListener("click", () => {
+    const before = $("#where").value.trim(), more = `${$("#column").value} ${$("#operator").value} ${$("#value").value}`;
+    $("#where").value = before ? `${before} and ${more}` : more;
+    update();
+  });
+  $("#previous").addEventListener("click", () => turn(page - 1));
+  $("#next").addEventListener("click", () => turn(page + 1));
+  $("#copy-list").addEventListener("click", (event) => copy(list().map((i) => data.columns.hit[i]).join(" "), event.target));
+  $("#copy-where").addEventListener("click", (event) => copy(where(), event.target));
+  $("#close").addEventListener("click", () => dialog.close());
+  $("#zoom").addEventListener("click", (event) => {
+    const whole = !dialog.querySelector(".large").classList.toggle("pixels");
+    event.target.textContent = whole ? "pixel by pixel" : "whole detector";
+  });
+  addEventListener("keydown", keys);
+  update();
+  document.body.dataset.drawn = "yes";
+}
+
+if (data) start();
