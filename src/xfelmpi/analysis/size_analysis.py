@@ -69,7 +69,7 @@ class SizeAnalysis(HitAnalysis):
 
         Parameters
         ----------
-        found : NamedTuple
+        found : tuple of ndarray, float64 (hit,)
             What `fit` found, with the wavelength of the run.
         ratio, light : ndarray, float64 (hit,)
             What lengths and fluences are multiplied by.
