@@ -33,6 +33,8 @@ class PolarBins:
         Exposure of all pixels.
     q : ndarray, float64 (bin,)
         Mean |q| in 1/m, weighted by the exposure; 0 in a bin without pixels.
+    spread : ndarray, float64 (bin,)
+        Standard deviation of |q| in a bin.
     ring_q, ring_spread : ndarray, float64 (ring,)
         Mean and standard deviation of |q| in a ring.
     q_x, q_y : ndarray, float64 (bin,)
@@ -45,6 +47,7 @@ class PolarBins:
     ring_of_bin: np.ndarray
     total: np.ndarray
     q: np.ndarray
+    spread: np.ndarray
     ring_q: np.ndarray
     ring_spread: np.ndarray
     q_x: np.ndarray
@@ -139,6 +142,7 @@ def make_bins(
         np.repeat(np.arange(len(sectors)), sectors),
         total,
         by_q / filled,
+        np.sqrt(np.maximum(by_square / filled - (by_q / filled) ** 2, 0.0)),
         ring_q,
         np.sqrt(np.maximum(square - ring_q**2, 0.0)),
         by_x / filled,

@@ -12,6 +12,7 @@ matrices per harmonic of the azimuth tries all pairs of axes at all angles.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.polynomial.legendre import leggauss
 
 from xfelmpi.analysis.fit_blocks import (
     BLOCK_HITS,
@@ -42,6 +43,10 @@ _ANGLE_INFORMATION = 12 / np.pi**2
 """Of an angle of which nothing is known: 1 / variance of equal chances in [0, π)."""
 
 _DAMPING = 1e-6
+
+_POINTS = [(node * 3**0.5, weight / 2) for node, weight in zip(*leggauss(4), strict=True)]
+"""Points across a bin in standard deviations of |q|, and their weights: outer bins are as wide as
+fringes are."""
 
 
 class Spheroids(NamedTuple):
@@ -101,6 +106,7 @@ class SpheroidFit:
         self._exposure = exposure.reshape(self._shape)
         self._background = background.reshape(self._shape).sum(axis=1)
         self._spread = bins.ring_spread / np.where(bins.ring_q > 0, bins.ring_q, 1.0)
+        self._beyond = np.maximum(bins.q**2 - bins.q_x**2 - bins.q_y**2, 0.0)
         self._logarithms: dict[int, np.ndarray] = {}
         self._visible = self._all_visible()
 
@@ -206,22 +212,25 @@ class SpheroidFit:
         bins = self._bins
         u = along * (cosine * bins.q_x + sine * bins.q_y)
         w = across * (cosine * bins.q_y - sine * bins.q_x)
-        length = np.sqrt(u * u + w * w)
+        # along the beam, and what the mean over a sector is shorter than its pixels' |q|
+        beyond = across * across * self._beyond
+        length = np.sqrt(u * u + w * w + beyond)
         scale = self._forward * np.exp(where[:, 3, None]) * (across**2 * along) ** 2 * exposure
-        spread = self._spread[bins.ring_of_bin]
+        spread = bins.spread / np.where(bins.q > 0, bins.q, 1.0)
         squares, changes = 0.0, 0.0
-        for sign in (-1, 1):
-            h = np.pi * length * (1 + sign * spread)
+        for node, weight in _POINTS:
+            h = np.pi * length * (1 + node * spread)
             value, slope = sphere_amplitude(h)
-            squares = squares + value * value / 2
-            # d g² / d log(length), half of it for each of the two points
-            changes = changes + value * slope * h
+            squares = squares + weight * value * value
+            # d g² / d log(length)
+            changes = changes + 2 * weight * value * slope * h
         signal = scale * squares
         if not slopes:
             return signal, ()
         change = scale * changes / np.where(length > 0, length * length, 1.0)
         turn = change * u * w * (along / across - across / along)
-        return signal, (4 * signal + change * w * w, 2 * signal + change * u * u, turn, signal)
+        by_across = 4 * signal + change * (w * w + beyond)
+        return signal, (by_across, 2 * signal + change * u * u, turn, signal)
 
     def _refine(self, hits: BinnedHits, where: np.ndarray):
         """Climb to the maximum; return where it is (hit, 4) and the covariance (hit, 4, 4)."""
