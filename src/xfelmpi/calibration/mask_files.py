@@ -102,12 +102,13 @@ def find_mask_files(
 def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     """Return the dataset of the good pixels: the first name there, if several are."""
     there = [name for name in _NAMES if name in file]
-    name = next((name for name in there if isinstance(file[name], h5py.Dataset)), None)
+    found = {name: _behind(file, path, name) for name in there}
+    name = next((name for name in there if isinstance(found[name], h5py.Dataset)), None)
     if name is None:
         if there:
             raise InputError(f"{path}: {there[0]} is no dataset")
         raise InputError(f"{path}: no {', '.join(_NAMES[:-1])} or {_NAMES[-1]} in this mask file")
-    good = file[name]
+    good = found[name]
     if good.shape is None:
         raise InputError(f"{path}: {name} has no values (its dataspace is null)")
     require_filters(good)
@@ -117,6 +118,14 @@ def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     if good.dtype.kind not in "buif":
         raise InputError(f"{path}: {name} is {good.dtype}, expected 0/1 numbers or bool")
     return name, good
+
+
+def _behind(file: h5py.File, path: Path, name: str):
+    """Return what a name stands for; it may be a link that leads nowhere."""
+    try:
+        return file[name]
+    except (KeyError, OSError, RuntimeError) as error:
+        raise InputError(f"{path}: {name}: {' '.join(str(error).split())}") from None
 
 
 def _check(path: Path, detector: Detector) -> MaskFile:
@@ -145,7 +154,7 @@ def _cells(file: h5py.File, path: Path, mask: str, detector: Detector) -> tuple[
             f"{path}: a per-cell mask needs {places[0]} ({n_masks},), unless it has all "
             f"{detector.max_cells} cells"
         )
-    cells = file[name]
+    cells = _behind(file, path, name)
     if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
         raise InputError(f"{path}: {name} are no integers")
     if cells.size != n_masks or cells.size > detector.max_cells:

@@ -386,7 +386,20 @@ def other_name(path):
 
 
 # option, how to write the file, words of the message
+def link_to_nowhere(name):
+    def make(path):
+        write(path, np.ones((1, *SHAPE), bool))
+        with h5py.File(path, "r+") as file:
+            if name in file:
+                del file[name]
+            file[name] = h5py.ExternalLink("gone.h5", "x")
+
+    return make
+
+
 REFUSED = {
+    "link": ("global_mask", link_to_nowhere("entry_1/good_pixels"), "pixels: .*external file"),
+    "cells": ("cell_mask", link_to_nowhere("entry_1/cellIds"), "cellIds: .*external file"),
     "not there": ("global_mask", lambda p: None, "no such file"),
     "no HDF5": ("cell_mask", lambda p: p.write_text("mask"), "expected a mask file"),
     "a folder": ("hit_mask", lambda p: p.mkdir(), "expected a mask file"),
