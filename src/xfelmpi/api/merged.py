@@ -1,21 +1,21 @@
 """The hits of several runs that ``xfelmpi merge`` has joined."""
 
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from xfelmpi.api.hits import Hits, hits_of
-from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.api.open_hits import OpenHits
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.paths import MergedFiles
 from xfelmpi.io.checked import checked_attribute
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.cxi.frames import HitFrames
-from xfelmpi.output.cxi.reader import read_positions
+from xfelmpi.output.cxi.reader import read_detector, read_positions
 from xfelmpi.report.assembly import Assembler
 
 
-class MergedRuns:
+class MergedRuns(OpenHits):
     """Hits of several runs; ``hit.run`` says which run one is of.
 
     Parameters
@@ -35,17 +35,9 @@ class MergedRuns:
             self._where = checked_attribute(file, "where", str)
             self._settings = checked_attribute(file, "configuration", str)
 
-    def __enter__(self) -> "MergedRuns":
-        return self
-
-    def __exit__(self, *_error) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file of the hits, if it is open."""
-        if "_frames" in self.__dict__:
-            self.__dict__.pop("_frames").close()
-            self.__dict__.pop("hits", None)
+    @property
+    def _cxi(self) -> Path:
+        return self._files.cxi
 
     @property
     def runs(self) -> tuple[int, ...]:
@@ -63,12 +55,8 @@ class MergedRuns:
         return vars(Config.from_json(self._settings)).copy()
 
     @cached_property
-    def _frames(self) -> HitFrames:
-        return HitFrames(self._files.cxi)
-
-    @cached_property
     def _assembler(self) -> Assembler:
-        return Assembler(read_positions(self._files.cxi), DetectorGeometry.detector)
+        return Assembler(read_positions(self._cxi), read_detector(self._cxi))
 
     @cached_property
     def hits(self) -> Hits:

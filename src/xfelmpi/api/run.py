@@ -9,13 +9,13 @@ import numpy as np
 
 from xfelmpi.api.hits import Hits, hits_of
 from xfelmpi.api.merged import MergedRuns
+from xfelmpi.api.open_hits import OpenHits
 from xfelmpi.api.powder import Powder
 from xfelmpi.api.rethreshold import Rethresholded, rethreshold
 from xfelmpi.core.config.parsing import parse_run
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, MergedFiles, experiment_folder
 from xfelmpi.core.problems import Problem
-from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import check_rows, read_hit_file, read_positions
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
 from xfelmpi.report.assembly import Assembler
@@ -64,7 +64,7 @@ def open_run(
     return Run(Experiment(prefix, output, number))
 
 
-class Run:
+class Run(OpenHits):
     """A processed run; files are read when something of them is asked for.
 
     Parameters
@@ -81,17 +81,9 @@ class Run:
         self._experiment = experiment
         self._first, self._chosen = read_settings(experiment.events)
 
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *_error) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file of the hits, if it is open."""
-        if "_frames" in self.__dict__:
-            self.__dict__.pop("_frames").close()
-            self.__dict__.pop("hits", None)
+    @property
+    def _cxi(self) -> Path:
+        return self._experiment.cxi
 
     @property
     def number(self) -> int:
@@ -151,10 +143,6 @@ class Run:
         from xfelmpi.report.run_page import run_answers
 
         return Verdicts((answer.subject, answer) for answer in run_answers(self._files))
-
-    @cached_property
-    def _frames(self) -> HitFrames:
-        return HitFrames(self._experiment.cxi)
 
     @cached_property
     def _assembler(self) -> Assembler:

@@ -10,6 +10,7 @@ import numpy as np
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detector_of_modules
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
@@ -152,6 +153,22 @@ def read_positions(path: Path) -> np.ndarray:
         return _positions(file[_DETECTOR])
 
 
+def read_detector(path: Path) -> Detector:
+    """Return what kind of detector the hits are of; likewise.
+
+    Raises
+    ------
+    InputError
+        If the file does not tell.
+    """
+    with finished_file(path, "a CXI file") as file:
+        return _detector_of(file[_DETECTOR])
+
+
+def _detector_of(detector: h5py.Group) -> Detector:
+    return detector_of_modules(detector["module_identifier"].asstr()[()].tolist())
+
+
 def _check_frames(detector: h5py.Group, n_hits: int) -> None:
     """Check type and shape of the datasets of frames, of which each hit has one."""
     for name, dtypes in (("data", (np.uint8, np.uint16)), ("mask", (np.uint32,))):
@@ -184,7 +201,7 @@ def _geometry(detector: h5py.Group, xyz: np.ndarray, path: Path) -> DetectorGeom
         checked_array(detector, "basis_vectors", np.float64, (len(xyz[0]), 2, 3)),
         float(checked_array(detector, "distance", np.float64, ())),
         str(path),
-        detector_of_modules(detector["module_identifier"].asstr()[()].tolist()),
+        _detector_of(detector),
         **tiles,
     )
 
