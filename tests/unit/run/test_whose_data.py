@@ -492,6 +492,22 @@ def test_virtual_index_whose_source_is_gone(run, name, there):
     assert f"{name}: source {source}: {why}" in problem.what
 
 
+def test_index_packed_by_a_filter_that_nobody_has(run):
+    """Its number is said, not only that data cannot be read."""
+    with h5py.File(run / file_name(3), "r+") as file:
+        trains = file["INDEX/trainId"][:]
+        del file["INDEX/trainId"]
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_chunk((len(trains),))
+        layout.set_filter(333, h5py.h5z.FLAG_OPTIONAL, (1,))
+        kind, space = h5py.h5t.py_create(trains.dtype), h5py.h5s.create_simple(trains.shape)
+        packed = h5py.h5d.create(file.id, b"INDEX/trainId", kind, space, layout)
+        packed.write_direct_chunk((0,), trains.tobytes())
+    (problem,) = (p for p in index_run(run, "proc").problems if p.file)
+    assert (problem.file, problem.action) == (file_name(3), "file left out")
+    assert "INDEX/trainId is packed with HDF5 filter 333" in problem.what
+
+
 XGM = "INSTRUMENT/SPB_XTD9_XGM/DOOCS/MAIN:output/data/intensityTD"
 
 
