@@ -9,10 +9,10 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
+import extra_geom
 import h5py
 import numpy as np
-from expected import FRAME_SHAPE, LIGHT_SPEED, PLANCK, Expected
-from extra_geom import AGIPD_1MGeometry
+from expected import LIGHT_SPEED, PLANCK, Expected
 from readers import read_emc
 
 from xfelmpi.analysis.sphere_size import SphereSize
@@ -23,6 +23,9 @@ EVENTS = {
     **{"hit_threshold": "f4", "hit_sigma": "f4", "pulse_energy": "f8", "wavelength": "f8"},
     **{"modules": "u2", "n_pulses": "u1"},
 }
+HONEYCOMB = 0.13e-3
+"""How far in m the pixels of a DSSC are from the corners of a rectangular grid."""
+
 SOURCE, DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 ROOT_ATTRIBUTES = {
     *("run", "proposal", "program_version", "configuration", "input_files", "creation_date"),
@@ -154,7 +157,7 @@ def check_cxi(path: Path, expected: Expected, is_miss: np.ndarray) -> None:
         assert len(set(titles)) == len(entries)
         for name, rows in entries.items():
             entry = file[name]
-            _check_singles(entry, file.attrs)
+            _check_singles(entry, file.attrs, expected)
             _check_hit_columns(entry, expected, rows)
             _check_frames(entry, expected, rows, places)
             _check_detector(entry, expected)
@@ -169,11 +172,11 @@ def _text(dataset) -> str:
     return dataset[()].decode()
 
 
-def _check_singles(entry, attributes) -> None:
+def _check_singles(entry, attributes, expected) -> None:
     assert _text(entry["name"])
     assert datetime.fromisoformat(_text(entry["start_time"])).tzinfo is not None
     assert _text(entry["sample_1/name"]) == "Simulated spheres"
-    assert _text(entry["instrument_1/name"]) == "SPB"
+    assert _text(entry["instrument_1/name"]) == expected.mock.options.topic
     process = entry["process_1"]
     assert process.attrs["NX_class"] == "NXprocess"
     assert _text(process["command"]) == attributes["command_line"]
@@ -221,9 +224,9 @@ def _check_frames(entry, expected, rows, places) -> None:
     assert data.dtype == (np.uint16 if peak > 255 else np.uint8)
     assert mask.dtype == np.uint32
     for dataset in (data, mask):
-        assert dataset.shape == (len(rows), *FRAME_SHAPE)
+        assert dataset.shape == (len(rows), *expected.shape)
         assert dataset.attrs["axes"] == "experiment_identifier:module_identifier:y:x"
-        assert dataset.chunks[1:] == FRAME_SHAPE, "a chunk must hold whole frames"
+        assert dataset.chunks[1:] == expected.shape, "a chunk must hold whole frames"
         assert dataset.compression == "gzip"
     for i, row in enumerate(rows):
         np.testing.assert_array_equal(data[i], expected.frame(row))
@@ -244,26 +247,31 @@ def _check_detector(entry, expected) -> None:
     photons, _ = expected.powder(np.ones(len(expected), bool))
     np.testing.assert_array_equal(detector["powder"][:], photons)
     np.testing.assert_allclose(detector["background"][:], expected.background, rtol=1e-6)
+    about = expected.mock.options.detector_type
     for name, value, units in (
-        ("x_pixel_size", 200e-6, "m"),
-        ("y_pixel_size", 200e-6, "m"),
-        ("pixel_area", 4e-8, "m2"),
+        ("x_pixel_size", about.pixel_size[1], "m"),
+        ("y_pixel_size", about.pixel_size[0], "m"),
+        ("pixel_area", about.pixel_area, "m2"),
         ("distance", expected.mock.options.distance, "m"),
     ):
         assert detector[name].shape == ()
         assert detector[name][()] == value or abs(detector[name][()] / value - 1) < 1e-12, name
         assert detector[name].attrs["units"] == units, name
-    geometry = AGIPD_1MGeometry.from_crystfel_geom(str(expected.mock.paths.geometry))
+    of_detector = getattr(extra_geom, about.geometry)
+    geometry = of_detector.from_crystfel_geom(str(expected.mock.paths.geometry))
     positions = np.moveaxis(geometry.get_pixel_positions(), -1, 0).copy()
     positions[2] += expected.mock.options.distance
     np.testing.assert_allclose(detector["xyz_map"][:], positions, rtol=0, atol=1e-9)
-    assert detector["corner_position"].shape == (16, 3)
-    assert detector["basis_vectors"].shape == (16, 2, 3)
-    assert detector["module_identifier"].shape == (16,)
-    assert detector["tile_identifier"][()].tolist()[::127] == [b"AGIPD00T0", b"AGIPD15T7"]
+    assert detector["corner_position"].shape == (about.n_modules, 3)
+    assert detector["basis_vectors"].shape == (about.n_modules, 2, 3)
+    assert detector["module_identifier"].shape == (about.n_modules,)
+    assert detector["tile_identifier"].asstr()[()].tolist() == list(about.tile_names)
     tiles = detector["tile_corner_position"][()], detector["tile_basis_vectors"][()]
-    middle = tiles[0] + 32.5 * tiles[1][:, 0] + 0.5 * tiles[1][:, 1]
-    np.testing.assert_allclose(middle, positions[:, :, 32::64, 0].reshape(3, 128).T, atol=1e-9)
+    # of even rows: others of a honeycomb are shifted
+    n_ss, n_fs = about.tile_shape
+    middle = tiles[0] + (n_ss // 2 + 0.5) * tiles[1][:, 0] + 0.5 * tiles[1][:, 1]
+    there = positions[:, :, n_ss // 2 :: n_ss, ::n_fs].reshape(3, -1).T
+    np.testing.assert_allclose(middle, there, atol=HONEYCOMB * (about.name == "DSSC-1M") + 1e-9)
     names = ("xyz_map", "corner_position", "basis_vectors")
     for name in (*names, "tile_corner_position", "tile_basis_vectors"):
         assert detector[name].attrs["units"] == "m", name
@@ -292,7 +300,7 @@ def check_emc(path: Path, expected: Expected) -> None:
     """Assert that the EMC file has the hits, entry by entry, in the order of the CXI."""
     rows = np.flatnonzero(expected.is_hit)
     emc = read_emc(path)
-    assert emc.num_pix == 16 * 512 * 128
+    assert emc.num_pix == expected.mock.options.detector_type.frame_pixels
     assert len(emc) == len(rows)
     for i, row in enumerate(rows):
         frame = expected.frame(row).reshape(-1)

@@ -25,9 +25,9 @@ class Expected:
     mock : MockRun
         With the truth of all frames (``truth="full"``).
     good : dict of int to ndarray, optional
-        Good pixels of each cell, bool (16, 512, 128); default: all.
+        Good pixels of each cell, bool (module, ss, fs); default: all.
     region : ndarray, optional
-        Hit-finding region, bool (16, 512, 128); default: everything.
+        Hit-finding region, bool (module, ss, fs); default: everything.
     score, decide, sigma, fixed_threshold, miss_fraction, miss_base, min_scores, width, sigma_floor
         As the options of the main job; likewise those up to `excluded`.
     rows : (int, int or None)
@@ -35,7 +35,7 @@ class Expected:
     with_misses : bool
         Whether the CXI file has the misses too.
     bad : dict of int to ndarray
-        By frame, pixels without a number of photons there, bool (16, 512, 128).
+        By frame, pixels without a number of photons there, bool (module, ss, fs).
     """
 
     mock: MockRun
@@ -59,7 +59,15 @@ class Expected:
     with_misses: bool = False
     bad: dict[int, np.ndarray] = field(default_factory=dict)
     _frames: dict[int, np.ndarray] = field(default_factory=dict)
-    _all_good: np.ndarray = field(default_factory=lambda: np.ones(FRAME_SHAPE, bool))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a frame, (module, ss, fs)."""
+        return self.mock.options.detector_type.frame_shape
+
+    @cached_property
+    def _all_good(self) -> np.ndarray:
+        return np.ones(self.shape, bool)
 
     def column(self, name: str) -> np.ndarray:
         """Return a column of the truth."""
@@ -69,19 +77,19 @@ class Expected:
         return len(self.column("trainId"))
 
     def mask_of(self, row: int) -> np.ndarray:
-        """Return the good pixels of a frame's cell by the masks, bool (16, 512, 128)."""
+        """Return the good pixels of a frame's cell by the masks, bool (module, ss, fs)."""
         return self._all_good if self.good is None else self.good[int(self.column("cellId")[row])]
 
     def good_of(self, row: int) -> np.ndarray:
-        """Return the good pixels of a frame, bool (16, 512, 128)."""
+        """Return the good pixels of a frame, bool (module, ss, fs)."""
         return self.mask_of(row) & ~self.bad[row] if row in self.bad else self.mask_of(row)
 
     def present(self, row: int) -> np.ndarray:
-        """Return which modules have a frame, bool (16,)."""
-        return (self.column("modules")[row] >> np.arange(16) & 1).astype(bool)
+        """Return which modules have a frame, bool (module,)."""
+        return (self.column("modules")[row] >> np.arange(self.shape[0]) & 1).astype(bool)
 
     def frame(self, row: int) -> np.ndarray:
-        """Return the photons of a frame on its good pixels, uint16 (16, 512, 128)."""
+        """Return the photons of a frame on its good pixels, uint16 (module, ss, fs)."""
         if row not in self._frames:
             self._frames[row] = self.mock.frame(row + self.rows[0]) * self.good_of(row)
         return self._frames[row]
@@ -208,7 +216,7 @@ class Expected:
 
     def powder(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return photons and good frames of every pixel, over some frames, bool (frame,)."""
-        photons, good = np.zeros(FRAME_SHAPE, np.uint64), np.zeros(FRAME_SHAPE, np.uint32)
+        photons, good = np.zeros(self.shape, np.uint64), np.zeros(self.shape, np.uint32)
         for row in np.flatnonzero(frames):
             photons += self.frame(row)
             good += self.good_of(row) & self.present(row)[:, None, None]
@@ -239,7 +247,7 @@ class Expected:
     @cached_property
     def ever_good(self) -> np.ndarray:
         """Good in at least one cell of the run, in a module that the run has."""
-        good = np.zeros(FRAME_SHAPE, bool)
+        good = np.zeros(self.shape, bool)
         for row in range(len(self)):
             good |= self.mask_of(row)
         return good & ~self.absent[:, None, None]
@@ -251,5 +259,5 @@ class Expected:
 
     @property
     def absent(self) -> np.ndarray:
-        """Modules that no frame has, bool (16,)."""
+        """Modules that no frame has, bool (module,)."""
         return ~np.any([self.present(row) for row in range(len(self))], axis=0)

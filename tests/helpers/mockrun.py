@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MODULE_PIXELS
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
 from xfelmpi.simulate.constants import constants_path
 
@@ -43,9 +42,10 @@ class MockRun:
         """Return the photons of one frame, uint16 (module, ss, fs); zero where modules lack."""
         (kept,) = np.flatnonzero(self.truth["frames"] == row)
         entries = slice(*self.truth["indptr"][kept : kept + 2])
-        image = np.zeros(FRAME_PIXELS, np.uint16)
+        detector = self.options.detector_type
+        image = np.zeros(detector.frame_pixels, np.uint16)
         image[self.truth["pixel"][entries]] = self.truth["count"][entries]
-        return image.reshape(FRAME_SHAPE)
+        return image.reshape(detector.frame_shape)
 
     def row(self, train_id: int, cell: int) -> int:
         """Return the row of a frame."""
@@ -58,7 +58,8 @@ class MockRun:
         self.truth["modules"][row] &= 0xFFFF ^ 1 << module
         (kept,) = np.flatnonzero(self.truth["frames"] == row)
         start, stop = self.truth["indptr"][kept : kept + 2]
-        of_module = self.truth["pixel"][start:stop] // MODULE_PIXELS == module
+        n_pixels = self.options.detector_type.module_pixels
+        of_module = self.truth["pixel"][start:stop] // n_pixels == module
         self.truth["count"][start:stop][of_module] = 0
 
     def has(self, module: int) -> np.ndarray:

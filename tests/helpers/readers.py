@@ -175,11 +175,13 @@ def read_cxi_with_nexusformat(
         return tuple(signal.shape), np.asarray(signal[row].nxvalue)
 
 
-def assemble_cxi_with_extra_geom(path: Path, geom_path: Path, row: int = 0) -> np.ndarray:
+def assemble_cxi_with_extra_geom(
+    path: Path, geom_path: Path, row: int = 0, of_detector: str = "AGIPD_1MGeometry"
+) -> np.ndarray:
     """Assemble one frame with the CrystFEL geometry, at the place extra-geom's files name."""
-    from extra_geom import AGIPD_1MGeometry
+    import extra_geom
 
-    geometry = AGIPD_1MGeometry.from_crystfel_geom(str(geom_path))
+    geometry = getattr(extra_geom, of_detector).from_crystfel_geom(str(geom_path))
     assert geometry.metadata["crystfel"]["data"] == CXI_SIGNAL
     with h5py.File(path, "r") as file:
         image, _ = geometry.position_modules(file[CXI_SIGNAL][row].astype(np.float32))

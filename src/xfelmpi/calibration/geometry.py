@@ -238,7 +238,10 @@ def _arrays(geometry, detector: Detector, along: Distance, origin: str) -> Detec
     xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
     nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
     xyz[2] += distance
-    tiles = [tile for module in geometry.modules for tile in module]
+    # EXtra-geom counts the tiles of an LPD in another order than its data have them
+    numbers = np.arange(detector.module_pixels).reshape(detector.module_shape)
+    order = np.argsort([int(part.flat[0]) for part in geometry.split_tiles(numbers)])
+    tiles = [module[tile] for module in geometry.modules for tile in order]
     corner = np.array([tile.corner_pos for tile in tiles], np.float64)
     corner[:, 2] += distance
     basis = np.array([(tile.ss_vec, tile.fs_vec) for tile in tiles], np.float64)

@@ -12,7 +12,7 @@ from xfelmpi.cli.parser import Parser, add_run
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
-from xfelmpi.simulate.options import CHOICES, STRIDE_OF_RATE
+from xfelmpi.simulate.options import CHOICES, DEVICES, STRIDE_OF_RATE
 
 SUMMARY = "write a simulated run in the facility's format, with the known answer beside it"
 
@@ -113,6 +113,12 @@ def parser() -> argparse.ArgumentParser:
     add_run(parser, metavar="RUN")
     _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
+    _option(
+        parser,
+        "--detector",
+        f"{', '.join(DEVICES)}, or the name of one, e.g. MID_DET_AGIPD1M-1",
+        metavar="NAME",
+    )
     _add_frames(parser.add_argument_group("which frames there are"))
     _add_photons(parser.add_argument_group("what is on them"))
     _add_beamline(parser.add_argument_group("what the beamline says of them"))

@@ -39,6 +39,7 @@ AGIPD_1M = Detector(
     tile_shape=(ASIC_SIZE, MODULE_SHAPE[1]),
     pixel_size=(PIXEL_SIZE, PIXEL_SIZE),
     max_cells=MAX_CELLS,
+    dark_first_cell=True,
     raw_planes=2,
 )
 

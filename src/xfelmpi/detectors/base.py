@@ -75,6 +75,9 @@ class Detector:
         Memory cells of every pixel; a cellId is below it.
     geometry : str
         EXtra-geom's class of the detector.
+    dark_first_cell : bool
+        Memory cell 0 is assumed to see no pulse where nothing tells which cell sees the first one
+        (EXtra-redu's ``referenceFrame`` 1); else, pulse numbers are taken as they are.
     raw_planes : int
         Values per pixel in raw files: 2 for analogue and digital. 0: raw data are not processed.
     datasets : FrameDatasets
@@ -101,6 +104,7 @@ class Detector:
     uniform_tiles: bool = True
     pixel_area: float | np.ndarray | None = field(default=None, compare=False)
     geometry: str = ""
+    dark_first_cell: bool = False
     raw_planes: int = 0
     datasets: FrameDatasets = FrameDatasets()
 

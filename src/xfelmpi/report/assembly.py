@@ -27,21 +27,30 @@ class Assembler:
         """EXtra-geom's object for the positions in the file; it also draws and interpolates."""
         import extra_geom
 
-        modules = [self._tiles(module) for module in range(self._detector.n_modules)]
-        return getattr(extra_geom, self._detector.geometry)(modules)
+        of_detector = getattr(extra_geom, self._detector.geometry)
+        numbers = np.arange(self._detector.module_pixels).reshape(self._detector.module_shape)
+        # in the order in which EXtra-geom counts them
+        first = [int(part.flat[0]) for part in of_detector.split_tiles(numbers)]
+        places = [divmod(number, self._detector.module_shape[1]) for number in first]
+        return of_detector(
+            [
+                [self._tile(module, *place) for place in places]
+                for module in range(self._detector.n_modules)
+            ]
+        )
 
-    def _tiles(self, module: int) -> list:
-        """Return EXtra-geom's tiles of a module: rows of ASICs, between which are the gaps."""
+    def _tile(self, module: int, ss: int, fs: int):
+        """Return EXtra-geom's tile whose first pixel is (ss, fs) of a module."""
         from extra_geom.base import GeometryFragment
 
-        n_ss, n_fs = self._detector.asic_shape[0], self._detector.module_shape[1]
-        tiles = []
-        for first in range(0, self._detector.module_shape[0], n_ss):
-            centres = self._xyz[:, module, first : first + n_ss]
-            ss = (centres[:, -1, 0] - centres[:, 0, 0]) / (n_ss - 1)
-            fs = (centres[:, 0, -1] - centres[:, 0, 0]) / (n_fs - 1)
-            tiles.append(GeometryFragment(centres[:, 0, 0] - (ss + fs) / 2, ss, fs, n_ss, n_fs))
-        return tiles
+        n_ss, n_fs = self._detector.tile_shape
+        centres = self._xyz[:, module, ss : ss + n_ss, fs : fs + n_fs]
+        # of a honeycomb, every other row is shifted
+        last = (n_ss - 1) // 2 * 2
+        along_ss = (centres[:, last, 0] - centres[:, 0, 0]) / last
+        along_fs = (centres[:, 0, -1] - centres[:, 0, 0]) / (n_fs - 1)
+        corner = centres[:, 0, 0] - (along_ss + along_fs) / 2
+        return GeometryFragment(corner, along_ss, along_fs, n_ss, n_fs)
 
     @cached_property
     def _layout(self) -> tuple[np.ndarray, tuple[float, float]]:

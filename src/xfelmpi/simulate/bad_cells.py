@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS
 from xfelmpi.simulate.constants import DEAD, HOT, NOISY, PixelConstants
 from xfelmpi.simulate.model import ModulePhotons
 from xfelmpi.simulate.options import SimulationOptions
@@ -33,10 +32,11 @@ class BadCells:
     def __init__(self, options: SimulationOptions, module: int):
         self._options = options
         self._module = module
+        self._n_pixels = options.detector_type.module_pixels
         pixels = PixelConstants(options, module)
         self._kinds = {cell: pixels.bad_kind(cell) for cell in options.cells}
         rng = np.random.default_rng([options.seed, _BAD_CELLS, module])
-        self._hot = np.exp(rng.uniform(*np.log(HOT_PHOTONS), MODULE_PIXELS))
+        self._hot = np.exp(rng.uniform(*np.log(HOT_PHOTONS), self._n_pixels))
 
     def spoil(self, plan: TrainPlan, photons: ModulePhotons) -> ModulePhotons:
         """Return the photons of a train as the bad pixels show them."""
@@ -45,7 +45,7 @@ class BadCells:
         pixels, counts = [], []
         for frame, cell in enumerate(plan.cells.tolist()):
             entries = slice(*photons.indptr[frame : frame + 2])
-            image = np.zeros(MODULE_PIXELS, np.int64)
+            image = np.zeros(self._n_pixels, np.int64)
             image[photons.pixel[entries]] = photons.count[entries]
             self._spoil(image, self._kinds[cell], rng)
             lit = np.flatnonzero(image)

@@ -1,7 +1,7 @@
 """Writing what the beamline says of a run: gas monitor, bunch pattern, detector settings, motors.
 
 The names of sources and keys are those of SPB/SFX, as EXtra-redu 1.1 (``litfrm/agipd_offline.py``)
-looks for them.
+looks for them; at other instruments, the gas monitor and the time server of their own.
 """
 
 from dataclasses import dataclass, field
@@ -35,8 +35,12 @@ XGM_SIGMA = 0.02
 MISSED = 10000.0
 """What the lit-frame finder takes for the energy of a pulse that the gas monitor missed."""
 
-TO_SASE1 = 4 << 18
-"""Bunch pattern: destination (bits 18 … 21) is the dump behind SASE 1, whose light SPB gets."""
+UNDULATOR = {"SPB": 1, "FXE": 1, "MID": 2, "HED": 2, "SCS": 3, "SQS": 3, "SXP": 3}
+"""Whose light an instrument gets."""
+
+TO_SASE = {1: 4 << 18, 2: 2 << 18, 3: 4 << 18 | 1 << 27}
+"""Bunch pattern: destination (bits 18 … 21) is the dump behind SASE 1 and 3, or behind SASE 2;
+bit 27 deflects a bunch, so that it makes light in SASE 3 only."""
 
 Z_OFFSET = 0.49957
 """Distance in m where the motor of the detector stands at 0."""
@@ -131,8 +135,11 @@ def write_machine_file(
         As for `write_common`.
     """
     trains = np.array([plan.train_id for plan in plans], np.uint64)
-    sources = [_gas_monitor(plans, options), *_bunch_pattern(plans, options), _z_motor(options)]
-    if options.lit_frames != "none":
+    sources = [_gas_monitor(plans, options), *_bunch_pattern(plans, options)]
+    at_spb = options.topic == "SPB"
+    if at_spb:
+        sources.append(_z_motor(options))
+    if at_spb and options.lit_frames != "none":
         sources += [
             _detector_control(options),
             _trigger(options),
@@ -156,7 +163,7 @@ def _gas_monitor(plans: list[TrainPlan], options: SimulationOptions) -> _Source:
     mean = np.array([plan.pulse_energy_uj.mean() for plan in plans], np.float32)
     n_pulses = np.array([len(plan.pulse_slots) for plan in plans], np.int32)
     return _Source(
-        XGM,
+        _here(XGM, options),
         {
             "pulseEnergy.wavelengthUsed": _Values(
                 np.full(n, model.wavelength_nm(options)), NANO_METRE
@@ -174,6 +181,11 @@ def _gas_monitor(plans: list[TrainPlan], options: SimulationOptions) -> _Source:
     )
 
 
+def _here(source: str, options: SimulationOptions) -> str:
+    """Return the name that a source at SPB would have at the detector's instrument."""
+    return options.topic + source.removeprefix("SPB")
+
+
 def _bunch_pattern(plans: list[TrainPlan], options: SimulationOptions) -> list[_Source]:
     if options.bunch_pattern == "none":
         return []
@@ -184,15 +196,15 @@ def _bunch_pattern(plans: list[TrainPlan], options: SimulationOptions) -> list[_
         counts = np.array([len(plan.pulse_slots) for plan in plans], np.int32)
         keys = {}
         for sase in (1, 2, 3):
-            light = int(sase == 1)
+            light = int(sase == UNDULATOR[options.topic])
             keys[f"sase{sase}.nPulses"] = _Values(counts * light)
             keys[f"sase{sase}.pulseIds"] = _Values(pulse_ids * light)
-        return [_Source(DECODER, keys, {"classId": b"BunchPatternDecoder"})]
+        return [_Source(_here(DECODER, options), keys, {"classId": b"BunchPatternDecoder"})]
     pattern = np.zeros((len(plans), BUNCH_SLOTS), np.uint32)
     for i, plan in enumerate(plans):
-        pattern[i, plan.pulse_slots] = TO_SASE1
+        pattern[i, plan.pulse_slots] = TO_SASE[UNDULATOR[options.topic]]
     data = {"bunchPatternTable": _Values(pattern)}
-    return [_Source(TIMESERVER, channel="outputBunchPattern", data=data)]
+    return [_Source(_here(TIMESERVER, options), channel="outputBunchPattern", data=data)]
 
 
 def _z_motor(options: SimulationOptions) -> _Source:

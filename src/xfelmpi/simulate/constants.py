@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
-from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.simulate.exdf import unfinished
 from xfelmpi.simulate.options import STAGES, SimulationOptions
@@ -231,10 +231,11 @@ def write_bad_kinds(file: h5py.File, options: SimulationOptions) -> None:
     options : SimulationOptions
         As for `write_constants`.
     """
-    shape = (N_MODULES, n_cells(options), *MODULE_SHAPE)
+    detector = options.detector_type
+    shape = (detector.n_modules, n_cells(options), *detector.module_shape)
     kinds = _create(file, "bad_kind", shape, "u1", compressed=True)
     kinds.attrs["kinds"] = list(BAD_KINDS)
-    for module in range(N_MODULES):
+    for module in range(detector.n_modules):
         pixels = PixelConstants(options, module)
         for cell in range(n_cells(options)):
             chunk = zlib_compress(pixels.bad_kind(cell), GZIP_LEVEL)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS
 from xfelmpi.detectors.bad_pixels import BAD_PIXELS, USUAL_MASK_BITS
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
@@ -26,20 +25,21 @@ class FrameMasks:
     def __init__(self, options: SimulationOptions, module: int):
         self._options = options
         self._module = module
+        self._n_pixels = options.detector_type.module_pixels
         self._always: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def fill(self, plan: TrainPlan, frame: int, mask: np.ndarray) -> None:
-        """Write the mask of a frame, given by its number in the plan, into uint32 (65536,)."""
+        """Write the mask of a frame, given by its number in the plan, into uint32 (pixel,)."""
         cell = int(plan.cells[frame])
         if cell not in self._always:
             rng = self._generator(_ALWAYS, cell)
-            pixels = np.flatnonzero(rng.random(MODULE_PIXELS) < self._options.masked_pixels)
+            pixels = np.flatnonzero(rng.random(self._n_pixels) < self._options.masked_pixels)
             self._always[cell] = pixels, _reasons(rng, len(pixels))
         pixels, reasons = self._always[cell]
         mask.fill(0)
         mask[pixels] = reasons
         rng = self._generator(_AT_TIMES, plan.position, cell)
-        pixels = rng.integers(0, MODULE_PIXELS, rng.poisson(self._options.masked_at_times))
+        pixels = rng.integers(0, self._n_pixels, rng.poisson(self._options.masked_at_times))
         mask[pixels] |= _reasons(rng, len(pixels))
 
     def _generator(self, *numbers):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS, N_MODULES, PIXEL_SIZE
 from xfelmpi.simulate.cluster import Cluster, rotation
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.particles import OTHERS, SINGLE, spheroid
@@ -70,7 +69,7 @@ def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
     options : SimulationOptions
         For distance and photon energy.
     """
-    radius = np.hypot(positions[..., 0], positions[..., 1]).reshape(N_MODULES, MODULE_PIXELS)
+    radius = np.hypot(positions[..., 0], positions[..., 1]).reshape(len(positions), -1)
     width = radius.max() * (1 + 1e-9) / N_RINGS
     ring = (radius / width).astype(np.uint16)
     ring_radius = (np.arange(N_RINGS) + 0.5) * width
@@ -80,7 +79,9 @@ def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
     return Scene(
         ring=ring,
         ring_q=4 * np.pi / (float(wavelength_nm(options)) * 1e-9) * np.sin(two_theta / 2),
-        ring_solid_angle=PIXEL_SIZE**2 * np.cos(two_theta) ** 3 / options.distance**2,
+        ring_solid_angle=options.detector_type.pixel_area
+        * np.cos(two_theta) ** 3
+        / options.distance**2,
         ring_pixels=pixels,
         ring_background=background / np.average(background, weights=pixels),
         q=_pixel_q(positions, options) if options.needs_vectors else None,
@@ -88,7 +89,7 @@ def make_scene(positions: np.ndarray, options: SimulationOptions) -> Scene:
 
 
 def _pixel_q(positions: np.ndarray, options: SimulationOptions) -> np.ndarray:
-    x, y = np.moveaxis(positions[..., :2], -1, 0).reshape(2, N_MODULES, MODULE_PIXELS)
+    x, y = np.moveaxis(positions[..., :2], -1, 0).reshape(2, len(positions), -1)
     length = np.sqrt(x**2 + y**2 + options.distance**2)
     wave_number = 2 * np.pi / (float(wavelength_nm(options)) * 1e-9)
     return wave_number * np.stack([x / length, y / length, options.distance / length - 1])
@@ -147,7 +148,7 @@ class ModulePhotons:
     indptr : ndarray, int64 (frame + 1,)
         Frame i has the entries ``indptr[i]:indptr[i + 1]``.
     pixel : ndarray, uint16 (entry,)
-        Pixel number in the module, ``ss * 128 + fs``, ascending within a frame.
+        Pixel number in the module, ``ss * n_fs + fs``, ascending within a frame.
     count : ndarray, uint16 (entry,)
         Photons in the pixel, at least 1.
     switched : ndarray, uint32 (frame, 2) or None
@@ -180,11 +181,14 @@ class ModuleModel:
         self._scene = scene
         self._options = options
         self._module = module
+        self._n_pixels = options.detector_type.module_pixels
         ring = scene.ring[module]
         background = scene.ring_background[ring]
         self._share = background.mean()
         ends = np.rint(np.cumsum(background) / background.sum() * 2**TABLE_BITS).astype(np.int64)
-        self._table = np.repeat(np.arange(MODULE_PIXELS, dtype=np.uint16), np.diff(ends, prepend=0))
+        self._table = np.repeat(
+            np.arange(self._n_pixels, dtype=np.uint16), np.diff(ends, prepend=0)
+        )
         self._by_ring = np.argsort(ring, kind="stable")
         self._ring_pixels = np.bincount(ring, minlength=N_RINGS)
         self._ring_start = np.cumsum(self._ring_pixels) - self._ring_pixels
@@ -194,7 +198,7 @@ class ModuleModel:
         rng = self._generator(_DRAW, plan)
         totals = rng.poisson(plan.background * self._share)
         entries = rng.integers(0, 2**TABLE_BITS, int(totals.sum()), np.uint32)
-        keys = np.repeat(np.arange(len(plan)) * MODULE_PIXELS, totals) + self._table[entries]
+        keys = np.repeat(np.arange(len(plan)) * self._n_pixels, totals) + self._table[entries]
         hits = np.flatnonzero(plan.is_particle)
         keys = np.concatenate([keys, *(self._particle(rng, plan, hit) for hit in hits)])
         keys.sort()
@@ -202,8 +206,8 @@ class ModuleModel:
         count = np.minimum(np.diff(starts, append=len(keys)), self._options.max_count)
         keys = keys[starts]
         return ModulePhotons(
-            indptr=np.searchsorted(keys, np.arange(len(plan) + 1) * MODULE_PIXELS),
-            pixel=(keys % MODULE_PIXELS).astype(np.uint16),
+            indptr=np.searchsorted(keys, np.arange(len(plan) + 1) * self._n_pixels),
+            pixel=(keys % self._n_pixels).astype(np.uint16),
             count=count.astype(np.uint16),
         )
 
@@ -223,7 +227,7 @@ class ModuleModel:
         whole = sphere_intensity(scene.ring_q, diameter / 2) * scene.ring_solid_angle
         scale = plan.particle_photons[frame] / (whole @ scene.ring_pixels)
         photons = rng.poisson(intensity * scene.ring_solid_angle[ring] * scale)
-        return frame * MODULE_PIXELS + np.repeat(np.arange(MODULE_PIXELS), photons)
+        return frame * self._n_pixels + np.repeat(np.arange(self._n_pixels), photons)
 
     def _sphere(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
         """Return frame × pixels + pixel of every photon of a frame's particle, int64."""
@@ -234,7 +238,7 @@ class ModuleModel:
         # rounding must not pick the empty rings behind the last one
         ring = np.minimum(ring, np.searchsorted(ends, ends[-1]))
         nth = (rng.random(n) * self._ring_pixels[ring]).astype(np.int64)
-        return frame * MODULE_PIXELS + self._by_ring[self._ring_start[ring] + nth]
+        return frame * self._n_pixels + self._by_ring[self._ring_start[ring] + nth]
 
     def _cluster(self, rng, plan: TrainPlan, frame: int) -> np.ndarray:
         """Return the same of a particle that is no sphere."""
@@ -247,14 +251,14 @@ class ModuleModel:
         # the same light on the particle, whatever its orientation
         whole = cluster.mean_intensity(scene.ring_q) * scene.ring_solid_angle @ scene.ring_pixels
         photons = rng.poisson(mean * (plan.particle_photons[frame] / whole))
-        return frame * MODULE_PIXELS + np.repeat(np.arange(MODULE_PIXELS), photons)
+        return frame * self._n_pixels + np.repeat(np.arange(self._n_pixels), photons)
 
     def noise(self, plan: TrainPlan):
         """Yield the noise of one frame after the other as filed, float32 (pixel,) photons."""
         rng = self._generator(_NOISE, plan)
         limit = np.float32(self._options.clip_noise or np.inf)
         for _ in range(len(plan)):
-            noise = rng.standard_normal(MODULE_PIXELS, np.float32)
+            noise = rng.standard_normal(self._n_pixels, np.float32)
             noise *= np.float32(self._options.noise)
             yield np.clip(noise, -limit, limit, out=noise)
 

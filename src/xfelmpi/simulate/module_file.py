@@ -1,4 +1,4 @@
-"""Writing the images of one AGIPD module into a European XFEL file, corrected or raw."""
+"""Writing the images of one detector module into a European XFEL file, corrected or raw."""
 
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +7,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE
 from xfelmpi.simulate import exdf
 from xfelmpi.simulate.frame_masks import FrameMasks
 from xfelmpi.simulate.frame_writer import FrameWriter
@@ -16,14 +15,12 @@ from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 from xfelmpi.simulate.raw import RawSignal, TruePhotons
 
-DETECTOR = "SPB_DET_AGIPD1M-1"
-
 
 def source_name(options: SimulationOptions, module: int) -> str:
     """Return the source of a module's images."""
     if _is_modern(options):
-        return f"{DETECTOR}/CORR/{module}CH0:output"
-    return raw_name(module)
+        return f"{options.device}/CORR/{module}CH0:output"
+    return raw_name(options, module)
 
 
 def _is_modern(options: SimulationOptions) -> bool:
@@ -31,9 +28,9 @@ def _is_modern(options: SimulationOptions) -> bool:
     return options.kind == "proc" and options.layout == "modern"
 
 
-def raw_name(module: int) -> str:
+def raw_name(options: SimulationOptions, module: int) -> str:
     """Return the source of raw images, which corrected ones used to share."""
-    return f"{DETECTOR}/DET/{module}CH0:xtdf"
+    return f"{options.device}/DET/{module}CH0:xtdf"
 
 
 @contextmanager
@@ -69,7 +66,7 @@ def module_file(
     groups = ["image"] if modern else ["header", "image", "trailer"]
     sources = [f"INSTRUMENT/{source}/{group}" for group in groups]
     if modern:
-        sources.append(f"INSTRUMENT/{raw_name(module)}/image")
+        sources.append(f"INSTRUMENT/{raw_name(options, module)}/image")
     listed = [p for p in plans if len(p)] if options.missing_style == "gone" else plans
     train_ids = np.array([plan.train_id for plan in listed], np.uint64)
     counts = np.array([len(plan) for plan in listed], np.int64)
@@ -87,16 +84,16 @@ def module_file(
         if not modern:
             _write_header_and_trailer(file, source, train_ids, counts)
         images = file.create_group(f"INSTRUMENT/{source}/image")
-        _write_ids(images, plans, resizable=options.kind != "proc")
+        _write_ids(images, plans, options)
         with _image_writer(images, int(counts.sum()), module, options) as writer:
             yield writer
         if modern:
             for section in ("INDEX", "INSTRUMENT"):
                 link = h5py.SoftLink(f"/{section}/{source}")
-                file[f"{section}/{raw_name(module)}"] = link
+                file[f"{section}/{raw_name(options, module)}"] = link
 
 
-def _write_ids(images: h5py.Group, plans: list[TrainPlan], *, resizable: bool) -> None:
+def _write_ids(images: h5py.Group, plans: list[TrainPlan], options: SimulationOptions) -> None:
     """Write train, cell and pulse of every frame, in the order of the file.
 
     Raw files have columns that can grow, (frame, 1), and what the detector says of each frame.
@@ -107,12 +104,12 @@ def _write_ids(images: h5py.Group, plans: list[TrainPlan], *, resizable: bool) -
         "pulseId": [plan.pulse_ids[plan.order] for plan in plans],
     }
     columns = {name: np.concatenate(parts) for name, parts in ids.items()}
-    if not resizable:
+    if options.kind == "proc":
         for name, values in columns.items():
             images[name] = values
         return
     n_frames = len(columns["trainId"])
-    columns["length"] = np.full(n_frames, 2 * MODULE_PIXELS * 2, np.uint32)
+    columns["length"] = np.full(n_frames, 2 * options.detector_type.module_pixels * 2, np.uint32)
     columns["status"] = np.zeros(n_frames, np.uint16)
     for name, values in columns.items():
         images.create_dataset(name, data=values[:, None], maxshape=(None, 1))
@@ -156,7 +153,7 @@ class ProcImages(FrameWriter):
         self._scale = np.float32(options.signal_per_photon)
         super().__init__(
             images,
-            (n_frames, *MODULE_SHAPE),
+            (n_frames, *options.detector_type.module_shape),
             options.dtype,
             chunk_frames=options.chunk_frames,
             compressed=options.compression == "gzip",
@@ -166,7 +163,7 @@ class ProcImages(FrameWriter):
             self._masks = FrameMasks(options, module)
             self._mask_file = FrameWriter(
                 images,
-                (n_frames, *MODULE_SHAPE),
+                (n_frames, *options.detector_type.module_shape),
                 np.uint32,
                 name="mask",
                 chunk_frames=max(1, options.chunk_frames),
@@ -235,9 +232,10 @@ class RawImages(FrameWriter):
 
     def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
         self._signal = RawSignal(options, module)
+        self._n_pixels = options.detector_type.module_pixels
         super().__init__(
             images,
-            (n_frames, 2, *MODULE_SHAPE),
+            (n_frames, 2, *options.detector_type.module_shape),
             "u2",
             chunk_frames=options.chunk_frames,
             resizable=True,
@@ -251,7 +249,7 @@ class RawImages(FrameWriter):
         cells = plan.cells.tolist()
         for frame in plan.order.tolist():
             entries = slice(bounds[frame], bounds[frame + 1])
-            dense = np.zeros(MODULE_PIXELS, np.uint16)
+            dense = np.zeros(self._n_pixels, np.uint16)
             dense[photons.pixel[entries]] = photons.count[entries]
             switched = self._signal.fill(self.frame(), rng, cells[frame], dense, next(noise))
             found.put(frame, dense, switched)

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
-from xfelmpi.detectors.agipd import MAX_CELLS, N_MODULES
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import MAX_CELLS, detectors_of
+
+DEVICES = {
+    "AGIPD-1M": "SPB_DET_AGIPD1M-1",
+    "AGIPD-500K": "HED_DET_AGIPD500K2G",
+    "DSSC-1M": "SCS_DET_DSSC1M-1",
+    "LPD-1M": "FXE_DET_LPD1M-1",
+}
+"""The facility's name of a detector of every kind."""
 
 BUNCH_SLOTS = 2700
 """Electron bunches that one train of the machine has room for."""
@@ -49,6 +58,9 @@ class SimulationOptions:
         The experiment folder to write into; made if it does not exist.
     run : int
         Run number.
+    detector : str
+        The facility's name of the detector, e.g. ``MID_DET_AGIPD1M-1``, or a kind of detector,
+        e.g. ``DSSC-1M``: see `DEVICES`.
     kind : str
         ``proc`` (corrected data), ``raw`` (with matching constants), or ``dark`` (raw data
         without any light).
@@ -168,9 +180,10 @@ class SimulationOptions:
 
     prefix: Path
     run: int = 50
+    detector: str = "AGIPD-1M"
     kind: str = "proc"
     trains: int = 16
-    cells: tuple[int, ...] = tuple(range(MAX_CELLS))
+    cells: tuple[int, ...] = tuple(range(352))
     pulse_step: int = 1
     dark_cells: int = 0
     lit_cells: int = 0
@@ -226,6 +239,11 @@ class SimulationOptions:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
+        if len(detectors_of(self.device)) > 1:
+            known = f"{', '.join(DEVICES)}, or a name such as {', '.join(DEVICES.values())}"
+            raise UsageError(f"detector is {self.detector!r}, expected {known}")
+        if self.kind != "proc" and not self.detector_type.raw_planes:
+            raise UsageError(f"{self.kind} data of the {self.detector_type.name}: expected proc")
         self._check_ranges()
         self._check_cells()
         self._check_modules()
@@ -249,8 +267,9 @@ class SimulationOptions:
         cells = self.cells
         if not cells or list(cells) != sorted(set(cells)):
             raise UsageError(f"cells are {cells}, expected at least one, ascending, each once")
-        if not 0 <= cells[0] <= cells[-1] < MAX_CELLS:
-            raise UsageError(f"cells {cells[0]} … {cells[-1]}, expected 0 … {MAX_CELLS - 1}")
+        last = self.detector_type.max_cells - 1
+        if not 0 <= cells[0] <= cells[-1] <= last:
+            raise UsageError(f"cells {cells[0]} … {cells[-1]}, expected 0 … {last}")
         if cells[-1] * self.pulse_step >= BUNCH_SLOTS:
             raise UsageError(
                 f"cell {cells[-1]} with a pulse step of {self.pulse_step} is bunch slot "
@@ -274,21 +293,37 @@ class SimulationOptions:
             )
 
     def _check_modules(self):
+        n_modules = self.detector_type.n_modules
         for module in (*self.absent_modules, *(module for module, _ in self.missing)):
-            if not 0 <= module < N_MODULES:
-                raise UsageError(f"module {module}, expected 0 … {N_MODULES - 1}")
+            if not 0 <= module < n_modules:
+                raise UsageError(f"module {module}, expected 0 … {n_modules - 1}")
         for position in (*(position for _, position in self.missing), *self.unseen_trains):
             if not 0 <= position < self.trains:
                 raise UsageError(
                     f"missing or unseen train {position}, expected 0 … {self.trains - 1}"
                 )
-        if len(set(self.absent_modules)) == N_MODULES:
+        if len(set(self.absent_modules)) == n_modules:
             raise UsageError("all modules are absent, expected at least one to be there")
+
+    @property
+    def device(self) -> str:
+        """The facility's name of the detector."""
+        return DEVICES.get(self.detector, self.detector)
+
+    @property
+    def topic(self) -> str:
+        """The instrument, e.g. ``SPB``."""
+        return self.device.partition("_")[0]
+
+    @property
+    def detector_type(self) -> Detector:
+        """What kind of detector it is."""
+        return detectors_of(self.device)[0]
 
     @property
     def modules(self) -> tuple[int, ...]:
         """The modules that have files."""
-        return tuple(m for m in range(N_MODULES) if m not in self.absent_modules)
+        return tuple(m for m in range(self.detector_type.n_modules) if m not in self.absent_modules)
 
     @property
     def n_lit(self) -> int:

@@ -7,14 +7,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from extra_geom import AGIPD_1MGeometry
+import extra_geom
 
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.regular_file import open_regular
-from xfelmpi.detectors.agipd import AGIPD_1M, N_MODULES
+from xfelmpi.detectors.agipd import N_MODULES
 from xfelmpi.io.partial_file import begin_partial, create_new, final_name, sweep
 from xfelmpi.io.publish import give_names
 from xfelmpi.simulate import model, truth
@@ -27,9 +27,6 @@ from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
 
 log = logging.getLogger("xfelmpi")
-
-QUADRANTS = [(-525, 625), (-550, -10), (520, -160), (542.5, 475)]
-"""Nominal positions of the quadrants' first pixels, in pixels (x, y)."""
 
 MACHINE = -1
 """Stands for a module number where a file has machine data."""
@@ -184,7 +181,7 @@ class _Paths:
             proc=experiment.run_folder("proc"),
             raw=experiment.run_folder("raw"),
             constants=experiment.det / "constants",
-            geometry=experiment.geometry(AGIPD_1M),
+            geometry=experiment.geometry(options.detector_type),
             truth=folder / f"{experiment.name}_truth.h5",
             pieces=folder / f"{experiment.name}_pieces",
         )
@@ -256,7 +253,7 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
     """
     if path.exists() and not _begins_with(path, _SIMULATED):
         raise UsageError(f"{path} was not written by a simulation; choose another folder")
-    geometry = AGIPD_1MGeometry.from_quad_positions(QUADRANTS)
+    geometry = getattr(extra_geom, options.detector_type.geometry).example()
     part = begin_partial(path)
     os.close(create_new(part))
     geometry.write_crystfel_geom(
@@ -292,8 +289,10 @@ def _write_module(paths: _Paths, options, scene: Scene, module: int, sequence: i
     photon_model = ModuleModel(scene, options, module)
     bad_cells = BadCells(options, module) if options.kind == "proc" and options.bad_cells else None
     piece = truth.Piece(options)
+    detector = options.detector_type
+    part = f"{detector.file_name}{detector.first_module + module:02d}"
     folder, prefix = (paths.proc, "CORR") if options.kind == "proc" else (paths.raw, "RAW")
-    path = folder / f"{prefix}-R{options.run:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
+    path = folder / f"{prefix}-R{options.run:04d}-{part}-S{sequence:05d}.h5"
     log.debug("writing %s", path)
     with module_file(
         path, plans, module=module, sequence=sequence, proposal=paths.proposal, options=options

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.detectors.agipd import MODULE_PIXELS, MODULE_SHAPE, N_MODULES
+from xfelmpi.detectors.base import Detector
 from xfelmpi.io.output_file import serial_file
 from xfelmpi.simulate import model
 from xfelmpi.simulate.constants import write_bad_kinds
@@ -42,10 +42,12 @@ class Piece:
     """The answer for the frames of one module in one file, filled train by train."""
 
     options: SimulationOptions
-    powder: np.ndarray = field(default_factory=lambda: np.zeros(MODULE_PIXELS, np.uint64))
     _columns: dict[str, list[np.ndarray]] = field(
         default_factory=lambda: {name: [] for name in _PIECE_COLUMNS}
     )
+
+    def __post_init__(self):
+        self.powder = np.zeros(self.options.detector_type.module_pixels, np.uint64)
 
     def append(self, plan: TrainPlan, photons: ModulePhotons) -> None:
         """Take the photons of the next train that the module has."""
@@ -60,7 +62,7 @@ class Piece:
         kept = kept_frames(self.options, plan)
         entries = np.repeat(np.isin(np.arange(len(plan)), kept), lit)
         pixel, count = photons.pixel, photons.count
-        self.powder += np.bincount(pixel, count, MODULE_PIXELS).astype(np.uint64)
+        self.powder += np.bincount(pixel, count, len(self.powder)).astype(np.uint64)
         for name, values in {
             "litpixels": lit,
             "photons": np.diff(running[photons.indptr]),
@@ -77,7 +79,7 @@ class Piece:
     def write(self, path: Path) -> None:
         """Write the piece into a file of its own."""
         with serial_file(path) as file:
-            file["powder"] = self.powder.reshape(MODULE_SHAPE)
+            file["powder"] = self.powder.reshape(self.options.detector_type.module_shape)
             for name, dtype in _PIECE_COLUMNS.items():
                 file[name] = np.concatenate([np.empty(0, dtype), *self._columns[name]])
 
@@ -123,7 +125,7 @@ class _ModulePieces:
 
     def powder(self) -> np.ndarray:
         """Return the sum over all frames of the module, uint64 (ss, fs)."""
-        total = np.zeros(MODULE_SHAPE, np.uint64)
+        total = np.zeros(self._options.detector_type.module_shape, np.uint64)
         for _, path in self._files:
             if path.exists():
                 with h5py.File(path, "r") as file:
@@ -193,7 +195,7 @@ def join_pieces(
             if name not in left_out:
                 file[name] = np.concatenate(values)
         file["indptr"] = np.cumsum(np.concatenate(lengths))
-        _write_powder(file, modules)
+        _write_powder(file, modules, options.detector_type)
         if options.kind != "proc" or options.bad_cells:
             write_bad_kinds(file, options)
         file["pulse_energy"].attrs["units"] = "J"
@@ -207,9 +209,9 @@ def join_pieces(
     return n_rows, int(np.concatenate(columns["is_particle"]).sum())
 
 
-def _write_powder(file: h5py.File, modules: list[_ModulePieces]) -> None:
+def _write_powder(file: h5py.File, modules: list[_ModulePieces], detector: Detector) -> None:
     """Write the sums over all frames; the pieces have no further use."""
-    powder = np.zeros((N_MODULES, *MODULE_SHAPE), np.uint64)
+    powder = np.zeros(detector.frame_shape, np.uint64)
     for module in modules:
         powder[module.module] = module.powder()
         module.close()
@@ -282,11 +284,12 @@ def _join_train(present: list[_ModulePieces], plan: TrainPlan, options, scene: S
     pixel = np.empty(int(entries.sum()), np.int32)
     count = np.empty(len(pixel), np.uint16)
     # frame after frame, and in each module after module
+    n_pixels = options.detector_type.module_pixels
     ends = np.cumsum(entries.T).reshape(entries.T.shape).T
     for module, part, starts in zip(present, parts, ends - entries, strict=True):
         n, local, counts = part
         target = np.repeat(starts - (np.cumsum(n) - n), n) + np.arange(len(local))
-        pixel[target] = module.module * MODULE_PIXELS + local.astype(np.int32)
+        pixel[target] = module.module * n_pixels + local.astype(np.int32)
         count[target] = counts
     bits = sum(1 << module.module for module in present)
     columns = {

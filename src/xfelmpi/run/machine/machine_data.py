@@ -14,6 +14,7 @@ import numpy as np
 from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, MachineData
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
@@ -88,7 +89,9 @@ def read_machine_data(
         was missing or assumed.
     """
     found = Findings()
-    grid = None if cell_id is None else Grid.of(cell_id, pulse_id)
+    grid = None
+    if cell_id is not None and detectors_of(detector)[0].dark_first_cell:
+        grid = Grid.of(cell_id, pulse_id)
     frames = Frames(train_id, pulse_id, detector.partition("_")[0], grid, detector=detector)
     with (
         opened(experiment.run_folder("proc"), found.damage, proposal=proposal) as proc,

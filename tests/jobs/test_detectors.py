@@ -1,0 +1,129 @@
+"""Whole jobs on runs of other detectors than the AGIPD-1M of SPB/SFX."""
+
+import extra_data.components
+import h5py
+import numpy as np
+import pytest
+from checks import check_outputs
+from compare import assert_same_outputs
+from expected import Expected
+from extra_data import RunDirectory
+from extra_data.validation import RunValidator
+from launch import process, run_xfelmpi
+from mockrun import tiny_run
+from readers import assemble_cxi_with_extra_geom, read_cxi_with_silx, read_emc_with_dragonfly
+
+from xfelmpi import open_run
+
+PROPOSAL = "p007927"
+
+RUNS = {
+    # cell 0 is assumed to be dark
+    "MID_DET_AGIPD1M-1": {"cells": (1, 2, 5), "dark_cells": 1},
+    "AGIPD-500K": {"cells": (1, 3, 5, 351), "dark_cells": 1, "dtype": "u2"},
+    "DSSC-1M": {"cells": (0, 3, 400, 799), "dtype": "u2", "chunk_frames": 3},
+    "LPD-1M": {"cells": (0, 2, 511), "dtype": "f4", "adu_per_photon": 12.0},
+}
+"""Options of the simulated run of every detector."""
+
+OF_EXTRA_DATA = {
+    "MID_DET_AGIPD1M-1": "AGIPD1M",
+    "AGIPD-500K": "AGIPD500K",
+    "DSSC-1M": "DSSC1M",
+    "LPD-1M": "LPD1M",
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, tmp_path_factory):
+    """A run with its known answer, of every detector."""
+    folder = tmp_path_factory.mktemp("run") / PROPOSAL
+    return tiny_run(folder, detector=request.param, hit_rate=0.4, **RUNS[request.param])
+
+
+def options_of(run) -> tuple:
+    adu = run.options.signal_per_photon
+    return () if adu == 1 else ("--adu-per-photon", adu)
+
+
+@pytest.fixture(scope="module")
+def outputs(run, tmp_path_factory):
+    """The outputs of one rank."""
+    output = tmp_path_factory.mktemp("outputs")
+    process(run, output, *options_of(run), ranks=1)
+    return output
+
+
+def test_outputs_equal_the_truth(run, outputs):
+    check_outputs(outputs, Expected(run))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_same_bits_on_more_ranks(run, outputs, tmp_path, ranks):
+    process(run, tmp_path, *options_of(run), ranks=ranks)
+    assert_same_outputs(outputs, tmp_path)
+
+
+def test_verified(run, outputs):
+    command = ["verify", 50, "--prefix", run.options.prefix, "--output", outputs]
+    done = run_xfelmpi(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_extra_data_opens_the_run(run):
+    RunValidator(str(run.paths.proc)).run_checks()
+    opened = RunDirectory(str(run.paths.proc))
+    detector = getattr(extra_data.components, OF_EXTRA_DATA[run.options.detector])(opened)
+    about = run.options.detector_type
+    assert (detector.n_modules, detector.detector_name) == (about.n_modules, run.options.device)
+    frames = detector.get_array("image.data").values
+    assert frames.shape[0] == about.n_modules
+    assert frames.shape[-2:] == about.module_shape
+
+
+def test_readers_open_the_outputs(run, outputs, tmp_path):
+    expected, about = Expected(run), run.options.detector_type
+    hits = np.flatnonzero(expected.is_hit)
+    cxi = outputs / "saved_hits" / "r0050_hits.cxi"
+    shape, frame = read_cxi_with_silx(cxi)
+    assert shape == (len(hits), *about.frame_shape)
+    np.testing.assert_array_equal(frame, expected.frame(hits[0]))
+    image = assemble_cxi_with_extra_geom(cxi, run.paths.geometry, of_detector=about.geometry)
+    assert np.nansum(image) == expected.frame(hits[0]).sum()
+    emc, detector = outputs / "emc" / "r0050.emc", outputs / "emc" / "r0050_det.h5"
+    for row, frame in zip(hits, read_emc_with_dragonfly(emc, tmp_path, detector), strict=True):
+        np.testing.assert_array_equal(frame, expected.frame(row).reshape(-1))
+
+
+def test_hits_in_python(run, outputs):
+    opened = open_run(50, prefix=run.options.prefix, output=outputs)
+    expected = Expected(run)
+    hit = opened.hits[0]
+    frame = expected.frame(np.flatnonzero(expected.is_hit)[0])
+    np.testing.assert_array_equal(hit.data, frame)
+    assert np.nansum(hit.assembled()) == frame.sum()
+
+
+def test_nothing_of_agipd_in_other_outputs(run, outputs):
+    if run.options.detector_type.module_name == "AGIPD":
+        pytest.skip("it is an AGIPD")
+    found = []
+    for path in outputs.rglob("r0050*.*"):
+        if h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                file.visit(found.append)
+                found += [str(value) for value in file.attrs.values()]
+    assert not [text for text in found if "AGIPD" in text.replace(str(run.options.prefix), "")]
+
+
+def test_threshold_and_merge(run, outputs, tmp_path):
+    """Other thresholds from the events, and the same as a job of its own."""
+    again, fresh = tmp_path / "again", tmp_path / "fresh"
+    for output in (again, fresh):
+        process(run, output, *options_of(run), *(("--sigma", 3) if output is fresh else ()))
+    process(run, again, "--from-events", "--sigma", 3, *options_of(run))
+    assert_same_outputs(again, fresh)
+    done = run_xfelmpi(
+        ["merge", 50, "--prefix", run.options.prefix, "--output", again, "--name", "all"]
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
