@@ -18,6 +18,7 @@ from launch import all_files, run_job, run_python, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from PIL import Image
 
+from xfelmpi import mpi
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.paths import Experiment
@@ -150,15 +151,22 @@ def test_the_page_is_the_same_every_time(done):
     experiment = Experiment(done[0].options.prefix, done[0].options.prefix / "scratch", 50)
     written = []
     for _ in range(2):
-        make_report(experiment)
+        hit_browser.write_hit_browser(mpi.alone(), make_report(experiment))
         written.append([p.read_bytes() for p in (experiment.page, experiment.hit_browser)])
     assert written[0] == written[1]
+
+
+def browser_of(found, n_ranks: int = 1) -> str:
+    """Return the hit browser as so many ranks make it."""
+    shown = hit_browser.shown_hits(found)
+    parts = [hit_browser.pack_hits(shown, rank, n_ranks) for rank in range(n_ranks)]
+    return hit_browser.hit_browser(found, shown, parts)
 
 
 def test_the_browser_has_every_hit_with_all_its_photons(done, monkeypatch):
     prefix = done[0].options.prefix
     found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
-    page = hit_browser.hit_browser(found)
+    page = browser_of(found)
     assert "<i>MS2" not in without_scripts(page)
     data = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
     rows = found.hit_file.rows
@@ -179,7 +187,8 @@ def test_the_browser_has_every_hit_with_all_its_photons(done, monkeypatch):
     score = found.run.events.hitscore[rows]
     monkeypatch.setattr(hit_browser, "MOST_HITS", 3)
     monkeypatch.setattr(hit_browser, "MOST_BYTES", len(data["photons"][int(np.argmax(score))]) + 1)
-    page = hit_browser.hit_browser(found)
+    page = browser_of(found)
+    assert browser_of(found, 2) == page
     few = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
     assert few["columns"]["hit"] == sorted(np.argsort(-score, kind="stable")[:3].tolist())
     assert [bool(packed) for packed in few["photons"]].count(True) == 1

@@ -142,7 +142,8 @@ def test_hostile_texts_in_the_outputs(mock, tmp_path):
             if "problems" in file:
                 del file["problems"]
                 file["problems"] = np.array([(text, text, 3, 5, text)], kind)
-    page = make_report(experiment).read_text()
+    make_report(experiment)
+    page = experiment.page.read_text()
     assert "<script>alert" not in page
     assert "<img src=x" not in page
     assert page.count(escape("<script>alert('x')")) > 5

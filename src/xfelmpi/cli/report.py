@@ -29,8 +29,10 @@ def main(argv: list[str], comm) -> int:
 
 
 def _report(argv: list[str]) -> None:
+    from xfelmpi import mpi
     from xfelmpi.core.log import log
     from xfelmpi.report.build import make_report
+    from xfelmpi.report.hit_browser import write_hit_browser
 
     given = parser().parse_args(argv)
     for run in given.runs:
@@ -38,6 +40,8 @@ def _report(argv: list[str]) -> None:
         config = arguments.from_arguments(given)
         experiment = Experiment(config.prefix, config.output, config.run)
         try:
-            log.info("%s", make_report(experiment))
+            found = make_report(experiment)
+            log.info("%s", experiment.page)
+            write_hit_browser(mpi.alone(), found)
         except OSError as error:
             raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

@@ -1,25 +1,22 @@
-"""Page, hit browser and overview of a finished run, written."""
-
-from pathlib import Path
+"""Page and overview of a finished run, written."""
 
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.report.detector_images import thumbnail
-from xfelmpi.report.hit_browser import hit_browser
 from xfelmpi.report.overview import record_success, replace_file
-from xfelmpi.report.run_files import read_run_files
+from xfelmpi.report.run_files import RunFiles, read_run_files
 from xfelmpi.report.run_page import run_answers, run_page
 from xfelmpi.report.trends import run_numbers
 from xfelmpi.report.verdicts import as_json
 
 
-def make_report(experiment: Experiment) -> Path:
-    """Write the pages of a run from its output files, and the overview; one rank.
+def make_report(experiment: Experiment) -> RunFiles:
+    """Write the page of a run from its output files, and the overview; one rank.
 
     Returns
     -------
-    Path
-        Of the page.
+    RunFiles
+        What the output files say, for the hit browser.
 
     Raises
     ------
@@ -35,6 +32,4 @@ def make_report(experiment: Experiment) -> Path:
     verdicts = as_json(run_answers(found))
     numbers = run_numbers(found.run)
     record_success(experiment, found.head, thumbnail(found), verdicts, numbers)
-    # last: nothing else waits for it
-    replace_file(experiment.hit_browser, hit_browser(found))
-    return experiment.page
+    return found

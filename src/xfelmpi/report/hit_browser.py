@@ -4,16 +4,20 @@ Photons travel as sparse lists, packed hit by hit; `hits.js` unpacks those that 
 """
 
 import base64
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
+from xfelmpi import mpi
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.report import images as pictures
 from xfelmpi.report.assembly import lit_pixels
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import lay_out
+from xfelmpi.report.overview import replace_file
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.template import fill_page
 
@@ -27,24 +31,83 @@ _NOT_SHOWN = ("is_hit", "is_miss", "modules")
 _SHADES = 64
 
 
-def hit_browser(found: RunFiles) -> str:
-    """Return the page as HTML.
+@dataclass(frozen=True)
+class ShownHits:
+    """The hits that the page shows.
+
+    Parameters
+    ----------
+    path : Path
+        The CXI file.
+    strongest : ndarray, int64 (hit,)
+        Their numbers in the file, by falling score.
+    raster : Raster
+        Where their pixels stand in the images.
+    """
+
+    path: Path
+    strongest: np.ndarray
+    raster: pictures.Raster
+
+
+def write_hit_browser(comm, found: RunFiles | None) -> None:
+    """Write the page; every rank packs the photons of some hits: collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    found : RunFiles or None
+        On rank 0; None there if there is nothing to be written.
 
     Raises
     ------
     InputError
         If the CXI file cannot be read.
+    OSError
+        If the page cannot be written.
     """
-    head, hit_file = found.head, found.hit_file
-    title = f"Hits of run {head.run}"
+    shown = mpi.bcast_from_root(comm, lambda: shown_hits(found) if found else None)
+    packed: list[str] = []
+    with mpi.fail_together(comm):
+        if shown:
+            packed = pack_hits(shown, comm.rank, comm.size)
+    parts = comm.gather(packed, root=0)
+    mpi.run_on_root(comm, lambda: _write(found, shown, parts) if found else None)
+
+
+def _write(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]) -> None:
+    replace_file(found.experiment.hit_browser, hit_browser(found, shown, parts))
+
+
+def shown_hits(found: RunFiles) -> ShownHits | None:
+    """Return which hits the page shows; None if there are none."""
+    hit_file = found.hit_file
     if hit_file is None or not len(hit_file.rows):
-        why = found.missing or "There are no hits."
-        return fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
+        return None
     score = found.run.events.hitscore[hit_file.rows]
     strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
     ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
-    packed = _packed_hits(found, strongest, raster)
-    hits = np.sort(strongest)
+    return ShownHits(found.experiment.cxi, strongest, raster)
+
+
+def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    found : RunFiles
+    shown : ShownHits or None
+        From `shown_hits`.
+    parts : list of list of str
+        What `pack_hits` gave on every rank.
+    """
+    head, hit_file = found.head, found.hit_file
+    title = f"Hits of run {head.run}"
+    if hit_file is None or shown is None:
+        why = found.missing or "There are no hits."
+        return fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
+    packed = _joined(shown.strongest, parts)
+    hits, raster = np.sort(shown.strongest), shown.raster
     columns, units = _columns(found, hits)
     height, width = raster.shape
     data = {
@@ -57,8 +120,8 @@ def hit_browser(found: RunFiles) -> str:
         "palette": pictures.palette(_SHADES)[pictures.LOWEST :, :3].tolist(),
     }
     notes = []
-    if len(hits) < len(score):
-        notes.append(f"The {len(hits):,} strongest of {len(score):,} hits.")
+    if len(hits) < len(hit_file.rows):
+        notes.append(f"The {len(hits):,} strongest of {len(hit_file.rows):,} hits.")
     if len(packed) < len(hits):
         notes.append(f"Images of the {len(packed):,} strongest.")
     body = _header(found, title, " ".join(notes)) + _CONTROLS + json_script("hits", data)
@@ -130,23 +193,36 @@ def _detector(found: RunFiles, raster: pictures.Raster) -> str:
     return pictures.data_uri(pictures.png(numbers, pictures.palette(_SHADES)))
 
 
-def _packed_hits(found: RunFiles, hits: np.ndarray, raster: pictures.Raster) -> dict[int, str]:
-    """Return the photons of hits, packed, the first ones up to `MOST_BYTES`."""
-    packed: dict[int, str] = {}
+def pack_hits(shown: ShownHits, rank: int, n_ranks: int) -> list[str]:
+    """Return the photons of every n-th hit, packed, up to `MOST_BYTES`; see `pack`."""
+    packed: list[str] = []
     room = MOST_BYTES
-    frames = HitFrames(found.experiment.cxi)
+    frames = HitFrames(shown.path)
     try:
-        for hit in hits.tolist():
+        for hit in shown.strongest[rank::n_ranks].tolist():
             photons = frames.photons(hit).reshape(-1)
             pixel = lit_pixels(photons)
             pixel = pixel[frames.good(hit).reshape(-1)[pixel]]
-            text = pack(raster.point[pixel], photons[pixel])
-            room -= len(text)
+            packed.append(pack(shown.raster.point[pixel], photons[pixel]))
+            room -= len(packed[-1])
             if room < 0:
+                # the hits of all ranks together end before it
                 break
-            packed[hit] = text
     finally:
         frames.close()
+    return packed
+
+
+def _joined(strongest: np.ndarray, parts: list[list[str]]) -> dict[int, str]:
+    """Return the photons of hits by number, the strongest up to `MOST_BYTES`."""
+    packed: dict[int, str] = {}
+    room = MOST_BYTES
+    for place, hit in enumerate(strongest.tolist()):
+        text = parts[place % len(parts)][place // len(parts)]
+        room -= len(text)
+        if room < 0:
+            break
+        packed[hit] = text
     return packed
 
 

@@ -2,6 +2,7 @@
 
 import resource
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -55,6 +56,9 @@ from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
 from xfelmpi.workflows.plausible import doubts_of_sums
 from xfelmpi.workflows.summary import Summary
+
+if TYPE_CHECKING:
+    from xfelmpi.report.run_files import RunFiles
 
 
 def process(job: RunJob, resume: bool = False) -> int:
@@ -302,16 +306,27 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
 
 
 def report_run(job: RunJob) -> None:
-    """Make page and overview on rank 0, if wanted; what goes wrong there is a warning.
+    """Make page, overview and hit browser, if wanted; collective.
 
-    The outputs have their names already. The other ranks sleep: in the end of MPI they would take
-    the cores.
+    What goes wrong is a warning: the outputs have their names already. Until the page is there, the
+    other ranks sleep: in the end of MPI they would take the cores. Then all work for the browser.
     """
     fault_injection.inject(job.comm, "report")
-    mpi.run_on_root(job.comm, lambda: _make_page(job.experiment, job.config))
+    found = mpi.run_on_root(job.comm, lambda: _make_page(job.experiment, job.config))
+    if not job.config.report:
+        return
+    # slow to import, and needed here only
+    from xfelmpi.report.hit_browser import write_hit_browser
+
+    try:
+        write_hit_browser(job.comm, found)
+    except Exception as error:
+        if job.comm.rank == 0:
+            log.warning("no hit browser of the run: %s: %s", type(error).__name__, error)
 
 
-def _make_page(experiment: Experiment, config: Config) -> None:
+def _make_page(experiment: Experiment, config: Config) -> "RunFiles | None":
+    """Return what the output files say, None if there is no page."""
     try:
         # those of an earlier job do not fit the new outputs
         for path in (experiment.page, experiment.hit_browser, experiment.status):
@@ -320,6 +335,9 @@ def _make_page(experiment: Experiment, config: Config) -> None:
             # slow to import, and needed here only
             from xfelmpi.report.build import make_report
 
-            log.info("report: %s", make_report(experiment))
+            found = make_report(experiment)
+            log.info("report: %s", experiment.page)
+            return found
     except Exception as error:
         log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)
+    return None
