@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import h5py
+import numpy as np
 import pytest
 from arrivingruns import arriving_run, quick_project
 from launch import limit
@@ -34,10 +36,10 @@ sys.exit(main())
 PYTHON = """#!/usr/bin/env bash
 [[ $1 == -m ]] || exit 0
 run=$3
-sleep 0.5
 find "$PREFIX/proc/r00$run" -name '*AGIPD*' | wc -l >>"{folder}/calls/$run"
+exec {python} "$@"
 """
-"""In the place of Python in jobs: works for a while, and tells how many files the run had then."""
+"""Python of the jobs, which also tells how many files the run had when it began."""
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +107,24 @@ class Accidents:
         self._slurm.crash_node()
 
 
-def test_runs_that_arrive_while_nodes_die(slurm, source, tmp_path):
-    """30 runs in pieces, in random order: each is processed once, whole, and none is forgotten."""
-    folder, files = source
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """30 different runs, and the files of each, in order."""
+    folder = tmp_path_factory.mktemp("night")
+    few = {"trains": 2, "sequence_length": 2}
+    files = {run: arriving_run(folder, run, seed=run, **few) for run in RUNS}
+    return folder, {n: [p for p in found if "AGIPD" in p.name] for n, found in files.items()}
+
+
+def test_runs_that_arrive_while_nodes_die(slurm, night, tmp_path):
+    """30 runs in pieces, in random order: each is processed once, right, and none is forgotten."""
+    folder, files = night
     project = quick_project(tmp_path / "project")
     script = project / "jobs" / "process_run.sh"
     # several at once on the one node
     script.write_text(script.read_text().replace("#SBATCH --exclusive\n", ""))
-    (project / ".venv" / "bin" / "python").write_text(PYTHON.format(folder=project))
+    python = PYTHON.format(folder=project, python=sys.executable)
+    (project / ".venv" / "bin" / "python").write_text(python)
     prefix = tmp_path / "p007927"
     (prefix / "raw").mkdir(parents=True)
     options = ("--settle", "0.3s", "--every", "0.3s", "--tries", "20", "--redu", "no")
@@ -125,50 +137,63 @@ def test_runs_that_arrive_while_nodes_die(slurm, source, tmp_path):
     try:
         pieces = arriving_pieces(files, chance)
         for n, (run, piece) in enumerate(pieces):
-            arrive_as(folder, prefix, piece, run)
+            arrive_as(folder, prefix, piece, run, run)
             time.sleep(chance.uniform(0.0, 0.3))
             if n % (len(pieces) // EVENTS) == 0:
                 accidents.happen(n * EVENTS // len(pieces))
         wait_until_done(prefix, accidents)
     finally:
         accidents.end()
-    n_files = sum(path.parts[0] == "proc" for path in files)
     for run in RUNS:
+        n_files = sum(path.parts[0] == "proc" for path in files[run])
         results = (prefix / "scratch" / "watch" / "jobs").glob(f"r{run:04}-*")
         ended = [read_result(path).status for path in results]
         assert ended.count(0) == 1, f"run {run}: {ended}\n{accidents.said}"
         had = (project / "calls" / str(run)).read_text().split()
         assert set(had) == {str(n_files)}, f"run {run}: {had}"
+        check_photons(prefix, folder, run)
+
+
+def check_photons(prefix, folder, run):
+    """Assert that a run was processed whole, and right."""
+    with (
+        h5py.File(prefix / "scratch" / "events" / f"r{run:04}_events.h5") as events,
+        h5py.File(folder / "scratch" / "truth" / f"r{run:04}_truth.h5") as truth,
+    ):
+        for name in ("trainId", "cellId", "photons", "litpixels"):
+            np.testing.assert_array_equal(events[name], truth[name], f"{name} of run {run}")
 
 
 def arriving_pieces(files, chance):
     """Return (run, files) in the order in which they arrive: raw before corrected files."""
     pieces = []
     for run in RUNS:
-        cuts = sorted(chance.sample(range(1, len(files)), chance.randrange(1, 4)))
-        for a, b in zip([0, *cuts], [*cuts, len(files)], strict=True):
-            pieces.append((chance.uniform(run, run + 8) + a / len(files), run, files[a:b]))
+        own = files[run]
+        cuts = sorted(chance.sample(range(1, len(own)), chance.randrange(1, 4)))
+        for a, b in zip([0, *cuts], [*cuts, len(own)], strict=True):
+            pieces.append((chance.uniform(run, run + 8) + a / len(own), run, own[a:b]))
     pieces.sort(key=lambda piece: piece[0])
     arrived, late = dict.fromkeys(RUNS, 0), []
     for _, run, _ in pieces:
         # whatever the order of the pieces, the files of a run come one after the other
-        own = [files for _, r, files in pieces if r == run]
-        own.sort(key=lambda some: files.index(some[0]))
+        own = [some for _, r, some in pieces if r == run]
+        own.sort(key=lambda some: files[run].index(some[0]))
         late.append((run, own[arrived[run]]))
         arrived[run] += 1
     return late
 
 
-def arrive_as(folder, prefix, files, run):
-    """Have files arrive under the name of another run; the trains are the same."""
+def arrive_as(folder, prefix, files, run, source=50):
+    """Have files arrive, perhaps under the name of another run; the trains are the same."""
     for path in files:
-        new = prefix / str(path).replace("r0050", f"r{run:04}").replace("R0050", f"R{run:04}")
+        name = str(path).replace(f"r{source:04}", f"r{run:04}")
+        new = prefix / name.replace(f"R{source:04}", f"R{run:04}")
         new.parent.mkdir(parents=True, exist_ok=True)
         os.link(folder / path, new)
 
 
 def wait_until_done(prefix, accidents):
-    end = time.monotonic() + limit(90)
+    end = time.monotonic() + limit(240)
     state = WatchFiles(prefix / "scratch").state
     while time.monotonic() < end and accidents.watch.poll() is None:
         runs = read_state(state).runs

@@ -21,7 +21,7 @@ def raw_twin(prefix: Path, run: int) -> None:
 
 def arriving_run(source: Path, run: int = 50, **options) -> list[Path]:
     """Simulate a run with raw files in a folder; return its files, relative to it, in order."""
-    tiny_run(source, run=run, trains=4, cells=(0, 1), sequence_length=2, **options)
+    tiny_run(source, run=run, **{"trains": 4, "cells": (0, 1), "sequence_length": 2} | options)
     raw_twin(source, run)
     files = [p.relative_to(source) for p in source.rglob(f"*R{run:04d}*.h5")]
     return sorted(files, key=lambda p: (p.parts[0] != "raw", p))

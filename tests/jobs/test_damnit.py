@@ -94,6 +94,7 @@ def test_values_are_those_of_the_events_file(support, proposal):
         complete = file["modules"][:] == file.attrs["modules_in_run"]
         energy, median = file["pulse_energy"][:], file["hit_median"][:]
         sigma = json.loads(file.attrs["configuration"])["sigma"]
+        diameter = file["diameter"][:][hit]
     assert hit.sum() > 0
     assert found["hits"] == hit.sum(), said
     assert found["hit_rate"] == pytest.approx(100 * hit.sum() / complete.sum(), rel=1e-12)
@@ -102,6 +103,7 @@ def test_values_are_those_of_the_events_file(support, proposal):
     assert found["brightest_100"] == pytest.approx(np.sort(photons[hit])[-100:].mean(), rel=1e-12)
     assert found["background_score"] == pytest.approx(np.nanmean(median), rel=1e-6)
     assert found["pulse_energy"] == pytest.approx(np.nanmean(energy), rel=1e-6)
+    assert found["median_size"] == pytest.approx(np.nanmedian(diameter), rel=1e-6)
     assert found["problems"] == 0
     assert found["verdicts"] in ("good", "doubtful", "bad")
     assert found["report"] == str(prefix / "scratch/report/r0050.html")
