@@ -70,19 +70,24 @@ static inline size_t tree_below(const int64_t *row, size_t first, size_t end, in
 
 static int tree_find(TreeSearch *t, uint64_t address, int level, size_t first, size_t end);
 
-static void tree_take(TreeSearch *t, const uint8_t *entry, size_t width, int n, size_t first,
+static int tree_take(TreeSearch *t, const uint8_t *entry, size_t width, int n, size_t first,
                       size_t end)
 {
     int i = 0;
+    for (int k = 1; k < n; k++) {
+        if (tree_number(entry + k * width + 8, 8) < tree_number(entry + (k - 1) * width + 8, 8))
+            return TREE_NOT_ASCENDING;
+    }
     for (size_t r = first; r < end; r++) {
         while (i < n && (int64_t)tree_number(entry + i * width + 8, 8) < t->row[r]) i++;
-        if (i == n) return;
+        if (i == n) break;
         const uint8_t *e = entry + i * width;
         if ((int64_t)tree_number(e + 8, 8) != t->row[r]) continue;
         t->size[r] = (int64_t)tree_number(e, 4);
         t->skipped[r] = (int64_t)tree_number(e + 4, 4);
         t->offset[r] = (int64_t)tree_number(e + width - 8, 8);
     }
+    return TREE_FOUND;
 }
 
 /* Look the rows up in the children that may hold them: from their own key up to the next one. */
@@ -144,7 +149,7 @@ static int tree_find(TreeSearch *t, uint64_t address, int level, size_t first, s
         for (int d = 1; d < t->dimensions; d++)
             if (tree_number(node + TREE_HEADER + i * width + 8 + 8 * d, 8)) goto done;
     status = TREE_FOUND;
-    if (own == 0) tree_take(t, node + TREE_HEADER, width, n, first, end);
+    if (own == 0) status = tree_take(t, node + TREE_HEADER, width, n, first, end);
     else status = tree_descend(t, node + TREE_HEADER, width, n, own, level < 0, first, end);
 done:
     free(node);

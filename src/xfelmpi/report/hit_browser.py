@@ -201,8 +201,8 @@ def pack_hits(shown: ShownHits, rank: int, n_ranks: int) -> list[str]:
     try:
         for hit in shown.strongest[rank::n_ranks].tolist():
             photons = frames.photons(hit).reshape(-1)
+            # none are on bad pixels
             pixel = lit_pixels(photons)
-            pixel = pixel[frames.good(hit).reshape(-1)[pixel]]
             packed.append(pack(shown.raster.point[pixel], photons[pixel]))
             room -= len(packed[-1])
             if room < 0:

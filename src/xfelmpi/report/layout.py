@@ -39,12 +39,14 @@ def lay_out(
     """
     frames = xyz.reshape(3, *detector.frame_shape)
     if not _has_whole_tiles(detector, bins) or not _is_regular(frames, detector, pixel_size):
-        rasters = [make_raster(xyz, size, pixel_size) for size in bins]
-        return [(r, (float(xyz[1].max() / r.size), float(xyz[0].max() / r.size))) for r in rasters]
+        return _by_positions(xyz, bins, pixel_size)
     assembler = Assembler(frames, detector)
     height, width = assembler.shape
     place = assembler.target.reshape(detector.n_modules, -1, math.prod(detector.tile_shape))
     there = place < height * width
+    if not there.any(axis=2).all():
+        # a tile that others cover has no place
+        return _by_positions(xyz, bins, pixel_size)
     y, x = assembler.beam
     found = []
     for size in bins:
@@ -56,6 +58,13 @@ def lay_out(
         point = (row * shape[1] + column).reshape(-1)
         found.append((Raster(point, shape, size * pixel_size), beam))
     return found
+
+
+def _by_positions(
+    xyz: np.ndarray, bins: tuple[int, ...], pixel_size: float
+) -> list[tuple[Raster, tuple[float, float]]]:
+    rasters = [make_raster(xyz, size, pixel_size) for size in bins]
+    return [(r, (float(xyz[1].max() / r.size), float(xyz[0].max() / r.size))) for r in rasters]
 
 
 def _has_whole_tiles(detector: Detector, bins: tuple[int, ...]) -> bool:

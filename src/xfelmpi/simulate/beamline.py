@@ -14,7 +14,7 @@ import numpy as np
 from xfelmpi.detectors.agipd import MAX_CELLS
 from xfelmpi.simulate import model
 from xfelmpi.simulate.exdf import resizable, timestamps, unfinished, write_common, write_index
-from xfelmpi.simulate.options import BUNCH_SLOTS, SimulationOptions
+from xfelmpi.simulate.options import BUNCH_SLOTS, UNDULATOR, SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 
 XGM = "SPB_XTD9_XGM/DOOCS/MAIN"
@@ -34,9 +34,6 @@ XGM_SIGMA = 0.02
 
 MISSED = 10000.0
 """What the lit-frame finder takes for the energy of a pulse that the gas monitor missed."""
-
-UNDULATOR = {"SPB": 1, "FXE": 1, "MID": 2, "HED": 2, "SCS": 3, "SQS": 3, "SXP": 3}
-"""Whose light an instrument gets."""
 
 TO_SASE = {1: 4 << 18, 2: 2 << 18, 3: 4 << 18 | 1 << 27}
 """Bunch pattern: destination (bits 18 … 21) is the dump behind SASE 1 and 3, or behind SASE 2;

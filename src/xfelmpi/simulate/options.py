@@ -18,6 +18,9 @@ DEVICES = {
 }
 """The facility's name of a detector of every kind."""
 
+UNDULATOR = {"SPB": 1, "FXE": 1, "MID": 2, "HED": 2, "SCS": 3, "SQS": 3, "SXP": 3}
+"""Whose light an instrument gets."""
+
 BUNCH_SLOTS = 2700
 """Electron bunches that one train of the machine has room for."""
 
@@ -242,6 +245,8 @@ class SimulationOptions:
         if len(detectors_of(self.device)) > 1:
             known = f"{', '.join(DEVICES)}, or a name such as {', '.join(DEVICES.values())}"
             raise UsageError(f"detector is {self.detector!r}, expected {known}")
+        if self.topic not in UNDULATOR:
+            raise UsageError(f"detector {self.device}: expected one at {', '.join(UNDULATOR)}")
         if self.kind != "proc" and not self.detector_type.raw_planes:
             raise UsageError(f"{self.kind} data of the {self.detector_type.name}: expected proc")
         self._check_ranges()

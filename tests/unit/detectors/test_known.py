@@ -5,9 +5,10 @@ import extra_geom
 import numpy as np
 import pytest
 
+from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.validation import validate_for
-from xfelmpi.core.errors import UsageError
+from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
 from xfelmpi.detectors.dssc import DSSC_1M
 from xfelmpi.detectors.known import (
@@ -18,6 +19,9 @@ from xfelmpi.detectors.known import (
     module_of_file,
 )
 from xfelmpi.detectors.lpd import LPD_1M
+from xfelmpi.report.layout import lay_out
+from xfelmpi.simulate import SimulationOptions
+from xfelmpi.workflows.merge.hits import _check_geometry
 
 EXAMPLES = {
     "SPB_DET_AGIPD1M-1": AGIPD_1M,
@@ -119,3 +123,23 @@ def fits(config, detector) -> bool:
     modules = config.hit_modules or (0,)
     within = max(cells) < detector.max_cells and max(modules) < detector.n_modules
     return within and min(detector.asic_shape) % config.bin == 0
+
+
+def test_simulated_at_no_instrument(tmp_path):
+    with pytest.raises(UsageError, match="XYZ_DET_AGIPD1M-1: expected one at SPB"):
+        SimulationOptions(tmp_path, detector="XYZ_DET_AGIPD1M-1")
+
+
+def test_hits_of_other_detectors_are_not_merged():
+    first, other = (load_geometry(None, detector, 0.7)[0] for detector in (AGIPD_1M, DSSC_1M))
+    with pytest.raises(InputError, match=r"hits of the DSSC-1M.* of the AGIPD-1M"):
+        _check_geometry(first, other)
+
+
+@EACH
+def test_modules_at_the_same_place_have_a_picture(detector):
+    """As absent ones may have in a geometry: the picture is no larger than the detector."""
+    xyz = load_geometry(None, detector, 0.7)[0].xyz
+    xyz[:, 1] = xyz[:, 0]
+    ((raster, _),) = lay_out(xyz.reshape(3, -1), detector, min(detector.pixel_size), 1)
+    assert max(raster.shape) < 2000

@@ -63,10 +63,11 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
     def listed(file: h5py.File, path: Path) -> np.ndarray:
         return listed_trains(file)
 
+    # a reduced run may have trains of which no frame is left
     last_recorded = index.recorded.max(initial=0)
     begun = np.union1d(index.recorded, index.listed[index.listed < last_recorded])
     for paths, read, have, allowed in (
-        (raw, with_frames, index.recorded, 0.0),
+        (raw, with_frames, begun, 0.0),
         (beamline, listed, begun, _OTHER_STARTS),
     ):
         expected, last = _trains(_fullest_part(paths), read, experiment.run)

@@ -145,6 +145,11 @@ def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str
 
 def _check_geometry(first: DetectorGeometry, other: DetectorGeometry) -> None:
     """Check that pixels lie where those of the first run lie, as seen from the sample."""
+    if first.detector != other.detector:
+        raise InputError(
+            f"{other.description}: hits of the {other.detector.name}, those of {first.description} "
+            f"are of the {first.detector.name}"
+        )
     (*across, z), (*other_across, other_z) = first.xyz, other.xyz
     if np.isnan(first.distance) != np.isnan(other.distance):
         raise InputError(f"{other.description}: only this or {first.description} has a distance")
