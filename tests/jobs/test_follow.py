@@ -159,6 +159,17 @@ def test_on_several_ranks(source, tmp_path):
     assert_as_of_a_plain_job(tmp_path)
 
 
+def test_error_of_a_round_ends_all_ranks(source, tmp_path):
+    folder, sequences = source
+    arrive(folder, tmp_path, [p for files in sequences[:2] for p in files if "raw" in p.parts])
+    arrive(folder, tmp_path, [p for p in sequences[0] if "proc" in p.parts])
+    args = [50, "--prefix", tmp_path, "--follow", "--no-report", "--exclude-cells", "400"]
+    done = run_python(["-c", QUICK, *args], 2, seconds=limit(30))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "xfelmpi: error (rank 0): --exclude-cells" in done.stderr
+    assert "nothing to show yet" not in done.stdout
+
+
 def wait_for_frames(prefix, n):
     end = time.monotonic() + limit(60)
     while time.monotonic() < end:

@@ -105,7 +105,14 @@ def _show(job: RunJob, so_far: str, staging: Path, process: Callable[[RunJob, bo
     experiment = replace(job.experiment, prefix=staging)
     try:
         process(replace(job, config=config, experiment=experiment, so_far=so_far), True)
-    except (InputError, PeerError) as error:
+    except Exception as error:
+        # alone with an error: the program ends all ranks
+        if job.comm.size > 1 and not getattr(error, "agreed", False):
+            raise
+        # of another's error a rank does not know the class
+        passes = isinstance(error, InputError | PeerError)
+        if not mpi.allreduce_min(job.comm, int(passes)):
+            raise
         if job.comm.rank == 0:
             log.info("nothing to show yet: %s", error)
 
