@@ -18,7 +18,7 @@ import numpy as np
 
 from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.known import DETECTORS, MODULE_FILE, find_source
+from xfelmpi.detectors.known import DETECTORS, MODULE_FILE, detectors_of, find_source
 from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.io.virtual_sources import lacking
 from xfelmpi.run.index.identity import identity
@@ -100,7 +100,7 @@ class Stamp:
     latest: float = 0.0
 
 
-def list_folder(folder: Path, kind: str) -> Listing:
+def list_folder(folder: Path, kind: str, detector: str | None = None) -> Listing:
     """Return the names in a run's folder, without any if it is not there.
 
     Parameters
@@ -108,6 +108,8 @@ def list_folder(folder: Path, kind: str) -> Listing:
     folder : Path
     kind : str
         ``raw`` or ``proc``: files of the other kind do not count.
+    detector : str, optional
+        The facility's name of the one that is asked for.
     """
     wanted = {"raw": "RAW", "proc": "CORR"}[kind]
     try:
@@ -125,9 +127,9 @@ def list_folder(folder: Path, kind: str) -> Listing:
             sequences = by_detector.setdefault(module["detector"], {})
             sequences.setdefault(int(module["module"]), set()).add(int(found["sequence"]))
     # the one that a job takes, too
-    detector = next((d.file_name for d in DETECTORS if d.file_name in by_detector), "")
-    by_module = {m: frozenset(numbers) for m, numbers in by_detector.get(detector, {}).items()}
-    return Listing(folder, names, by_module, detector, redu, _LISTING_CALLS)
+    name = next((d.file_name for d in detectors_of(detector) if d.file_name in by_detector), "")
+    by_module = {m: frozenset(numbers) for m, numbers in by_detector.get(name, {}).items()}
+    return Listing(folder, names, by_module, name, redu, _LISTING_CALLS)
 
 
 def missing_files(have: Listing, raw: Listing | None = None, redu: bool = False) -> str:

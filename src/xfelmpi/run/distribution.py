@@ -240,7 +240,7 @@ def _find(
     index = replace(index, notes=(why, *index.notes))
     if not so_far:
         unfinished = unfinished_correction(experiment, index) if kind == "proc" else []
-        unfinished += missing_parts(experiment, kind, index)
+        unfinished += missing_parts(experiment, kind, index, config.detector)
         index = replace(index, problems=(*index.problems, *unfinished))
     number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
     asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)

@@ -137,11 +137,14 @@ class _Rounds:
 
     def another(self) -> str:
         """Return what there is when there are more sequences, nothing when the run has ended."""
-        run = self._experiment.run
+        run, detector = self._experiment.run, self._job.config.detector
         if not any(self._done.values()):
             log.info("following run %d …", run)
         while self._complete.lacking():
-            listings = {k: list_folder(self._experiment.run_folder(k), k) for k in ("raw", "proc")}
+            listings = {
+                kind: list_folder(self._experiment.run_folder(kind), kind, detector)
+                for kind in ("raw", "proc")
+            }
             kind = self._kind(listings)
             if new := self._new_sequences(listings, kind):
                 self._done[kind] |= new

@@ -72,6 +72,8 @@ def _wait(job: RunJob, seconds: float) -> None:
 def _look(job: RunJob, state: WatchState) -> Verdict:
     experiment, data = job.experiment, job.config.data
     words = ("--data", data) if data == "raw" else ()
+    if job.config.detector:
+        words += ("--detector", job.config.detector)
     options = LookOptions(
         experiment.prefix,
         experiment.output,

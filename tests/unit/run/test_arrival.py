@@ -142,6 +142,15 @@ def test_what_is_there_of_other_names(prefix):
     assert list_folder(prefix / "proc" / "r0051", "proc").names == ()
 
 
+def test_detector_that_is_asked_for(tmp_path):
+    for name in ("AGIPD00", "DSSC00", "DSSC01"):
+        (tmp_path / f"CORR-R0050-{name}-S00000.h5").touch()
+    assert list_folder(tmp_path, "proc").detector == "AGIPD"
+    found = list_folder(tmp_path, "proc", "SCS_DET_DSSC1M-1")
+    assert (found.detector, set(found.sequences)) == ("DSSC", {0, 1})
+    assert not list_folder(tmp_path, "proc", "FXE_DET_LPD1M-1").sequences
+
+
 def test_stamp_changes_with_the_files(prefix, source, tmp_path):
     before = stamp_files(*listings(prefix))
     assert stamp_files(*listings(prefix)) == before

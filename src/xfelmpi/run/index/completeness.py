@@ -82,7 +82,9 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
     return []
 
 
-def missing_parts(experiment: Experiment, kind: str, index: RunIndex) -> list[Problem]:
+def missing_parts(
+    experiment: Experiment, kind: str, index: RunIndex, detector: str | None = None
+) -> list[Problem]:
     """Return a problem if a run lacks files, by the names of those that are there.
 
     A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one.
@@ -95,9 +97,11 @@ def missing_parts(experiment: Experiment, kind: str, index: RunIndex) -> list[Pr
     kind : str
         ``proc`` or ``raw``.
     index : RunIndex
+    detector : str, optional
+        The one that is asked for.
     """
-    have = list_folder(experiment.run_folder(kind), kind)
-    raw = list_folder(experiment.run_folder("raw"), "raw") if kind == "proc" else None
+    have = list_folder(experiment.run_folder(kind), kind, detector)
+    raw = list_folder(experiment.run_folder("raw"), "raw", detector) if kind == "proc" else None
     redu = kind == "proc" and makes_redu(experiment)
     reference = raw if raw and raw.sequences else None
     reason = missing_files(have, reference, redu)

@@ -167,7 +167,9 @@ class Look:
 
     def take(self) -> Verdict:
         """Look, and return what is to be done."""
-        raw, proc = (list_folder(self._folders[kind], kind) for kind in ("raw", "proc"))
+        # rules are by what is in the files
+        detector = _last_value(self._options.words(Rule()), "--detector")
+        raw, proc = (list_folder(self._folders[kind], kind, detector) for kind in ("raw", "proc"))
         self.calls += raw.calls + proc.calls
         self._state.redu |= proc.redu
         verdict = self._look(raw, proc)
@@ -285,13 +287,18 @@ class Look:
 
 def chosen_data(words: Sequence[str]) -> str:
     """Return the data that options ask for, empty if they leave it open."""
+    chosen = _last_value(words, "--data")
+    return "" if chosen == "auto" else chosen
+
+
+def _last_value(words: Sequence[str], option: str) -> str:
     chosen = ""
     for word, following in zip(words, [*words[1:], ""], strict=False):
-        if word == "--data":
+        if word == option:
             chosen = following
-        elif word.startswith("--data="):
+        elif word.startswith(f"{option}="):
             chosen = word.partition("=")[2]
-    return "" if chosen == "auto" else chosen
+    return chosen
 
 
 def describe(verdict: Verdict) -> str:
