@@ -169,11 +169,16 @@ class CheckpointWriter(Observer):
             about["frames"] = digest_frames(frames, share.facts.files)
             cells = np.unique(frames.cell_id).tolist()
             about["masks"] = {str(cell): self._masks[str(cell)] for cell in cells}
+        powder = {f"powder/{n}": _small(getattr(self.recent, n)) for n in PowderSum.names()}
+        cells, frames_of_row = by_cell(
+            self.recent.frames, self._result.sparsifier.row_of_cell, share.frames.cell_id[mine]
+        )
+        powder |= {"powder/cells": cells, "powder/frames": frames_of_row}
         arrays = {
             "train_id": share.frames.train_id[mine],
             "cell_id": share.frames.cell_id[mine],
             **{f"sums/{name}": getattr(sums, name)[mine] for name in FrameSums.names()},
-            **{f"powder/{n}": _small(getattr(self.recent, n)) for n in PowderSum.names()},
+            **powder,
             "kept/start": start,
             "kept/stop": stop,
             "kept/pixel": pixel,
@@ -200,6 +205,50 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             joined.append((first, end))
     return joined
+
+
+def by_cell(frames, row_of_cell, cell_id) -> tuple[np.ndarray, np.ndarray]:
+    """Return a powder's frames by memory cell instead of by mask row.
+
+    Rows are other ones when the run has more cells.
+
+    Parameters
+    ----------
+    frames : ndarray, int64 (module, row)
+    row_of_cell : ndarray, int32 (cell,)
+    cell_id : ndarray, uint16 (frame,)
+        Of the frames that were counted.
+
+    Returns
+    -------
+    cells : ndarray, uint16 (column,)
+        A cell of each mask row in use.
+    frames : ndarray, int64 (module, column)
+    """
+    cells = np.unique(cell_id)
+    rows, first = np.unique(row_of_cell[cells], return_index=True)
+    return cells[first], frames[:, rows]
+
+
+def add_powder(powder: PowderSum, row_of_cell, photons, invalid, frames, cells) -> None:
+    """Add the powder of a checkpoint, whose frames are `by_cell`; empty arrays are all 0.
+
+    Raises
+    ------
+    DamagedError
+        If it is none of this detector and these cells.
+    """
+    if cells.ndim != 1 or (cells >= len(row_of_cell)).any():
+        raise DamagedError(f"cells of the powder up to {cells.max()}, not {len(row_of_cell) - 1}")
+    expected = powder.photons.shape, powder.invalid.shape, (len(powder.frames), len(cells))
+    for counts, shape in zip((photons, invalid, frames), expected, strict=True):
+        if len(counts) and counts.shape != shape:
+            raise DamagedError(f"powder of shape {counts.shape}, expected {shape}")
+    for total, counts in ((powder.photons, photons), (powder.invalid, invalid)):
+        if len(counts):
+            total += counts
+    if len(frames):
+        np.add.at(powder.frames, (slice(None), row_of_cell[cells]), frames)
 
 
 def _small(array: np.ndarray) -> np.ndarray:
@@ -250,9 +299,8 @@ def _restore_file(file: CheckpointFile, ranges, result: ReductionState, done: np
         done[rows[here]] = True
         _restore_frames(file, rows[here], here, result)
     if 0 <= rows[0] < len(done):
-        for name in PowderSum.names():
-            if len(counts := file.array(f"powder/{name}")):
-                getattr(result.powder, name)[...] += counts
+        arrays = (file.array(f"powder/{n}") for n in ("photons", "invalid", "frames", "cells"))
+        add_powder(result.powder, result.sparsifier.row_of_cell, *arrays)
         result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
+from xfelmpi.io.partial_file import check_lock
 from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.reduction.growing import digest_frames, rows_of_trains
 from xfelmpi.run.distribution import LocalRun, choose_data, share_run
@@ -106,6 +108,25 @@ class ResumePlan:
         return replace(
             self, files=fitting, n_done=n_done, warnings=(*self.warnings, warning), notes=()
         )
+
+
+def without_other_masks(comm, plan: ResumePlan, masks: dict[str, str]) -> ResumePlan:
+    """Return the plan without files of other masks, which are removed; collective.
+
+    They would be chosen again by the next round, before ones that fit.
+    """
+    fitting = plan.with_masks(masks)
+    paths = {file.path for file in plan.files} - {file.path for file in fitting.files}
+
+    def remove() -> None:
+        check_lock()
+        for path in paths:
+            # one that stays is left out each time
+            with suppress(OSError):
+                path.unlink()
+
+    mpi.run_on_root(comm, remove)
+    return fitting
 
 
 def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:

@@ -119,6 +119,11 @@ class Sparsifier:
         self._bytes_read = 0
 
     @property
+    def row_of_cell(self) -> np.ndarray:
+        """Mask row of every memory cell, int32 (cell,)."""
+        return self._masks.row_of_cell
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of frames and of their masks, as they are in the files."""
         return self._bytes_read + self._frame_masks.bytes_read

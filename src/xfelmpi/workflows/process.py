@@ -49,7 +49,7 @@ from xfelmpi.reduction.observers import (
     frame_scorer,
 )
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.resume import ResumePlan, share_remaining
+from xfelmpi.reduction.resume import ResumePlan, share_remaining, without_other_masks
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
@@ -84,7 +84,7 @@ def process(job: RunJob, resume: bool = False) -> int:
     masks = inputs.masks
     digests = digests_if_growing(job, share, masks)
     if digests is not None:
-        selection = selection.with_masks(digests)
+        selection = without_other_masks(comm, selection, digests)
     kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums = FrameSums.zeros(len(share.frames))
