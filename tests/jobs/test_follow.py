@@ -238,6 +238,34 @@ def test_masks_that_become_others(source, tmp_path, quick):
     assert_as_of_a_plain_job(prefix)
 
 
+def test_more_cells_with_masks_of_their_own(source, tmp_path, quick):
+    """What was read of the first sequence counts when the next one has more memory cells."""
+    folder = tmp_path / "source"
+    options = {"run": 50, "trains": 2, "sequence_length": 1, "with_mask": True}
+    for name, cells in (("few", 3), ("source", 6)):
+        tiny_run(tmp_path / name, cells=tuple(range(cells)), **options)
+        for path in (tmp_path / name).glob("proc/r0050/*AGIPD04*"):
+            with h5py.File(path, "r+") as file:
+                mask = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/mask"]
+                bad = mask[:]
+                for cell in range(cells):
+                    bad[cell, 100 + cell] = 1
+                mask[:] = bad
+    for path in (tmp_path / "few").glob("proc/r0050/*-S00000.h5"):
+        shutil.copyfile(path, folder / "proc" / "r0050" / path.name)
+    raw_twin(folder, 50)
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*R0050*.h5"))
+    sequences = [[p for p in files if p.stem.endswith(f"S{n:05}")] for n in range(2)]
+    prefix = tmp_path / "p007927"
+    facility = Facility((folder, sequences), prefix, [1, 1])
+    facility.wait_for = lambda n: wait_for_frames(prefix, CELLS * n)
+    done = call_xfelmpi([50, "--prefix", prefix, "--follow", "--no-report"])
+    facility.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(frames_read(done.stdout)) == 9, done.stdout
+    assert_as_of_a_plain_job(prefix)
+
+
 def test_run_that_stops_coming(source, tmp_path, quick):
     """What is there is processed, and it is said that the run is not complete."""
     folder, sequences = source
