@@ -63,7 +63,7 @@ class Powder:
         near = np.hypot(xyz[0], xyz[1]) < NEAR
         sums = (self.photons, self.n_hits * self.light, self.background)
         found = (values[near] for values in sums)
-        return fit_shifts(PowderPixels(xyz[:, near], part[near], *found, PIXEL))
+        return fit_shifts(PowderPixels(xyz[:, near], part[near], *found, PIXEL, len(off)))
 
 
 def row(bench: Bench, parts: int, n: int) -> str:

@@ -31,6 +31,9 @@ def made(tmp_path_factory):
     where += ("--decide", "fixed", "--fixed-threshold", "3000", "--geometry", wrong)
     done = call_xfelmpi([50, *where, "--output", folder / "out"])
     assert done.returncode == 0, done.stderr
+    with wrong.open("a") as file:
+        file.write("badcorner/min_x = 900\nbadcorner/max_x = 901\n")
+        file.write("badcorner/min_y = 900\nbadcorner/max_y = 901\n")
     true, _ = load_geometry(mock.paths.geometry, AGIPD_1M)
     return folder, true
 
@@ -50,6 +53,9 @@ def test_found_written_and_applied(made, tmp_path, words, limit):
     file = tmp_path / "new.geom"
     said = geometry(folder, *words, "--geometry-file", file)
     assert "±" in said
+    if not words:
+        # later, the CXI file names the new geometry
+        assert "wrong.geom has bad regions, the new geometry has none" in said
     new, warnings = load_geometry(file, AGIPD_1M)
     assert not warnings
     off = np.hypot(*(new.xyz - true.xyz)[:2])

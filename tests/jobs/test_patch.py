@@ -10,6 +10,8 @@ from compare import assert_same_hdf5, assert_same_outputs
 from launch import all_files, call_xfelmpi, run_job, run_xfelmpi
 from mockrun import tiny_run
 
+from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
+
 PROPOSAL = "p007927"
 DETECTOR = "entry_1/instrument_1/detector_1"
 # scores by modules that the new mask leaves alone: the hits are the same
@@ -73,6 +75,9 @@ def made(tmp_path_factory):
 def test_geometry_as_a_whole_job(made, tmp_path):
     """All files are equal to the bit, but for where they come from; the page is made anew."""
     out = copied(made, tmp_path)
+    with h5py.File(out / "events/r0050_events.h5", "r+") as file:
+        said = [*json.loads(file.attrs["warnings"]), f"{GEOMETRY_OFF}: it was"]
+        file.attrs["warnings"] = json.dumps(said)
     page = (out / "report/r0050.html").read_bytes()
     words = ("--geometry", made / "new.geom")
     patch(made / PROPOSAL, out, "50", *words, ranks=3)

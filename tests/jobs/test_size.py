@@ -80,6 +80,11 @@ def test_none_and_back(made, tmp_path):
     assert size(made, out, 50, "--size", "none").returncode == 0
     for name in FILES:
         assert not sizes_of(out / name)
+    # another analysis does not ask for sizes
+    assert size(made, out, 50, "--analyse", "radius").returncode == 0
+    with h5py.File(out / FILES[0]) as file:
+        assert "diameter" not in file
+        assert any(item.attrs.get("source") == "analysis radius" for item in file.values())
     assert size(made, out, 50).returncode == 0
     with h5py.File(out / FILES[0]) as file:
         np.testing.assert_allclose(file["diameter"][:], before, 1e-5)
@@ -91,6 +96,18 @@ def test_none_and_back(made, tmp_path):
         at_edge = np.isclose(diameter, largest * 1e-9, 1e-5)
         assert at_edge[np.nanargmin(before)]
         np.testing.assert_array_equal(edge == 1, at_edge)
+
+
+def test_run_without_hits(made, tmp_path):
+    """Its wavelength is that of its frames: it does not hold up the runs beside it."""
+    where = ("--prefix", made / "p007927", "--no-vds", "--no-report", "--output", tmp_path)
+    done = call_xfelmpi([50, *where, "--decide", "fixed", "--fixed-threshold", "1e9"])
+    assert done.returncode == 0, done.stderr
+    done = size(made, tmp_path, 50)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / FILES[0]) as file:
+        assert not file["is_hit"][()].any()
+        assert np.isnan(file["diameter"][()]).all()
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ class PowderPixels:
         Expected photons without particles.
     pixel_size : float
         In m.
+    n_parts : int
+        Also those without pixels.
     """
 
     xyz: np.ndarray
@@ -58,6 +60,7 @@ class PowderPixels:
     exposure: np.ndarray
     background: np.ndarray
     pixel_size: float
+    n_parts: int
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,14 @@ class Shifts:
         chance, as much larger.
     misfit : float
         Deviation from the model in units of what chance makes, 1 for a perfect one.
+    converged : bool
+        Whether the climb came to its end; else, shifts and errors mean nothing.
     """
 
     shift: np.ndarray
     error: np.ndarray
     misfit: float
+    converged: bool
 
 
 class _Model:
@@ -91,7 +97,7 @@ class _Model:
         self._bend = powder.pixel_size / _GROWTH
         self._farthest = 1.2 * np.hypot(x, y).max() + 10 * powder.pixel_size
         self.n_nodes = int(self._steps(np.array([self._farthest]))[0][0]) + 4
-        self.n_parts = int(powder.part.max()) + 1
+        self.n_parts = powder.n_parts
         self._of_part = [np.flatnonzero(powder.part == p) for p in range(self.n_parts)]
 
     def _steps(self, radius: np.ndarray):
@@ -181,7 +187,8 @@ def _coarse(powder: PowderPixels) -> np.ndarray:
     """Return the best of some shifts of the whole detector, float64 (2,): the climb needs it."""
     some = slice(None, None, _EVERY)
     sums = (v[some] for v in (powder.photons, powder.exposure, powder.background))
-    model = _Model(PowderPixels(powder.xyz[:, some], powder.part[some], *sums, powder.pixel_size))
+    about = (powder.pixel_size, powder.n_parts)
+    model = _Model(PowderPixels(powder.xyz[:, some], powder.part[some], *sums, *about))
     tried = np.stack(np.meshgrid(_COARSE, _COARSE), axis=-1).reshape(-1, 2) * powder.pixel_size
     likelihood = [model.likelihood(np.tile(shift, (model.n_parts, 1))) for shift in tried]
     return tried[int(np.argmax(likelihood))]
@@ -193,7 +200,7 @@ def fit_shifts(powder: PowderPixels) -> Shifts:
     Parameters
     ----------
     powder : PowderPixels
-        At least some pixels around the beam.
+        At least some pixels around the beam, and of every part.
     """
     model = _Model(powder)
     n, parts = model.n_nodes, model.n_parts
@@ -213,11 +220,11 @@ def fit_shifts(powder: PowderPixels) -> Shifts:
         covariance = np.linalg.inv(scaled)
         step = covariance @ (gradient * units)
         error = np.sqrt(np.diagonal(covariance))[n:]
-        found = (np.abs(step[n:]) < _SMALL_STEP * error).all()
+        found = bool((np.abs(step[n:]) < _SMALL_STEP * error).all())
         # nodes that no pixel is near may want to go far: they must not hold up the others
         log_f = log_f + np.clip(step[:n], -_LARGEST_CHANGE, _LARGEST_CHANGE)
         shift = shift + np.clip(step[n:], -1, 1).reshape(parts, 2) * powder.pixel_size
         if found:
             break
     error = error.reshape(parts, 2) * powder.pixel_size * np.sqrt(max(1.0, misfit))
-    return Shifts(shift, error, misfit)
+    return Shifts(shift, error, misfit, found)

@@ -11,6 +11,9 @@ from xfelmpi.detectors.scattering import polarisation, solid_angle
 NEAR = 0.025
 """m from the beam, in the geometry as it is: pixels farther out say little about the centre."""
 
+GEOMETRY_OFF = "the geometry is off"
+"""How the warning of a job begins."""
+
 _QUADRANTS = 4
 
 _FEWEST_HITS = 50
@@ -72,14 +75,21 @@ class HitPowder:
         geometry = self.geometry
         xyz = geometry.xyz.reshape(3, -1)
         near = np.flatnonzero((np.hypot(xyz[0], xyz[1]) < NEAR) & (self.good > 0))
-        per_part = len(self.photons) // (_QUADRANTS if quadrants else 1)
+        n_parts = _QUADRANTS if quadrants else 1
+        per_part = len(self.photons) // n_parts
         light = np.ones(len(near))
         if np.isfinite(geometry.distance):
             light = polarisation(xyz[:, near], "x") * self._solid_angles()[near]
         size = min(geometry.detector.pixel_size)
         exposure, background = light * self.good[near], self.background[near]
         pixels = PowderPixels(
-            xyz[:, near], near // per_part, self.photons[near], exposure, background, size
+            xyz[:, near],
+            near // per_part,
+            self.photons[near],
+            exposure,
+            background,
+            size,
+            n_parts,
         )
         return pixels, near
 
@@ -102,10 +112,10 @@ def geometry_warning(powder: HitPowder) -> str:
     found: Shifts = fit_shifts(pixels)
     (shift,), (error,) = found.shift, found.error
     far = np.abs(shift) > np.maximum(pixels.pixel_size, _CLEAR * error)
-    if not far.any():
+    if not (found.converged and far.any()):
         return ""
     x, y = shift / pixels.pixel_size
     return (
-        f"the geometry is off: its powder of hits is round if the detector moves by {x:+.1f} "
+        f"{GEOMETRY_OFF}: its powder of hits is round if the detector moves by {x:+.1f} "
         f"pixels in x and {y:+.1f} in y; xfelmpi geometry writes such a geometry"
     )

@@ -232,15 +232,26 @@ def _moved(
     return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
+def first_pixels(detector: Detector) -> np.ndarray:
+    """Return the first pixel of each tile of a module, int (tile,), in EXtra-geom's order.
+
+    EXtra-geom counts the tiles of an LPD in another order than its data have them: counter-
+    clockwise from the top right. The data's order is that of ascending first pixels.
+    """
+    import extra_geom
+
+    numbers = np.arange(detector.module_pixels).reshape(detector.module_shape)
+    parts = getattr(extra_geom, detector.geometry).split_tiles(numbers)
+    return np.array([int(part.flat[0]) for part in parts])
+
+
 def _arrays(geometry, detector: Detector, along: Distance, origin: str) -> DetectorGeometry:
     """Turn an extra-geom geometry into arrays."""
     distance = along.metres
     xyz = np.ascontiguousarray(np.moveaxis(geometry.get_pixel_positions(), -1, 0))
     nearest, farthest = xyz[2].min() * 1e3, xyz[2].max() * 1e3
     xyz[2] += distance
-    # EXtra-geom counts the tiles of an LPD in another order than its data have them
-    numbers = np.arange(detector.module_pixels).reshape(detector.module_shape)
-    order = np.argsort([int(part.flat[0]) for part in geometry.split_tiles(numbers)])
+    order = np.argsort(first_pixels(detector))
     tiles = [module[tile] for module in geometry.modules for tile in order]
     corner = np.array([tile.corner_pos for tile in tiles], np.float64)
     corner[:, 2] += distance

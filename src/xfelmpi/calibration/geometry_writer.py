@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.calibration.geometry import DetectorGeometry, first_pixels
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
 
 
@@ -56,8 +56,10 @@ def crystfel_text(geometry: DetectorGeometry, wavelength: float) -> bytes:
         GeometryFragment(corner, *vectors, *shape)
         for corner, vectors in zip(corners, steps, strict=True)
     ]
-    n = len(fragments) // geometry.detector.n_modules
-    modules = [fragments[a : a + n] for a in range(0, len(fragments), n)]
+    # the fragments are in the order of the data, EXtra-geom has its own
+    order = np.argsort(np.argsort(first_pixels(geometry.detector)))
+    n = len(order)
+    modules = [[fragments[a + i] for i in order] for a in range(0, len(fragments), n)]
     known = {}
     if np.isfinite(geometry.distance):
         known["clen"] = geometry.distance

@@ -392,8 +392,14 @@ def _with_geometry_doubted(
     n_hits = int(mpi.allreduce_sum(comm, np.array([n_hits]))[0])
     if comm.rank or not n_hits:
         return done
-    found = HitPowder.of_sums(header.geometry, n_hits, *powder, header.background)
-    said = geometry_warning(found)
+    try:
+        found = HitPowder.of_sums(header.geometry, n_hits, *powder, header.background)
+        said = geometry_warning(found)
+    # all outputs are complete: whatever is wrong with the check must not cost them. The other
+    # ranks do not take part in it
+    except Exception as error:
+        log.warning(f"the geometry could not be checked: {type(error).__name__}: {error}")
+        return done
     if not said:
         return done
     log.warning(said)

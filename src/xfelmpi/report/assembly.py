@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
+from xfelmpi.calibration.geometry import first_pixels
 from xfelmpi.detectors.base import Detector
 
 
@@ -28,9 +29,7 @@ class Assembler:
         import extra_geom
 
         of_detector = getattr(extra_geom, self._detector.geometry)
-        numbers = np.arange(self._detector.module_pixels).reshape(self._detector.module_shape)
-        # in the order in which EXtra-geom counts them
-        first = [int(part.flat[0]) for part in of_detector.split_tiles(numbers)]
+        first = first_pixels(self._detector).tolist()
         places = [divmod(number, self._detector.module_shape[1]) for number in first]
         return of_detector(
             [

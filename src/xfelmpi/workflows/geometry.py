@@ -1,5 +1,6 @@
 """The beam centre, and the quadrants, from the hits of processed runs: a new geometry file."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.analysis.centre_fit import PowderPixels, Shifts, fit_shifts
 from xfelmpi.analysis.hit_powder import NEAR, HitPowder, has_signal
+from xfelmpi.calibration import geometry_file
 from xfelmpi.calibration.geometry_writer import crystfel_text, moved
 from xfelmpi.core.errors import EXIT_COMPLETE, InputError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.checked import checked_array
+from xfelmpi.io.checked import checked_array, checked_attribute
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.partial_file import begin_partial, write_new
 from xfelmpi.io.publish import check_writable
@@ -73,21 +75,54 @@ def _refined(files: list[Experiment], quadrants: bool, out: Path, picture: Path)
         raise InputError(
             f"{files[0].cxi}: {detector.title} has no quadrants: leave out --quadrants"
         )
+    _tell_of_bad_regions(files[0].cxi)
     pixels, near = powder.near(quadrants)
     if not has_signal(pixels):
         raise InputError(f"{files[0].powder}: the hits have no photons within {NEAR} m of the beam")
+    _check_parts(pixels, files[0].powder)
     found = fit_shifts(pixels)
+    if not found.converged:
+        raise InputError(
+            f"{files[0].powder}: the hits do not tell the centre: the fit does not converge"
+        )
     _tell(powder, found, pixels.pixel_size)
     if not found.error.max() < _MOST_ERROR * pixels.pixel_size:
         raise InputError(
             f"{files[0].powder}: the hits do not tell the centre: it is good to "
             f"{found.error.max() / pixels.pixel_size:.1f} pixels, expected {_MOST_ERROR}"
         )
-    shift = np.repeat(found.shift, detector.n_modules // len(found.shift), axis=0)
+    shift = np.repeat(found.shift, detector.n_modules // pixels.n_parts, axis=0)
     new = moved(powder.geometry, shift, f"refined from {powder.n_hits} hits")
     write_new(begin_partial(out), crystfel_text(new, wavelength))
     write_new(begin_partial(picture), _picture(pixels, new.xyz.reshape(3, -1)[:, near]))
     return [out, picture]
+
+
+def _check_parts(pixels: PowderPixels, path: Path) -> None:
+    n_pixels = np.bincount(pixels.part, minlength=pixels.n_parts)
+    if not n_pixels.all():
+        without = ", ".join(str(part + 1) for part in np.flatnonzero(n_pixels == 0))
+        raise InputError(
+            f"{path}: no good pixels within {NEAR} m of the beam in quadrant {without}: "
+            "leave out --quadrants"
+        )
+
+
+def _tell_of_bad_regions(cxi: Path) -> None:
+    """Warn if the geometry file that a job used has bad regions; the new one will have none."""
+    with finished_file(cxi, "a CXI file") as file:
+        used = json.loads(checked_attribute(file, "used_files", str))
+    for path in (Path(entry["path"]) for entry in used if entry["role"] == "geometry"):
+        try:
+            found = geometry_file.statements(geometry_file.read_text(path))
+        except InputError:
+            # it may be gone: the positions are those of the CXI file
+            continue
+        if any(name.startswith("bad") and "/" in name for name, _ in found):
+            log.warning(
+                f"{path} has bad regions, the new geometry has none: they stay in the masks of "
+                "the runs that are patched; for others, copy them to the new file"
+            )
 
 
 def sum_hits(files: list[Experiment]) -> tuple[HitPowder, float]:

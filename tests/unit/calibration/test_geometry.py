@@ -7,8 +7,10 @@ import pytest
 from extra_geom import AGIPD_1MGeometry
 
 from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.calibration.geometry_writer import crystfel_text
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.known import DETECTORS
 
 
 @pytest.fixture(scope="module")
@@ -310,3 +312,14 @@ def test_a_geometry_without_end(path):
         load_geometry(path, AGIPD_1M)
     with pytest.raises(InputError, match="geometry"):
         load_geometry(type(path)("/dev/zero"), AGIPD_1M)
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
+def test_written_and_read_again(tmp_path, detector):
+    """Pixels and tiles stay where they are, of every detector."""
+    first, _ = load_geometry(None, detector, distance=0.7)
+    path = tmp_path / "again.geom"
+    path.write_bytes(crystfel_text(first, 2e-10))
+    again, _ = load_geometry(path, detector)
+    for name in ("xyz", "tile_corners", "tile_basis", "corner_position", "basis_vectors"):
+        np.testing.assert_allclose(getattr(again, name), getattr(first, name), atol=1e-8)

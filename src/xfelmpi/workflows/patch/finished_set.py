@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.analysis.hit_analysis import chosen_analyses
+from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.mask_files import read_pixels
 from xfelmpi.core.config.options import Config
@@ -161,6 +162,7 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         motors = _motors(files, attributes)
         geometry, warnings = _geometry(config.geometry, geometry.detector, config, motors)
         obsolete = _old_warnings(first, geometry.detector, attributes, motors)
+        obsolete += _said_of_powder(run)
         used = geometry.files
         if geometry.bad is not None:
             bad |= geometry.bad.reshape(-1)
@@ -170,20 +172,17 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         used = (*used, UsedFile("global mask", str(change.mask)))
     entries = {kind: found for kind, found in entries.items() if found}
     about = (config, attributes, name, header, entries, run)
-    analyses = _analyses(config, change, header, geometry)
-    return FinishedSet(*about, geometry, bad, warnings, obsolete, used, analyses)
+    found = FinishedSet(*about, geometry, bad, warnings, obsolete, used, ())
+    return replace(found, analyses=_analyses(found, change))
 
 
-def _analyses(
-    config: Config, change: Change, header: FinishedHits, geometry: DetectorGeometry
-) -> tuple[str, ...]:
+def _analyses(found: FinishedSet, change: Change) -> tuple[str, ...]:
     """Return the names of the analyses that are asked for, or that the hits have columns of."""
     if change.analysis is not None:
-        of_hits = header.columns[f"{SOURCE}/photon_wavelength"].values
-        wavelength = median_wavelength(config, of_hits)
-        return tuple(chosen_analyses(config, geometry.distance, wavelength))
-    found = (analysis_of(column.attributes) for column in header.columns.values())
-    return tuple(dict.fromkeys(name for name in found if name))
+        wavelength = median_wavelength(found.config, found.wavelength)
+        return tuple(chosen_analyses(found.config, found.geometry.distance, wavelength))
+    names = (analysis_of(column.attributes) for column in found.header.columns.values())
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def analysis_of(attributes) -> str:
@@ -196,9 +195,7 @@ def _config(first: Config, attributes: dict, change: Change) -> Config:
     """Return the settings that the main job would have had with the new inputs."""
     changed = dict(change.analysis or {})
     if change.analysis is not None:
-        size = changed.get("size") or first.size.replace("none", "auto")
-        # whoever asks for sizes wants them, or hears why not
-        changed["size"] = "sphere" if size == "auto" else size
+        changed["size"] = _size(first, changed)
     if change.mask:
         changed["global_mask"] = change.mask
     if change.distance is not None:
@@ -208,6 +205,17 @@ def _config(first: Config, attributes: dict, change: Change) -> Config:
     elif change.distance is not None:
         changed["geometry"] = _known_geometry(attributes)
     return replace(first, **changed)
+
+
+def _size(first: Config, changed: dict) -> str:
+    """Return how sizes are to be measured where options of analyses change."""
+    of_sizes = {"size", "density", "size_range"} & changed.keys()
+    if changed.keys() and not of_sizes:
+        # other analyses alone: sizes stay as they were
+        return first.size
+    size = changed.get("size") or first.size.replace("none", "auto")
+    # whoever asks for sizes wants them, or hears why not
+    return "sphere" if size == "auto" else size
 
 
 def _known_geometry(attributes: dict) -> Path | None:
@@ -250,3 +258,9 @@ def _old_warnings(
         return _geometry(_known_geometry(attributes), detector, first, motors)[1]
     except InputError:
         return ()
+
+
+def _said_of_powder(run: FinishedRun | None) -> tuple[str, ...]:
+    """Return what the job said of the geometry that is replaced, by the powder of its hits."""
+    said = json.loads(run.attributes.get("warnings", "[]")) if run else []
+    return tuple(text for text in said if text.startswith(GEOMETRY_OFF))
