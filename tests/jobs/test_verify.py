@@ -297,6 +297,9 @@ CONSEQUENCES = {
         *ANALYSES,
     ],
     "another size": ["analyses: columns"],
+    # both are in the detector file, too
+    "weighting": ["Dragonfly: detector"],
+    "background": ["Dragonfly: detector"],
     "miss": [ROWS, SHAPES, PHOTONS],
     "powder": [SINGLES],
     "powder of hits": [SINGLES, PARTS, cxi_frames.POWDER],
