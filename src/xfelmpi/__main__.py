@@ -17,6 +17,7 @@ from xfelmpi.core.errors import (
     EXIT_BUG,
     EXIT_COMPLETE,
     EXIT_UNUSABLE,
+    LostLockError,
     UsageError,
     XfelmpiError,
     as_user_error,
@@ -186,6 +187,8 @@ def _run(command: str, argv: list[str]) -> int:
 
 def _fail(comm, error: BaseException) -> int:
     """Say what happened, once, and end the job on all ranks."""
+    # rank 0 gives the lock back when the job is stopped, perhaps before this rank knows of it
+    shutdown.wait_for_end(2.0 if isinstance(error, LostLockError) else 0.0)
     error = as_user_error(error)
     status = getattr(error, "exit_status", EXIT_BUG)
     if not getattr(error, "told_elsewhere", False):

@@ -108,6 +108,16 @@ def publishing():
         yield
 
 
+def wait_for_end(seconds: float = 0.0) -> None:
+    """Wait for the end of the process if the job is stopped, or will be so within some seconds.
+
+    An error that follows from the end of another rank is not to be told, and not to be the status.
+    """
+    if _stopped.wait(seconds):
+        while True:
+            sleep(1)
+
+
 def describe_job(rank: int, n_ranks: int, argv: list[str], stages) -> None:
     """Prepare what is said if the job is stopped.
 

@@ -43,11 +43,9 @@ def detector(outputs: Outputs) -> Iterator[Finding]:
     values = dict(zip(("qx", "qy", "qz"), right.q, strict=True))
     values |= {"corr": right.corr, "detd": right.detd, "ewald_rad": right.ewald_rad}
     values |= {"wavelength": right.wavelength, "voxel": right.voxel}
-    if "background" in file:
-        # files of earlier versions have none
-        ground = background_of_blocks(outputs.header.background, outputs.usable, config.bin)
-        weighting = outputs.header.columns[f"{DETECTOR}/background_weighting"].values
-        values |= {"background": ground, "scale": weighting}
+    ground = background_of_blocks(outputs.header.background, outputs.usable, config.bin)
+    weighting = outputs.header.columns[f"{DETECTOR}/background_weighting"].values
+    values |= {"background": ground, "scale": weighting}
     for name, value in values.items():
         found = file[name][()]
         if np.shape(found) == np.shape(value):
