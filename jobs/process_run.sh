@@ -101,6 +101,11 @@ finish() {
     say "xfelmpi $run done, status $1"
 }
 trap 'finish $?' EXIT
+# Else the shell would end with the status of its last command, which is 0 before the program runs.
+for name in HUP INT USR1 TERM; do
+    # shellcheck disable=SC2064
+    trap "exit $((128 + $(kill -l "$name")))" "$name"
+done
 
 load_site
 use_venv
@@ -204,7 +209,7 @@ events_stamp() { stat -c '%i %.9Y' -- "$events" 2>/dev/null || true; }
 
 before=$(events_stamp)
 # Slurm signals srun, too: this shell has to see how it ends.
-trap : TERM
+trap : HUP INT USR1 TERM
 status=0
 srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     python -m xfelmpi "${command[@]}" "$@" || status=$?

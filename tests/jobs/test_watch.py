@@ -28,7 +28,7 @@ from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_stat
 from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, FILES_A_MINUTE, LookOptions
 from xfelmpi.workflows.watch.loop import Watcher, ask_again
 from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
-from xfelmpi.workflows.watch.queues import LocalQueue
+from xfelmpi.workflows.watch.queues import LocalQueue, read_result
 from xfelmpi.workflows.watch.rules import read_rules
 from xfelmpi.workflows.watch.table import status_table
 
@@ -369,6 +369,19 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(source, tmp_path):
     assert {n: r.state for n, r in state.runs.items()} == dict.fromkeys(range(60, 70), DONE), said
     assert {n: len(c) for n, c in calls(project).items()} == dict.fromkeys(range(60, 70), 1), said
     assert not list((prefix / "scratch").rglob("*.part"))
+
+
+@pytest.mark.parametrize(("name", "status"), [("TERM", 143), ("HUP", 129), ("USR1", 138)])
+def test_script_that_is_stopped_before_the_program_runs(project, tmp_path, name, status):
+    """A job that is cancelled while its script begins has not done the run."""
+    with open(project / "jobs" / "common.sh", "a") as file:
+        file.write(f"load_site() {{ kill -{name} $$; sleep 0.1; }}\n")
+    result = tmp_path / "result"
+    command = ["bash", project / "jobs" / "process_run.sh", "50"]
+    environment = {**os.environ, "XFELMPI_RESULT": str(result), "XFELMPI_ROOT": str(project)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert read_result(result).status == status
 
 
 def test_second_watch_of_the_folder_refuses(source, tmp_path, project):
