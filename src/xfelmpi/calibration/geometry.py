@@ -149,7 +149,7 @@ def load_geometry(
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
     arrays = _arrays(geometry, detector, along, origin)
-    bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size)
+    bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size, _tile_slices(detector))
     if bad is not None:
         described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
         arrays = replace(arrays, bad=bad, description=described)
@@ -243,6 +243,13 @@ def first_pixels(detector: Detector) -> np.ndarray:
     numbers = np.arange(detector.module_pixels).reshape(detector.module_shape)
     parts = getattr(extra_geom, detector.geometry).split_tiles(numbers)
     return np.array([int(part.flat[0]) for part in parts])
+
+
+def _tile_slices(detector: Detector) -> list[tuple[slice, slice]]:
+    """Return rows and columns of each tile of a module, in EXtra-geom's order."""
+    n_ss, n_fs = detector.tile_shape
+    places = (divmod(int(first), detector.module_shape[1]) for first in first_pixels(detector))
+    return [(slice(ss, ss + n_ss), slice(fs, fs + n_fs)) for ss, fs in places]
 
 
 def _arrays(geometry, detector: Detector, along: Distance, origin: str) -> DetectorGeometry:

@@ -179,7 +179,9 @@ def unapplied(found: list[tuple[str, str]], regions: dict, path: Path) -> list[s
     return warnings
 
 
-def bad_pixels(regions: dict, xyz: np.ndarray, pixel_size: float) -> np.ndarray | None:
+def bad_pixels(
+    regions: dict, xyz: np.ndarray, pixel_size: float, tiles: list[tuple[slice, slice]]
+) -> np.ndarray | None:
     """Return the pixels in bad regions, bool (module, ss, fs), or None without any region.
 
     Parameters
@@ -190,6 +192,8 @@ def bad_pixels(regions: dict, xyz: np.ndarray, pixel_size: float) -> np.ndarray 
         m.
     pixel_size : float
         m; x and y of regions are in pixels from the beam.
+    tiles : list of (slice, slice)
+        Rows and columns of a module that a tile has, in the order of the panels' names.
     """
     if not regions:
         return None
@@ -199,15 +203,16 @@ def bad_pixels(regions: dict, xyz: np.ndarray, pixel_size: float) -> np.ndarray 
     for region in regions.values():
         if region["is_fsss"]:
             module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
-            inside = (ss >= region["min_ss"]) & (ss <= region["max_ss"]) & (ss // 64 == tile)
-            bad[module] |= inside & (fs >= region["min_fs"]) & (fs <= region["max_fs"])
+            inside = (ss >= region["min_ss"]) & (ss <= region["max_ss"])
+            inside = inside & (fs >= region["min_fs"]) & (fs <= region["max_fs"])
+            bad[module][tiles[tile]] |= inside[tiles[tile]]
             continue
         inside = (x >= region["min_x"]) & (x <= region["max_x"])
         inside &= (y >= region["min_y"]) & (y <= region["max_y"])
         if region["panel"]:
             module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
             here = np.zeros_like(bad)
-            here[module, 64 * tile : 64 * tile + 64] = True
+            here[module][tiles[tile]] = True
             inside &= here
         bad |= inside
     return bad

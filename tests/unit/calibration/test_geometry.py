@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import extra_geom
 import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
@@ -323,3 +324,21 @@ def test_written_and_read_again(tmp_path, detector):
     again, _ = load_geometry(path, detector)
     for name in ("xyz", "tile_corners", "tile_basis", "corner_position", "basis_vectors"):
         np.testing.assert_allclose(getattr(again, name), getattr(first, name), atol=1e-8)
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.name)
+@pytest.mark.parametrize("by", ["ss and fs", "x and y"])
+def test_bad_region_of_one_panel(tmp_path, detector, by):
+    """All of a panel, whatever the order of its detector's tiles; nothing of others."""
+    path = tmp_path / "some.geom"
+    nominal = getattr(extra_geom, detector.geometry).example()
+    nominal.write_crystfel_geom(str(path), clen=0.7, photon_energy=6000)
+    limits = {"ss and fs": ("ss", "fs"), "x and y": ("x", "y")}[by]
+    lines = [f"badall/panel = p2a{len(nominal.modules[2]) - 1}"]
+    for axis in limits:
+        lines += [f"badall/min_{axis} = {0 if 's' in axis else -9999}", f"badall/max_{axis} = 9999"]
+    path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    bad = load_geometry(path, detector)[0].bad
+    numbers = np.arange(np.prod(detector.frame_shape)).reshape(detector.frame_shape)[2]
+    right = np.sort(nominal.split_tiles(numbers)[-1].ravel())
+    np.testing.assert_array_equal(np.flatnonzero(bad), right)
