@@ -147,7 +147,7 @@ def test_runs_that_arrive_while_nodes_die(slurm, night, tmp_path):
         n_files = sum(path.parts[0] == "proc" for path in files[run])
         results = (prefix / "scratch" / "watch" / "jobs").glob(f"r{run:04}-*")
         ended = [read_result(path).status for path in results]
-        assert ended.count(0) == 1, f"run {run}: {ended}\n{accidents.said}"
+        assert ended.count(0) == 1, f"run {run}: {ended}\n{logs_of(prefix, run)}\n{accidents.said}"
         had = (project / "calls" / str(run)).read_text().split()
         assert set(had) == {str(n_files)}, f"run {run}: {had}"
         check_photons(prefix, folder, run)
@@ -199,7 +199,23 @@ def wait_until_done(prefix, accidents):
         if len(runs) == len(RUNS) and all(run.state == DONE for run in runs.values()):
             return
         time.sleep(0.3)
-    raise AssertionError([f"{r.run}: {r.state}, {r.about}" for r in runs.values()])
+    undone = [r for r in runs.values() if r.state != DONE]
+    raise AssertionError(
+        f"{sorted(set(RUNS) - set(runs))} not seen, watch ended: {accidents.watch.poll()}\n"
+        + "\n".join(f"{r.run}: {r.state}, {r.about}\n{logs_of(prefix, r.run)}" for r in undone)
+    )
+
+
+def logs_of(prefix, run) -> str:
+    """Return how the jobs of a run ended, and the ends of their logs."""
+    scratch = prefix / "scratch"
+    paths = (
+        *(scratch / "watch" / "jobs").glob(f"r{run:04}-*"),
+        *scratch.rglob(f"log/r{run:04}_*.log"),
+        *scratch.rglob("log/slurm-*.out"),
+    )
+    paths = sorted(paths, key=lambda path: path.stat().st_mtime)
+    return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-2000:]}" for p in paths)
 
 
 def test_submitted_runs_and_their_table(slurm, source, tmp_path):
