@@ -279,6 +279,8 @@ DAMAGE = {
     "another run": (DRAGONFLY, attribute("run", 51), "provenance: complete"),
     "another job": (POWDER, attribute("job_id", "0"), "provenance: one job"),
     "other settings": (CXI, attribute("configuration", "{}"), "provenance: one job"),
+    "profiles not asked for": (CXI, lambda file: file.create_group("entry_1/radial_profile"),
+                               "CXI: radial profiles"),
 }  # fmt: skip
 
 ANALYSES = ("analyses: columns", "analyses: some hits once more")

@@ -3,10 +3,20 @@
 Start with `xfelmpi.open_run`.
 """
 
-from xfelmpi.api.hits import Coordinates, Hit, Hits
+from xfelmpi.api.hits import Coordinates, Hit, Hits, Profiles
 from xfelmpi.api.merged import MergedRuns
 from xfelmpi.api.powder import Powder
 from xfelmpi.api.rethreshold import Rethresholded
 from xfelmpi.api.run import Run, open_run
 
-__all__ = ["Coordinates", "Hit", "Hits", "MergedRuns", "Powder", "Rethresholded", "Run", "open_run"]
+__all__ = [
+    "Coordinates",
+    "Hit",
+    "Hits",
+    "MergedRuns",
+    "Powder",
+    "Profiles",
+    "Rethresholded",
+    "Run",
+    "open_run",
+]

@@ -32,6 +32,24 @@ class Coordinates(NamedTuple):
     shape: tuple[int, int, int]
 
 
+class Profiles(NamedTuple):
+    """Mean photons of hits in rings around the beam.
+
+    Parameters
+    ----------
+    q : ndarray, float64 (ring,)
+        4 π sin θ / λ in 1/m, 2 θ being the scattering angle; NaN in a ring without pixels.
+    photons : ndarray, float32 (hit, ring)
+        Mean over the good pixels of a ring, NaN without any.
+    pixels : ndarray, uint32 (hit, ring)
+        How many are good.
+    """
+
+    q: np.ndarray
+    photons: np.ndarray
+    pixels: np.ndarray
+
+
 class HitSource(NamedTuple):
     """Where hits come from, shared by all selections of them.
 
@@ -139,6 +157,16 @@ class Hits(_Columns, Iterable):
         # differences of unsigned numbers would never be below 0
         return values.astype(np.int64) if values.dtype.kind == "u" else values
 
+    def radial_profiles(self) -> Profiles:
+        """Return the radial profiles of all hits, of a run processed with ``--profiles``.
+
+        Raises
+        ------
+        UsageError
+            If there are none in the file.
+        """
+        return Profiles(*self._source.frames.profiles(self._rows))
+
     def assembled(self) -> Iterator[np.ndarray]:
         """Yield the images of all hits, float32 (y, x), NaN where no pixel is good."""
         return (hit.assembled() for hit in self)
@@ -203,6 +231,25 @@ class Hit(_Columns):
         pixel = pixel[self.mask.reshape(-1)[pixel]]
         coords = np.stack(np.unravel_index(pixel, self.data.shape))
         return Coordinates(coords, self.data.reshape(-1)[pixel], self.data.shape)
+
+    def radial_profile(self):
+        """Return the radial profile, of a run processed with ``--profiles``.
+
+        Returns
+        -------
+        DataFrame
+            A row for each ring: ``q`` in 1/m (4 π sin θ / λ), ``photons``, the mean over its
+            good pixels, and ``pixels``, how many these are.
+
+        Raises
+        ------
+        UsageError
+            If there is none in the file.
+        """
+        import pandas as pd
+
+        q, photons, pixels = self._source.frames.profile(self._row)
+        return pd.DataFrame({"q": q, "photons": photons, "pixels": pixels})
 
     def assembled(self) -> np.ndarray:
         """Return the photons where the pixels are, float32 (y, x), by EXtra-geom.

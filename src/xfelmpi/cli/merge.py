@@ -29,7 +29,7 @@ def parser() -> arguments.Parser:
         "--name", help="start of the files' names (default: rFIRST-rLAST of the runs)"
     )
     only = [f.name for f in arguments.options() if f.metadata["group"] == _GROUP]
-    arguments.add_arguments(parser, only=("prefix", "output", "also_write", *only))
+    arguments.add_arguments(parser, only=("prefix", "output", "also_write", "profiles", *only))
     return parser
 
 

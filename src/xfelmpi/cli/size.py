@@ -6,7 +6,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment
 
-_OPTIONS = ("size", "density", "size_range", "analyse")
+_OPTIONS = ("size", "density", "size_range", "analyse", "profiles")
 
 
 def parser() -> arguments.Parser:

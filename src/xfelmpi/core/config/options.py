@@ -371,6 +371,12 @@ class Config:
         metavar="NAME",
         many=True,
     )
+    profiles: bool = _option(
+        "outputs",
+        False,
+        bool,
+        "add the radial profile of every hit to the CXI: mean photons in rings of |q|",
+    )
     also_write: tuple[str, ...] = _option(
         "outputs",
         (),

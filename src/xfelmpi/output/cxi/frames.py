@@ -6,10 +6,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.core.errors import InputError
+from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.io.input_file import finished_file
+from xfelmpi.output.cxi.profile_names import GROUP
 from xfelmpi.output.hit_columns import DETECTOR
 
 _DETECTOR = f"entry_1/{DETECTOR}"
@@ -75,6 +76,47 @@ class HitFrames:
         except UnknownLayoutError:
             return unknown
         return np.where(found >= 0, found, unknown)
+
+    def profiles(self, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the radial profiles of some hits.
+
+        Parameters
+        ----------
+        rows : ndarray, int (hit,)
+            Which hits.
+
+        Returns
+        -------
+        q : ndarray, float64 (ring,)
+            4 π sin θ / λ in 1/m.
+        photons : ndarray, float32 (hit, ring)
+            Mean over the good pixels, NaN without any.
+        pixels : ndarray, uint32 (hit, ring)
+            How many are good.
+
+        Raises
+        ------
+        UsageError
+            If the file has none.
+        InputError
+            If they cannot be read.
+        """
+        group = self._file.get(f"entry_1/{GROUP}")
+        if group is None:
+            raise UsageError(
+                f"{self._path} has no radial profiles; xfelmpi size RUN --profiles adds them"
+            )
+        try:
+            # of any hits in any order, which HDF5 itself does not take
+            photons, pixels = (group[name][()][rows] for name in ("photons", "pixels"))
+            return group["q"][()], photons, pixels
+        except (*_DAMAGED, IndexError) as error:
+            raise InputError(f"{self._path}: profiles cannot be read ({error})") from None
+
+    def profile(self, hit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the radial profile of one hit; as `profiles`, with (ring,) each."""
+        q, photons, pixels = self.profiles([hit])
+        return q, photons[0], pixels[0]
 
     def _read(self, dataset: h5py.Dataset, hit: int) -> np.ndarray:
         try:

@@ -4,10 +4,24 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi import mpi
+from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.output.cxi.profile_writer import rings_of
 from xfelmpi.output.cxi.writer import CxiFile
+from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
+
+
+def _check_rings(geometry: DetectorGeometry, wavelength: float) -> None:
+    distance, there = np.isfinite(geometry.distance), np.isfinite(wavelength)
+    if not (distance and there):
+        what = "wavelength" if distance else "distance"
+        option = "--photon-energy" if distance else "--distance"
+        raise InputError(f"--profiles: the {what} is unknown; give {option}")
 
 
 class CxiWriter(HitWriter):
@@ -29,7 +43,27 @@ class CxiWriter(HitWriter):
             )
             for kind, frames in hits.sets.items()
         }
+        if hits.config.profiles:
+            rings = rings_of(hits)
+            for kind, frames in hits.sets.items():
+                self._entries[kind].write_profiles(frames, rings)
         self._file.begin_frames()
+
+    @classmethod
+    def check(
+        cls, comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+    ) -> tuple[str, ...]:
+        """Check that the rings of profiles are known; see `HitWriter.check`.
+
+        Raises
+        ------
+        InputError
+            If profiles are asked for, and the distance or the wavelength is unknown.
+        """
+        if config.profiles:
+            median, _ = beam_wavelength(comm, config, wavelength)
+            mpi.run_on_root(comm, lambda: _check_rings(geometry, median))
+        return ()
 
     @classmethod
     def paths(cls, files: Experiment | MergedFiles) -> list[Path]:

@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 
 from xfelmpi._kernels._deflate import compress_sparse
+from xfelmpi.analysis.radial_rings import RadialRings
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
@@ -11,8 +12,9 @@ from xfelmpi.io.chunk_writer import ChunkAppender
 from xfelmpi.io.parallel_hdf5 import ParallelFile, fixed_length
 from xfelmpi.mpi import exscan_and_total
 from xfelmpi.output.cxi.mask_writer import MaskDeduplicator
+from xfelmpi.output.cxi.profile_writer import write_profiles
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
-from xfelmpi.output.hit_writer import FrameColumn, HitHeader
+from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader
 
 _GROUPS = {
     "": "NXentry",
@@ -136,6 +138,10 @@ class CxiEntry:
             file.group(f"{name}/{group}", NX_class="NXcollection")
         for group in sorted({"data_1", *groups} - {""}):
             file.link(f"{name}/{group}/{_AXES}", f"/{name}/{_AXES}")
+
+    def write_profiles(self, frames: FrameSet, rings: RadialRings) -> None:
+        """Write the radial profiles of all its frames; collective, before `begin`."""
+        write_profiles(self._file, self.name, self._next, frames, rings)
 
     def begin(self, packed: ChunkAppender, masks: MaskDeduplicator) -> None:
         """Assign the output positions of the frames; collective."""
