@@ -15,8 +15,10 @@ BEGIN, END = "<!-- packages: python docs/package_table.py -->\n", "<!-- end of p
 def layers() -> list[list[str]]:
     """Return the packages of every layer of the contract, the lowest layer first."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
-    return [layer.split(" | ") for layer in reversed(contract["layers"])]
+    (layers,) = (
+        c["layers"] for c in settings["tool"]["importlinter"]["contracts"] if "layers" in c
+    )
+    return [layer.split(" | ") for layer in reversed(layers)]
 
 
 def table() -> str:

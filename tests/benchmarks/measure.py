@@ -16,6 +16,7 @@ from xfelmpi._kernels._frames import DEFLATE, Inflater
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -60,7 +61,7 @@ class Pass:
 def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> Pass:
     """Share out a run and load what its pass needs."""
     experiment = Experiment(config.prefix, config.output, config.run)
-    share = share_run(comm, experiment, config)
+    share = share_run(comm, experiment, config.part(RunSettings))
     facts = share.facts
     calibration = None
     if config.data == "raw":

@@ -7,7 +7,7 @@ Prints the tables of docs/analysis.md. Particles are drawn pixel by pixel from t
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import process_time
 
 import numpy as np
@@ -16,6 +16,7 @@ from xfelmpi.analysis.hit_analysis import SIZES, AnalysedHits, AnalysedRun
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.plugins import load_object
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M
@@ -112,7 +113,7 @@ class Bench:
     def fit(self, size: str, lists: SparseFrames, truth: Truth) -> tuple[dict, float]:
         """Return the columns of the sizes by name, and CPU seconds."""
         run = AnalysedRun(
-            replace(Config(), size=size),
+            Config(size=size).part(AnalysisSettings),
             self.geometry,
             WAVELENGTH,
             self.background,

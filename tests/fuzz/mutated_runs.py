@@ -129,6 +129,7 @@ def read_run(prefix: Path, output: Path, kind: str):
     from mpi4py import MPI
 
     from xfelmpi.core.config.options import Config
+    from xfelmpi.core.config.parts import RunSettings
     from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.paths import Experiment
     from xfelmpi.core.problems import summarised
@@ -140,7 +141,7 @@ def read_run(prefix: Path, output: Path, kind: str):
 
     config = Config(50, prefix, output, **OPTIONS[kind])
     experiment = Experiment(prefix, output, 50)
-    share = share_run(MPI.COMM_SELF, experiment, config)
+    share = share_run(MPI.COMM_SELF, experiment, config.part(RunSettings))
     files = FilePool(share.facts.files)
     try:
         inputs = load_inputs(RunJob.of(MPI.COMM_SELF, config), share, files)

@@ -80,7 +80,7 @@ def _same_dataset(a: h5py.Dataset, b: h5py.Dataset, where: str) -> None:
     # Frame by frame: the stacks of hits are large.
     rows = range(len(a)) if a.ndim > 2 else [()]
     for row in rows:
-        assert _same(a[row], b[row]), f"{where}: values differ in {row}"
+        assert same_values(a[row], b[row]), f"{where}: values differ in {row}"
 
 
 def _same_attributes(a, b, where: str) -> None:
@@ -89,10 +89,11 @@ def _same_attributes(a, b, where: str) -> None:
     for name in names[0]:
         values = a.attrs[name], b.attrs[name]
         assert type(values[0]) is type(values[1]), f"{where}, {name}: {values[0]!r}, {values[1]!r}"
-        assert _same(*values), f"{where}, {name}: {values[0]!r} and {values[1]!r}"
+        assert same_values(*values), f"{where}, {name}: {values[0]!r} and {values[1]!r}"
 
 
-def _same(a, b) -> bool:
+def same_values(a, b) -> bool:
+    """Return whether two arrays or attributes are the same to the bit; NaN equals NaN."""
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype != b.dtype and not {a.dtype.kind, b.dtype.kind} <= {"U", "S", "O"}:
         return False

@@ -15,6 +15,7 @@ from stopped import run_until
 
 from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import InputFileSettings, RunSettings
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
 from xfelmpi.reduction.resume import CheckpointInfo, _digest_contents, choose
@@ -329,10 +330,11 @@ def test_another_mask_of_the_same_size_and_time_is_another(mock, tmp_path):
     path = tmp_path / "mask.h5"
     prefix, found = mock.options.prefix, []
     config = Config(50, prefix, tmp_path, global_mask=path)
+    settings = config.part(RunSettings), config.part(InputFileSettings)
     for content in ("one", "two"):
         path.write_text(content)
         os.utime(path, (1, 1))
-        found.append(_digest_contents(mpi.alone(), Experiment(prefix, tmp_path, 50), config))
+        found.append(_digest_contents(mpi.alone(), Experiment(prefix, tmp_path, 50), *settings))
     assert found[0]["mask files"] != found[1]["mask files"]
     assert found[0]["geometry file"] == found[1]["geometry file"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.plugins import load_named, load_object
@@ -54,7 +54,7 @@ class AnalysedRun:
 
     Parameters
     ----------
-    config : Config
+    settings : AnalysisSettings
     geometry : DetectorGeometry
     wavelength : float
         Median in m, NaN if unknown.
@@ -65,7 +65,7 @@ class AnalysedRun:
         Bit field.
     """
 
-    config: Config
+    settings: AnalysisSettings
     geometry: DetectorGeometry
     wavelength: float
     background: np.ndarray
@@ -127,7 +127,7 @@ def hit_analyses(names: tuple[str, ...]) -> dict[str, type[HitAnalysis]]:
     return load_named(names, ANALYSES, GROUP, "--analyse")
 
 
-def size_analysis(config: Config, distance: float, wavelength: float) -> str | None:
+def size_analysis(settings: AnalysisSettings, distance: float, wavelength: float) -> str | None:
     """Return the name of the analysis that measures sizes, None if there is none.
 
     Raises
@@ -136,18 +136,18 @@ def size_analysis(config: Config, distance: float, wavelength: float) -> str | N
         If sizes are asked for, and the distance or the wavelength is unknown.
     """
     known = np.isfinite(distance) and np.isfinite(wavelength)
-    if config.size == "none" or (config.size == "auto" and not known):
+    if settings.size == "none" or (settings.size == "auto" and not known):
         return None
     if not known:
         what, option = (
             ("distance", "--distance") if np.isnan(distance) else ("wavelength", "--photon-energy")
         )
-        raise InputError(f"--size {config.size}: the {what} is unknown; give {option}")
-    return "sphere" if config.size == "auto" else config.size
+        raise InputError(f"--size {settings.size}: the {what} is unknown; give {option}")
+    return "sphere" if settings.size == "auto" else settings.size
 
 
 def chosen_analyses(
-    config: Config, distance: float, wavelength: float
+    settings: AnalysisSettings, distance: float, wavelength: float
 ) -> dict[str, type[HitAnalysis]]:
     """Return all analyses that the options ask for, by name.
 
@@ -156,8 +156,8 @@ def chosen_analyses(
     UsageError, InputError
         As `hit_analyses` and `size_analysis`.
     """
-    size = size_analysis(config, distance, wavelength)
-    return hit_analyses(config.analyse) | ({size: load_object(SIZES[size])} if size else {})
+    size = size_analysis(settings, distance, wavelength)
+    return hit_analyses(settings.analyse) | ({size: load_object(SIZES[size])} if size else {})
 
 
 def analyse_hits(

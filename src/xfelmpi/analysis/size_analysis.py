@@ -34,17 +34,13 @@ class SizeAnalysis(HitAnalysis):
     """Of the grid."""
 
     def __init__(self, run: AnalysedRun):
-        step, largest, config = (
-            pixel_step(run.geometry, run.wavelength),
-            _largest_q(run),
-            run.config,
-        )
+        step, largest = pixel_step(run.geometry, run.wavelength), _largest_q(run)
         edges, sectors = self.rings(step, largest)
-        bins = make_bins(run.geometry, run.wavelength, config.polarisation, edges, sectors)
+        bins = make_bins(run.geometry, run.wavelength, run.settings.polarisation, edges, sectors)
         self._binner = HitBinner(bins, run.background, run.masks, run.modules_in_run)
         usual = (self._binner.mean_exposure, self._binner.mean_background)
         diameters = np.geomspace(*_size_range(run, step, largest), self.n_diameters)
-        self._fit = self.fit(bins, diameters, config.density / _NM3, *usual)
+        self._fit = self.fit(bins, diameters, run.settings.density / _NM3, *usual)
         self._wavelength = run.wavelength
 
     @abstractmethod
@@ -89,8 +85,8 @@ def _size_range(run: AnalysedRun, step: float, largest_q: float) -> tuple[float,
 
     Fringes of a sphere are 1 / d apart in |q|.
     """
-    if run.config.size_range:
-        smallest, largest = run.config.size_range
+    if run.settings.size_range:
+        smallest, largest = run.settings.size_range
         return smallest * 1e-9, largest * 1e-9
     return _SMALLEST / largest_q, 1 / (_LARGEST_STEPS * step)
 

@@ -59,6 +59,10 @@ class JobContext:
     job_id : str
         Tells the job from others; that of rank 0 goes to the files.
     started : datetime
+    growing : bool
+        The run is followed while it is written: what was read of it serves the next job, too.
+    so_far : str
+        What there is of a run that is not complete, for the report; empty: all of it.
     """
 
     comm: Any
@@ -69,6 +73,8 @@ class JobContext:
     shutdown: StopPlan = field(default_factory=lambda: plan)
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    growing: bool = False
+    so_far: str = ""
 
     def of_proposal(self, proposal: int) -> Self:
         """Return the job with the proposal that the run's files name, if they name one."""
@@ -82,15 +88,10 @@ class RunJob(JobContext):
     Parameters
     ----------
     config : Config
-    growing : bool
-        The run is followed while it is written: what was read of it serves the next job, too.
-    so_far : str
-        What there is of a run that is not complete, for the report; empty: all of it.
+        What a stage gets of it, the workflows choose.
     """
 
     config: Config
-    growing: bool = False
-    so_far: str = ""
 
     @classmethod
     def of(cls, comm, config: Config, argv=()) -> "RunJob":

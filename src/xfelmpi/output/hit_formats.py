@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.plugins import load_named, load_object
 from xfelmpi.core.progress import Progress
@@ -28,8 +28,13 @@ ON_REQUEST: dict[str, str] = {}
 """Formats for ``--also-write``, likewise."""
 
 
-def hit_formats(config: Config) -> dict[str, type[HitWriter]]:
+def hit_formats(also_write: tuple[str, ...]) -> dict[str, type[HitWriter]]:
     """Return the formats that a job writes, by name.
+
+    Parameters
+    ----------
+    also_write : tuple of str
+        Those on request.
 
     Raises
     ------
@@ -37,16 +42,16 @@ def hit_formats(config: Config) -> dict[str, type[HitWriter]]:
         If ``--also-write`` names one that is unknown or cannot be loaded.
     """
     always = {name: load_object(place) for name, place in EVERY_JOB.items()}
-    return always | load_named(config.also_write, ON_REQUEST, GROUP, "--also-write")
+    return always | load_named(also_write, ON_REQUEST, GROUP, "--also-write")
 
 
-def hit_paths(config: Config, files: Experiment | MergedFiles) -> list[Path]:
+def hit_paths(settings: OutputSettings, files: Experiment | MergedFiles) -> list[Path]:
     """Return the final names of all files that the formats may write."""
-    return [path for cls in hit_formats(config).values() for path in cls.paths(files)]
+    return [path for cls in hit_formats(settings.also_write).values() for path in cls.paths(files)]
 
 
 def check_formats(
-    comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+    comm, settings: OutputSettings, geometry: DetectorGeometry | None, wavelength: np.ndarray
 ) -> tuple[str, ...]:
     """Check, before frames are read, that all files can be made; see `HitWriter.check`.
 
@@ -56,15 +61,19 @@ def check_formats(
         As `hit_formats`, on all ranks; and what the writers raise.
     """
     # one that is unknown on all ranks is one message
-    mpi.run_on_root(comm, lambda: hit_formats(config) and None)
-    formats = hit_formats(config).values()
-    return tuple(line for cls in formats for line in cls.check(comm, config, geometry, wavelength))
+    mpi.run_on_root(comm, lambda: hit_formats(settings.also_write) and None)
+    formats = hit_formats(settings.also_write).values()
+    return tuple(
+        line for cls in formats for line in cls.check(comm, settings, geometry, wavelength)
+    )
 
 
-def finish_formats(config: Config, files: Experiment | MergedFiles, written: list[Path]) -> None:
+def finish_formats(
+    settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
+) -> None:
     """Let every format do what needs its files under their names; one rank."""
-    for cls in hit_formats(config).values():
-        cls.published(config, files, written)
+    for cls in hit_formats(settings.also_write).values():
+        cls.published(settings, files, written)
 
 
 class HitOutputs:
@@ -78,7 +87,7 @@ class HitOutputs:
     def __init__(self, hits: HitsToWrite):
         self._hits = hits
         self._writers: list[HitWriter] = []
-        for name, cls in hit_formats(hits.config).items():
+        for name, cls in hit_formats(hits.settings.also_write).items():
             fault_injection.inject(hits.comm, name)
             if cls.without_hits or hits.sets["hits"].n_frames:
                 self._writers.append(cls(hits))

@@ -12,7 +12,7 @@ import numpy as np
 
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
@@ -83,7 +83,7 @@ class HitsToWrite:
     Parameters
     ----------
     comm : Intracomm
-    config : Config
+    settings : OutputSettings
     files : Experiment or MergedFiles
         Says where files go.
     attributes : dict
@@ -105,7 +105,7 @@ class HitsToWrite:
     """
 
     comm: object
-    config: Config
+    settings: OutputSettings
     files: Experiment | MergedFiles
     attributes: dict
     sets: dict[str, FrameSet]
@@ -190,14 +190,18 @@ class HitWriter(Protocol):
 
     @classmethod
     def check(
-        cls, comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+        cls,
+        comm,
+        settings: OutputSettings,
+        geometry: DetectorGeometry | None,
+        wavelength: np.ndarray,
     ) -> tuple[str, ...]:
         """Check, before frames are read, that the files can be made; return warnings on rank 0.
 
         Parameters
         ----------
         comm : Intracomm
-        config : Config
+        settings : OutputSettings
         geometry : DetectorGeometry or None
             On rank 0.
         wavelength : ndarray, float64 (frame,)
@@ -219,6 +223,6 @@ class HitWriter(Protocol):
 
     @classmethod
     def published(
-        cls, config: Config, files: Experiment | MergedFiles, written: list[Path]
+        cls, settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
     ) -> None:
         """Do what needs the files under their names; rank 0 only, also if none was written."""

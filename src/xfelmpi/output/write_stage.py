@@ -19,9 +19,9 @@ from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
 from xfelmpi.core import fault_injection, shutdown
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.core.job_context import RunJob
+from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.machine_records import motors_as_json
 from xfelmpi.core.paths import Experiment
@@ -62,6 +62,8 @@ class WriteInputs:
 
     Parameters
     ----------
+    settings : OutputSettings
+    analysis : AnalysisSettings
     share : LocalRun
     masks : Masks
     sums : FrameSums
@@ -96,6 +98,8 @@ class WriteInputs:
         What there is of a run that is still being written, empty if it is complete.
     """
 
+    settings: OutputSettings
+    analysis: AnalysisSettings
     share: LocalRun
     masks: Masks
     sums: FrameSums
@@ -125,20 +129,29 @@ class WriteInputs:
         return PowderSum.zeros(self.masks.good.shape[1], self.share.facts.detector_type)
 
 
-def prepare_folders(job: RunJob, n_frames: int) -> None:
+def prepare_folders(
+    experiment: Experiment, settings: OutputSettings, analyse: tuple[str, ...], n_frames: int
+) -> None:
     """Make the output folders and check that they can be written; one rank.
 
     How much room the hits need is known only later.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    settings : OutputSettings
+    analyse : tuple of str
+        Names of analyses: one that is unknown shall not be found after the pass.
+    n_frames : int
+        Of the run.
 
     Raises
     ------
     OutputError
         If they cannot.
     """
-    experiment = job.experiment
-    # a name that is unknown shall not be found after the pass
-    hit_analyses(job.config.analyse)
-    for path in (experiment.events, experiment.powder, *hit_paths(job.config, experiment)):
+    hit_analyses(analyse)
+    for path in (experiment.events, experiment.powder, *hit_paths(settings, experiment)):
         check_writable(path)
     check_mpi_io(experiment.events)
     # not every job writes these
@@ -181,13 +194,13 @@ def begin_vds(
     return write_vds(experiment, attributes, share.virtual), ()
 
 
-def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
+def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
-    comm, experiment, config = job.comm, job.experiment, job.config
+    comm, experiment = job.comm, job.experiment
     attributes = done.earlier | provenance(
         job, done.share.facts.input_files, done.used, done.share.facts.beamline
     )
-    done = _analysed(job, done)
+    done = _analysed(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
@@ -211,27 +224,27 @@ def write_outputs(job: RunJob, done: WriteInputs) -> list[Path]:
         done.reader.check_unchanged()
     files = [experiment.events, experiment.powder, *hit_files]
     files += [done.vds] if done.vds else []
-    publish_together(comm, files, lambda: _obsolete(experiment, config, done, files))
+    publish_together(comm, files, lambda: _obsolete(experiment, done, files))
     fault_injection.inject(comm, "folder")
-    mpi.run_on_root(comm, lambda: finish_formats(config, experiment, files))
+    mpi.run_on_root(comm, lambda: finish_formats(done.settings, experiment, files))
     return files
 
 
-def _analysed(job: RunJob, done: WriteInputs) -> WriteInputs:
+def _analysed(comm, done: WriteInputs) -> WriteInputs:
     """Return the same with the columns that ``--size`` and ``--analyse`` ask for; collective."""
-    comm, config, events = job.comm, job.config, done.events
-    wavelength, _ = beam_wavelength(comm, config, events.wavelength)
+    settings, events = done.analysis, done.events
+    wavelength, _ = beam_wavelength(comm, settings.photon_energy, events.wavelength)
     distance = comm.bcast(done.geometry.distance if comm.rank == 0 else None)
-    classes = chosen_analyses(config, distance, wavelength)
+    classes = chosen_analyses(settings, distance, wavelength)
     if not classes:
         return done
     rows, modules = np.flatnonzero(events.is_hit), done.share.facts.modules_in_run
     done = _with_hits_summed(comm, done, rows)
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
-    run = AnalysedRun(config, comm.bcast(done.geometry), wavelength, ground, done.masks, modules)
+    run = AnalysedRun(settings, comm.bcast(done.geometry), wavelength, ground, done.masks, modules)
     weighting = background_weights(comm, events, modules, done.read)
     of_frame = np.full(len(events.wavelength), wavelength)
-    if config.photon_energy is None:
+    if settings.photon_energy is None:
         of_frame = events.wavelength
     blocks = (
         (part, AnalysedHits(frames, events.cellId[part], weighting[part], of_frame[part]))
@@ -297,20 +310,20 @@ def _sparse(
 
 
 def _hits_to_write(
-    job: RunJob,
+    job: JobContext,
     done: WriteInputs,
     attributes: dict,
     rows: dict[str, np.ndarray],
 ) -> HitsToWrite:
     """Return what the output formats get; collective."""
-    comm, config = job.comm, job.config
+    comm, settings = job.comm, done.settings
     modules_in_run = done.share.facts.modules_in_run
     weighting = background_weights(comm, done.events, modules_in_run, done.read)
-    kinds = ("hits", "misses") if config.with_misses else ("hits",)
-    wavelength, _ = beam_wavelength(comm, config, done.events.wavelength)
+    kinds = ("hits", "misses") if settings.with_misses else ("hits",)
+    wavelength, _ = beam_wavelength(comm, settings.photon_energy, done.events.wavelength)
     return HitsToWrite(
         comm=comm,
-        config=config,
+        settings=settings,
         files=job.experiment,
         attributes=attributes,
         sets={k: _frame_set(job, done, k, rows[k], weighting) for k in kinds},
@@ -324,7 +337,7 @@ def _hits_to_write(
 
 
 def _frame_set(
-    job: RunJob, done: WriteInputs, kind: str, rows: np.ndarray, weighting: np.ndarray
+    job: JobContext, done: WriteInputs, kind: str, rows: np.ndarray, weighting: np.ndarray
 ) -> FrameSet:
     sums, share, experiment = done.sums, done.share, job.experiment
     ones = sums.ones[rows].astype(np.int64)
@@ -406,14 +419,12 @@ def _with_geometry_doubted(
     return replace(done, warnings=(*done.warnings, said))
 
 
-def _obsolete(
-    experiment: Experiment, config: Config, done: WriteInputs, files: list[Path]
-) -> list[Path]:
+def _obsolete(experiment: Experiment, done: WriteInputs, files: list[Path]) -> list[Path]:
     """Return what an earlier job wrote and this one did not; one rank.
 
     Dragonfly reads out of bounds without frames, or with another detector.
     """
-    obsolete = [path for path in hit_paths(config, experiment) if path not in files]
+    obsolete = [path for path in hit_paths(done.settings, experiment) if path not in files]
     vds, events = experiment.vds(done.share.facts.kind), begin_partial(experiment.events)
     if vds not in files and vds.exists() and not same_frames(vds, events):
         obsolete.append(vds)

@@ -3,7 +3,7 @@
 import os
 
 from xfelmpi import mpi
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import MemorySettings
 from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
 
 BASE_MEMORY = 200 << 20
@@ -15,11 +15,11 @@ def node_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def spare_memory(config: Config) -> int:
+def spare_memory(settings: MemorySettings) -> int:
     """Return the bytes that a rank has for frames: sparse lists, kept frames.
 
     A limit above the memory of the node counts as that: results do not depend on it.
     """
-    limit = min(config.memory_per_rank, node_memory())
-    checkpoints = CHECKPOINT_MEMORY if config.checkpoint_minutes else 0
+    limit = min(settings.memory_per_rank, node_memory())
+    checkpoints = CHECKPOINT_MEMORY if settings.checkpoint_minutes else 0
     return limit - BASE_MEMORY - checkpoints - mpi.private_bytes()

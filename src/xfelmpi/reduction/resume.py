@@ -3,17 +3,17 @@
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import InputFileSettings, RunSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
-from xfelmpi.core.job_context import RunJob
+from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
@@ -129,26 +129,40 @@ def without_other_masks(comm, plan: ResumePlan, masks: dict[str, str]) -> Resume
     return fitting
 
 
-def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
+def share_remaining(
+    job: JobContext,
+    settings: RunSettings,
+    inputs: InputFileSettings,
+    options: dict[str, str],
+    resume: bool,
+) -> tuple[LocalRun, ResumePlan]:
     """Share the run so that all ranks have as much to read; collective.
 
-    With `resume`, frames in the checkpoint of an earlier job are done.
+    Parameters
+    ----------
+    job : JobContext
+    settings : RunSettings
+    inputs : InputFileSettings
+    options : dict of str
+        What else the pass depends on, see `Config.of_groups`.
+    resume : bool
+        Frames in the checkpoint of an earlier job are done.
 
     Raises
     ------
     InputError
         As `share_run`.
     """
-    comm, experiment, config = job.comm, job.experiment, job.config
+    comm, experiment = job.comm, job.experiment
     found = _find_files(comm, experiment.checkpoint) if resume else []
-    contents = _digest_contents(comm, experiment, config)
+    contents = _digest_contents(comm, experiment, settings, inputs)
     selection = None
 
     def work_of(index: RunIndex) -> np.ndarray:
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
-        selection = ResumePlan(fingerprint_of(config, index, contents, job.growing))
+        selection = ResumePlan(fingerprint_of(options, index, contents, job.growing))
         if resume and (found or not job.growing):
             files = [_placed(file, index) for file in found] if job.growing else found
             selection = choose(files, selection.fingerprint, n_frames)
@@ -157,7 +171,7 @@ def share_remaining(job: RunJob, resume: bool) -> tuple[LocalRun, ResumePlan]:
             work[a:b] = _WORK_DONE
         return work
 
-    share = share_run(comm, experiment, config, work_of, bool(job.so_far))
+    share = share_run(comm, experiment, settings, work_of, bool(job.so_far))
     return share, comm.bcast(selection)
 
 
@@ -201,40 +215,42 @@ def _read_about(path: Path) -> CheckpointInfo:
         return CheckpointInfo(path, str(error))
 
 
-def _digest_contents(comm, experiment: Experiment, config: Config) -> dict[str, str]:
+def _digest_contents(
+    comm, experiment: Experiment, settings: RunSettings, inputs: InputFileSettings
+) -> dict[str, str]:
     """Return digests of what is in masks, geometry and constants: collective.
 
     Another mask may have the same size and time.
     """
     # its bad regions are masks; which detector it is, the run will say
-    usual = {experiment.geometry(detector): None for detector in detectors_of(config.detector)}
-    geometry = [config.geometry] if config.geometry else list(usual)
-    masks = [(config.cell_mask, experiment.cell_mask), (config.global_mask, experiment.global_mask)]
-    masks += [(config.hit_mask, experiment.hit_mask)]
+    usual = {experiment.geometry(detector): None for detector in detectors_of(settings.detector)}
+    geometry = [inputs.geometry] if inputs.geometry else list(usual)
+    masks = [(inputs.cell_mask, experiment.cell_mask), (inputs.global_mask, experiment.global_mask)]
+    masks += [(inputs.hit_mask, experiment.hit_mask)]
     groups = mpi.bcast_from_root(
         comm,
         lambda: {
             "mask files": [str(named or usual) for named, usual in masks],
             "geometry file": [str(path) for path in geometry],
-            "constants": _constants_to_digest(experiment, config),
+            "constants": _constants_to_digest(experiment, settings.data, inputs.constants),
         },
     )
     digests = mpi.digests_of(comm, [path for paths in groups.values() for path in paths])
     return {name: digest_of([digests[p] for p in paths]) for name, paths in groups.items()}
 
 
-def _constants_to_digest(experiment: Experiment, config: Config) -> list[str]:
+def _constants_to_digest(experiment: Experiment, data: str, named: Path | None) -> list[str]:
     """Return the paths of the constants of raw data; none of corrected ones, which need none."""
     try:
-        kind, _ = choose_data(experiment, config.data)
+        kind, _ = choose_data(experiment, data)
     except InputError:  # indexing will say so
         return []
-    folder = config.constants or experiment.constants
+    folder = named or experiment.constants
     return sorted(map(str, folder.glob("*.h5"))) if kind == "raw" else []
 
 
 def fingerprint_of(
-    config: Config, index: RunIndex, contents: dict[str, str], growing: bool = False
+    options: dict[str, str], index: RunIndex, contents: dict[str, str], growing: bool = False
 ) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
@@ -244,7 +260,8 @@ def fingerprint_of(
 
     Parameters
     ----------
-    config : Config
+    options : dict of str
+        See `Config.of_groups`.
     index : RunIndex
     contents : dict of str
         Digests of what is in other files.
@@ -255,11 +272,6 @@ def fingerprint_of(
     if not growing:
         files = _digest_of_files(Path(file.path) for file in index.files)
         table = _digest_of_frames(index.frames)
-    options = {
-        f"--{f.name.replace('_', '-')}": str(getattr(config, f.name))
-        for f in fields(Config)
-        if f.metadata.get("group") in ("masks", "photons")
-    }
     return {
         "the program": f"{__version__} (commit {COMMIT}), {FORMAT}",
         **options,

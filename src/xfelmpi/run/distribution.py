@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core import fault_injection
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.config.validation import validate_for
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
@@ -152,7 +152,7 @@ class LocalRun:
 
 
 def share_run(
-    comm, experiment: Experiment, config: Config, work_of=None, so_far: bool = False
+    comm, experiment: Experiment, settings: RunSettings, work_of=None, so_far: bool = False
 ) -> LocalRun:
     """Index the run on rank 0 and give every rank its share; collective.
 
@@ -160,7 +160,7 @@ def share_run(
     ----------
     comm : Intracomm
     experiment : Experiment
-    config : Config
+    settings : RunSettings
     work_of : callable, optional
         Called on rank 0 with the `RunIndex`; returns how much work every frame is,
         int (frame,), which is what is balanced over the ranks. Default: all the same.
@@ -173,12 +173,12 @@ def share_run(
         On all ranks, if the run cannot be used.
     """
     fault_injection.inject(comm, "index")
-    found = mpi.run_on_root(comm, lambda: _find(experiment, config, work_of, so_far))
+    found = mpi.run_on_root(comm, lambda: _find(experiment, settings, work_of, so_far))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
         table = index.frames
-        for_all = _facts(config, index, machine), _bounds(table, work, comm.size)
+        for_all = _facts(settings, index, machine), _bounds(table, work, comm.size)
     facts, bounds = comm.bcast(for_all)
 
     def deal(column):
@@ -226,35 +226,35 @@ def _deal_facility(comm, facility, bounds: np.ndarray):
 
 
 def _find(
-    experiment: Experiment, config: Config, work_of, so_far: bool
+    experiment: Experiment, settings: RunSettings, work_of, so_far: bool
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
     """Return what is known of the run, problems included, and how much work its frames are.
 
     The last value is what the facility found: its hits, and its lit pixels if these are scores.
     """
-    kind, why = choose_data(experiment, config.data)
+    kind, why = choose_data(experiment, settings.data)
     folder = experiment.run_folder(kind)
-    chosen = (config.detector, config.trains, config.suspect_trains)
+    chosen = (settings.detector, settings.trains, settings.suspect_trains)
     index = cached_index(experiment.index(kind), folder, kind, *chosen)
-    validate_for(config, index.detector_type)
+    validate_for(settings, index.detector_type)
     index = replace(index, notes=(why, *index.notes))
     if not so_far:
         unfinished = unfinished_correction(experiment, index) if kind == "proc" else []
-        unfinished += missing_parts(experiment, kind, index, config.detector)
+        unfinished += missing_parts(experiment, kind, index, settings.detector)
         index = replace(index, problems=(*index.problems, *unfinished))
     number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
-    asked = CatalogueQuery(number, experiment.run, config.ask_catalogue)
+    asked = CatalogueQuery(number, experiment.run, settings.ask_catalogue)
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     ids = frames.train_id, frames.pulse_id
     machine = cached_machine_data(
-        experiment, *ids, config.add, index.detector, frames.cell_id, index.proposal
+        experiment, *ids, settings.add, index.detector, frames.cell_id, index.proposal
     )
-    machine, facility = _of_facility(experiment, config, index, machine)
-    machine = _described(config, machine, asked)
+    machine, facility = _of_facility(experiment, settings, index, machine)
+    machine = _described(settings.sample, machine, asked)
     machine = replace(machine, warnings=(*machine.warnings, *_other_proposal(experiment, index)))
     # laid out here, since only here the frames of the whole run are in one place
-    virtual, problems = plan_virtual(index) if config.vds else (None, ())
+    virtual, problems = plan_virtual(index) if settings.vds else (None, ())
     return index, machine, virtual, (*index.problems, *problems), work, facility
 
 
@@ -274,7 +274,7 @@ def _number(proposal: str) -> int:
     return int(digits) if digits.isdecimal() else 0
 
 
-def _described(config: Config, machine: MachineData, asked: CatalogueQuery) -> MachineData:
+def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) -> MachineData:
     """Return the machine data with the best sample name and run type that there are.
 
     What the user says counts, then the metadata catalogue, then the files' metadata.
@@ -283,7 +283,7 @@ def _described(config: Config, machine: MachineData, asked: CatalogueQuery) -> M
     notes, warnings, sources = [why] if why else [], [], []
     chosen = {}
     for name, stored, said in (
-        ("sample", machine.sample, config.sample or ""),
+        ("sample", machine.sample, sample or ""),
         ("run_type", machine.run_type, ""),
     ):
         known = {
@@ -310,14 +310,16 @@ def _described(config: Config, machine: MachineData, asked: CatalogueQuery) -> M
     )
 
 
-def _of_facility(experiment: Experiment, config: Config, index: RunIndex, machine: MachineData):
+def _of_facility(
+    experiment: Experiment, settings: RunSettings, index: RunIndex, machine: MachineData
+):
     """Return the machine data that name them, and the facility's hits and lit pixels."""
     ids = index.frames.train_id, index.frames.pulse_id
     hits, found = facility_hits(experiment, index.detector, *ids)
     score = None
-    if config.score == "facility":
+    if settings.score == "facility":
         there = modules_of(index.modules_in_run, index.detector_type.n_modules)
-        modules = config.hit_modules or tuple(np.flatnonzero(there).tolist())
+        modules = settings.hit_modules or tuple(np.flatnonzero(there).tolist())
         counted = facility_lit_pixels(experiment, index.detector, index.files, modules, *ids)
         if counted is not None:
             lit, good, of_score = counted
@@ -419,12 +421,12 @@ def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
     return np.append(first, len(frames))[trains]
 
 
-def _facts(config: Config, index: RunIndex, machine: MachineData) -> RunInfo:
+def _facts(settings: RunSettings, index: RunIndex, machine: MachineData) -> RunInfo:
     cells = np.unique(index.frames.cell_id).astype(np.int64)
     masks = None
     has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)
-    if has_masks and set(config.mask) & {"auto", "run", "run-static"}:
-        masks = sample_masks(index.frames, cells, config.mask_trains)
+    if has_masks and set(settings.mask) & {"auto", "run", "run-static"}:
+        masks = sample_masks(index.frames, cells, settings.mask_trains)
     sources = f"{index.detector}, source {index.source}"
     return RunInfo(
         kind=index.kind,

@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi.analysis.hit_analysis import AnalysedHits, AnalysedRun
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.output.cxi.reader import FinishedHits, stream_hits
 
@@ -17,20 +17,28 @@ _BLOCK_HITS = 8
 _SOURCE, _DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 
 
-def median_wavelength(config: Config, of_frames: np.ndarray) -> float:
-    """Return the wavelength in m, NaN if unknown; as `beam_wavelength`, on one rank."""
-    if config.photon_energy is not None:
-        return PLANCK_TIMES_C / config.photon_energy
+def median_wavelength(photon_energy: float | None, of_frames: np.ndarray) -> float:
+    """Return the wavelength in m, NaN if unknown; as `beam_wavelength`, on one rank.
+
+    Parameters
+    ----------
+    photon_energy : float or None
+        In J; if given, it counts.
+    of_frames : ndarray, float64 (frame,)
+        In m, NaN where unknown.
+    """
+    if photon_energy is not None:
+        return PLANCK_TIMES_C / photon_energy
     known = of_frames[np.isfinite(of_frames)]
     return float(np.median(known)) if len(known) else float("nan")
 
 
-def run_of_file(config: Config, found: FinishedHits, wavelength: float) -> AnalysedRun:
+def run_of_file(settings: AnalysisSettings, found: FinishedHits, wavelength: float) -> AnalysedRun:
     """Return what the hits of a CXI file have in common.
 
     Parameters
     ----------
-    config : Config
+    settings : AnalysisSettings
     found : FinishedHits
     wavelength : float
         In m.
@@ -38,7 +46,7 @@ def run_of_file(config: Config, found: FinishedHits, wavelength: float) -> Analy
     detector = found.geometry.detector
     # pixels of absent modules are bad in every hit, as others are
     return AnalysedRun(
-        config,
+        settings,
         found.geometry,
         wavelength,
         found.background.reshape(-1),
@@ -48,13 +56,14 @@ def run_of_file(config: Config, found: FinishedHits, wavelength: float) -> Analy
 
 
 def hits_of_file(
-    config: Config, path: Path, found: FinishedHits, rows: np.ndarray
+    photon_energy: float | None, path: Path, found: FinishedHits, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, AnalysedHits]]:
     """Yield hits of a CXI file in blocks, with their positions.
 
     Parameters
     ----------
-    config : Config
+    photon_energy : float or None
+        In J; if given, it counts.
     path : Path
     found : FinishedHits
         Of this file.
@@ -63,8 +72,8 @@ def hits_of_file(
     """
     weighting = found.columns[f"{_DETECTOR}/background_weighting"].values
     wavelength = found.columns[f"{_SOURCE}/photon_wavelength"].values
-    if config.photon_energy is not None:
-        wavelength = np.full(len(wavelength), PLANCK_TIMES_C / config.photon_energy)
+    if photon_energy is not None:
+        wavelength = np.full(len(wavelength), PLANCK_TIMES_C / photon_energy)
     done = 0
     for frames in stream_hits([path], np.zeros(len(rows), np.int64), rows, _BLOCK_HITS):
         part = rows[done : done + len(frames)]

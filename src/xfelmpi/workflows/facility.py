@@ -15,7 +15,13 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import HitSettings
+from xfelmpi.core.config.parts import (
+    AnalysisSettings,
+    HitSettings,
+    MemorySettings,
+    OutputSettings,
+    RunSettings,
+)
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
@@ -26,7 +32,7 @@ from xfelmpi.detectors.module_bits import bits_of, modules_of
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, score_frames
 from xfelmpi.hitfinding.scores import unmasked_factor
 from xfelmpi.hitfinding.thresholds import Decision, named_decision
-from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
+from xfelmpi.output.write_stage import WriteInputs, write_outputs
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader
@@ -35,7 +41,13 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
+from xfelmpi.workflows.inputs import (
+    load_inputs,
+    log_start,
+    make_sparsifier,
+    prepare_outputs,
+    with_distance,
+)
 from xfelmpi.workflows.process import event_columns, finish, process, report_run, start_vds
 
 
@@ -52,7 +64,8 @@ def process_by_facility(job: RunJob) -> int:
     comm, config, stages = job.comm, job.config, job.stages
     job.announce()
     with stages.timed("index"):
-        share = share_run(comm, job.experiment, config, so_far=bool(job.so_far))
+        settings = config.part(RunSettings)
+        share = share_run(comm, job.experiment, settings, so_far=bool(job.so_far))
         if lacking := _lacking(config, share):
             if comm.rank == 0:
                 log.warning(
@@ -64,7 +77,7 @@ def process_by_facility(job: RunJob) -> int:
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
-        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+        prepare_outputs(job, share)
         vds, left_out = start_vds(job, share, inputs.used)
     warnings = log_start(job, share, inputs)
     sums = FrameSums.zeros(len(share.frames))
@@ -73,7 +86,7 @@ def process_by_facility(job: RunJob) -> int:
         score, decision, is_miss = _decide(job, share, sums.modules)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
+        kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
         rows = np.flatnonzero(decision.is_hit | is_miss)
         read = _RowKeeper(sums, kept)
         nothing = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
@@ -87,6 +100,8 @@ def process_by_facility(job: RunJob) -> int:
             files.check_unchanged()
         events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
         done = WriteInputs(
+            settings=config.part(OutputSettings),
+            analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,
             sums=sums,

@@ -9,7 +9,7 @@ from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import MaskSettings, RawSettings
+from xfelmpi.core.config.parts import MaskSettings, MemorySettings, OutputSettings, RawSettings
 from xfelmpi.core.config.validation import without_effect
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
@@ -19,6 +19,7 @@ from xfelmpi.core.regular_file import is_there
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
 from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
+from xfelmpi.output.write_stage import prepare_folders
 from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, RunInfo
@@ -95,10 +96,18 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
         bad=bad,
     )
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
-    warnings = (*warnings, *check_formats(comm, config, geometry, share.wavelength))
+    settings = config.part(OutputSettings)
+    warnings = (*warnings, *check_formats(comm, settings, geometry, share.wavelength))
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
     return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
+
+
+def prepare_outputs(job: RunJob, share: LocalRun) -> None:
+    """Make the output folders, and check them before frames are read; collective."""
+    settings, analyse = job.config.part(OutputSettings), job.config.analyse
+    about = (job.experiment, settings, analyse, share.facts.n_frames)
+    mpi.run_on_root(job.comm, lambda: prepare_folders(*about))
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
@@ -108,7 +117,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         inputs.masks,
         config.adu_per_photon,
         config.photon_threshold,
-        spare_memory(config) // 4 // ENTRY_BYTES,
+        spare_memory(config.part(MemorySettings)) // 4 // ENTRY_BYTES,
         inputs.calibration,
     )
 

@@ -9,8 +9,15 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
-from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import HitSettings
+from xfelmpi.core.config.options import PASS_GROUPS, Config
+from xfelmpi.core.config.parts import (
+    AnalysisSettings,
+    HitSettings,
+    InputFileSettings,
+    MemorySettings,
+    OutputSettings,
+    RunSettings,
+)
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
@@ -25,7 +32,6 @@ from xfelmpi.output.provenance import provenance
 from xfelmpi.output.write_stage import (
     WriteInputs,
     begin_vds,
-    prepare_folders,
     write_outputs,
 )
 from xfelmpi.reduction.checkpoint import (
@@ -53,7 +59,13 @@ from xfelmpi.reduction.resume import ResumePlan, share_remaining, without_other_
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
+from xfelmpi.workflows.inputs import (
+    load_inputs,
+    log_start,
+    make_sparsifier,
+    prepare_outputs,
+    with_distance,
+)
 from xfelmpi.workflows.plausible import doubts_of_sums
 from xfelmpi.workflows.summary import Summary
 
@@ -72,20 +84,21 @@ def process(job: RunJob, resume: bool = False) -> int:
     comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
     job.announce()
     with stages.timed("index"):
-        share, selection = share_remaining(job, resume)
+        about = config.part(RunSettings), config.part(InputFileSettings)
+        share, selection = share_remaining(job, *about, config.of_groups(*PASS_GROUPS), resume)
         job = job.of_proposal(share.facts.proposal)
         experiment = job.experiment
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
-        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+        prepare_outputs(job, share)
         vds, left_out = start_vds(job, share, inputs.used)
     warnings = log_start(job, share, inputs)
     masks = inputs.masks
     digests = digests_if_growing(job, share, masks)
     if digests is not None:
         selection = without_other_masks(comm, selection, digests)
-    kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
+    kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums = FrameSums.zeros(len(share.frames))
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
@@ -103,6 +116,8 @@ def process(job: RunJob, resume: bool = False) -> int:
         own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
         own_problems += share.facts.machine_problems
         done = WriteInputs(
+            settings=config.part(OutputSettings),
+            analysis=config.part(AnalysisSettings),
             share=share,
             masks=masks,
             sums=sums,
@@ -131,7 +146,7 @@ def process(job: RunJob, resume: bool = False) -> int:
 def start_vds(job: RunJob, share: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.inject(job.comm, "vds")
-    memory = spare_memory(job.config)
+    memory = spare_memory(job.config.part(MemorySettings))
     attributes = provenance(job, share.facts.input_files, used, share.facts.beamline)
     begun = mpi.run_on_root(job.comm, lambda: begin_vds(job.experiment, attributes, share, memory))
     return begun or (None, ())

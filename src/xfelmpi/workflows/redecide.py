@@ -11,8 +11,13 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks, mask_digest
-from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import HitSettings
+from xfelmpi.core.config.options import PASS_GROUPS, Config
+from xfelmpi.core.config.parts import (
+    AnalysisSettings,
+    HitSettings,
+    OutputSettings,
+    RunSettings,
+)
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
@@ -23,13 +28,19 @@ from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, listed_files, read_finished_run, read_settings
 from xfelmpi.output.provenance import describe_files
-from xfelmpi.output.write_stage import WriteInputs, prepare_folders, write_outputs
+from xfelmpi.output.write_stage import WriteInputs, write_outputs
 from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
-from xfelmpi.workflows.inputs import load_inputs, log_start, make_sparsifier, with_distance
+from xfelmpi.workflows.inputs import (
+    load_inputs,
+    log_start,
+    make_sparsifier,
+    prepare_outputs,
+    with_distance,
+)
 from xfelmpi.workflows.process import compare_with_facility, finish, report_run
 
 _FRAME_WORK = 1000
@@ -53,7 +64,7 @@ def refuse_other_scores(config: Config, first: Config, chosen: dict[str, str]) -
     UsageError
         With the first option that would have to be the same.
     """
-    fixed = {f.name for f in fields(Config) if f.metadata.get("group") in ("masks", "photons")}
+    fixed = {f.name for f in fields(Config) if f.metadata.get("group") in PASS_GROUPS}
     fixed |= {"data", "detector", "trains", "suspect_trains", "score", "normalise", "hits"}
     if first.normalise == "pulse-energy":
         # these say which frames the mean energy is taken of
@@ -164,11 +175,13 @@ def decide_again(job: RunJob) -> int:
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
         _check_masks(comm, experiment, inputs.masks, run)
-        mpi.run_on_root(comm, lambda: prepare_folders(job, share.facts.n_frames))
+        prepare_outputs(job, share)
     warnings = log_start(job, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         done = WriteInputs(
+            settings=config.part(OutputSettings),
+            analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,
             sums=sums,
@@ -246,7 +259,8 @@ def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
 
     # what `auto` chose the first time
     kind = mpi.bcast_from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
-    return share_run(comm, experiment, replace(config, vds=False, data=kind), work_of)
+    settings = replace(config.part(RunSettings), vds=False, data=kind)
+    return share_run(comm, experiment, settings, work_of)
 
 
 def _check_files(experiment: Experiment, run: FinishedRun, share: LocalRun) -> None:

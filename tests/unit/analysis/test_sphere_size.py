@@ -12,6 +12,7 @@ from xfelmpi.analysis.poisson import deviance, expected_deviance
 from xfelmpi.analysis.polar_bins import make_bins, pixel_step, ring_edges
 from xfelmpi.analysis.spheroid_fit import N_ANGLES, SpheroidFit
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.simulate.particles import PAIR, spheroid
 
@@ -89,11 +90,11 @@ def test_expected_deviance():
 
 
 def test_when_sizes_are_measured():
-    assert size_analysis(Config(), 0.7, 2e-10) == "sphere"
-    assert size_analysis(Config(), np.nan, 2e-10) is None
-    assert size_analysis(Config(size="none"), 0.7, 2e-10) is None
+    assert size_analysis(Config().part(AnalysisSettings), 0.7, 2e-10) == "sphere"
+    assert size_analysis(Config().part(AnalysisSettings), np.nan, 2e-10) is None
+    assert size_analysis(Config(size="none").part(AnalysisSettings), 0.7, 2e-10) is None
     with pytest.raises(InputError, match="--size sphere: the wavelength is unknown"):
-        size_analysis(Config(size="sphere"), 0.7, np.nan)
+        size_analysis(Config(size="sphere").part(AnalysisSettings), 0.7, np.nan)
 
 
 @pytest.mark.slow

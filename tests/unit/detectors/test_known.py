@@ -7,6 +7,7 @@ import pytest
 
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.config.validation import validate_for
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
@@ -111,7 +112,7 @@ def test_names_of_files(name, module):
     ],
 )
 def test_options_that_the_detector_has_not(tmp_path, detector, options, message):
-    config = Config(run=1, prefix=tmp_path, **options)
+    config = Config(run=1, prefix=tmp_path, **options).part(RunSettings)
     with pytest.raises(UsageError, match=message):
         validate_for(config, detector)
     others = [d for d in DETECTORS if d is not detector]

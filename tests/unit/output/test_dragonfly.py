@@ -11,6 +11,7 @@ from mpi4py import MPI
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, FRAME_SHAPE
@@ -21,6 +22,10 @@ from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 
 PIXEL = 200e-6
 DISTANCE = 0.31
+
+
+def settings(**options) -> OutputSettings:
+    return Config(**options).part(OutputSettings)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def of_dragonfly(x, y, detd, ewald_rad, direction):
 @pytest.mark.parametrize("ewald_rad", [None, 700.0])
 @pytest.mark.parametrize("direction", ["x", "y", "none"])
 def test_flat_detector_as_in_dragonfly(flat, direction, ewald_rad):
-    ours = make_detector(Config(polarisation=direction, ewald_rad=ewald_rad), flat, 2e-10)
+    ours = make_detector(settings(polarisation=direction, ewald_rad=ewald_rad), flat, 2e-10)
     detd = DISTANCE / PIXEL
     assert ours.detd == pytest.approx(detd, rel=1e-12)
     assert ours.ewald_rad == (ewald_rad or ours.detd)
@@ -60,7 +65,7 @@ def test_flat_detector_as_in_dragonfly(flat, direction, ewald_rad):
 @pytest.mark.parametrize("n", [2, 8, 64])
 def test_flat_binned_detector_as_in_dragonfly(flat, n):
     """Blocks are pixels n times as large at the mean position, up to their own curvature."""
-    ours = make_detector(Config(bin=n), flat, np.nan)
+    ours = make_detector(settings(bin=n), flat, np.nan)
     assert ours.q.shape == (3, FRAME_PIXELS // n**2)
     x, y = (in_blocks(part, n).mean(axis=(2, 4)) / (n * PIXEL) for part in flat.xyz[:2])
     detd = DISTANCE / (n * PIXEL)
@@ -72,7 +77,7 @@ def test_flat_binned_detector_as_in_dragonfly(flat, n):
 
 
 def test_a_voxel_is_a_pixel_at_the_centre(flat):
-    q = make_detector(Config(), flat, 1e-10).q.reshape(3, *FRAME_SHAPE)
+    q = make_detector(settings(), flat, 1e-10).q.reshape(3, *FRAME_SHAPE)
     nearest = np.unravel_index(np.hypot(q[0], q[1])[:, :-1].argmin(), (16, 511, 128))
     module, ss, fs = nearest
     step = np.linalg.norm(q[:, module, ss + 1, fs] - q[:, module, ss, fs])
@@ -133,14 +138,14 @@ def test_panels_with_an_offset_along_the_beam(flat):
     """Where the panels are counts, not the nominal distance."""
     moved = flat.xyz.copy()
     moved[2] += 0.05
-    ours = make_detector(Config(), replace(flat, xyz=moved), np.nan)
+    ours = make_detector(settings(), replace(flat, xyz=moved), np.nan)
     assert ours.detd == pytest.approx((DISTANCE + 0.05) / PIXEL)
 
 
 @pytest.mark.parametrize(("limit", "voxels"), [((90.0, ""), 90.0), ((0.2, "/nm"), None)])
 def test_region_of_interest(flat, limit, voxels):
-    whole = make_detector(Config(), flat, 2e-10)
-    ours = make_detector(Config(roi_qmax=limit), flat, 2e-10)
+    whole = make_detector(settings(), flat, 2e-10)
+    ours = make_detector(settings(roi_qmax=limit), flat, 2e-10)
     voxels = voxels or 0.2e9 / whole.voxel
     length = np.linalg.norm(whole.q, axis=0)
     np.testing.assert_array_equal(ours.mask, np.where(length > voxels, 2, 0))
@@ -159,7 +164,7 @@ def test_region_of_interest(flat, limit, voxels):
 
 def test_region_of_interest_without_wavelength(flat):
     with pytest.raises(InputError, match="--photon-energy"):
-        make_detector(Config(roi_qmax=(0.2, "/nm")), flat, np.nan)
+        make_detector(settings(roi_qmax=(0.2, "/nm")), flat, np.nan)
 
 
 def test_blocks_with_bad_pixels(flat):
@@ -167,8 +172,8 @@ def test_blocks_with_bad_pixels(flat):
     usable = np.ones(FRAME_SHAPE, bool)
     usable[3, 0, 0] = False
     usable[5, 8:12, 4:8] = False
-    ours = make_detector(Config(bin=4), flat, np.nan, usable)
-    whole = make_detector(Config(), flat, np.nan)
+    ours = make_detector(settings(bin=4), flat, np.nan, usable)
+    whole = make_detector(settings(), flat, np.nan)
     block = block_of_pixel(np.array([3 * 65536]), 128, 4)[0]
     pixels = np.flatnonzero(block_of_pixel(np.arange(FRAME_PIXELS), 128, 4) == block)[1:]
     assert ours.corr[block] == pytest.approx(whole.corr[pixels].sum())
@@ -176,13 +181,13 @@ def test_blocks_with_bad_pixels(flat):
     gone = block_of_pixel(np.array([5 * 65536 + 8 * 128 + 4]), 128, 4)
     assert np.flatnonzero(ours.mask == 2).tolist() == gone.tolist()
     assert (ours.corr > 0).all()
-    unbinned = make_detector(Config(), flat, np.nan, usable)
+    unbinned = make_detector(settings(), flat, np.nan, usable)
     np.testing.assert_array_equal(unbinned.mask.reshape(FRAME_SHAPE) == 0, usable)
 
 
 def test_unknown_distance(flat):
     with pytest.raises(InputError, match="distance is unknown"):
-        make_detector(Config(), replace(flat, distance=np.nan), 1e-10)
+        make_detector(settings(), replace(flat, distance=np.nan), 1e-10)
 
 
 @pytest.mark.parametrize("n", BIN_SIZES)
@@ -214,16 +219,16 @@ def test_block_numbers():
 
 
 @pytest.mark.parametrize(
-    ("wavelength", "config", "right", "warned"),
+    ("wavelength", "photon_energy", "right", "warned"),
     [
-        ([2e-10, 2.001e-10, np.nan, 1.999e-10], Config(), 2e-10, False),
-        ([2e-10, 2.1e-10, 2e-10], Config(), 2e-10, True),
-        ([np.nan], Config(), np.nan, False),
-        ([2e-10, 3e-10], Config(photon_energy=1e-15), 1.9864458571489e-10, False),
+        ([2e-10, 2.001e-10, np.nan, 1.999e-10], None, 2e-10, False),
+        ([2e-10, 2.1e-10, 2e-10], None, 2e-10, True),
+        ([np.nan], None, np.nan, False),
+        ([2e-10, 3e-10], 1e-15, 1.9864458571489e-10, False),
     ],
 )
-def test_wavelength(wavelength, config, right, warned):
+def test_wavelength(wavelength, photon_energy, right, warned):
     """The median of what is known, with a warning if it varies; the user's comes first."""
-    found, warning = beam_wavelength(MPI.COMM_SELF, config, np.array(wavelength))
+    found, warning = beam_wavelength(MPI.COMM_SELF, photon_energy, np.array(wavelength))
     assert found == pytest.approx(right, nan_ok=True)
     assert bool(warning) == warned

@@ -14,6 +14,7 @@ from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.mask_files import all_pixels, find_region
 from xfelmpi.calibration.pixel_mask import Masks, load_masks, mask_digest
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
@@ -174,7 +175,7 @@ def test_bins(n, good, photons):
 def test_solid_angles_of_pixels_that_are_not_square():
     """A cos³(2θ) / d² of a flat detector, with the area of its own pixels."""
     flat = geometry()
-    detector = make_detector(Config(polarisation="none"), flat, 1e-10)
+    detector = make_detector(Config(polarisation="none").part(OutputSettings), flat, 1e-10)
     x, y, z = flat.xyz.reshape(3, -1)
     cosine = z / np.sqrt(x**2 + y**2 + z**2)
     polarised = (1 + cosine**2) / 2

@@ -24,7 +24,16 @@ from xfelmpi.core.config.parsing import (
     parse_trains,
     parse_whole,
 )
-from xfelmpi.core.config.parts import HitSettings, MaskSettings, RawSettings
+from xfelmpi.core.config.parts import (
+    AnalysisSettings,
+    HitSettings,
+    InputFileSettings,
+    MaskSettings,
+    MemorySettings,
+    OutputSettings,
+    RawSettings,
+    RunSettings,
+)
 from xfelmpi.core.config.validation import validate
 
 GROUPS = {
@@ -37,6 +46,9 @@ GROUPS = {
     "dragonfly": "for Dragonfly (EMC and detector file)",
     "resources": "resources",
 }
+
+PASS_GROUPS = ("masks", "photons")
+"""Groups of options that change what the pass over the frames finds."""
 
 
 def _option(group, default, parse, text, *, metavar=None, choices=None, many=False):
@@ -53,7 +65,17 @@ def _option(group, default, parse, text, *, metavar=None, choices=None, many=Fal
     )
 
 
-Part = TypeVar("Part", HitSettings, RawSettings, MaskSettings)
+Part = TypeVar(
+    "Part",
+    RunSettings,
+    InputFileSettings,
+    MaskSettings,
+    RawSettings,
+    MemorySettings,
+    HitSettings,
+    AnalysisSettings,
+    OutputSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -458,6 +480,14 @@ class Config:
     def part(self, kind: type[Part]) -> Part:
         """Return those settings that a stage uses, one of the classes of `parts`."""
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+
+    def of_groups(self, *groups: str) -> dict[str, str]:
+        """Return the values of all options of some `GROUPS` as text, by ``--NAME``."""
+        return {
+            f"--{f.name.replace('_', '-')}": str(getattr(self, f.name))
+            for f in fields(self)
+            if f.metadata.get("group") in groups
+        }
 
     def to_json(self) -> str:
         """Return the full configuration as JSON, for the root attribute of every output."""

@@ -8,6 +8,30 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Which data of a run are used, and what is looked up for its frames.
+
+    The last three are there to be compared with the detector that the run turns out to have.
+    """
+
+    data: str
+    detector: str | None
+    trains: tuple[int | None, int | None]
+    suspect_trains: str
+    sample: str | None
+    ask_catalogue: bool
+    add: tuple[str, ...]
+    vds: bool
+    score: str
+    hit_modules: tuple[int, ...] | None
+    mask: tuple[str, ...]
+    mask_trains: int
+    exclude_cells: tuple[int, ...]
+    first_cell: int
+    bin: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class HitSettings:
     """What scores are, which frames are hits, and which non-hits are drawn."""
 
@@ -52,3 +76,49 @@ class MaskSettings:
     hit_mask: Path | None
     hit_modules: tuple[int, ...] | None
     memory_per_rank: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFileSettings:
+    """Masks, geometry and calibration constants: named files, None where those found count."""
+
+    cell_mask: Path | None
+    global_mask: Path | None
+    hit_mask: Path | None
+    geometry: Path | None
+    constants: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """What a rank may use, and whether a part of it is for checkpoints."""
+
+    memory_per_rank: int
+    checkpoint_minutes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSettings:
+    """What is computed for every hit."""
+
+    size: str
+    density: float
+    size_range: tuple[float, float] | None
+    analyse: tuple[str, ...]
+    polarisation: str
+    photon_energy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Which files of hits there are, and what is in them."""
+
+    with_misses: bool
+    also_write: tuple[str, ...]
+    dragonfly: Path | None
+    bin: int
+    roi_qmax: tuple[float, str] | None
+    ewald_rad: float | None
+    polarisation: str
+    photon_energy: float | None
+    max_bad: float

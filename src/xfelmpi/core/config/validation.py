@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from xfelmpi.core.config.choices import BIN_SIZES, SIZE_COLUMNS
 from xfelmpi.core.config.parsing import LAST_RUN
+from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
@@ -117,8 +118,8 @@ def validate(config) -> None:
     _need(first is None or end is None or first < end, "trains", f"{first}:{end}", "A below B")
 
 
-def validate_for(config, detector: Detector) -> None:
-    """Check what a `Config` names against the detector of the run.
+def validate_for(settings: RunSettings, detector: Detector) -> None:
+    """Check what the settings name against the detector of the run.
 
     Raises
     ------
@@ -128,16 +129,16 @@ def validate_for(config, detector: Detector) -> None:
     cells, modules = range(detector.max_cells), range(detector.n_modules)
     last = f"0 … {{}} of the {detector.name}"
     named = (
-        ("exclude_cells", config.exclude_cells or (), cells),
-        ("first_cell", () if config.first_cell is None else (config.first_cell,), cells),
-        ("hit_modules", config.hit_modules or (), modules),
+        ("exclude_cells", settings.exclude_cells or (), cells),
+        ("first_cell", () if settings.first_cell is None else (settings.first_cell,), cells),
+        ("hit_modules", settings.hit_modules or (), modules),
     )
     for option, numbers, there in named:
         wrong = [number for number in numbers if number not in there]
         _need(not wrong, option, ", ".join(map(str, wrong[:5])), last.format(there[-1]))
     edge = math.gcd(*detector.asic_shape)
     expected = f"a divisor of {edge}, so that no bin reaches over an ASIC of the {detector.name}"
-    _need(edge % config.bin == 0, "bin", config.bin, expected)
+    _need(edge % settings.bin == 0, "bin", settings.bin, expected)
 
 
 def _need(holds: bool, option: str, found, expected: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.calibration.geometry import DetectorGeometry
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.scattering import ewald_vectors, onto_sphere, polarisation, solid_angle
@@ -122,7 +122,10 @@ def background_of_blocks(background: np.ndarray, usable: np.ndarray | None, n: i
 
 
 def make_detector(
-    config: Config, geometry: DetectorGeometry, wavelength: float, usable: np.ndarray | None = None
+    settings: OutputSettings,
+    geometry: DetectorGeometry,
+    wavelength: float,
+    usable: np.ndarray | None = None,
 ) -> DragonflyDetector:
     """Work out the detector.
 
@@ -131,7 +134,7 @@ def make_detector(
 
     Parameters
     ----------
-    config : Config
+    settings : OutputSettings
         ``bin``, ``roi_qmax``, ``ewald_rad``, ``polarisation``.
     geometry : DetectorGeometry
     wavelength : float
@@ -149,12 +152,12 @@ def make_detector(
             f"Dragonfly's detector file: the distance is unknown ({geometry.description}); "
             "give --distance or a geometry file with clen"
         )
-    n = config.bin
+    n = settings.bin
     # panels may have an offset of their own along the beam
     about = geometry.detector
     detd = float(np.median(geometry.xyz[2])) / (about.pixel_size[0] * n)
-    ewald_rad = config.ewald_rad or detd
-    q_max = _in_voxels(config.roi_qmax, wavelength, ewald_rad)
+    ewald_rad = settings.ewald_rad or detd
+    q_max = _in_voxels(settings.roi_qmax, wavelength, ewald_rad)
     if usable is None:
         usable = np.ones(geometry.xyz.shape[1:], bool)
     n_blocks = usable[0].size // n**2
@@ -163,7 +166,9 @@ def make_detector(
     # module by module: the temporary arrays of all pixels would take more memory than the result
     for m in range(len(usable)):
         at = slice(m * n_blocks, (m + 1) * n_blocks)
-        xyz, corr[at], good = _module(geometry.xyz[:, m], usable[m], n, config.polarisation, about)
+        xyz, corr[at], good = _module(
+            geometry.xyz[:, m], usable[m], n, settings.polarisation, about
+        )
         vectors = ewald_vectors(xyz, ewald_rad)
         if q_max is not None:
             beyond = np.linalg.norm(vectors, axis=0) > q_max
@@ -171,7 +176,7 @@ def make_detector(
             # Dragonfly's volume is as large as the largest |q|, be it masked
             vectors[:, beyond] = onto_sphere(vectors[:, beyond], q_max * _INSIDE, ewald_rad)
         q[:, at], mask[at] = vectors, np.where(good, _USE, _BAD)
-    return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, config.polarisation)
+    return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, settings.polarisation)
 
 
 def _in_voxels(limit: tuple[float, str] | None, wavelength: float, ewald_rad: float):

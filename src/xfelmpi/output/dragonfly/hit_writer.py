@@ -10,7 +10,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -32,20 +32,20 @@ _SPREAD = 0.01
 _THREADS, _MUCH_MEMORY = 4, 32 << 30
 
 
-def beam_wavelength(comm, config: Config, wavelength: np.ndarray) -> tuple[float, str]:
+def beam_wavelength(comm, photon_energy: float | None, wavelength: np.ndarray) -> tuple[float, str]:
     """Return the wavelength of the detector file in m, NaN if unknown, and a warning; collective.
 
     Parameters
     ----------
     comm : Intracomm
-    config : Config
-        ``photon_energy`` comes first.
+    photon_energy : float or None
+        In J; if given, it counts.
     wavelength : ndarray, float64 (frame,)
         Of the frames of this rank, in m; their median over all ranks is taken.
     """
     known = mpi.allgather_concat(comm, wavelength[np.isfinite(wavelength)])
-    if config.photon_energy is not None:
-        return PLANCK_TIMES_C / config.photon_energy, ""
+    if photon_energy is not None:
+        return PLANCK_TIMES_C / photon_energy, ""
     if not len(known):
         return float("nan"), ""
     median, spread = float(np.median(known)), float(np.ptp(known))
@@ -55,13 +55,13 @@ def beam_wavelength(comm, config: Config, wavelength: np.ndarray) -> tuple[float
     return median, f"the wavelength varies by {percent:.1f} %; Dragonfly gets the median"
 
 
-def _check_options(config: Config, geometry: DetectorGeometry, wavelength: float) -> None:
+def _check_options(settings: OutputSettings, geometry: DetectorGeometry, wavelength: float) -> None:
     """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
-    if config.dragonfly is not None:
-        check_folder(config.dragonfly)
-    asked = config.dragonfly or config.roi_qmax or config.ewald_rad
-    if asked and not make_detector(config, geometry, wavelength).n_used:
-        value, unit = config.roi_qmax
+    if settings.dragonfly is not None:
+        check_folder(settings.dragonfly)
+    asked = settings.dragonfly or settings.roi_qmax or settings.ewald_rad
+    if asked and not make_detector(settings, geometry, wavelength).n_used:
+        value, unit = settings.roi_qmax
         raise UsageError(f"--roi-qmax {value:g}{unit or ' voxels'}: no pixel is within")
 
 
@@ -70,7 +70,7 @@ class DragonflyWriter(HitWriter):
 
     def __init__(self, hits: HitsToWrite):
         self._hits = hits
-        self._n = hits.config.bin
+        self._n = hits.settings.bin
         own = hits.sets["hits"]
         ones, multi = own.ones, own.multi
         if self._n > 1:
@@ -89,7 +89,11 @@ class DragonflyWriter(HitWriter):
 
     @classmethod
     def check(
-        cls, comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+        cls,
+        comm,
+        settings: OutputSettings,
+        geometry: DetectorGeometry | None,
+        wavelength: np.ndarray,
     ) -> tuple[str, ...]:
         """Check that the detector file can be made, and the folder; see `HitWriter.check`.
 
@@ -98,8 +102,8 @@ class DragonflyWriter(HitWriter):
         InputError, UsageError, OutputError
             On all ranks, if options ask for what cannot be made.
         """
-        middle, warning = beam_wavelength(comm, config, wavelength)
-        mpi.run_on_root(comm, lambda: _check_options(config, geometry, middle))
+        middle, warning = beam_wavelength(comm, settings.photon_energy, wavelength)
+        mpi.run_on_root(comm, lambda: _check_options(settings, geometry, middle))
         if comm.rank:
             return ()
         if np.isnan(geometry.distance):
@@ -112,7 +116,7 @@ class DragonflyWriter(HitWriter):
             return None
         n_hits = self._hits.sets["hits"].n_frames
         good_in_hits = good_in_hits.reshape(self._hits.detector.frame_shape)
-        return usable_pixels(good_in_hits, n_hits, self._hits.config.max_bad)
+        return usable_pixels(good_in_hits, n_hits, self._hits.settings.max_bad)
 
     def _count(self, blocks: Iterator[SparseFrames]) -> tuple[np.ndarray, np.ndarray]:
         ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -143,22 +147,22 @@ class DragonflyWriter(HitWriter):
 
     @classmethod
     def published(
-        cls, config: Config, files: Experiment | MergedFiles, written: list[Path]
+        cls, settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
     ) -> None:
         """Make the folder to start Dragonfly in, if wanted; without hits there is nothing to do."""
-        if config.dragonfly is None:
+        if settings.dragonfly is None:
             return
         if files.emc not in written:
-            log.warning(f"no hits: {config.dragonfly} is not ready for Dragonfly")
+            log.warning(f"no hits: {settings.dragonfly} is not ready for Dragonfly")
             return
-        log.info(write_folder(config.dragonfly, files.emc, files.dragonfly_detector))
+        log.info(write_folder(settings.dragonfly, files.emc, files.dragonfly_detector))
 
     def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
-        hits, config = self._hits, self._hits.config
+        hits, settings = self._hits, self._hits.settings
         if np.isnan(hits.geometry.distance):
             return []
         usable = self._usable_pixels(header.good_in_hits)
-        detector = make_detector(config, hits.geometry, hits.wavelength, usable)
+        detector = make_detector(settings, hits.geometry, hits.wavelength, usable)
         if header.background.ndim == len(hits.detector.frame_shape):
             # merged hits have several, of which Dragonfly would take one
             background = background_of_blocks(header.background, usable, self._n)
@@ -174,7 +178,7 @@ class DragonflyWriter(HitWriter):
             log.warning(f"{text}; no pixel is good in enough of the hits, see --max-bad")
         elif memory > _MUCH_MEMORY:
             # of no concern to somebody who has not asked for Dragonfly
-            level = logging.WARNING if config.dragonfly else logging.INFO
+            level = logging.WARNING if settings.dragonfly else logging.INFO
             log.log(level, f"{text}; --bin and --roi-qmax make this smaller")
         else:
             log.info(text)

@@ -11,7 +11,7 @@ from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
-from xfelmpi.core.config.parts import MaskSettings, RawSettings
+from xfelmpi.core.config.parts import MaskSettings, RawSettings, RunSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import RunJob
@@ -94,7 +94,7 @@ def used_files(experiment: Experiment, options: MaskOptions, inputs: MaskInputs)
 def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     """Index the run, read masks and constants, and say so; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    share = share_run(comm, experiment, config)
+    share = share_run(comm, experiment, config.part(RunSettings))
     facts, calibration = share.facts, None
     if facts.kind == "raw":
         calibration = load_calibration(

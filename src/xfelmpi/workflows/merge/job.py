@@ -10,6 +10,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
@@ -48,13 +49,14 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
         On all ranks, if files are missing or do not fit each other, or nothing is left.
     """
     comm, config = job.comm, job.config
+    settings = config.part(OutputSettings)
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
     merged = mpi.run_on_root(comm, lambda: collect(runs, inputs, where))
-    mpi.run_on_root(comm, lambda: [check_writable(path) for path in hit_paths(config, files)])
+    mpi.run_on_root(comm, lambda: [check_writable(path) for path in hit_paths(settings, files)])
     hits = _Share(comm, inputs, merged)
     geometry = merged.header.geometry if merged else None
-    for warning in check_formats(comm, config, geometry, hits.wavelength):
+    for warning in check_formats(comm, settings, geometry, hits.wavelength):
         log.warning(warning)
     with mpi.fail_together(comm):
         tally = _Tally(hits)
@@ -64,9 +66,9 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
         "where": where or "",
     }
     written = _write(job, files, hits, tally, attributes, merged)
-    old = [path for path in hit_paths(config, files) if path not in written]
+    old = [path for path in hit_paths(settings, files) if path not in written]
     publish_together(comm, written, lambda: old)
-    mpi.run_on_root(comm, lambda: finish_formats(config, files, written))
+    mpi.run_on_root(comm, lambda: finish_formats(settings, files, written))
     if comm.rank == 0:
         total = len(merged.row)
         log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
@@ -129,10 +131,10 @@ class _Tally:
 
 def _write(job: RunJob, files: MergedFiles, hits: _Share, tally: _Tally, attributes, merged):
     """Write all formats, to temporary names; returns the final ones; collective."""
-    comm, config = job.comm, job.config
+    comm, settings = job.comm, job.config.part(OutputSettings)
     peak = mpi.allreduce_max(comm, tally.peak)
     good = mpi.allreduce_sum(comm, tally.good)
-    wavelength, _ = beam_wavelength(comm, config, hits.wavelength)
+    wavelength, _ = beam_wavelength(comm, settings.photon_energy, hits.wavelength)
     own = FrameSet(
         title="Single-particle hits of several runs",
         n_frames=hits.n_hits,
@@ -147,7 +149,7 @@ def _write(job: RunJob, files: MergedFiles, hits: _Share, tally: _Tally, attribu
     outputs = HitOutputs(
         HitsToWrite(
             comm=comm,
-            config=config,
+            settings=settings,
             files=files,
             attributes=attributes,
             sets={"hits": own},

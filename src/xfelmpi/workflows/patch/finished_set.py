@@ -11,6 +11,7 @@ from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.mask_files import read_pixels
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import motors_from_json
@@ -179,8 +180,9 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
 def _analyses(found: FinishedSet, change: Change) -> tuple[str, ...]:
     """Return the names of the analyses that are asked for, or that the hits have columns of."""
     if change.analysis is not None:
-        wavelength = median_wavelength(found.config, found.wavelength)
-        return tuple(chosen_analyses(found.config, found.geometry.distance, wavelength))
+        settings = found.config.part(AnalysisSettings)
+        wavelength = median_wavelength(settings.photon_energy, found.wavelength)
+        return tuple(chosen_analyses(settings, found.geometry.distance, wavelength))
     names = (analysis_of(column.attributes) for column in found.header.columns.values())
     return tuple(dict.fromkeys(name for name in names if name))
 

@@ -21,6 +21,7 @@ from xfelmpi.analysis.hit_analysis import (
 )
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.job_context import RunJob
@@ -90,8 +91,8 @@ def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> 
     old = [path for _, _, obsolete in done for path in obsolete]
     publish_together(comm, written, lambda: old)
     for files, (own, paths, _) in zip(sets, done, strict=True):
-        config = replace(own.config, dragonfly=None)
-        mpi.run_on_root(comm, lambda c=config, f=files, p=paths: finish_formats(c, f, p))
+        settings = _hit_settings(own.config)
+        mpi.run_on_root(comm, lambda s=settings, f=files, p=paths: finish_formats(s, f, p))
         if isinstance(files, Experiment):
             report_run(own)
     if comm.rank == 0:
@@ -123,19 +124,18 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     if plan.proposal[1:].isdigit():
         experiment = experiment.of_proposal(int(plan.proposal[1:]))
     job = replace(job, experiment=experiment, config=config, settings=config.to_json())
-    # a folder that was made for Dragonfly has links to the files
-    config = replace(config, dragonfly=None)
-    mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, config)])
+    settings = _hit_settings(config)
+    mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, settings)])
     frames = {kind: _Frames(comm, files.cxi, plan, kind, found) for kind in plan.titles}
     with mpi.fail_together(comm):
         tallies = {kind: _Tally(own, plan.detector) for kind, own in frames.items()}
     wavelength = found.wavelength if found else np.empty(0)
-    median, _ = beam_wavelength(comm, config, wavelength)
+    median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
     columns = _analysed(comm, plan, frames["hits"], found, median)
-    warnings = check_formats(comm, config, found.geometry if found else None, wavelength)
+    warnings = check_formats(comm, settings, found.geometry if found else None, wavelength)
     _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
     attributes = _attributes(job, found)
-    hits = _hits_to_write(job, config, files, plan, frames, tallies, columns)
+    hits = _hits_to_write(comm, settings, files, plan, frames, tallies, columns)
     hits = replace(
         hits,
         attributes=attributes,
@@ -155,12 +155,17 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         ]
         write_run_files(comm, files, found, attributes, sums, added, warnings)
         written = [files.events, files.powder, *written]
-    return job, written, [path for path in hit_paths(config, files) if path not in written]
+    return job, written, [path for path in hit_paths(settings, files) if path not in written]
 
 
-def _paths(files: Experiment | MergedFiles, config: Config) -> list[Path]:
+def _hit_settings(config: Config) -> OutputSettings:
+    # a folder that was made for Dragonfly has links to the files
+    return replace(config.part(OutputSettings), dragonfly=None)
+
+
+def _paths(files: Experiment | MergedFiles, settings: OutputSettings) -> list[Path]:
     own = [files.events, files.powder] if isinstance(files, Experiment) else []
-    return [*own, *hit_paths(config, files)]
+    return [*own, *hit_paths(settings, files)]
 
 
 def _plan(found: FinishedSet) -> _Plan:
@@ -246,9 +251,10 @@ def _analysed(
     ground = mpi.bcast_from_root(
         comm, lambda: np.where(found.bad, np.float32(np.nan), found.header.background.reshape(-1))
     )
-    config, n = plan.config, len(hits.rows)
-    run = AnalysedRun(config, geometry, wavelength, ground, _all_good(plan.detector), plan.modules)
-    of_frame = np.full(n, wavelength) if config.photon_energy else old[_WAVELENGTH]
+    settings, n = plan.config.part(AnalysisSettings), len(hits.rows)
+    masks = Masks.all_good(plan.detector)
+    run = AnalysedRun(settings, geometry, wavelength, ground, masks, plan.modules)
+    of_frame = np.full(n, wavelength) if settings.photon_energy else old[_WAVELENGTH]
     cells = np.zeros(BLOCK_FRAMES, np.int64)
 
     def blocks():
@@ -287,8 +293,7 @@ def _unknown(values: np.ndarray) -> np.ndarray:
     return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
 
 
-def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsToWrite:
-    comm = job.comm
+def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> HitsToWrite:
     sets = {}
     for kind, own in frames.items():
         tally = tallies[kind]
@@ -308,23 +313,17 @@ def _hits_to_write(job, config, files, plan, frames, tallies, analysed) -> HitsT
     there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
     return HitsToWrite(
         comm=comm,
-        config=config,
+        settings=settings,
         files=files,
         attributes={},
         sets=sets,
         detector=detector,
-        masks=_all_good(detector),
+        masks=Masks.all_good(detector),
         modules_in_run=plan.modules,
         geometry=None,
         wavelength=np.nan,
         good_in_hits=lambda: np.where(there, n_hits - bad, 0),
     )
-
-
-def _all_good(detector: Detector) -> Masks:
-    # bad pixels come with the frames
-    good = np.full((detector.n_modules, 1, detector.module_bytes), 0xFF, np.uint8)
-    return Masks(good, np.zeros(detector.max_cells, np.int32), good[:, 0])
 
 
 def _attributes(job: RunJob, found: FinishedSet | None) -> dict:

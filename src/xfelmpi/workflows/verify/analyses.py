@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xfelmpi.analysis.hit_analysis import HitAnalysis, chosen_analyses
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.output.hit_columns import INSTRUMENT
 from xfelmpi.workflows.analyse_cxi import hits_of_file, median_wavelength, run_of_file
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
@@ -22,8 +23,9 @@ _TOLERANCE = 0.01
 
 def _classes(outputs: Outputs) -> dict[str, type[HitAnalysis]]:
     run = outputs.run
-    wavelength = median_wavelength(run.config, run.events.wavelength)
-    return chosen_analyses(run.config, outputs.header.geometry.distance, wavelength)
+    settings = run.config.part(AnalysisSettings)
+    wavelength = median_wavelength(settings.photon_energy, run.events.wavelength)
+    return chosen_analyses(settings, outputs.header.geometry.distance, wavelength)
 
 
 def columns(outputs: Outputs) -> Iterator[Finding]:
@@ -56,11 +58,11 @@ def again(outputs: Outputs) -> Iterator[Finding]:
     classes = _classes(outputs)
     if not classes or not len(chosen):
         return
-    about = run_of_file(
-        run.config, outputs.header, median_wavelength(run.config, run.events.wavelength)
-    )
+    settings = run.config.part(AnalysisSettings)
+    wavelength = median_wavelength(settings.photon_energy, run.events.wavelength)
+    about = run_of_file(settings, outputs.header, wavelength)
     analyses = {name: cls(about) for name, cls in classes.items()}
-    for part, block in hits_of_file(run.config, path, outputs.header, chosen):
+    for part, block in hits_of_file(settings.photon_energy, path, outputs.header, chosen):
         for analysis in analyses.values():
             for column, values in zip(analysis.columns, analysis.process(block), strict=True):
                 if column.units == "rad":

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.mpi import alone
 from xfelmpi.output.dragonfly.binning import n_blocks
 from xfelmpi.output.dragonfly.detector import background_of_blocks, make_detector
@@ -30,20 +31,21 @@ def emc_header(outputs: Outputs) -> Iterator[Finding]:
 
 def detector(outputs: Outputs) -> Iterator[Finding]:
     """Dragonfly's detector file is that of geometry, wavelength and settings."""
-    path, config = outputs.experiment.dragonfly_detector, outputs.run.config
+    path = outputs.experiment.dragonfly_detector
+    settings = outputs.run.config.part(OutputSettings)
     geometry = outputs.header.geometry
     wanted = len(outputs.hits) > 0 and bool(np.isfinite(geometry.distance))
     yield from expect(path, "is there", "detector" in outputs.files, wanted)
     if not wanted or "detector" not in outputs.files:
         return
     file = outputs.files["detector"]
-    wavelength, _ = beam_wavelength(alone(), config, outputs.run.events.wavelength)
-    right = make_detector(config, geometry, wavelength, outputs.usable)
+    wavelength, _ = beam_wavelength(alone(), settings.photon_energy, outputs.run.events.wavelength)
+    right = make_detector(settings, geometry, wavelength, outputs.usable)
     yield from compare(path, "mask", file["mask"][()], right.mask, "pixel")
     values = dict(zip(("qx", "qy", "qz"), right.q, strict=True))
     values |= {"corr": right.corr, "detd": right.detd, "ewald_rad": right.ewald_rad}
     values |= {"wavelength": right.wavelength, "voxel": right.voxel}
-    ground = background_of_blocks(outputs.header.background, outputs.usable, config.bin)
+    ground = background_of_blocks(outputs.header.background, outputs.usable, settings.bin)
     weighting = outputs.header.columns[f"{DETECTOR}/background_weighting"].values
     values |= {"background": ground, "scale": weighting}
     for name, value in values.items():
@@ -53,7 +55,7 @@ def detector(outputs: Outputs) -> Iterator[Finding]:
             near = np.isclose(found, value, rtol=1e-9, atol=1e-12, equal_nan=True)
             value = np.where(near, found, value)
         yield from compare(path, name, found, value, "pixel")
-    yield from expect(path, "bin", int(file.attrs["bin"]), config.bin)
+    yield from expect(path, "bin", int(file.attrs["bin"]), settings.bin)
 
 
 def folder_notes(outputs: Outputs) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import mask_digest
+from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
@@ -65,9 +66,10 @@ def open_run(
     InputError
         If the run cannot be used.
     """
-    comm, experiment, config = job.comm, job.experiment, job.config
+    comm, experiment = job.comm, job.experiment
     kind = mpi.bcast_from_root(comm, lambda: str(run.attributes["data"]))
-    share = share_run(comm, experiment, replace(config, vds=False, data=kind, ask_catalogue=False))
+    settings = replace(job.config.part(RunSettings), vds=False, data=kind, ask_catalogue=False)
+    share = share_run(comm, experiment, settings)
     n = mpi.bcast_from_root(comm, lambda: len(run.events.trainId))
     if n != share.facts.n_frames:
         text = f"has {n:,} frames, expected the {share.facts.n_frames:,} of the run"
