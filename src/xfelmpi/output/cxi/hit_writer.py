@@ -7,7 +7,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.output.cxi.profile_writer import rings_of
@@ -43,7 +43,7 @@ class CxiWriter(HitWriter):
             )
             for kind, frames in hits.sets.items()
         }
-        if hits.config.profiles:
+        if hits.settings.profiles:
             rings = rings_of(hits)
             for kind, frames in hits.sets.items():
                 self._entries[kind].write_profiles(frames, rings)
@@ -51,7 +51,11 @@ class CxiWriter(HitWriter):
 
     @classmethod
     def check(
-        cls, comm, config: Config, geometry: DetectorGeometry | None, wavelength: np.ndarray
+        cls,
+        comm,
+        settings: OutputSettings,
+        geometry: DetectorGeometry | None,
+        wavelength: np.ndarray,
     ) -> tuple[str, ...]:
         """Check that the rings of profiles are known; see `HitWriter.check`.
 
@@ -60,8 +64,8 @@ class CxiWriter(HitWriter):
         InputError
             If profiles are asked for, and the distance or the wavelength is unknown.
         """
-        if config.profiles:
-            median, _ = beam_wavelength(comm, config, wavelength)
+        if settings.profiles:
+            median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
             mpi.run_on_root(comm, lambda: _check_rings(geometry, median))
         return ()
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xfelmpi.analysis.radial_rings import RadialRings
+from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.output.cxi.profile_names import AXES, GROUP
 from xfelmpi.workflows.analyse_cxi import hits_of_file, median_wavelength, run_of_file
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
@@ -23,8 +24,9 @@ def profiles(outputs: Outputs) -> Iterator[Finding]:
         yield from expect(path, f"{name}/{GROUP}", GROUP in file[name], run.config.profiles)
     if not run.config.profiles:
         return
-    wavelength = median_wavelength(run.config, run.events.wavelength)
-    about = run_of_file(run.config, outputs.header, wavelength)
+    settings = run.config.part(AnalysisSettings)
+    wavelength = median_wavelength(settings.photon_energy, run.events.wavelength)
+    about = run_of_file(settings, outputs.header, wavelength)
     rings = RadialRings(about.geometry, wavelength, about.masks, about.modules_in_run)
     for name, rows in outputs.rows_of_entries.items():
         group = file[f"{name}/{GROUP}"]
@@ -41,7 +43,7 @@ def profiles(outputs: Outputs) -> Iterator[Finding]:
             yield from expect(path, f"{where}, axes", group[dataset].attrs.get("axes"), AXES)
     n_hits, group = len(outputs.hits), file[f"entry_1/{GROUP}"]
     chosen = np.unique(np.linspace(0, n_hits - 1, min(n_hits, _CHECKED)).astype(np.int64))
-    for part, block in hits_of_file(run.config, path, outputs.header, chosen):
+    for part, block in hits_of_file(settings.photon_energy, path, outputs.header, chosen):
         made = rings(block.frames, block.cell_id)
         for dataset, values in zip(_TYPES, made, strict=True):
             where = f"entry_1/{GROUP}/{dataset} of hits made again"
