@@ -18,6 +18,8 @@ cdef extern from "chunk_tree.h":
     ctypedef struct TreeSearch:
         int fd
         int dimensions
+        int frame_axes
+        uint64_t columns
         const int64_t *row
         int64_t *offset
         int64_t *size
@@ -39,11 +41,13 @@ _WHY = {
 
 
 def find_chunks(
-        int fd, uint64_t root, int dimensions, const int64_t[::1] row not None,
+        int fd, uint64_t root, int dimensions, int frame_axes, int64_t columns,
+        const int64_t[::1] row not None,
         int64_t[::1] offset not None, int64_t[::1] size not None,
         int64_t[::1] skipped not None):
     """Locate the chunks that begin with these rows, which ascend; returns nodes read, and why not.
 
+    Rows count frames: ``columns`` of them at a step along the first of two `frame_axes`, or 1.
     The reason is empty if nothing was wrong. Chunks that are not there are left as they are.
     """
     cdef TreeSearch t
@@ -56,6 +60,8 @@ def find_chunks(
         return 0, ""
     t.fd = fd
     t.dimensions = dimensions
+    t.frame_axes = frame_axes
+    t.columns = <uint64_t>columns
     t.row = &row[0]
     t.offset = &offset[0]
     t.size = &size[0]

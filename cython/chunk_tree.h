@@ -30,6 +30,8 @@ enum {
 typedef struct {
     int fd;
     int dimensions;         /* numbers in `start` */
+    int frame_axes;         /* how many of them, 1 or 2, say which frames a chunk has */
+    uint64_t columns;       /* frames along the second of these; 1 if there is none */
     const int64_t *row;     /* ascending; of which the places are wanted */
     int64_t *offset, *size, *skipped;
     int64_t nodes;          /* read so far */
@@ -57,6 +59,13 @@ static inline size_t tree_read(int fd, uint8_t *to, size_t n, uint64_t address)
     return got;
 }
 
+/* The row of a key: of the first frame in its chunk. Garbage wraps around, and is of no row. */
+static inline int64_t tree_row(const TreeSearch *t, const uint8_t *entry)
+{
+    uint64_t row = tree_number(entry + 8, 8) * t->columns;
+    return (int64_t)(t->frame_axes > 1 ? row + tree_number(entry + 16, 8) : row);
+}
+
 /* How many of the rows from `first` to `end` are below `edge`; they ascend. */
 static inline size_t tree_below(const int64_t *row, size_t first, size_t end, int64_t edge)
 {
@@ -75,14 +84,14 @@ static int tree_take(TreeSearch *t, const uint8_t *entry, size_t width, int n, s
 {
     int i = 0;
     for (int k = 1; k < n; k++) {
-        if (tree_number(entry + k * width + 8, 8) < tree_number(entry + (k - 1) * width + 8, 8))
+        if (tree_row(t, entry + k * width) < tree_row(t, entry + (k - 1) * width))
             return TREE_NOT_ASCENDING;
     }
     for (size_t r = first; r < end; r++) {
-        while (i < n && (int64_t)tree_number(entry + i * width + 8, 8) < t->row[r]) i++;
+        while (i < n && tree_row(t, entry + i * width) < t->row[r]) i++;
         if (i == n) break;
         const uint8_t *e = entry + i * width;
-        if ((int64_t)tree_number(e + 8, 8) != t->row[r]) continue;
+        if (tree_row(t, e) != t->row[r]) continue;
         t->size[r] = (int64_t)tree_number(e, 4);
         t->skipped[r] = (int64_t)tree_number(e + 4, 4);
         t->offset[r] = (int64_t)tree_number(e + width - 8, 8);
@@ -94,16 +103,16 @@ static int tree_take(TreeSearch *t, const uint8_t *entry, size_t width, int n, s
 static int tree_descend(TreeSearch *t, const uint8_t *entry, size_t width, int n, int level,
                         int is_root, size_t first, size_t end)
 {
-    int64_t edge = (int64_t)tree_number(entry + 8, 8), next;
+    int64_t edge = tree_row(t, entry), next;
     for (int i = 0; i < n; i++, edge = next) {
-        next = (int64_t)tree_number(entry + (i + 1) * width + 8, 8);
+        next = tree_row(t, entry + (i + 1) * width);
         if (next < edge) return TREE_NOT_ASCENDING;
     }
-    first = n ? tree_below(t->row, first, end, (int64_t)tree_number(entry + 8, 8)) : end;
+    first = n ? tree_below(t->row, first, end, tree_row(t, entry)) : end;
     for (int i = 0; i < n && first < end; i++) {
         const uint8_t *e = entry + i * width;
         size_t stop;
-        next = (int64_t)tree_number(e + width + 8, 8);
+        next = tree_row(t, e + width);
         if (i < n - 1) stop = tree_below(t->row, first, end, next);
         /* the last key is that of the last chunk itself, or what follows it */
         else if (is_root || next == INT64_MAX) stop = end;
@@ -146,7 +155,7 @@ static int tree_find(TreeSearch *t, uint64_t address, int level, size_t first, s
     if (own > TREE_DEEPEST || (level >= 0 && own != level)) goto done;
     status = TREE_NOT_WHOLE_FRAMES;
     for (int i = 0; i < n; i++)
-        for (int d = 1; d < t->dimensions; d++)
+        for (int d = t->frame_axes; d < t->dimensions; d++)
             if (tree_number(node + TREE_HEADER + i * width + 8 + 8 * d, 8)) goto done;
     status = TREE_FOUND;
     if (own == 0) status = tree_take(t, node + TREE_HEADER, width, n, first, end);

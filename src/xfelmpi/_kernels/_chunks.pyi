@@ -9,6 +9,8 @@ def find_chunks(
     fd: int,
     root: int,
     dimensions: int,
+    frame_axes: int,
+    columns: int,
     row: NDArray[np.int64],
     offset: NDArray[np.int64],
     size: NDArray[np.int64],

@@ -131,7 +131,7 @@ def load_geometry(
 
     of_detector = getattr(extra_geom, detector.geometry)
     if path is None:
-        geometry, regions, text, found = of_detector.example(), {}, "", []
+        geometry, regions, text, found = nominal_geometry(detector), {}, "", []
         origin = "extra-geom's nominal quadrant positions"
         warnings = [
             "no geometry given: pixel positions are nominal, wrong by many pixels; "
@@ -155,6 +155,16 @@ def load_geometry(
         arrays = replace(arrays, bad=bad, description=described)
     used = () if path is None else (UsedFile("geometry", str(path)),)
     return replace(arrays, files=used), tuple(warnings)
+
+
+def nominal_geometry(detector: Detector):
+    """Return extra-geom's nominal geometry of a detector."""
+    import extra_geom
+
+    of_detector = getattr(extra_geom, detector.geometry)
+    # of a class for any number of modules, that of its arrays is not known
+    any_number = not of_detector.expected_data_shape[0]
+    return of_detector.example(**({"n_modules": detector.n_modules} if any_number else {}))
 
 
 def _text_of(path: Path) -> str:

@@ -11,6 +11,7 @@ from time import perf_counter
 from xfelmpi.cli.parser import Parser, add_run
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.detectors.known import detectors_of
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
 from xfelmpi.simulate.options import CHOICES, DEVICES, STRIDE_OF_RATE
 
@@ -74,6 +75,10 @@ def options_from(arguments: argparse.Namespace) -> SimulationOptions:
     if not values["prefix"]:
         raise UsageError("no experiment folder: give --prefix DIR or set EXP_PREFIX")
     values["prefix"] = Path(values["prefix"])
+    if values["cells"] is None:
+        usual = len(_DEFAULTS["cells"])
+        kinds = detectors_of(DEVICES.get(values["detector"], values["detector"]))
+        values["cells"] = str(min(usual, kinds[0].max_cells))
     values["cells"] = parse_cells(values["cells"])
     values["missing"] = tuple(_missing_pair(text) for text in values["missing"])
     rate = values.pop("rate")
@@ -149,10 +154,11 @@ def _add_frames(group) -> None:
     _option(
         group,
         "--cells",
-        "memory cells: a number, START:STOP:STEP or A,B,C",
+        f"memory cells: a number, START:STOP:STEP or A,B,C (default: {len(_DEFAULTS['cells'])}, or "
+        "all of a detector with fewer)",
         type=str,
         metavar="CELLS",
-        default=str(len(_DEFAULTS["cells"])),
+        default=None,
     )
     _option(group, "--pulse-step", "bunch slots from cell to cell", metavar="N")
     group.add_argument(

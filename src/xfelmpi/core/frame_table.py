@@ -16,13 +16,16 @@ class ModuleFile:
     module : int
         Module number.
     dataset : str
-        Path of the frames in the file.
+        Path of the frames in the file: (frame, ss, fs), or (train, cell, ss, fs).
     dtype : str
         Of the frames, in numpy's notation, e.g. ``<f4``; empty if nobody needs it.
     has_mask : bool
         A mask of every frame lies beside them.
     stamp : str
         Inode, size and time of the file when it was indexed; empty if nobody looked.
+    frames_per_train : int
+        Frames along the second axis, if the dataset has one for them; else 0. A frame's row counts
+        the frames of all trains.
     """
 
     path: str
@@ -31,6 +34,12 @@ class ModuleFile:
     dtype: str = ""
     has_mask: bool = False
     stamp: str = ""
+    frames_per_train: int = 0
+
+    @property
+    def frame_axes(self) -> int:
+        """How many axes number the frames."""
+        return 2 if self.frames_per_train else 1
 
     @property
     def mask_dataset(self) -> str:

@@ -22,13 +22,16 @@ class FrameDatasets:
     Parameters
     ----------
     data : str
-        Frames, (N, ss, fs), or with the axes that the detector's description says.
+        Frames, (N, ss, fs), in raw files with the planes of a pixel before ss; with `by_train`,
+        (train, cell, ss, fs).
     mask : str
         Bad pixels of each frame, u4, one bit per reason.
     cell_id, train_id : str
         Ids of the frames.
     pulse_id : str or None
-        None if the detector does not tell.
+        None if the detector does not tell; then the place of a frame in its train stands for it.
+    by_train : bool
+        A row holds the frames of a train, as many in every train, and so do the ids of the cells.
     """
 
     data: str = "image/data"
@@ -36,6 +39,12 @@ class FrameDatasets:
     cell_id: str = "image/cellId"
     train_id: str = "image/trainId"
     pulse_id: str | None = "image/pulseId"
+    by_train: bool = False
+
+    @property
+    def group(self) -> str:
+        """Where ``INDEX`` says which rows belong to which train."""
+        return self.data.partition("/")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

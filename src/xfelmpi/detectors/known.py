@@ -5,9 +5,10 @@ import re
 from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.dssc import DSSC_1M
+from xfelmpi.detectors.jungfrau import JUNGFRAU_4M
 from xfelmpi.detectors.lpd import LPD_1M
 
-DETECTORS = (AGIPD_1M, AGIPD_500K, DSSC_1M, LPD_1M)
+DETECTORS = (AGIPD_1M, AGIPD_500K, DSSC_1M, LPD_1M, JUNGFRAU_4M)
 """In the order in which they are chosen where a run has several."""
 
 MAX_CELLS = max(detector.max_cells for detector in DETECTORS)
@@ -15,6 +16,8 @@ MAX_CELLS = max(detector.max_cells for detector in DETECTORS)
 
 MAX_MODULES = max(detector.n_modules for detector in DETECTORS)
 """Most modules of any of them."""
+
+_FIRST_MODULE = {detector.file_name: detector.first_module for detector in DETECTORS}
 
 MODULE_NAMES = "|".join(sorted({detector.file_name for detector in DETECTORS}))
 """Regular expression of the starts of the modules' names in names of files."""
@@ -83,7 +86,22 @@ def find_source(source: str) -> tuple[str, int] | None:
     return None
 
 
+def names_another(source: str, device: str) -> bool:
+    """Return whether the name of a source is of another kind of detector.
+
+    Parameters
+    ----------
+    source : str
+        E.g. ``SPB_IRU_AGIPD1M1/REDU/LITFRM``.
+    device : str
+        The facility's name of the detector, e.g. ``SPB_IRDA_JF4M``; of an unknown one none is.
+    """
+    own = {detector.module_name for detector in detectors_of(device)}
+    others = {detector.module_name for detector in DETECTORS} - own
+    return any(name in source.partition("/")[0] for name in others)
+
+
 def module_of_file(name: str) -> int:
-    """Return the module, as the facility counts it, of a file's name; -1 if it is of none."""
+    """Return the module, from 0, of a file's name; -1 if it is of none."""
     match = MODULE_FILE.fullmatch(name)
-    return int(match["module"]) if match else -1
+    return int(match["module"]) - _FIRST_MODULE[match["detector"]] if match else -1

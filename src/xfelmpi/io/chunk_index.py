@@ -37,8 +37,10 @@ class ChunkIndex:
     fd : int
         The file, open for reading.
     dataset : h5py.Dataset
-        Chunked along the first axis only (but for `count_chunks`), in that very file, which has no
-        user block.
+        Chunked along the frames' axes only (but for `count_chunks`), in that very file, which has
+        no user block.
+    frame_axes : int
+        Axes that number the frames, 1 or 2. Chunks are counted in the order of their frames.
 
     Attributes
     ----------
@@ -51,10 +53,13 @@ class ChunkIndex:
         If the index is not a version 1 B-tree.
     """
 
-    def __init__(self, fd: int, dataset: h5py.Dataset):
+    def __init__(self, fd: int, dataset: h5py.Dataset, frame_axes: int = 1):
         self._fd = fd
-        self._per_chunk = dataset.chunks[0]
-        self._whole_rows = dataset.chunks[1:] == dataset.shape[1:]
+        self._axes = frame_axes
+        self._steps = (*dataset.chunks[:frame_axes], 1)[:2]
+        # chunks along the second axis
+        self._across = -(-dataset.shape[1] // self._steps[1]) if frame_axes > 1 else 1
+        self._whole_rows = dataset.chunks[frame_axes:] == dataset.shape[frame_axes:]
         sizes = dataset.file.id.get_create_plist().get_sizes()
         if tuple(sizes) != (8, 8):
             raise UnknownLayoutError(f"addresses and lengths of {sizes} bytes")
@@ -86,7 +91,9 @@ class ChunkIndex:
         """
         if not self._whole_rows:
             raise UnknownLayoutError("chunks do not hold whole frames")
-        rows = numbers.astype(np.int64) * self._per_chunk
+        steps, columns = self._steps, self._across * self._steps[1]
+        along, across = np.divmod(numbers.astype(np.int64), self._across)
+        rows = along * steps[0] * columns + across * steps[1]
         offset = np.full(len(rows), -1, np.int64)
         size, skipped = np.zeros((2, len(rows)), np.int64)
         if not len(rows) or self._root == _UNDEFINED:
@@ -94,7 +101,7 @@ class ChunkIndex:
         order = np.argsort(rows, kind="stable")
         found = np.full((3, len(rows)), -1, np.int64)
         found[1:] = 0
-        about = self._fd, self._root, self._entry["start"].shape[0]
+        about = self._fd, self._root, self._entry["start"].shape[0], self._axes, columns
         self.nodes_read, why = _chunks.find_chunks(*about, rows[order], *found)
         if why:
             raise UnknownLayoutError(why)
@@ -102,12 +109,12 @@ class ChunkIndex:
         return offset, size, skipped
 
     def count_chunks(self, n: int) -> np.ndarray:
-        """Return how many chunks were written of each step along the first axis, int64 (n,)."""
+        """Return how many chunks were written of each step along the frames' axes, int64 (n,)."""
         found = np.zeros(n, np.int64)
         if self._root != _UNDEFINED:
             for _, leaf in self._all_leaves(self._root, None):
-                step = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
-                found += np.bincount(step[step < n], minlength=n)
+                step = self._number_of(leaf)
+                found += np.bincount(step[(step >= 0) & (step < n)], minlength=n)
         return found
 
     def redirect(self, offset: np.ndarray, size: np.ndarray, skipped: np.ndarray) -> None:
@@ -131,7 +138,7 @@ class ChunkIndex:
         found = 0
         if self._root != _UNDEFINED:
             for address, leaf in self._all_leaves(self._root, None):
-                chunk = leaf["start"][:, 0].astype(np.int64) // self._per_chunk
+                chunk = self._number_of(leaf)
                 if len(chunk) and not 0 <= chunk.min() <= chunk.max() < len(offset):
                     raise UnknownLayoutError(f"the index names chunks beyond {len(offset)}")
                 entries = leaf.copy()
@@ -141,6 +148,15 @@ class ChunkIndex:
                 found += len(entries)
         if found != len(offset) or (offset < 0).any():
             raise UnknownLayoutError(f"the index has {found} of {len(offset)} chunks")
+
+    def _number_of(self, entries: np.ndarray) -> np.ndarray:
+        """Return the numbers of the chunks in a leaf, int64 (entry,)."""
+        number = entries["start"][:, 0].astype(np.int64) // self._steps[0]
+        if self._axes > 1:
+            number = (
+                number * self._across + entries["start"][:, 1].astype(np.int64) // self._steps[1]
+            )
+        return number
 
     def _all_leaves(self, address: int, level: int | None):
         """Yield address and entries of every leaf; a row may have several chunks."""
@@ -173,7 +189,7 @@ class ChunkIndex:
         if len(node) < need:
             raise UnknownLayoutError(f"B-tree node at {address} is cut off")
         entries = np.frombuffer(node, self._entry, n, _NODE_HEADER)
-        if n and self._whole_rows and entries["start"][:, 1:].any():
+        if n and self._whole_rows and entries["start"][:, self._axes :].any():
             raise UnknownLayoutError("chunks do not hold whole frames")
         return level, entries
 

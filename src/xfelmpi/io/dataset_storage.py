@@ -7,6 +7,7 @@ bits, padding or odd floats either. Whoever reads bytes by their offset asks her
 whoever lets HDF5 read what counts.
 """
 
+import math
 import os
 import stat
 from pathlib import Path
@@ -80,19 +81,26 @@ def _can_filter(number: int) -> bool:
     return bool(h5z.filter_avail(number))
 
 
-def written_rows(data: h5py.Dataset) -> np.ndarray | None:
+def written_rows(data: h5py.Dataset, axes: int = 1) -> np.ndarray | None:
     """Return which rows of a dataset that is not virtual were ever written and are still there.
+
+    Parameters
+    ----------
+    data : h5py.Dataset
+    axes : int
+        How many axes number the rows, 1 or 2.
 
     Returns
     -------
     ndarray, bool (row,), or None
         None: all of them.
     """
+    n_rows = math.prod(data.shape[:axes])
     if data.external is not None:
-        return _external_rows(data)
+        return _external_rows(data, n_rows)
     if data.chunks is None:
         empty = data.size and data.id.get_storage_size() == 0
-        return np.zeros(len(data), bool) if empty else None
+        return np.zeros(n_rows, bool) if empty else None
     grid = [-(-n // c) for n, c in zip(data.shape, data.chunks, strict=True)]
     if data.id.get_num_chunks() == np.prod(grid, dtype=np.int64):
         return None
@@ -100,22 +108,26 @@ def written_rows(data: h5py.Dataset) -> np.ndarray | None:
     found = None
     if has_offsets(data) and descriptor is not None:
         try:
-            found = ChunkIndex(descriptor, data).count_chunks(grid[0])
+            found = ChunkIndex(descriptor, data, axes).count_chunks(math.prod(grid[:axes]))
         except UnknownLayoutError:
             # of another kind, which HDF5 reads one chunk at a time
             found = None
     if found is None:
-        found = np.zeros(grid[0], np.int64)
+        found = np.zeros(grid[:axes], np.int64)
         for i in range(data.id.get_num_chunks()):
-            found[data.id.get_chunk_info(i).chunk_offset[0] // data.chunks[0]] += 1
-    return np.repeat(found == np.prod(grid[1:], dtype=np.int64), data.chunks[0])[: len(data)]
+            start = data.id.get_chunk_info(i).chunk_offset[:axes]
+            found[tuple(a // b for a, b in zip(start, data.chunks, strict=False))] += 1
+    there = found.reshape(grid[:axes]) == math.prod(grid[axes:])
+    for axis in range(axes):
+        there = np.repeat(there, data.chunks[axis], axis)
+    return there[tuple(slice(n) for n in data.shape[:axes])].reshape(-1)
 
 
-def _external_rows(data: h5py.Dataset) -> np.ndarray | None:
+def _external_rows(data: h5py.Dataset, n_rows: int) -> np.ndarray | None:
     """Return which rows of external storage are in files that are there and long enough."""
     n_bytes = data.size * data.dtype.itemsize
-    row_bytes = n_bytes // len(data) if len(data) else 1
-    there = np.ones(len(data), bool)
+    row_bytes = n_bytes // n_rows if n_rows else 1
+    there = np.ones(n_rows, bool)
     at = 0
     for name, offset, size in data.external:
         size = min(size, n_bytes - at)

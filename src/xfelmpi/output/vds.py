@@ -99,7 +99,7 @@ def _create_data(group: h5py.Group, layout: VirtualLayout, sources: list[str]) -
     inner = (*((about.raw_planes,) if layout.kind == "raw" else ()), *about.module_shape)
     zeros, ones = (0,) * len(inner), (1,) * len(inner)
     # a source's own number of rows is not stored: HDF5 asks the file when it is read
-    in_file = h5s.create_simple((np.iinfo(np.int32).max, *inner))
+    most = np.iinfo(np.int32).max
     in_data = h5s.create_simple((about.n_modules, len(layout.train_id), *inner))
     names = [os.fsencode(name.replace("%", "%%")) for name in sources]  # % starts a block number
     datasets = [os.fsencode(file.dataset.replace("%", "%%")) for file in layout.files]
@@ -112,7 +112,17 @@ def _create_data(group: h5py.Group, layout: VirtualLayout, sources: list[str]) -
             (1, frame_step, *ones),
             (1, length, *inner),
         )
-        in_file.select_hyperslab((row, *zeros), (count, *ones), (row_step, *ones), (length, *inner))
+        n = layout.files[file].frames_per_train
+        if n:
+            in_file = h5s.create_simple((most, n, *inner))
+            start, stride = divmod(row, n), (max(row_step // n, 1), 1)
+            in_file.select_hyperslab(
+                (*start, *zeros), (count, 1, *ones), (*stride, *ones), (1, length, *inner)
+            )
+        else:
+            in_file = h5s.create_simple((most, *inner))
+            shape = (length, *inner)
+            in_file.select_hyperslab((row, *zeros), (count, *ones), (row_step, *ones), shape)
         plan.set_virtual(in_data, names[file], datasets[file], in_file)
     kind = h5t.py_create(np.dtype(layout.dtype), logical=True)
     h5d.create(group.id, b"data", kind, in_data, plan)

@@ -10,6 +10,7 @@ opened.
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.known import DETECTORS, MODULE_FILE, detectors_of, find_source
+from xfelmpi.detectors.known import MODULE_FILE, detectors_of, find_source, module_of_file
 from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.io.virtual_sources import lacking
 from xfelmpi.run.index.identity import identity
@@ -48,9 +49,11 @@ class Listing:
     names : tuple of str
         Of the facility's files.
     sequences : dict of int to frozenset of int
-        Sequences by module.
+        Sequences by module, from 0.
     detector : str
         Start of the modules' names in the names of their files; empty without any.
+    device : str
+        The facility's name of the detector, empty if none is asked for.
     redu : bool
         Whether there is a file of the facility's data reduction.
     calls : int
@@ -63,6 +66,7 @@ class Listing:
     detector: str = ""
     redu: bool = False
     calls: int = 1
+    device: str = ""
 
     @property
     def last_files(self) -> dict[int, Path]:
@@ -72,15 +76,24 @@ class Listing:
             found = MODULE_FILE.fullmatch(name)
             if not found or found["detector"] != self.detector:
                 continue
-            module = int(found["module"])
+            module = module_of_file(name)
             if int(found["sequence"]) == max(self.sequences.get(module, (-1,))):
                 last[module] = self.folder / name
         return last
 
     @property
     def n_modules(self) -> int:
-        """How many modules the largest detector with files of these names has."""
-        return max((d.n_modules for d in DETECTORS if d.file_name == self.detector), default=0)
+        """How many modules the detector has.
+
+        Several kinds may have files of the same names: one of the files then says which it is. If
+        it cannot be read, the largest counts.
+        """
+        numbers = {d.n_modules for d in detectors_of(self.device) if d.file_name == self.detector}
+        if len(numbers) > 1:
+            path = next(iter(self.last_files.values()))
+            with suppress(Exception):  # HDF5 raises almost any class on what is being written
+                numbers = guarded_call(path, _modules_by_source, path) or numbers
+        return max(numbers, default=0)
 
 
 @dataclass(frozen=True)
@@ -125,11 +138,11 @@ def list_folder(folder: Path, kind: str, detector: str | None = None) -> Listing
         redu |= found["part"].startswith("REDU")
         if module := MODULE_FILE.fullmatch(name):
             sequences = by_detector.setdefault(module["detector"], {})
-            sequences.setdefault(int(module["module"]), set()).add(int(found["sequence"]))
+            sequences.setdefault(module_of_file(name), set()).add(int(found["sequence"]))
     # the one that a job takes, too
     name = next((d.file_name for d in detectors_of(detector) if d.file_name in by_detector), "")
     by_module = {m: frozenset(numbers) for m, numbers in by_detector.get(name, {}).items()}
-    return Listing(folder, names, by_module, name, redu, _LISTING_CALLS)
+    return Listing(folder, names, by_module, name, redu, _LISTING_CALLS, detector or "")
 
 
 def missing_files(have: Listing, raw: Listing | None = None, redu: bool = False) -> str:
@@ -235,23 +248,46 @@ def _read_end(path: Path, run: int) -> int:
     with open_hdf5(path) as file:
         if identity(file, path).run not in (0, run):
             return 0
-        trains = _with_frames(file)
+        trains = trains_with_frames(file)
     trains = trains[(trains > 0) & (trains < 1 << 62)]
     return int(trains.max()) if len(trains) else 0
 
 
-def _with_frames(file: h5py.File) -> np.ndarray:
-    """Return the trains with frames of the detector; all trains if that is not told."""
+def _modules_by_source(path: Path) -> set[int]:
+    """Return how many modules the detector of a file's sources has."""
+    with open_hdf5(path) as file:
+        kinds = (detectors_of(device) for device in file["INDEX"])
+        return {found[0].n_modules for found in kinds if len(found) == 1}
+
+
+def trains_with_frames(file: h5py.File, device: str | None = None) -> np.ndarray:
+    """Return the trains with frames of a detector's module; all trains if that is not told.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Of one module.
+    device : str, optional
+        The facility's name of the detector; default: any.
+
+    Raises
+    ------
+    KeyError
+        If it is none of the named detector.
+    """
     index = file["INDEX"]
-    for detector in index:
+    for detector in index if device is None else {device} & set(index):
         for group in ("DET", "CORR"):
             if group not in index[detector]:
                 continue
             for channel in index[detector][group]:
-                name = f"{detector}/{group}/{channel}/image"
-                if find_source(f"{detector}/{group}/{channel}") and f"INDEX/{name}" in file:
+                source = f"{detector}/{group}/{channel}"
+                name = f"{source}/{detectors_of(detector)[0].datasets.group}"
+                if find_source(source) and f"INDEX/{name}" in file:
                     trains, _, count = rows_of_trains(file, name)
                     return trains[count > 0]
+    if device is not None:
+        raise KeyError(f"no module of {device}")
     return listed_trains(file)
 
 

@@ -58,7 +58,9 @@ def check_size(dataset: h5py.Dataset, most_bytes: int) -> None:
         raise ValueError(f"{dataset.name} has {n_bytes} bytes of values, but {stored} in the file")
 
 
-def number_column(dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu") -> np.ndarray:
+def number_column(
+    dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu", per_row: int = 1
+) -> np.ndarray:
     """Return a dataset with one number per train or frame, flat.
 
     Parameters
@@ -69,6 +71,8 @@ def number_column(dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu
         Numbers at most.
     kinds : str
         Of numpy's dtypes.
+    per_row : int
+        Numbers in a row, if there are several frames in it.
 
     Raises
     ------
@@ -76,11 +80,13 @@ def number_column(dataset: h5py.Dataset, most: int = MOST_ROWS, kinds: str = "iu
         If it is anything else: of two columns nobody knows which one is meant.
     """
     shape = shape_of(dataset)
-    if not shape or math.prod(shape[1:]) != 1:
-        raise ValueError(f"{dataset.name} has shape {shape}, expected one number in each of N rows")
-    if shape[0] > most or dataset.dtype.kind not in kinds:
+    if not shape or math.prod(shape[1:]) != per_row:
+        numbers = "one number" if per_row == 1 else f"{per_row} numbers"
+        raise ValueError(f"{dataset.name} has shape {shape}, expected {numbers} in each of N rows")
+    n = math.prod(shape)
+    if n > most or dataset.dtype.kind not in kinds:
         raise ValueError(
-            f"{dataset.name} has {shape[0]} values of {dataset.dtype}, expected whole numbers, "
+            f"{dataset.name} has {n} values of {dataset.dtype}, expected whole numbers, "
             f"at most {most}"
         )
     require_filters(dataset)

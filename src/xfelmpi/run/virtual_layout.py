@@ -111,7 +111,7 @@ def plan_virtual(index: RunIndex) -> tuple[VirtualLayout | None, list[Problem]]:
             name = file.path.rpartition("/")[2]
             problems.append(Problem(what, name, file.module, 0, "left out of the virtual dataset"))
     frames = index.frames
-    mappings = find_mappings(frames, fits)
+    mappings = find_mappings(frames, fits, np.array([f.frames_per_train for f in index.files]))
     if mappings is None:
         what = f"cells in ever new order: virtual dataset needs more than {MAX_MAPPINGS:,} mappings"
         return None, [*problems, Problem(what, action="virtual dataset not written")]
@@ -129,7 +129,9 @@ def plan_virtual(index: RunIndex) -> tuple[VirtualLayout | None, list[Problem]]:
     return layout, problems
 
 
-def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings | None:
+def find_mappings(
+    frames: FrameTable, fits: np.ndarray, per_train: np.ndarray | None = None
+) -> Mappings | None:
     """Join the frames of every module into mappings, or return None for more than `MAX_MAPPINGS`.
 
     Parameters
@@ -137,32 +139,45 @@ def find_mappings(frames: FrameTable, fits: np.ndarray) -> Mappings | None:
     frames : FrameTable
     fits : ndarray, bool (file,)
         Files that take part.
+    per_train : ndarray, int (file,), optional
+        Frames along the second axis of a file's dataset, 0 without such an axis: a mapping has the
+        same ones of every train. Default: without.
     """
+    per_train = np.zeros(len(fits), int) if per_train is None else per_train
     new_train = np.flatnonzero(np.diff(frames.train_id, prepend=frames.train_id[:1]))
     train_start = np.zeros(len(frames), np.int64)
     train_start[new_train] = new_train
     train_start = np.maximum.accumulate(train_start)
     parts, total = [], 0
     for module in range(frames.n_modules):
-        runs = _find_runs(frames.file[:, module], frames.row[:, module], fits)
-        parts.append(_join_repeats(module, *runs, train_start))
+        runs = _find_runs(frames.file[:, module], frames.row[:, module], fits, per_train)
+        parts.append(_join_repeats(module, *runs, train_start, per_train))
         total += len(parts[-1][0])
         if total > MAX_MAPPINGS:
             return None
     return Mappings(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _find_runs(file: np.ndarray, row: np.ndarray, fits: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return file, frame, row and length of the runs in which both frame and row advance by one."""
+def _find_runs(
+    file: np.ndarray, row: np.ndarray, fits: np.ndarray, per_train: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return file, frame, row and length of the runs in which both frame and row advance by one.
+
+    No run goes on in the next row of a dataset whose rows are trains.
+    """
     frame = np.flatnonzero((file >= 0) & fits[file])
     file, row = file[frame].astype(np.int64), row[frame].astype(np.int64)
     goes_on = (np.diff(frame) == 1) & (np.diff(row) == 1) & (np.diff(file) == 0)
+    by_train = per_train[file[1:]] > 0
+    goes_on &= ~by_train | (row[1:] % np.maximum(per_train[file[1:]], 1) > 0)
     start = np.flatnonzero(np.concatenate([np.ones(len(frame[:1]), bool), ~goes_on]))
     length = np.diff(start, append=len(frame))
     return file[start], frame[start], row[start], length
 
 
-def _join_repeats(module, file, frame, row, length, train_start) -> tuple[np.ndarray, ...]:
+def _join_repeats(
+    module, file, frame, row, length, train_start, per_train
+) -> tuple[np.ndarray, ...]:
     """Join runs that come again at equal steps, as cells stored in another order do every train.
 
     Runs of one file and length at the same place of their trains are candidates; they are joined
@@ -175,6 +190,7 @@ def _join_repeats(module, file, frame, row, length, train_start) -> tuple[np.nda
     frame_step, row_step = np.diff(frame), np.diff(row)
     # rows that do not ascend in the file are no hyperslab in this order
     joined = (np.diff(keys) == 0).all(axis=0) & (row_step >= length[1:])
+    joined &= row_step % np.maximum(per_train[file[1:]], 1) == 0
     same = (np.diff(frame_step) == 0) & (np.diff(row_step) == 0)
     joined[1:] &= same | ~joined[:-1]
     first = np.flatnonzero(np.concatenate([np.ones(len(frame[:1]), bool), ~joined]))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xfelmpi.simulate.constants import DEAD, HOT, NOISY, PixelConstants
-from xfelmpi.simulate.model import ModulePhotons
+from xfelmpi.simulate.model import ModulePhotons, pixel_dtype
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 
@@ -49,7 +49,7 @@ class BadCells:
             image[photons.pixel[entries]] = photons.count[entries]
             self._spoil(image, self._kinds[cell], rng)
             lit = np.flatnonzero(image)
-            pixels.append(lit.astype(np.uint16))
+            pixels.append(lit.astype(pixel_dtype(self._n_pixels)))
             counts.append(np.minimum(image[lit], self._options.max_count).astype(np.uint16))
         return ModulePhotons(
             np.cumsum([0, *(len(lit) for lit in pixels)]),

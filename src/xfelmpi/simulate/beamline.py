@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.detectors.agipd import MAX_CELLS
+from xfelmpi.detectors.known import names_another
 from xfelmpi.simulate import model
 from xfelmpi.simulate.exdf import resizable, timestamps, unfinished, write_common, write_index
 from xfelmpi.simulate.options import BUNCH_SLOTS, UNDULATOR, SimulationOptions
@@ -133,10 +134,10 @@ def write_machine_file(
     """
     trains = np.array([plan.train_id for plan in plans], np.uint64)
     sources = [_gas_monitor(plans, options), *_bunch_pattern(plans, options)]
-    at_spb = options.topic == "SPB"
-    if at_spb:
+    has_agipd = options.topic == "SPB" and not names_another(LITFRM, options.device)
+    if has_agipd:
         sources.append(_z_motor(options))
-    if at_spb and options.lit_frames != "none":
+    if has_agipd and options.lit_frames != "none":
         sources += [
             _detector_control(options),
             _trigger(options),

@@ -31,6 +31,11 @@ def wavelength_nm(options: SimulationOptions) -> np.float32:
     return np.float32(HC_KEV_NM / options.photon_energy_kev)
 
 
+def pixel_dtype(n_pixels: int) -> np.dtype:
+    """Return the dtype of numbers of a module's pixels."""
+    return np.min_scalar_type(max(n_pixels - 1, 256))
+
+
 @dataclass(frozen=True)
 class Scene:
     """The detector as seen from the sample.
@@ -147,7 +152,7 @@ class ModulePhotons:
     ----------
     indptr : ndarray, int64 (frame + 1,)
         Frame i has the entries ``indptr[i]:indptr[i + 1]``.
-    pixel : ndarray, uint16 (entry,)
+    pixel : ndarray, uint16 or uint32 (entry,)
         Pixel number in the module, ``ss * n_fs + fs``, ascending within a frame.
     count : ndarray, uint16 (entry,)
         Photons in the pixel, at least 1.
@@ -182,12 +187,13 @@ class ModuleModel:
         self._options = options
         self._module = module
         self._n_pixels = options.detector_type.module_pixels
+        self._number = pixel_dtype(self._n_pixels)
         ring = scene.ring[module]
         background = scene.ring_background[ring]
         self._share = background.mean()
         ends = np.rint(np.cumsum(background) / background.sum() * 2**TABLE_BITS).astype(np.int64)
         self._table = np.repeat(
-            np.arange(self._n_pixels, dtype=np.uint16), np.diff(ends, prepend=0)
+            np.arange(self._n_pixels, dtype=self._number), np.diff(ends, prepend=0)
         )
         self._by_ring = np.argsort(ring, kind="stable")
         self._ring_pixels = np.bincount(ring, minlength=N_RINGS)
@@ -207,7 +213,7 @@ class ModuleModel:
         keys = keys[starts]
         return ModulePhotons(
             indptr=np.searchsorted(keys, np.arange(len(plan) + 1) * self._n_pixels),
-            pixel=(keys % self._n_pixels).astype(np.uint16),
+            pixel=(keys % self._n_pixels).astype(self._number),
             count=count.astype(np.uint16),
         )
 

@@ -11,7 +11,7 @@ from xfelmpi.simulate import exdf
 from xfelmpi.simulate.frame_masks import FrameMasks
 from xfelmpi.simulate.frame_writer import FrameWriter
 from xfelmpi.simulate.model import ModulePhotons
-from xfelmpi.simulate.options import SimulationOptions
+from xfelmpi.simulate.options import SOURCES, XTDF_SOURCES, SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 from xfelmpi.simulate.raw import RawSignal, TruePhotons
 
@@ -19,8 +19,14 @@ from xfelmpi.simulate.raw import RawSignal, TruePhotons
 def source_name(options: SimulationOptions, module: int) -> str:
     """Return the source of a module's images."""
     if _is_modern(options):
-        return f"{options.device}/CORR/{module}CH0:output"
+        return _name(options, module, 0)
     return raw_name(options, module)
+
+
+def _name(options: SimulationOptions, module: int, which: int) -> str:
+    about = options.detector_type
+    names = SOURCES.get(about.name, XTDF_SOURCES)
+    return f"{options.device}/{names[which].format(about.first_module + module)}"
 
 
 def _is_modern(options: SimulationOptions) -> bool:
@@ -30,7 +36,7 @@ def _is_modern(options: SimulationOptions) -> bool:
 
 def raw_name(options: SimulationOptions, module: int) -> str:
     """Return the source of raw images, which corrected ones used to share."""
-    return f"{options.device}/DET/{module}CH0:xtdf"
+    return _name(options, module, 1)
 
 
 @contextmanager
@@ -63,10 +69,12 @@ def module_file(
     """
     source = source_name(options, module)
     modern = _is_modern(options)
-    groups = ["image"] if modern else ["header", "image", "trailer"]
+    datasets = options.detector_type.datasets
+    with_header = not (modern or datasets.by_train)
+    groups = ["header", "image", "trailer"] if with_header else [datasets.group]
     sources = [f"INSTRUMENT/{source}/{group}" for group in groups]
     if modern:
-        sources.append(f"INSTRUMENT/{raw_name(options, module)}/image")
+        sources.append(f"INSTRUMENT/{raw_name(options, module)}/{datasets.group}")
     listed = [p for p in plans if len(p)] if options.missing_style == "gone" else plans
     train_ids = np.array([plan.train_id for plan in listed], np.uint64)
     counts = np.array([len(plan) for plan in listed], np.int64)
@@ -80,11 +88,15 @@ def module_file(
             sequence=sequence,
             version="1.2" if options.layout == "modern" else "1.0",
         )
-        exdf.write_index(file, f"{source}/image", counts)
-        if not modern:
+        rows = np.minimum(counts, 1) if datasets.by_train else counts
+        exdf.write_index(file, f"{source}/{datasets.group}", rows)
+        if with_header:
             _write_header_and_trailer(file, source, train_ids, counts)
-        images = file.create_group(f"INSTRUMENT/{source}/image")
-        _write_ids(images, plans, options)
+        images = file.create_group(f"INSTRUMENT/{source}/{datasets.group}")
+        if datasets.by_train:
+            _write_burst_ids(images, [plan for plan in plans if len(plan)])
+        else:
+            _write_ids(images, plans, options)
         with _image_writer(images, int(counts.sum()), module, options) as writer:
             yield writer
         if modern:
@@ -113,6 +125,17 @@ def _write_ids(images: h5py.Group, plans: list[TrainPlan], options: SimulationOp
     columns["status"] = np.zeros(n_frames, np.uint16)
     for name, values in columns.items():
         images.create_dataset(name, data=values[:, None], maxshape=(None, 1))
+
+
+def _write_burst_ids(data: h5py.Group, plans: list[TrainPlan]) -> None:
+    """Write train, and cells of its frames, as EXtra-data's mock files of a JUNGFRAU have them."""
+    n = len(plans[0]) if plans else 0
+    trains = np.array([plan.train_id for plan in plans], np.uint64)
+    number = np.arange(len(plans) * n, dtype=np.uint64).reshape(-1, n)
+    data["trainId"] = trains
+    data["memoryCell"] = np.array([plan.cells for plan in plans], np.uint8).reshape(-1, n)
+    data["frameNumber"] = number
+    data["timestamp"] = number.astype(np.float64)
 
 
 def _write_header_and_trailer(file, source, train_ids, counts) -> None:
@@ -151,26 +174,34 @@ class ProcImages(FrameWriter):
     def __init__(self, images: h5py.Group, n_frames: int, module: int, options: SimulationOptions):
         self._is_float = options.dtype == "f4"
         self._scale = np.float32(options.signal_per_photon)
+        about = options.detector_type
+        name = about.datasets.data.rpartition("/")[2]
+        per_train = len(options.cells) if about.datasets.by_train else 0
         super().__init__(
             images,
-            (n_frames, *options.detector_type.module_shape),
+            (n_frames, *about.module_shape),
             options.dtype,
+            name=name,
             chunk_frames=options.chunk_frames,
             compressed=options.compression == "gzip",
+            per_train=per_train,
         )
         self._mask_file = None
         if options.masks_frames:
             self._masks = FrameMasks(options, module)
             self._mask_file = FrameWriter(
                 images,
-                (n_frames, *options.detector_type.module_shape),
+                (n_frames, *about.module_shape),
                 np.uint32,
                 name="mask",
                 chunk_frames=max(1, options.chunk_frames),
                 compressed=True,
+                per_train=per_train,
             )
         elif options.with_mask:
             self.create_empty("mask", np.uint32)
+        if per_train:
+            self.create_empty("gain", np.uint8)
 
     def __exit__(self, *error):
         if self._mask_file is not None:

@@ -15,8 +15,15 @@ DEVICES = {
     "AGIPD-500K": "HED_DET_AGIPD500K2G",
     "DSSC-1M": "SCS_DET_DSSC1M-1",
     "LPD-1M": "FXE_DET_LPD1M-1",
+    "JUNGFRAU-4M": "SPB_IRDA_JF4M",
 }
 """The facility's name of a detector of every kind."""
+
+SOURCES = {"JUNGFRAU-4M": ("CORR/JNGFR{:02d}:output", "DET/JNGFR{:02d}:daqOutput")}
+"""What follows in the names of sources, of corrected and raw images of a module, by its number."""
+
+XTDF_SOURCES = "CORR/{}CH0:output", "DET/{}CH0:xtdf"
+"""The same of detectors in the facility's train format."""
 
 UNDULATOR = {"SPB": 1, "FXE": 1, "MID": 2, "HED": 2, "SCS": 3, "SQS": 3, "SXP": 3}
 """Whose light an instrument gets."""
@@ -275,12 +282,22 @@ class SimulationOptions:
         last = self.detector_type.max_cells - 1
         if not 0 <= cells[0] <= cells[-1] <= last:
             raise UsageError(f"cells {cells[0]} … {cells[-1]}, expected 0 … {last}")
+        if self.detector_type.datasets.by_train:
+            self._check_burst()
         if cells[-1] * self.pulse_step >= BUNCH_SLOTS:
             raise UsageError(
                 f"cell {cells[-1]} with a pulse step of {self.pulse_step} is bunch slot "
                 f"{cells[-1] * self.pulse_step}, expected below {BUNCH_SLOTS}"
             )
         self._check_pulses()
+
+    def _check_burst(self):
+        # every train has all of them, in the order of the pulses
+        if self.cells != tuple(range(len(self.cells))) or self.veto or self.reorder_cells:
+            raise UsageError(
+                f"{self.detector_type.name}: expected cells 0 … n - 1, all and in order in every "
+                "train (no veto, no reorder_cells)"
+            )
 
     def _check_pulses(self):
         if self.dark_cells > self.cells[-1]:

@@ -151,7 +151,7 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
         train_id=options.first_train + position,
         cells=cells.astype(np.uint16),
         order=order,
-        pulse_ids=(cells * options.pulse_step).astype(np.uint64),
+        pulse_ids=(cells * _pulse_step(options)).astype(np.uint64),
         pulse_slots=_pulse_slots(options),
         pulse_energy_uj=energy_uj[lit].reshape(-1),
         n_pulses=(lit[cells] * options.pulses_per_frame).astype(np.uint8),
@@ -165,6 +165,11 @@ def plan_train(options: SimulationOptions, position: int) -> TrainPlan:
         particle_photons=photons[cells],
         background=level * relative[cells],
     )
+
+
+def _pulse_step(options: SimulationOptions) -> int:
+    """Return by how much the pulse number grows from cell to cell, as readers have it."""
+    return 1 if options.detector_type.datasets.pulse_id is None else options.pulse_step
 
 
 def _draw_kinds(rng, options: SimulationOptions, n: int):

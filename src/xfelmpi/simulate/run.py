@@ -7,8 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import extra_geom
-
+from xfelmpi.calibration.geometry import nominal_geometry
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.job import agree_on_job_id, job_id
 from xfelmpi.core.paths import Experiment
@@ -253,7 +252,7 @@ def _write_geometry(path: Path, options: SimulationOptions) -> Scene:
     """
     if path.exists() and not _begins_with(path, _SIMULATED):
         raise UsageError(f"{path} was not written by a simulation; choose another folder")
-    geometry = getattr(extra_geom, options.detector_type.geometry).example()
+    geometry = nominal_geometry(options.detector_type)
     part = begin_partial(path)
     os.close(create_new(part))
     geometry.write_crystfel_geom(

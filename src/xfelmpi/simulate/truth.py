@@ -74,19 +74,24 @@ class Piece:
             "pixel": pixel[entries],
             "count": count[entries],
         }.items():
-            self._columns[name].append(values.astype(_PIECE_COLUMNS[name]))
+            self._columns[name].append(values.astype(self._dtype(name)))
 
     def write(self, path: Path) -> None:
         """Write the piece into a file of its own."""
         with serial_file(path) as file:
             file["powder"] = self.powder.reshape(self.options.detector_type.module_shape)
-            for name, dtype in _PIECE_COLUMNS.items():
-                file[name] = np.concatenate([np.empty(0, dtype), *self._columns[name]])
+            for name in _PIECE_COLUMNS:
+                file[name] = np.concatenate([np.empty(0, self._dtype(name)), *self._columns[name]])
+
+    def _dtype(self, name: str) -> np.dtype:
+        n_pixels = self.options.detector_type.module_pixels
+        return np.dtype(_PIECE_COLUMNS[name] or model.pixel_dtype(n_pixels))
 
 
 _PIECE_SUMS = {"litpixels": "u4", "photons": "u8", "medium": "u4", "low": "u4"}
 _PIECE_SUMS |= {"unmasked_lit": "u4", "unmasked_photons": "u8"}
-_PIECE_COLUMNS = {**_PIECE_SUMS, "entries": "i8", "pixel": "u2", "count": "u2"}
+_PIECE_COLUMNS = {**_PIECE_SUMS, "entries": "i8", "pixel": "", "count": "u2"}
+"""By dtype, that of pixel numbers by the size of a module."""
 
 
 class _ModulePieces:

@@ -1,23 +1,24 @@
 """Which detector a source, a file or a CXI is of."""
 
 import extra_data.components
-import extra_geom
 import numpy as np
 import pytest
 
-from xfelmpi.calibration.geometry import load_geometry
+from xfelmpi.calibration.geometry import load_geometry, nominal_geometry
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.config.validation import validate_for
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
 from xfelmpi.detectors.dssc import DSSC_1M
+from xfelmpi.detectors.jungfrau import JUNGFRAU_4M
 from xfelmpi.detectors.known import (
     DETECTORS,
     detector_of_modules,
     detectors_of,
     find_source,
     module_of_file,
+    names_another,
 )
 from xfelmpi.detectors.lpd import LPD_1M
 from xfelmpi.report.layout import lay_out
@@ -37,6 +38,7 @@ OF_EXTRA_DATA = {
     "AGIPD-500K": "AGIPD500K",
     "DSSC-1M": "DSSC1M",
     "LPD-1M": "LPD1M",
+    "JUNGFRAU-4M": "JUNGFRAU",
 }
 
 EACH = pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.name)
@@ -58,16 +60,51 @@ def test_sources_of_others(source):
     assert find_source(source) is None
 
 
+@pytest.mark.parametrize(
+    ("source", "device", "another"),
+    [
+        ("SPB_IRU_AGIPD1M1/REDU/LITFRM", "SPB_IRDA_JF4M", True),
+        ("SPB_IRU_AGIPD1M1/REDU/LITFRM", "SPB_DET_AGIPD1M-1", False),
+        ("SPB_IRU_AGIPD1M/MOTOR/Q1M1", "SPB_DET_AGIPD1M-1", False),
+        ("SPB_IRU_DET/REDU/LITFRM", "SPB_IRDA_JF4M", False),
+        ("SPB_IRU_AGIPD1M1/REDU/LITFRM", "", False),
+    ],
+)
+def test_sources_of_the_beamline_for_another_detector(source, device, another):
+    """Both detectors of SPB/SFX may run: the settings of one say nothing of the other's frames."""
+    assert names_another(source, device) is another
+
+
 @EACH
 def test_as_extra_data_has_it(detector):
     theirs = getattr(extra_data.components, OF_EXTRA_DATA[detector.name])
-    assert theirs.n_modules == detector.n_modules
+    # a JUNGFRAU's is that of the run
+    assert theirs.n_modules in (0, detector.n_modules)
     assert theirs.module_shape == detector.module_shape
+    assert getattr(theirs, "_modnos_start_at", 0) == detector.first_module
+    assert theirs._main_data_key.replace(".", "/") == detector.datasets.data
+    assert theirs._mask_data_key.replace(".", "/") == detector.datasets.mask
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "DET/JNGFR{:02}:daqOutput",
+        "CORR/JNGFR{:02}:output",
+        "CORR/JNGFR{:02}:daqOutput",
+        "DET/MODULE_{}:daqOutput",
+        "DET/RECEIVER-{}:daqOutput",
+    ],
+)
+def test_sources_that_count_from_1(source):
+    assert detectors_of("SPB_IRDA_JF4M") == (JUNGFRAU_4M,)
+    found = [find_source(f"SPB_IRDA_JF4M/{source.format(number)}") for number in range(10)]
+    assert found == [None, *(("SPB_IRDA_JF4M", module) for module in range(8)), None]
 
 
 @EACH
 def test_as_extra_geom_has_it(detector):
-    theirs = getattr(extra_geom, detector.geometry).example()
+    theirs = nominal_geometry(detector)
     assert theirs.expected_data_shape == detector.frame_shape
     panels = sum(len(module) for module in theirs.modules)
     assert panels == len(detector.tile_names)
@@ -93,6 +130,7 @@ def test_modules_of_none():
     [
         ("CORR-R0050-AGIPD07-S00000.h5", 7),
         ("RAW-R12345-DSSC15-S00012.h5", 15),
+        ("CORR-R0050-JNGFR01-S00000.h5", 0),
         ("RAW-R0050-AGIPD500K2G00-S00000.h5", -1),
         ("RAW-R0050-DA01-S00000.h5", -1),
         ("CORR-R0050-LPD03-S00000.h5.part", -1),
@@ -143,4 +181,4 @@ def test_modules_at_the_same_place_have_a_picture(detector):
     xyz = load_geometry(None, detector, 0.7)[0].xyz
     xyz[:, 1] = xyz[:, 0]
     ((raster, _),) = lay_out(xyz.reshape(3, -1), detector, min(detector.pixel_size), 1)
-    assert max(raster.shape) < 2000
+    assert max(raster.shape) < 4000

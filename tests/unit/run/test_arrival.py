@@ -151,6 +151,27 @@ def test_detector_that_is_asked_for(tmp_path):
     assert not list_folder(tmp_path, "proc", "FXE_DET_LPD1M-1").sequences
 
 
+@pytest.mark.parametrize(
+    ("device", "n_modules"), [("HED_DET_AGIPD500K2G", 8), ("SPB_DET_AGIPD1M-1", 16), (None, 16)]
+)
+def test_modules_of_detectors_with_the_same_names(tmp_path, device, n_modules):
+    """Only what is in the files tells; what cannot be read may be the larger one."""
+    with h5py.File(tmp_path / "CORR-R0050-AGIPD00-S00000.h5", "w") as file:
+        if device:
+            file[f"INDEX/{device}/CORR/0CH0:output/image/first"] = [0]
+    assert list_folder(tmp_path, "proc").n_modules == n_modules
+    asked_for = list_folder(tmp_path, "proc", "HED_DET_AGIPD500K2G")
+    assert asked_for.n_modules == 8
+
+
+def test_modules_that_count_from_1(tmp_path):
+    for number in range(1, 9):
+        (tmp_path / f"CORR-R0050-JNGFR{number:02}-S00000.h5").touch()
+    found = list_folder(tmp_path, "proc")
+    assert (found.n_modules, set(found.sequences)) == (8, set(range(8)))
+    assert found.last_files[0].name == "CORR-R0050-JNGFR01-S00000.h5"
+
+
 def test_stamp_changes_with_the_files(prefix, source, tmp_path):
     before = stamp_files(*listings(prefix))
     assert stamp_files(*listings(prefix)) == before

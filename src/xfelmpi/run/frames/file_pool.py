@@ -33,7 +33,7 @@ class OpenModuleFile(FrameDataset):
         self._file = open_hdf5(about.path)
         try:
             self._check_unchanged()
-            super().__init__(self._file[about.dataset], origins)
+            super().__init__(self._file[about.dataset], origins, frame_axes=about.frame_axes)
         except Exception:
             self._file.close()
             raise
@@ -56,7 +56,8 @@ class OpenModuleFile(FrameDataset):
             If there are none, or none that can be used.
         """
         masks = self._file[self.about.mask_dataset]
-        arguments = masks, self._origins, frozenset(), self.module_shape
+        shape = *self._data.shape[1 : self.about.frame_axes], *self.module_shape
+        arguments = masks, self._origins, frozenset(), self.about.frame_axes, shape
         return guarded_call(self.about.path, MaskDataset, *arguments)
 
     def close(self) -> None:

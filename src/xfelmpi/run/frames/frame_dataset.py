@@ -44,6 +44,9 @@ class FrameDataset:
         Gets the files that the frames lie in.
     above : frozenset, optional
         Virtual datasets that this one is a source of.
+    frame_axes : int
+        Axes that number the frames: 1, or 2 if there is one for trains. The row of a frame counts
+        the frames of all trains, always as many of each.
 
     Raises
     ------
@@ -55,9 +58,14 @@ class FrameDataset:
     _fill_value_counts = False
 
     def __init__(
-        self, data: h5py.Dataset, origins: Origins | None = None, above: frozenset = frozenset()
+        self,
+        data: h5py.Dataset,
+        origins: Origins | None = None,
+        above: frozenset = frozenset(),
+        frame_axes: int = 1,
     ):
         self._data = data
+        self._axes = frame_axes
         # HDF5 keeps the file open, which need not be the one that names the dataset
         self._home = data.file
         self._fd = home_descriptor(data)
@@ -65,10 +73,10 @@ class FrameDataset:
         self._origins.add(self._home.filename, self._fd)
         require_filters(data)
         self._dtype = data.dtype
-        self._filters = _known_filters(self._data)
+        self._filters = _known_filters(self._data, frame_axes)
         self._chunks = self._data.chunks
-        self._per_chunk = self._chunks[0] if self._chunks else 1
-        self._frame_bytes = math.prod(self._data.shape[1:]) * self._data.dtype.itemsize
+        self._per_chunk = math.prod(self._chunks[:frame_axes]) if self._chunks else 1
+        self._frame_bytes = math.prod(self.frame_shape) * self._data.dtype.itemsize
         self._direct = (
             self._filters is not None
             and (not self._filters or self._per_chunk * self._frame_bytes <= _LARGEST_CHUNK)
@@ -80,17 +88,17 @@ class FrameDataset:
         self._index = None
         if self._direct and self._chunks:
             try:
-                self._index = ChunkIndex(self._fd, self._data)
+                self._index = ChunkIndex(self._fd, self._data, frame_axes)
             except UnknownLayoutError:
                 self._direct = False
         self._virtual = None
         if self._data.is_virtual:
             kind = MaskDataset if isinstance(self, MaskDataset) else FrameDataset
-            self._virtual = VirtualFrames(data, kind, self._origins, above)
+            self._virtual = VirtualFrames(data, kind, self._origins, above, frame_axes)
         self._blank = self._never_written()
 
     def __len__(self) -> int:
-        return len(self._data)
+        return math.prod(self._data.shape[: self._axes])
 
     def convert(self, dtype: np.dtype) -> None:
         """Have HDF5 convert the values, as it does for a virtual dataset of another type."""
@@ -116,7 +124,12 @@ class FrameDataset:
         """Which frames HDF5 does not make up, bool (frame,); None: all."""
         if self._virtual is not None or (self._fill_value_counts and self._data.external is None):
             return None
-        return written_rows(self._data)
+        return written_rows(self._data, self._axes)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Values of a frame, (ss, fs), or (planes, ss, fs) of raw ones."""
+        return self._data.shape[self._axes :]
 
     @property
     def module_shape(self) -> tuple[int, int]:
@@ -132,12 +145,13 @@ class FrameDataset:
         """Locate frames by their rows in the dataset, int (frame,)."""
         if not self._direct or self._blank:
             return self._indirect(rows)
-        per_chunk, index = self._per_chunk, rows % self._per_chunk
+        per_chunk = self._per_chunk
+        chunk, index = self._places(rows)
         if self._chunks is None:
             place = self._data.id.get_offset() + rows.astype(np.int64) * self._frame_bytes
             size, filters = np.full_like(place, self._frame_bytes), np.zeros_like(place)
         else:
-            place, size, filters = self._chunk_table(rows // per_chunk)
+            place, size, filters = self._chunk_table(chunk)
         if not self._filters and (size[place >= 0] == per_chunk * self._frame_bytes).all():
             # nothing is packed: every frame can be read by itself, straight into place
             place = np.where(place >= 0, place + index * self._frame_bytes, place)
@@ -153,6 +167,21 @@ class FrameDataset:
             self._data.dtype,
             self._data.dtype.kind != "f",
         )
+
+    def chunk_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of the chunk that each frame is in, int (frame,)."""
+        return self._places(rows)[0]
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number of the chunk that each frame is in, and its place there."""
+        if self._axes == 1 or self._chunks is None:
+            return np.divmod(rows, self._per_chunk)
+        n, (high, wide) = self._data.shape[1], self._chunks[:2]
+        (along, above), (across, beside) = (
+            np.divmod(part, step)
+            for part, step in zip(np.divmod(rows, n), (high, wide), strict=True)
+        )
+        return along * -(-n // wide) + across, above * wide + beside
 
     def read_raw_pixels(self, row: int, first: int, out: np.ndarray) -> None:
         """Read some pixels of one raw frame, from pixel `first` on.
@@ -216,7 +245,7 @@ class FrameDataset:
         return in_memory(np.empty(0, self._converted_type), offset, 0, self._dtype.kind != "f")
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
-        values = np.empty((len(rows), *self._data.shape[1:]), self._converted_type)
+        values = np.empty((len(rows), *self.frame_shape), self._converted_type)
         frame_bytes = math.prod(values.shape[1:]) * values.dtype.itemsize
         offset = np.arange(len(rows), dtype=np.int64) * frame_bytes
         lacking = ""
@@ -249,15 +278,16 @@ class FrameDataset:
         if self._virtual is not None and (lacking := self._virtual.lacking):
             raise MissingFrameError(lacking)
         values = self._data if self._dtype == self._data.dtype else self._data.astype(self._dtype)
-        return guarded_call(self._home.filename, values.__getitem__, row)
+        at = np.unravel_index(row, self._data.shape[: self._axes])
+        return guarded_call(self._home.filename, values.__getitem__, tuple(map(int, at)))
 
     @property
     def _converted_type(self) -> str:
         # raw frames have two planes of u2, whatever the filters; the index has checked that
-        return "u2" if self._data.ndim == 4 else "f4"
+        return "u2" if len(self.frame_shape) == 3 else "f4"
 
     def _converted(self, frame: np.ndarray) -> np.ndarray:
-        return frame if self._data.ndim == 4 else _as_float32(frame)
+        return frame if len(self.frame_shape) == 3 else _as_float32(frame)
 
 
 class MaskDataset(FrameDataset):
@@ -281,20 +311,16 @@ class MaskDataset(FrameDataset):
         data: h5py.Dataset,
         origins: Origins | None = None,
         above: frozenset = frozenset(),
-        module_shape: tuple[int, int] | None = None,
+        frame_axes: int = 1,
+        row_shape: tuple[int, ...] | None = None,
     ):
         dtype, shape = getattr(data, "dtype", None), getattr(data, "shape", None)
         # of sources of a virtual dataset, whoever opens them compares the shape
-        wanted = module_shape or (shape or ())[1:]
+        wanted = row_shape or (shape or ())[1:]
         if not shape or not shape[0] or shape[1:] != wanted or dtype.kind not in "ui":
             expected = ", ".join(map(str, wanted))
             raise ValueError(f"masks are {dtype} {shape}, expected integers (N, {expected})")
-        super().__init__(data, origins, above)
-
-    @property
-    def frames_per_chunk(self) -> int:
-        """How many frames are packed together."""
-        return self._per_chunk
+        super().__init__(data, origins, above, frame_axes)
 
     @property
     def fill_value(self) -> int:
@@ -317,7 +343,7 @@ def _as_float32(frame: np.ndarray) -> np.ndarray:
         return frame.astype(np.float32)
 
 
-def _known_filters(data: h5py.Dataset) -> list[int] | None:
+def _known_filters(data: h5py.Dataset, frame_axes: int) -> list[int] | None:
     """Return the kernel's bits of the dataset's filter pipeline, None if it has an unknown one."""
     plist = data.id.get_create_plist()
     codes = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
@@ -325,6 +351,7 @@ def _known_filters(data: h5py.Dataset) -> list[int] | None:
     shuffle = SHUFFLE if data.dtype.itemsize > 1 else 0
     bits = {_H5Z_DEFLATE: DEFLATE, _H5Z_SHUFFLE: shuffle}
     in_order = tuple(codes) in ((), (_H5Z_DEFLATE,), (_H5Z_SHUFFLE,), (_H5Z_SHUFFLE, _H5Z_DEFLATE))
-    if not in_order or (data.chunks is not None and data.chunks[1:] != data.shape[1:]):
+    in_parts = data.chunks is not None and data.chunks[frame_axes:] != data.shape[frame_axes:]
+    if not in_order or in_parts:
         return None
     return [bits[code] for code in codes]

@@ -93,7 +93,7 @@ class MaskReader:
         """
         masks = self._files.get(number).masks
         order = np.arange(len(rows))
-        if len(np.unique(rows // masks.frames_per_chunk)) < len(rows):
+        if len(np.unique(masks.chunk_of(rows))) < len(rows):
             # a chunk of several frames is read once
             order = np.argsort(rows, kind="stable")
         # what HDF5 itself has to read is held dense

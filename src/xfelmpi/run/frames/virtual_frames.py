@@ -32,6 +32,8 @@ class VirtualFrames:
         Gets the sources' files.
     above : frozenset
         Virtual datasets that this one is a source of, as `dataset_identity` names them.
+    frame_axes : int
+        Axes that number the frames, 1 or 2.
 
     Attributes
     ----------
@@ -43,11 +45,15 @@ class VirtualFrames:
         Of the frames.
     """
 
-    def __init__(self, data: h5py.Dataset, kind: type, origins: Origins, above: frozenset):
+    def __init__(
+        self, data: h5py.Dataset, kind: type, origins: Origins, above: frozenset, frame_axes: int
+    ):
         self._data, self._kind, self._origins = data, kind, origins
         self.dtype = data.dtype
         self._above = above | {dataset_identity(data)}
-        self._nothing = "u2" if data.ndim == 4 else "u4" if kind._fill_value_counts else "f4"
+        self._axes = frame_axes
+        planes = data.ndim - frame_axes == 3
+        self._nothing = "u2" if planes else "u4" if kind._fill_value_counts else "f4"
         self._open: OrderedDict[tuple[str, str], tuple] = OrderedDict()
         parts = map_rows(data)
         self.mapped = parts is not None
@@ -60,6 +66,11 @@ class VirtualFrames:
             self._source[part.rows] = names.setdefault(name, len(names))
             self._row[part.rows] = part.source_rows
         self._names = list(names)
+        if frame_axes > 1:
+            # by frame instead of by train
+            n = data.shape[1]
+            self._source = np.repeat(self._source, n)
+            self._row = (self._row[:, None] * n + np.arange(n)).reshape(-1)
 
     def source_of(self, row: int):
         """Return the dataset that a row lies in, and the row there.
@@ -135,7 +146,8 @@ class VirtualFrames:
                 log.error("%s: %s is its own source", data.file.filename, data.name)
                 raise ValueError("it is its own source")
             path = data.file.filename
-            source = guarded_call(path, self._kind, data, self._origins, self._above)
+            arguments = data, self._origins, self._above, self._axes
+            source = guarded_call(path, self._kind, *arguments)
             if data.shape[1:] != self._data.shape[1:]:
                 raise ValueError(f"its frames are {data.shape[1:]}")
             if data.id.get_type() != self._data.id.get_type() or data.dtype != self.dtype:

@@ -14,15 +14,20 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.known import module_of_file
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.input_file import guarded_call, open_hdf5
-from xfelmpi.run.arrival import REDU_FILE, list_folder, makes_redu, missing_files
+from xfelmpi.run.arrival import (
+    REDU_FILE,
+    list_folder,
+    makes_redu,
+    missing_files,
+    trains_with_frames,
+)
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.control_data import machine_files
-from xfelmpi.run.train_index import listed_trains, rows_of_trains
+from xfelmpi.run.train_index import listed_trains
 
 _PART = re.compile(r"-R\d{4,}-([A-Z]+\d*)-S\d+\.h5")
 
@@ -56,9 +61,7 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
             continue
 
     def with_frames(file: h5py.File, path: Path) -> np.ndarray:
-        module = module_of_file(path.name)
-        trains, _, count = rows_of_trains(file, f"{index.detector}/DET/{module}CH0:xtdf/image")
-        return trains[count > 0]
+        return trains_with_frames(file, index.detector)
 
     def listed(file: h5py.File, path: Path) -> np.ndarray:
         return listed_trains(file)

@@ -6,7 +6,7 @@ here, because damage (a train ID of 0, an index beyond the data) must be seen.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.hdf5_locks import advice
 from xfelmpi.core.problems import Problem
-from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.base import Detector, FrameDatasets
 from xfelmpi.detectors.known import (
     MODULE_FILE,
     detectors_of,
@@ -185,10 +185,11 @@ def _creation_date(access) -> str:
 
 def read_module_file(
     path, source, version, module, number, problems, suspects, *, detector: Detector
-) -> tuple[ModuleRows, np.ndarray, np.ndarray, str, bool, str] | None:
+) -> tuple[ModuleRows, np.ndarray, np.ndarray, str, bool, str, int] | None:
     """Return the usable frames of one file, and what it is.
 
-    Its trains, those of them with frames, its dtype, whether it has masks, and its stamp.
+    Its trains, those of them with frames, its dtype, whether it has masks, its stamp, and the
+    frames of a train if its rows are trains, else 0.
 
     None if it is not usable. What is not becomes a problem; trains flagged suspect are added to
     `suspects`.
@@ -206,9 +207,10 @@ def read_module_file(
         stamp = file_stamp(path.stat())
         if version == OLDEST_FORMAT:
             # only EXtra-data tells what is suspect there
-            found = read_access(path, _read_oldest_index, source)
+            found = read_access(path, _read_oldest_index, source, detector.datasets)
         else:
-            found = guarded_call(path, _read_newer_index, path, source, version)
+            arguments = path, source, version, detector.datasets
+            found = guarded_call(path, _read_newer_index, *arguments)
         if file_stamp(path.stat()) != stamp:
             raise ChangedFileError("it changes at this moment: is the run being corrected again?")
     except InputError:
@@ -220,12 +222,15 @@ def read_module_file(
     module_shape = detector.module_shape
     expected = (detector.raw_planes, *module_shape) if raw else module_shape
     right_dtype = found.dtype == np.uint16 if raw else found.dtype.kind in "uif"
-    if found.shape[1:] != expected or not right_dtype:
+    if found.frame_shape != expected or not right_dtype:
+        rows = "(N, cell, " if detector.datasets.by_train else "(N, "
         problem(
-            f"frames are {found.dtype} {found.shape}, expected numbers (N, {str(expected)[1:]}",
+            f"frames are {found.dtype} {found.shape}, expected numbers {rows}{str(expected)[1:]}",
             action=FILE_LEFT_OUT,
         )
         return None
+    if found.per_train > 1:
+        found = _by_frame(found)
     _check_order(found.train_ids, problem)
     train, row = _rows_of_trains(found, problem)
     flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
@@ -233,7 +238,8 @@ def read_module_file(
     rows = _check_rows(train, row, found.ids, number, problem, detector.max_cells)
     n = min(len(found.train_ids), len(found.count))
     recorded = found.train_ids[:n][found.count[:n] > 0]
-    return rows, found.train_ids, recorded, found.dtype.str, found.has_mask, stamp
+    per_train = found.per_train if detector.datasets.by_train else 0
+    return rows, found.train_ids, recorded, found.dtype.str, found.has_mask, stamp, per_train
 
 
 @dataclass(frozen=True)
@@ -247,33 +253,58 @@ class _FileIndex:
     shape: tuple[int, ...]
     dtype: np.dtype
     has_mask: bool
+    frame_axes: int = 1
+    per_train: int = 1  # frames in a row
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        return self.shape[self.frame_axes :]
+
+    @property
+    def n_frames(self) -> int:
+        return self.shape[0] * self.per_train
 
 
-def _read_oldest_index(access, source: str) -> _FileIndex:
-    return _read_index(access.file, source, OLDEST_FORMAT, access.validity_flag)
+def _by_frame(found: _FileIndex) -> _FileIndex:
+    """Return the index of a file whose rows are trains with its frames as rows."""
+    n = found.per_train
+    trains = np.repeat(found.ids["trainId"], n)
+    return replace(
+        found, first=found.first * n, count=found.count * n, ids={**found.ids, "trainId": trains}
+    )
 
 
-def _read_newer_index(path: Path, source: str, version: str) -> _FileIndex:
+def _read_oldest_index(access, source: str, datasets: FrameDatasets) -> _FileIndex:
+    return _read_index(access.file, source, OLDEST_FORMAT, datasets, access.validity_flag)
+
+
+def _read_newer_index(path: Path, source: str, version: str, datasets: FrameDatasets) -> _FileIndex:
     # EXtra-data has opened the file before, and its strings were checked then
     with open_hdf5(path) as file:
-        return _read_index(file, source, version)
+        return _read_index(file, source, version, datasets)
 
 
-def _read_index(file, source: str, version: str, valid=None) -> _FileIndex:
-    image = file[f"INSTRUMENT/{source}/image"]
+def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> _FileIndex:
+    group = file[f"INSTRUMENT/{source}"]
     train_ids = listed_trains(file)
-    first, count = first_and_count(file, f"{source}/image")
+    first, count = first_and_count(file, f"{source}/{datasets.group}")
+    data, has_mask = group[datasets.data], datasets.mask in group
+    shape = shape_of(data)
+    axes, per_train = (2, shape[1]) if datasets.by_train and len(shape) > 1 else (1, 1)
+    cells = number_column(group[datasets.cell_id], per_row=per_train).astype(np.int64)
     ids = {
-        k: number_column(image[k]).astype(np.int64 if k == "cellId" else np.uint64)
-        for k in ("trainId", "cellId", "pulseId")
+        "trainId": number_column(group[datasets.train_id]).astype(np.uint64),
+        "cellId": cells,
+        # frames of a train are in the order of their pulses where nothing tells them
+        "pulseId": (np.arange(len(cells)) % max(per_train, 1)).astype(np.uint64)
+        if datasets.pulse_id is None
+        else number_column(group[datasets.pulse_id]).astype(np.uint64),
     }
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(file, version, train_ids, valid)[:n]
-    data, has_mask = image["data"], "mask" in image
     require_filters(data)
-    return _FileIndex(
-        train_ids[:n], first[:n], count[:n], suspect, ids, shape_of(data), data.dtype, has_mask
-    )
+    about = ids, shape, data.dtype, has_mask, axes, per_train
+    return _FileIndex(train_ids[:n], first[:n], count[:n], suspect, *about)
 
 
 def _check_order(train_ids: np.ndarray, problem) -> None:
@@ -289,10 +320,10 @@ def _rows_of_trains(found: _FileIndex, problem) -> tuple[np.ndarray, np.ndarray]
     """Return train ID and row of every frame that the INDEX names, as far as there are data."""
     train_ids, first, count = found.train_ids, found.first, found.count
     n_ids = {name: len(values) for name, values in found.ids.items()}
-    usable = min(found.shape[0], *n_ids.values())
-    if len({found.shape[0], *n_ids.values()}) > 1:
+    usable = min(found.n_frames, *n_ids.values())
+    if len({found.n_frames, *n_ids.values()}) > 1:
         counted = ", ".join(f"{n} {name}" for name, n in n_ids.items())
-        problem(f"{found.shape[0]} frames but {counted}")
+        problem(f"{found.n_frames} frames but {counted}")
     for t in np.flatnonzero((train_ids == 0) & (count > 0)):
         problem(f"train ID 0 at position {t} with {count[t]} frames")
     beyond = (count > 0) & ((first > usable) | (count > usable) | (first + count > usable))

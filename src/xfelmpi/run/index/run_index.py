@@ -131,7 +131,7 @@ def index_files(
     return RunIndex(
         kind,
         detector,
-        re.sub(r"/\d+CH0", "/*CH0", example),
+        _any_module(example, about),
         tuple(files),
         frames,
         modules_in_run,
@@ -142,6 +142,12 @@ def index_files(
         listed=np.unique(np.concatenate([trains for trains, _ in listed])),
         recorded=np.unique(np.concatenate([trains for _, trains in listed])),
     )
+
+
+def _any_module(source: str, detector: Detector) -> str:
+    """Return the pattern of all modules' sources, by one of them."""
+    number = re.search(f"{detector.source}$", source)
+    return f"{source[: number.start(1)]}*{source[number.end(1) :]}" if number else source
 
 
 _Source = tuple[Path, str, int, str]
@@ -215,7 +221,7 @@ def _read_modules(
                 listed.append(trains)
                 if exclude and new:
                     rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
-                dataset = f"INSTRUMENT/{source}/image/data"
+                dataset = f"INSTRUMENT/{source}/{detector.datasets.data}"
                 files.append(ModuleFile(str(path), module, dataset, *found[3:]))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from xfelmpi.detectors.known import names_another
 from xfelmpi.run.machine.control_data import Damage, data_selectors, run_value
 from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
 
@@ -144,7 +145,7 @@ def lit_frame_finders(files: list, detector: str, section: str = "control_source
 def _of_detector(sources: set[str], detector: str) -> list[str]:
     """Return those of a detector, ``SPB_IRU_AGIPD1M1/…`` for ``SPB_DET_AGIPD1M-1``."""
     topic, name = detector.partition("_")[0], detector.rpartition("_")[2].replace("-", "")
-    own = sorted(s for s in sources if s.startswith(topic))
+    own = sorted(s for s in sources if s.startswith(topic) and not names_another(s, detector))
     return [s for s in own if name and name in s.partition("/")[0]] or own
 
 

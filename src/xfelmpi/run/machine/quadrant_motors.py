@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
+from xfelmpi.detectors.known import names_another
 from xfelmpi.run.machine.control_data import (
     Damage,
     Findings,
@@ -45,7 +46,7 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
         None if the files have none of them.
     """
     device = _DEVICES.get(frames.topic)
-    if device is None:
+    if device is None or names_another(device, frames.detector):
         return None
     positions, travel = np.full((4, 2), np.nan), np.full((4, 2), np.nan)
     selectors = data_selectors(files, found.damage)
@@ -85,7 +86,7 @@ def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
         None if the files do not have it.
     """
     name, keys = _Z_MOTORS.get(frames.topic, ("", ()))
-    for key in keys:
+    for key in () if names_another(name, frames.detector) else keys:
         selectors = data_selectors(files, found.damage)
         table = motor_table(files, name, selectors, found.damage, key)
         if table is None or table.values.ndim != 1:

@@ -200,15 +200,21 @@ def _read_module(
     frame_bits = data.inputs.masks.frame_bits
     try:
         # not the dataset's own parent, which is in another file if it is behind a link
-        image = opened.get(file.path)[file.dataset.rpartition("/")[0]]
-        in_file = tuple(int(image[name][row].reshape(-1)[0]) for name in ("trainId", "cellId"))
+        names = data.share.facts.detector_type.datasets
+        frames = opened.get(file.path)[file.dataset.removesuffix(f"/{names.data}")]
+        at = divmod(row, file.frames_per_train) if file.frames_per_train else (row,)
+        in_file = (
+            int(frames[names.train_id][at[0]].reshape(-1)[0]),
+            int(frames[names.cell_id][at].reshape(-1)[0]),
+        )
         if in_file != ids:
             name = Path(file.path).name
             return f"{name} has train and cell {in_file} in row {row}, expected {ids}"
-        if _is_missing(image["data"], row) or (frame_bits and _is_made_up(image["mask"], row)):
+        made_up = frame_bits and _is_made_up(frames[names.mask], at[0])
+        if made_up or _is_missing(frames[names.data], at):
             return None
-        values = image["data"][row].reshape(-1)
-        mask = image["mask"][row].reshape(-1) if frame_bits else None
+        values = frames[names.data][at].reshape(-1)
+        mask = frames[names.mask][at].reshape(-1) if frame_bits else None
     except (OSError, KeyError, ValueError):
         return None
     photons, bad = photons_of(values, config.adu_per_photon, config.photon_threshold)
@@ -217,12 +223,13 @@ def _read_module(
     return np.where(bad, 0, photons), bad
 
 
-def _is_missing(data: h5py.Dataset, row: int) -> bool:
-    """Return whether HDF5 would make up a frame."""
+def _is_missing(data: h5py.Dataset, at: tuple[int, ...]) -> bool:
+    """Return whether HDF5 would make up a frame, given by its place along the first axes."""
     require_filters(data)
     if data.is_virtual or data.external is not None or data.chunks is None:
-        return bool(lacking(data, np.array([row])))
-    place = (row // data.chunks[0] * data.chunks[0], *(0,) * (data.ndim - 1))
+        return bool(lacking(data, np.array(at[:1])))
+    first = (number // step * step for number, step in zip(at, data.chunks, strict=False))
+    place = (*first, *(0,) * (data.ndim - len(at)))
     return data.id.get_chunk_info_by_coord(place).byte_offset is None
 
 

@@ -22,7 +22,7 @@ from xfelmpi.run.arrival import (
     stamp_files,
     unequal_ends,
 )
-from xfelmpi.workflows.watch.rules import Rule, Rules
+from xfelmpi.workflows.watch.rules import Rule, Rules, last_value
 
 CALLS_A_MINUTE = 300.0
 """File system calls that listings may take, on average."""
@@ -168,7 +168,7 @@ class Look:
     def take(self) -> Verdict:
         """Look, and return what is to be done."""
         # rules are by what is in the files
-        detector = _last_value(self._options.words(Rule()), "--detector")
+        detector = last_value(self._options.words(Rule()), "--detector")
         raw, proc = (list_folder(self._folders[kind], kind, detector) for kind in ("raw", "proc"))
         self.calls += raw.calls + proc.calls
         self._state.redu |= proc.redu
@@ -287,18 +287,8 @@ class Look:
 
 def chosen_data(words: Sequence[str]) -> str:
     """Return the data that options ask for, empty if they leave it open."""
-    chosen = _last_value(words, "--data")
+    chosen = last_value(words, "--data")
     return "" if chosen == "auto" else chosen
-
-
-def _last_value(words: Sequence[str], option: str) -> str:
-    chosen = ""
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        if word == option:
-            chosen = following
-        elif word.startswith(f"{option}="):
-            chosen = word.partition("=")[2]
-    return chosen
 
 
 def describe(verdict: Verdict) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -129,3 +130,14 @@ def _words(options: dict, where: str) -> tuple[str, ...]:
             raise ValueError(f"{where}: {key}: {value!r} has the wrong form")
         words += [f"--{flag}", *map(str, values)]
     return tuple(words)
+
+
+def last_value(words: Sequence[str], option: str) -> str:
+    """Return the value of an option among words of a command, the last one; empty without it."""
+    chosen = ""
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        if word == option:
+            chosen = following
+        elif word.startswith(f"{option}="):
+            chosen = word.partition("=")[2]
+    return chosen

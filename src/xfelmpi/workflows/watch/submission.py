@@ -10,6 +10,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.run.arrival import list_folder, stamp_files
 from xfelmpi.workflows.watch.nodes import nodes_for
 from xfelmpi.workflows.watch.queues import ask_slurm, find_script, job_environment
+from xfelmpi.workflows.watch.rules import last_value
 
 _MOST_IN_ARRAY = 1000
 """Tasks of an array; sites limit them (MaxArraySize is 1001 by default)."""
@@ -94,10 +95,10 @@ def submit_runs(
 
 
 def _about(experiment: Experiment, words: list[str], nodes: int) -> Submitted:
-    wanted = words[words.index("--data") + 1 :][:1] if "--data" in words else []
-    kinds = wanted if wanted and wanted != ["auto"] else ["proc", "raw"]
+    wanted, detector = last_value(words, "--data"), last_value(words, "--detector") or None
+    kinds = [wanted] if wanted and wanted != "auto" else ["proc", "raw"]
     for kind in kinds:
-        listing = list_folder(experiment.run_folder(kind), kind)
+        listing = list_folder(experiment.run_folder(kind), kind, detector)
         if listing.sequences:
             size = stamp_files(listing).size
             return Submitted(experiment.run, kind, size, nodes or nodes_for(size))
