@@ -32,17 +32,17 @@ COMMANDS = {
     "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "patch": "give finished files another geometry, distance or mask, without the run",
-    "size": "measure the hits of processed runs anew, without the run",
+    "size": "measure the hits of processed runs again, without the run",
     "geometry": "find the beam centre and the quadrants from the hits of processed runs",
-    "darks": "make constants for raw data from dark runs",
+    "darks": "make calibration constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",
     "simulate": "write a simulated run with known ground truth",
     "vds": "write the virtual dataset of a run",
     "verify": "check the outputs of a run against each other and against the run",
-    "report": "make the page of a processed run, and the overview of all runs",
+    "report": "write the report of a processed run, and the run overview",
     "watch": "process every run of a beamtime as soon as it is complete",
     "submit": "submit several runs to Slurm",
-    "comment": "write a comment on a run into the overview of all runs",
+    "comment": "add a comment on a run to the run overview",
     "damnit-context": "print the context file for DAMNIT",
     "show": "show a processed run, or one hit, in the terminal",
 }
@@ -71,7 +71,7 @@ xfelmpi 50
 
 
 def _is_run(text: str) -> bool:
-    """Whether a word means a run, be it in a form that is refused later: 50, r0050, 50-53."""
+    """Whether a word means a run, also in a form that is refused later: 50, r0050, 50-53."""
     return text.lstrip("rR")[:1].isdigit()
 
 

@@ -192,7 +192,7 @@ def test_pixels_elsewhere(runs, tmp_path):
     ("args", "message"),
     [
         ((50, 52), "r0052_hits.cxi: no such file; process the run first"),
-        ((50, 50), "run 50 stands there more than once"),
+        ((50, 50), "run 50 is given more than once"),
         ((50, "--where", "hit_sgima > 8"), "did you mean hit_sigma?"),
         ((50, 51, "--where", "hit_sigma > 1e9"), "no hits with --where 'hit_sigma > 1e9'"),
         ((50, "--name", "../x"), "--name '../x'"),

@@ -9,7 +9,7 @@ from xfelmpi.core.paths import experiment_folder
 _SLURM = {
     "partition": "partition of Slurm, e.g. upex-beamtime",
     "reservation": "reservation of Slurm, e.g. upex_007927",
-    "cluster": "cluster of Slurm, if it is not the machine's own",
+    "cluster": "cluster of Slurm, if it is not the default of this machine",
     "account": "account of Slurm",
     "constraint": "kind of node, e.g. EPYC",
     "time": "time limit of a job (default: that of jobs/process_run.sh)",
@@ -28,7 +28,7 @@ def add_slurm(parser: argparse.ArgumentParser) -> None:
         type=arguments.checked(_parse_nodes),
         default=1,
         metavar="N",
-        help="nodes of a job; auto: as many as the run's size is worth (default: 1)",
+        help="nodes of a job; auto: by the size of the run (default: 1)",
     )
 
 

@@ -11,10 +11,10 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi comment",
-        description="Add a comment on a run to the overview of all runs, report/index.html.",
+        description="Add a comment on a run to the run overview, report/index.html.",
     )
     parser.add_argument("run", type=arguments.checked(parse_run), help="run number")
-    parser.add_argument("text", nargs="+", metavar="TEXT", help="what to say of it")
+    parser.add_argument("text", nargs="+", metavar="TEXT", help="the comment")
     arguments.add_with_defaults(parser, "prefix", "output")
     return parser
 

@@ -28,18 +28,18 @@ def parser() -> arguments.Parser:
         type=arguments.checked(parse_duration),
         default=7200.0,
         metavar="TIME",
-        help="the variables wait so long for the outputs of a run (default: 2h)",
+        help="how long the variables wait for the outputs of a run (default: 2h)",
     )
     parser.add_argument(
         "--start",
         action="store_true",
-        help="the variables start the job themselves, in DAMNIT's own job on the cluster, if it "
-        "has not run",
+        help="let the variables start the job, in DAMNIT's own job on the cluster, if it has not "
+        "run yet",
     )
     parser.add_argument(
         "--install",
         action="store_true",
-        help=f"write it to {_PLACE} of the experiment folder",
+        help=f"write the file to {_PLACE} of the experiment folder",
     )
     return parser
 

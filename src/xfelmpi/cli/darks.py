@@ -9,7 +9,7 @@ from xfelmpi.cli import parser as options
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, experiment_folder
 
-SUMMARY = "make constants for raw data from one dark run, or from one per gain stage"
+SUMMARY = "make calibration constants for raw data from one dark run, or from one per gain stage"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
     options.add_runs(
         parser,
-        "dark runs in high, medium and low gain, in this order; one alone makes constants for "
+        "dark runs in high, medium and low gain, in this order; a single one makes constants for "
         "fixed high gain",
     )
     options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
@@ -40,15 +40,15 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="S",
-        help="bad if the offset is farther from the others of its ASIC, in robust "
-        "standard deviations (default: 8)",
+        help="a pixel is bad if its offset is farther from those of its ASIC, in robust standard "
+        "deviations (default: 8)",
     )
     parser.add_argument(
         "--noise-sigma",
         type=float,
         default=8.0,
         metavar="S",
-        help="bad if the noise is farther from that of the others, likewise (default: 8)",
+        help="the same for the noise of a pixel (default: 8)",
     )
     return parser
 

@@ -17,7 +17,7 @@ def parser() -> arguments.Parser:
     )
     arguments.add_runs(parser, "run numbers of one geometry: 50 51, 50,51 or 50-53")
     parser.add_argument(
-        "--quadrants", action="store_true", help="move each quadrant by itself, not all together"
+        "--quadrants", action="store_true", help="move each quadrant by itself, not the detector"
     )
     parser.add_argument(
         "--geometry-file",
@@ -25,7 +25,7 @@ def parser() -> arguments.Parser:
         metavar="FILE",
         help="write the geometry here (default: det/rRRRR.geom among the outputs)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser
 
@@ -47,8 +47,8 @@ def _parse(argv: list[str]) -> tuple[Config, list[int], bool, Path]:
     given = parser().parse_args(argv)
     config = arguments.from_arguments(given)
     if len(set(given.runs)) < len(given.runs):
-        raise UsageError("a run stands there more than once")
+        raise UsageError("a run is given more than once")
     out = given.geometry_file or config.output / "det" / f"r{given.runs[0]:04d}.geom"
     if out.exists() and not given.overwrite:
-        raise UsageError(f"{out} is there already; to replace it, add --overwrite")
+        raise UsageError(f"{out} exists already; to replace it, add --overwrite")
     return config, given.runs, given.quadrants, out.absolute()

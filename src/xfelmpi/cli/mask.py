@@ -31,7 +31,7 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi mask",
         description="Make det/rRRRR_mask.h5, where the main job looks for it: which pixels are "
-        "good in which memory cell, told from the sums over the run. A cell is compared with the "
+        "good in which memory cell, judged by the sums over the run. A cell is compared with the "
         "other cells of its pixel, a pixel with its neighbourhood. Exit status: 0 complete, 3 "
         "complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
@@ -59,7 +59,7 @@ def _add_limits(group) -> None:
         type=float,
         default=limits.ratio,
         metavar="R",
-        help="bad if a pixel also has so many times more, or less, than the median of the 7 x 7 "
+        help="a pixel is also bad if it has R times more, or less, than the median of the 7 x 7 "
         f"pixels around it (default: {limits.ratio:g})",
     )
     group.add_argument(
@@ -67,8 +67,8 @@ def _add_limits(group) -> None:
         type=float,
         default=limits.dead_chance,
         metavar="P",
-        help="a pixel without photons is dead if a good one would be so with a smaller chance "
-        f"(default: {limits.dead_chance:g})",
+        help="a pixel without photons is dead if a good pixel has none with a smaller probability "
+        f"than P (default: {limits.dead_chance:g})",
     )
 
 
@@ -77,22 +77,22 @@ def _add_judgement(group) -> None:
         "--leave-out",
         choices=("bright", "hits", "none"),
         default="bright",
-        help="frames that do not count in the judgement: those that stand out in their train "
-        "(module by module), the hits of the events file, or none (default: bright)",
+        help="frames to leave out of the sums: those that stand out in their train (module by "
+        "module), the hits of the events file, or none (default: bright)",
     )
     group.add_argument(
         "--noise",
         type=Path,
         metavar="DIR",
         help="folder of constants with Noise, as xfelmpi darks writes them: pixels whose noise is "
-        "unlike that of their ASIC are bad",
+        "far from that of their ASIC are bad",
     )
     group.add_argument(
         "--noise-sigma",
         type=float,
         default=8.0,
         metavar="S",
-        help="how unlike, in robust standard deviations (default: 8)",
+        help="how far, in robust standard deviations (default: 8)",
     )
     group.add_argument(
         "--asic-edges", action="store_true", help="the pixels at the edges of the ASICs are bad"
@@ -106,7 +106,7 @@ def _add_outputs(group) -> None:
         metavar="FILE",
         help="write the mask here (default: det/rRRRR_mask.h5)",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace a mask that is there")
+    group.add_argument("--overwrite", action="store_true", help="replace an existing mask")
     group.add_argument(
         "--powder-cells",
         action="store_true",

@@ -21,9 +21,9 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--where",
         metavar="CONDITION",
-        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 200 uJ": any values '
-        "per hit of the CXI files, also under their names in the events file, and run; numbers "
-        "without a unit are SI (default: all hits)",
+        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 200 uJ": it may use '
+        "run and all values per hit of the CXI files, also by their names in the events file; "
+        "numbers without a unit are SI (default: all hits)",
     )
     parser.add_argument(
         "--name", help="start of the files' names (default: rFIRST-rLAST of the runs)"
@@ -55,7 +55,7 @@ def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:
     runs = tuple(sorted(given.runs))
     for run in runs:
         if runs.count(run) > 1:
-            raise UsageError(f"run {run} stands there more than once")
+            raise UsageError(f"run {run} is given more than once")
     name = given.name or f"r{runs[0]:04d}-r{runs[-1]:04d}"
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UsageError(f"--name {name!r}: expected letters, digits and _ . + -")

@@ -90,7 +90,7 @@ def add_arguments(
         "--config",
         type=Path,
         metavar="FILE.toml",
-        help="file with any of these options; the command line wins",
+        help="file with any of these options; the command line overrides it",
     )
 
 
@@ -201,7 +201,7 @@ def read_toml(path: Path) -> dict:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"{path}: unknown option {key}{hint}")
         if name in found:
-            raise UsageError(f"{path}: option {name} stands there twice")
+            raise UsageError(f"{path}: option {name} is given twice")
         found[name] = _from_toml(path, known[name], value)
     return found
 
@@ -220,7 +220,7 @@ def _from_toml(path: Path, f: dataclasses.Field, value):
         ):
             raise ValueError(f"{value!r} has the wrong form")
         if isinstance(value, str) and "\0" in value:
-            raise ValueError(f"{value!r} has a byte that no name can have")
+            raise ValueError(f"{value!r} has a NUL byte")
         value = about["parse"](value)
     except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"{path}: {f.name}: {error}") from None

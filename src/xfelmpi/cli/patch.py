@@ -19,8 +19,8 @@ def parser() -> arguments.Parser:
         prog="xfelmpi patch",
         description="Give the files of processed runs, and merged hits, another geometry or "
         "distance, or further bad pixels: CXI, EMC and detector file, powder and report. The run "
-        "is not read; scores and hits stay. All files of all runs are replaced, or none. Exit "
-        "status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+        "is not read; scores and hits stay the same. All files of all runs are replaced, or none. "
+        "Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
     )
     parser.add_argument(
         "what",
@@ -33,7 +33,7 @@ def parser() -> arguments.Parser:
         type=Path,
         dest="new_mask",
         metavar="FILE",
-        help="good pixels for all cells; what it calls bad becomes bad, what was bad stays so",
+        help="good pixels for all cells; pixels that it calls bad become bad, bad ones stay bad",
     )
     arguments.add_arguments(parser, only=("prefix", "output", "geometry", "distance"))
     return parser
@@ -94,7 +94,7 @@ def _parse(argv: list[str]) -> tuple[Config, list[Experiment | MergedFiles], Pat
         else:
             raise UsageError(f"{word!r} is neither a run number nor the name of merged hits")
         if files in sets:
-            raise UsageError(f"{word} stands there more than once")
+            raise UsageError(f"{word} is given more than once")
         sets.append(files)
     return config, sets, mask
 

@@ -15,8 +15,8 @@ def parser(dry_run: bool = False) -> arguments.Parser:
     """Return the parser of the command's arguments; with `dry_run` sigma takes several values."""
     parser = arguments.Parser(
         prog="xfelmpi",
-        description="Turn an AGIPD-1M run into the events table, powder patterns, hits as CXI, "
-        "hits as a sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
+        description="Turn a run into the events table, powder patterns, hits as CXI, hits as a "
+        "sparse EMC file, and a virtual dataset of all frames. Exit status: 0 complete, "
         "3 complete but some input was excluded, 2 wrong use or unusable input, 1 a bug, "
         "143 or 130 stopped by SIGTERM or SIGINT.",
     )
@@ -25,42 +25,41 @@ def parser(dry_run: bool = False) -> arguments.Parser:
     again.add_argument(
         "--from-events",
         action="store_true",
-        help="take the scores from the events file, decide with the options given here (all others "
-        "as the first time), and write all files anew but the virtual dataset, reading hits and "
-        "misses only",
+        help="find hits again from the scores in the events file, with the options given here (all "
+        "others keep their values), and write all files again except the virtual dataset; only "
+        "hits and misses are read",
     )
     again.add_argument(
         "--dry-run",
         action="store_true",
-        help="with --from-events: write nothing, show the hit rate for every --sigma, which then "
-        "takes several values, e.g. --sigma 3 4 5 6",
+        help="with --from-events: write nothing, but show the hit rate for every --sigma, which "
+        "takes several values here, e.g. --sigma 3 4 5 6",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
         help="continue a job that was stopped or killed from its last checkpoint, with any number "
-        "of ranks and any options of the decision; all files are as if it had never been stopped",
+        "of ranks and any options of hit finding; all files are those of an uninterrupted job",
     )
     parser.add_argument(
         "--wait",
         type=arguments.checked(parse_duration),
         metavar="TIME",
-        help="wait up to so long, e.g. 30m, until the run is complete and corrected (default: do "
+        help="wait up to this long, e.g. 30m, until the run is complete and corrected (default: do "
         "not wait; a run that is not complete is processed as it is, with exit status 3)",
     )
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="process the run while it is being written: read every sequence when it is there, "
-        "show outputs and report of what has been read, and end with those of the whole run",
+        help="process the run while it is being written: read every sequence once it is complete, "
+        "write outputs and report of what has been read, and at the end those of the whole run",
     )
     parser.add_argument(
         "--follow-timeout",
         type=arguments.checked(parse_duration),
         default=600.0,
         metavar="TIME",
-        help="with --follow: a run of which nothing has changed for so long is finished "
-        "(default: 10m)",
+        help="with --follow: a run that has not changed for this long is finished (default: 10m)",
     )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser

@@ -9,9 +9,8 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi report",
-        description="Write report/rRRRR.html, the page that shows a processed run, and the "
-        "overview of all runs, report/index.html, from the output files alone. One process is "
-        "enough.",
+        description="Write the run report, report/rRRRR.html, and the run overview, "
+        "report/index.html, from the output files alone. One process is enough.",
     )
     arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     arguments.add_arguments(parser, only=("prefix", "output"))

@@ -22,7 +22,7 @@ def parser() -> arguments.Parser:
         nargs="+",
         action="extend",
         metavar="N",
-        help="draw these hits, by their places in the CXI file, from 0 on",
+        help="draw these hits, by their index in the CXI file, counted from 0",
     )
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser

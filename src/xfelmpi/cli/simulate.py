@@ -15,7 +15,7 @@ from xfelmpi.detectors.known import detectors_of
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
 from xfelmpi.simulate.options import CHOICES, DEVICES, STRIDE_OF_RATE
 
-SUMMARY = "write a simulated run in the facility's format, with the known answer beside it"
+SUMMARY = "write a simulated run with known ground truth, in the facility's format"
 
 log = logging.getLogger("xfelmpi")
 
@@ -196,16 +196,21 @@ def _add_beamline(group) -> None:
     _option(
         group,
         "--lit-frames",
-        "found: what the facility's lit-frame finder sends, and the detector's settings; settings: "
-        "only these; none: neither",
+        "found: the output of the facility's lit-frame finder, and the detector's settings; "
+        "settings: only the settings; none: neither",
     )
     _option(group, "--alignment", "how the lit-frame finder aligns frames and pulses")
-    _option(group, "--detector-generation", "of the detector's control device, 1 or 2", metavar="N")
-    _option(group, "--bunch-pattern", "what has the bunch pattern")
+    _option(
+        group,
+        "--detector-generation",
+        "generation of the detector's control device, 1 or 2",
+        metavar="N",
+    )
+    _option(group, "--bunch-pattern", "source of the bunch pattern")
     _option(
         group,
         "--unseen-trains",
-        "trains of which the gas monitor sent nothing, counted from 0",
+        "trains without data of the gas monitor, counted from 0",
         nargs="+",
         type=int,
         metavar="TRAIN",
@@ -214,7 +219,7 @@ def _add_beamline(group) -> None:
 
 def _add_photons(group) -> None:
     pair = {"nargs": 2, "type": float, "metavar": ("MIN", "MAX")}
-    _option(group, "--hit-rate", "chance of a particle in a frame", metavar="FRACTION")
+    _option(group, "--hit-rate", "probability of a particle in a frame", metavar="FRACTION")
     _option(
         group,
         "--particle",
@@ -230,7 +235,7 @@ def _add_photons(group) -> None:
     _option(group, "--pulse-energy-mj", "mean pulse energy in mJ", metavar="MJ")
     _option(group, "--pulse-jitter", "relative deviation of pulse energies", metavar="FRACTION")
     _option(group, "--photon-energy-kev", "photon energy in keV", metavar="KEV")
-    _option(group, "--distance", "sample to detector in m", metavar="M")
+    _option(group, "--distance", "distance from sample to detector in m", metavar="M")
     _option(group, "--sample", "name of the sample", metavar="NAME")
     _option(group, "--seed", "seed of all random numbers", metavar="N")
 
@@ -247,7 +252,7 @@ def _add_signal(group) -> None:
     _option(
         group,
         "--clip-noise",
-        "largest noise, 0: no limit; up to 0.25 all photons can be found again",
+        "largest noise, 0: no limit; up to 0.25 all photons can be recovered",
         metavar="PHOTONS",
     )
     _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
@@ -257,10 +262,10 @@ def _add_signal(group) -> None:
         group,
         "--bad-cells",
         "hot, dead and flickering pixels of a memory cell in corrected data, half of them in all "
-        "cells; the truth file tells which",
+        "cells; the truth file lists them",
         metavar="FRACTION",
     )
-    _option(group, "--gain-stage", "in which all pixels of a dark run are")
+    _option(group, "--gain-stage", "gain stage of all pixels of a dark run")
     _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
 
 
@@ -272,10 +277,18 @@ def _add_files(group) -> None:
     _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
     _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
     _option(group, "--with-mask", "write image/mask of corrected data, all good")
-    _option(group, "--masked-pixels", "fraction that it calls bad in a cell", metavar="FRACTION")
     _option(
-        group, "--masked-at-times", "further pixels of a module that it calls bad", metavar="PIXELS"
+        group,
+        "--masked-pixels",
+        "fraction of the pixels that image/mask calls bad in all frames of a cell",
+        metavar="FRACTION",
+    )
+    _option(
+        group,
+        "--masked-at-times",
+        "further pixels of a module that image/mask calls bad in some frames",
+        metavar="PIXELS",
     )
     _option(group, "--sequence-length", "trains in a file", metavar="N")
-    _option(group, "--ragged-sequences", "break the files of every module elsewhere")
+    _option(group, "--ragged-sequences", "start the files of every module at other trains")
     _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")

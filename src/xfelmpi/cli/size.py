@@ -13,10 +13,11 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi size",
-        description="Measure the hits of processed runs anew, from their photons in the CXI file: "
-        "as spheroids, with another density or range of diameters, or with other analyses. What "
-        "is not given stays as it was. The run is not read; hits stay. All files of all runs are "
-        "replaced, or none. Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+        description="Measure the hits of processed runs again, from their photons in the CXI "
+        "file: as spheroids, with another density or range of diameters, or with other analyses. "
+        "Options that are not given keep their values. The run is not read; hits stay the same. "
+        "All files of all runs are replaced, or none. Exit status: 0 complete, 2 wrong use or "
+        "unusable input, 1 a bug.",
     )
     arguments.add_runs(parser, "run numbers: 50 51, 50,51 or 50-53")
     arguments.add_arguments(parser, only=("prefix", "output", *_OPTIONS))
@@ -40,5 +41,5 @@ def _parse(argv: list[str]) -> tuple[Config, list[Experiment], dict]:
     values = arguments.given_values(given)
     analysis = {name: values[name] for name in _OPTIONS if name in values}
     if len(set(given.runs)) < len(given.runs):
-        raise UsageError("a run stands there more than once")
+        raise UsageError("a run is given more than once")
     return config, [Experiment(config.prefix, config.output, run) for run in given.runs], analysis

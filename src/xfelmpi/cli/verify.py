@@ -19,18 +19,18 @@ def parser() -> arguments.Parser:
         description="Check the finished outputs of a run against each other (events, powder, CXI "
         "frame by frame, EMC, Dragonfly's detector, virtual dataset) and, on a sample of frames or "
         "on all, against the run itself, with the settings that they were made with. Any number of "
-        "ranks. Nothing is written but what is kept of the run's index and machine data. What "
-        "merge, mask and darks write is not checked. Exit status: 0 all is right, 1 something is "
-        "not (a list says what was found, and what was expected), 2 wrong use, or the run "
-        "has not been processed.",
+        "ranks. Writes nothing except the kept index and beamline data of the run. Does not check "
+        "what merge, mask and darks write. Exit status: 0 all checks passed, 1 a check failed (a "
+        "list says what was found, and what was expected), 2 wrong use, or the run has not been "
+        "processed.",
     )
     arguments.add_run(parser)
     parser.add_argument(
         "--frames",
         type=int,
         metavar="N",
-        help="read N frames of the run, and a tenth as many hits, again by other means than the "
-        f"job's (h5py, numpy); always the same ones; 0: do not look at the run (default: {FRAMES})",
+        help="read N frames of the run, and N / 10 hits, again with h5py and numpy instead of the "
+        f"job's kernels; always the same ones; 0: do not read the run (default: {FRAMES})",
     )
     parser.add_argument(
         "--all", action="store_true", help="read the whole run again, as the job did, and compare"

@@ -17,10 +17,10 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi watch",
         usage="xfelmpi watch [options] [-- options of the jobs]",
-        description="Look at raw/ and proc/ again and again, and submit a job for every run that "
-        "is complete: all modules have all sequences and end at the same train. Options of the "
-        "main job come after --, or from watch.toml. It may be killed and started again at any "
-        "time, and ends with Ctrl-C; its jobs go on.",
+        description="Look at raw/ and proc/ at regular intervals, and submit a job for every run "
+        "that is complete: all modules have all sequences and end at the same train. Options of "
+        "the main job come after --, or from watch.toml. You may kill it and start it again at any "
+        "time; Ctrl-C ends it; its jobs go on.",
     )
     arguments.add_with_defaults(parser, "prefix", "output")
     parser.add_argument(
@@ -47,7 +47,7 @@ def _add_what(group) -> None:
         "--raw-after",
         type=duration,
         metavar="TIME",
-        help="process the raw run if correction has not come so long after it was complete, e.g. "
+        help="process the raw run if it is not corrected this long after it was complete, e.g. "
         "20m, and again when the corrected data are there (default: wait for correction)",
     )
     group.add_argument(
@@ -62,15 +62,15 @@ def _add_what(group) -> None:
         type=duration,
         default=30.0,
         metavar="TIME",
-        help="files that have not changed for so long are finished (default: 30s)",
+        help="files that have not changed for this long are finished (default: 30s)",
     )
     group.add_argument(
         "--patience",
         type=duration,
         default=1800.0,
         metavar="TIME",
-        help="process a run as it is if nothing of it has changed for so long, all its files are "
-        "there, and it is still not complete (default: 30m)",
+        help="process a run as it is if all its files are there, it is still not complete, and it "
+        "has not changed for this long (default: 30m)",
     )
 
 
@@ -89,7 +89,7 @@ def _add_how(group) -> None:
         type=arguments.checked(parse_whole),
         default=3,
         metavar="N",
-        help="jobs for a run, if they are preempted, reach the time limit or die (default: 3)",
+        help="jobs for one run, if they are preempted, reach the time limit or die (default: 3)",
     )
     group.add_argument(
         "--every",
@@ -100,14 +100,14 @@ def _add_how(group) -> None:
     )
     group.add_argument("--once", action="store_true", help="look once, for cron")
     group.add_argument(
-        "--status", action="store_true", help="print what is done, running, failed, and waits for"
+        "--status", action="store_true", help="list runs that are done, running, failed or waiting"
     )
     group.add_argument(
         "--again",
         type=arguments.checked(parse_run),
         nargs="+",
         metavar="RUN",
-        help="have the process that watches process these runs, failed or not, complete or not",
+        help="ask the running watch to process these runs, failed or not, complete or not",
     )
 
 
@@ -152,7 +152,7 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
         given.every,
     )
     queue = _queue(given, files)
-    plan.advice = lambda: "its jobs go on; xfelmpi watch takes up where this one has ended"
+    plan.advice = lambda: "its jobs go on; the next xfelmpi watch continues from here"
     with held_by_one(files.lock, f"{output} is being watched"):
         watcher = Watcher(
             options,
@@ -209,7 +209,7 @@ def _ask(files: WatchFiles, prefix: Path, output: Path, runs: list[int]) -> int:
             raise UsageError(f"{prefix}: no run {run} in its raw/ and proc/")
     ask_again(files, runs)
     if not files.lock.exists():
-        log.info("nobody watches; the next xfelmpi watch does it")
+        log.info("no xfelmpi watch is running; the next one will process them")
     return EXIT_COMPLETE
 
 

@@ -101,14 +101,14 @@ class Config:
         "run",
         "auto",
         str,
-        "which data of the run; auto takes proc if it is there, else raw",
+        "which data of the run; auto: corrected data (proc) if there are any, else raw",
         choices=("auto", "proc", "raw"),
     )
     detector: str | None = _option(
         "run",
         None,
         str,
-        "detector, e.g. SPB_DET_AGIPD1M-1 (default: the one AGIPD in the run)",
+        "detector, e.g. SPB_DET_AGIPD1M-1 (default: the detector of the run)",
         metavar="NAME",
     )
     trains: tuple[int | None, int | None] = _option(
@@ -122,8 +122,8 @@ class Config:
         "run",
         "include",
         str,
-        "trains that the files flag as suspect (INDEX/flag): use them, as EXtra-data does, or leave"
-        " them out",
+        "trains that the files flag as suspect (INDEX/flag): include them, as EXtra-data does, or"
+        " exclude them",
         choices=SUSPECT_TRAINS,
     )
     sample: str | None = _option(
@@ -134,16 +134,16 @@ class Config:
         True,
         bool,
         "ask the facility's metadata catalogue for sample and run type, if extra_proposal is"
-        " installed; no longer than 5 s, in the background",
+        " installed; in the background, for at most 5 s",
     )
     mask: tuple[str, ...] = _option(
         "masks",
         ("auto",),
         str,
-        "which masks, of which all must call a pixel good; file: of files; run: the corrected"
-        " data's own (image/mask), frame by frame; run-static: what these call bad all the time;"
-        " none: only files given explicitly (default: auto, which is file if there is one in det/,"
-        " else run-static if the data have masks)",
+        "which masks to use; a pixel is good if all of them say so; file: mask files; run: masks in"
+        " the corrected data (image/mask), frame by frame; run-static: pixels that these call bad"
+        " in all frames; none: only files given explicitly (default: auto, which is file if there"
+        " is one in det/, else run-static if the data have masks)",
         choices=("auto", "file", "run", "run-static", "none"),
         many=True,
     )
@@ -151,8 +151,8 @@ class Config:
         "masks",
         None,
         parse_mask_bits,
-        "bits of image/mask that make a pixel bad, numbers or names as NOISY_ADC (default: all but"
-        " NON_STANDARD_SIZE)",
+        "bits of image/mask that make a pixel bad: numbers, or names such as NOISY_ADC (default:"
+        " all but NON_STANDARD_SIZE)",
         metavar="BITS",
         many=True,
     )
@@ -160,7 +160,7 @@ class Config:
         "masks",
         5,
         parse_whole,
-        "run-static: a bit counts that is set in the first N trains of a module and cell",
+        "run-static: a bit counts if it is set in all of the first N trains of a module and cell",
         metavar="N",
     )
     cell_mask: Path | None = _option(
@@ -188,7 +188,7 @@ class Config:
         "masks",
         None,
         int,
-        "modules of the hit-finding region, if no hit mask (default: all)",
+        "modules of the hit-finding region, if there is no hit mask (default: all)",
         metavar="M",
         many=True,
     )
@@ -204,8 +204,9 @@ class Config:
         "photons",
         None,
         parse_constants,
-        "folder of the constants Cheetah-AGIPDmm-calib.h5, for raw data; or catalogue: those that"
-        " the facility's correction used, else those of its catalogue (default: det/constants)",
+        "folder of the calibration constants Cheetah-AGIPDmm-calib.h5, for raw data; or catalogue:"
+        " those that the facility's correction used, else those of its catalogue (default:"
+        " det/constants)",
         metavar="DIR",
     )
     common_mode: str = _option(
@@ -234,25 +235,25 @@ class Config:
         "decision",
         "own",
         str,
-        "whose hits; facility: hits, misses, scores and thresholds of the facility's hit finder, so"
-        " that only hits and misses are read",
+        "who finds the hits; own: this job; facility: take hits, misses, scores and thresholds of"
+        " the facility's hit finder, so that only hits and misses are read",
         choices=("own", "facility"),
     )
     decide: str = _option(
         "decision",
         "auto",
         str,
-        "frames whose median and width give the threshold; auto: of as many trains as it needs,"
-        " frames without a particle, whatever the hit rate; window: --min-scores frames around the"
-        " train, as EXtra-redu has it; fixed takes --fixed-threshold",
+        "frames whose median and width give the threshold; auto: frames without a particle, of as"
+        " many trains as needed, at any hit rate; window: --min-scores frames around the train, as"
+        " in EXtra-redu; fixed: the threshold is --fixed-threshold",
         choices=("auto", "train", "window", "run", "fixed"),
     )
     min_scores: int = _option(
         "decision",
         100,
         parse_whole,
-        "with --decide auto and window, and for the mean energy of --normalise pulse-energy: frames"
-        " around each train that are looked at, if it has fewer",
+        "with --decide auto and window, and for the mean energy of --normalise pulse-energy: how"
+        " many frames around a train to use if the train has fewer",
         metavar="N",
     )
     sigma: float = _option(
@@ -262,15 +263,16 @@ class Config:
         "decision",
         "lower",
         str,
-        "width of the scores, from median and lower quartile or from both quartiles; not with"
-        " --decide auto",
+        "how to estimate the background width: from median and lower quartile, or from both"
+        " quartiles; not with --decide auto",
         choices=("lower", "iqr"),
     )
     sigma_floor: str = _option(
         "decision",
         "poisson",
         str,
-        "the width is never below the shot noise of the median, nor 1; none: as it is",
+        "poisson: the background width is at least the shot noise of the median, and at least 1;"
+        " none: no lower limit",
         choices=("poisson", "none"),
     )
     fixed_threshold: float | None = _option(
@@ -283,7 +285,8 @@ class Config:
         "decision",
         None,
         float,
-        "a hit scores at most this; what scores more is no miss either (default: no limit)",
+        "a hit scores at most this; a frame that scores more is not a miss either (default: no"
+        " limit)",
         metavar="X",
     )
     min_pulse_energy: float | None = _option(
@@ -298,28 +301,36 @@ class Config:
         "decision",
         (),
         parse_cells,
-        "memory cells that are neither hits nor misses, e.g. 0,5-10,31 (default: none)",
+        "memory cells whose frames are neither hits nor misses, e.g. 0,5-10,31 (default: none)",
         metavar="C,A-B",
     )
     first_cell: int = _option(
-        "decision", 0, parse_whole, "memory cells below are neither hits nor misses", metavar="C"
+        "decision",
+        0,
+        parse_whole,
+        "frames of memory cells below C are neither hits nor misses",
+        metavar="C",
     )
     normalise: str = _option(
         "decision",
         "none",
         str,
-        "scores x (mean pulse energy around the train / the frame's own), or x (pixels of the"
-        " hit-finding region / good ones)",
+        "multiply scores by (mean pulse energy around the train / pulse energy of the frame), or"
+        " by (pixels of the hit-finding region / good pixels in it)",
         choices=("none", "pulse-energy", "unmasked"),
     )
     miss_fraction: float = _option(
-        "decision", 1.0, float, "misses drawn at random, as a multiple of --miss-base", metavar="X"
+        "decision",
+        1.0,
+        float,
+        "how many misses to draw at random, as a multiple of --miss-base",
+        metavar="X",
     )
     miss_base: str = _option(
         "decision",
         "hits",
         str,
-        "what --miss-fraction is a fraction of: the hits, or all that are none",
+        "what --miss-fraction is a fraction of: the hits, or all non-hits",
         choices=("hits", "misses"),
     )
     geometry: Path | None = _option(
@@ -333,8 +344,8 @@ class Config:
         "geometry",
         None,
         float,
-        "sample to detector, in m (default: by the motor and --distance-offset, else clen of the"
-        " geometry file)",
+        "distance from sample to detector, in m (default: from the motor and --distance-offset,"
+        " else clen of the geometry file)",
         metavar="M",
     )
     distance_offset: float | None = _option(
@@ -342,7 +353,7 @@ class Config:
         None,
         float,
         "distance = this + position of the detector's motor along the beam, in m; --distance "
-        "counts more (default: comment ;XGEOM DISTANCE_OFFSET=M of the geometry file; else clen)",
+        "overrides it (default: comment ;XGEOM DISTANCE_OFFSET=M of the geometry file; else clen)",
         metavar="M",
     )
     with_misses: bool = _option(
@@ -350,13 +361,13 @@ class Config:
     )
     vds: bool = _option("outputs", True, bool, "write the virtual dataset of all frames (vds/)")
     report: bool = _option(
-        "outputs", True, bool, "make the page that shows the run, and the overview (report/)"
+        "outputs", True, bool, "write the run report and the run overview (report/)"
     )
     add: tuple[str, ...] = _option(
         "outputs",
         (),
         parse_added,
-        "further values of the machine for the events file and the CXI, e.g."
+        "further beamline values for the events file and the CXI file, e.g."
         " flow=SPB_IRU_AEROSOL/FLOW/HE_CHAMBER/measureCapacity; may be given several times"
         " (default: none)",
         metavar="NAME=SOURCE/KEY",
@@ -381,15 +392,15 @@ class Config:
         "outputs",
         None,
         parse_size_range,
-        "smallest and largest diameter in nm, e.g. 20:80 (default: all that the geometry can tell)",
+        "smallest and largest diameter in nm, e.g. 20:80 (default: what the geometry can resolve)",
         metavar="A:B",
     )
     analyse: tuple[str, ...] = _option(
         "outputs",
         (),
         str,
-        "what to compute for every hit, by name; its columns go to the events file and the CXI;"
-        " radius: mean distance of the photons from the beam (default: none)",
+        "analyses to compute for every hit, by name; their columns are in the events file and the"
+        " CXI file; radius: mean distance of the photons from the beam (default: none)",
         metavar="NAME",
         many=True,
     )
@@ -403,7 +414,7 @@ class Config:
         "outputs",
         (),
         str,
-        "further formats of the hits, by name, of packages that offer one: see docs/howto/"
+        "further output formats of the hits, by name, which other packages offer: see docs/howto/"
         "add-an-output-format.md (default: none)",
         metavar="FORMAT",
         many=True,
@@ -412,7 +423,7 @@ class Config:
         "dragonfly",
         None,
         Path,
-        "make a folder in which dragonfly.emc starts as it is: config.ini and links to the files",
+        "make a folder in which dragonfly.emc can start: config.ini and links to the files",
         metavar="DIR",
     )
     bin: int = _option(
@@ -463,7 +474,7 @@ class Config:
         "resources",
         400 << 20,
         parse_size,
-        "memory of one rank, bytes or e.g. 400M; what does not fit is read again",
+        "memory of one rank, in bytes or e.g. 400M; frames that do not fit are read again",
         metavar="SIZE",
     )
     checkpoint_minutes: float = _option(
