@@ -318,7 +318,7 @@ def without_energies(n: int) -> list[tuple[str, str, int, int, str]]:
 
 def without_unwritten(found: list[tuple]) -> list[tuple]:
     """Return problems without words on beamline data that EXtra-data's examples never write."""
-    words = r", and \d files with machine data cannot be read"
+    words = r", and \d files with beamline data cannot be read"
     return [(re.sub(words, "", what), *rest) for what, *rest in found]
 
 

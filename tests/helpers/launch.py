@@ -34,7 +34,7 @@ _FOR_TESTS = {
 }
 
 
-_NO_PAGE = "the page of the run could not be made"
+_NO_PAGE = "the run report could not be made"
 
 
 def run_xfelmpi(args, ranks: int = 0, *, seconds: float | None = None, **env):

@@ -273,7 +273,7 @@ def test_run_that_stops_coming(source, tmp_path, quick):
     arrive(folder, tmp_path, [p for files in sequences[:2] for p in files if "proc" in p.parts])
     done = call_xfelmpi([50, "--prefix", tmp_path, "--follow", "--follow-timeout", "0.5s"])
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "it is taken for finished" in done.stderr
+    assert "it is treated as finished" in done.stderr
     assert frames_of(tmp_path) == 2 * CELLS
 
 

@@ -101,7 +101,7 @@ def test_what_a_job_can_do_without(name, size, full, mock, tmp_path):
     done = full(name, size, 0, 50, *where, *OPTIONS)
     assert done.returncode == 0, done.stderr
     if "report" in name:
-        assert "WARNING: the page of the run could not be made" in done.stderr
+        assert "WARNING: the run report could not be made" in done.stderr
         assert f"{tmp_path / name}: cannot be written (No space left on device)" in done.stderr
     assert not list((tmp_path / name).parent.glob("*.part"))
 

@@ -195,7 +195,7 @@ def test_auto(masked, tmp_path):
     overall = np.random.default_rng(2).random(FRAME_SHAPE, np.float32) < 0.9
     write_mask(tmp_path / "files/det/mask.h5", overall)
     text = text_of(mock, tmp_path / "files", ranks=2)
-    assert "masks of the run" not in text
+    assert "masks in the data" not in text
     check_outputs(tmp_path / "files", Expected(mock, good=dict.fromkeys(MASKED["cells"], overall)))
 
 
@@ -219,7 +219,7 @@ def test_masks_that_are_not_there(tmp_path, kind):
     assert f"--mask {kind}: " in text
     assert words in text
     text = text_of(mock, tmp_path / "out")
-    assert "masks of the run: none (its files hold no image/mask)" in text
+    assert "masks in the data: none (the files have no image/mask)" in text
 
 
 def test_raw_data_hold_no_masks(tmp_path):

@@ -241,9 +241,7 @@ def test_a_failing_page_harms_nothing(tmp_path):
     script.write_text(CRASH)
     job = run_python([script, *options], 2)
     assert job.returncode == 0, job.stderr
-    assert (
-        "WARNING: the page of the run could not be made: ZeroDivisionError: oh dear" in job.stderr
-    )
+    assert "WARNING: the run report could not be made: ZeroDivisionError: oh dear" in job.stderr
     assert (tmp_path / "out/events/r0050_events.h5").exists()
     assert not (tmp_path / "out/report/r0050.html").exists()
 

@@ -212,7 +212,7 @@ def test_bright_run_equals_the_truth(bright, bright_outputs):
     assert problems(folder / "plain") == []
     for stage in ("medium", "low"):
         total = int(bright.truth[f"{stage}_pixels"].sum())
-        line = rf"^{stage} +{total:,}   pixels in {stage} gain, {total / 15:.2f} a frame$"
+        line = rf"^{stage} +{total:,}   pixels in {stage} gain, {total / 15:.2f} per frame$"
         assert re.search(line, done.stdout, re.M)
 
 

@@ -433,7 +433,7 @@ def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
     assert "Traceback" not in done.stderr
     assert re.search(r"events: columns +FAILED", done.stdout)
     assert re.search(r"powder: shapes +ok", done.stdout)
-    assert "note: not checked: whatever stands on the columns of the events file" in done.stdout
+    assert "note: not checked: what needs the columns of the events file" in done.stdout
     assert "EMC" not in done.stdout
 
 

@@ -156,7 +156,7 @@ def _cells(file: h5py.File, path: Path, mask: str, detector: Detector) -> tuple[
         )
     cells = _behind(file, path, name)
     if not isinstance(cells, h5py.Dataset) or cells.dtype.kind not in "iu":
-        raise InputError(f"{path}: {name} are no integers")
+        raise InputError(f"{path}: {name} are not integers")
     if cells.size != n_masks or cells.size > detector.max_cells:
         raise InputError(
             f"{path}: {name} has {cells.size or 'no'} values, expected one for each "

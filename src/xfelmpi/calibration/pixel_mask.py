@@ -271,9 +271,9 @@ def _plan(
         )
     bits = bad_bits(settings)
     if of_run:
-        notes += (f"masks of the run: {_describe(of_run, settings, bits)}",)
+        notes += (f"masks in the data: {_describe(of_run, settings, bits)}",)
     elif "auto" in wanted and not files and not only_global:
-        notes += ("masks of the run: none (its files hold no image/mask)",)
+        notes += ("masks in the data: none (the files have no image/mask)",)
     frame_bits, static_bits = (bits if name in wanted else 0 for name in ("run", "run-static"))
     return _Plan(tuple(files), frame_bits, static_bits, notes, problems)
 

@@ -85,7 +85,7 @@ def find_drift(
         return (), ()
     new, gone, pixels = changed[np.argmax(changed[:, :2].sum(axis=1))].tolist()
     text = (
-        f"masks of the run: in {len(samples.checked)} of its cells, later trains have {new:,} bad "
+        f"masks in the data: in {len(samples.checked)} of the cells, later trains have {new:,} bad "
         f"pixels more and {gone:,} fewer than the first ones, of {pixels:,}"
     )
     if new + gone > DRIFT * pixels:

@@ -132,7 +132,7 @@ def open_checkpoint(path: Path) -> CheckpointFile:
             offset += math.prod(shape) * np.dtype(dtype).itemsize
         about = found["about"]
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise DamagedError(f"its first line is none of this program's: {error}") from None
+        raise DamagedError(f"its first line was not written by xfelmpi: {error}") from None
     if offset + _DIGEST_BYTES != size:
         raise DamagedError(f"{size} bytes, expected {offset + _DIGEST_BYTES} by its first line")
     return CheckpointFile(path, about, places)

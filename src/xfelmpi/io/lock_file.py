@@ -328,7 +328,7 @@ def _take_over(path: Path, mine: Path, what: str) -> bool:
         mine.replace(path)
     finally:
         marker.unlink()
-    log.warning(f"taking over from {owner}, who {why}")
+    log.warning(f"stale lock removed: {owner} {why}")
     return True
 
 

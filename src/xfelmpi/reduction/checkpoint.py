@@ -334,7 +334,7 @@ def warn_of_failures(comm, writer: CheckpointWriter) -> None:
     failed = mpi.gather_objects(comm, [writer.error] if writer.error else [])
     if failed:
         log.warning(
-            "checkpoints could not be written on %d of %d ranks (%s): --resume will have less",
+            "checkpoints could not be written on %d of %d ranks (%s): --resume will read more",
             len(failed),
             comm.size,
             failed[0],

@@ -120,7 +120,7 @@ def commands(found: RunFiles) -> str:
     lines = [
         ("the same again", shlex.join(first)),
         ("what other thresholds would give, in a second", _dry_run(again)),
-        ("decide again, reading hits and misses only", shlex.join([*again, "--sigma", "5"])),
+        ("re-threshold, reading hits and misses only", shlex.join([*again, "--sigma", "5"])),
         ("this page again", shlex.join(["xfelmpi", "report", str(head.run), *where])),
     ]
     shown = "".join(

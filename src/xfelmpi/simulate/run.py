@@ -101,7 +101,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     counts = None
     with _together(comm):
         if rank == 0:
-            log.info("joining the truth")
+            log.info("joining the files of the ground truth")
             counts = truth.join_pieces(paths.pieces, paths.truth, options, scene)
             give_names(_unfinished(paths))
             shutil.rmtree(paths.pieces)

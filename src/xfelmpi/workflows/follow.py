@@ -156,7 +156,7 @@ class _Rounds:
             self._see_changes(listings)
             if monotonic() - self._since >= self._timeout:
                 log.warning(
-                    "nothing of run %d has changed for %s: it is taken for finished",
+                    "run %d has not changed for %s: it is treated as finished",
                     *(run, duration(self._timeout)),
                 )
                 return ""

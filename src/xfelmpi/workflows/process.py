@@ -229,7 +229,7 @@ def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> Event
     decision = decide_run(comm, settings, scored)
     n_decided = mpi.allreduce_sum(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
-        log.warning("no frame can be decided: no hits, no misses")
+        log.warning("no frame can be a hit: no hits, no misses")
     elif comm.rank == 0 and decision.note:
         log.info(decision.note)
     is_miss = draw_misses(comm, settings, scored, decision)
@@ -354,5 +354,5 @@ def _make_page(experiment: Experiment, config: Config) -> "RunFiles | None":
             log.info("report: %s", experiment.page)
             return found
     except Exception as error:
-        log.warning("the page of the run could not be made: %s: %s", type(error).__name__, error)
+        log.warning("the run report could not be made: %s: %s", type(error).__name__, error)
     return None

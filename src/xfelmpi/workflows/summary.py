@@ -119,7 +119,7 @@ class Summary:
         if self.switched is None:
             return []
         return [
-            f"{stage:10} {n:12,}   pixels in {stage} gain, {n / max(self.frames, 1):.2f} a frame"
+            f"{stage:10} {n:12,}   pixels in {stage} gain, {n / max(self.frames, 1):.2f} per frame"
             for stage, n in zip(("medium", "low"), self.switched, strict=True)
         ]
 

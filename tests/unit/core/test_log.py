@@ -196,8 +196,8 @@ def test_summary_numbers():
 def test_gain_stages_of_raw_data():
     """Pixels in medium and low gain, in total and a frame; corrected data have no such lines."""
     summary = make_summary(switched=(98_760, 1))
-    assert line_of(summary, "medium") == "medium 98,760 pixels in medium gain, 8.00 a frame"
-    assert line_of(summary, "low") == "low 1 pixels in low gain, 0.00 a frame"
+    assert line_of(summary, "medium") == "medium 98,760 pixels in medium gain, 8.00 per frame"
+    assert line_of(summary, "low") == "low 1 pixels in low gain, 0.00 per frame"
     assert not any(" gain" in line for line in make_summary().lines())
 
 

@@ -88,7 +88,7 @@ def test_stale_lock_is_taken_over(age, changes, why, path, monkeypatch, caplog):
     token = lock_file.acquire(path, WHAT)
     assert json.loads(path.read_text())["token"] == token
     assert why in caplog.text
-    assert "taking over from" in caplog.text
+    assert "stale lock removed" in caplog.text
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

@@ -76,7 +76,7 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
         arrays["wavelength"],
         arrays["n_pulses"],
         about["sample"],
-        (*about["notes"], f"machine data of an earlier job: {experiment.machine}"),
+        (*about["notes"], f"beamline data of an earlier job: {experiment.machine}"),
         tuple(about["warnings"]),
         tuple(AddedColumn(values=values, **column) for column, values in columns),
         motors or None,

@@ -45,7 +45,7 @@ from xfelmpi.run.machine.xgm import (
 )
 
 _UNDULATOR = re.compile(r"_XTD\d+_UND/DOOCS/ENERGY$")
-UNREADABLE = "machine data could not be read from"
+UNREADABLE = "beamline data could not be read from"
 """Start of the warning that names files; what kept one from being read may not be the file."""
 
 _NO_MONITOR = "pulse energy unknown: the run has no XGM with values"

@@ -237,7 +237,7 @@ def record_unknown(unknown: np.ndarray, frames: Frames, found: Findings) -> None
         file = Path(*found.damage).name
         what += ", and this file cannot be read"
     elif found.damage:
-        what += f", and {len(found.damage)} files with machine data cannot be read"
+        what += f", and {len(found.damage)} files with beamline data cannot be read"
     train = 0 if unknown.all() else int(frames.train_id[unknown].min())
     found.problems.append(Problem(what, file, -1, train, "pulse energy is NaN there"))
 

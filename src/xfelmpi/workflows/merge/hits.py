@@ -67,7 +67,7 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
             continue
         _check_geometry(first.geometry, found.geometry)
         if 0 not in (found.modules, modules) and found.modules != modules:
-            log.warning(f"run {run} has other modules than runs before; what lacks counts as bad")
+            log.warning(f"run {run} has other modules than runs before; missing ones count as bad")
         modules |= found.modules
         good, powder = good | found.good_pixels, powder + found.powder
     row = np.concatenate(rows)

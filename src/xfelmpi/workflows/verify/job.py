@@ -143,7 +143,7 @@ def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, result
         results.notes += dragonfly.folder_notes(outputs)
         if COLUMNS in results.failed:
             results.notes.append(
-                "not checked: whatever stands on the columns of the events file, which are damaged"
+                "not checked: what needs the columns of the events file, because they are damaged"
             )
     usable = comm.bcast(COLUMNS not in results.failed)
     if usable and comm.bcast(outputs is not None and "cxi" in outputs.files):

@@ -18,7 +18,7 @@ from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import Inputs, load_inputs
 from xfelmpi.workflows.verify.findings import Finding, compare
 
-FRAMES = "run: frames, their order, machine data"
+FRAMES = "run: frames, their order, beamline data"
 MASKS = "run: masks"
 
 

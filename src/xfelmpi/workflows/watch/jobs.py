@@ -137,7 +137,7 @@ class Jobs:
         alive = self.queue.alive([run.job for run in active if run.job])
         if alive is None:
             if not self._quiet:
-                log.warning("squeue does not answer; the jobs are looked for again")
+                log.warning("squeue does not answer; asking for the jobs again later")
             self._quiet = True
             return calls
         self._quiet = False
