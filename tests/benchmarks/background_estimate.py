@@ -103,7 +103,7 @@ def main(n_frames: int) -> None:
     """Print the table."""
     rng = np.random.default_rng(14)
     columns = "".join(f" {mode} |" for mode in MODES)
-    print(f"| background | frames a train | hits |{columns}\n|{'---|' * (3 + len(MODES))}")
+    print(f"| background | frames per train | hits |{columns}\n|{'---|' * (3 + len(MODES))}")
     for kind in BACKGROUNDS:
         for per_train in TRAIN_LENGTHS:
             for hit_rate in HIT_RATES:
