@@ -262,7 +262,7 @@ def what_if() -> None:
             run,
             replace(machine, metadata=machine.metadata / 20),
         ),
-        "50 ms a collective write": (run, replace(machine, collective_write=0.05)),
+        "50 ms per collective write": (run, replace(machine, collective_write=0.05)),
     }
     print("\n| u1, 1024 ranks, 100 GB/s | all | efficiency |\n|---|---|---|")
     for name, (r, m) in cases.items():

@@ -74,7 +74,7 @@ def main(n: int = 1000, minutes: int = 10) -> None:
             prefix = Path(folder).resolve()
             make_runs(prefix, n, state)
             calls = len(count_calls(prefix, minutes))
-        print(f"{n} runs that {state}: {calls / minutes:.0f} calls a minute")
+        print(f"{n} runs that {state}: {calls / minutes:.0f} calls per minute")
 
 
 if __name__ == "__main__":

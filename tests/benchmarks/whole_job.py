@@ -88,7 +88,7 @@ def main() -> None:
 
         if trains in TARGETS:
             show("EXtra-redu / whole job, 2 processes", "redu", 2, TARGETS[trains])
-            show("EXtra-redu / whole job without the page", "redu", "no page", "")
+            show("EXtra-redu / whole job without the run report", "redu", "no page", "")
         show("2 ranks against 1", 1, 2, "≥ 1.85")
         limit = median(r["limit"] for r in runs)
         row(f"two jobs at once against one after the other, {trains} trains", limit, "")
