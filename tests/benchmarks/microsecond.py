@@ -3,7 +3,7 @@
     python tests/benchmarks/microsecond.py FOLDER PICTURE.svg
 
 FOLDER gets simulated runs of every kind unless it has them. Linux's `perf` samples passes over
-each; the microseconds are those of the pass by the CPU clock, dealt out by the samples. Prints
+each; the microseconds are those of the pass by the CPU clock, distributed by the samples. Prints
 them too. What the compiler put into the loop over frames counts as noting photons: for packed
 runs, inflating as well.
 """

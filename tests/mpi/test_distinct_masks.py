@@ -45,7 +45,7 @@ def frames_of(bad):
 
 
 def write(comm, path, masks, datasets, per_rank):
-    """Write datasets, given as a list of (cell, bad pixels) each, dealt out by `per_rank`.
+    """Write datasets, given as a list of (cell, bad pixels) each, distributed by `per_rank`.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 The frames of one (module, cell) are read together, as many pixels at a time as the memory limit
 allows, so that every byte is read once and the clipped estimate sees the same values as the first.
-No rank holds more than that; tasks are (module, cell), dealt out evenly.
+No rank holds more than that; tasks are (module, cell), distributed evenly.
 """
 
 import warnings

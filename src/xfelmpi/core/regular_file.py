@@ -6,7 +6,7 @@ import stat
 
 
 def is_there(path) -> bool:
-    """Return whether there is anything of that name, be it a link to nowhere.
+    """Return whether there is anything of that name, also a link to nowhere.
 
     A mask that a link no longer leads to, or that may not be looked at, must not be left out as if
     there had never been one.

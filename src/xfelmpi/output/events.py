@@ -138,7 +138,7 @@ class FinishedRun:
 
     @property
     def modules_in_run(self) -> int:
-        """Bit field of the modules that the run has, be it only in trains left out."""
+        """Bit field of the modules that the run has, also those that only trains left out have."""
         return int(self.attributes["modules_in_run"])
 
     @property

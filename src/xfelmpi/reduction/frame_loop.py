@@ -66,7 +66,7 @@ def run_pass(
         Turns frames into sparse lists, e.g. `Sparsifier.frames` with a powder sum.
     observers : sequence of Observer
     whole : callable
-        Returns what each block is worked off in; `defer_shutdown` where no observer must be
+        Returns what each block is processed in; `defer_shutdown` where no observer must be
         stopped with half a block.
     """
     for part in source:
@@ -105,7 +105,7 @@ def train_blocks(
 
     Notes
     -----
-    Frames of raw data are worked off cell by cell within a block, so that the constants of a cell
+    Frames of raw data are processed cell by cell within a block, so that the constants of a cell
     serve several trains. Corrected data gain what a call takes that is not work on frames. How many
     sparse entries a frame has is known from the blocks before.
     """

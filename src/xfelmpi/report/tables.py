@@ -121,7 +121,7 @@ def commands(found: RunFiles) -> str:
         ("the same again", shlex.join(first)),
         ("what other thresholds would give, in a second", _dry_run(again)),
         ("re-threshold, reading hits and misses only", shlex.join([*again, "--sigma", "5"])),
-        ("this page again", shlex.join(["xfelmpi", "report", str(head.run), *where])),
+        ("this report again", shlex.join(["xfelmpi", "report", str(head.run), *where])),
     ]
     shown = "".join(
         f'<p>{escape(title)}</p><div class="command"><pre>{escape(line)}</pre>'

@@ -1,4 +1,4 @@
-"""The run, indexed on rank 0 and dealt out: every rank gets its frames and the facts all need."""
+"""The run, indexed on rank 0 and distributed: every rank gets its frames and the facts all need."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path

@@ -44,7 +44,7 @@ class SimulationResult:
     constants : Path or None
         Folder of the constants of raw data.
     geometry, truth : Path
-        The CrystFEL geometry, and the known answer.
+        The CrystFEL geometry, and the ground truth.
     frames, particles : int
         Number of frames, and of those with a particle in the beam.
     """
@@ -66,7 +66,7 @@ class SimulationResult:
 
 
 def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
-    """Write a run, its geometry and its known answer.
+    """Write a run, its geometry and its ground truth.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -
 def share(options: SimulationOptions, rank: int, size: int) -> list[tuple[int, int]]:
     """Return the (module, sequence) of every file that a rank writes, `MACHINE` for machine data.
 
-    Files are dealt out one by one, long ones first.
+    Files are distributed one by one, long ones first.
     """
     files = [
         (-len(trains), module, sequence)

@@ -1,4 +1,4 @@
-"""The known answer of a simulated run, in one plain HDF5 file.
+"""The ground truth of a simulated run, in one plain HDF5 file.
 
 Of raw data it says what the good pixels hold (see `raw`), how many of them left high gain, and
 what is wrong with the others. Of corrected data with masks it says what all pixels hold, and as

@@ -173,7 +173,7 @@ def make_detector(
         if q_max is not None:
             beyond = np.linalg.norm(vectors, axis=0) > q_max
             good = good & ~beyond
-            # Dragonfly's volume is as large as the largest |q|, be it masked
+            # Dragonfly's volume is as large as the largest |q|, also if masked
             vectors[:, beyond] = onto_sphere(vectors[:, beyond], q_max * _INSIDE, ewald_rad)
         q[:, at], mask[at] = vectors, np.where(good, _USE, _BAD)
     return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, settings.polarisation)

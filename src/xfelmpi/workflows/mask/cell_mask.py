@@ -173,7 +173,7 @@ class PartJudge:
     def _neighbourhoods(self, totals: np.ndarray) -> np.ndarray:
         """Return photons and pairs in a frame, typical of the pixels around, float64 (2, place).
 
-        Collective; the bands are dealt out to the ranks.
+        Collective; the bands are distributed to the ranks.
         """
         typical = np.zeros((2, totals.shape[1]))
         n_pixels = self._part.detector.module_pixels

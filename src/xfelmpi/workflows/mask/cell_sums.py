@@ -2,7 +2,7 @@
 
 Every rank reads its own trains, once and in the order of the files, and sends the photons to the
 ranks that have their pixels. If the sums do not fit the memory of all ranks together, the
-detector is worked off in parts; modules in different parts have their bytes in different files,
+detector is processed in parts; modules in different parts have their bytes in different files,
 so that every frame is still read once, until a part is less than a module.
 """
 

@@ -1,4 +1,4 @@
-"""Checks of the frames in CXI and EMC file, all of them, dealt out to the ranks.
+"""Checks of the frames in CXI and EMC file, all of them, distributed to the ranks.
 
 Frames are read with h5py, one at a time; nothing of the way they were written is used.
 """

@@ -1,4 +1,4 @@
-"""The run and the events file side by side, dealt out to the ranks: where checks with it start."""
+"""Run and events file side by side, distributed to the ranks: where checks with the run start."""
 
 from dataclasses import dataclass, replace
 
