@@ -106,7 +106,7 @@ def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     name = next((name for name in there if isinstance(found[name], h5py.Dataset)), None)
     if name is None:
         if there:
-            raise InputError(f"{path}: {there[0]} is no dataset")
+            raise InputError(f"{path}: {there[0]} is not a dataset")
         raise InputError(f"{path}: no {', '.join(_NAMES[:-1])} or {_NAMES[-1]} in this mask file")
     good = found[name]
     if good.shape is None:

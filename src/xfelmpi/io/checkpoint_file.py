@@ -115,7 +115,7 @@ def open_checkpoint(path: Path) -> CheckpointFile:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise DamagedError("is no file")
+                raise DamagedError("is not a file")
             size = os.fstat(file.fileno()).st_size
             _check(file, size)
             file.seek(0)

@@ -245,7 +245,7 @@ def _attributes(file: h5py.File) -> dict:
         raise ValueError("reduction: expected texts")
     warnings = json.loads(file.attrs.get("warnings", "[]"))
     if not isinstance(warnings, list) or not all(isinstance(text, str) for text in warnings):
-        raise ValueError("warnings are no list of texts")
+        raise ValueError("warnings are not a list of texts")
     return dict(file.attrs)
 
 
@@ -263,7 +263,7 @@ def listed_files(attributes, name: str) -> list[dict]:
     """
     files = json.loads(attributes.get(name, "[]"))
     if not isinstance(files, list):
-        raise ValueError(f"{name} is no list of files")
+        raise ValueError(f"{name} is not a list of files")
     for file in files:
         # outputs of the first version had the paths alone
         there = isinstance(file, dict) and isinstance(file.get("path"), str) and "mtime" in file
@@ -318,7 +318,7 @@ def _compare(
         raise ValueError("more lit pixels than a frame has")
     decided = np.isfinite(events.hit_threshold)
     if not np.isfinite(events.hitscore[decided]).all():
-        raise ValueError("scores of decided frames are no numbers")
+        raise ValueError("scores of candidates are not numbers")
 
 
 def _config(file: h5py.File) -> Config:

@@ -35,7 +35,7 @@ def shape_of(dataset) -> tuple[int, ...]:
         If it is none, or has no dataspace (HDF5 calls it null).
     """
     if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{getattr(dataset, 'name', dataset)} is no dataset")
+        raise ValueError(f"{getattr(dataset, 'name', dataset)} is not a dataset")
     if dataset.shape is None:
         raise ValueError(f"{dataset.name} has no values (its dataspace is null)")
     return dataset.shape

@@ -26,7 +26,7 @@ def parse_run(text) -> int:
     """
     match = re.fullmatch(r"[rR]?(\d{1,9})", str(text), re.ASCII)
     if not match:
-        raise ValueError(f"{str(text)[:40]!r} is no run number; expected one, e.g. 50 or r0050")
+        raise ValueError(f"{str(text)[:40]!r} is not a run number; expected e.g. 50 or r0050")
     run = int(match[1])
     if run > LAST_RUN:
         raise ValueError(f"found {run}, expected a run number 0 … {LAST_RUN}")
@@ -72,7 +72,7 @@ def parse_duration(text) -> float:
     match = re.fullmatch(rf"\s*({_NUMBER})\s*(s|m|min|h|d|)\s*", str(text))
     seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
     if not 0 <= seconds <= 366 * 86400:
-        raise ValueError(f"{str(text)[:40]!r} is no time; expected e.g. 30m, 90s or 2h")
+        raise ValueError(f"{str(text)[:40]!r} is not a time; expected e.g. 30m, 90s or 2h")
     return seconds
 
 
@@ -97,14 +97,14 @@ def parse_size(text) -> int:
     Raises
     ------
     ValueError
-        If it is no size.
+        If it is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?\s*", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no size; expected e.g. 400M or 1.5G")
+        raise ValueError(f"{text!r} is not a size; expected e.g. 400M or 1.5G")
     size = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")
     if not size < 1 << 60:
-        raise ValueError(f"{str(text)[:40]!r} is no size of a memory; expected e.g. 400M or 1.5G")
+        raise ValueError(f"{str(text)[:40]!r} is not a memory size; expected e.g. 400M or 1.5G")
     return int(size)
 
 
@@ -118,7 +118,7 @@ def parse_size_range(text) -> tuple[float, float]:
     """
     match = re.fullmatch(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no range of diameters (expected A:B in nm, e.g. 20:80)")
+        raise ValueError(f"{text!r} is not a range of diameters (expected A:B in nm, e.g. 20:80)")
     return float(match[1]), float(match[2])
 
 
@@ -150,7 +150,7 @@ def parse_whole(text) -> int:
         If it is none.
     """
     if not isinstance(text, (int, str)):
-        raise ValueError(f"{text!r} is no whole number")
+        raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
@@ -164,7 +164,7 @@ def parse_energy(text) -> float:
     """
     match = re.fullmatch(r"\s*([\d.]+(?:[eE][-+]?\d+)?)\s*(?:([munµμ]?)J)?\s*", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no energy; expected e.g. 200uJ or 0.0002 (J)")
+        raise ValueError(f"{text!r} is not an energy; expected e.g. 200uJ or 0.0002 (J)")
     # float of the decimal text, so that 200uJ and 200e-6 are the same number
     power = {"m": -3, "u": -6, "µ": -6, "μ": -6, "n": -9}.get(match[2], 0)
     number, _, exponent = match[1].lower().partition("e")
@@ -181,7 +181,7 @@ def parse_photon_energy(text) -> float:
     """
     match = re.fullmatch(rf"\s*({_NUMBER})\s*(k?)eV\s*", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no photon energy; expected e.g. 6keV or 6000eV")
+        raise ValueError(f"{text!r} is not a photon energy; expected e.g. 6keV or 6000eV")
     return float(match[1]) * (1e3 if match[2] else 1) * ELECTRONVOLT
 
 
@@ -195,7 +195,7 @@ def parse_qmax(text) -> tuple[float, str]:
     """
     match = re.fullmatch(rf"\s*({_NUMBER})\s*(/nm)?\s*", str(text))
     if not match:
-        raise ValueError(f"{text!r} is no limit of q; expected e.g. 80 (voxels) or 0.25/nm")
+        raise ValueError(f"{text!r} is not a limit for q; expected e.g. 80 (voxels) or 0.25/nm")
     return float(match[1]), match[2] or ""
 
 

@@ -97,7 +97,7 @@ def _quantity(found: re.Match, quantities: dict[str, tuple[str, float, Unit]]) -
         return written
     known = parse_unit(unit)
     if known is None:
-        raise ValueError(f"{written!r}: {unit} is no unit known here, as uJ, keV and nm are")
+        raise ValueError(f"{written!r}: {unit} is not a known unit; expected e.g. uJ, keV or nm")
     # as if the number had been written in SI: 200 uJ is 2e-4, not a product of rounded numbers
     value = float(found["number"]) * known.factor
     inverse = round(1 / known.factor)
@@ -131,7 +131,7 @@ class _Evaluation:
 
     def _constant(self, node: ast.Constant):
         if type(node.value) not in (int, float, bool):
-            raise ValueError(f"{node.value!r} is no number")
+            raise ValueError(f"{node.value!r} is not a number")
         return node.value
 
     def _name(self, node: ast.Name):
@@ -180,7 +180,7 @@ class _Evaluation:
             self._check_units(left, part)
         if isinstance(how, (ast.In, ast.NotIn)):
             if not isinstance(right, (ast.Tuple, ast.List)):
-                raise ValueError(f"{ast.unparse(right)!r} is no list, e.g. (50, 52)")
+                raise ValueError(f"{ast.unparse(right)!r} is not a list, e.g. (50, 52)")
             equal = [np.equal(value, self._number(part)) for part in right.elts]
             found = reduce(np.logical_or, equal, np.False_)
             return found if isinstance(how, ast.In) else np.logical_not(found)

@@ -120,7 +120,7 @@ def _words(options: dict, where: str) -> tuple[str, ...]:
     words: list[str] = []
     for key, value in options.items():
         if not re.fullmatch(r"[a-z][a-z_-]*", key):
-            raise ValueError(f"{where}: {key!r} is no option")
+            raise ValueError(f"{where}: {key!r} is not an option")
         flag = key.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
