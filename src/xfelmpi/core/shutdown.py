@@ -131,7 +131,7 @@ def describe_job(rank: int, n_ranks: int, argv: list[str], stages) -> None:
 
     def advice() -> str:
         if "write" in stages.seconds:
-            return "all outputs are complete; only the page of the run may be missing"
+            return "all outputs are complete; only the run report may be missing"
         if plan.resumable and "--resume" not in argv:
             return f"continue with: {launched_as([*argv, '--resume'], n_ranks)}"
         what = "continue" if "--resume" in argv else "start again"

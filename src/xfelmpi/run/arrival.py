@@ -26,7 +26,7 @@ from xfelmpi.run.index.identity import identity
 from xfelmpi.run.train_index import listed_trains, rows_of_trains
 
 SETTLED_AFTER = 30.0
-"""Seconds without a change after which a file is taken for finished."""
+"""Seconds without a change after which a file is treated as finished."""
 
 NEIGHBOURS = 3
 """Runs before a run that are looked at to tell whether the proposal makes ``REDU`` files."""

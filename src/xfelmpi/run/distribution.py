@@ -68,7 +68,7 @@ class RunInfo:
     masks : MaskSamples or None
         Frames whose own masks say what is bad all the time, if they have masks that may count.
     machine_files : tuple of str
-        Paths of the files of the run that were searched for machine data.
+        Paths of the files of the run that were searched for beamline data.
     machine_problems : tuple of Problem
         The same ones on all ranks.
     proposal : int
@@ -275,7 +275,7 @@ def _number(proposal: str) -> int:
 
 
 def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) -> MachineData:
-    """Return the machine data with the best sample name and run type that there are.
+    """Return the beamline data with the best sample name and run type that there are.
 
     What the user says counts, then the metadata catalogue, then the files' metadata.
     """
@@ -313,7 +313,7 @@ def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) 
 def _of_facility(
     experiment: Experiment, settings: RunSettings, index: RunIndex, machine: MachineData
 ):
-    """Return the machine data that name them, and the facility's hits and lit pixels."""
+    """Return the beamline data that name them, and the facility's hits and lit pixels."""
     ids = index.frames.train_id, index.frames.pulse_id
     hits, found = facility_hits(experiment, index.detector, *ids)
     score = None

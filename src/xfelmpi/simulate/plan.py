@@ -215,7 +215,7 @@ def has_data(options: SimulationOptions, module: int, position: int) -> bool:
 
 
 def sequences(options: SimulationOptions, module: int = 0) -> list[range]:
-    """Return the positions of the trains of each file of a module, or of the machine data.
+    """Return the positions of the trains of each file of a module, or of the beamline data.
 
     With ragged sequences the first file of module m is m % 8 trains shorter (but never empty).
     """

@@ -28,7 +28,7 @@ from xfelmpi.simulate.plan import TrainPlan, has_data, plan_train, sequences
 log = logging.getLogger("xfelmpi")
 
 MACHINE = -1
-"""Stands for a module number where a file has machine data."""
+"""Stands for a module number where a file has beamline data."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SimulationResult:
     experiment : Experiment
         Paths of the run.
     proc, raw : Path
-        Folders of the corrected data, if there are any, and of raw and machine data.
+        Folders of the corrected data, if there are any, and of raw and beamline data.
     constants : Path or None
         Folder of the constants of raw data.
     geometry, truth : Path
@@ -146,7 +146,7 @@ def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -
 
 
 def share(options: SimulationOptions, rank: int, size: int) -> list[tuple[int, int]]:
-    """Return the (module, sequence) of every file that a rank writes, `MACHINE` for machine data.
+    """Return the (module, sequence) of every file that a rank writes, `MACHINE` for beamline data.
 
     Files are distributed one by one, long ones first.
     """

@@ -39,7 +39,7 @@ class Following:
     Parameters
     ----------
     timeout : float
-        Seconds without a change after which the run is taken for finished.
+        Seconds without a change after which the run is treated as finished.
     resume : bool
         What an earlier job that followed the run has read is not read again.
     """

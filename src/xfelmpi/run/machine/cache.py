@@ -1,4 +1,4 @@
-"""Machine data of a run, kept beside the outputs: the second job need not open hundreds of files.
+"""Beamline data of a run, kept beside the outputs: the second job need not open hundreds of files.
 
 They hold for the same frames as long as the run has the same files with the same sizes and times.
 """

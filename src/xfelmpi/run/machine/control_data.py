@@ -1,6 +1,6 @@
-"""Reading the files of a run that hold machine data: one row per train, whatever is damaged.
+"""Reading the files of a run that hold beamline data: one row per train, whatever is damaged.
 
-Nothing here raises on damage: machine data are welcome, not necessary. A file that cannot be read
+Nothing here raises on damage: beamline data are welcome, not necessary. A file that cannot be read
 is named in `Damage`, and its values are unknown.
 """
 
@@ -84,7 +84,7 @@ class TrainTable:
 
 @dataclass
 class Findings:
-    """What the log should say of the machine data, filled on the way.
+    """What the log should say of the beamline data, filled on the way.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Findings:
 
 
 def machine_files(folder: Path) -> list[Path]:
-    """Return the files of a run folder that can hold machine data, in the order of their names.
+    """Return the files of a run folder that can hold beamline data, in the order of their names.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def opened(
     paths: list[Path] | None = None,
     proposal: int = 0,
 ) -> Iterator[list]:
-    """Open the files of a run folder that can hold machine data.
+    """Open the files of a run folder that can hold beamline data.
 
     Parameters
     ----------

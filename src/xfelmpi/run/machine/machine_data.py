@@ -65,7 +65,7 @@ def read_machine_data(
     """Read what a run tells of the machine: pulse energies, wavelengths, sample name and so on.
 
     Looks in the proc folder first, then in the raw folder, and only into files that can hold
-    machine data, never into those of the detector modules. Runs on one rank.
+    beamline data, never into those of the detector modules. Runs on one rank.
 
     Parameters
     ----------

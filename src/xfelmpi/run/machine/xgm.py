@@ -45,7 +45,7 @@ class PulseSlots:
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames that machine data are wanted for.
+    """The frames that beamline data are wanted for.
 
     Parameters
     ----------
