@@ -415,7 +415,7 @@ def test_second_watch_of_the_folder_refuses(source, tmp_path, project):
         (["--rules", "absent.toml"], "absent.toml"),
         (["--again", "77"], "no run 77"),
         (["--tries", "0"], "from 1 on"),
-        (["--nodes", "many"], "no number of nodes"),
+        (["--nodes", "many"], "not a number of nodes"),
     ],
 )
 def test_what_is_refused_at_once(tmp_path, arguments, message):
