@@ -116,7 +116,7 @@ def test_run_without_hits(made, tmp_path):
         ((51,), "r0051_hits.cxi"),
         ((50, 50), "more than once"),
         ((50, "--size-range", "90:20"), "A below B"),
-        ((50, "--size-range", "90"), "no range of diameters"),
+        ((50, "--size-range", "90"), "not a range of diameters"),
     ],
 )
 def test_refused_and_nothing_changed(made, words, message):
