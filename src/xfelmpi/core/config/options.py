@@ -204,7 +204,7 @@ class Config:
         "photons",
         None,
         parse_constants,
-        "folder of the calibration constants Cheetah-AGIPDmm-calib.h5, for raw data; or catalogue:"
+        "folder of calibration constants for raw data, as Cheetah-AGIPDmm-calib.h5; or catalogue:"
         " those that the facility's correction used, else those of its catalogue (default:"
         " det/constants)",
         metavar="DIR",
@@ -414,7 +414,7 @@ class Config:
         "outputs",
         (),
         str,
-        "further output formats of the hits, by name, which other packages offer: see docs/howto/"
+        "further formats of the hits, by name, that other packages offer: see docs/howto/"
         "add-an-output-format.md (default: none)",
         metavar="FORMAT",
         many=True,
