@@ -20,8 +20,8 @@
 # of the sbatch, which is removed when it stayed empty. A --output given to sbatch is left alone.
 # RANKS is the number of ranks (default: the job's --ntasks, else one per core); XFELMPI_ROOT names
 # the project if it cannot be found. The exit status is the program's: 0 complete, 3 complete but
-# some input was excluded, 2 wrong use or unusable input, 1 a bug, or ranks that Slurm failed to
-# start, 143 stopped. The last line of the log tells it: "xfelmpi 50 done, status 0".
+# some input was excluded, 2 wrong use or unusable input, 1 a bug, 143 stopped; 75 ranks that Slurm
+# failed to start, also when asked again. The last line of the log tells it: "xfelmpi 50 done, status 0".
 #
 # 60 s before the time limit Slurm sends SIGTERM to the ranks (--signal above; another --time may be
 # given to sbatch, and another --signal, but none with B:, which this script alone would get). They
@@ -209,16 +209,31 @@ events_stamp() { stat -c '%i %.9Y' -- "$events" 2>/dev/null || true; }
 
 before=$(events_stamp)
 # Slurm signals srun, too: this shell has to see how it ends.
-trap : HUP INT USR1 TERM
-status=0
-srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
-    python -m xfelmpi "${command[@]}" "$@" || status=$?
+stopped=0
+for name in HUP INT USR1 TERM; do
+    # shellcheck disable=SC2064
+    trap "stopped=$((128 + $(kill -l "$name")))" "$name"
+done
+# Slurm's own errors, such as a job that has just been put back into the queue, whose step of before
+# is not over yet. The program has no such status.
+readonly NOT_STARTED=75
+for pause in 2 4 8 ''; do
+    status=0
+    SLURM_EXIT_ERROR=$NOT_STARTED srun --mpi=pmix --kill-on-bad-exit=1 --ntasks="$ranks" \
+        --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+        python -m xfelmpi "${command[@]}" "$@" || status=$?
+    if ((status != NOT_STARTED || stopped)) || [[ -z $pause ]]; then break; fi
+    say "Slurm did not start the ranks; once more in $pause s"
+    sleep "$pause" || true
+    if ((stopped)); then break; fi
+done
+if ((status == NOT_STARTED && stopped)); then exit "$stopped"; fi
 # When Slurm fails to start the ranks, srun may return 0 all the same.
 if ((status == 0 || status == 3)) && [[ -n $output && ${command[0]} != darks ]] &&
     writes_outputs "$@" &&
     [[ $(events_stamp) == "$before" ]]; then
     printf 'process_run.sh: srun ended with status %d, but %s was not written: the ranks never ran. %s\n' \
         "$status" "$events" 'See above what Slurm says of it, and submit the job again' >&2
-    exit 1
+    exit "$NOT_STARTED"
 fi
 exit "$status"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from compare import assert_same_outputs
 from mockrun import tiny_run
+from private_slurm import find
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "jobs" / "process_run.sh"
@@ -191,13 +192,17 @@ def test_status_of_the_program_is_that_of_the_job(slurm, prefix, submit_folder):
     assert "77" in log.read_text().split("\n", 1)[1]
 
 
-def job_without_ranks(slurm, folder, prefix, *arguments):
-    """Return state, exit code and text of a job whose srun does nothing, and says it went well."""
+def job_without_ranks(slurm, folder, prefix, *arguments, script="exit 0"):
+    """Return state, exit code and text of a job whose srun is a script.
+
+    By itself it does nothing, and says it went well.
+    """
     srun = folder.parent / "bin" / "srun"
     srun.parent.mkdir()
-    srun.write_text("#!/bin/sh\nexit 0\n")
+    srun.write_text(f"#!/bin/sh\n{script}\n")
     srun.chmod(0o755)
-    env = {"EXP_PREFIX": str(prefix), "PATH": f"{srun.parent}:{os.environ['PATH']}"}
+    path = f"{srun.parent}:{os.environ['PATH']}"
+    env = {"EXP_PREFIX": str(prefix), "PATH": path, "RANKS": "1"}
     job = slurm.submit("--output=mine.txt", SCRIPT, "50", *arguments, cwd=folder, env=env)
     return *slurm.wait(job), (folder / "mine.txt").read_text()
 
@@ -207,8 +212,34 @@ def test_ranks_that_never_ran(slurm, prefix, one_rank, submit_folder, tmp_path, 
     """Also if there are the outputs of an earlier job."""
     output = one_rank if processed else tmp_path / "out"
     done = job_without_ranks(slurm, submit_folder, prefix, "--output", output)
-    assert done[:2] == ("FAILED", "1:0")
+    assert done[:2] == ("FAILED", "75:0")
     assert f"{output}/events/r0050_events.h5 was not written: the ranks never ran" in done[2]
+
+
+NOT_YET = """
+if mkdir "{folder}/asked" 2>/dev/null; then
+    # what it says of a job that was put back into the queue, and whose step is not over
+    echo "srun: error: Unable to create step for job 1" >&2
+    exit "${{SLURM_EXIT_ERROR:-1}}"
+fi
+exec {srun} "$@"
+"""
+
+
+def test_ranks_that_slurm_starts_when_it_is_asked_again(slurm, prefix, submit_folder, tmp_path):
+    script = NOT_YET.format(folder=tmp_path, srun=find("srun"))
+    output = ("--output", tmp_path / "out", "--no-report", "--trains", "0:1")
+    done = job_without_ranks(slurm, submit_folder, prefix, *output, script=script)
+    assert done[:2] == ("COMPLETED", "0:0"), done
+    assert "Slurm did not start the ranks; once more in 2 s" in done[2]
+
+
+def test_status_by_which_slurm_tells_its_own_errors(slurm):
+    """It is not one that the program could have."""
+    done = slurm.run(
+        "srun", "--partition=none", "true", check=False, env={"SLURM_EXIT_ERROR": "75"}
+    )
+    assert done.returncode == 75, done.stderr
 
 
 @pytest.mark.parametrize("option", ["--help", "--dry-run"])

@@ -22,7 +22,7 @@ from launch import call_xfelmpi, limit, run_xfelmpi
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from watch_calls import count_calls, make_runs
 
-from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.errors import EXIT_NOT_STARTED, InputError, UsageError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
 from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, FILES_A_MINUTE, LookOptions
@@ -271,6 +271,18 @@ def test_stopped_job_is_continued_up_to_a_limit(source, tmp_path, project):
     assert watch.finish() == {50: FAILED}
     assert [c.endswith("--resume") for c in calls(project)[50]] == [False, True, True]
     assert "after 3 tries; xfelmpi watch --again 50" in watch.look()[50][1]
+
+
+def test_job_whose_ranks_slurm_did_not_start(source, tmp_path, project):
+    """Nothing of the run is wrong: it has another job."""
+    put(source, tmp_path)
+    (project / ".venv/bin/status").write_text(str(EXIT_NOT_STARTED))
+    watch = Watch(tmp_path, project, tries=2)
+    watch.look()
+    watch.look()
+    assert watch.finish() == {50: FAILED}
+    assert len(calls(project)[50]) == 2
+    assert "Slurm did not start its ranks (status 75), after 2 tries" in watch.look()[50][1]
 
 
 def test_runs_with_outputs_are_not_processed_again(source, tmp_path, project):

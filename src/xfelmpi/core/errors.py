@@ -9,6 +9,9 @@ EXIT_COMPLETE = 0
 EXIT_BUG = 1
 EXIT_UNUSABLE = 2
 EXIT_PARTIAL = 3
+EXIT_NOT_STARTED = 75
+"""Of jobs/process_run.sh: Slurm did not start the ranks."""
+
 EXIT_SIGNAL = 128
 """Plus the number of the signal that stopped the job: 143 for SIGTERM, 130 for SIGINT."""
 

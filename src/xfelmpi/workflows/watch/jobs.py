@@ -8,7 +8,13 @@ name, only if nobody has heard of it.
 from collections.abc import Callable
 from pathlib import Path
 
-from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL, EXIT_SIGNAL, OutputError
+from xfelmpi.core.errors import (
+    EXIT_COMPLETE,
+    EXIT_NOT_STARTED,
+    EXIT_PARTIAL,
+    EXIT_SIGNAL,
+    OutputError,
+)
 from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment
 from xfelmpi.output.watch_state import (
@@ -96,7 +102,7 @@ class Jobs:
 
     def _unfinished_before(self, run: WatchedRun) -> bool:
         """Return whether the job before was stopped, so that it may have left a checkpoint."""
-        return run.status is None or run.status in _STOPPED
+        return run.status in (None, EXIT_NOT_STARTED) or run.status in _STOPPED
 
     def _next_name(self, run: WatchedRun) -> str:
         """Return a name that no job has had, also before the state file was removed."""
@@ -197,6 +203,9 @@ class Jobs:
         assert job is not None
         if status in _STOPPED:
             self._again(run, f"its job was stopped (status {status})", status)
+            return
+        if status == EXIT_NOT_STARTED:
+            self._again(run, f"Slurm did not start its ranks (status {status})", status)
             return
         self._ledger.change(run.run, tries=0)
         said = {EXIT_COMPLETE: "complete", EXIT_PARTIAL: "complete, with problems (status 3)"}
