@@ -3,6 +3,7 @@
     python tests/soak.py 200                  what must be clean before a release; an hour or two
     python tests/soak.py 10 --seed 7          other runs
     python tests/soak.py 1 --first 43         one of them again
+    python tests/soak.py 30 --detector DSSC-1M    of another detector
 
 Every frame that is not damaged is compared with the truth of its simulation, every file with that
 of another number of ranks. Folders of runs that failed are kept, with the message. The exit status
@@ -46,13 +47,14 @@ def main() -> int:
     parser.add_argument("runs", type=int, help="how many runs")
     parser.add_argument("--seed", type=int, default=1, help="other runs (default: 1)")
     parser.add_argument("--first", type=int, default=1, help="number of the first run (default: 1)")
+    parser.add_argument("--detector", default="AGIPD-1M", help="of the runs (default: AGIPD-1M)")
     parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="xfelmpi-soak-"))
     found = Counter()
     for number in range(options.first, options.first + options.runs):
         start = monotonic()
-        run = random_run(random.Random(f"{options.seed} {number}"))
+        run = random_run(random.Random(f"{options.seed} {number}"), options.detector)
         here = folder / f"{options.seed}-{number}"
         here.mkdir(parents=True)
         outcome = one(run, here)

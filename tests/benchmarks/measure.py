@@ -19,7 +19,6 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import share_run
@@ -73,13 +72,13 @@ def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> 
             facts.modules_in_run,
             detector=facts.detector_type,
         )
-    masks = load_masks(comm, experiment, config, facts.cells, calibration, detector=AGIPD_1M)
+    detector = facts.detector_type
+    masks = load_masks(comm, experiment, config, facts.cells, calibration, detector=detector)
     files = FilePool(facts.files)
     adu = config.adu_per_photon or 1.0
     sparsifier = Sparsifier(files, masks, adu, 0.7, 8 << 20, calibration, inflater)
-    return Pass(
-        share.frames, files, sparsifier, PowderSum.zeros(masks.good.shape[1], AGIPD_1M), calibration
-    )
+    powder = PowderSum.zeros(masks.good.shape[1], detector)
+    return Pass(share.frames, files, sparsifier, powder, calibration)
 
 
 class Floor:

@@ -22,9 +22,14 @@ from damage import (
     remove_last_sequence,
     rows_in,
 )
-from expected import FRAME_SHAPE, Expected
+from expected import Expected
 from launch import run_xfelmpi
 from mockrun import MockRun, tiny_raw_run, tiny_run
+
+from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.known import detectors_of
+from xfelmpi.simulate.options import DEVICES
 
 RANKS = (0, 1, 2, 3, 5)
 """Numbers of ranks; 0: without mpirun."""
@@ -77,12 +82,14 @@ class RandomRun:
         return f"{'; '.join(filter(None, words))}; ranks {self.ranks[0]}, {self.ranks[1]}"
 
 
-def random_run(rng: random.Random) -> RandomRun:
-    """Choose a run, its damage and its options."""
-    raw = rng.random() < 0.2
-    simulate = _simulated(rng, raw)
-    absent = _modules(rng, 14) if rng.random() < 0.6 else ()
-    there = [m for m in range(16) if m not in absent]
+def random_run(rng: random.Random, detector: str = "AGIPD-1M") -> RandomRun:
+    """Choose a run of a detector, its damage and its options."""
+    about = detectors_of(DEVICES[detector])[0]
+    n = about.n_modules
+    raw = rng.random() < 0.2 and bool(about.raw_planes)
+    simulate = _simulated(rng, raw, about)
+    absent = _modules(rng, n - 2, n) if rng.random() < 0.6 else ()
+    there = [m for m in range(n) if m not in absent]
     simulate["absent_modules"] = tuple(absent)
     trains = simulate["trains"]
     if rng.random() < 0.4:
@@ -92,10 +99,12 @@ def random_run(rng: random.Random) -> RandomRun:
     damage = ()
     if rng.random() < 0.7:
         kinds = list(KINDS if raw or simulate.get("compression") == "none" else PACKED_KINDS)
+        if about.datasets.pulse_id is None:
+            kinds.remove("odd pulseIds")
         # the first module stays whole, so that every frame is there
         victims = rng.sample(there[1:], min(len(there) - 1, rng.randint(1, 3)))
         damage = tuple((rng.choice(kinds), module) for module in victims)
-    options, expect = _decision(rng)
+    options, expect = _decision(rng, about)
     if simulate.get("with_mask"):
         options += ("--mask", rng.choice(("run", "run", "none")))
     masks = {
@@ -124,15 +133,15 @@ def random_run(rng: random.Random) -> RandomRun:
     )
 
 
-def _modules(rng, most) -> list[int]:
-    return sorted(rng.sample(range(16), rng.randint(1, most)))
+def _modules(rng, most: int, n: int = 16) -> list[int]:
+    return sorted(rng.sample(range(n), rng.randint(1, most)))
 
 
-def _simulated(rng: random.Random, raw: bool) -> dict:
+def _simulated(rng: random.Random, raw: bool, about: Detector) -> dict:
     trains = rng.randint(1, 6)
     n_cells = rng.randint(1, min(8, MOST_FRAMES // trains))
     # the constants of raw data are large: cells up to the last one in use
-    last_cell = 8 if raw else rng.choice((8, 30, 352))
+    last_cell = 8 if raw else rng.choice((8, min(30, about.max_cells), about.max_cells))
     first_photons = rng.choice((300.0, 3e3, 2e4))
     run = {
         "trains": trains,
@@ -146,6 +155,13 @@ def _simulated(rng: random.Random, raw: bool) -> dict:
         "hit_photons": (first_photons, first_photons * 10),
         "seed": rng.randrange(1 << 30),
     }
+    if about.datasets.by_train:
+        # every train has the same burst; and frames are large
+        trains, n_cells = min(trains, 3), min(n_cells, 3)
+        run |= {"trains": trains, "cells": tuple(range(n_cells)), "veto": 0.0}
+        run["reorder_cells"] = False
+    if about is not AGIPD_1M:
+        run["detector"] = about.name
     if raw:
         run |= {"kind": "raw", "chunk_frames": rng.choice((0, 1, 2, 16))}
         return run | {"constants_dtype": rng.choice(("i2", "i4", "f4"))}
@@ -158,7 +174,7 @@ def _simulated(rng: random.Random, raw: bool) -> dict:
     return run
 
 
-def _decision(rng: random.Random) -> tuple[tuple, dict]:
+def _decision(rng: random.Random, about: Detector) -> tuple[tuple, dict]:
     """Choose some options of the decision; returns them twice, the second time for `Expected`."""
     choices = {
         "score": ("--score", ("photons",)),
@@ -186,8 +202,8 @@ def _decision(rng: random.Random) -> tuple[tuple, dict]:
         expect["excluded"] = tuple(_modules(rng, 3))
         options += ("--exclude-cells", ",".join(map(str, expect["excluded"])))
     if rng.random() < 0.2:
-        modules = _modules(rng, 5)
-        expect["region"] = np.zeros(FRAME_SHAPE, bool)
+        modules = _modules(rng, 5, about.n_modules)
+        expect["region"] = np.zeros(about.frame_shape, bool)
         expect["region"][modules] = True
         options += ("--hit-modules", *modules)
     if rng.random() < 0.3:
@@ -218,7 +234,8 @@ def make(run: RandomRun, folder: Path) -> tuple[MockRun, Expected, list, bool]:
     rng = random.Random(run.seed)
     end = remove_last_sequence(mock) if run.half_corrected else None
     losses = [do_damage(mock, rng, kind, module) for kind, module in run.damage]
-    gaps = end is not None or any(mock.truth["modules"] != 0xFFFF)
+    whole = (1 << mock.options.detector_type.n_modules) - 1
+    gaps = end is not None or any(mock.truth["modules"] != whole)
     expected = Expected(mock, rows=(0, end), **run.expect)
     for row, bad in list(frame_masks.items())[: len(expected)]:
         expected.bad[row] = bad & expected.present(row)[:, None, None]
@@ -239,13 +256,15 @@ def make(run: RandomRun, folder: Path) -> tuple[MockRun, Expected, list, bool]:
 
 
 def _frame_masks(mock: MockRun) -> dict[int, np.ndarray]:
-    """Return by frame which pixels the masks in the files call bad, bool (16, 512, 128)."""
-    bad = {row: np.zeros(FRAME_SHAPE, bool) for row in range(len(mock))}
+    """Return by frame which pixels the masks in the files call bad, bool (module, ss, fs)."""
+    shape = mock.options.detector_type.frame_shape
+    bad = {row: np.zeros(shape, bool) for row in range(len(mock))}
     for module in mock.options.modules:
         for path in module_files(mock, module):
             with h5py.File(path) as file:
-                image = image_group(file, module)
-                for row, mask in zip(rows_in(mock, image), image["mask"], strict=True):
+                image = image_group(mock, file)
+                masks = image["mask"][()].reshape(-1, *shape[1:])
+                for row, mask in zip(rows_in(mock, image), masks, strict=True):
                     bad[row][module] = mask != 0
     return bad
 
@@ -257,7 +276,8 @@ def _masks(run: RandomRun, mock: MockRun, folder: Path):
     good, region, words = {}, None, []
     for option, fraction in run.masks.items():
         path = folder / f"{option[2:]}.h5"
-        shape = (len(cells), *FRAME_SHAPE) if option == "--cell-mask" else FRAME_SHAPE
+        shape = mock.options.detector_type.frame_shape
+        shape = (len(cells), *shape) if option == "--cell-mask" else shape
         values = rng.random(shape, np.float32) < fraction
         with h5py.File(path, "w") as file:
             file["entry_1/good_pixels"] = values
