@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
@@ -223,6 +223,27 @@ def read_finished_run(path: Path, compared: bool = True) -> FinishedRun:
         return FinishedRun(
             _config(file), attributes["masks_digest"], events, sums, problems, attributes
         )
+
+
+def read_added(path: Path) -> tuple[AddedColumn, ...]:
+    """Read the columns that ``--add`` and analyses of hits have put into an events file.
+
+    Raises
+    ------
+    InputError
+        If one is damaged.
+    """
+    with finished_file(path, "an events file") as file:
+        n = len(checked_array(file, "trainId", np.uint64, (None,)))
+        found = []
+        for name, item in file.items():
+            if not (isinstance(item, h5py.Dataset) and "source" in item.attrs):
+                continue
+            if item.dtype not in (np.float32, np.float64):
+                raise ValueError(f"{name} is {item.dtype}, expected numbers")
+            about = (str(item.attrs[key]) for key in ("source", "units") if key in item.attrs)
+            found.append(AddedColumn(name, checked_array(file, name, item.dtype, (n,)), *about))
+        return tuple(found)
 
 
 def _attributes(file: h5py.File) -> dict:

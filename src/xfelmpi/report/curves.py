@@ -178,10 +178,48 @@ def radial_profile(
     means : list of ndarray, float64 (bin,)
         NaN where there is no pixel.
     """
+    middle, at = radial_bins(radius, bins)
+    means = [_ratio(np.bincount(at, total, bins), np.bincount(at, n, bins)) for total, n in images]
+    return middle, means
+
+
+def radial_bins(radius: np.ndarray, bins: int = 240) -> tuple[np.ndarray, np.ndarray]:
+    """Return middles of radial bins, and which of them each pixel is in, int64 (pixel,)."""
     edges = np.linspace(radius.min(), np.nextafter(radius.max(), np.inf), bins + 1)
     at = np.minimum(np.searchsorted(edges, radius, side="right") - 1, bins - 1)
-    means = [_ratio(np.bincount(at, total, bins), np.bincount(at, n, bins)) for total, n in images]
-    return (edges[:-1] + edges[1:]) / 2, means
+    return (edges[:-1] + edges[1:]) / 2, at
+
+
+LIMIT_BINS, _CLEAR, _OF_BACKGROUND = 5, 4.0, 0.02
+"""For `signal_limit`: bins that are taken together, standard errors by which their signal must be
+above 0, and the part of the background that it must be: so well its scale is known."""
+
+
+def signal_limit(
+    middle: np.ndarray, photons: np.ndarray, background: np.ndarray, variance: np.ndarray
+) -> float:
+    """Return how far from the beam there is signal above the background.
+
+    Parameters
+    ----------
+    middle : ndarray, float64 (bin,)
+        Of radial bins.
+    photons, background : ndarray, float64 (bin,)
+        Sum over the hits, and what the background makes of it.
+    variance : ndarray, float64 (bin,)
+        Of the background, which is known by a limited number of frames.
+
+    Returns
+    -------
+    float
+        Middle of the last of `LIMIT_BINS` bins with signal; NaN if there is none anywhere.
+    """
+    window = np.ones(LIMIT_BINS)
+    sums = (photons, background, variance)
+    total, ground, more = (np.convolve(values, window, "valid") for values in sums)
+    least = np.maximum(_CLEAR * np.sqrt(total + more), _OF_BACKGROUND * ground)
+    clear = np.flatnonzero((total - ground > least) & (total > 0))
+    return float(middle[clear[-1] + LIMIT_BINS // 2]) if len(clear) else float("nan")
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:

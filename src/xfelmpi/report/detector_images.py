@@ -6,11 +6,11 @@ from html import escape
 import numpy as np
 
 from xfelmpi.hitfinding.sampling import sampling_key
-from xfelmpi.output.cxi.reader import HitFile, read_hit
+from xfelmpi.output.cxi.reader import HitFile, read_hit, read_weighting
 from xfelmpi.report import curves
 from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import Axis, axis_around
-from xfelmpi.report.charts import Charts, Series
+from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.layout import BINS, lay_out
 from xfelmpi.report.powder_plots import powder_section
 from xfelmpi.report.run_files import RunFiles
@@ -93,6 +93,7 @@ def _radial(found: RunFiles, hit_file: HitFile, charts: Charts) -> str:
         radius, label, top = np.hypot(*hit_file.xyz[:2]) * 1e3, "distance from the beam in mm", ""
     middle, (hits, others) = curves.radial_profile(radius, images)
     values = np.concatenate((hits, others))
+    signal, limit = _signal(found, hit_file, radius)
     figure = charts.chart(
         "Radial profile",
         Axis(label, 0.0, float(middle[-1]) * 1.01),
@@ -100,11 +101,42 @@ def _radial(found: RunFiles, hit_file: HitFile, charts: Charts) -> str:
         [
             Series("hits", middle, hits, "line", "hit"),
             Series("background (all non-hits)", middle, others, "line", "quiet"),
+            Series("hits − weighted background", middle, signal, "line", "main"),
         ],
+        (Mark(limit, "signal up to"),) if np.isfinite(limit) else (),
         top=top,
-        caption="" if known else "Without wavelength and detector distance, q is unknown.",
+        caption=_limit_words(limit, known),
     )
     return f'<h2>Scattering</h2><div class="pair">{figure}{_strengths(found, charts)}</div>'
+
+
+def _signal(found: RunFiles, hit_file: HitFile, radius: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the profile of hits − weighted background, and how far out there is signal."""
+    weighting = read_weighting(hit_file.path)
+    weight = float(np.mean(weighting)) if len(weighting) else 1.0
+    known = np.isfinite(hit_file.background)
+    hits = np.where(known, found.powder["good_frames_hits"], 0).astype(float)
+    others = np.maximum(found.powder["good_frames"] - hits, 1.0)
+    ground = np.where(known, hit_file.background, 0.0) * weight * hits
+    photons = np.where(known, found.powder["powder_hits"], 0)
+    middle, at = curves.radial_bins(radius)
+    parts = (photons, ground, ground * weight * hits / others, hits)
+    photons, ground, variance, hits = (np.bincount(at, part, len(middle)) for part in parts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        signal = np.where(photons > ground, (photons - ground) / hits, np.nan)
+    return signal, curves.signal_limit(middle, photons, ground, variance)
+
+
+def _limit_words(limit: float, known: bool) -> str:
+    """Return how far out there is signal, in words."""
+    if not known:
+        return "Without wavelength and detector distance, q is unknown."
+    if not np.isfinite(limit):
+        return "No signal above the background."
+    return (
+        f"The hits are above the background up to q = {limit:.3g}/nm, a resolution 2π/q of "
+        f"{2 * np.pi / limit:.3g} nm."
+    )
 
 
 def _strengths(found: RunFiles, charts: Charts) -> str:

@@ -46,6 +46,7 @@ _COLUMNS = (
     ("hits", ""),
     ("hit rate", ""),
     ("100 brightest", ""),
+    ("median size", ""),
     ("pulse energy", ""),
     ("hit powder", "text image"),
     ("status", "text words"),
@@ -356,6 +357,7 @@ def _row(run: RunStatus, comments: Iterable[Comment] = ()) -> str:
     rate = "" if run.hit_rate is None else f"{100 * run.hit_rate:.2f} %"
     pulse = "" if run.pulse_energy is None else energy(run.pulse_energy)
     bright = f"{run.brightest_100:,.0f}" if _is_known(run.brightest_100) else ""
+    size = f"{run.median_size * 1e9:.1f} nm" if _is_known(run.median_size) else ""
     # a run that failed the first time has no page
     link = f'<a href="{name}.html">{run.run}</a>' if run.frames is not None else str(run.run)
     badge = (
@@ -369,6 +371,7 @@ def _row(run: RunStatus, comments: Iterable[Comment] = ()) -> str:
         (run.hits, _count(run.hits)),
         (run.hit_rate, rate),
         (run.brightest_100 if bright else None, bright),
+        (run.median_size if size else None, size),
         (run.pulse_energy, pulse),
         (run.hits, image),
         (run.status, badge),

@@ -1,6 +1,6 @@
 """The output files of a run, read back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import HitFile, check_rows, read_hit_file
-from xfelmpi.output.events import FinishedRun, read_finished_run
+from xfelmpi.output.events import FinishedRun, read_added, read_finished_run
 from xfelmpi.report.headline import Headline, headline
 
 SUMS = ("", "_hits", "_misses")
@@ -50,6 +50,7 @@ def read_run_files(experiment: Experiment) -> RunFiles:
         If events or powder file are missing or damaged.
     """
     run = read_finished_run(experiment.events)
+    run = replace(run, events=replace(run.events, added=read_added(experiment.events)))
     powder, frame = {}, run.detector_type.frame_shape
     with finished_file(experiment.powder, "a powder file") as file:
         for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):

@@ -16,6 +16,7 @@ from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.detector_images import detector_images
 from xfelmpi.report.headline import Headline, clock, duration, energy
 from xfelmpi.report.run_files import RunFiles
+from xfelmpi.report.size_charts import size_section
 from xfelmpi.report.tables import SIGMAS, beamline, commands, complaints, module_table, settings
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import Answer, answers
@@ -38,6 +39,7 @@ def run_page(found: RunFiles) -> str:
         _rates(found, charts),
         _scores(found, charts),
         *detector_images(found, charts),
+        size_section(found, charts),
         module_table(found, good),
         beamline(found),
         complaints(head),

@@ -141,6 +141,18 @@ def read_hit_columns(path: Path) -> dict[str, HitColumn]:
         return _columns(file[_ENTRY])
 
 
+def read_weighting(path: Path) -> np.ndarray:
+    """Return what scales the background to each hit, float64 (hit,); likewise.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    with finished_file(path, "a CXI file") as file:
+        return checked_array(file[_DETECTOR], "background_weighting", np.float64, (None,))
+
+
 def read_positions(path: Path) -> np.ndarray:
     """Return the centres of the pixels in m, float64 (3, module, ss, fs); likewise.
 
