@@ -17,6 +17,8 @@ DETECTOR = "entry_1/instrument_1/detector_1"
 # scores by modules that the new mask leaves alone: the hits are the same
 OPTIONS = ("--hit-modules", "3", "4", "--with-misses", "--no-vds", "--analyse", "radius")
 BAD = (slice(9, 11), slice(100, 180), slice(0, 50))
+CELL_BAD = (slice(8, 12), slice(0, 512), slice(0, 128))
+ALWAYS_BAD = (slice(13, 14), slice(10, 14), slice(20, 24))
 
 
 def copied(made, tmp_path):
@@ -58,18 +60,35 @@ def made(tmp_path_factory):
     good[BAD] = 0
     with h5py.File(folder / "new.h5", "w") as file:
         file["mask"] = good
+    cells = np.ones((6, 16, 512, 128), bool)
+    cells[(slice(None), *ALWAYS_BAD)] = False
+    cells[(slice(2, 4), *CELL_BAD)] = False
+    with h5py.File(folder / "cells.h5", "w") as file:
+        file.create_dataset("entry_1/good_pixels", data=cells, compression=1)
+        file["entry_1/cellIds"] = np.arange(6)
     prefix = mock.options.prefix
     plain = ("--prefix", prefix, "--geometry", mock.paths.geometry)
-    new = {"geometry": ("--geometry", other), "mask": ("--global-mask", folder / "new.h5")}
+    new = {
+        "geometry": ("--geometry", other),
+        "mask": ("--global-mask", folder / "new.h5"),
+        "cells": ("--cell-mask", folder / "cells.h5"),
+    }
     jobs = {
         "out": (),
         "geometry": new["geometry"],
         "mask": new["mask"],
+        "cells": new["cells"],
     }
     for name, words in jobs.items():
         done = run_xfelmpi([50, *plain, "--output", folder / name, *OPTIONS, *words], 2)
         assert done.returncode in (0, 3), done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def cells_mask(made):
+    """The path of a mask by cell: two cells lack four modules."""
+    return made / "cells.h5"
 
 
 def test_geometry_as_a_whole_job(made, tmp_path):
@@ -209,9 +228,83 @@ def test_refused_and_nothing_changed(made, name):
     assert {name: (out / name).read_bytes() for name in all_files(out)} == before
 
 
-def test_mask_per_cell_is_refused(made, tmp_path):
+def without_nonhits(file) -> None:
+    """Remove what needs the photons of frames that are in no file."""
+    without_analyses(file)
+    for entry in [name for name in file if name.startswith("entry_")]:
+        for name in ("background_weighting", "background", "powder"):
+            del file[f"{entry}/instrument_1/detector_1/{name}"]
+
+
+def test_mask_per_cell_as_a_whole_job(made, cells_mask, tmp_path):
+    """But for what frames that are in no file have in pixels that are bad in some cells."""
+    out = copied(made, tmp_path)
+    said = patch(made / PROPOSAL, out, "50", "--mask", cells_mask, ranks=2)
+    assert "16 pixels more are bad in all cells, others by cell" in said
+    assert "powder and background keep what" in said
+    whole = made / "cells"
+    with (
+        h5py.File(out / "powder/r0050_powder.h5") as a,
+        h5py.File(made / "out/powder/r0050_powder.h5") as b,
+    ):
+        # what is known to be wrong is gone from the powder of all frames as well
+        lost = sum(b[f"powder{s}"][:] - a[f"powder{s}"][:] for s in ("_hits", "_misses"))
+        assert lost[CELL_BAD].any()
+        np.testing.assert_array_equal(b["powder"][:] - lost, a["powder"][:])
+        with h5py.File(whole / "powder/r0050_powder.h5") as c:
+            for name in ("powder_hits", "good_frames_hits", "powder_misses", "good_frames_misses"):
+                np.testing.assert_array_equal(a[name][:], c[name][:])
+        powder = a["powder"][:]
+    with h5py.File(out / "saved_hits/r0050_hits.cxi", "r+") as file:
+        assert json.loads(file.attrs["used_files"])[-1]["role"] == "per-cell mask"
+        assert json.loads(file.attrs["configuration"])["cell_mask"] == str(cells_mask)
+        np.testing.assert_array_equal(file[f"{DETECTOR}/powder"][:], powder)
+    for path in (out / "saved_hits/r0050_hits.cxi", whole / "saved_hits/r0050_hits.cxi"):
+        with h5py.File(path, "r+") as file:
+            file.attrs.pop("patched_from", None)
+            without_nonhits(file)
+    assert_same_hdf5(whole / "saved_hits/r0050_hits.cxi", out / "saved_hits/r0050_hits.cxi")
+    emc = "emc/r0050.emc"
+    assert (out / emc).read_bytes() == (whole / emc).read_bytes()
+    with h5py.File(out / "emc/r0050_det.h5") as a, h5py.File(whole / "emc/r0050_det.h5") as b:
+        np.testing.assert_array_equal(a["mask"][:], b["mask"][:])
+
+
+def test_mask_per_cell_is_verified(made, cells_mask, tmp_path):
+    out = copied(made, tmp_path)
+    patch(made / PROPOSAL, out, "50", "--mask", cells_mask)
+    done = call_xfelmpi(["verify", 50, "--prefix", made / PROPOSAL, "--output", out])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_merged_set_with_a_mask_per_cell(made, cells_mask, tmp_path):
+    """The hits are those of patched runs; merged hits keep the powder."""
+    prefix = made / PROPOSAL
+    a, b = copied(made, tmp_path / "a"), copied(made, tmp_path / "b")
+    merge = ["merge", 50, "--name", "all", "--prefix", prefix, "--output"]
+    assert call_xfelmpi([*merge, b]).returncode == 0
+    patch(prefix, b, "all", "--mask", cells_mask)
+    patch(prefix, a, "50", "--mask", cells_mask)
+    assert call_xfelmpi([*merge, a]).returncode == 0
+    with h5py.File(a / "merged/all_hits.cxi") as one, h5py.File(b / "merged/all_hits.cxi") as other:
+        for name in ("data", "mask", "photon_counts", "lit_pixels"):
+            x, y = (file[f"{DETECTOR}/{name}"][:] for file in (one, other))
+            np.testing.assert_array_equal(x, y)
+
+
+def test_mask_of_other_values_is_refused(made, tmp_path):
+    """Told by the ranks that read it, not by that which looks first."""
     with h5py.File(tmp_path / "cells.h5", "w") as file:
-        file["entry_1/good_pixels"] = np.ones((1, 16, 512, 128), bool)
-        file["entry_1/cellIds"] = [0]
-    said = patch(made / PROPOSAL, made / "out", "50", "--mask", tmp_path / "cells.h5", status=2)
-    assert "cannot be per cell" in said
+        file["entry_1/good_pixels"] = np.full((1, 16, 512, 128), 2.5, np.float32)
+        file["entry_1/cellIds"] = [1]
+    before = {name: (made / "out" / name).read_bytes() for name in all_files(made / "out")}
+    patch(made / PROPOSAL, made / "out", "50", "--mask", tmp_path / "cells.h5", status=2)
+    assert {name: (made / "out" / name).read_bytes() for name in all_files(made / "out")} == before
+
+
+def test_cells_that_the_detector_does_not_have(made, cells_mask, tmp_path):
+    out = copied(made, tmp_path)
+    with h5py.File(out / "saved_hits/r0050_hits.cxi", "r+") as file:
+        file["entry_1/cellId"][0] = 352
+    said = patch(made / PROPOSAL, out, "50", "--mask", cells_mask, status=2)
+    assert "cellId has cells that" in said

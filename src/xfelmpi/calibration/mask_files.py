@@ -89,7 +89,7 @@ def find_mask_files(
         if path is None:
             notes.append(note)
             continue
-        found = _check(path, detector)
+        found = check_mask(path, detector)
         notes.append(note + found.note)
         files.append(found)
         missing = [] if found.cells is None else np.setdiff1d(cells, found.cells)
@@ -128,8 +128,14 @@ def _behind(file: h5py.File, path: Path, name: str):
         raise InputError(f"{path}: {name}: {' '.join(str(error).split())}") from None
 
 
-def _check(path: Path, detector: Detector) -> MaskFile:
-    """Check a mask file and return what it has."""
+def check_mask(path: Path, detector: Detector) -> MaskFile:
+    """Check a mask file and return what it has.
+
+    Raises
+    ------
+    InputError
+        If it cannot be used.
+    """
     with input_file(path, _EXPECTED) as file:
         name, good = _good_pixels(file, path)
         frame_shape = detector.frame_shape
@@ -217,12 +223,23 @@ def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, 
     InputError
         If it cannot be used, or is per cell.
     """
-    found = _check(path, detector)
+    found = check_mask(path, detector)
     if found.cells is not None:
         raise InputError(f"{path}: {what} cannot be per cell")
+    return read_bits(found, detector), found
+
+
+def read_bits(about: MaskFile, detector: Detector) -> np.ndarray:
+    """Return the bits of a mask of all cells, uint8 (module, byte).
+
+    Raises
+    ------
+    InputError
+        If its values are neither 0 nor 1.
+    """
     bits = all_pixels(detector)
-    join_mask(found, bits[:, None], np.empty(0, int), 0, 1)
-    return bits, found
+    join_mask(about, bits[:, None], np.empty(0, int), 0, 1)
+    return bits
 
 
 def find_region(

@@ -196,6 +196,29 @@ def load_masks(
     )
 
 
+def load_mask(comm, file: MaskFile, cells: np.ndarray, memory_per_rank: int, detector) -> Masks:
+    """Read one mask per cell, once per node; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    file : MaskFile
+    cells : ndarray, int (cell,)
+        Which cells. All pixels are good in those that the file lacks.
+    memory_per_rank : int
+        In bytes, where nothing can be shared.
+    detector : Detector
+
+    Raises
+    ------
+    InputError
+        On all ranks, if it has values that are neither 0 nor 1.
+    """
+    limit = private_limit(memory_per_rank)
+    shared = _read_shared(comm, (file,), cells, None, detector, limit, None)
+    return Masks(shared.array, detector.rows_of_cells(cells), all_pixels(detector))
+
+
 def _apply_static(
     comm, shared: NodeSharedArray, files: FilePool, samples: MaskSamples, bits: int
 ) -> tuple[list[Problem], tuple, tuple]:

@@ -33,7 +33,8 @@ def parser() -> arguments.Parser:
         type=Path,
         dest="new_mask",
         metavar="FILE",
-        help="good pixels for all cells; pixels that it calls bad become bad, bad ones stay bad",
+        help="good pixels for all cells, or by cell; pixels that it calls bad become bad, bad ones "
+        "stay bad",
     )
     arguments.add_arguments(parser, only=("prefix", "output", "geometry", "distance"))
     return parser

@@ -277,7 +277,7 @@ def _number(proposal: str) -> int:
 def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) -> MachineData:
     """Return the beamline data with the best sample name and run type that there are.
 
-    What the user says counts, then the metadata catalogue, then the files' metadata.
+    The metadata catalogue counts, then the files' metadata, then what the user says.
     """
     answer, why = asked.answer()
     notes, warnings, sources = [why] if why else [], [], []
@@ -287,9 +287,9 @@ def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) 
         ("run_type", machine.run_type, ""),
     ):
         known = {
-            "--sample": said,
             "metadata catalogue (extra_proposal)": answer.get(name, ""),
             "METADATA of the run's files": stored,
+            "--sample": said,
         }
         known = {source: value for source, value in known.items() if not says_nothing(value)}
         source = next(iter(known), "")

@@ -86,11 +86,11 @@ def test_slow_answers_are_not_waited_for(catalogue, monkeypatch):
     assert set(answer) <= {"sample"}
 
 
-def described(catalogue, sample="No Sample", **options):
-    machine = MachineData(None, None, None, sample, run_type="Test")
+def described(catalogue, stored="No Sample", **options):
+    machine = MachineData(None, None, None, stored, run_type="Test")
     config = Config(50, **options)
     asked = CatalogueQuery(7927, 50, config.ask_catalogue)
-    return distribution._described(config, machine, asked)
+    return distribution._described(config.sample, machine, asked)
 
 
 def test_catalogue_before_metadata(catalogue):
@@ -112,12 +112,19 @@ def test_no_sample_is_unknown(catalogue):
     assert described(catalogue, "lysozyme").sample == "lysozyme"
 
 
-def test_what_the_user_says_counts(catalogue):
+@pytest.mark.parametrize(
+    ("stored", "ask", "name", "source"),
+    [
+        ("x", True, "virus of 7927 r50", "metadata catalogue (extra_proposal)"),
+        ("x", False, "x", "METADATA of the run's files"),
+        ("No Sample", False, "mine", "--sample"),
+    ],
+)
+def test_what_the_user_says_counts_last(catalogue, stored, ask, name, source):
+    """But whoever is contradicted hears so."""
     catalogue()
-    found = described(catalogue, sample="No Sample", **{"ask_catalogue": True})
-    assert found.sample == "virus of 7927 r50"
-    machine = MachineData(None, None, None, "x")
-    config = Config(50, sample="mine", ask_catalogue=False)
-    found = distribution._described(config, machine, CatalogueQuery(7927, 50, False))
-    assert found.sample == "mine"
-    assert "'x' by METADATA" in found.warnings[0]
+    found = described(catalogue, stored, sample="mine", ask_catalogue=ask)
+    assert found.sample == name
+    assert next(s.source for s in found.sources if s.value == "sample") == source
+    (said,) = [text for text in found.warnings if text.startswith("sample is")] or [""]
+    assert ("'mine' by --sample" in said) == (name != "mine")

@@ -127,7 +127,11 @@ class Config:
         choices=SUSPECT_TRAINS,
     )
     sample: str | None = _option(
-        "run", None, str, "sample name (default: from the run's metadata)", metavar="NAME"
+        "run",
+        None,
+        str,
+        "sample name, if neither the metadata catalogue nor the run's METADATA tells one",
+        metavar="NAME",
     )
     ask_catalogue: bool = _option(
         "run",

@@ -1,6 +1,6 @@
 """The CXI file of a finished run, read back: all that stands once, columns, single hits."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -268,7 +268,11 @@ def stream_hits(
 
 
 def stream_masked(
-    path: Path, entry: str, rows: range, bad: np.ndarray, block_frames: int
+    path: Path,
+    entry: str,
+    rows: range,
+    bad_in: Callable[[int], np.ndarray],
+    block_frames: int,
 ) -> Iterator[SparseFrames]:
     """Yield frames of one file as sparse frames, with further bad pixels, in blocks.
 
@@ -280,8 +284,8 @@ def stream_masked(
     entry : str
     rows : range
         Which frames.
-    bad : ndarray, bool (pixel,)
-        Pixels that are bad in all frames.
+    bad_in : callable
+        Returns the further bad pixels of one of the rows, bool (pixel,).
     block_frames : int
 
     Raises
@@ -297,7 +301,7 @@ def stream_masked(
             part = range(a, min(a + block_frames, rows.stop))
             own = (mask[i].reshape(-1) & np.uint32(CXI_BAD) != 0 for i in part)
             yield SparseFrames.join(
-                [_sparse(data[i], bad | its) for i, its in zip(part, own, strict=True)]
+                [_sparse(data[i], bad_in(i) | its) for i, its in zip(part, own, strict=True)]
             )
 
 

@@ -1,7 +1,7 @@
 """The hits of a finished run, or of a merged set, and what they become with other inputs."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from xfelmpi.analysis.hit_analysis import chosen_analyses
 from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
-from xfelmpi.calibration.mask_files import read_pixels
+from xfelmpi.calibration.mask_files import MaskFile, check_mask, read_bits
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError, UsageError
@@ -37,7 +37,7 @@ class Change:
     ----------
     geometry : Path or None
     mask : Path or None
-        Further bad pixels, in all cells.
+        Further bad pixels, in all cells or by cell.
     distance : float or None
         In m.
     analysis : dict or None
@@ -71,7 +71,11 @@ class FinishedSet:
     geometry : DetectorGeometry
         The new one.
     bad : ndarray, bool (pixel,)
-        Further bad pixels.
+        Further bad pixels, in all frames.
+    cell_mask : MaskFile or None
+        Says of further bad pixels by cell.
+    cells : ndarray, int (cell,)
+        All memory cells of the run; of merged hits, those that they have.
     warnings : tuple of str
         Of the new geometry.
     obsolete : tuple of str
@@ -80,6 +84,9 @@ class FinishedSet:
         The new inputs.
     analyses : tuple of str
         Names of those whose columns are made anew.
+    lost : dict of (ndarray, ndarray)
+        Photons and good frames that the powders of a run lose by a mask per cell, (module, ss, fs),
+        by the end of their names.
     """
 
     config: Config
@@ -90,10 +97,13 @@ class FinishedSet:
     run: FinishedRun | None
     geometry: DetectorGeometry
     bad: np.ndarray
+    cell_mask: MaskFile | None
+    cells: np.ndarray
     warnings: tuple[str, ...]
     obsolete: tuple[str, ...]
     files: tuple[UsedFile, ...]
     analyses: tuple[str, ...]
+    lost: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def detector(self) -> Detector:
@@ -156,7 +166,9 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         run = read_finished_run(files.events)
         if run.attributes.get("job_id") != attributes.get("job_id"):
             raise InputError(f"{files.cxi}: is not of the job of {files.events}")
-    config, geometry = _config(first, attributes, change), header.geometry
+    geometry = header.geometry
+    mask = check_mask(change.mask, geometry.detector) if change.mask else None
+    config = _config(first, attributes, change, mask)
     bad = np.zeros(geometry.detector.frame_pixels, bool)
     warnings, obsolete, used = (), (), ()
     if change.geometry or change.distance is not None:
@@ -167,14 +179,49 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         used = geometry.files
         if geometry.bad is not None:
             bad |= geometry.bad.reshape(-1)
-    if change.mask:
-        bits, _ = read_pixels(change.mask, geometry.detector, "the mask of a patch")
-        bad |= unpack(bits).reshape(-1) == 0
-        used = (*used, UsedFile("global mask", str(change.mask)))
+    by_cell = mask if mask and mask.cells is not None else None
+    if mask:
+        used = (*used, UsedFile("per-cell mask" if by_cell else "global mask", str(mask.path)))
+        if not by_cell:
+            bad |= unpack(read_bits(mask, geometry.detector)).reshape(-1) == 0
     entries = {kind: found for kind, found in entries.items() if found}
+    cells = _cells(files.cxi, run, entries, geometry.detector)
+    warnings += _unlike(by_cell, cells)
     about = (config, attributes, name, header, entries, run)
-    found = FinishedSet(*about, geometry, bad, warnings, obsolete, used, ())
+    found = FinishedSet(
+        *about, geometry, bad, by_cell, cells, warnings, obsolete, used, analyses=()
+    )
     return replace(found, analyses=_analyses(found, change))
+
+
+def _cells(path: Path, run: FinishedRun | None, entries: dict, detector: Detector) -> np.ndarray:
+    """Return all memory cells that there are, int (cell,), ascending."""
+    of_frames = [columns["cellId"].values for _, columns in entries.values()]
+    cells = np.unique(run.events.cellId if run else np.concatenate(of_frames))
+    kinds = {values.dtype.kind for values in (cells, *of_frames)}
+    if not kinds <= set("iu") or not (
+        np.isin(cells, range(detector.max_cells)).all()
+        and all(np.isin(values, cells).all() for values in of_frames)
+    ):
+        raise InputError(f"{path}: cellId has cells that the run or the detector does not have")
+    return cells.astype(int)
+
+
+def _unlike(mask: MaskFile | None, cells: np.ndarray) -> tuple[str, ...]:
+    """Return warnings of a mask by cell."""
+    if mask is None:
+        return ()
+    missing = np.setdiff1d(cells, mask.cells)
+    texts = (
+        f"{mask.path}: powder and background keep what frames that are not in the CXI file have in "
+        "pixels that are bad in some cells only",
+    )
+    if len(missing):
+        texts += (
+            f"{mask.path}: mask lacks {len(missing)} of the cells, e.g. cell {missing[0]}; it "
+            "does not apply to them",
+        )
+    return texts
 
 
 def _analyses(found: FinishedSet, change: Change) -> tuple[str, ...]:
@@ -193,13 +240,13 @@ def analysis_of(attributes) -> str:
     return source.removeprefix("analysis ") if source.startswith("analysis ") else ""
 
 
-def _config(first: Config, attributes: dict, change: Change) -> Config:
+def _config(first: Config, attributes: dict, change: Change, mask: MaskFile | None) -> Config:
     """Return the settings that the main job would have had with the new inputs."""
     changed = dict(change.analysis or {})
     if change.analysis is not None:
         changed["size"] = _size(first, changed)
-    if change.mask:
-        changed["global_mask"] = change.mask
+    if mask:
+        changed["global_mask" if mask.cells is None else "cell_mask"] = mask.path
     if change.distance is not None:
         changed["distance"] = change.distance
     if change.geometry:

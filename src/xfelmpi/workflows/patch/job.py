@@ -19,7 +19,8 @@ from xfelmpi.analysis.hit_analysis import (
     analyse_hits,
     hit_analyses,
 )
-from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.calibration.mask_files import MaskFile
+from xfelmpi.calibration.pixel_mask import Masks, load_mask
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
@@ -31,6 +32,7 @@ from xfelmpi.core.plugins import load_object
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
+from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.cxi.reader import stream_masked
 from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
@@ -40,7 +42,7 @@ from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWr
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, analysis_of, read_set
-from xfelmpi.workflows.patch.run_files import write_run_files
+from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.process import report_run
 
 BLOCK_FRAMES = 8
@@ -62,6 +64,8 @@ class _Plan:
     detector: Detector
     modules: int
     bad: np.ndarray
+    cell_mask: MaskFile | None
+    cells: np.ndarray
     titles: dict[str, tuple[str, int]]
     columns: dict[str, list[tuple[str, dict]]]
     analyses: tuple[str, ...]
@@ -126,9 +130,16 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     job = replace(job, experiment=experiment, config=config, settings=config.to_json())
     settings = _hit_settings(config)
     mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, settings)])
-    frames = {kind: _Frames(comm, files.cxi, plan, kind, found) for kind in plan.titles}
+    masks = None
+    if plan.cell_mask is not None:
+        limit = job.config.memory_per_rank
+        masks = load_mask(comm, plan.cell_mask, plan.cells, limit, plan.detector)
+        found = found and _with_cells_masked(found, masks)
+    frames = {kind: _Frames(comm, files.cxi, plan, kind, found, masks) for kind in plan.titles}
     with mpi.fail_together(comm):
         tallies = {kind: _Tally(own, plan.detector) for kind, own in frames.items()}
+    if masks is not None and not plan.merged:
+        found = _with_sums(comm, files, plan, tallies, found)
     wavelength = found.wavelength if found else np.empty(0)
     median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
     columns = _analysed(comm, plan, frames["hits"], found, median)
@@ -176,6 +187,8 @@ def _plan(found: FinishedSet) -> _Plan:
         detector=found.detector,
         modules=found.modules,
         bad=found.bad,
+        cell_mask=found.cell_mask,
+        cells=found.cells,
         titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
         columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
         analyses=found.analyses,
@@ -183,10 +196,43 @@ def _plan(found: FinishedSet) -> _Plan:
     )
 
 
+def _with_cells_masked(found: FinishedSet, masks: Masks) -> FinishedSet:
+    """Return a set of which pixels that are bad in all cells are bad; one rank."""
+    rows = masks.row_of_cell[found.cells]
+    bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in masks.good]
+    return replace(found, bad=found.bad | (unpack(np.stack(bits)).reshape(-1) == 0))
+
+
+def _with_sums(
+    comm, files: Experiment, plan: _Plan, tallies: dict[str, "_Tally"], found: FinishedSet | None
+) -> FinishedSet | None:
+    """Return a set with the powders of its frames, of which some cells lost pixels; collective."""
+    sums = {}
+    for kind, tally in tallies.items():
+        photons, bad = (mpi.allreduce_sum(comm, values) for values in (tally.of_pixel, tally.bad))
+        sums[kind] = photons, _good_frames(plan, plan.titles[kind][1], bad)
+    return mpi.run_on_root(comm, lambda: without_lost(files, found, sums))
+
+
+def _good_frames(plan: _Plan, n_frames: int, bad: np.ndarray) -> np.ndarray:
+    """Return in how many frames every pixel is good, int64 (pixel,)."""
+    detector = plan.detector
+    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
+    return np.where(there, n_frames - bad, 0)
+
+
 class _Frames:
     """The frames of one kind that this rank writes: a part of them, in order."""
 
-    def __init__(self, comm, path: Path, plan: _Plan, kind: str, found: FinishedSet | None):
+    def __init__(
+        self,
+        comm,
+        path: Path,
+        plan: _Plan,
+        kind: str,
+        found: FinishedSet | None,
+        masks: Masks | None,
+    ):
         self.title, self.n_frames = plan.titles[kind]
         bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
         self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
@@ -198,17 +244,27 @@ class _Frames:
             )
             for name, attributes in plan.columns[kind]
         ]
+        self._masks = masks
+        self._cells = next(c.values for c in self.columns if c.path == "cellId")
 
     def stream(self) -> Iterator[SparseFrames]:
         """Yield the frames in blocks, newly bad pixels left out."""
-        return stream_masked(self._path, self._entry, self.rows, self._bad, BLOCK_FRAMES)
+        return stream_masked(self._path, self._entry, self.rows, self._bad_in, BLOCK_FRAMES)
+
+    def _bad_in(self, row: int) -> np.ndarray:
+        if self._masks is None:
+            return self._bad
+        cell = self._cells[row - self.rows.start]
+        good = unpack(self._masks.good[:, self._masks.row_of_cell[cell]]).reshape(-1)
+        return self._bad | (good == 0)
 
 
 class _Tally:
     """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
 
     def __init__(self, frames: _Frames, detector: Detector):
-        sums, self.bad = [np.empty((4, 0), np.int64)], np.zeros(detector.frame_pixels, np.int64)
+        sums, n_pixels = [np.empty((4, 0), np.int64)], detector.frame_pixels
+        self.bad, self.of_pixel = (np.zeros(n_pixels, np.int64) for _ in range(2))
         for block in frames.stream():
             n, frame = len(block), np.repeat(np.arange(len(block)), np.diff(block.indptr))
             peak = np.zeros(n, np.int64)
@@ -218,7 +274,8 @@ class _Tally:
             )
             photons = np.bincount(frame, block.count.astype(np.float64), n).astype(np.int64)
             sums.append(np.stack([lit, photons, ones, peak]))
-            self.bad += np.bincount(block.pixel[block.count == 0], minlength=len(self.bad))
+            self.bad += np.bincount(block.pixel[block.count == 0], minlength=n_pixels)
+            self.of_pixel += np.bincount(block.pixel, block.count, n_pixels).astype(np.int64)
         self.lit, self.photons, self.ones, self.peak = np.concatenate(sums, axis=1)
 
     def gathered(self, comm) -> dict[str, np.ndarray]:
@@ -310,7 +367,6 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         )
     n_hits, detector = frames["hits"].n_frames, plan.detector
     bad = mpi.allreduce_sum(comm, tallies["hits"].bad)
-    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
     return HitsToWrite(
         comm=comm,
         settings=settings,
@@ -322,7 +378,7 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         modules_in_run=plan.modules,
         geometry=None,
         wavelength=np.nan,
-        good_in_hits=lambda: np.where(there, n_hits - bad, 0),
+        good_in_hits=lambda: _good_frames(plan, n_hits, bad),
     )
 
 
@@ -360,6 +416,9 @@ def _log_start(comm, files, found: FinishedSet | None, warnings: tuple[str, ...]
     if comm.rank:
         return
     n = int((found.bad & found.header.good_pixels.reshape(-1)).sum())
-    log.info(f"{files.cxi}: {found.geometry.description}; {n:,} {plural(n, 'pixel')} more are bad")
+    where = " in all cells, others by cell" if found.cell_mask else ""
+    log.info(
+        f"{files.cxi}: {found.geometry.description}; {n:,} {plural(n, 'pixel')} more are bad{where}"
+    )
     for line in warnings:
         log.warning(line)

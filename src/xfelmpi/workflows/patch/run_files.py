@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
@@ -14,6 +16,7 @@ from xfelmpi.io.output_file import cannot_write, serial_file
 from xfelmpi.io.partial_file import begin_partial, create_new
 from xfelmpi.mpi import run_on_root
 from xfelmpi.output.powder import write_powder
+from xfelmpi.reduction.background import mean_background
 from xfelmpi.workflows.patch.finished_set import FinishedSet, analysis_of
 
 _SUFFIXES = ("", "_hits", "_misses", "_dark")
@@ -53,6 +56,55 @@ def write_run_files(
     write_powder(comm, experiment.powder, attributes, powder, frame)
 
 
+def without_lost(
+    experiment: Experiment, found: FinishedSet, sums: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> FinishedSet:
+    """Return a set whose powders lose what its frames have lost by a mask per cell; one rank.
+
+    The background follows, as the mean of the frames that are left.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    found : FinishedSet
+    sums : dict of (ndarray, ndarray)
+        For hits, and misses that the CXI file has: photons, and in how many frames a pixel is good,
+        with that mask, int64 (pixel,).
+
+    Raises
+    ------
+    InputError
+        If the powder file is not that of the frames.
+    """
+    frame, lost = found.detector.frame_shape, {}
+    with finished_file(experiment.powder, "a powder file") as file:
+        for kind, (photons, good) in sums.items():
+            lost[f"_{kind}"] = (
+                _lost(file, f"powder_{kind}", np.uint64, photons.reshape(frame)),
+                _lost(file, f"good_frames_{kind}", np.uint32, good.reshape(frame)),
+            )
+    # hits and misses are parts of all
+    lost[""] = tuple(sum(parts[1:], parts[0]) for parts in zip(*lost.values(), strict=True))
+    found = replace(found, lost=lost)
+    powder = _powder(experiment, found)
+    left_out = [powder[name] for name in ("_hits", "_dark") if name in powder]
+    mean = mean_background(powder[""], *left_out)
+    header = replace(
+        found.header,
+        powder=found.header.powder - lost[""][0],
+        background=np.where(lost[""][1] > 0, mean, found.header.background),
+    )
+    return replace(found, header=header)
+
+
+def _lost(file, name: str, dtype: type, new: np.ndarray) -> np.ndarray:
+    old = checked_array(file, name, dtype, new.shape)
+    new = new.astype(dtype)
+    if (old < new).any():
+        raise InputError(f"{file.filename}: {name} has less than the frames of the CXI file")
+    return old - new
+
+
 def _powder(experiment: Experiment, found: FinishedSet) -> dict[str, tuple]:
     """Return the sums of the powder file without the newly bad pixels; see `write_powder`."""
     frame, sums = found.detector.frame_shape, {}
@@ -61,6 +113,8 @@ def _powder(experiment: Experiment, found: FinishedSet) -> dict[str, tuple]:
         for suffix in (s for s in _SUFFIXES if f"powder{s}" in file or s != "_dark"):
             photons = checked_array(file, f"powder{suffix}", np.uint64, frame)
             good = checked_array(file, f"good_frames{suffix}", np.uint32, frame)
+            for values, lost in zip((photons, good), found.lost.get(suffix, ()), strict=False):
+                values -= lost
             photons[bad] = good[bad] = 0
             sums[suffix] = photons, good
     return sums
@@ -82,7 +136,7 @@ def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, wa
     with serial_file(part, "r+") as file:
         file.attrs.update(attributes)
         file.attrs["warnings"] = json.dumps(said)
-        if found.bad.any():
+        if found.bad.any() or found.cell_mask is not None:
             file.attrs["mask_patched"] = True
         for kind, columns in sums.items():
             for name, values in columns.items():
