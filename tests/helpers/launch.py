@@ -40,7 +40,7 @@ _NO_PAGE = "the run report could not be made"
 def run_xfelmpi(args, ranks: int = 0, *, seconds: float | None = None, **env):
     """Run ``python -m xfelmpi ARGS``; see `run_python`.
 
-    Every job makes a page, whatever its run is like; a page that failed would only be a warning.
+    A page that failed would only be a warning of the job.
     """
     done = run_python(["-m", "xfelmpi", *args], ranks, seconds=seconds, **env)
     assert _NO_PAGE not in done.stderr, done.stderr
@@ -97,8 +97,10 @@ def run_job(args, ranks: int = 0) -> subprocess.CompletedProcess:
     return run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
 
 
-def process(mock, output, *options, ranks: int = 0, status: int = 0):
+def process(mock, output, *options, ranks: int = 0, status: int = 0, page: bool = False):
     """Run the main job on a simulated run, without ranks in this process; check how it ends.
+
+    The page takes more time than all the rest of a small job, and half of that in this process.
 
     Parameters
     ----------
@@ -112,15 +114,19 @@ def process(mock, output, *options, ranks: int = 0, status: int = 0):
         See `run_python`.
     status : int
         The exit status that is expected.
+    page : bool
+        Make the page, too, afterwards and in this process.
     """
     paths = ["--prefix", mock.options.prefix, "--output", output]
     if "--geometry" not in options:
         paths += ["--geometry", mock.paths.geometry]
-    args = [mock.options.run, *paths, *options]
-    done = run_job(args, ranks)
+    done = run_job([mock.options.run, *paths, "--no-report", *options], ranks)
     text = done.stdout + done.stderr
     assert done.returncode == status, text
     assert "Traceback" not in text, text
+    if page:
+        shown = call_xfelmpi(["report", mock.options.run, *paths[:4]])
+        assert shown.returncode == 0, shown.stdout + shown.stderr
     return done
 
 

@@ -61,9 +61,9 @@ def options_of(run) -> tuple:
 
 @pytest.fixture(scope="module")
 def outputs(run, tmp_path_factory):
-    """The outputs of one rank."""
+    """The outputs of one process, and its page."""
     output = tmp_path_factory.mktemp("outputs")
-    process(run, output, *options_of(run))
+    process(run, output, *options_of(run), page=True)
     return output
 
 
@@ -71,9 +71,8 @@ def test_outputs_equal_the_truth(run, outputs):
     check_outputs(outputs, Expected(run))
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_same_bits_on_more_ranks(run, outputs, tmp_path, ranks):
-    process(run, tmp_path, *options_of(run), "--no-report", "--no-vds", ranks=ranks)
+def test_same_bits_on_more_ranks(run, outputs, tmp_path):
+    process(run, tmp_path, *options_of(run), "--no-vds", ranks=3)
     assert_same_outputs(outputs, tmp_path)
 
 
@@ -133,7 +132,7 @@ def test_threshold_and_merge(run, outputs, tmp_path):
     """Other thresholds from the events, and the same as a job of its own."""
     again, fresh = tmp_path / "again", tmp_path / "fresh"
     shutil.copytree(outputs, again)
-    options = (*options_of(run), "--sigma", 3, "--no-report", "--no-vds")
+    options = (*options_of(run), "--sigma", 3, "--no-vds")
     process(run, fresh, *options)
     process(run, again, "--from-events", *options)
     assert_same_outputs(again, fresh)

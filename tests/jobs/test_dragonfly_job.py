@@ -34,13 +34,13 @@ def run(tmp_path_factory):
 def small(run, tmp_path_factory):
     """The outputs of a smaller problem, and a folder for Dragonfly."""
     folder = tmp_path_factory.mktemp("small")
-    done = process(run, folder / "out", *SMALL, "--dragonfly", folder / "recon", ranks=2, status=3)
+    done = process(run, folder / "out", *SMALL, "--dragonfly", folder / "recon", status=3)
     return folder, done
 
 
 def test_detector_file(run, tmp_path):
     """Every value from positions that EXtra-geom reads, by the formulas of Dragonfly."""
-    process(run, tmp_path / "out", ranks=2, status=3)
+    process(run, tmp_path / "out", status=3)
     emc, det = files(tmp_path / "out")
     assert emc.exists()
     geometry = AGIPD_1MGeometry.from_crystfel_geom(str(run.paths.geometry))
@@ -180,7 +180,7 @@ def test_more_ranks(run, small, tmp_path):
 
 def test_decided_again(run, small, tmp_path):
     """From the events file, other options for Dragonfly may be chosen; no frame was kept then."""
-    process(run, tmp_path / "out", ranks=2, status=3)
+    process(run, tmp_path / "out", status=3)
     process(run, tmp_path / "out", "--from-events", *SMALL, ranks=3, status=3)
     assert_same_outputs(small[0] / "out", tmp_path / "out")
 
@@ -190,7 +190,7 @@ def test_pixels_bad_in_some_cells(tmp_path):
     mock = tiny_raw_run(tmp_path / PROPOSAL, bad_pixels=0.02, hit_rate=0.3, trains=4)
     options = ("--constants", mock.paths.constants, "--decide", "fixed", "--fixed-threshold", "300")
     for name, max_bad, n in (("strict", 0, 1), ("lax", 0.7, 1), ("blocks", 0, 4)):
-        process(mock, tmp_path / name, *options, "--max-bad", max_bad, "--bin", n, ranks=2)
+        process(mock, tmp_path / name, *options, "--max-bad", max_bad, "--bin", n)
     with h5py.File(tmp_path / "strict" / "events" / "r0050_events.h5") as file:
         rows = np.flatnonzero(file["is_hit"][:])
     good = np.mean([mock.good(row).reshape(-1) for row in rows], axis=0)
@@ -212,7 +212,7 @@ def test_without_hits(run, tmp_path):
     assert all(path.exists() for path in files(tmp_path / "out"))
     none = ("--decide", "fixed", "--fixed-threshold", "1e9")
     recon = tmp_path / "recon"
-    done = process(run, tmp_path / "out", *none, "--dragonfly", recon, ranks=2, status=3)
+    done = process(run, tmp_path / "out", *none, "--dragonfly", recon, status=3)
     assert "no hits" in done.stderr + done.stdout
     assert not any(path.exists() for path in files(tmp_path / "out"))
 
@@ -225,14 +225,12 @@ def test_unknown_distance(run, tmp_path):
     old = files(tmp_path / "out")[1]
     old.parent.mkdir(parents=True)
     old.touch()
-    done = process(run, tmp_path / "out", "--geometry", geometry, status=3, ranks=2)
+    done = process(run, tmp_path / "out", "--geometry", geometry, status=3)
     assert "no detector file for Dragonfly" in done.stderr + done.stdout
     emc, det = files(tmp_path / "out")
     assert emc.exists()
     assert not det.exists()
-    done = process(
-        run, tmp_path / "new", "--geometry", geometry, "--roi-qmax", "30", ranks=2, status=2
-    )
+    done = process(run, tmp_path / "new", "--geometry", geometry, "--roi-qmax", "30", status=2)
     assert "give --distance" in done.stderr
 
 
@@ -250,7 +248,7 @@ def test_unknown_distance(run, tmp_path):
     ],
 )
 def test_refused(run, tmp_path, options, message):
-    done = process(run, tmp_path / "out", *options, ranks=2, status=2)
+    done = process(run, tmp_path / "out", *options, status=2)
     assert message in done.stderr
 
 

@@ -222,7 +222,7 @@ def test_crash_of_one_rank_ends_all(where, mock, options, tmp_path):
     assert "files written" not in done.stdout
     assert unfinished(tmp_path / "out")
     if where == "emc":  # which leaves parts of all kinds
-        again = run_xfelmpi([50, *options, "--geometry", mock.paths.geometry], 2)
+        again = run_xfelmpi([50, *options, "--geometry", mock.paths.geometry, "--no-report"], 2)
         assert again.returncode == 0, again.stderr
         check_outputs(tmp_path / "out", Expected(mock, decide="fixed", fixed_threshold=0.0))
 
@@ -243,7 +243,7 @@ def test_killed_rank_ends_all(where, options, tmp_path):
 
 
 def test_crash_leaves_old_outputs_alone(mock, options, tmp_path):
-    assert run_xfelmpi([50, *options]).returncode == 0
+    assert call_xfelmpi([50, *options, "--no-report"]).returncode == 0
     before = {
         name: (tmp_path / "out" / name).read_bytes() for name in output_files(tmp_path / "out")
     }
@@ -340,7 +340,9 @@ def test_module_that_cannot_be_read_at_all_stops_nothing(ranks, mock, tmp_path):
     for chunk in chunks:
         raw[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     victim.write_bytes(raw)
-    done = run_job([50, "--prefix", copy, "--fixed-threshold", 0, "--decide", "fixed"], ranks)
+    done = run_job(
+        [50, "--prefix", copy, "--fixed-threshold", 0, "--decide", "fixed", "--no-report"], ranks
+    )
     assert done.returncode == 3, done.stderr
     assert "module 6: no frame of this module can be read" in done.stdout
     with h5py.File(copy / "scratch" / "events" / "r0050_events.h5") as events:

@@ -52,8 +52,9 @@ def check_against_cxi(npz: Path, cxi: Path) -> int:
     return len(images)
 
 
-def job(mock, site, output, *options, ranks=2, status=0):
-    where = ("--prefix", mock.options.prefix, "--output", output)
+def job(mock, site, output, *options, ranks=0, status=0):
+    where = ["--prefix", mock.options.prefix, "--output", output]
+    where += [] if "merge" in options else ["--no-report"]
     done = run_xfelmpi([*options, *where], ranks, PYTHONPATH=site)
     assert done.returncode == status, done.stdout + done.stderr
     return done

@@ -17,7 +17,7 @@ from extra_data.tests.make_examples import (
     make_reduced_spb_run,
     make_spb_run,
 )
-from launch import all_files, process, run_xfelmpi
+from launch import all_files, call_xfelmpi, process, run_xfelmpi
 from mockrun import allocate_frames, tiny_run, write_mask
 
 from xfelmpi.core.paths import Experiment
@@ -151,7 +151,9 @@ def test_outputs_equal_the_truth(name, tmp_path):
     case = CASES[name]
     mock = tiny_run(tmp_path / PROPOSAL, **case.simulate)
     output = tmp_path / "out"
-    done = process(mock, output, *case.options, ranks=case.ranks, status=case.status)
+    # a page of every kind of run
+    how = {"ranks": case.ranks, "status": case.status, "page": True}
+    done = process(mock, output, *case.options, **how)
     expected = Expected(mock, **case.expect)
     assert expected.is_hit.any() == case.hits, "the case does not test what it should"
     check_outputs(output, expected)
@@ -224,7 +226,7 @@ def test_scores_by_unmasked_pixels(masked, tmp_path):
     """Cells with more masked pixels in the region do not score less for it."""
     mock, options, plain = masked
     unmasked = ("--normalise", "unmasked", "--decide", "run", "--sigma-floor", "none")
-    process(mock, tmp_path, *options, *unmasked, ranks=2, status=3)
+    process(mock, tmp_path, *options, *unmasked, status=3)
     settings = {"normalise": "unmasked", "decide": "run", "sigma_floor": "none"}
     expected = replace(plain, **settings, _frames=plain._frames)
     assert (expected.sums["score"] > plain.sums["score"]).any()
@@ -312,7 +314,7 @@ def test_values_that_are_no_photons(tmp_path, compression):
                     (chosen < 0) & (chosen > -np.inf)
                 )
     mask = write_mask(tmp_path / "m.h5", good[0])
-    process(mock, tmp_path / "out", "--global-mask", mask, ranks=2, status=3)
+    process(mock, tmp_path / "out", "--global-mask", mask, status=3, page=True)
     expected = Expected(mock, good=good, bad=bad)
     found = problems(tmp_path / "out")
     for module, train in product((0, 9, 15), (0, 1)):
@@ -363,7 +365,7 @@ def test_options_from_a_file(tmp_path):
         f'prefix = "{mock.options.prefix}"\nscore = "photons"\nsigma = 9\nhit-modules = [1, 2]\n'
     )
     where = ["--output", tmp_path / "out", "--geometry", mock.paths.geometry]
-    done = run_xfelmpi(["process", 50, "--config", config, "--sigma", "2", *where])
+    done = call_xfelmpi(["process", 50, "--config", config, "--sigma", "2", *where])
     assert done.returncode == 0, done.stdout + done.stderr
     region = modules_region(1, 2)
     check_outputs(tmp_path / "out", Expected(mock, score="photons", sigma=2.0, region=region))
@@ -373,7 +375,7 @@ def test_misses_are_drawn_the_same_way_every_time(tmp_path):
     """More misses are those of before and some more; another program run draws the same."""
     mock = tiny_run(tmp_path / PROPOSAL, trains=3)
     drawn = []
-    for name, fraction, ranks in (("a", 1, 0), ("b", 1, 3), ("c", 0.5, 2), ("d", 100, 1)):
+    for name, fraction, ranks in (("a", 1, 0), ("b", 1, 3), ("c", 0.5, 0), ("d", 100, 0)):
         options = ("--decide", "fixed", "--fixed-threshold", "4000", "--miss-fraction", fraction)
         process(mock, tmp_path / name, *options, ranks=ranks)
         with h5py.File(tmp_path / name / "events" / "r0050_events.h5") as events:
@@ -393,7 +395,7 @@ def test_without_machine_data_and_geometry(tmp_path):
         for path in folder.glob("*DA*"):
             path.unlink()
     mock.paths.geometry.unlink()
-    done = run_xfelmpi([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"], 2)
+    done = call_xfelmpi([50, "--prefix", mock.options.prefix, "--output", tmp_path / "out"])
     assert done.returncode == 3, done.stdout + done.stderr
     assert problems(tmp_path / "out") == without_energies(12)
     assert "nominal" in done.stderr
@@ -429,7 +431,7 @@ def test_runs_of_extra_data(make, options, tmp_path):
     folder.mkdir(parents=True)
     make(str(folder), **options)
     allocate_frames(folder)
-    done = run_xfelmpi([run, "--prefix", tmp_path, "--output", tmp_path / "out"], 2)
+    done = call_xfelmpi([run, "--prefix", tmp_path, "--output", tmp_path / "out"])
     assert done.returncode == 3, done.stdout + done.stderr
     files = AGIPD1M(RunDirectory(folder)).get_array("image.trainId", unstack_pulses=False)
     trains = files.values[0]

@@ -307,7 +307,7 @@ def test_files_of_another_type_are_left_out(tmp_path):
     assert "float32" in problem.what
     assert "uint16" in problem.what
     assert 4 not in layout.mappings.module
-    done = run_xfelmpi(["vds", 50, "--prefix", tmp_path])
+    done = call_xfelmpi(["vds", 50, "--prefix", tmp_path])
     assert done.returncode == 3, done.stderr
     assert name in done.stdout
     with h5py.File(tmp_path / "scratch/vds/r0050_vds_proc.h5") as file:
@@ -488,7 +488,7 @@ def mock(tmp_path_factory):
 @pytest.mark.parametrize("ranks", [0, 3])
 def test_main_job_writes_it_with_the_rows_of_the_events_file(ranks, mock, tmp_path):
     options = ["--prefix", mock.options.prefix, "--output", tmp_path]
-    done = run_xfelmpi([50, *options, "--trains", "1:"], ranks)
+    done = run_xfelmpi([50, *options, "--trains", "1:", "--no-report"], ranks)
     assert done.returncode == 3, done.stderr
     path = tmp_path / "vds" / "r0050_vds_proc.h5"
     assert str(path) in done.stdout.partition("files written:")[2]
@@ -510,12 +510,12 @@ def test_main_job_writes_it_with_the_rows_of_the_events_file(ranks, mock, tmp_pa
 
 
 def test_main_job_can_do_without(mock, tmp_path):
-    options = ["--prefix", mock.options.prefix, "--output", tmp_path / "a"]
-    assert run_xfelmpi([50, *options, "--no-vds"]).returncode == 3
+    options = ["--prefix", mock.options.prefix, "--no-report", "--output", tmp_path / "a"]
+    assert call_xfelmpi([50, *options, "--no-vds"]).returncode == 3
     settings = tmp_path / "settings.toml"
     settings.write_text("vds = false\n")
     options[-1] = tmp_path / "b"
-    assert run_xfelmpi([50, *options, "--config", settings]).returncode == 3
+    assert call_xfelmpi([50, *options, "--config", settings]).returncode == 3
     for folder in "ab":
         assert "events/r0050_events.h5" in all_files(tmp_path / folder)
         assert not (tmp_path / folder / "vds").exists()
@@ -547,7 +547,7 @@ def test_command_takes_raw_if_there_is_no_proc(tmp_path):
     folder = tmp_path / "raw" / "r0238"
     folder.mkdir(parents=True)
     make_spb_run(str(folder), raw=True)
-    done = run_xfelmpi(["vds", 238, "--prefix", tmp_path, "--trains", ":2"])
+    done = call_xfelmpi(["vds", 238, "--prefix", tmp_path, "--trains", ":2"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("using raw data")
     with h5py.File(tmp_path / "scratch/vds/r0238_vds_raw.h5") as file:
@@ -569,31 +569,31 @@ def test_failure_leaves_the_old_file_alone(mock, tmp_path):
     path = tmp_path / "vds" / "r0050_vds_proc.h5"
     path.mkdir(parents=True)
     (path / "mine").write_text("old")
-    done = run_xfelmpi(["vds", 50, "--prefix", mock.options.prefix, "--output", tmp_path])
+    done = call_xfelmpi(["vds", 50, "--prefix", mock.options.prefix, "--output", tmp_path])
     assert done.returncode == 2
     assert f"{path}: found a folder of that name" in done.stderr
     assert all_files(tmp_path) == ["vds/r0050_vds_proc.h5/mine"]
 
 
 def test_help():
-    done = run_xfelmpi(["vds", "--help"])
+    done = call_xfelmpi(["vds", "--help"])
     assert done.returncode == 0
     for option in ("--prefix", "--output", "--data", "--detector", "--trains", "--config"):
         assert option in done.stdout
     assert "--sigma" not in done.stdout
-    assert "--no-vds" in run_xfelmpi(["process", "--help"]).stdout
+    assert "--no-vds" in call_xfelmpi(["process", "--help"]).stdout
 
 
 def test_old_file_with_other_frames_is_removed(mock, tmp_path):
     """Row numbers of the events file must never lead into a virtual dataset of other frames."""
-    where = ["--prefix", mock.options.prefix, "--output", tmp_path]
+    where = ["--prefix", mock.options.prefix, "--output", tmp_path, "--no-report"]
     vds = tmp_path / "vds" / "r0050_vds_proc.h5"
-    assert run_xfelmpi([50, *where, "--trains", "0:1"]).returncode in (0, 3)
+    assert call_xfelmpi([50, *where, "--trains", "0:1"]).returncode in (0, 3)
     assert vds.exists()
-    again = run_xfelmpi([50, *where, "--trains", "0:1", "--no-vds"])
+    again = call_xfelmpi([50, *where, "--trains", "0:1", "--no-vds"])
     assert again.returncode in (0, 3)
     assert vds.exists(), "it has the same frames"
-    other = run_xfelmpi([50, *where, "--no-vds"])
+    other = call_xfelmpi([50, *where, "--no-vds"])
     assert other.returncode in (0, 3)
     assert not vds.exists()
     assert "has other frames and is removed" in other.stderr
