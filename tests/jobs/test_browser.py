@@ -355,6 +355,9 @@ def test_hits_are_sorted_and_filtered(browser_of_hits, report, size):
     assert expected
     assert_soon(shown, expected)
     assert f"{len(expected)} of {len(by_score)} hits" in page.locator("#page").inner_text()
+    page.locator("#where").fill("cellId not in (0, 1, 2) and wavelength < 1 um")
+    page.locator("#where").press("Enter")
+    assert_soon(shown, np.flatnonzero(columns["cellId"] > 2).tolist()[:48])
     page.locator("#where").fill("brightness > 3")
     page.locator("#where").press("Enter")
     page.get_by_text("no column 'brightness'; there are hit, trainId").wait_for()

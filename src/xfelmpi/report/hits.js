@@ -14,15 +14,45 @@ let shown = [], page = 0, chosen = 0, down = true, detector = null;
 
 const compare = { ">": (a, b) => a > b, ">=": (a, b) => a >= b, "<": (a, b) => a < b,
   "<=": (a, b) => a <= b, "==": (a, b) => a === b, "!=": (a, b) => a !== b };
+const powers = { "": 0, f: -15, p: -12, n: -9, u: -6, "\u00b5": -6, "\u03bc": -6, m: -3, c: -2, k: 3, M: 6, G: 9 };
+const si = { m: ["m", 1], J: ["J", 1], eV: ["J", 1.602176634e-19], s: ["s", 1], Hz: ["Hz", 1], K: ["K", 1],
+  Pa: ["Pa", 1], bar: ["Pa", 1e5], rad: ["rad", 1], deg: ["rad", Math.PI / 180], V: ["V", 1], A: ["A", 1], W: ["W", 1] };
+
+function column(word) {
+  const name = names.includes(word) ? word : other[word];
+  if (!names.includes(name)) throw new Error(`no column '${word}'; there are ${names.join(", ")}`);
+  return name;
+}
+
+// a number, in SI or with a unit that fits the column
+function quantity(text, name) {
+  const found = text.trim().match(/^([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z\u00b5\u03bc]+)?$/);
+  if (!found) throw new Error(`'${text.trim()}' is no number`);
+  const value = Number(found[1]), unit = found[2];
+  if (!unit) return value;
+  for (const [form, [symbol, factor]] of Object.entries(si)) {
+    const power = unit.endsWith(form) ? powers[unit.slice(0, -form.length)] : undefined;
+    if (power === undefined) continue;
+    const own = data.units[name];
+    if (own && own !== symbol) throw new Error(`${name} is in ${own}, ${text.trim()} is not`);
+    return (power < 0 ? value / 10 ** -power : value * 10 ** power) * factor;
+  }
+  throw new Error(`${unit} is no unit known here, as uJ, keV and nm are`);
+}
 
 function conditions(text) {
   if (!text.trim()) return [];
   return text.split(/\s+and\s+/).map((part) => {
-    const found = part.match(/^\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*$/);
-    if (!found || isNaN(Number(found[3]))) throw new Error(`'${part.trim()}' is no comparison such as photons > 5000`);
-    const name = names.includes(found[1]) ? found[1] : other[found[1]];
-    if (!names.includes(name)) throw new Error(`no column '${found[1]}'; there are ${names.join(", ")}`);
-    return (i) => data.columns[name][i] !== null && compare[found[2]](data.columns[name][i], Number(found[3]));
+    const listed = part.match(/^\s*([A-Za-z_]\w*)\s+(not\s+)?in\s*[([]([^()[\]]*)[)\]]\s*$/);
+    const found = part.match(/^\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([-+.\d].*)$/);
+    if (!found && !listed) throw new Error(`'${part.trim()}' is no comparison such as photons > 5000`);
+    const name = column((found || listed)[1]), values = data.columns[name];
+    if (listed) {
+      const items = listed[3].split(",").filter((item) => item.trim()).map((item) => quantity(item, name));
+      return (i) => values[i] !== null && items.includes(values[i]) === !listed[2];
+    }
+    const limit = quantity(found[3], name);
+    return (i) => values[i] !== null && compare[found[2]](values[i], limit);
   });
 }
 
