@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+from bokeh import __version__ as bokeh_version
+from bokeh.core.serialization import Serializer
 from bokeh.document import Document
 from bokeh.models import (
     BoxZoomTool,
@@ -154,12 +156,15 @@ class Charts:
 
     def document(self) -> str:
         """Return the document of Bokeh, and the element of each plot, as JSON in a script."""
-        document = Document()
-        # what a document consists of is looked up once, not for every plot
-        with document.models.freeze():
-            for plot in self._plots:
-                document.add_root(plot)
-        found = _renumbered(document.to_json(deferred=False))
+        # as `Document.to_json`; adding plots to a document, which watches them, takes as long again
+        empty, serializer = Document(), Serializer(deferred=False)
+        written = {
+            "version": bokeh_version,
+            "title": empty.title,
+            "config": serializer.encode(empty.config),
+            "roots": serializer.encode(self._plots),
+        }
+        found = _renumbered(written)
         roots = {root["id"]: name for root, name in zip(found["roots"], self._names, strict=True)}
         return json_script("charts", {"document": found, "roots": roots})
 
