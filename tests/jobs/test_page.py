@@ -47,8 +47,9 @@ from xfelmpi.report.run_files import read_run_files
 def done(tmp_path_factory):
     """A processed run in which a module lacks a train, and the output of the job."""
     folder = tmp_path_factory.mktemp("page") / "p007927"
-    mock = tiny_run(folder, trains=4, cells=tuple(range(8)), missing=((3, 1),))
-    geometry = ["--geometry", mock.paths.geometry, "--sample", "<i>MS2</i> & 5 µm"]
+    sample = "<i>MS2</i> & 5 µm"
+    mock = tiny_run(folder, trains=4, cells=tuple(range(8)), missing=((3, 1),), sample=sample)
+    geometry = ["--geometry", mock.paths.geometry]
     job = run_xfelmpi([50, "--prefix", folder, *geometry], 3)
     assert job.returncode == 3, job.stderr
     return mock, job

@@ -44,7 +44,7 @@ def namespaces():
 @pytest.fixture(scope="module")
 def mock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("surroundings") / "p007927"
-    return tiny_run(folder, trains=2, cells=CELLS, background=5.0)
+    return tiny_run(folder, trains=2, cells=CELLS, background=5.0, sample="No Sample")
 
 
 def test_shared_memory_too_small_for_masks(mock, namespaces, tmp_path):
