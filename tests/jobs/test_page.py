@@ -247,6 +247,28 @@ def test_a_failing_page_harms_nothing(tmp_path):
     assert not (tmp_path / "out/report/r0050.html").exists()
 
 
+NO_HIT_BROWSER = """\
+import sys
+from xfelmpi import mpi
+if mpi.all_ranks().rank == 1:
+    sys.modules["xfelmpi.report.hit_browser"] = None
+from xfelmpi.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_hit_browser_that_one_rank_cannot_import_harms_nothing(tmp_path):
+    mock = tiny_run(tmp_path / "p007927", trains=1)
+    script = tmp_path / "crash.py"
+    script.write_text(NO_HIT_BROWSER)
+    output = tmp_path / "out"
+    job = run_python([script, 50, "--prefix", mock.options.prefix, "--output", output], 2)
+    assert job.returncode == 0, job.stderr
+    assert "WARNING: no hit browser of the run: PeerError: rank 1: " in job.stderr
+    assert (output / "report/r0050.html").exists()
+    assert not (output / "report/r0050_hits.html").exists()
+
+
 def test_no_page_if_not_wanted(tmp_path):
     mock = tiny_run(tmp_path / "p007927", trains=1)
     options = [50, "--prefix", mock.options.prefix, "--output", tmp_path / "out", "--no-report"]

@@ -330,10 +330,10 @@ def report_run(job: RunJob) -> None:
     found = mpi.run_on_root(job.comm, lambda: _make_page(job.experiment, job.config))
     if not job.config.report:
         return
-    # slow to import, and needed here only
-    from xfelmpi.report.hit_browser import write_hit_browser
-
     try:
+        with mpi.fail_together(job.comm):
+            # slow to import, and needed here only
+            from xfelmpi.report.hit_browser import write_hit_browser
         write_hit_browser(job.comm, found)
     except Exception as error:
         if job.comm.rank == 0:
