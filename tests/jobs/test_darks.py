@@ -463,7 +463,16 @@ def raw_run(dark_runs):
 def hits(mock, constants, output, ranks=2):
     """Return images and masks of all frames of modules 3 and 4, and the events."""
     where = ["--prefix", mock.options.prefix, "--output", output, "--constants", constants]
-    options = ["--adu-per-photon", 60, "--no-vds", "--decide", "fixed", "--fixed-threshold", -1]
+    options = [
+        "--adu-per-photon",
+        60,
+        "--no-vds",
+        "--no-report",
+        "--decide",
+        "fixed",
+        "--fixed-threshold",
+        -1,
+    ]
     done = run_job([50, *where, *options], ranks)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "WARNING: Cheetah" not in done.stderr

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_hdf5
-from launch import run_job, run_xfelmpi
+from launch import call_xfelmpi, run_job
 from mockrun import tiny_dark_runs, tiny_run
 from mpi4py import MPI
 
@@ -52,7 +52,7 @@ def lit(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("mask") / "p007927"
     mock = tiny_run(prefix, **LIT, bad_cells=0.02)
     # the main job first, without a mask, tells hits from misses
-    done = run_xfelmpi([50, "--prefix", prefix, "--no-vds"], 2)
+    done = call_xfelmpi([50, "--prefix", prefix, "--no-vds", "--no-report"])
     assert done.returncode == 3, done.stderr
     with h5py.File(prefix / "scratch/powder/r0050_powder.h5") as file:
         powder = {name: file[name][:] for name in file}
@@ -116,8 +116,8 @@ def test_powder_per_cell_is_that_of_the_main_job(lit):
 def test_main_job_takes_the_mask(lit, tmp_path):
     mock = lit[0]
     prefix = mock.options.prefix
-    args = ["--prefix", prefix, "--output", tmp_path, "--no-vds"]
-    done = run_xfelmpi([50, *args, "--trains", "0:8", "--geometry", mock.paths.geometry], 2)
+    args = ["--prefix", prefix, "--output", tmp_path, "--no-vds", "--no-report"]
+    done = call_xfelmpi([50, *args, "--trains", "0:8", "--geometry", mock.paths.geometry])
     assert done.returncode == 3, done.stderr
     assert f"{prefix / MASK} (found)" in done.stdout
     whole = (kinds_of(mock, CELLS) > 0).all(axis=0)

@@ -126,7 +126,7 @@ CASES = {
 def test_other_runs_equal_their_truth(name, tmp_path):
     mock = tiny_raw_run(tmp_path / PROPOSAL, **FEW_MODULES, **CASES[name])
     options = ("--data", "raw", "--no-vds", "--decide", "fixed", "--fixed-threshold", "250")
-    process(mock, tmp_path / "out", *options, ranks=2, status=3)
+    process(mock, tmp_path / "out", *options, ranks=2, status=3, page=True)
     expected = Expected(mock, good=good_of(mock), decide="fixed", fixed_threshold=250.0)
     assert expected.is_hit.any()
     assert expected.n_misses > 0
@@ -269,7 +269,7 @@ def drifting(tmp_path_factory):
 def test_hits_of_a_drifting_run_are_its_particles(drifting, tmp_path):
     """With the common mode subtracted; all files equal the truth, photon by photon."""
     options = ("--no-vds", "--decide", "run", "--common-mode", "asic")
-    process(drifting, tmp_path, *options, ranks=2, status=3)
+    process(drifting, tmp_path, *options, status=3, page=True)
     expected = Expected(drifting, good=good_of(drifting), decide="run")
     particles = drifting.truth["is_particle"]
     sigma = expected.statistics["hit_sigma"]
@@ -305,7 +305,7 @@ def test_false_photons_are_those_of_the_noise(noise, tmp_path):
         **{"noise": noise, "clip_noise": 0.0},
         **FEW_MODULES,
     )
-    process(mock, tmp_path / "out", "--no-vds", *ALL_HITS, "--trains", "0:6", ranks=2, status=3)
+    process(mock, tmp_path / "out", "--no-vds", *ALL_HITS, "--trains", "0:6", status=3)
     rows, images, _ = hits_of(tmp_path / "out")
     n_dark = n_single = n_false = n_lost = 0
     for row in rows:
@@ -332,7 +332,7 @@ def test_auto_takes_proc_if_it_is_there(tmp_path):
     raw = tiny_raw_run(tmp_path / PROPOSAL, trains=1, cells=(0,), **ONE_MODULE)
     proc = tiny_run(tmp_path / "other" / PROPOSAL, trains=1, cells=(0,), **ONE_MODULE)
     shutil.move(proc.paths.proc, raw.options.prefix / "proc" / "r0050")
-    where = [50, "--prefix", raw.options.prefix, "--adu-per-photon", 60]
+    where = [50, "--prefix", raw.options.prefix, "--no-report", "--adu-per-photon", 60]
     said = {}
     for data in ("auto", "raw", "proc"):
         done = run_job([*where, "--output", tmp_path / data, "--data", data,
@@ -453,7 +453,8 @@ def test_constants_of_another_shape(small, tmp_path):
 
 def test_photon_without_a_size(small, tmp_path):
     """The default of 1 ADU is hardly ever meant in raw data."""
-    options = ["--prefix", small.options.prefix, "--output", tmp_path / "out", "--no-vds"]
+    options = ["--prefix", small.options.prefix, "--output", tmp_path / "out"]
+    options += ["--no-vds", "--no-report"]
     done = run_job([50, *options, "--constants", small.paths.constants])
     assert done.returncode == 3
     assert any("every ADU counts as a photon" in line for line in warnings_in(done))

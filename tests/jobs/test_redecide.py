@@ -32,7 +32,7 @@ RUN = {
 
 
 def process(mock, output, *options, ranks=0, status=0):
-    paths = ["--prefix", mock.options.prefix, "--output", output]
+    paths = ["--prefix", mock.options.prefix, "--output", output, "--no-report"]
     words = [mock.options.run, *paths, *options]
     done = run_job(words, ranks)
     assert done.returncode == status, done.stdout + done.stderr
