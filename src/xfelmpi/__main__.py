@@ -33,6 +33,7 @@ COMMANDS = {
     "merge": "the hits of several processed runs as one CXI, EMC and detector file",
     "patch": "give finished files another geometry, distance or mask, without the run",
     "size": "measure the hits of processed runs again, without the run",
+    "classes": "take the classes that Dragonfly found into the files of processed runs",
     "geometry": "find the beam centre and the quadrants from the hits of processed runs",
     "darks": "make calibration constants for raw data from dark runs",
     "mask": "make a mask per memory cell from a run",

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from xfelmpi.core.config.choices import CLASS_BIN, CLASS_QMAX
 from xfelmpi.core.config.options import GROUPS, Config
 from xfelmpi.core.config.parsing import parse_cells, parse_modules, parse_run, parse_run_list
 from xfelmpi.core.errors import UsageError
@@ -287,4 +288,8 @@ def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -
     if values.get("decide", "fixed") != "fixed":
         # a threshold of the first time must not stand in the way
         values.setdefault("fixed_threshold", None)
+    if values.get("recon") == "2d":
+        # classes differ in the middle of the pattern
+        values.setdefault("bin", CLASS_BIN)
+        values.setdefault("roi_qmax", (CLASS_QMAX, ""))
     return dataclasses.replace(first or Config(), **values)

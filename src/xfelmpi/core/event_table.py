@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 
+def missing(dtype: np.dtype) -> float | int:
+    """Return what stands in an added column where there is no value: NaN, or -1 of integers."""
+    return float("nan") if np.dtype(dtype).kind == "f" else -1
+
+
 @dataclass(frozen=True)
 class AddedColumn:
     """One more value per frame: what the user asked for (``--add``), or an analysis found.
@@ -13,8 +18,8 @@ class AddedColumn:
     ----------
     name : str
         Of the column in the events file.
-    values : ndarray, float64 or float32 (frame,)
-        In `units`, NaN where unknown.
+    values : ndarray, float64, float32 or int16 (frame,)
+        In `units`, NaN (-1 of integers) where unknown.
     source : str
         ``SOURCE/KEY`` as the user wrote it, or the name of the analysis.
     units : str

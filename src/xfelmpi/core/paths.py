@@ -141,6 +141,11 @@ class Experiment:
         return self.page.with_name(f"{self.name}_hits.html")
 
     @property
+    def classes_page(self) -> Path:
+        """The page with the classes of the hits."""
+        return self.page.with_name(f"{self.name}_classes.html")
+
+    @property
     def status(self) -> Path:
         """The run's line in the overview of all runs."""
         return self.page.with_suffix(".json")

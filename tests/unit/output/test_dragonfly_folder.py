@@ -4,6 +4,7 @@ import pytest
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.output.dragonfly.folder import check_folder, write_folder
+from xfelmpi.output.dragonfly.settings import volume_config
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def test_links_of_earlier_jobs_are_made_anew(outputs, tmp_path):
     for name in ("r0050.emc", "r0051.emc"):
         check_folder(folder)
         (outputs[0].parent / name).write_text(name)
-        write_folder(folder, outputs[0].parent / name, outputs[1])
+        write_folder(folder, outputs[0].parent / name, outputs[1], volume_config)
         assert (folder / "data/photons.emc").read_text() == name
         outputs[0].unlink(missing_ok=True)
     assert (folder / "data/detector.h5").read_text() == "detector"
@@ -41,7 +42,7 @@ def test_what_is_the_users_stays(kind, name, outputs, tmp_path):
         own.write_text("mine")
     folder = tmp_path / "recon"
     check_folder(folder)
-    assert "your own files in data/ stay" in write_folder(folder, *outputs)
+    assert "your own files in data/ stay" in write_folder(folder, *outputs, volume_config)
     assert own.is_dir() or own.read_text() == "mine"
     assert (folder / "data/xfelmpi_photons.emc").read_text() == "photons"
     assert (folder / "data/xfelmpi_detector.h5").read_text() == "detector"
@@ -49,7 +50,7 @@ def test_what_is_the_users_stays(kind, name, outputs, tmp_path):
     assert "in_photons_file = data/xfelmpi_photons.emc\n" in config
     (folder / "data/xfelmpi_photons.emc").unlink()
     (folder / "data/xfelmpi_photons.emc").write_text("mine, too")
-    for what in (check_folder, lambda folder: write_folder(folder, *outputs)):
+    for what in (check_folder, lambda folder: write_folder(folder, *outputs, volume_config)):
         with pytest.raises(OutputError, match="found a file that no job"):
             what(folder)
 
@@ -65,5 +66,5 @@ def test_settings_stay_and_are_not_followed(outputs, tmp_path):
     folder = tmp_path / "recon"
     folder.mkdir()
     (folder / "config.ini").symlink_to(tmp_path / "made")
-    assert "stays" in write_folder(folder, *outputs)
+    assert "stays" in write_folder(folder, *outputs, volume_config)
     assert not (tmp_path / "made").exists()

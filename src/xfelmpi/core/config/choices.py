@@ -11,6 +11,15 @@ BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
 POLARISATIONS = ("x", "y", "none")
 """``--polarisation``: direction of the electric field."""
 
+RECONSTRUCTIONS = ("3d", "2d")
+"""``--recon``: what Dragonfly makes of the hits, a volume or classes."""
+
+CLASS_BIN, CLASS_QMAX = 8, 16.0
+"""``--bin`` and ``--roi-qmax`` (in voxels) of classes, where they are not given."""
+
+CLASS_COLUMNS = ("class", "class_weight")
+"""Columns of ``xfelmpi classes``."""
+
 SUSPECT_TRAINS = ("include", "exclude")
 """``--suspect-trains``: what becomes of trains that the files flag as suspect."""
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from xfelmpi.core.config.choices import BIN_SIZES, POLARISATIONS, SIZES, SUSPECT_TRAINS
+from xfelmpi.core.config.choices import (
+    BIN_SIZES,
+    POLARISATIONS,
+    RECONSTRUCTIONS,
+    SIZES,
+    SUSPECT_TRAINS,
+)
 from xfelmpi.core.config.parsing import (
     parse_added,
     parse_cells,
@@ -429,6 +435,14 @@ class Config:
         Path,
         "make a folder in which dragonfly.emc can start: config.ini and links to the files",
         metavar="DIR",
+    )
+    recon: str = _option(
+        "dragonfly",
+        "3d",
+        str,
+        "what the folder of --dragonfly is for: 3d, a reconstruction; 2d, classes of hits, with"
+        " --bin 8 and --roi-qmax 16 if these are not given",
+        choices=RECONSTRUCTIONS,
     )
     bin: int = _option(
         "dragonfly",

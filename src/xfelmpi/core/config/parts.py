@@ -117,6 +117,7 @@ class OutputSettings:
     profiles: bool
     also_write: tuple[str, ...]
     dragonfly: Path | None
+    recon: str
     bin: int
     roi_qmax: tuple[float, str] | None
     ewald_rad: float | None

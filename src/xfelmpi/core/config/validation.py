@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from xfelmpi.core.config.choices import BIN_SIZES, SIZE_COLUMNS
+from xfelmpi.core.config.choices import BIN_SIZES, CLASS_COLUMNS, SIZE_COLUMNS
 from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.errors import UsageError
@@ -17,7 +17,7 @@ _MODULES, _CELLS = range(MAX_MODULES), range(MAX_CELLS)
 """What options may name before the run says which detector it has; see `validate_for`."""
 
 _TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
-_TAKEN |= set(SIZE_COLUMNS)
+_TAKEN |= {*SIZE_COLUMNS, *CLASS_COLUMNS}
 _TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
 """Names of the events file, and of the group ``instrument_1`` of the CXI."""
 

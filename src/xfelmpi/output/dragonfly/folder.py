@@ -1,33 +1,16 @@
 """What Dragonfly needs besides the EMC file: detector file, and a folder to start it in."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
+from xfelmpi.core.regular_file import read_small
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
 from xfelmpi.io.partial_file import begin_partial, forget, write_new
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.dragonfly.detector import DragonflyDetector
-
-_CONFIG = """\
-# dragonfly.emc -t 4 10: 10 iterations in 4 threads, here; -r goes on with the last one.
-# All options: https://github.com/duaneloh/Dragonfly/wiki/Configuring-your-experiment
-
-[emc]
-in_photons_file = data/{photons}
-in_detector_file = data/{detector}
-# rotations: about 50 num_div^3, 0.94 / num_div rad apart
-num_div = 6
-output_folder = data/
-log_file = logs/EMC.log
-# hits differ in brightness
-need_scaling = 1
-beta_factor = 1.0
-beta_schedule = 2.0 10
-# without the two '#', the background is part of the model, scaled for each hit: far slower
-# background_file = data/{detector}
-# bgscale_file = data/{detector}
-"""
 
 
 def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) -> None:
@@ -78,15 +61,37 @@ _OURS = ("emc", "merged")
 """Folders of the files that links of earlier jobs lead to."""
 
 
-def check_folder(folder: Path) -> None:
+_KIND = re.compile(r"^\s*recon_type\s*[=:]\s*(\w+)", re.MULTILINE)
+"""What a ``config.ini`` is for; without it, a volume."""
+
+_LONGEST_CONFIG = 1 << 20
+
+
+def check_folder(folder: Path, recon: str = "3d") -> None:
     """Make a folder for Dragonfly and check that `write_folder` will not fail; one rank.
+
+    Parameters
+    ----------
+    folder : Path
+    recon : str
+        ``3d`` or ``2d``.
 
     Raises
     ------
     OutputError
-        If it cannot be written, or has photons or a detector that no job of this program linked.
+        If it cannot be written, or has photons or a detector that no job of this program linked, or
+        a ``config.ini`` for something else than `recon`.
     """
-    check_writable(folder / "config.ini")
+    config = folder / "config.ini"
+    check_writable(config)
+    if config.is_file():
+        found = _KIND.search(read_small(config, _LONGEST_CONFIG).decode(errors="replace"))
+        kind = found[1].lower() if found else "3d"
+        if kind != recon:
+            raise OutputError(
+                f"{config}: is for recon_type = {kind}, expected {recon}: name another folder, or "
+                f"give --recon {kind}"
+            )
     for name in _FOLDERS:
         try:
             make_folder(folder / name)
@@ -120,11 +125,21 @@ def _may_be_replaced(link: Path) -> bool:
     return link.is_symlink() and link.readlink().parent.name in _OURS
 
 
-def write_folder(folder: Path, emc: Path, detector: Path) -> str:
+def write_folder(
+    folder: Path, emc: Path, detector: Path, config_text: Callable[[str, str], str]
+) -> str:
     """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
 
     A ``config.ini`` that is there already stays: it may have been edited. What it names are links,
     which are made anew.
+
+    Parameters
+    ----------
+    folder : Path
+    emc, detector : Path
+        What is linked.
+    config_text : callable
+        Returns the ``config.ini`` for the names of the links.
 
     Raises
     ------
@@ -141,7 +156,7 @@ def write_folder(folder: Path, emc: Path, detector: Path) -> str:
         kept = os.path.lexists(config)
         if not kept:
             part = begin_partial(config)
-            write_new(part, _CONFIG.format(photons=photons.name, detector=pixels.name).encode())
+            write_new(part, config_text(photons.name, pixels.name).encode())
             make_readable(part)
             part.replace(config)
             forget(part)

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from xfelmpi import mpi
@@ -16,6 +18,7 @@ from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.output.cxi.reader import read_hit_columns
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import (
     background_of_blocks,
@@ -23,6 +26,9 @@ from xfelmpi.output.dragonfly.detector import (
     usable_pixels,
 )
 from xfelmpi.output.dragonfly.folder import check_folder, write_detector, write_folder
+from xfelmpi.output.dragonfly.hit_list import NAME as HIT_LIST
+from xfelmpi.output.dragonfly.hit_list import HitList, write_hit_list
+from xfelmpi.output.dragonfly.settings import class_config, volume_config
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
@@ -58,11 +64,17 @@ def beam_wavelength(comm, photon_energy: float | None, wavelength: np.ndarray) -
 def _check_options(settings: OutputSettings, geometry: DetectorGeometry, wavelength: float) -> None:
     """Check that a folder can be written and a detector be made, as far as asked for; one rank."""
     if settings.dragonfly is not None:
-        check_folder(settings.dragonfly)
+        check_folder(settings.dragonfly, settings.recon)
     asked = settings.dragonfly or settings.roi_qmax or settings.ewald_rad
     if asked and not make_detector(settings, geometry, wavelength).n_used:
         value, unit = settings.roi_qmax
         raise UsageError(f"--roi-qmax {value:g}{unit or ' voxels'}: no pixel is within")
+
+
+def _radius(path: Path) -> float:
+    """Return the largest |q| of a detector file in voxels."""
+    with h5py.File(path) as file:
+        return float(np.sqrt(sum(file[name][()] ** 2 for name in ("qx", "qy", "qz")).max()))
 
 
 class DragonflyWriter(HitWriter):
@@ -155,7 +167,17 @@ class DragonflyWriter(HitWriter):
         if files.emc not in written:
             log.warning(f"no hits: {settings.dragonfly} is not ready for Dragonfly")
             return
-        log.info(write_folder(settings.dragonfly, files.emc, files.dragonfly_detector))
+        columns = read_hit_columns(files.cxi)
+        train, cell = (columns[name].values for name in ("trainId", "cellId"))
+        run = columns["run"].values if "run" in columns else np.full(len(train), files.run)
+        text = volume_config
+        if settings.recon == "2d":
+            radius = _radius(files.dragonfly_detector)
+            text = partial(class_config, n_hits=len(train), radius=radius)
+        log.info(write_folder(settings.dragonfly, files.emc, files.dragonfly_detector, text))
+        write_hit_list(
+            settings.dragonfly / "data" / HIT_LIST, HitList.of(run, train, cell, files.emc)
+        )
 
     def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
         hits, settings = self._hits, self._hits.settings

@@ -136,7 +136,9 @@ def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str
             log.warning(f"{path} has different units in the runs, and is left out")
             continue
         values = [
-            part[path].values if path in part else np.full(len(row), np.nan)
+            part[path].values
+            if path in part
+            else np.full(len(row), -1 if path.endswith("/class") else np.nan)
             for part, row in zip(parts, rows, strict=True)
         ]
         joined[path] = HitColumn(np.concatenate(values), there[0].attributes)

@@ -45,6 +45,9 @@ _QUANTITY = re.compile(
 _WORDS = {"and", "or", "not", "in", "if", "else", "is"}
 _PLACE = "_quantity_"
 
+_CLASS, _CLASS_PLACE = re.compile(r"(?<![\w.])class(?!\w)"), "_class_"
+"""A name of a column that is a word of Python's, and what stands for it."""
+
 _MISTAKES = (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError)
 """What the parser and the walk raise on a text that is no condition."""
 
@@ -75,7 +78,8 @@ def rows_where(
     try:
         if len(condition) > _LONGEST:
             raise ValueError("too long")
-        text = _QUANTITY.sub(lambda found: _quantity(found, quantities), condition.strip())
+        text = _CLASS.sub(_CLASS_PLACE, condition.strip())
+        text = _QUANTITY.sub(lambda found: _quantity(found, quantities), text)
         tree = ast.parse(text, mode="eval")
         with np.errstate(all="ignore"):
             found = _Evaluation(columns, units or {}, quantities).value_of(tree.body)
@@ -83,6 +87,7 @@ def rows_where(
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         for name, (written, *_) in reversed(quantities.items()):
             reason = reason.replace(name, written)
+        reason = reason.replace(_CLASS_PLACE, "class")
         raise UsageError(f"--where {condition!r}: {reason}") from None
     if np.asarray(found).dtype != bool:
         raise UsageError(f"--where {condition!r}: is a number, expected a condition, e.g. x > 8")
@@ -137,6 +142,8 @@ class _Evaluation:
     def _name(self, node: ast.Name):
         if node.id in self._quantities:
             return self._quantities[node.id][1]
+        if node.id == _CLASS_PLACE and "class" in self._columns:
+            return self._columns["class"]
         if node.id not in self._columns:
             near = difflib.get_close_matches(node.id, self._columns, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""

@@ -10,9 +10,11 @@ from xfelmpi.analysis.hit_analysis import chosen_analyses
 from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
 from xfelmpi.calibration.mask_files import MaskFile, check_mask, read_bits
+from xfelmpi.core.config.choices import CLASS_COLUMNS
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import motors_from_json
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -21,6 +23,7 @@ from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.checked import checked_attribute, checked_text
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import FinishedHits, HitColumn, read_entry, read_finished_hits
+from xfelmpi.output.dragonfly.classes import NOT_CLASSIFIED, Classes
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
@@ -43,12 +46,15 @@ class Change:
     analysis : dict or None
         Other options of the analyses of hits, by their name in `Config`; None: there are only
         those of which the hits have columns.
+    classes : Classes or None
+        On rank 0: become columns of the hits.
     """
 
     geometry: Path | None = None
     mask: Path | None = None
     distance: float | None = None
     analysis: dict | None = None
+    classes: Classes | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class FinishedSet:
     lost : dict of (ndarray, ndarray)
         Photons and good frames that the powders of a run lose by a mask per cell, (module, ss, fs),
         by the end of their names.
+    classes : tuple of AddedColumn
+        Of all hits; they replace others of the same names.
     """
 
     config: Config
@@ -104,6 +112,7 @@ class FinishedSet:
     files: tuple[UsedFile, ...]
     analyses: tuple[str, ...]
     lost: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    classes: tuple[AddedColumn, ...] = ()
 
     @property
     def detector(self) -> Detector:
@@ -191,7 +200,32 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     found = FinishedSet(
         *about, geometry, bad, by_cell, cells, warnings, obsolete, used, analyses=()
     )
-    return replace(found, analyses=_analyses(found, change))
+    classes = _classes(files, header, change.classes) if change.classes else ()
+    return replace(found, analyses=_analyses(found, change), classes=classes)
+
+
+def _classes(files: Experiment, header: FinishedHits, found: Classes) -> tuple[AddedColumn, ...]:
+    """Return the columns of classes.
+
+    Raises
+    ------
+    InputError
+        If no hit of the run is among those that Dragonfly had.
+    """
+    train, cell = (header.columns[name].values for name in ("trainId", "cellId"))
+    place = found.of_run(files.run, train, cell)
+    there = place >= 0
+    if not there.any():
+        raise InputError(
+            f"{found.path}: no frame of it is a hit of {files.cxi}; it has hits of runs "
+            f"{', '.join(map(str, np.unique(found.hits.run).tolist()))}"
+        )
+    number = np.where(there, found.number[place], NOT_CLASSIFIED).astype(np.int16)
+    weight = np.where(there, found.weight[place], np.float32(np.nan))
+    return tuple(
+        AddedColumn(name, values, f"Dragonfly {found.path}", group="classes")
+        for name, values in zip(CLASS_COLUMNS, (number, weight), strict=True)
+    )
 
 
 def _cells(path: Path, run: FinishedRun | None, entries: dict, detector: Detector) -> np.ndarray:

@@ -24,7 +24,7 @@ from xfelmpi.calibration.pixel_mask import Masks, load_mask
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
-from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.core.event_table import AddedColumn, missing
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -69,6 +69,7 @@ class _Plan:
     titles: dict[str, tuple[str, int]]
     columns: dict[str, list[tuple[str, dict]]]
     analyses: tuple[str, ...]
+    has_classes: bool
     merged: bool
 
 
@@ -142,7 +143,10 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         found = _with_sums(comm, files, plan, tallies, found)
     wavelength = found.wavelength if found else np.empty(0)
     median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
-    columns = _analysed(comm, plan, frames["hits"], found, median)
+    if plan.has_classes:
+        columns = _classified(comm, frames["hits"], found)
+    else:
+        columns = _analysed(comm, plan, frames["hits"], found, median)
     warnings = check_formats(comm, settings, found.geometry if found else None, wavelength)
     _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
     attributes = _attributes(job, found)
@@ -192,6 +196,7 @@ def _plan(found: FinishedSet) -> _Plan:
         titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
         columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
         analyses=found.analyses,
+        has_classes=bool(found.classes),
         merged=found.run is None,
     )
 
@@ -325,23 +330,44 @@ def _analysed(
     return analyse_hits(comm, classes, run, blocks(), n)
 
 
+def _classified(comm, hits: _Frames, found: FinishedSet | None) -> tuple[AddedColumn, ...]:
+    """Return the columns of classes of this rank's hits; collective."""
+    bounds = hits.n_frames * np.arange(comm.size + 1) // comm.size
+    about = mpi.bcast_from_root(comm, lambda: [replace(c, values=None) for c in found.classes])
+    return tuple(
+        replace(
+            column,
+            values=mpi.scatter_rows(comm, found.classes[i].values if found else None, bounds),
+        )
+        for i, column in enumerate(about)
+    )
+
+
 def _columns(
-    frames: _Frames, kind: str, tally: _Tally, analysed: tuple[AddedColumn, ...] | None
+    frames: _Frames, kind: str, tally: _Tally, analysed: tuple[AddedColumn, ...] | None, plan: _Plan
 ) -> list[FrameColumn]:
-    """Return the columns of some frames, those of analyses anew; non-hits have NaN there."""
+    """Return the columns of some frames, those of analyses anew; non-hits have NaN there.
+
+    With classes, nothing changes that analyses stand on, and their columns stay.
+    """
     sums = {_LIT: tally.lit, _PHOTONS: tally.photons}
-    stay = [c for c in frames.columns if analysed is None or not analysis_of(c.attributes)]
+    new = [f"{column.group or INSTRUMENT}/{column.name}" for column in analysed or ()]
+    old = [not plan.has_classes and bool(analysis_of(c.attributes)) for c in frames.columns]
+    stay = [
+        (c, its_old)
+        for c, its_old in zip(frames.columns, old, strict=True)
+        if c.path not in new and (analysed is None or not its_old)
+    ]
     columns = [
         c._replace(values=_unknown(c.values))
-        if analysis_of(c.attributes)
+        if its_old
         else c._replace(values=sums.get(c.path, c.values).astype(c.values.dtype))
-        for c in stay
+        for c, its_old in stay
     ]
-    for column in analysed or ():
+    for path, column in zip(new, analysed or (), strict=True):
         values = column.values
         if kind != "hits":
-            values = np.full(len(frames.rows), np.nan, values.dtype)
-        path = f"{column.group or INSTRUMENT}/{column.name}"
+            values = np.full(len(frames.rows), missing(values.dtype), values.dtype)
         columns.append(FrameColumn(path, values, column.attributes()))
     return columns
 
@@ -357,7 +383,7 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         sets[kind] = FrameSet(
             title=own.title,
             n_frames=own.n_frames,
-            columns=_columns(own, kind, tally, analysed),
+            columns=_columns(own, kind, tally, analysed, plan),
             # the masks call every pixel of every cell good: bad pixels come with the frames
             cell_id=np.zeros(len(own.rows), np.int64),
             ones=tally.ones,

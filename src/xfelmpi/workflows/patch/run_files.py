@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.core.event_table import AddedColumn, missing
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
@@ -142,10 +142,15 @@ def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, wa
             for name, values in columns.items():
                 _put(file[name], rows[kind], values)
         for name in [name for name, item in file.items() if analysis_of(item.attrs)]:
-            del file[name]
+            # classes leave them as they are
+            if not found.classes:
+                del file[name]
         for column in analysed:
-            values = np.full(len(events.is_hit), np.nan, column.values.dtype)
+            dtype = column.values.dtype
+            values = np.full(len(events.is_hit), missing(dtype), dtype)
             values[rows["hits"]] = column.values
+            if column.name in file:
+                del file[column.name]
             file[column.name] = values
             file[column.name].attrs.update(column.attributes())
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xfelmpi.analysis.hit_analysis import HitAnalysis, chosen_analyses
+from xfelmpi.core.config.choices import CLASS_COLUMNS
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.output.hit_columns import INSTRUMENT
 from xfelmpi.workflows.analyse_cxi import hits_of_file, median_wavelength, run_of_file
@@ -46,6 +47,31 @@ def columns(outputs: Outputs) -> Iterator[Finding]:
             yield from compare(path, f"{about.name} of non-hits is NaN", others, others | True)
             where = f"entry_1/{about.group or INSTRUMENT}/{about.name}"
             yield from compare(outputs.experiment.cxi, where, cxi[where][()], values[is_hit])
+
+
+def classes(outputs: Outputs) -> Iterator[Finding]:
+    """Columns of classes are there together, hits alone have values, and the CXI has the same."""
+    events, cxi, path = outputs.files["events"], outputs.files["cxi"], outputs.experiment.events
+    is_hit, entry = outputs.run.events.is_hit, cxi["entry_1"]
+    there = {name: (name in events, f"classes/{name}" in entry) for name in CLASS_COLUMNS}
+    if not any(map(any, there.values())):
+        return
+    for name, found in there.items():
+        yield from expect(path, f"{name} in the events file and the CXI file", found, (True, True))
+    if not all(map(all, there.values())):
+        return
+    number, weight = (events[name][()] for name in CLASS_COLUMNS)
+    yield from expect(path, "class, type", number.dtype, np.dtype(np.int16))
+    yield from expect(path, "class_weight, type", weight.dtype, np.dtype(np.float32))
+    yield from compare(path, "class of non-hits is -1", number[~is_hit] == -1, ~is_hit[~is_hit])
+    known = number >= 0
+    right = np.where(known, (weight > 0) & (weight <= 1), np.isnan(weight) & (number == -1))
+    yield from compare(
+        path, "class_weight is from 0 to 1, NaN without a class", right, right | True
+    )
+    for name, values in zip(CLASS_COLUMNS, (number, weight), strict=True):
+        found = entry[f"classes/{name}"][()]
+        yield from compare(outputs.experiment.cxi, f"entry_1/classes/{name}", found, values[is_hit])
 
 
 def again(outputs: Outputs) -> Iterator[Finding]:

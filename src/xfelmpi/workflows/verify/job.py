@@ -53,6 +53,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("CXI: rows are those of the events", ("cxi",), cxi.rows),
     ("CXI: powder, background, geometry", ("cxi", "powder"), cxi.singles),
     ("analyses: columns", ("cxi", "events"), analyses.columns),
+    ("classes: columns", ("cxi", "events"), analyses.classes),
     ("analyses: some hits once more", ("cxi", "events"), analyses.again),
     ("CXI: radial profiles", ("cxi", "events"), profiles.profiles),
     ("CXI: processing step", ("cxi",), provenance.process_entry),

@@ -1,0 +1,57 @@
+"""``xfelmpi classes``: the classes that Dragonfly found, as columns of the hits."""
+
+from pathlib import Path
+
+from xfelmpi.cli import parser as arguments
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
+
+
+def parser() -> arguments.Parser:
+    """Return the parser of the command's arguments."""
+    parser = arguments.Parser(
+        prog="xfelmpi classes",
+        description="Take the classes that Dragonfly found in a folder of --dragonfly DIR "
+        "--recon 2d into the files of processed runs, as columns class and class_weight, and make "
+        "a page per run that shows the average of every class. Hits are matched by train and "
+        "cell. All files of all runs are replaced, or none. Exit status: 0 complete, 2 wrong use "
+        "or unusable input, 1 a bug.",
+    )
+    arguments.add_runs(parser, "run numbers: 50 51, 50,51 or 50-53")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="classes",
+        required=True,
+        metavar="DIR",
+        help="the folder, of which the last output is taken, or one output_NNN.h5 in it",
+    )
+    arguments.add_arguments(parser, only=("prefix", "output"))
+    return parser
+
+
+def main(argv: list[str], comm) -> int:
+    """Take the classes and return the exit status; `comm` is None for ``--help`` only."""
+    if comm is None:
+        parser().parse_args(argv)
+    from xfelmpi.cli.patch import patch_sets
+    from xfelmpi.mpi import bcast_from_root, run_on_root
+    from xfelmpi.output.dragonfly.classes import read_classes
+    from xfelmpi.workflows.classes import write_pages
+    from xfelmpi.workflows.patch.finished_set import Change
+
+    config, sets, path = bcast_from_root(comm, lambda: _parse(argv))
+    found = run_on_root(comm, lambda: read_classes(path))
+    status = patch_sets(comm, ["classes", *argv], config, sets, Change(classes=found))
+    run_on_root(comm, lambda: write_pages(sets, found))
+    return status
+
+
+def _parse(argv: list[str]) -> tuple[Config, list[Experiment], Path]:
+    given = parser().parse_args(argv)
+    config = arguments.from_arguments(given)
+    if len(set(given.runs)) < len(given.runs):
+        raise UsageError("a run stands there more than once")
+    sets = [Experiment(config.prefix, config.output, run) for run in given.runs]
+    return config, sets, given.classes.absolute()

@@ -1,0 +1,118 @@
+"""``data/hits.h5`` of a folder for Dragonfly: which hits the frames of its EMC file are.
+
+Results of Dragonfly are numbers per frame; they are matched with hits by this list, never by
+position alone: the run may have other hits by then.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.io.checked import checked_array, checked_attribute
+from xfelmpi.io.input_file import finished_file
+from xfelmpi.io.output_file import cannot_write, make_readable, serial_file
+from xfelmpi.io.partial_file import begin_partial, forget
+from xfelmpi.output.emc import EmcFile
+
+NAME = "hits.h5"
+
+
+@dataclass(frozen=True)
+class HitList:
+    """The hits of a folder, in the order of the EMC file.
+
+    Parameters
+    ----------
+    run : ndarray, uint32 (hit,)
+    train_id : ndarray, uint64 (hit,)
+    cell_id : ndarray, uint16 (hit,)
+    emc : str
+        Digest of the EMC file's numbers of pixels with photons; see `emc_digest`.
+    """
+
+    run: np.ndarray
+    train_id: np.ndarray
+    cell_id: np.ndarray
+    emc: str
+
+    @classmethod
+    def of(cls, run, train_id, cell_id, emc: Path) -> "HitList":
+        """Return the list of hits, of any integers (hit,), and their EMC file."""
+        run, train_id, cell_id = (
+            np.asarray(values).astype(dtype)
+            for values, dtype in ((run, np.uint32), (train_id, np.uint64), (cell_id, np.uint16))
+        )
+        return cls(run, train_id, cell_id, emc_digest(emc))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of run, train and cell of every hit, in order."""
+        return _sha256(self.run, self.train_id, self.cell_id)
+
+
+def _sha256(*arrays: np.ndarray) -> str:
+    found = hashlib.sha256()
+    for values in arrays:
+        found.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")))
+    return found.hexdigest()
+
+
+def emc_digest(path: Path) -> str:
+    """Return the SHA-256 of how many pixels have one and more photons, frame by frame.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the EMC file cannot be read.
+    """
+    emc = EmcFile(path)
+    return _sha256(np.array([emc.num_data, emc.num_pix]), emc.ones, emc.multi)
+
+
+def write_hit_list(path: Path, hits: HitList) -> None:
+    """Write the list, unless it is there already: results are newer than it; one rank.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        with h5py.File(path) as file:
+            same = (hits.digest, hits.emc) == (file.attrs["digest"], file.attrs["emc_digest"])
+    except (OSError, KeyError):
+        same = False
+    if same:
+        return
+    part = begin_partial(path)
+    try:
+        with serial_file(part) as file:
+            file["run"], file["trainId"], file["cellId"] = hits.run, hits.train_id, hits.cell_id
+            file.attrs["digest"], file.attrs["emc_digest"] = hits.digest, hits.emc
+        make_readable(part)
+        part.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        forget(part)
+
+
+def read_hit_list(path: Path) -> HitList:
+    """Read the list.
+
+    Raises
+    ------
+    InputError
+        If it is missing or damaged.
+    """
+    with finished_file(path, "a list of the hits of a folder for Dragonfly") as file:
+        run = checked_array(file, "run", np.uint32, (None,))
+        train = checked_array(file, "trainId", np.uint64, run.shape)
+        cell = checked_array(file, "cellId", np.uint16, run.shape)
+        found = HitList(run, train, cell, checked_attribute(file, "emc_digest", str))
+        if checked_attribute(file, "digest", str) != found.digest:
+            raise ValueError("the hits are not those of their digest")
+        return found

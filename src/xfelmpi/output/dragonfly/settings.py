@@ -1,0 +1,74 @@
+"""The ``config.ini`` with which Dragonfly starts: a volume, or classes of hits. Pure.
+
+Names and meanings: Dragonfly, ``params.pyx``, ``iterate.pyx`` and ``quaternion.pyx``.
+"""
+
+import math
+
+_HEAD = """\
+# dragonfly.emc -t 4 {iterations}: {iterations} iterations in 4 threads; -r goes on with the last.
+# All options: https://github.com/duaneloh/Dragonfly/wiki/Configuring-your-experiment
+
+[emc]
+in_photons_file = data/{photons}
+in_detector_file = data/{detector}
+"""
+
+_VOLUME = """\
+# rotations: about 50 num_div^3, 0.94 / num_div rad apart
+num_div = 6
+"""
+
+_CLASSES = """\
+# classes of hits, each seen in num_rot rotations around the beam, up to half a turn
+recon_type = 2d
+num_modes = {modes}
+num_rot = {rotations}
+# a pattern is the same after half a turn
+friedel_sym = 1
+"""
+
+_TAIL = """\
+output_folder = data/
+log_file = logs/EMC.log
+# hits differ in brightness
+need_scaling = 1
+beta_factor = 1.0
+beta_schedule = 2.0 10
+# without the two '#', the background is part of the model, scaled for each hit: far slower
+# background_file = data/{detector}
+# bgscale_file = data/{detector}
+"""
+
+_HITS_OF_CLASS, _CLASSES_FROM, _CLASSES_TO = 50, 10, 128
+"""Hits of a class in the mean, and how many classes there are at least and at most."""
+
+_STEP, _ROTATIONS_FROM, _ROTATIONS_TO = 1.5, 12, 180
+"""Voxels from rotation to rotation at the edge: speckles are two or three wide."""
+
+
+def volume_config(photons: str, detector: str) -> str:
+    """Return the text for a reconstruction, by the names of the files in ``data/``."""
+    return (_HEAD + _VOLUME + _TAIL).format(photons=photons, detector=detector, iterations=10)
+
+
+def class_config(photons: str, detector: str, n_hits: int, radius: float) -> str:
+    """Return the text for a classification.
+
+    Parameters
+    ----------
+    photons, detector : str
+        Names of the files in ``data/``.
+    n_hits : int
+    radius : float
+        Largest |q| of the detector in voxels.
+    """
+    modes = min(max(n_hits // _HITS_OF_CLASS, _CLASSES_FROM), _CLASSES_TO)
+    rotations = math.ceil(math.pi * radius / _STEP)
+    return (_HEAD + _CLASSES + _TAIL).format(
+        photons=photons,
+        detector=detector,
+        iterations=30,
+        modes=modes,
+        rotations=min(max(rotations, _ROTATIONS_FROM), _ROTATIONS_TO),
+    )

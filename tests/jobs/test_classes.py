@@ -1,0 +1,124 @@
+"""Classes by the real Dragonfly, from the folder that a job makes to columns, page and --where."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from compare import assert_same_hdf5
+from launch import call_xfelmpi, run_program, run_xfelmpi
+from mockrun import tiny_run
+
+EVENTS, CXI = "events/r0050_events.h5", "saved_hits/r0050_hits.cxi"
+PAGE = "report/r0050_classes.html"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A processed run, a folder for classes, and what Dragonfly found in it."""
+    folder = tmp_path_factory.mktemp("classes")
+    mock = tiny_run(folder / "p007927", trains=3, cells=(0, 1, 2, 3), hit_rate=0.6)
+    args = [50, "--prefix", mock.options.prefix, "--output", folder / "out", "--with-misses"]
+    args += ["--no-vds", "--no-report", "--decide", "fixed", "--fixed-threshold", "3000"]
+    args += ["--dragonfly", folder / "out/recon", "--recon", "2d", "--polarisation", "none"]
+    done = call_xfelmpi(args)
+    assert done.returncode == 0, done.stderr
+    assert "of 16,384 pixels" in done.stderr + done.stdout
+    program = Path(sys.executable).with_name("dragonfly.emc")
+    ran = run_program([program, "-t", "1", "2"], folder / "out/recon")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder
+
+
+def command(made, out, name, *words, ranks=0):
+    args = [name, 50, *words, "--prefix", made / "p007927", "--output", out]
+    done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi(args)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def columns(path, entry):
+    with h5py.File(path) as file:
+        return file[f"{entry}class"][:], file[f"{entry}class_weight"][:]
+
+
+def without(path, group):
+    """Take the classes, and the note of the job before, out of a file."""
+    with h5py.File(path, "r+") as file:
+        file.attrs.pop("patched_from")
+        for name in ("class", "class_weight") if group is None else (f"{e}/classes" for e in group):
+            del file[name]
+
+
+def test_columns_page_and_where(made, tmp_path):
+    """On two ranks; all else stays, to the bit, and so does the class in later changes."""
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    done = command(made, out, "classes", "--from", out / "recon", ranks=2)
+    assert done.returncode == 0, done.stderr
+    number, weight = columns(out / EVENTS, "")
+    with h5py.File(out / "recon/data/output_002.h5") as file:
+        likely = file["occupancies"][:]
+        assert len(file["intens"]) == 10
+    with h5py.File(out / EVENTS) as file:
+        is_hit = file["is_hit"][:]
+    assert len(likely) == is_hit.sum() > 4
+    np.testing.assert_array_equal(number[is_hit], likely.argmax(axis=1))
+    np.testing.assert_allclose(weight[is_hit], np.minimum(likely.max(axis=1), 1), 1e-6)
+    assert (number[~is_hit] == -1).all()
+    assert np.isnan(weight[~is_hit]).all()
+    np.testing.assert_array_equal(columns(out / CXI, "entry_1/classes/")[0], number[is_hit])
+    assert (columns(out / CXI, "entry_2/classes/")[0] == -1).all()
+    assert command(made, out, "verify").returncode == 0
+
+    page = (out / PAGE).read_text()
+    shown = {int(n): int(k) for n, k in re.findall(r'value="(\d+)" data-hits="(\d+)"', page)}
+    assert shown == {i: int((number[is_hit] == i).sum()) for i in range(10)}
+
+    best = int(number[is_hit][0])
+    where = ("--where", f"class in ({best},) and class_weight > 0", "--name", "one")
+    assert command(made, out, "merge", *where).returncode == 0
+    found, _ = columns(out / "merged/one_hits.cxi", "entry_1/classes/")
+    assert found.tolist() == [best] * shown[best]
+    assert command(made, out, "size", "--size", "none").returncode == 0
+    np.testing.assert_array_equal(columns(out / EVENTS, "")[0], number)
+    np.testing.assert_array_equal(columns(out / CXI, "entry_1/classes/")[0], number[is_hit])
+
+
+def test_nothing_else_changes(made, tmp_path):
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    assert command(made, out, "classes", "--from", out / "recon").returncode == 0
+    # a second time replaces them
+    result = out / "recon/data/output_002.h5"
+    assert command(made, out, "classes", "--from", result).returncode == 0
+    for name, group in ((EVENTS, None), (CXI, ("entry_1", "entry_2"))):
+        without(out / name, group)
+        assert_same_hdf5(made / "out" / name, out / name)
+    assert (out / "emc/r0050.emc").read_bytes() == (made / "out/emc/r0050.emc").read_bytes()
+
+
+def test_damaged_columns_are_found(made, tmp_path):
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    assert command(made, out, "classes", "--from", out / "recon").returncode == 0
+    with h5py.File(out / EVENTS, "r+") as file:
+        row = int(np.flatnonzero(file["is_hit"][:])[0])
+        file["class"][row] += 1
+    done = command(made, out, "verify")
+    assert done.returncode == 1
+    assert "classes: columns" in done.stdout + done.stderr
+
+
+def test_refused_and_nothing_changed(made, tmp_path):
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    before = {name: (out / name).read_bytes() for name in (EVENTS, CXI)}
+    hits = out / "recon/data/hits.h5"
+    os.utime(hits, (hits.stat().st_atime, hits.stat().st_mtime + 1e4))
+    for source, message in ((out / "recon", "older than the list"), (out, "no output_NNN")):
+        done = command(made, out, "classes", "--from", source)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert before == {name: (out / name).read_bytes() for name in (EVENTS, CXI)}
+    assert not (out / PAGE).exists()
