@@ -165,14 +165,17 @@ def _find_runs(
 
     No run goes on in the next row of a dataset whose rows are trains.
     """
+    file, row = np.ascontiguousarray(file), np.ascontiguousarray(row)
     frame = np.flatnonzero((file >= 0) & fits[file])
-    file, row = file[frame].astype(np.int64), row[frame].astype(np.int64)
+    if len(frame) < len(file):
+        file, row = file[frame], row[frame]
     goes_on = (np.diff(frame) == 1) & (np.diff(row) == 1) & (np.diff(file) == 0)
-    by_train = per_train[file[1:]] > 0
-    goes_on &= ~by_train | (row[1:] % np.maximum(per_train[file[1:]], 1) > 0)
+    if per_train.any():
+        by_train = per_train[file[1:]] > 0
+        goes_on &= ~by_train | (row[1:] % np.maximum(per_train[file[1:]], 1) > 0)
     start = np.flatnonzero(np.concatenate([np.ones(len(frame[:1]), bool), ~goes_on]))
     length = np.diff(start, append=len(frame))
-    return file[start], frame[start], row[start], length
+    return file[start].astype(np.int64), frame[start], row[start].astype(np.int64), length
 
 
 def _join_repeats(

@@ -30,7 +30,9 @@ from xfelmpi.output.events import FinishedRun, listed_files, read_finished_run, 
 from xfelmpi.output.provenance import describe_files
 from xfelmpi.output.write_stage import WriteInputs, write_outputs
 from xfelmpi.reduction.dead_modules import without_dead_modules
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
@@ -170,6 +172,8 @@ def decide_again(job: RunJob) -> int:
         experiment = job.experiment
         sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
         events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
+        # what was dealt out is not held by rank 0 any longer
+        found, run = None, run and _without_tables(run)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
@@ -179,6 +183,8 @@ def decide_again(job: RunJob) -> int:
     warnings = log_start(job, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
+        # hits are needed three times: summed, analysed, written
+        kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),
             analysis=config.part(AnalysisSettings),
@@ -187,7 +193,7 @@ def decide_again(job: RunJob) -> int:
             sums=sums,
             events=events,
             powder=total,
-            reader=HitReader(share.frames, sums, sparsifier, inputs.masks),
+            reader=HitReader(share.frames, sums, sparsifier, inputs.masks, kept),
             geometry=inputs.geometry,
             problems=run.problems if run else [],
             warnings=warnings,
@@ -201,6 +207,11 @@ def decide_again(job: RunJob) -> int:
     status = finish(job, done, sparsifier.bytes_read, written)
     report_run(job)
     return status
+
+
+def _without_tables(run: FinishedRun) -> FinishedRun:
+    """Return the same without its frames."""
+    return replace(run, events=run.events.take(np.arange(0)), sums=FrameSums.zeros(0))
 
 
 def _decided(experiment: Experiment, config: Config):

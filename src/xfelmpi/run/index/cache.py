@@ -126,7 +126,13 @@ def _places(segments: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, n
     """Return file and row of every frame and module, int32 `shape` each, from `_segments`."""
     file = np.full(shape, -1, np.int32)
     row = np.zeros(shape, np.int32)
-    for module, first, end, number, start in segments.tolist():
-        file[first:end, module] = number
-        row[first:end, module] = np.arange(start, start + end - first)
+    # runs that are the same frames of several modules are written together, row by row
+    segments = segments[np.lexsort(segments[:, :3].T)]
+    new = (np.diff(segments[:, 1:3], axis=0) != 0).any(axis=1)
+    for alike in np.split(segments, np.flatnonzero(new) + 1):
+        modules, number, start = alike[:, 0], alike[:, 3], alike[:, 4]
+        first, end = alike[0, 1:3].tolist()
+        columns = slice(None) if len(modules) == shape[1] else modules
+        file[first:end, columns] = number
+        row[first:end, columns] = np.arange(end - first)[:, None] + start
     return file, row

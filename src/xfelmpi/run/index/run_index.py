@@ -18,7 +18,7 @@ from xfelmpi.core.problems import Problem, without_numbers
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detectors_of
-from xfelmpi.detectors.module_bits import bits_of
+from xfelmpi.detectors.module_bits import bits_of, modules_of
 from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,
@@ -295,20 +295,23 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
 
     Frames that most modules lack are told of the modules that have them.
     """
+    absent = [
+        Problem("module has no frames in the whole run", "", m, 0, "its pixels count as missing")
+        for m in range(frames.n_modules)
+        if not modules_in_run >> m & 1
+    ]
+    lacking = (frames.file >= 0).sum(axis=0) < len(frames)
+    lacking &= modules_of(modules_in_run, frames.n_modules)
+    if not lacking.any():
+        return absent
     rare = 2 * (frames.file >= 0).sum(axis=1) < modules_in_run.bit_count()
-    problems = _rare_frames(frames[rare]) if rare.any() else []
+    problems_of_rare = _rare_frames(frames[rare]) if rare.any() else []
     frames = frames[~rare] if rare.any() else frames
     trains, train_of_frame, n_frames = np.unique(
         frames.train_id, return_inverse=True, return_counts=True
     )
-    for m in range(frames.n_modules):
-        if not modules_in_run >> m & 1:
-            problems.append(
-                Problem(
-                    "module has no frames in the whole run", "", m, 0, "its pixels count as missing"
-                )
-            )
-            continue
+    problems = absent
+    for m in np.flatnonzero(lacking).tolist():
         missing = np.bincount(train_of_frame, frames.file[:, m] < 0, len(trains)).astype(int)
         whole = missing == n_frames
         problems += [
@@ -333,4 +336,4 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
                     "frames incomplete: no hit decision",
                 )
             )
-    return problems
+    return [*problems_of_rare, *sorted(problems, key=lambda problem: problem.module)]
