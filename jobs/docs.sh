@@ -12,4 +12,4 @@ load_site
 use_venv
 folder=${1:-$ROOT/build/docs}
 python -m sphinx --fail-on-warning --keep-going --quiet -d "$folder/.doctrees" "$ROOT/docs" "$folder"
-say "look at it: $folder/index.html"
+say "documentation: $folder/index.html"

@@ -1,4 +1,4 @@
-"""Deciding again: new hits from the scores in the events file, reading only the frames needed.
+"""Re-thresholding: new hits from the scores in the events file, reading only the frames needed.
 
 The events file of a finished run holds every score, and the powder file the sums over all frames.
 With new options of the decision, only hits and misses have to be read to write all outputs as the
