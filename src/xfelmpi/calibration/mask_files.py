@@ -1,5 +1,6 @@
 """The mask files and the hit-finding region: found, checked, read."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,10 @@ _EXPECTED = "a mask file"
 
 _NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
 """Where good pixels are: in files of this program first, then as beamtimes have written them."""
+
+
+_LARGEST_CHUNK = 1 << 24
+"""Values of a chunk, if the mask itself has fewer."""
 
 
 def bad_bits(settings: MaskSettings | RawSettings) -> int:
@@ -112,6 +117,9 @@ def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     if good.shape is None:
         raise InputError(f"{path}: {name} has no values (its dataspace is null)")
     require_filters(good)
+    if good.chunks and math.prod(good.chunks) > max(_LARGEST_CHUNK, 2 * good.size):
+        # HDF5 would ask for the memory of a whole chunk
+        raise InputError(f"{path}: {name} of shape {good.shape} is in chunks of {good.chunks}")
     if reason := not_written(good):
         # HDF5 would call all of these pixels bad
         raise InputError(f"{path}: {name}: {reason}")

@@ -9,7 +9,7 @@ import pytest
 from mpi4py import MPI
 
 from xfelmpi.calibration.mask_blocks import BLOCK_BYTES, mask_blocks, with_chunk_cache
-from xfelmpi.calibration.mask_files import MaskFile, join_mask
+from xfelmpi.calibration.mask_files import MaskFile, check_mask, join_mask
 from xfelmpi.calibration.pixel_mask import load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core.config.options import Config
@@ -464,3 +464,14 @@ def test_outputs_elsewhere_still_find_the_masks(tmp_path):
     (tmp_path / "out" / "det").mkdir(parents=True)
     write(tmp_path / "out" / "det" / "mask.h5", own)
     np.testing.assert_array_equal(good_of(load(here), 0), own)
+
+
+def test_chunks_that_ask_for_memory(tmp_path):
+    """Few bytes of a file may say that a chunk has 4 GB."""
+    path, shape = tmp_path / "mask.h5", AGIPD_1M.frame_shape
+    with h5py.File(path, "w") as file:
+        file.create_dataset(
+            "mask", shape, bool, maxshape=(None, *shape[1:]), chunks=(60000, *shape[1:])
+        )
+    with pytest.raises(InputError, match="is in chunks of"):
+        check_mask(path, AGIPD_1M)
