@@ -28,7 +28,7 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
 from xfelmpi.reduction.frame_loop import FEWEST_BLOCKS, MOST_TRAINS, train_blocks
 from xfelmpi.reduction.memory_budget import BASE_MEMORY
-from xfelmpi.run.distribution import choose_data
+from xfelmpi.run.data_choice import choose_data
 
 PROPOSAL = "p007927"
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"

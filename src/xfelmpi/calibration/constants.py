@@ -69,7 +69,7 @@ class Calibration:
     lacking : tuple of int
         Modules of the run that have none.
     detector : Detector
-    row_of_cell : ndarray, int32 (352,)
+    row_of_cell : ndarray, int32 (cell,)
         Row of every memory cell in the constants.
     common_mode : bool
         Subtract the median of every ASIC.

@@ -59,11 +59,11 @@ class CellConstants:
 
     Parameters
     ----------
-    offset, gain, noise : ndarray, float32 (3, 512, 128)
+    offset, gain, noise : ndarray, float32 (gain stage, ss, fs)
         ADU, ADU of the high stage per ADU, ADU.
-    level : ndarray, int32 (3, 512, 128)
+    level : ndarray, int32 (gain stage, ss, fs)
         Thresholds between the stages in [1] and [2]; 0 in [0].
-    bad : ndarray, uint8 (3, 512, 128)
+    bad : ndarray, uint8 (gain stage, ss, fs)
         0 = good.
     """
 

@@ -52,8 +52,7 @@ def main(argv: list[str], _comm) -> int:
         sys.stdout.write(text)
         return EXIT_COMPLETE
     from xfelmpi.core.log import log
-    from xfelmpi.io.output_file import cannot_write, make_folder
-    from xfelmpi.report.overview import replace_file
+    from xfelmpi.report.overview import replace_text
 
     path = experiment_folder(given.prefix) / _PLACE
     if path.exists() and "xfelmpi damnit-context" not in path.read_text(errors="replace"):
@@ -61,11 +60,7 @@ def main(argv: list[str], _comm) -> int:
             f"{path}: there is a context file already; print this one with xfelmpi damnit-context, "
             "and add its variables"
         )
-    try:
-        make_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    replace_file(path, text)
+    replace_text(path, text)
     log.info("%s", path)
     return EXIT_COMPLETE
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.regular_file import open_regular
-from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
-from xfelmpi.io.partial_file import begin_partial, check_lock, forget, sweep, write_new
+from xfelmpi.io.replace_file import replace_file
 
 SCHEMA = 1
 _LARGEST = 1 << 28
@@ -196,19 +195,4 @@ def write_state(path: Path, state: WatchState) -> None:
         "redu": state.redu,
         "runs": [asdict(state.runs[run]) for run in sorted(state.runs)],
     }
-    data = json.dumps(about, indent=0).encode()
-    part = begin_partial(path)
-    try:
-        make_folder(path.parent)
-        check_lock()
-        write_new(part, data)
-        make_readable(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        sweep([path])
-        part.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error, len(data)) from None
-    finally:
-        part.unlink(missing_ok=True)
-        forget(part)
+    replace_file(path, json.dumps(about, indent=0).encode(), locked=True)

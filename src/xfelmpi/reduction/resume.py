@@ -20,7 +20,8 @@ from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
 from xfelmpi.io.partial_file import check_lock
 from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.reduction.growing import digest_frames, rows_of_trains
-from xfelmpi.run.distribution import LocalRun, choose_data, share_run
+from xfelmpi.run.data_choice import choose_data
+from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.run.index.run_index import RunIndex
 
 _RUN_FILES = "the run's files"

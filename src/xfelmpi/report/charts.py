@@ -205,6 +205,7 @@ def _renumbered(document: dict) -> dict:
     numbers: dict[str, str] = {}
 
     def rename(value):
+        """Return a part of the document with new numbers."""
         if isinstance(value, dict):
             return {
                 key: numbers.setdefault(inner, f"x{len(numbers) + 1}")

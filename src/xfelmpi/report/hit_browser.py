@@ -17,7 +17,7 @@ from xfelmpi.report import images as pictures
 from xfelmpi.report.assembly import lit_pixels
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import lay_out
-from xfelmpi.report.overview import replace_file
+from xfelmpi.report.overview import replace_text
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.template import fill_page
 
@@ -76,7 +76,7 @@ def write_hit_browser(comm, found: RunFiles | None) -> None:
 
 
 def _write(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]) -> None:
-    replace_file(found.experiment.hit_browser, hit_browser(found, shown, parts))
+    replace_text(found.experiment.hit_browser, hit_browser(found, shown, parts))
 
 
 def shown_hits(found: RunFiles) -> ShownHits | None:

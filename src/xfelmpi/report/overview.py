@@ -24,8 +24,7 @@ from xfelmpi.core.errors import (
 from xfelmpi.core.paths import Experiment, WatchFiles
 from xfelmpi.core.regular_file import read_small
 from xfelmpi.core.text import printable
-from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
-from xfelmpi.io.partial_file import begin_partial, forget, sweep, write_new
+from xfelmpi.io.replace_file import replace_file
 from xfelmpi.output.watch_state import read_state
 from xfelmpi.report.comments import Comment, comments_folder, read_comments
 from xfelmpi.report.headline import Headline, clock, energy, plural
@@ -175,8 +174,7 @@ def record(experiment: Experiment, status: RunStatus) -> None:
     OSError
         If the folder cannot be written.
     """
-    make_folder(experiment.status.parent)
-    replace_file(experiment.status, json.dumps(asdict(status), indent=1))
+    replace_text(experiment.status, json.dumps(asdict(status), indent=1))
     rebuild(experiment.overview)
 
 
@@ -184,7 +182,7 @@ def rebuild(overview: Path) -> None:
     """Make the overview from all files beside it; any number of processes may do so at once."""
     for _ in range(_ATTEMPTS):
         known = _stamps(overview.parent)
-        replace_file(
+        replace_text(
             overview,
             overview_page(
                 read_statuses(overview.parent), read_comments(overview.parent), _watch(overview)
@@ -194,7 +192,7 @@ def rebuild(overview: Path) -> None:
             return
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Write a text file that appears under its name only when complete.
 
     Raises
@@ -203,18 +201,7 @@ def replace_file(path: Path, text: str) -> None:
         If it cannot be written.
     """
     # halves of characters from outside must not keep the page from being written
-    data = text.encode(errors="backslashreplace")
-    part = begin_partial(path)
-    try:
-        write_new(part, data)
-        make_readable(part)
-        sweep([path], held=False)
-        part.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error, len(data)) from None
-    finally:
-        part.unlink(missing_ok=True)
-        forget(part)
+    replace_file(path, text.encode(errors="backslashreplace"))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """The run, indexed on rank 0 and distributed: every rank gets its frames and the facts all need."""
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -9,7 +8,6 @@ from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.config.validation import validate_for
-from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.machine_records import (
@@ -25,9 +23,9 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.known import MODULE_FILE
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import partition
+from xfelmpi.run.data_choice import choose_data
 from xfelmpi.run.index.cache import cached_index
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
@@ -337,81 +335,6 @@ def _of_facility(
         sources=(*machine.sources, *found.sources),
     )
     return machine, (hits, score)
-
-
-def choose_data(experiment: Experiment, wanted: str) -> tuple[str, str]:
-    """Return ``proc`` or ``raw``, and why, for the log."""
-    folders = {kind: experiment.run_folder(kind) for kind in ("proc", "raw")}
-    if wanted != "auto":
-        if reason := _elsewhere(folders, wanted):
-            raise InputError(reason)
-        return wanted, f"using {wanted} data (--data {wanted})"
-    if _has_detector_files(folders["proc"], "CORR"):
-        return "proc", "using corrected data (proc)"
-    if _has_detector_files(folders["raw"], "RAW"):
-        return "raw", f"using raw data: {folders['proc']} has no detector files"
-    raise InputError(_nothing_found(experiment, folders))
-
-
-_FILES_OF = {"proc": "CORR", "raw": "RAW"}
-"""How the names of detector files begin."""
-
-
-def _elsewhere(folders: dict[str, Path], wanted: str) -> str:
-    """Say where detector files are if there are none where they are wanted; else nothing."""
-    if _has_detector_files(folders[wanted], _FILES_OF[wanted]):
-        return ""
-    other = "raw" if wanted == "proc" else "proc"
-    if misplaced := _misplaced(folders, wanted):
-        return misplaced
-    if _has_detector_files(folders[other], _FILES_OF[other]):
-        return (
-            f"{folders[wanted]}: no detector files, but there are {other} data in "
-            f"{folders[other]}; --data {other} or --data auto takes them"
-        )
-    return ""
-
-
-def _misplaced(folders: dict[str, Path], kind: str) -> str:
-    """Say that detector files of a kind are in the folder of the other kind, if they are."""
-    there = folders["raw" if kind == "proc" else "proc"]
-    if not _has_detector_files(there, _FILES_OF[kind]):
-        return ""
-    what = "corrected" if kind == "proc" else "raw"
-    link = f", e.g. as a link: ln -s {there.absolute()} {folders[kind].absolute()}"
-    return (
-        f"{there}: its detector files are {what} ones ({_FILES_OF[kind]}-R…); expected them in "
-        f"{folders[kind]}{'' if folders[kind].exists() else link}"
-    )
-
-
-def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
-    """Say what is there instead of the run."""
-    prefix, run = experiment.prefix, experiment.run
-    if not prefix.is_dir():
-        link = f", it is a link to {prefix.readlink()}" if prefix.is_symlink() else ""
-        return (
-            f"{prefix}: no such run, since this folder is not there{link}; expected the experiment "
-            "folder (--prefix, EXP_PREFIX)"
-        )
-    for kind in ("proc", "raw"):
-        if misplaced := _misplaced(folders, kind):
-            return misplaced
-    found = []
-    for folder in folders.values():
-        n = sum(path.suffix == ".h5" for path in folder.iterdir()) if folder.is_dir() else 0
-        found.append(f"{folder} (with {n} other files)" if n else str(folder))
-    return (
-        f"no such run, and no detector files in {' or '.join(found)}; "
-        f"expected the folder of run {run}"
-    )
-
-
-def _has_detector_files(folder: Path, prefix: str) -> bool:
-    # a glob would say nothing of a folder that cannot be read
-    paths = folder.iterdir() if folder.is_dir() else ()
-    found = (MODULE_FILE.fullmatch(path.name) for path in paths)
-    return any(match and match["kind"] == prefix for match in found)
 
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:

@@ -32,7 +32,8 @@ from xfelmpi.detectors.module_bits import bits_of, modules_of
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, score_frames
 from xfelmpi.hitfinding.scores import unmasked_factor
 from xfelmpi.hitfinding.thresholds import Decision, named_decision
-from xfelmpi.output.write_stage import WriteInputs, write_outputs
+from xfelmpi.output.write_inputs import WriteInputs
+from xfelmpi.output.write_stage import write_outputs
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader

@@ -19,7 +19,7 @@ from xfelmpi.core.regular_file import is_there
 from xfelmpi.core.sparse_frames import ENTRY_BYTES
 from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
-from xfelmpi.output.write_stage import prepare_folders
+from xfelmpi.output.write_inputs import prepare_folders
 from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, RunInfo
@@ -64,21 +64,27 @@ def with_distance(share: LocalRun, inputs: Inputs) -> LocalRun:
     return replace(share, facts=facts)
 
 
+def load_constants(job: RunJob, facts: RunInfo) -> Calibration | None:
+    """Load the calibration constants of a raw run, None of a corrected one; collective."""
+    if facts.kind != "raw":
+        return None
+    fault_injection.inject(job.comm, "constants")
+    return load_calibration(
+        job.comm,
+        job.experiment,
+        job.config.part(RawSettings),
+        facts.cells,
+        facts.modules_in_run,
+        facts.detector,
+        detector=facts.detector_type,
+    )
+
+
 def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     """Load constants, masks and geometry; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    facts, calibration = share.facts, None
-    if facts.kind == "raw":
-        fault_injection.inject(comm, "constants")
-        calibration = load_calibration(
-            comm,
-            experiment,
-            config.part(RawSettings),
-            facts.cells,
-            facts.modules_in_run,
-            facts.detector,
-            detector=facts.detector_type,
-        )
+    facts = share.facts
+    calibration = load_constants(job, facts)
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts))
     geometry, warnings = found or (None, ())

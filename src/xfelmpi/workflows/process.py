@@ -29,11 +29,8 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
 from xfelmpi.hitfinding.thresholds import Decision
 from xfelmpi.output.provenance import provenance
-from xfelmpi.output.write_stage import (
-    WriteInputs,
-    begin_vds,
-    write_outputs,
-)
+from xfelmpi.output.write_inputs import WriteInputs, begin_vds
+from xfelmpi.output.write_stage import write_outputs
 from xfelmpi.reduction.checkpoint import (
     CheckpointWriter,
     ReductionState,

@@ -28,7 +28,8 @@ from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.events import FinishedRun, listed_files, read_finished_run, read_settings
 from xfelmpi.output.provenance import describe_files
-from xfelmpi.output.write_stage import WriteInputs, write_outputs
+from xfelmpi.output.write_inputs import WriteInputs
+from xfelmpi.output.write_stage import write_outputs
 from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader

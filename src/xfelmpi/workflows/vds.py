@@ -16,7 +16,7 @@ def write_run_vds(config: Config, argv: list[str]) -> int:
     from xfelmpi.mpi import alone
     from xfelmpi.output.provenance import provenance
     from xfelmpi.output.vds import write_vds
-    from xfelmpi.run.distribution import choose_data
+    from xfelmpi.run.data_choice import choose_data
     from xfelmpi.run.index.run_index import index_run
     from xfelmpi.run.virtual_layout import plan_virtual
     from xfelmpi.workflows.summary import problem_lines

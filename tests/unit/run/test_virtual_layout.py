@@ -23,7 +23,7 @@ from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.partial_file import part_name
 from xfelmpi.io.publish import publish
 from xfelmpi.output.vds import fill_value, source_names, write_vds
-from xfelmpi.output.write_stage import begin_vds
+from xfelmpi.output.write_inputs import begin_vds
 from xfelmpi.run.index.run_index import RunIndex, index_run
 from xfelmpi.run.virtual_layout import BYTES_PER_MAPPING, Mappings, find_mappings, plan_virtual
 

@@ -223,6 +223,7 @@ def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
     found = {}
 
     def visit(path, item):
+        """Take a dataset that has one row per hit."""
         # frames have more axes
         if isinstance(item, h5py.Dataset) and item.attrs.get("axes") == "experiment_identifier":
             attributes = {name: value for name, value in item.attrs.items() if name != "axes"}

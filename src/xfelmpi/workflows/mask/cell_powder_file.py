@@ -71,7 +71,7 @@ class CellPowderWriter:
         ----------
         modules_in_run : int
             Bit field; the others are 0.
-        frames : dict of str to ndarray, int64 (16, cell)
+        frames : dict of str to ndarray, int64 (module, cell)
             Frames of each module and cell: ``all``, ``hits``, ``misses``.
         """
         for suffix, dataset in self._datasets.items():

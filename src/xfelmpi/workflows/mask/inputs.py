@@ -7,11 +7,11 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi._kernels._cells import HIT, JUDGED, MISS
-from xfelmpi.calibration.constants import Calibration, load_calibration
+from xfelmpi.calibration.constants import Calibration
 from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
-from xfelmpi.core.config.parts import MaskSettings, RawSettings, RunSettings
+from xfelmpi.core.config.parts import MaskSettings, RunSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import RunJob
@@ -19,6 +19,7 @@ from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.workflows.inputs import load_constants
 from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
 from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
@@ -95,17 +96,8 @@ def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     """Index the run, read masks and constants, and say so; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
     share = share_run(comm, experiment, config.part(RunSettings))
-    facts, calibration = share.facts, None
-    if facts.kind == "raw":
-        calibration = load_calibration(
-            comm,
-            experiment,
-            config.part(RawSettings),
-            facts.cells,
-            facts.modules_in_run,
-            facts.detector,
-            detector=facts.detector_type,
-        )
+    facts = share.facts
+    calibration = load_constants(job, facts)
     masks = load_masks(
         comm,
         experiment,

@@ -180,7 +180,7 @@ def _add_other_masks(
 
     Returns
     -------
-    dict of str to ndarray, int64 (16,)
+    dict of str to ndarray, int64 (module,)
         Cells × pixels of every kind of mask, by module.
     """
     facts, masks = inputs.share.facts, inputs.masks
