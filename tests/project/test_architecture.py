@@ -32,5 +32,12 @@ def test_modules_that_are_named_exist(page):
         assert (ROOT / "cython" / path).exists(), path
 
 
+def test_things_are_added_in_three_files_at_most():
+    table = package_table.PAGE.read_text().partition("## Where to add things")[2]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert {"a score", "a detector"} < {what.strip() for what, _ in rows}
+    assert {what: files for what, files in rows if len(files.split(";")) > 3} == {}
+
+
 def test_page_is_read_in_five_minutes():
     assert len(package_table.PAGE.read_text().split()) < 1300

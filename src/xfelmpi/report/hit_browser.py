@@ -12,6 +12,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi._kernels._deflate import zlib_compress
+from xfelmpi.core.vocabulary import SPELLINGS
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.report import images as pictures
 from xfelmpi.report.assembly import lit_pixels
@@ -113,6 +114,7 @@ def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]
     data = {
         "columns": columns,
         "units": units,
+        "other_names": {other: name for name, other in SPELLINGS},
         "photons": [packed.get(int(hit), "") for hit in hits],
         "height": height,
         "width": width,

@@ -5,8 +5,6 @@ const data = JSON.parse($("#hits")?.textContent || "null");
 const PER_PAGE = 48, BINS = 4;
 
 const names = data ? Object.keys(data.columns) : [];
-const other = { train_id: "trainId", cell_id: "cellId", pulse_id: "pulseId", lit_pixels: "litpixels",
-  photon_counts: "photons", hit_score: "hitscore", photon_wavelength: "wavelength" };
 const ticked = new Set();
 let shown = [], page = 0, chosen = 0, down = true, detector = null;
 
@@ -19,7 +17,7 @@ const si = { m: ["m", 1], J: ["J", 1], eV: ["J", 1.602176634e-19], s: ["s", 1], 
   Pa: ["Pa", 1], bar: ["Pa", 1e5], rad: ["rad", 1], deg: ["rad", Math.PI / 180], V: ["V", 1], A: ["A", 1], W: ["W", 1] };
 
 function column(word) {
-  const name = names.includes(word) ? word : other[word];
+  const name = names.includes(word) ? word : data.other_names[word];
   if (!names.includes(name)) throw new Error(`no column '${word}'; there are ${names.join(", ")}`);
   return name;
 }
