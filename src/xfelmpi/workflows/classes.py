@@ -8,7 +8,7 @@ from xfelmpi.io.output_file import make_folder
 from xfelmpi.output.cxi.reader import read_hit_columns
 from xfelmpi.output.dragonfly.classes import Classes
 from xfelmpi.report.classes_page import ClassOfRun, classes_page
-from xfelmpi.report.overview import replace_file
+from xfelmpi.report.overview import replace_text
 
 _CLASS, _SIZE = "classes/class", "sizing/diameter"
 
@@ -33,5 +33,5 @@ def write_pages(sets: list[Experiment], found: Classes) -> None:
         ]
         page = classes_page(files.name, shown, int((number < 0).sum()), str(found.path))
         make_folder(files.classes_page.parent)
-        replace_file(files.classes_page, page)
+        replace_text(files.classes_page, page)
         log.info(f"classes: {files.classes_page}")
