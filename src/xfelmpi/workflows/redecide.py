@@ -15,6 +15,7 @@ from xfelmpi.core.config.options import PASS_GROUPS, Config
 from xfelmpi.core.config.parts import (
     AnalysisSettings,
     HitSettings,
+    MemorySettings,
     OutputSettings,
     RunSettings,
 )
@@ -185,7 +186,7 @@ def decide_again(job: RunJob) -> int:
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         # hits are needed three times: summed, analysed, written
-        kept = FrameBuffer(len(share.frames), spare_memory(config) // 2)
+        kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),
             analysis=config.part(AnalysisSettings),
