@@ -81,7 +81,7 @@ def test_refused_and_nothing_written(made, tmp_path):
     (tmp_path / "there.geom").write_text("mine")
     before = all_files(folder / "out")
     said = geometry(folder, "--geometry-file", tmp_path / "there.geom", status=2)
-    assert "there already" in said
+    assert "exists already" in said
     assert (tmp_path / "there.geom").read_text() == "mine"
     assert "more than once" in geometry(folder, "50", status=2)
     assert "r0051" in geometry(folder, "51", status=2)
