@@ -389,7 +389,8 @@ def test_script_that_is_stopped_before_the_program_runs(project, tmp_path, name,
     with open(project / "jobs" / "common.sh", "a") as file:
         file.write(f"load_site() {{ kill -{name} $$; sleep 0.1; }}\n")
     result = tmp_path / "result"
-    command = ["bash", project / "jobs" / "process_run.sh", "50"]
+    # of a parent that ignores one of them, such as nohup, a shell could not take it
+    command = ["env", "--default-signal", "bash", project / "jobs" / "process_run.sh", "50"]
     environment = {**os.environ, "XFELMPI_RESULT": str(result), "XFELMPI_ROOT": str(project)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
