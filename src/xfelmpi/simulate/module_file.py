@@ -131,9 +131,9 @@ def _write_burst_ids(data: h5py.Group, plans: list[TrainPlan]) -> None:
     """Write train, and cells of its frames, as EXtra-data's mock files of a JUNGFRAU have them."""
     n = len(plans[0]) if plans else 0
     trains = np.array([plan.train_id for plan in plans], np.uint64)
-    number = np.arange(len(plans) * n, dtype=np.uint64).reshape(-1, n)
+    number = np.arange(len(plans) * n, dtype=np.uint64).reshape(len(plans), n)
     data["trainId"] = trains
-    data["memoryCell"] = np.array([plan.cells for plan in plans], np.uint8).reshape(-1, n)
+    data["memoryCell"] = np.array([plan.cells for plan in plans], np.uint8).reshape(number.shape)
     data["frameNumber"] = number
     data["timestamp"] = number.astype(np.float64)
 

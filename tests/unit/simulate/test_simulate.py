@@ -587,3 +587,13 @@ def test_simulate_returns_where_everything_is(plain_run):
         assert path.exists()
     assert not list(paths.experiment.output.rglob("*.part"))
     assert [path.name for path in paths.truth.parent.iterdir()] == ["r0050_truth.h5"]
+
+
+def test_file_without_frames_of_a_detector_whose_rows_are_trains(tmp_path):
+    """All trains of the file are among the missing ones."""
+    options = {"detector": "JUNGFRAU-4M", "trains": 1, "cells": (0,), "hit_photons": (500.0, 1e3)}
+    run = tiny_run(tmp_path, **options, missing=((2, 0),), missing_style="empty")
+    (path,) = run.paths.proc.glob("*JNGFR03-S00000.h5")
+    with h5py.File(path) as file:
+        images = file["INSTRUMENT/SPB_IRDA_JF4M/CORR/JNGFR03:output/data"]
+        assert {len(images[name]) for name in ("adc", "trainId", "memoryCell")} == {0}
