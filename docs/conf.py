@@ -19,7 +19,7 @@ autodoc_member_order = "bysource"
 nitpick_ignore_regex = [("py:.*", ".*")]
 myst_heading_anchors = 4
 nitpicky = True
-# what stands in a page as drawing or output has no language
+# drawings and output in a page have no language
 highlight_language = "none"
 
 html_theme = "furo"

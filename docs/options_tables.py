@@ -35,7 +35,7 @@ def command(name: str) -> str:
         actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
         if not actions:
             continue
-        # argparse has these two titles for what stands in no group
+        # argparse has these two titles for options without a group
         if group.title not in ("positional arguments", "options"):
             title = group.title[0].upper() + group.title[1:]
             lines.append(f"({name}-{_slug(title)})=\n### {title}")

@@ -195,7 +195,7 @@ XFELMPI_LAUNCHER=$(launcher sbatch)
 export XFELMPI_LAUNCHER
 say "$(date '+%F %T') job $SLURM_JOB_ID, run $run, $ranks ranks on ${SLURM_JOB_NODELIST:-$(hostname)}"
 
-# writes_outputs OPTIONS: whether a job that goes well writes the events file anew.
+# writes_outputs OPTIONS: whether a successful job writes a new events file.
 writes_outputs() {
     local option
     for option; do

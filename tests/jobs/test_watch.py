@@ -321,7 +321,7 @@ def test_damaged_state_is_refused(source, tmp_path, project, change):
     watch = Watch(tmp_path, project)
     watch.look()
     watch.files.state.write_text(change(watch.files.state.read_text()))
-    with pytest.raises(InputError, match="remove it to start anew"):
+    with pytest.raises(InputError, match="remove it to start again"):
         read_state(watch.files.state)
 
 

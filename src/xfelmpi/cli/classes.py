@@ -4,7 +4,6 @@ from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment
 
 
@@ -51,7 +50,6 @@ def main(argv: list[str], comm) -> int:
 def _parse(argv: list[str]) -> tuple[Config, list[Experiment], Path]:
     given = parser().parse_args(argv)
     config = arguments.from_arguments(given)
-    if len(set(given.runs)) < len(given.runs):
-        raise UsageError("a run stands there more than once")
+    arguments.refuse_repeated(given.runs)
     sets = [Experiment(config.prefix, config.output, run) for run in given.runs]
     return config, sets, given.classes.absolute()

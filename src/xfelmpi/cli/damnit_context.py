@@ -52,7 +52,7 @@ def main(argv: list[str], _comm) -> int:
         sys.stdout.write(text)
         return EXIT_COMPLETE
     from xfelmpi.core.log import log
-    from xfelmpi.report.overview import replace_text
+    from xfelmpi.io.replace_file import replace_text
 
     path = experiment_folder(given.prefix) / _PLACE
     if path.exists() and "xfelmpi damnit-context" not in path.read_text(errors="replace"):

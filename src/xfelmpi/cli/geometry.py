@@ -46,8 +46,7 @@ def main(argv: list[str], comm) -> int:
 def _parse(argv: list[str]) -> tuple[Config, list[int], bool, Path]:
     given = parser().parse_args(argv)
     config = arguments.from_arguments(given)
-    if len(set(given.runs)) < len(given.runs):
-        raise UsageError("a run is given more than once")
+    arguments.refuse_repeated(given.runs)
     out = given.geometry_file or config.output / "det" / f"r{given.runs[0]:04d}.geom"
     if out.exists() and not given.overwrite:
         raise UsageError(f"{out} exists already; to replace it, add --overwrite")

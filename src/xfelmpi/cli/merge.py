@@ -53,9 +53,7 @@ def main(argv: list[str], comm) -> int:
 def _parse(argv: list[str]) -> tuple[Config, tuple[int, ...], str | None, str]:
     given = parser().parse_args(argv)
     runs = tuple(sorted(given.runs))
-    for run in runs:
-        if runs.count(run) > 1:
-            raise UsageError(f"run {run} is given more than once")
+    arguments.refuse_repeated(runs)
     name = given.name or f"r{runs[0]:04d}-r{runs[-1]:04d}"
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise UsageError(f"--name {name!r}: expected letters, digits and _ . + -")

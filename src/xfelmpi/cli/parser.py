@@ -6,7 +6,7 @@ import difflib
 import importlib
 import pkgutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xfelmpi.core.config.choices import CLASS_BIN, CLASS_QMAX
@@ -116,6 +116,19 @@ def add_runs(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument(
         "runs", type=checked(parse_run_list), nargs="+", action=_Join, metavar="RUN", help=text
     )
+
+
+def refuse_repeated(runs: Sequence[int]) -> None:
+    """Check that every run is given once.
+
+    Raises
+    ------
+    UsageError
+        With the first run that is not.
+    """
+    for run in runs:
+        if runs.count(run) > 1:
+            raise UsageError(f"run {run} is given more than once")
 
 
 class _Join(argparse.Action):

@@ -3,7 +3,6 @@
 from xfelmpi.cli import parser as arguments
 from xfelmpi.cli.patch import patch_sets
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment
 
 _OPTIONS = ("size", "density", "size_range", "analyse", "profiles")
@@ -40,6 +39,5 @@ def _parse(argv: list[str]) -> tuple[Config, list[Experiment], dict]:
     config = arguments.from_arguments(given)
     values = arguments.given_values(given)
     analysis = {name: values[name] for name in _OPTIONS if name in values}
-    if len(set(given.runs)) < len(given.runs):
-        raise UsageError("a run is given more than once")
+    arguments.refuse_repeated(given.runs)
     return config, [Experiment(config.prefix, config.output, run) for run in given.runs], analysis

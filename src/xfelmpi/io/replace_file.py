@@ -42,3 +42,15 @@ def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
     finally:
         part.unlink(missing_ok=True)
         forget(part)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, that appears under its name only when complete.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    # halves of characters from outside must not keep a page from being written
+    replace_file(path, text.encode(errors="backslashreplace"))

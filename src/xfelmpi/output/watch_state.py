@@ -148,7 +148,7 @@ def read_state(path: Path) -> WatchState:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path}: found no state of a watch ({type(error).__name__}: {str(error)[:200]}); "
-            "remove it to start anew: runs that have outputs are not processed again"
+            "remove it to start again: runs that have outputs are not processed again"
         ) from None
 
 

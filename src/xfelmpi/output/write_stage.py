@@ -25,7 +25,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.partial_file import begin_partial
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.events import ALL_READ, SOME_READ, write_events
 from xfelmpi.output.hit_columns import hit_columns
 from xfelmpi.output.hit_formats import HitOutputs, finish_formats, hit_paths

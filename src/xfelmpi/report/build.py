@@ -1,9 +1,9 @@
 """Page and overview of a finished run, written."""
 
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.output_file import make_folder
+from xfelmpi.io.replace_file import replace_text
 from xfelmpi.report.detector_images import thumbnail
-from xfelmpi.report.overview import record_success, replace_text
+from xfelmpi.report.overview import record_success
 from xfelmpi.report.run_files import RunFiles, read_run_files
 from xfelmpi.report.run_page import run_answers, run_page
 from xfelmpi.report.trends import run_numbers
@@ -27,7 +27,6 @@ def make_report(experiment: Experiment) -> RunFiles:
     """
     found = read_run_files(experiment)
     page = run_page(found)
-    make_folder(experiment.page.parent)
     replace_text(experiment.page, page)
     verdicts = as_json(run_answers(found))
     numbers = run_numbers(found.run)

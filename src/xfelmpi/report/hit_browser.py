@@ -13,12 +13,12 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.vocabulary import SPELLINGS
+from xfelmpi.io.replace_file import replace_text
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.report import images as pictures
 from xfelmpi.report.assembly import lit_pixels
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import lay_out
-from xfelmpi.report.overview import replace_text
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.template import fill_page
 

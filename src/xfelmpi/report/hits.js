@@ -25,7 +25,7 @@ function column(word) {
 // a number, in SI or with a unit that fits the column
 function quantity(text, name) {
   const found = text.trim().match(/^([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-z\u00b5\u03bc]+)?$/);
-  if (!found) throw new Error(`'${text.trim()}' is no number`);
+  if (!found) throw new Error(`'${text.trim()}' is not a number`);
   const value = Number(found[1]), unit = found[2];
   if (!unit) return value;
   for (const [form, [symbol, factor]] of Object.entries(si)) {
@@ -35,7 +35,7 @@ function quantity(text, name) {
     if (own && own !== symbol) throw new Error(`${name} is in ${own}, ${text.trim()} is not`);
     return (power < 0 ? value / 10 ** -power : value * 10 ** power) * factor;
   }
-  throw new Error(`${unit} is no unit known here, as uJ, keV and nm are`);
+  throw new Error(`${unit} is not a known unit such as uJ, keV or nm`);
 }
 
 function conditions(text) {
@@ -43,7 +43,7 @@ function conditions(text) {
   return text.split(/\s+and\s+/).map((part) => {
     const listed = part.match(/^\s*([A-Za-z_]\w*)\s+(not\s+)?in\s*[([]([^()[\]]*)[)\]]\s*$/);
     const found = part.match(/^\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([-+.\d].*)$/);
-    if (!found && !listed) throw new Error(`'${part.trim()}' is no comparison such as photons > 5000`);
+    if (!found && !listed) throw new Error(`'${part.trim()}' is not a comparison such as photons > 5000`);
     const name = column((found || listed)[1]), values = data.columns[name];
     if (listed) {
       const items = listed[3].split(",").filter((item) => item.trim()).map((item) => quantity(item, name));

@@ -24,7 +24,7 @@ from xfelmpi.core.errors import (
 from xfelmpi.core.paths import Experiment, WatchFiles
 from xfelmpi.core.regular_file import read_small
 from xfelmpi.core.text import printable
-from xfelmpi.io.replace_file import replace_file
+from xfelmpi.io.replace_file import replace_text
 from xfelmpi.output.watch_state import read_state
 from xfelmpi.report.comments import Comment, comments_folder, read_comments
 from xfelmpi.report.headline import Headline, clock, energy, plural
@@ -190,18 +190,6 @@ def rebuild(overview: Path) -> None:
         )
         if _stamps(overview.parent) == known:
             return
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when complete.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    # halves of characters from outside must not keep the page from being written
-    replace_file(path, text.encode(errors="backslashreplace"))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -4,11 +4,10 @@ import numpy as np
 
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
-from xfelmpi.io.output_file import make_folder
+from xfelmpi.io.replace_file import replace_text
 from xfelmpi.output.cxi.reader import read_hit_columns
 from xfelmpi.output.dragonfly.classes import Classes
 from xfelmpi.report.classes_page import ClassOfRun, classes_page
-from xfelmpi.report.overview import replace_text
 
 _CLASS, _SIZE = "classes/class", "sizing/diameter"
 
@@ -32,6 +31,5 @@ def write_pages(sets: list[Experiment], found: Classes) -> None:
             for i, average in enumerate(found.average)
         ]
         page = classes_page(files.name, shown, int((number < 0).sum()), str(found.path))
-        make_folder(files.classes_page.parent)
         replace_text(files.classes_page, page)
         log.info(f"classes: {files.classes_page}")

@@ -89,15 +89,9 @@ def process_by_facility(job: RunJob) -> int:
         sparsifier = make_sparsifier(config, inputs, files)
         kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
         rows = np.flatnonzero(decision.is_hit | is_miss)
-        read = _RowKeeper(sums, kept)
         nothing = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
         with mpi.fail_together(comm):
-            run_pass(
-                _blocks(share.frames, rows, HitReader.BLOCK_FRAMES),
-                partial(sparsifier.frames, powder=nothing, name_invalid=True),
-                (read,),
-                shutdown.defer_shutdown,
-            )
+            _read_rows(share.frames, rows, sparsifier, nothing, _RowKeeper(sums, kept))
             files.check_unchanged()
         events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
         done = WriteInputs(
@@ -122,6 +116,22 @@ def process_by_facility(job: RunJob) -> int:
     status = finish(job, done, sparsifier.bytes_read, written)
     report_run(job)
     return status
+
+
+def _read_rows(
+    table: FrameTable,
+    rows: np.ndarray,
+    sparsifier: Sparsifier,
+    powder: PowderSum,
+    keeper: "_RowKeeper",
+) -> None:
+    """Read some frames of this rank, and keep their sums and photons."""
+    run_pass(
+        _blocks(table, rows, HitReader.BLOCK_FRAMES),
+        partial(sparsifier.frames, powder=powder, name_invalid=True),
+        (keeper,),
+        shutdown.defer_shutdown,
+    )
 
 
 def _own_score(config: Config) -> str:

@@ -16,9 +16,9 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.detectors.scattering import ewald_vectors, solid_angle
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.dragonfly.binning import bin_frames, block_of_pixel, in_blocks, n_blocks
 from xfelmpi.output.dragonfly.detector import make_detector
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 
 PIXEL = 200e-6
 DISTANCE = 0.31

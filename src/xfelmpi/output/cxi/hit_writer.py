@@ -10,9 +10,9 @@ from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.profile_writer import rings_of
 from xfelmpi.output.cxi.writer import CxiFile
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
 

@@ -17,7 +17,7 @@ from xfelmpi.core.errors import UsageError
 from xfelmpi.core.log import log, size_text
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.reader import read_hit_columns
 from xfelmpi.output.dragonfly.binning import bin_frames, n_blocks
 from xfelmpi.output.dragonfly.detector import (
@@ -32,33 +32,7 @@ from xfelmpi.output.dragonfly.settings import class_config, volume_config
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
-_SPREAD = 0.01
-"""Relative range of the wavelength in a run that is worth a warning."""
-
 _THREADS, _MUCH_MEMORY = 4, 32 << 30
-
-
-def beam_wavelength(comm, photon_energy: float | None, wavelength: np.ndarray) -> tuple[float, str]:
-    """Return the wavelength of the detector file in m, NaN if unknown, and a warning; collective.
-
-    Parameters
-    ----------
-    comm : Intracomm
-    photon_energy : float or None
-        In J; if given, it counts.
-    wavelength : ndarray, float64 (frame,)
-        Of the frames of this rank, in m; their median over all ranks is taken.
-    """
-    known = mpi.allgather_concat(comm, wavelength[np.isfinite(wavelength)])
-    if photon_energy is not None:
-        return PLANCK_TIMES_C / photon_energy, ""
-    if not len(known):
-        return float("nan"), ""
-    median, spread = float(np.median(known)), float(np.ptp(known))
-    if spread <= _SPREAD * median:
-        return median, ""
-    percent = 100 * spread / median
-    return median, f"the wavelength varies by {percent:.1f} %; Dragonfly gets the median"
 
 
 def _check_options(settings: OutputSettings, geometry: DetectorGeometry, wavelength: float) -> None:

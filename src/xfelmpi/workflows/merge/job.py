@@ -16,8 +16,8 @@ from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.publish import check_writable
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.reader import stream_hits
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance

@@ -34,8 +34,8 @@ from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.publish import check_writable
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.reader import stream_masked
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite

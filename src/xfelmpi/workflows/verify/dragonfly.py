@@ -6,9 +6,9 @@ import numpy as np
 
 from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.mpi import alone
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.dragonfly.binning import n_blocks
 from xfelmpi.output.dragonfly.detector import background_of_blocks, make_detector
-from xfelmpi.output.dragonfly.hit_writer import beam_wavelength
 from xfelmpi.output.emc import EmcFile
 from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, expect
