@@ -16,7 +16,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.run.data_choice import choose_data
 from xfelmpi.run.distribution import _other_proposal
-from xfelmpi.run.index.completeness import unfinished_correction
+from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
 from xfelmpi.run.machine.control_data import opened, read_table
@@ -115,6 +115,35 @@ def test_one_foreign_file_is_left_out(run, key, number, words):
     assert index.proposal == 7927
 
 
+def test_proposal_that_only_a_few_files_say(run):
+    """Whose data the others are is not known: nobody's name is put on them."""
+    for path in run.iterdir():
+        with h5py.File(path, "r+") as file:
+            say = 8316 if path.name in (file_name(3), file_name(3, 1)) else 0
+            write(file, "METADATA/proposalNumber", np.array([say], np.uint32))
+    index = index_run(run, "proc")
+    what = "2 of 64 detector files are of proposal p008316, most others of none"
+    assert told(index) == [(3, file_name(3), what, "used")]
+    assert index.proposal == 0
+    assert (index.frames.file >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [([0], "sequence 0"), ([1, 2], "sequences 1, 2"), ([3], None)],
+)
+def test_sequences_that_no_module_has(experiment, gone, said):
+    for kind in ("raw", "proc"):
+        for number in gone:
+            for path in experiment.run_folder(kind).glob(f"*AGIPD*-S{number:05d}.h5"):
+                path.unlink()
+    index = index_run(experiment.run_folder("proc"), "proc")
+    what = f"no module has a file of {said}; the last one is 3"
+    expected = [(what, "the others are used")] if said else []
+    found = missing_parts(experiment, "proc", index)
+    assert [(p.what, p.action) for p in found] == expected
+
+
 def test_file_with_another_runs_name_is_used_and_named(run):
     (run / file_name(3)).rename(run / file_name(3, number=49))
     index = index_run(run, "proc")
@@ -206,6 +235,24 @@ def test_two_modules_that_contradict_each_other(experiment, run):
     found = energies(experiment, index).pulse_energy
     assert np.flatnonzero(np.isnan(found)).tolist() == [1]
     np.testing.assert_array_equal(np.delete(found, 1), np.delete(right, 1))
+
+
+@pytest.mark.parametrize("pulses", [[0, 0, 0, 0], [24, 8, 24, 20], [0, 8, 8, 24]])
+def test_frames_that_share_a_pulse(experiment, run, pulses):
+    """In all modules alike, as where pulseId is not filled in: no frame gets another's energy."""
+    right = energies(experiment, index_run(run, "proc")).pulse_energy
+    for path in run.glob("*S00001.h5"):
+        with images_of(run, int(path.name[16:18]), 1) as images:
+            images["pulseId"][:4] = pulses
+    index = index_run(run, "proc")
+    here = index.frames.train_id == FIRST + 2
+    shared = np.array([pulses.count(pulse) > 1 for pulse in pulses])
+    np.testing.assert_array_equal(index.frames.pulse_id[here] == UNKNOWN_PULSE, shared)
+    what = f"pulseId of {shared.sum()} frames in 1 trains is that of another frame of the train"
+    assert told(index) == [(-1, "", what, "pulseId unknown, pulse energy NaN there")]
+    found = energies(experiment, index).pulse_energy
+    assert np.isnan(found[here][shared]).all()
+    np.testing.assert_array_equal(found[~here], right[~here])
 
 
 def test_frames_that_only_a_module_with_wrong_pulses_has(experiment, run):

@@ -12,12 +12,14 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.run.arrival import (
     REDU_FILE,
+    Listing,
     list_folder,
     makes_redu,
     missing_files,
@@ -90,7 +92,8 @@ def missing_parts(
 ) -> list[Problem]:
     """Return a problem if a run lacks files, by the names of those that are there.
 
-    A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one.
+    A corrected run must have what the raw run has, and a ``REDU`` file if runs before it have one;
+    no sequence may be missing before the last one.
     Without a raw run, some modules may have more sequences than others: what tells is that a module
     lacks the last train.
 
@@ -107,11 +110,24 @@ def missing_parts(
     raw = list_folder(experiment.run_folder("raw"), "raw", detector) if kind == "proc" else None
     redu = kind == "proc" and makes_redu(experiment)
     reference = raw if raw and raw.sequences else None
+    gaps = _sequences_that_nobody_has(have)
     reason = missing_files(have, reference, redu)
     if not reason or (reference is None and reason != REDU_FILE and not _lacks_the_end(index)):
-        return []
+        return gaps
     what = f"run is not complete: it lacks {reason}; is it still being written?"
-    return [Problem(what, "", -1, 0, "the others are used")]
+    return [*gaps, Problem(what, "", -1, 0, "the others are used")]
+
+
+def _sequences_that_nobody_has(have: Listing) -> list[Problem]:
+    """Return a problem if the numbers of a run's sequences have gaps; they count from 0."""
+    there = frozenset().union(*have.sequences.values())
+    gaps = sorted(set(range(max(there, default=-1))) - there)
+    if not gaps:
+        return []
+    named = ", ".join(map(str, gaps[:5])) + (" …" if len(gaps) > 5 else "")
+    what = f"no module has a file of {plural(len(gaps), 'sequence')} {named}"
+    last = f"the last one is {max(there)}"
+    return [Problem(f"{what}; {last}", "", -1, 0, "the others are used")]
 
 
 def _lacks_the_end(index: RunIndex) -> bool:

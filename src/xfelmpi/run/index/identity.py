@@ -104,11 +104,17 @@ def settle_identity(
             f"and their names), expected run {run}; copied into the wrong folder, or a link?"
         )
     proposal = _commonest(found[path].proposal for path in own)
+    named = sorted(path for path in own if found[path].proposal == proposal)
+    if proposal and 2 * len(named) < len(own):
+        # a few files do not tell whose data the others are
+        what = f"{len(named)} of {len(own)} detector files are of proposal p{proposal:06d}, most "
+        problems.append(_problem(named[0], f"{what}others of none", "used"))
+        proposal = 0
     for path in sorted(found):
         about = found[path]
         if path not in own:
             problems.append(_problem(path, f"file is of run {about.run}, expected run {run}"))
-        elif about.proposal not in (0, proposal):
+        elif proposal and about.proposal not in (0, proposal):
             own.discard(path)
             what = f"file is of proposal p{about.proposal:06d}, most others of p{proposal:06d}"
             problems.append(_problem(path, what))

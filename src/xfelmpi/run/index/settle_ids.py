@@ -11,6 +11,8 @@ from xfelmpi.core.problems import Problem
 UNKNOWN_PULSE = np.uint64(2**64 - 1)
 """The pulseId of a frame whose modules contradict each other: none that a pulse has."""
 
+_NO_ENERGY = "pulseId unknown, pulse energy NaN there"
+
 _AT_ONCE = 1 << 16
 """Frames whose pulseIds are counted at a time."""
 
@@ -111,11 +113,18 @@ def settle_pulses(
     cell_bits : int
         Of the keys.
     problems : list of Problem
-        Gets one for each module that differs, and for frames whose pulseId stays unknown.
+        Gets one for each module that differs, and for frames whose pulseId stays unknown: there is
+        no majority, or several frames of a train have the same.
     """
     pulse, voters, disputed = _first_pulses(union, modules)
-    if not disputed.any():
-        return pulse
+    if disputed.any():
+        pulse = _settled_by_most(union, modules, (pulse, voters, disputed), cell_bits, problems)
+    return _without_repeats(union >> cell_bits, pulse, problems)
+
+
+def _settled_by_most(union, modules: dict, first, cell_bits: int, problems) -> np.ndarray:
+    """Return the pulseId of most modules, `UNKNOWN_PULSE` where there is no majority."""
+    pulse, voters, disputed = first
     blamed: set[int] = set()
     frames = np.flatnonzero(disputed)
     tied = np.zeros(len(union), bool)
@@ -138,8 +147,35 @@ def settle_pulses(
     if tied.any():
         what = f"pulseId of {tied.sum()} frames is not settled by a majority of modules"
         train = int(union[np.argmax(tied)] >> cell_bits)
-        problems.append(Problem(what, "", -1, train, "pulseId unknown, pulse energy NaN there"))
+        problems.append(Problem(what, "", -1, train, _NO_ENERGY))
     return pulse
+
+
+def _without_repeats(train: np.ndarray, pulse: np.ndarray, problems) -> np.ndarray:
+    """Return pulseIds without those that several frames of a train have: no two share a pulse.
+
+    Parameters
+    ----------
+    train : ndarray, int64 (frame,)
+        Ascending.
+    pulse : ndarray, uint64 (frame,)
+    problems : list of Problem
+        Gets one for all of them.
+    """
+    same_train = train[1:] == train[:-1]
+    if not (same_train & (pulse[1:] <= pulse[:-1])).any():
+        return pulse  # they ascend in every train, as almost always
+    order = np.lexsort((pulse, train))
+    alike = same_train & (pulse[order][1:] == pulse[order][:-1])
+    repeated = np.zeros(len(pulse), bool)
+    repeated[order[1:][alike]] = repeated[order[:-1][alike]] = True
+    repeated &= pulse != UNKNOWN_PULSE
+    if not repeated.any():
+        return pulse
+    trains = np.unique(train[repeated])
+    what = f"pulseId of {repeated.sum()} frames in {len(trains)} trains is that of another frame "
+    problems.append(Problem(f"{what}of the train", "", -1, int(trains[0]), _NO_ENERGY))
+    return np.where(repeated, UNKNOWN_PULSE, pulse)
 
 
 def _first_pulses(union, modules: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
