@@ -3,6 +3,7 @@
 import numpy as np
 
 from xfelmpi.calibration.pixel_mask import Masks, count_good
+from xfelmpi.core.log import plural
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import allreduce_sum
 
@@ -42,6 +43,9 @@ def few_good_pixels(comm, masks: Masks, modules_in_run: int) -> tuple[str, ...]:
             f"masks leave {good:,.0f} of {total:,} pixels good ({share:.2g} %; {sources}): is one "
             "of them inverted? Good is 1 in mask files, and 0 in image/mask and Badpixel",
         )
+    elif dead := [m for m in np.flatnonzero(in_run) if not counted[m].any()]:
+        named = f"{plural(len(dead), 'module')} {', '.join(map(str, dead))}"
+        warnings += (f"masks leave no good pixel of {named}, though there are frames",)
     if region < LEAST_REGION:
         warnings += (
             f"hit-finding region: {masks.region_pixels:,} pixels ({100 * region:.2g} %): is it "

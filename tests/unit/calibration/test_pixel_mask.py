@@ -112,6 +112,15 @@ def test_few_pixels_in_one_module_alone(experiment):
     assert "masks leave 4,267 of 65,536 pixels good" in told
 
 
+def test_modules_without_a_good_pixel(experiment):
+    good = np.ones(SHAPE, bool)
+    good[[2, 9]] = False
+    path = write(experiment.det / "dead.h5", good)
+    (told,) = told_of(experiment, global_mask=path)
+    assert told == "masks leave no good pixel of modules 2, 9, though there are frames"
+    assert told_of(experiment, ALL_MODULES ^ (1 << 2 | 1 << 9), global_mask=path) == ()
+
+
 def test_region_of_few_pixels(experiment):
     region = np.zeros(SHAPE, bool)
     region[3, 0] = True
