@@ -12,6 +12,9 @@ _LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 _MOTION = 0.1e-3
 """m: a detector that moves further along the beam during a run is worth a warning."""
 
+_FARTHEST = 100.0
+"""m: no detector is farther from the sample."""
+
 _DIFFERENCE = 1e-3
 """m: distances of motor and geometry file that differ by more contradict each other."""
 
@@ -83,7 +86,7 @@ def find_distance(
         )
     elif offset is not None and motor is not None:
         metres = offset + motor.position
-        if metres > 0:
+        if 0 < metres < _FARTHEST:
             return _by_motor(metres, offset, whose, motor, static, warnings)
         warnings.append(
             f"distance offset {offset:g} m is not used: with {motor.source} at "
@@ -122,7 +125,7 @@ def _comment(text: str, path: Path | None) -> tuple[float | None, str]:
         offset = float(match[1])
     except ValueError:
         offset = float("nan")
-    if abs(offset) < 100:
+    if abs(offset) < _FARTHEST:
         return offset, ""
     return None, f"{path}: DISTANCE_OFFSET={match[1][:40]} is not used: expected a length in m"
 
@@ -144,6 +147,6 @@ def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tupl
         length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
     except ValueError:
         length = 0.0
-    if not 0 < length < float("inf"):
+    if not 0 < length < _FARTHEST:
         return float("nan"), unknown + f"has clen = {value}, expected a length in m"
     return length, ""

@@ -53,8 +53,8 @@ class StopPlan:
         Writes down what this rank has done, without communication.
     record : callable
         Called with what was said, to keep it; only on the rank that tells.
-    release : callable
-        Called last, by the rank that tells: lets other jobs have the outputs.
+    releases : list of callable
+        Called last, by the rank that tells: each lets other jobs have some outputs.
     resumable : bool
         Whether there may be something to continue from.
     unfinished : set of Path
@@ -67,7 +67,7 @@ class StopPlan:
     progress: Callable[[], str] = str
     save: Callable[[], None] = lambda: None
     record: Callable[[str], None] = lambda _text: None
-    release: Callable[[], None] = lambda: None
+    releases: list[Callable[[], None]] = field(default_factory=list)
     resumable: bool = False
     unfinished: set[Path] = field(default_factory=set)
 
@@ -189,7 +189,8 @@ def _stop(number: int) -> None:
         _remove_unfinished()
         with suppress(Exception):
             plan.record(told)
-        plan.release()
+        for release in plan.releases:
+            release()
 
 
 def _remove_unfinished() -> None:

@@ -22,6 +22,7 @@ import threading
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import sleep, time
 
@@ -34,7 +35,7 @@ from xfelmpi.io.output_file import make_folder, make_readable, owned_by
 from xfelmpi.io.partial_file import (
     begin_partial,
     forget,
-    guard_by,
+    guarded_by,
     remove_unfinished,
     sweep,
     write_new,
@@ -116,24 +117,16 @@ def held(comm, path: Path, what: str):
         On all ranks, if it cannot be made.
     """
     token = bcast_from_root(comm, lambda: acquire(path, what))
-    guard_by(lambda: check_held(path, token))
-    stop = threading.Event()
-    if comm.rank == 0:
-        plan.release = lambda: release(path, token)
-        threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
-    try:
-        yield
-    except BaseException:
-        # whoever fails first ends the job, and may be the last one who can do this
-        remove_unfinished()
-        release(path, token)
-        raise
-    else:
+    with _kept(path, token, keeps=comm.rank == 0):
+        try:
+            yield
+        except BaseException:
+            # whoever fails first ends the job, and may be the last one who can do this
+            remove_unfinished()
+            release(path, token)
+            raise
         if comm.rank == 0:
             release(path, token)
-    finally:
-        stop.set()
-        guard_by(lambda: None)
 
 
 @contextmanager
@@ -148,16 +141,30 @@ def held_by_one(path: Path, what: str):
         If it cannot be made.
     """
     token = acquire(path, what)
-    guard_by(lambda: check_held(path, token))
-    stop = threading.Event()
-    plan.release = lambda: release(path, token)
-    threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
-    try:
-        yield
-    finally:
-        release(path, token)
-        stop.set()
-        guard_by(lambda: None)
+    with _kept(path, token):
+        try:
+            yield
+        finally:
+            release(path, token)
+
+
+@contextmanager
+def _kept(path: Path, token: str, keeps: bool = True):
+    """Check in a block that a lock is still the own one, and keep it fresh if this rank `keeps` it.
+
+    Blocks may be nested, as in a command that changes the outputs of several runs.
+    """
+    stop, let_go = threading.Event(), partial(release, path, token)
+    with guarded_by(lambda: check_held(path, token)):
+        if keeps:
+            plan.releases.append(let_go)
+            threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if keeps:
+                plan.releases.remove(let_go)
 
 
 def check_held(path: Path, token: str) -> None:

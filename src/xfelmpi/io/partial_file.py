@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,15 +33,23 @@ class _State:
     """Of this process: which files it made, and how it sees that they are still its own to make."""
 
     made: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    check_lock: Callable[[], None] = lambda: None
+    locks: list[Callable[[], None]] = field(default_factory=list)
 
 
 _state = _State()
 
 
-def guard_by(check: Callable[[], None]) -> None:
-    """Have `check` called before files get names; it raises if another job has the lock."""
-    _state.check_lock = check
+@contextmanager
+def guarded_by(check: Callable[[], None]):
+    """Have `check` called in a block before files get names, besides those of blocks around it.
+
+    It raises if another job has the lock.
+    """
+    _state.locks.append(check)
+    try:
+        yield
+    finally:
+        _state.locks.remove(check)
 
 
 def check_lock() -> None:
@@ -50,9 +58,10 @@ def check_lock() -> None:
     Raises
     ------
     LostLockError
-        If another job has taken the lock, or the lock is gone.
+        If another job has taken a lock of this one, or it is gone.
     """
-    _state.check_lock()
+    for check in _state.locks:
+        check()
 
 
 def part_name(path: Path) -> Path:

@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from xfelmpi.core.errors import BusyError, LostLockError, OutputError
 from xfelmpi.core.job import UNKNOWN
+from xfelmpi.core.shutdown import plan
 from xfelmpi.io import lock_file
 from xfelmpi.io.partial_file import check_lock
 
@@ -218,6 +219,23 @@ def test_lost_lock_is_noticed(what, path):
         assert ("alice\\x1b[2J on max-exfl123" in str(caught.value)) == (what == "another")
     assert path.exists() == (what == "another")
     check_lock()
+
+
+@pytest.mark.parametrize("lost", ["r0050", "r0051"])
+def test_each_of_several_locks_is_looked_at(lost, path):
+    """As of a command that changes the outputs of several runs together."""
+    other = path.with_name("r0051.lock")
+    with lock_file.held(MPI.COMM_SELF, path, WHAT):
+        with lock_file.held(MPI.COMM_SELF, other, WHAT):
+            check_lock()
+            assert len(plan.releases) == 2
+            held_by(path.with_name(f"{lost}.lock"), token="ab")
+            with pytest.raises(LostLockError, match=lost):
+                check_lock()
+        if lost == "r0051":
+            check_lock()
+    assert [p.name for p in path.parent.iterdir()] == [f"{lost}.lock"]
+    assert not plan.releases
 
 
 def test_lock_from_the_future_of_nobody(path, monkeypatch, caplog):

@@ -105,12 +105,8 @@ def test_who_lost_the_lock_touches_nothing(files, tmp_path):
             (tmp_path / "a").write_text("of the other job")
             raise LostLockError("lost")
 
-    partial_file.guard_by(lost)
-    try:
-        with pytest.raises(LostLockError):
-            publish.publish(*files)
-    finally:
-        partial_file.guard_by(lambda: None)
+    with partial_file.guarded_by(lost), pytest.raises(LostLockError):
+        publish.publish(*files)
     assert contents(tmp_path) == OLD | {"a": "of the other job"}
 
 

@@ -170,6 +170,7 @@ def test_energies_against_the_monitor_alone(tmp_path):
         ("RUN__SPB_IRU_AGIPD1M1__MDL__FPGA_COMP__classId__value", b"Other", "Other"),
         ("RUN__SPB_IRU_AGIPD1M1__REDU__LITFRM__alignMethod__value", b"by heart", "by heart"),
         ("RUN__SPB_EXP_SYS__TSYS__UTC_1_S3__backTrg3__event__value", 99, "event 99"),
+        ("RUN__SPB_IRU_AGIPD1M1__MDL__FPGA_COMP__integrationTime__value", -22, "integrationTime"),
     ],
 )
 def test_settings_that_do_not_tell(tmp_path, name, value, text):

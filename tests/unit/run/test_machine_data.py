@@ -327,9 +327,43 @@ def test_bad_slot_moves_no_other(experiment, path, bad, where):
 def test_units(experiment, path, attributes, factor, assumed):
     with h5py.File(path, "r+") as file:
         file[intensity()].attrs.update(attributes)
+        values = file[intensity()][...]
+        file[intensity()][...] = np.where(values > 1, values * 1.5 / factor, values)
     data = read_machine_data(experiment, *frames())
-    np.testing.assert_allclose(data.pulse_energy, factor * expected(*frames()), rtol=1e-7)
+    np.testing.assert_allclose(data.pulse_energy, 1.5 * expected(*frames()), rtol=1e-6)
     assert said(data, "microjoule assumed") == assumed
+
+
+@pytest.mark.parametrize("bad", [-1e3, 1e30, -1e30, 1e-38])
+@pytest.mark.parametrize("where", [3, slice(None)])
+def test_impossible_pulse_energy_is_unknown_and_a_problem(experiment, path, bad, where):
+    values = values_of()
+    values[where, 6] = bad
+    fill(path, packed(values))
+    train_id, pulse_id = frames()
+    lost = (pulse_id == 6 * STEP) & ((train_id == FIRST + 3) | (where != 3))
+    data = read_machine_data(experiment, train_id, pulse_id)
+    check(data, ~lost)
+    assert [p.action for p in data.problems] == [
+        "pulse energy is unknown there",
+        "pulse energy is NaN there",
+    ]
+    assert f"of {NAME}:output data." in data.problems[0].what
+
+
+@pytest.mark.parametrize("order", [">f4", "vax"])
+def test_bytes_that_are_taken_for_other_numbers(experiment, path, order):
+    """As with a flipped bit in the type of the dataset: a few of the numbers look possible."""
+    values = packed(values_of() + np.pi * 0.1)
+    if order == "vax":
+        words = values.astype("<f4").view("<u2").reshape(*values.shape, 2)
+        values = words[..., ::-1].copy().view("<f4")[..., 0]
+    else:
+        values = values.astype("<f4").view(order)
+    fill(path, values)
+    data = read_machine_data(experiment, *frames())
+    assert np.isnan(data.pulse_energy).all()
+    assert "none of them is used" in [p.action for p in data.problems]
 
 
 def test_no_units(experiment, path):
@@ -365,6 +399,25 @@ def undulator_run(path, name=UNDULATOR, keys=None, used=0):
     with h5py.File(path, "r+") as file:
         file[f"CONTROL/{name}/actualPosition/value"][:] = values
     return path
+
+
+@pytest.mark.parametrize("bad", [-0.2, 2e30, 1e-30, np.inf])
+def test_impossible_wavelength_is_unknown_and_a_problem(experiment, path, bad):
+    with h5py.File(path, "r+") as file:
+        wavelengths = file[f"CONTROL/{NAME}/pulseEnergy/wavelengthUsed/value"]
+        wavelengths[...] = 0.2
+        wavelengths[2] = bad
+    data = read_machine_data(experiment, *frames())
+    assert np.flatnonzero(np.isnan(data.wavelength[::PULSES])).tolist() == [2]
+    assert [p.action for p in data.problems] == ["wavelength is unknown there"]
+
+
+@pytest.mark.parametrize("bad", [-6.0, 6e30, 1e-30])
+def test_impossible_photon_energy_is_unknown_and_a_problem(experiment, path, bad):
+    undulator_run(path, keys=np.full(TRAINS, bad))
+    data = read_machine_data(experiment, *frames())
+    assert np.isnan(data.wavelength).all()
+    assert [p.action for p in data.problems] == ["none of them is used"]
 
 
 def test_wavelength_from_the_undulator(experiment, path):

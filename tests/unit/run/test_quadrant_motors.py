@@ -121,18 +121,19 @@ def test_only_the_trains_of_the_frames(experiment, path):
     assert read_machine_data(experiment, *ids, detector=DETECTOR).motors is None
 
 
-@pytest.mark.parametrize("damage", ["nan", "text", "gone"])
+@pytest.mark.parametrize("damage", ["nan", "impossible", "text", "gone"])
 def test_one_motor_missing(experiment, path, damage):
     name = f"CONTROL/{DEVICE}Q3M2/actualPosition"
     with h5py.File(path, "r+") as file:
-        if damage == "nan":
-            file[f"{name}/value"][:] = np.nan
+        if damage in ("nan", "impossible"):
+            file[f"{name}/value"][:] = np.nan if damage == "nan" else -1e30
         else:
             del file[f"{name}/value"]
         if damage == "text":
             file[f"{name}/value"] = [b"far"] * TRAINS
-    positions = motors_of(experiment).positions
-    assert np.argwhere(np.isnan(positions)).tolist() == [[2, 1]]
+    data = read_machine_data(experiment, *frames(), detector=DETECTOR)
+    assert np.argwhere(np.isnan(data.motors.positions)).tolist() == [[2, 1]]
+    assert any("Q3M2" in p.what for p in data.problems) == (damage == "impossible")
 
 
 @pytest.mark.parametrize("detector", ["", "MID_DET_AGIPD1M-1", "HED_DET_AGIPD1M-1"])

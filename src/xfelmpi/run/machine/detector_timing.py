@@ -19,6 +19,9 @@ STRIDE_OF_RATE = {"4.5": 1, "2.2": 2, "1.1": 4, "0.5": 8}
 MOST_FRAMES = 352
 """Frames of a train that the lit-frame finder knows."""
 
+_LARGEST = 1e12
+"""No setting is as large as this."""
+
 _CONTROL = re.compile(r"/MDL/FPGA_COMP$")
 _FINDER = re.compile(r"/REDU/LITFRM")
 _GENERATION = {"AgipdComposite": 1, "Agipd2Composite": 2}
@@ -117,7 +120,8 @@ class _Device:
         value = self.need(key) if default is None else self.get(key)
         if value is None:
             value = default
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        # false for NaN, too
+        if not isinstance(value, (int, float)) or not abs(value) < _LARGEST:
             raise UnusableError(f"{self.name} {key} is {value!r:.40}, expected a number")
         return value
 
@@ -183,6 +187,8 @@ def detector_timing(files: list, detector: str, damage: Damage) -> DetectorTimin
         )
     stride = STRIDE_OF_RATE[rate]
     exposure = math.ceil(control.number("integrationTime") / _CLOCKS_PER_PULSE)
+    if exposure < 1:
+        raise UnusableError(f"{control.name} has integrationTime {exposure * _CLOCKS_PER_PULSE}")
     # the second generation has no such setting
     first = int(control.number("bunchStructure.firstPulse")) if _GENERATION[kind] == 1 else 0
     shift, rule = _alignment(files, detector, stride, finder, damage)
@@ -216,8 +222,9 @@ def _alignment(
     method = finder.get("alignMethod") if finder else None
     if method in (None, BY_FIRST_PULSE):
         stored = finder.get("referenceFrame") if finder else None
-        known = isinstance(stored, int)
-        frame = stored if isinstance(stored, int) else REFERENCE_FRAME
+        known, frame = False, REFERENCE_FRAME
+        if isinstance(stored, int) and 0 <= stored < MOST_FRAMES:
+            known, frame = True, stored
         rule = f"{BY_FIRST_PULSE}, which made frame {frame}"
         return frame * stride, rule if known else f"{rule} (assumed, EXtra-redu's default)"
     if method != BY_DELAY or finder is None:

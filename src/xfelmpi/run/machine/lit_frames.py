@@ -18,6 +18,7 @@ from xfelmpi.run.machine.detector_timing import (
     detector_timing,
     lit_frame_finders,
 )
+from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
     LASER,
@@ -137,9 +138,11 @@ class _Finder:
         count = self.n_pulses.values[row, place].astype(np.int64)
         energy = self.energy.values[row, place].astype(np.float64)
         missed = (count > 0) & ((energy == MISSED) | (energy == MISSED * count))
-        energy[~known | missed | ~np.isfinite(energy)] = np.nan
+        energy[~known | missed] = np.nan
         unit = self.energy.unit()
-        energy *= unit.factor if unit and unit.symbol == "J" else 1e-6
+        factor = unit.factor if unit and unit.symbol == "J" else 1e-6
+        name = f"{self.source} data.energyPerFrame"
+        energy = without_impossible(energy, factor, PULSE_ENERGY, name, found) * factor
         energy[known & (count == 0)] = 0.0
         before = np.cumsum(self.n_pulses.values, axis=1, dtype=np.int64)[row, place] - count
         known &= count <= _MOST_PULSES

@@ -32,6 +32,12 @@ from xfelmpi.run.machine.lit_frames import (
     pumped_frames,
     recorded_light,
 )
+from xfelmpi.run.machine.possible import (
+    PHOTON_ENERGY,
+    WAVELENGTH,
+    Possible,
+    without_impossible,
+)
 from xfelmpi.run.machine.pulse_matching import Grid
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors, z_motor
 from xfelmpi.run.machine.reduction import run_reduction
@@ -153,12 +159,14 @@ def _light(
     light = recorded or computed
     if light is None:
         found.warnings += aside.warnings
+        found.problems += aside.problems
         return _matched(folders, frames, found)
     # arrays of the gas monitor that are to be added have the same slots
     frames, silent = replace(frames, slots=light.slots), Findings(damage=found.damage)
     by_slot = _first(pulse_energy, folders, frames, silent)
     if recorded is None:
         found.warnings += aside.warnings
+        found.problems += aside.problems
     else:
         _compare(recorded, computed, by_slot, found)
     found.use("pulse_energy", light.source, light.rule)
@@ -248,7 +256,7 @@ def _monitor_wavelength(files: list, frames: Frames, found: Findings) -> np.ndar
     """
     # Most files give this key no unit.
     key, nanometre = "pulseEnergy.wavelengthUsed", Unit("m", 1e-9)
-    return _per_train(files, "wavelength", XGM, key, nanometre, frames, found)
+    return _per_train(files, WAVELENGTH, XGM, key, nanometre, frames, found)
 
 
 def _undulator_wavelength(files: list, frames: Frames, found: Findings) -> np.ndarray | None:
@@ -258,36 +266,39 @@ def _undulator_wavelength(files: list, frames: Frames, found: Findings) -> np.nd
     """
     kilo_electronvolt = Unit("J", 1e3 * ELECTRONVOLT)
     energy = _per_train(
-        files, "wavelength", _UNDULATOR, "actualPosition", kilo_electronvolt, frames, found
+        files, PHOTON_ENERGY, _UNDULATOR, "actualPosition", kilo_electronvolt, frames, found
     )
     return None if energy is None else PLANCK_TIMES_C / energy
 
 
 def _per_train(
     files: list,
-    what: str,
+    possible: Possible,
     pattern: re.Pattern,
     key: str,
     usual: Unit,
     frames: Frames,
     found: Findings,
 ) -> np.ndarray | None:
-    """Return a positive quantity of every frame's train in SI; None if the files have none."""
+    """Return what tells every frame's wavelength, in SI; None if the files have none."""
     for source in beamline_sources(files, "control_sources", pattern, frames.topic):
         path = f"CONTROL/{source}/{key.replace('.', '/')}/value"
         table = read_table(files, source, path, found.damage)
         if table is None or not table.trains.size:
             continue
+        unit = table.unit()
+        factor = (unit if unit and unit.symbol == usual.symbol else usual).factor
         values = table.values.astype(np.float64)
-        values[~(np.isfinite(values) & (values > 0))] = np.nan
+        # what was never set
+        values[values == 0] = np.nan
+        values = without_impossible(values, factor, possible, f"{source} {key}", found)
         if values.ndim != 1 or np.isnan(values).all():
             continue
         row = table.rows(frames.train_id)
         wanted = np.where(row < 0, np.nan, values[row])
-        found.use(what, f"{source} {key}", "")
-        found.warn_missing(what, wanted)
-        unit = table.unit()
-        return wanted * (unit if unit and unit.symbol == usual.symbol else usual).factor
+        found.use("wavelength", f"{source} {key}", "")
+        found.warn_missing("wavelength", wanted)
+        return wanted * factor
     return None
 
 

@@ -13,6 +13,7 @@ from xfelmpi.run.machine.control_data import (
     data_selectors,
     read_table,
 )
+from xfelmpi.run.machine.possible import MOTOR_POSITION, without_impossible
 from xfelmpi.run.machine.xgm import Frames
 
 _DEVICES = {"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"}
@@ -55,14 +56,10 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
         table = motor_table(files, f"{device}Q{quadrant}M{motor}", selectors, found.damage)
         if table is None or table.values.ndim != 1:
             continue
-        row = table.rows(trains)
-        values = table.values[row[row >= 0]].astype(np.float64)
-        values = values[np.isfinite(values)]
+        values = _metres(table, trains, f"{device}Q{quadrant}M{motor} {_KEY}", found)
         if values.size:
-            unit = table.unit()
-            metres = unit.factor if unit and unit.symbol == "m" else 1e-3
-            positions[quadrant - 1, motor - 1] = np.median(values) * metres
-            travel[quadrant - 1, motor - 1] = np.ptp(values) * metres
+            positions[quadrant - 1, motor - 1] = np.median(values)
+            travel[quadrant - 1, motor - 1] = np.ptp(values)
     if np.isnan(positions).all():
         return None
     rule = "median of the run; used if the geometry has positions of the motors"
@@ -91,15 +88,19 @@ def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
         table = motor_table(files, name, selectors, found.damage, key)
         if table is None or table.values.ndim != 1:
             continue
-        row = table.rows(np.unique(frames.train_id))
-        values = table.values[row[row >= 0]].astype(np.float64)
-        values = values[np.isfinite(values)]
+        values = _metres(table, np.unique(frames.train_id), f"{name} {key}", found)
         if values.size:
-            unit = table.unit()
-            metres = unit.factor if unit and unit.symbol == "m" else 1e-3
-            middle, far = float(np.median(values)) * metres, float(np.ptp(values)) * metres
-            return ZMotor(f"{name} {key}", middle, far)
+            return ZMotor(f"{name} {key}", float(np.median(values)), float(np.ptp(values)))
     return None
+
+
+def _metres(table: TrainTable, trains: np.ndarray, source: str, found: Findings) -> np.ndarray:
+    """Return where a motor was in the trains in m, as far as that is known."""
+    row, unit = table.rows(trains), table.unit()
+    factor = unit.factor if unit and unit.symbol == "m" else 1e-3
+    values = table.values[row[row >= 0]].astype(np.float64)
+    values = without_impossible(values, factor, MOTOR_POSITION, source, found)
+    return values[np.isfinite(values)] * factor
 
 
 def motor_table(

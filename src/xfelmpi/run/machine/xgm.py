@@ -10,6 +10,7 @@ import numpy as np
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
 from xfelmpi.run.machine.control_data import Findings, TrainTable, read_table
+from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
     LINE,
@@ -21,6 +22,7 @@ from xfelmpi.run.machine.pulse_matching import (
 )
 
 XGM = re.compile(r"XGMD?/(?:XGM/)?DOOCS")
+_MICROJOULE = 1e-6
 _SASE_OF_TOPIC = {"SA1": 1, "SPB": 1, "FXE": 1, "SA2": 2, "MID": 2, "HED": 2}
 _SASE_OF_TOPIC |= {"SA3": 3, "SQS": 3, "SCS": 3, "SXP": 3}
 
@@ -160,11 +162,9 @@ class Monitor:
 
     def joule(self, found: Findings) -> float:
         """Return the unit of the values in J, with a warning if it is assumed."""
-        unit = self.table.unit()
-        if unit and unit.symbol == "J":
-            return unit.factor
-        found.warnings.append("pulse energy: the file gives no usable unit, microjoule assumed")
-        return 1e-6
+        if _joule(self.table) is None:
+            found.warnings.append("pulse energy: the file gives no usable unit, microjoule assumed")
+        return _joule(self.table) or _MICROJOULE
 
     def at(self, train_id: np.ndarray, slot: np.ndarray) -> np.ndarray:
         """Return the values in one slot for each frame, NaN where there is none."""
@@ -194,7 +194,15 @@ def read_monitor(files: list, source: str, key: str, found: Findings) -> Monitor
     if table is None:
         return None
     values, used = written_slots(table.values)
+    factor, name = _joule(table) or _MICROJOULE, f"{source} data.{key}"
+    values = without_impossible(values, factor, PULSE_ENERGY, name, found)
     return Monitor(source, key, table, values, used) if used.size else None
+
+
+def _joule(table: TrainTable) -> float | None:
+    """Return the unit of a monitor's numbers in J, None if the file does not tell."""
+    unit = table.unit()
+    return unit.factor if unit and unit.symbol == "J" else None
 
 
 def pulse_energy(
