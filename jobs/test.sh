@@ -11,9 +11,10 @@
 #   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
-# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 2 of the
-# machine's CPUs). The last line is "N passed, N failed", in which a check of the style counts as
-# one. The status is 0 if nothing failed and at least one test ran. See docs/testing.md.
+# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 3, of which
+# one mostly waits; 2 with --quick). The last line is "N passed, N failed", in which a check of the
+# style counts as one. The status is 0 if nothing failed and at least one test ran. See
+# docs/testing.md.
 #
 # A test that hangs fails by its name, and the others go on; nothing limits the whole. The limits
 # grow with the load of the machine, and with XFELMPI_TEST_PATIENCE=5 (tests/conftest.py).
@@ -47,9 +48,12 @@ failures=()
 # Seconds without a result, on a quiet machine: what hangs outside of any test.
 readonly IDLE=600
 
-# The tests that reach the kernels soonest; none of them is a whole job.
-readonly KERNEL_TESTS=(tests/unit/{kernels,calibration} tests/unit/io/test_chunk_index.py
-    tests/unit/run/test_{frame_dataset,frame_masks}.py tests/unit/workflows/test_cell_sums.py)
+# The tests that reach the kernels soonest; none of them is a whole job or a program in C.
+readonly KERNEL_TESTS=(tests/unit/kernels tests/unit/io/test_chunk_index.py
+    tests/unit/calibration/test_{calibration_constants,pixel_mask}.py
+    tests/unit/run/test_{frame_dataset,frame_masks}.py tests/unit/workflows/test_cell_sums.py
+    --deselect=tests/unit/kernels/test_properties.py::test_whole_jobs
+    --deselect=tests/unit/kernels/test_{sparse_inflate,kernel_loops}.py::test_fuzz)
 
 style() {
     say "" && say "=== $*"
@@ -134,7 +138,7 @@ single() {
     shift
     if ((${#arguments[@]} == 0)); then
         # in the order of the folders: whole jobs first, many short files at the end
-        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 2))}" --dist loadfile --no-loadscope-reorder)
+        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 3 - quick))}" --dist loadfile --no-loadscope-reorder)
     fi
     say "" && say "=== pytest, $label"
     mkdir -p "$folder"

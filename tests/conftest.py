@@ -4,6 +4,7 @@ The limit of a test grows with the load of the machine at its start: a test that
 on, one that hangs fails by its name.
 """
 
+import ctypes
 from pathlib import Path
 
 import launch
@@ -23,8 +24,17 @@ MPI_SECONDS = 240
 """The same for a test on several ranks, of which one may wait for ever for the others."""
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's mallopt."""
+
+
 def pytest_configure(config):
     launch.crashes = config.stash.get(fault_handler_stderr_fd_key, launch.crashes)
+    # memory of large arrays is kept for the next ones: a tenth of the time of a job in this process
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def pytest_collection_modifyitems(items):
@@ -32,6 +42,19 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in FOLDERS:
             item.add_marker(FOLDERS[folder])
+    _apart(items)
+
+
+def _apart(items) -> None:
+    """Put other files between those of tests/cluster, which mostly wait: one of them at a time."""
+    files: dict[Path, list] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [path for path in files if path.parent.name == "cluster"]
+    others = [path for path in files if path not in waiting]
+    for i, path in enumerate(waiting):
+        others.insert(9 * i, path)
+    items[:] = [item for path in others for item in files[path]]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -79,9 +79,10 @@ def test_batch_job_leaves_outputs_and_its_log(slurm, prefix, one_rank, submit_fo
 
 
 def test_64_ranks_give_the_files_of_one(slurm, prefix, one_rank, tmp_path):
+    # nice: not to starve the tests beside it
     done = slurm.run(
-        "srun", "--mpi=pmix", "-n", "64", "--kill-on-bad-exit=1", sys.executable, "-m", "xfelmpi",
-        "50", "--prefix", prefix, *into(prefix, tmp_path), check=False,
+        "srun", "--mpi=pmix", "-n", "64", "--kill-on-bad-exit=1", "nice", sys.executable, "-m",
+        "xfelmpi", "50", "--prefix", prefix, *into(prefix, tmp_path), check=False,
         env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "EXTRA_NUM_THREADS": "1",
              **open_mpi_here()},
     )  # fmt: skip

@@ -71,6 +71,13 @@ class Loss:
     options: tuple | list = ()
 
 
+def together(losses) -> Loss:
+    """Return what several damages cost."""
+    losses = list(losses)
+    lost = set().union(*(loss.lost for loss in losses))
+    return Loss(lost, [p for loss in losses for p in loss.problems])
+
+
 def job(run, output, *options) -> int:
     """Run the main job in this process."""
     start_logging(0)
@@ -383,27 +390,35 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("position", CUTS.values(), ids=CUTS)
-def test_file_cut_at_any_point(position, good, tmp_path, capfd):
+def check_cuts(good, folder, capfd, change, positions, words):
+    """Assert what becomes of a run with files of different modules, each changed at a position."""
+    run = linked_run(good, folder / "p007927")
+    loss = together(
+        whole_file(lambda path, at=at: change(run, path, at), words, module)(run)
+        for module, at in enumerate(positions)
+    )
+    status = job(run, folder / "out")
+    check(run, folder / "out", loss, status, capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("names", [[*CUTS][i::3] for i in range(3)], ids=", ".join)
+def test_file_cut_at_any_point(names, good, tmp_path, capfd):
     """Of a file that is not as long as its superblock says HDF5 reads nothing."""
-    run = linked_run(good, tmp_path / "p007927")
-    loss = whole_file(lambda path: cut(path, position), "file cannot be opened")(run)
-    status = job(run, tmp_path / "out", *loss.options)
-    check(run, tmp_path / "out", loss, status, capfd.readouterr().out)
+    positions = [CUTS[name] for name in names]
+    check_cuts(
+        good, tmp_path, capfd, lambda _, path, at: cut(path, at), positions, "file cannot be opened"
+    )
 
 
-@pytest.mark.parametrize("position", [10_700, 33_000, 45_700, 46_500])
-def test_file_cut_with_a_superblock_that_agrees(position, good, tmp_path, capfd):
+def test_file_cut_with_a_superblock_that_agrees(good, tmp_path, capfd):
     """HDF5 opens it, and finds the end wherever it looks."""
-    run = linked_run(good, tmp_path / "p007927")
 
-    def change(path):
-        cut(path, position)
-        run.patch(path, 40, position.to_bytes(8, "little"))
+    def change(run, path, at):
+        cut(path, at)
+        run.patch(path, 40, at.to_bytes(8, "little"))
 
-    loss = whole_file(change, "file cannot be")(run)
-    status = job(run, tmp_path / "out", *loss.options)
-    check(run, tmp_path / "out", loss, status, capfd.readouterr().out)
+    positions = [10_700, 33_000, 45_700, 46_500]
+    check_cuts(good, tmp_path, capfd, change, positions, "file cannot be")
 
 
 TOGETHER = (
@@ -414,9 +429,7 @@ TOGETHER = (
 
 def test_much_damage_on_three_ranks(good, tmp_path, capfd):
     run = linked_run(good, tmp_path / "p007927")
-    losses = [DAMAGE[name](run) for name in TOGETHER]
-    lost = set().union(*(loss.lost for loss in losses))
-    loss = Loss(lost, [p for loss in losses for p in loss.problems])
+    loss = together(DAMAGE[name](run) for name in TOGETHER)
     options = ["--suspect-trains", "exclude"]
     status = job(run, tmp_path / "one", *options)
     check(run, tmp_path / "one", loss, status, capfd.readouterr().out)

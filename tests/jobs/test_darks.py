@@ -460,7 +460,7 @@ def raw_run(dark_runs):
     return mock
 
 
-def hits(mock, constants, output, ranks=2):
+def hits(mock, constants, output, ranks=0):
     """Return images and masks of all frames of modules 3 and 4, and the events."""
     where = ["--prefix", mock.options.prefix, "--output", output, "--constants", constants]
     options = [
@@ -557,7 +557,7 @@ def test_file_that_is_cut_short(copied, made, tmp_path):
     """Not even its index can be read: its module has no such stage, and that is said."""
     prefix, path = copied
     cut(path, 60, 70_000)
-    done = make(prefix, tmp_path / "out", runs=[10, 11], ranks=2)
+    done = make(prefix, tmp_path / "out", runs=[10, 11])
     assert "RAW-R0011-AGIPD04-S00000.h5 module 4: file cannot be opened" in done.stdout
     found, right = constants_of(tmp_path / "out", 4), constants_of(made[0], 4)
     np.testing.assert_array_equal(found["Badpixel"][0], right["Badpixel"][0])
@@ -639,7 +639,7 @@ def test_other_layouts_of_dark_frames(copied, made, tmp_path, chunks):
         data = image["data"][:]
         del image["data"]
         image.create_dataset("data", data=data, **layout)
-    make(prefix, tmp_path / "out", "--memory-per-rank", "20M", runs=[10, 11], ranks=2)
+    make(prefix, tmp_path / "out", "--memory-per-rank", "20M", runs=[10, 11])
     found, right = constants_of(tmp_path / "out", 4), constants_of(made[0], 4)
     for name in ("AnalogOffset", "Badpixel", "Noise"):
         np.testing.assert_array_equal(found[name][:2], right[name][:2])

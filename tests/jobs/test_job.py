@@ -34,7 +34,7 @@ class Case:
     simulate: dict = field(default_factory=dict)
     options: tuple = ()
     expect: dict = field(default_factory=dict)
-    ranks: int = 2
+    ranks: int = 0
     status: int = 0
     named: tuple[str, ...] = ()
     hits: bool = True
@@ -254,7 +254,7 @@ def test_hits_that_do_not_fit_are_read_again(tmp_path):
     mock = tiny_run(tmp_path / PROPOSAL, trains=2, cells=tuple(range(9)), background=30000.0)
     always = ("--decide", "fixed", "--fixed-threshold", "0")
     process(mock, tmp_path / "small", *always, "--memory-per-rank", "256M", ranks=1)
-    process(mock, tmp_path / "large", *always, "--memory-per-rank", "2G", ranks=2)
+    process(mock, tmp_path / "large", *always, "--memory-per-rank", "2G")
     expected = Expected(mock, decide="fixed", fixed_threshold=0.0)
     entries = int(expected.sums["lit"].sum())
     assert entries * 6 > 28 << 20, "the hits would fit"
@@ -268,7 +268,7 @@ def test_without_hits_an_old_emc_file_goes(tmp_path):
     output = tmp_path / "out"
     process(mock, output)
     assert (output / "emc" / "r0050.emc").exists()
-    done = process(mock, output, "--decide", "fixed", "--fixed-threshold", "1e9", ranks=2)
+    done = process(mock, output, "--decide", "fixed", "--fixed-threshold", "1e9")
     assert "r0050.emc" not in done.stdout.partition("files written")[2]
     check_outputs(output, Expected(mock, decide="fixed", fixed_threshold=1e9))
     with h5py.File(output / "saved_hits" / "r0050_hits.cxi") as file:

@@ -77,7 +77,7 @@ def noisy(tmp_path_factory):
 def test_same_as_extra_datas_masked_data(noisy, tmp_path, options, bits):
     """Good pixels and photons, from its `AGIPD1M.masked_data`."""
     mock = noisy
-    process(mock, tmp_path / "out", "--mask", "run", *options, ranks=2)
+    process(mock, tmp_path / "out", "--mask", "run", *options)
     run = AGIPD1M(RunDirectory(mock.paths.proc))
     signal = run.masked_data(mask_bits=bits).ndarray().swapaxes(0, 1)
     good = ~np.isnan(signal)
@@ -123,15 +123,15 @@ def test_all_outputs_with_masks_of_frames(masked, tmp_path):
     bad = dict(enumerate(masks != 0))
     expected = Expected(mock, bad=bad)
     assert expected.is_hit.sum() >= 3
-    process(mock, tmp_path / "1", "--mask", "run", ranks=1)
-    check_outputs(tmp_path / "1", expected)
+    process(mock, tmp_path / "0", "--mask", "run")
+    check_outputs(tmp_path / "0", expected)
     process(mock, tmp_path / "3", "--mask", "run", "--memory-per-rank", "256M", ranks=3)
-    assert_same_outputs(tmp_path / "1", tmp_path / "3")
+    assert_same_outputs(tmp_path / "0", tmp_path / "3")
     text = text_of(mock, tmp_path / "3", "--from-events", ranks=2)
     assert "image/mask of every frame" in text
     assert "index of an earlier job" in text
-    assert_same_outputs(tmp_path / "1", tmp_path / "3")
-    with h5py.File(tmp_path / "1/events/r0050_events.h5") as file:
+    assert_same_outputs(tmp_path / "0", tmp_path / "3")
+    with h5py.File(tmp_path / "0/events/r0050_events.h5") as file:
         assert json.loads(file.attrs["configuration"])["mask"] == ["run"]
 
 
@@ -139,7 +139,7 @@ def test_all_outputs_with_masks_of_frames(masked, tmp_path):
 def test_static_mask(masked, tmp_path, n):
     mock, masks = masked
     words = ("--mask", "run-static", "--mask-trains", n)
-    text = text_of(mock, tmp_path / "out", *words, ranks=2)
+    text = text_of(mock, tmp_path / "out", *words, ranks=2 * (n == 3))
     check_outputs(tmp_path / "out", Expected(mock, good=static_good(mock, masks, n)))
     assert f"set in the first {n} trains; all bits" in text
     # one train alone takes for static what is bad in it only
@@ -153,15 +153,15 @@ def test_masks_of_all_kinds_together(masked, tmp_path):
     overall = rng.random(FRAME_SHAPE, np.float32) < 0.9
     path = write_mask(tmp_path / "m.h5", overall)
     words = ("--mask", "run-static", "run", "--global-mask", path, "--normalise", "unmasked")
-    for ranks in (1, 5):
+    for ranks in (0, 5):
         process(mock, tmp_path / str(ranks), *words, "--hit-modules", 0, 5, ranks=ranks)
     good = {cell: pixels & overall for cell, pixels in static_good(mock, masks, 5).items()}
     region = np.zeros(FRAME_SHAPE, bool)
     region[[0, 5]] = True
     bad = dict(enumerate(masks != 0))
     expected = Expected(mock, good=good, bad=bad, region=region, normalise="unmasked")
-    check_outputs(tmp_path / "1", expected)
-    assert_same_outputs(tmp_path / "1", tmp_path / "5")
+    check_outputs(tmp_path / "0", expected)
+    assert_same_outputs(tmp_path / "0", tmp_path / "5")
 
 
 @pytest.mark.parametrize("normalise", ["none", "unmasked"])
@@ -174,7 +174,7 @@ def test_fully_masked_frames(tmp_path, normalise):
         with h5py.File(path, "r+") as file:
             for row in masked:
                 file[MASK.format(module)][row] = 1 << 21
-    process(mock, tmp_path / "out", "--mask", "run", "--normalise", normalise, ranks=2)
+    process(mock, tmp_path / "out", "--mask", "run", "--normalise", normalise)
     expected = Expected(mock, bad=dict(enumerate(read_masks(mock) != 0)), normalise=normalise)
     assert np.flatnonzero(~expected.usable).tolist() == masked
     assert expected.is_hit.any()
@@ -189,12 +189,12 @@ def test_fully_masked_frames(tmp_path, normalise):
 def test_auto(masked, tmp_path):
     """Files if there are any, else what the frames' masks call bad all the time."""
     mock, masks = masked
-    text = text_of(mock, tmp_path / "static", ranks=2)
+    text = text_of(mock, tmp_path / "static")
     assert "first 5 trains; all bits but NON_STANDARD_SIZE (--mask auto)" in text
     check_outputs(tmp_path / "static", Expected(mock, good=static_good(mock, masks, 5)))
     overall = np.random.default_rng(2).random(FRAME_SHAPE, np.float32) < 0.9
     write_mask(tmp_path / "files/det/mask.h5", overall)
-    text = text_of(mock, tmp_path / "files", ranks=2)
+    text = text_of(mock, tmp_path / "files")
     assert "masks in the data" not in text
     check_outputs(tmp_path / "files", Expected(mock, good=dict.fromkeys(MASKED["cells"], overall)))
 
@@ -214,7 +214,7 @@ def test_no_masks(masked, tmp_path):
 @pytest.mark.parametrize("kind", ["run", "run-static", "file"])
 def test_masks_that_are_not_there(tmp_path, kind):
     mock = tiny_run(tmp_path / PROPOSAL, trains=1, cells=(0, 1))
-    text = text_of(mock, tmp_path / "out", "--mask", kind, ranks=2, status=2)
+    text = text_of(mock, tmp_path / "out", "--mask", kind, ranks=2 * (kind == "run"), status=2)
     words = "r0050_mask.h5" if kind == "file" else "CORR-R0050-AGIPD00-S00000.h5 has no image/mask"
     assert f"--mask {kind}: " in text
     assert words in text
@@ -265,9 +265,9 @@ def test_damaged_masks_are_left_out_of_the_static_mask(tmp_path):
     (path,) = files_of(mock, 5)
     with h5py.File(path, "r+") as file:
         del file[MASK.format(5)]
-    for ranks in (1, 3):
+    for ranks in (0, 3):
         process(mock, tmp_path / str(ranks), "--mask", "run-static", ranks=ranks, status=3)
-    assert_same_outputs(tmp_path / "1", tmp_path / "3")
+    assert_same_outputs(tmp_path / "0", tmp_path / "3")
     cells = mock.truth["cellId"]
     good = {}
     for cell in MASKED["cells"]:
@@ -275,8 +275,8 @@ def test_damaged_masks_are_left_out_of_the_static_mask(tmp_path):
         good[cell] = np.bitwise_and.reduce(masks[rows]) == 0
         good[cell][2] = np.bitwise_and.reduce(masks[rows[rows != 7], 2]) == 0
         good[cell][5] = True
-    check_outputs(tmp_path / "1", Expected(mock, good=good))
-    found = [(what[:36], file, module) for what, file, module, *_ in problems(tmp_path / "1")]
+    check_outputs(tmp_path / "0", Expected(mock, good=good))
+    found = [(what[:36], file, module) for what, file, module, *_ in problems(tmp_path / "0")]
     assert found == [
         ("1 frames: image/mask chunk does not ", "CORR-R0050-AGIPD02-S00000.h5", 2),
         ("20 frames: image/mask cannot be used", "CORR-R0050-AGIPD05-S00000.h5", 5),
@@ -292,7 +292,7 @@ def test_pixels_of_non_standard_size_are_good(tmp_path):
         file[MASK.format(3)][:, 11] = 1 << 22 | 1 << 30
     found = {}
     for name, words in (("usual", ()), ("any", ("--mask-bits", "0xffffffff"))):
-        said = text_of(mock, tmp_path / name, *words, ranks=1)
+        said = text_of(mock, tmp_path / name, *words)
         with h5py.File(tmp_path / name / "powder/r0050_powder.h5") as file:
             found[name] = file["good_frames"][3, 9:13].any(axis=1).tolist()
         assert ("all bits but NON_STANDARD_SIZE" if name == "usual" else "; all bits") in said

@@ -61,7 +61,7 @@ def proc(tmp_path_factory):
     """A run, and its outputs with the usual settings."""
     folder = tmp_path_factory.mktemp("again")
     mock = tiny_run(folder / PROPOSAL, **RUN)
-    process(mock, folder / "first", ranks=2, status=3)
+    process(mock, folder / "first", status=3)
     return mock, folder / "first"
 
 
@@ -86,7 +86,7 @@ def test_same_as_a_full_run(proc, name, tmp_path):
     mock, first = proc
     options = DECISIONS[name]
     ranks = (0, 1, 2, 3, 5)[list(DECISIONS).index(name) % 5]
-    process(mock, tmp_path / "full", *options, ranks=2, status=3)
+    process(mock, tmp_path / "full", *options, status=3)
     decide_again(mock, first, tmp_path / "again", *options, ranks=ranks, status=3)
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
     config = configuration(tmp_path / "again")
@@ -107,12 +107,10 @@ def test_same_on_several_ranks(proc, tmp_path):
 def test_from_no_hits_to_hits_and_back(proc, tmp_path):
     mock, first = proc
     output = tmp_path / "out"
-    decide_again(
-        mock, first, output, "--decide", "fixed", "--fixed-threshold", "1e9", ranks=2, status=3
-    )
+    decide_again(mock, first, output, "--decide", "fixed", "--fixed-threshold", "1e9", status=3)
     assert hits_and_misses(output) == (0, 0)
     # the threshold of the time before belongs to a decision that is not wanted any more
-    process(mock, output, "--from-events", "--decide", "auto", ranks=2, status=3)
+    process(mock, output, "--from-events", "--decide", "auto", status=3)
     assert_same_outputs(first, output)
 
 
@@ -131,7 +129,7 @@ def test_normalised_by_pulse_energy(tmp_path):
     mock = tiny_run(tmp_path / PROPOSAL, trains=4, pulse_jitter=0.2, **FAINT)
     settings = ("--normalise", "pulse-energy", "--min-pulse-energy", "1.2mJ", "--min-scores", "9")
     process(mock, tmp_path / "first", *settings)
-    process(mock, tmp_path / "full", *settings, "--sigma", "-1", ranks=3)
+    process(mock, tmp_path / "full", *settings, "--sigma", "-1")
     decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
@@ -162,8 +160,8 @@ def test_masks_of_the_run(masks, tmp_path):
     with h5py.File(mask, "w") as file:
         file["entry_1/good_pixels"] = np.random.default_rng(1).random((16, 512, 128)) < 0.9
     settings = ("--mask", *masks, "--with-misses")
-    process(mock, tmp_path / "first", *settings, ranks=2)
-    process(mock, tmp_path / "full", *settings, "--sigma", "-1", ranks=3)
+    process(mock, tmp_path / "first", *settings)
+    process(mock, tmp_path / "full", *settings, "--sigma", "-1")
     decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
@@ -180,7 +178,7 @@ def test_only_hits_and_misses_are_read(tmp_path):
     assert 0 < len(ids) < len(needed)
     for path in mock.paths.proc.glob("CORR-*-AGIPD*.h5"):
         spoil_frames(path, ids)
-    done = decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "2", ranks=2)
+    done = decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "2")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
     assert re.search(r"^read .* GB +hits and misses only$", done.stdout, re.M)
 
@@ -220,7 +218,8 @@ REFUSED = {
 def test_what_would_change_the_scores_is_refused(proc, option, tmp_path):
     mock, first = proc
     before = {name: (first / name).stat().st_mtime_ns for name in all_files(first)}
-    done = process(mock, first, "--from-events", option, REFUSED[option], ranks=2, status=2)
+    words = ("--from-events", option, REFUSED[option])
+    done = process(mock, first, *words, ranks=2 * (option == "--mask"), status=2)
     value = (tmp_path.cwd() / "mask.h5") if option == "--cell-mask" else REFUSED[option]
     assert f"{option} {value} would change the scores, which were made with" in (done.stderr)
     assert done.stderr.count("error") == 1
@@ -247,20 +246,20 @@ def test_the_same_value_is_not_refused(proc, tmp_path):
 
 def test_nothing_to_start_from(proc, tmp_path):
     mock, first = proc
-    done = process(mock, tmp_path / "none", "--from-events", ranks=2, status=2)
+    done = process(mock, tmp_path / "none", "--from-events", status=2)
     assert "r0050_events.h5: no such file; process the run first" in done.stderr
     shutil.copytree(first, tmp_path / "out")
     events = tmp_path / "out" / "events" / "r0050_events.h5"
     (tmp_path / "out" / "powder" / "r0050_powder.h5").unlink()
-    done = process(mock, tmp_path / "out", "--from-events", ranks=2, status=2)
+    done = process(mock, tmp_path / "out", "--from-events", status=2)
     assert "r0050_powder.h5" in done.stderr
     with h5py.File(events, "r+") as file:
         del file["sums"]
-    done = process(mock, tmp_path / "out", "--from-events", ranks=2, status=2)
+    done = process(mock, tmp_path / "out", "--from-events", status=2)
     assert "r0050_events.h5" in done.stderr
     assert "expected an events file of this version; process the run again" in done.stderr
     events.write_bytes(b"no HDF5")
-    done = process(mock, tmp_path / "out", "--from-events", ranks=2, status=2)
+    done = process(mock, tmp_path / "out", "--from-events", status=2)
     assert "r0050_events.h5" in done.stderr
 
 
@@ -276,12 +275,12 @@ def test_the_run_has_changed(tmp_path):
     good[3, 5, 7] = False
     with h5py.File(mask, "w") as file:
         file["entry_1/good_pixels"] = good
-    done = process(mock, output, "--from-events", ranks=2, status=2)
+    done = process(mock, output, "--from-events", status=2)
     assert "was made with other masks than those found now" in done.stderr
     mask.unlink()
     for path in mock.paths.proc.glob("*-S00002.h5"):
         path.unlink()
-    done = process(mock, output, "--from-events", ranks=2, status=2)
+    done = process(mock, output, "--from-events", status=2)
     assert "has 18 frames, which are not the 12 that are in the run now" in done.stderr
     assert hits.stat().st_mtime_ns == before
 
@@ -294,7 +293,7 @@ def test_another_region_is_noticed(proc, tmp_path):
     with h5py.File(tmp_path / "det" / "hit_finding_mask.h5", "w") as file:
         file["entry_1/good_pixels"] = region
     shutil.copytree(first, tmp_path, dirs_exist_ok=True)
-    done = process(mock, tmp_path, "--from-events", ranks=2, status=2)
+    done = process(mock, tmp_path, "--from-events", status=2)
     assert "was made with other masks than those found now" in done.stderr
 
 
@@ -308,7 +307,7 @@ def test_module_that_is_only_in_trains_left_out(tmp_path):
     dry = ("--from-events", "--dry-run", "--sigma", "-5")
     assert rows_of(process(mock, tmp_path / "first", *dry).stdout) == {-5.0: (0, 0.0)}
     process(mock, tmp_path / "full", *chosen, "--sigma", "-5", status=3)
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-5", ranks=2, status=3)
+    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-5", status=3)
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
 

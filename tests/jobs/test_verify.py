@@ -428,8 +428,7 @@ def test_any_dataset_damaged_is_a_failed_check(file, mock, spoilt, quiet):
             assert failed or unseen, (name, way)
 
 
-@pytest.mark.parametrize("ranks", [0, 3])
-@pytest.mark.parametrize("way", ["missing", "too short"])
+@pytest.mark.parametrize(("way", "ranks"), [("missing", 3), ("too short", 0)])
 def test_damaged_columns_of_the_events(way, ranks, mock, spoilt):
     name = ADDED if way == "missing" else "photons"
     with h5py.File(own(spoilt / EVENTS), "r+") as file:

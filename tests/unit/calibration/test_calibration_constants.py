@@ -326,13 +326,24 @@ def test_memory_of_a_whole_detector():
 
 
 def brute_force(offset, gain, adu, threshold):
-    analogue = np.arange(65536, dtype=np.float32)[:, None]
+    analogue = np.arange(65536, dtype=np.float32)
     adu, threshold = np.float32(adu), np.float32(threshold)
-    with np.errstate(over="ignore"):
-        photons = np.floor((analogue - offset) * gain / adu + 1 - threshold)
-    found = photons >= 1
-    assert (np.diff(found.astype(int), axis=0) >= 0).all(), "grows with the analogue number"
-    return np.where(found.any(axis=0), found.argmax(axis=0), 65535)
+    photons = np.empty_like(analogue)
+    first = []
+    for o, g in zip(offset, gain, strict=True):
+        # one step after the other in place, each rounded to float32
+        with np.errstate(over="ignore"):
+            np.subtract(analogue, o, out=photons)
+            np.multiply(photons, g, out=photons)
+            np.divide(photons, adu, out=photons)
+            np.add(photons, np.float32(1), out=photons)
+            np.subtract(photons, threshold, out=photons)
+        # a number is at least 1 just if the integer below it is
+        found = photons >= 1
+        n = np.count_nonzero(found)
+        assert found[65536 - n :].all(), "grows with the analogue number"
+        first.append(65536 - n if n else 65535)
+    return np.array(first)
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_raw_frames(seed, layout, gain, offset, bad, common_mode):
 random_runs = seeds.map(lambda seed: random_run(random.Random(seed)))
 
 
-@settings(max_examples=8, phases=[Phase.generate])
+@settings(max_examples=4, phases=[Phase.generate])
 @given(random_runs)
 @pytest.mark.slow
 def test_whole_jobs(run):
