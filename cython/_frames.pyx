@@ -90,16 +90,20 @@ cdef class Inflater:
 
     def __cinit__(self, int64_t sparse_bytes=SPARSE_BYTES):
         self.dense = libdeflate_alloc_decompressor()
-        self.sparse = <SparseInflater *>calloc(1, sizeof(SparseInflater))
-        if self.dense == NULL or self.sparse == NULL:
+        cdef int i
+        for i in range(2):
+            self.sparse[i] = <SparseInflater *>calloc(1, sizeof(SparseInflater))
+        if self.dense == NULL or self.sparse[0] == NULL or self.sparse[1] == NULL:
             raise MemoryError("no memory for inflating")
-        sparse_init(self.sparse)
+        for i in range(2):
+            sparse_init(self.sparse[i])
         self.sparse_bytes = sparse_bytes
 
     def __dealloc__(self):
         if self.dense != NULL:
             libdeflate_free_decompressor(self.dense)
-        free(self.sparse)
+        free(self.sparse[0])
+        free(self.sparse[1])
 
 
 cdef class DecodeBuffers:

@@ -36,6 +36,7 @@ from xfelmpi._kernels._frames cimport (
     scan_add,
     skip_frame,
     sparse_inflate,
+    sparse_inflate_two,
 )
 
 cdef extern from *:
@@ -206,21 +207,46 @@ cdef const uint8_t *read_ahead(
     return &buffers.packed[first - buffers.window]
 
 
-cdef inline int read_sparse(
-        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f,
-        int64_t sparse_bytes) except -2 nogil:
-    """Read a frame into `inflater.sparse`; returns its number of entries.
+cdef struct SparsePair:
+    # two neighbouring frames in `inflater.sparse`: the first one's number, how many of them there
+    # are, and the entries of each, -1: it has to be read the dense way
+    Py_ssize_t first
+    int n_frames
+    int n[2]
 
-    -1 if it has to be read the dense way, which also says what is wrong with a damaged one.
+
+cdef inline int read_sparse(
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f, int64_t sparse_bytes,
+        SparsePair *pair) except -1 nogil:
+    """Read frame f, and with it the one behind if its bytes are there.
+
+    The dense way also says what is wrong with a damaged one.
     """
-    cdef const uint8_t *packed = read_ahead(source, buffers, f, sparse_bytes)
-    cdef int n
-    if packed == NULL:
-        return -1
-    n = sparse_inflate(
-        buffers.inflater.sparse, packed, source.size[f], <int>source.frame_bytes)
-    buffers.inflater.n_sparse += n >= 0
-    return n
+    cdef const uint8_t *packed[2]
+    cdef size_t size[2]
+    cdef int64_t behind
+    cdef int i
+    pair.first, pair.n_frames, pair.n[0] = f, 1, -1
+    packed[0] = read_ahead(source, buffers, f, sparse_bytes)
+    if packed[0] == NULL:
+        return 0
+    size[0] = source.size[f]
+    if f + 1 < source.n_frames and source.filters[f + 1] == source.filters[f]:
+        behind = source.offset[f + 1] - buffers.window
+        if (behind >= 0 and 0 <= source.size[f + 1] <= sparse_bytes
+                and behind + source.size[f + 1] <= buffers.window_bytes):
+            packed[1] = &buffers.packed[behind]
+            size[1] = source.size[f + 1]
+            pair.n_frames = 2
+    if pair.n_frames == 2:
+        sparse_inflate_two(
+            buffers.inflater.sparse, packed, size, <int>source.frame_bytes, pair.n)
+    else:
+        pair.n[0] = sparse_inflate(
+            buffers.inflater.sparse[0], packed[0], size[0], <int>source.frame_bytes)
+    for i in range(pair.n_frames):
+        buffers.inflater.n_sparse += pair.n[i] >= 0
+    return 0
 
 
 cdef void add_entries(Scan *s, const int32_t *entry, int n, int n_pixels) noexcept nogil:
@@ -257,11 +283,14 @@ def sparsify(
     cdef int sparse_filters = DEFLATE if source.itemsize == 1 else DEFLATE | SHUFFLE
     cdef ScanFunction scan = scan_for(source)
     cdef int n, status
+    cdef const int32_t *entry = NULL
+    cdef SparsePair pair
     cdef Scan s
     cdef FrameMask mask
 
     if source.n_frames == 0:
         return
+    pair.first, pair.n_frames = 0, 0
     check_sizes(source, masks, out, powder)
     if buffers.found.shape[0] < source.n_pixels:
         raise ValueError(f"room for {buffers.found.shape[0]} of {source.n_pixels} pixels found")
@@ -271,7 +300,10 @@ def sparsify(
         for f in range(source.n_frames):
             n = -1
             if source.size[f] <= sparse_bytes and source.filters[f] == sparse_filters:
-                n = read_sparse(source, buffers, f, sparse_bytes)
+                if f >= pair.first + pair.n_frames:
+                    read_sparse(source, buffers, f, sparse_bytes, &pair)
+                n = pair.n[f - pair.first]
+                entry = buffers.inflater.sparse[f - pair.first].list + SPARSE_BACK
             status = OK
             if n < 0:
                 # which takes the room of the packed bytes
@@ -283,8 +315,7 @@ def sparsify(
             if masks.has_frame_masks:
                 begin_masked(&s, &mask, masks, f)
             if n >= 0:
-                add_entries(
-                    &s, buffers.inflater.sparse.list + SPARSE_BACK, n, source.n_pixels)
+                add_entries(&s, entry, n, source.n_pixels)
             else:
                 scan(&s, frame_of(source, buffers, f), source.n_pixels, rule, &buffers.found[0])
             if masks.has_frame_masks and mask.any_bad:

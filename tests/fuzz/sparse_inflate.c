@@ -8,7 +8,8 @@
  * follows from the seed. Aborts, with the stream in `difference.zlib`, if
  *
  *   - a list is given out for a stream that libdeflate refuses, or another list than its bytes say,
- *   - a stream with complete dynamic codes, which is all that the pass needs to be fast, is declined.
+ *   - a stream with complete dynamic codes, which is all that the pass needs to be fast, is declined,
+ *   - two streams inflated at once make anything else than each alone.
  *
  * Almost every mutated stream fails the Adler-32, which would hide what was decoded wrongly, so most
  * of those that still make a frame get the Adler-32 that fits.
@@ -28,7 +29,7 @@ typedef struct {
 } Stream;
 
 static struct libdeflate_decompressor *reference;
-static SparseInflater *sparse;
+static SparseInflater *sparse, *pair[2];
 static uint8_t dense[2 * PIXELS], made[3 * PIXELS], work[ROOM + 64];
 static int n_bytes = PIXELS; /* of a frame: u1, or the two planes of u2 */
 static Stream corpus[MOST_STREAMS];
@@ -66,6 +67,37 @@ static void check(const uint8_t *bytes, size_t size, int must_accept)
     }
     if (n >= 0 && found != n) fail("too long a list", bytes, size);
     free(packed);
+}
+
+/* Compare what two streams inflated at once make with what each makes alone. */
+static void check_two(const uint8_t *bytes, size_t size)
+{
+    static uint8_t before[ROOM];
+    static size_t size_before;
+    static int n_bytes_before;
+    if (n_bytes_before == n_bytes) {
+        const uint8_t *packed[2] = {NULL, NULL};
+        size_t sizes[2] = {size_before, size};
+        int n[2], order = any(2);
+        for (int i = 0; i < 2; i++) {
+            uint8_t *copy = malloc(sizes[i] + SPARSE_PAD);
+            memcpy(copy, i ? bytes : before, sizes[i] + (i ? SPARSE_PAD : 0));
+            if (!i) memset(copy + size_before, 0xa5, SPARSE_PAD);
+            packed[i] = copy;
+        }
+        const uint8_t *turned[2] = {packed[order], packed[!order]};
+        const size_t turned_sizes[2] = {sizes[order], sizes[!order]};
+        sparse_inflate_two(pair, turned, turned_sizes, n_bytes, n);
+        for (int i = 0; i < 2; i++) {
+            int alone = sparse_inflate(sparse, turned[i], turned_sizes[i], n_bytes);
+            if (alone != n[i]) fail("another number with a second stream", bytes, size);
+            if (alone > 0 && memcmp(sparse->list, pair[i]->list, (SPARSE_BACK + alone) * sizeof(int32_t)))
+                fail("another list with a second stream", bytes, size);
+        }
+        free((void *)packed[0]), free((void *)packed[1]);
+    }
+    memcpy(before, bytes, size);
+    size_before = size, n_bytes_before = n_bytes;
 }
 
 /* ---- streams with any complete codes, and matches of any length and distance ---- */
@@ -317,6 +349,10 @@ int main(int argc, char **argv)
     reference = libdeflate_alloc_decompressor();
     sparse = calloc(1, sizeof *sparse);
     sparse_init(sparse);
+    for (int i = 0; i < 2; i++) {
+        pair[i] = calloc(1, sizeof *pair[i]);
+        sparse_init(pair[i]);
+    }
     if (argc > 3) read_corpus(argv[3]);
     size_t size = 0;
     for (long i = 0; i < executions; i++) {
@@ -343,10 +379,11 @@ int main(int argc, char **argv)
             if (size > ROOM / 2) size = ROOM / 2;
             check(work, size, 0);
         }
+        if (chance(2)) check_two(work, size);
     }
     printf("%ld executions, %ld valid, %ld accepted\n", executions, n_valid, n_accepted);
     for (int i = 0; i < n_corpus; i++) free(corpus[i].bytes);
-    free(sparse);
+    free(sparse), free(pair[0]), free(pair[1]);
     libdeflate_free_decompressor(reference);
     return 0;
 }

@@ -48,6 +48,9 @@ cdef extern from "sparse_inflate.h":
     void sparse_init(SparseInflater *z) nogil
     int sparse_inflate(
         SparseInflater *z, const uint8_t *packed, size_t size, int n_bytes) nogil
+    void sparse_inflate_two(
+        SparseInflater **z, const uint8_t **packed, const size_t *size, int n_bytes,
+        int *n) nogil
 
 cdef extern from "wide.h":
     enum:
@@ -92,7 +95,8 @@ cdef class ChunkSource:
 @cython.final
 cdef class Inflater:
     cdef libdeflate_decompressor *dense
-    cdef SparseInflater *sparse
+    # the second one for the frame behind
+    cdef SparseInflater *sparse[2]
     cdef readonly int64_t sparse_bytes
     cdef readonly int64_t n_sparse
 
