@@ -13,8 +13,10 @@ import numpy as np
 
 from xfelmpi.calibration import geometry_file
 from xfelmpi.calibration.distance import Distance, find_distance
+from xfelmpi.calibration.plausible_geometry import implausible_panels
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.log import shortened
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
 from xfelmpi.detectors.base import Detector
 
@@ -149,6 +151,8 @@ def load_geometry(
     along = find_distance(path, text, found, distance, offset, z_motor)
     warnings += along.warnings
     arrays = _arrays(geometry, detector, along, origin)
+    if path is not None:
+        warnings += implausible_panels(arrays, path)
     bad = geometry_file.bad_pixels(regions, arrays.xyz, geometry.pixel_size, _tile_slices(detector))
     if bad is not None:
         described = f"{arrays.description}, {int(bad.sum()):,} pixels in bad regions"
@@ -200,7 +204,7 @@ def _from_crystfel(of_detector: type, detector: Detector, path: Path, text: str)
     except Exception as error:
         reason = " ".join(str(part) for part in error.args) or type(error).__name__
         raise InputError(
-            f"{path}: not a CrystFEL geometry of {detector.title}: {reason}"
+            f"{path}: not a CrystFEL geometry of {detector.title}: {shortened(reason, 300)}"
         ) from error
 
 

@@ -126,25 +126,14 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
 
 
 def other_panels(found: list[tuple[str, str]], detector: Detector, path: Path) -> list[str]:
-    """Return a warning if panels have pixels of several sizes, or not the detector's number."""
+    """Return a warning for panels that have not the detector's number of pixels."""
     n_ss, n_fs = detector.tile_shape
-    res, resolutions, sizes = "", {}, {}
+    sizes: dict[str, dict[str, str]] = {}
     for key, value in found:
         panel, slash, name = key.rpartition("/")
-        if not slash:
-            res = value if name == "res" else res
-        elif not panel.startswith("bad"):
-            resolutions.setdefault(panel, res)
+        if slash and not panel.startswith("bad"):
             sizes.setdefault(panel, {})[name] = value
-            if name == "res":
-                resolutions[panel] = value
     warnings = []
-    several = dict.fromkeys(value for value in resolutions.values() if value)
-    if len(several) > 1:
-        odd = next(panel for panel, value in resolutions.items() if value == list(several)[-1])
-        warnings.append(
-            f"{path}: res of {odd[:80]} is not applied: pixels of all panels have one size"
-        )
     for panel, its in sizes.items():
         for axis, n in (("ss", n_ss), ("fs", n_fs)):
             try:

@@ -1,6 +1,7 @@
 """Geometries that extra-geom wrote, then one thing broken at a time."""
 
 import inspect
+import re
 from dataclasses import replace
 
 import extra_geom
@@ -280,7 +281,7 @@ def test_what_is_not_applied_is_named(path, line):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("p3a2/res = 4000", "res of p3a2 is not applied"),
+        ("p3a2/res = 4000", "pixels of p3a2 have an area of 6.25e+04 µm²"),
         ("p3a2/max_fs = 500", "min_fs and max_fs of p3a2 are not applied: found 501 pixels"),
         (
             "badx/min_x = 9\nbadx/max_x = -9\nbadx/min_y = -9\nbadx/max_y = 9",
@@ -290,8 +291,46 @@ def test_what_is_not_applied_is_named(path, line):
 )
 def test_panels_and_regions_that_are_odd_are_named(path, lines, words):
     path.write_text(path.read_text() + lines + "\n")
+    assert any(words in warning for warning in load_geometry(path, AGIPD_1M)[1])
+
+
+@pytest.mark.parametrize("corner", ["nan", "inf", "-1e6", "1e300"])
+@pytest.mark.parametrize("axis", "xy")
+def test_panels_that_are_nowhere(path, axis, corner):
+    """NaN was found out by an array without rings, 1e6 pixels by its size."""
+    text, n = re.subn(
+        f"(?m)^p3a2/corner_{axis} = .*", f"p3a2/corner_{axis} = {corner}", path.read_text()
+    )
+    assert n == 1
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"panel p3a2 has its corner at x = .* 10 m from the beam"):
+        load_geometry(path, AGIPD_1M)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("^res = .*", "res = 500", "pixels of p0a0 and 127 more have an area of 4e+06 µm², those "
+         "of an AGIPD-1M (16 modules of 8 panels) 4e+04 µm²: check res, fs and ss"),
+        ("^p5a1/ss = .*", "p5a1/ss = +2x +0y", "pixels of p5a1 have an area of "),
+        ("^p5a1/fs = .*", "p5a1/fs = +0.1x +0.0y", "pixels of p5a1 have an area of "),
+    ],
+)  # fmt: skip
+def test_pixels_of_another_size_are_named(path, old, new, words):
+    text, n = re.subn(f"(?m){old}", new, path.read_text())
+    assert n == 1
+    path.write_text(text)
+    assert any(words in warning for warning in load_geometry(path, AGIPD_1M)[1])
+
+
+def test_panels_that_lie_on_each_other(path):
+    text = path.read_text()
+    for axis in "xy":
+        (corner,) = re.findall(f"(?m)^p3a3/corner_{axis} = (.*)", text)
+        text = re.sub(f"(?m)^p3a2/corner_{axis} = .*", f"p3a2/corner_{axis} = {corner}", text)
+    path.write_text(text)
     (warning,) = load_geometry(path, AGIPD_1M)[1]
-    assert words in warning
+    assert warning == f"{path}: panels p3a2 and p3a3 lie on each other"
 
 
 def test_empty_lines_take_no_time(path):
