@@ -22,6 +22,7 @@ def powder():
     return centre.Powder(Bench(seed=11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "limit"), [(1, 0.1), (4, 0.3)])
 def test_shifts_are_found(powder, parts, limit):
     """Up to 5 pixels, to 0.1 pixel of the centre and 0.3 of each quadrant."""

@@ -117,6 +117,7 @@ def test_spheroid_in_bins_is_that_of_the_pixels(detector, axes, turn):
     assert deviance(true, found).sum() < 40
 
 
+@pytest.mark.slow
 def test_spheroids(detector):
     """Both axes and the angle, also with as much background as particle; the same bits alone."""
     lists, truth = detector.hits(6, ratio=(1.2, 2.0), background=1.0)

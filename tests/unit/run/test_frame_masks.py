@@ -110,6 +110,7 @@ def test_masks_of_cells_that_come_again(tmp_path, monkeypatch, room):
     assert_reads(about, values, masks, rows=rng.permutation(n))
 
 
+@pytest.mark.slow
 def test_data_that_only_h5py_can_read(tmp_path):
     rng = np.random.default_rng(5)
     values, masks = sparse_images(rng, 40, "f8"), random_masks(rng, 1)[np.zeros(40, int)]

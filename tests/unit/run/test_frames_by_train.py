@@ -186,6 +186,7 @@ def test_damage_is_named_by_module(copied, damage, lost, what):
     assert any(what in p.what for p in index.problems), index.problems
 
 
+@pytest.mark.slow
 def test_one_cell(tmp_path):
     """A frame per train, which is not of the first memory cell."""
     mock = tiny_run(tmp_path / "p007927", detector="JUNGFRAU-4M", trains=2, cells=(0,))

@@ -348,6 +348,7 @@ def test_correction_that_lists_trains_without_frames(experiment, run):
     assert (train, what) == (FIRST + 6, "proc has 6 of 8 trains: is correction finished?")
 
 
+@pytest.mark.slow
 def test_correction_that_lacks_a_train_of_the_raw_run(experiment, run, tmp_path):
     raw = tiny_run(
         tmp_path / "p000001", trains=8, cells=CELLS, sequence_length=2, kind="raw", hit_rate=0.0
@@ -522,6 +523,7 @@ def test_beamline_datasets_without_a_space_or_with_too_much(experiment, run):
 VIRTUAL = ("INDEX/trainId", "INDEX/flag", "METADATA/runNumber", "METADATA/dataSources/dataSourceId")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", ["gone.h5", "itself"])
 @pytest.mark.parametrize("name", VIRTUAL)
 def test_virtual_index_whose_source_is_gone(run, name, there):
