@@ -29,8 +29,8 @@ CAUSES = {
 RANKS = (2, 3, 5)
 PLACES = {"first": lambda n: 0, "middle": lambda n: n // 2, "last": lambda n: n - 1}
 
-FIRST = ("--decide", "fixed", "--distance", 0.7, "--with-misses", "--fixed-threshold", 5000)
-OTHER = (*FIRST[:-1], 2000)
+FIRST = ("--decide", "fixed", "--distance", 0.7, "--with-misses", "--fixed-threshold", 750)
+OTHER = (*FIRST[:-1], 500)
 """Both have hits and misses, but not the same ones."""
 
 AGAIN = ("photons", "vds", "cxi", "hits", "frames", "events", "publish")
@@ -57,7 +57,8 @@ def test_pairs_are_complete():
 @pytest.fixture(scope="module")
 def mock(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults") / "p007927"
-    return tiny_run(folder, trains=5, cells=(0, 1), hit_rate=0.5)
+    few = {"detector": "AGIPD-500K", "trains": 5, "cells": (1, 2), "dark_cells": 1}
+    return tiny_run(folder, **few, hit_rate=0.5)
 
 
 def job(mock, output, options, ranks=2, **env):
