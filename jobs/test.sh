@@ -11,8 +11,8 @@
 #   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
-# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 3, of which
-# one mostly waits; 2 with --quick). The last line is "N passed, N failed", in which a check of the
+# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 4, of which
+# about two wait; 2 with --quick). The last line is "N passed, N failed", in which a check of the
 # style counts as one. The status is 0 if nothing failed and at least one test ran. See
 # docs/testing.md.
 #
@@ -138,7 +138,7 @@ single() {
     shift
     if ((${#arguments[@]} == 0)); then
         # in the order of the folders: whole jobs first, many short files at the end
-        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 3 - quick))}" --dist loadfile --no-loadscope-reorder)
+        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 4 - 2 * quick))}" --dist loadfile --no-loadscope-reorder)
     fi
     say "" && say "=== pytest, $label"
     mkdir -p "$folder"
