@@ -9,6 +9,7 @@ from PIL import Image
 
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.io import lock_file
 
 PIXEL = 2e-4
 OFF = np.array([0.8e-3, -0.6e-3])
@@ -86,3 +87,17 @@ def test_refused_and_nothing_written(made, tmp_path):
     assert "more than once" in geometry(folder, "50", status=2)
     assert "r0051" in geometry(folder, "51", status=2)
     assert all_files(folder / "out") == before
+
+    lock = tmp_path / "new.geom.lock"
+    token = lock_file.acquire(lock, "")
+    said = geometry(folder, "--geometry-file", tmp_path / "new.geom", status=2)
+    assert "the geometry new.geom is being made by" in said
+    lock_file.release(lock, token)
+    with h5py.File(folder / "out/powder/r0050_powder.h5", "r+") as file:
+        file.attrs["job_id"] = "another"
+    said = geometry(folder, "--geometry-file", tmp_path / "new.geom", status=2)
+    assert "r0050_powder.h5: is of another job" in said
+    done = call_xfelmpi(["report", 50, "--prefix", folder / "p007927", "--output", folder / "out"])
+    assert done.returncode == 2
+    assert "r0050_powder.h5: is of another job" in done.stderr
+    assert not (tmp_path / "new.geom").exists()

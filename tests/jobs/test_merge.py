@@ -12,6 +12,10 @@ from launch import all_files, call_xfelmpi, run_job
 from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx, read_emc
 
+from xfelmpi.__main__ import main as xfelmpi
+from xfelmpi.workflows.merge import job
+from xfelmpi.workflows.merge.hits import collect
+
 PROPOSAL = "p007927"
 DETECTOR = "entry_1/instrument_1/detector_1"
 RUNS = (50, 51, 53)
@@ -218,3 +222,23 @@ def test_damaged(runs, tmp_path):
     path.write_bytes(path.read_bytes()[:100_000])
     done = merge(runs, 50, 51, "--output", output, status=2)
     assert "r0051_hits.cxi" in done.stderr
+
+
+def test_run_that_is_processed_again_meanwhile(runs, tmp_path, monkeypatch, capfd):
+    """Between the columns and the frames of a file: they would be those of different hits."""
+    shutil.copytree(runs / "scratch" / "saved_hits", tmp_path / "saved_hits")
+    path = tmp_path / "saved_hits" / "r0051_hits.cxi"
+
+    def collect_and_replace(*args):
+        found = collect(*args)
+        shutil.copy(path, tmp_path / "new.cxi")
+        (tmp_path / "new.cxi").replace(path)
+        return found
+
+    monkeypatch.setattr(job, "collect", collect_and_replace)
+    folders = ("--prefix", str(runs), "--output", str(tmp_path))
+    assert xfelmpi(["merge", "50", "51", *folders]) == 2
+    assert f"{path}: changed while it was read: another job has replaced it" in (
+        capfd.readouterr().err
+    )
+    assert not list((tmp_path / "merged").iterdir())

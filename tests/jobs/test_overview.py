@@ -1,12 +1,14 @@
 """The overview as the page of a shift: comments, trends, what is watched, a thousand runs."""
 
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from launch import call_xfelmpi
 
+from xfelmpi.core.errors import OutputError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.output.watch_state import DONE, RUNNING, WatchedJob, WatchState, write_state
 from xfelmpi.report import overview
@@ -53,6 +55,20 @@ def test_comments_of_several_people_at_once(tmp_path):
         list(people.map(lambda n: add_comment(tmp_path, 50, f"number {n}"), range(80)))
     said = [c.text for c in read_comments(tmp_path)[50]]
     assert sorted(said) == sorted(f"number {n}" for n in range(80))
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_comments_go_into_files_of_the_folder_only(kind, tmp_path):
+    path = tmp_path / "report" / "comments" / "r0050.jsonl"
+    path.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        (tmp_path / "precious").write_text("precious")
+        path.symlink_to(tmp_path / "precious")
+    with pytest.raises(OutputError, match=r"r0050\.jsonl: .*not a regular file"):
+        add_comment(tmp_path / "report", 50, "good")
+    assert kind == "pipe" or (tmp_path / "precious").read_text() == "precious"
 
 
 def test_damaged_comments_are_left_out(tmp_path):

@@ -22,13 +22,13 @@ from launch import call_xfelmpi, limit, run_xfelmpi
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from watch_calls import count_calls, make_runs
 
-from xfelmpi.core.errors import EXIT_NOT_STARTED, InputError, UsageError
+from xfelmpi.core.errors import EXIT_NOT_STARTED, InputError, OutputError, UsageError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
 from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, FILES_A_MINUTE, LookOptions
 from xfelmpi.workflows.watch.loop import Watcher, ask_again
 from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
-from xfelmpi.workflows.watch.queues import LocalQueue, read_result
+from xfelmpi.workflows.watch.queues import LocalQueue, Result, read_result
 from xfelmpi.workflows.watch.rules import read_rules
 from xfelmpi.workflows.watch.table import status_table
 
@@ -395,6 +395,20 @@ def test_script_that_is_stopped_before_the_program_runs(project, tmp_path, name,
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
     assert read_result(result).status == status
+
+
+def test_logs_and_results_that_are_no_files(tmp_path, project):
+    files = WatchFiles(tmp_path)
+    for path in (files.log("r0050-1"), files.result("r0050-1")):
+        path.parent.mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious")
+    files.log("r0050-1").symlink_to(tmp_path / "precious")
+    queue = LocalQueue(files, project / "jobs" / "process_run.sh")
+    with pytest.raises(OutputError, match=r"r0050-1\.log: .*not a regular file"):
+        queue.submit("r0050-1", ["50"], [])
+    assert (tmp_path / "precious").read_text() == "precious"
+    os.mkfifo(files.result("r0050-1"))
+    assert read_result(files.result("r0050-1")) == Result()
 
 
 def test_second_watch_of_the_folder_refuses(source, tmp_path, project):

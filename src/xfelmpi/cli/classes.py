@@ -35,6 +35,7 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.cli.patch import patch_sets
+    from xfelmpi.io.publish import check_name
     from xfelmpi.mpi import bcast_from_root, run_on_root
     from xfelmpi.output.dragonfly.classes import read_classes
     from xfelmpi.workflows.classes import write_pages
@@ -42,6 +43,8 @@ def main(argv: list[str], comm) -> int:
 
     config, sets, path = bcast_from_root(comm, lambda: _parse(argv))
     found = run_on_root(comm, lambda: read_classes(path))
+    # a page that cannot have its name is to be known before the files are replaced
+    run_on_root(comm, lambda: [check_name(files.classes_page) for files in sets])
     status = patch_sets(comm, ["classes", *argv], config, sets, Change(classes=found))
     run_on_root(comm, lambda: write_pages(sets, found))
     return status

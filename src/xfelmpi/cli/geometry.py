@@ -1,10 +1,12 @@
 """``xfelmpi geometry``: the beam centre and the quadrants from the hits of processed runs."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.paths import Experiment
 
 
 def parser() -> arguments.Parser:
@@ -35,12 +37,19 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.core.job_context import RunJob
+    from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.geometry import refine_geometry
 
     config, runs, quadrants, out = bcast_from_root(comm, lambda: _parse(argv))
     job = RunJob.of(comm, config, ["geometry", *argv])
-    return refine_geometry(job, runs, quadrants, out)
+    # beside the file: jobs with other outputs may write it, too
+    lock = out.with_name(f"{out.name}.lock")
+    with ExitStack() as locks:
+        for path in (lock, Experiment(config.prefix, config.output, runs[0]).geometry_lock):
+            what = f"the geometry {out.name} is being made"
+            locks.enter_context(held_if_there(comm, config.output, path, what))
+        return refine_geometry(job, runs, quadrants, out)
 
 
 def _parse(argv: list[str]) -> tuple[Config, list[int], bool, Path]:

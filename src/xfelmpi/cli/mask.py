@@ -1,6 +1,7 @@
 """A mask per memory cell from the run itself: hot, dead and noisy pixels and cells."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -127,7 +128,13 @@ def main(argv: list[str], comm) -> int:
     config, options = bcast_from_root(comm, lambda: _given(argv))
     lock = Experiment(config.prefix, config.output, config.run).mask_lock
     what = f"the mask of run {config.run} is being made"
-    with held_if_there(comm, config.prefix, lock, what):
+    with ExitStack() as locks:
+        locks.enter_context(held_if_there(comm, config.prefix, lock, what))
+        if options.mask_file is not None:
+            # that of another run may be made there, too
+            lock = options.mask_file.with_name(f"{options.mask_file.name}.lock")
+            what = f"the mask {options.mask_file.name} is being made"
+            locks.enter_context(held_if_there(comm, config.prefix, lock, what))
         # settings of both kinds
         settings = json.dumps({**asdict(config), **asdict(options)}, default=str, sort_keys=True)
         job = replace(RunJob.of(comm, config, ["mask", *argv]), settings=settings)

@@ -39,6 +39,7 @@ def main(argv: list[str], comm) -> int:
         parser().parse_args(argv)
     from xfelmpi.core.job_context import RunJob
     from xfelmpi.core.paths import MergedFiles
+    from xfelmpi.io.input_file import finished_files
     from xfelmpi.io.lock_file import held_if_there
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.merge.job import merge
@@ -46,7 +47,8 @@ def main(argv: list[str], comm) -> int:
     config, runs, where, name = bcast_from_root(comm, lambda: _parse(argv))
     lock = MergedFiles(config.output, name).lock
     # the hits of the runs are there, if there are any
-    with held_if_there(comm, config.output, lock, f"{name} is being merged"):
+    held = held_if_there(comm, config.output, lock, f"{name} is being merged")
+    with held, finished_files.unchanged():
         return merge(RunJob.of(comm, config, ["merge", *argv]), runs, where, name)
 
 

@@ -30,6 +30,7 @@ def main(argv: list[str], comm) -> int:
 def _report(argv: list[str]) -> None:
     from xfelmpi import mpi
     from xfelmpi.core.log import log
+    from xfelmpi.io.publish import check_name
     from xfelmpi.report.build import make_report
     from xfelmpi.report.hit_browser import write_hit_browser
 
@@ -38,6 +39,9 @@ def _report(argv: list[str]) -> None:
         given.run = run
         config = arguments.from_arguments(given)
         experiment = Experiment(config.prefix, config.output, config.run)
+        pages = experiment.page, experiment.hit_browser, experiment.status, experiment.overview
+        for path in pages:
+            check_name(path)
         try:
             found = make_report(experiment)
             log.info("%s", experiment.page)

@@ -166,6 +166,11 @@ class Experiment:
         return self.lock.with_name(f"{self.name}_mask.lock")
 
     @property
+    def geometry_lock(self) -> Path:
+        """Of the job that refines a geometry, of which this is the first run."""
+        return self.lock.with_name(f"{self.name}_geometry.lock")
+
+    @property
     def simulation_lock(self) -> Path:
         """Of the job that simulates the run."""
         return self.lock.with_name(f"{self.name}_simulation.lock")

@@ -38,6 +38,30 @@ def open_regular(path) -> int:
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def open_to_append(path) -> int:
+    """Open a regular file to write to its end, made if it is not there; return its descriptor.
+
+    No link is followed, and nothing is waited for.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or is a link, a FIFO, a device, a socket or a folder.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        # what the system says of links and of pipes that nobody reads means little to people
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise OSError(errno.EINVAL, "not a regular file", str(path)) from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def read_small(path, most: int) -> bytes:
     """Return the bytes of a regular file that has no more than `most`.
 

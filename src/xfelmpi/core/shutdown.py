@@ -190,7 +190,8 @@ def _stop(number: int) -> None:
         with suppress(Exception):
             plan.record(told)
         for release in plan.releases:
-            release()
+            with suppress(Exception):
+                release()
 
 
 def _remove_unfinished() -> None:

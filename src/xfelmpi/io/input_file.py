@@ -164,6 +164,49 @@ class Origins:
                 )
 
 
+class FinishedFiles:
+    """The outputs of finished runs that a command reads more than once, as they were at first.
+
+    Another job may process a run again meanwhile, and replace them.
+    """
+
+    def __init__(self):
+        self._stamps: dict[str, str] | None = None
+
+    @contextmanager
+    def unchanged(self):
+        """Have every finished file stay what it was when it was first opened in the block."""
+        before, self._stamps = self._stamps, {}
+        try:
+            yield
+        finally:
+            self._stamps = before
+
+    def share(self, comm) -> None:
+        """Let all ranks expect what rank 0 has opened until now; collective."""
+        self._stamps = comm.bcast(self._stamps)
+
+    def check(self, path: Path, file: h5py.File) -> None:
+        """Check that a file that was opened is the same as before.
+
+        Raises
+        ------
+        InputError
+            If it is another one.
+        """
+        if self._stamps is None:
+            return
+        now = file_stamp(os.fstat(file.id.get_vfd_handle()))
+        if self._stamps.setdefault(str(path), now) != now:
+            raise InputError(
+                f"{path}: changed while it was read: another job has replaced it; start again"
+            )
+
+
+finished_files = FinishedFiles()
+"""Of this process."""
+
+
 @contextmanager
 def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
     """Open an HDF5 file to read; whatever HDF5 cannot read during the block is an `InputError`.
@@ -202,6 +245,7 @@ def finished_file(path: Path, expected: str) -> Iterator[h5py.File]:
     expected = f"{expected} of this version; process the run again"
     try:
         with input_file(path, expected) as file:
+            finished_files.check(path, file)
             yield file
     except _DAMAGED as error:
         raise InputError(f"{path}: {error}; expected {expected}") from None

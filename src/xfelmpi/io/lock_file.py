@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from time import sleep, time
+from time import monotonic, sleep, time
 
 from xfelmpi.core.errors import BusyError, LostLockError, OutputError
 from xfelmpi.core.job import UNKNOWN, birth_of, is_running, machine_id
@@ -130,8 +130,17 @@ def held(comm, path: Path, what: str):
 
 
 @contextmanager
-def held_by_one(path: Path, what: str):
-    """Hold a lock during a block, as `held` does, in a command of one process without MPI.
+def held_by_one(path: Path, what: str, wait: float = 0.0):
+    """Hold a lock during a block, as `held` does, in one process alone.
+
+    Parameters
+    ----------
+    path : Path
+        Of the lock file.
+    what : str
+        As in `held`.
+    wait : float
+        Seconds to wait for another process that holds it.
 
     Raises
     ------
@@ -140,7 +149,15 @@ def held_by_one(path: Path, what: str):
     OutputError
         If it cannot be made.
     """
-    token = acquire(path, what)
+    end = monotonic() + wait
+    while True:
+        try:
+            token = acquire(path, what)
+            break
+        except BusyError:
+            if monotonic() >= end:
+                raise
+            sleep(0.5)
     with _kept(path, token):
         try:
             yield

@@ -23,10 +23,16 @@ from xfelmpi.io.partial_file import (
 )
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, held: bool = True) -> None:
     """Make the folder of a file and check that it can be written; one rank.
 
-    What other jobs have left unfinished of this file is removed: this one has the lock.
+    What other jobs have left unfinished of this file is removed.
+
+    Parameters
+    ----------
+    path : Path
+    held : bool
+        Whether this job has the lock of the file; else another one may be writing it. See `sweep`.
 
     Raises
     ------
@@ -44,7 +50,7 @@ def check_writable(path: Path) -> None:
         ) from None
     finally:
         forget(part)
-    sweep([path])
+    sweep([path], held=held)
     check_name(path)
 
 

@@ -15,11 +15,13 @@ import numpy as np
 from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
 from xfelmpi._kernels._deflate import LIBDEFLATE
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import date_text
 from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.text import printable, storable
+from xfelmpi.io.input_file import finished_file
 
 JOB_ATTRIBUTES = ("job_id", "start_time", "program_version", "program_commit", "command_line")
 """What tells a job from others."""
@@ -123,3 +125,27 @@ def _describe(path: str) -> dict:
 
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="seconds")
+
+
+def check_same_job(path: Path, expected: str, job: str) -> None:
+    """Check that an output is of the job of another one, which nobody has replaced meanwhile.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        As in `finished_file`.
+    job : str
+        ``job_id`` of the other one.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    with finished_file(path, expected) as file:
+        if (found := str(file.attrs.get("job_id", ""))) != job:
+            raise InputError(
+                f"{path}: is of another job than the run's other files (job_id {found:.40}, "
+                f"expected {job:.40}); if no job is writing them, process the run again"
+            )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from xfelmpi.core.regular_file import open_regular
+from xfelmpi.core.regular_file import open_regular, open_to_append
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
 
@@ -51,7 +51,7 @@ def add_comment(report: Path, run: int, text: str) -> None:
     try:
         make_folder(path.parent)
         # one write to the end of a file: lines of two people do not mix
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = open_to_append(path)
         try:
             os.write(fd, line)
         finally:

@@ -10,6 +10,7 @@ from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import HitFile, check_rows, read_hit_file
 from xfelmpi.output.events import FinishedRun, read_added, read_finished_run
+from xfelmpi.output.provenance import check_same_job
 from xfelmpi.report.headline import Headline, headline
 
 SUMS = ("", "_hits", "_misses")
@@ -51,6 +52,8 @@ def read_run_files(experiment: Experiment) -> RunFiles:
     """
     run = read_finished_run(experiment.events)
     run = replace(run, events=replace(run.events, added=read_added(experiment.events)))
+    job = str(run.attributes.get("job_id", ""))
+    check_same_job(experiment.powder, "a powder file", job)
     powder, frame = {}, run.detector_type.frame_shape
     with finished_file(experiment.powder, "a powder file") as file:
         for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
@@ -63,6 +66,7 @@ def read_run_files(experiment: Experiment) -> RunFiles:
         powder.setdefault(name, powder[f"{name}_hits"] + powder[f"{name}_misses"])
     hit_file, missing = None, ""
     try:
+        check_same_job(experiment.cxi, "a CXI file", job)
         hit_file = read_hit_file(experiment.cxi)
         check_rows(hit_file, run.events.is_hit, run.detector_type.frame_pixels)
     except InputError as error:

@@ -79,14 +79,9 @@ def follow(
         why = "of an earlier job is not used"
         mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint, why))
     rounds = _Rounds(job, how.timeout)
-    release = job.shutdown.release
-
-    def clean_up_and_release() -> None:
-        rounds.clean_up()
-        release()
-
     if comm.rank == 0:
-        job.shutdown.release = clean_up_and_release
+        # before the lock is given back
+        job.shutdown.releases.insert(0, rounds.clean_up)
     try:
         while so_far := mpi.bcast_from_root(comm, rounds.another):
             _show(new_job(), so_far, rounds.staging, process)
@@ -94,6 +89,7 @@ def follow(
             new_job().announce()
     finally:
         if comm.rank == 0:
+            job.shutdown.releases.remove(rounds.clean_up)
             rounds.clean_up()
     return process(new_job(), True)
 

@@ -20,6 +20,7 @@ from xfelmpi.io.partial_file import begin_partial, write_new
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.hit_columns import DETECTOR, SOURCE
+from xfelmpi.output.provenance import check_same_job
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.report import images
 
@@ -149,6 +150,9 @@ def sum_hits(files: list[Experiment]) -> tuple[HitPowder, float]:
 
 def _powder(own: Experiment, header: FinishedHits) -> HitPowder:
     frame = header.geometry.detector.frame_shape
+    with finished_file(own.cxi, "a CXI file") as file:
+        job = checked_attribute(file, "job_id", str)
+    check_same_job(own.powder, "a powder file", job)
     with finished_file(own.powder, "a powder file") as file:
         photons = checked_array(file, "powder_hits", np.uint64, frame)
         good = checked_array(file, "good_frames_hits", np.uint32, frame)

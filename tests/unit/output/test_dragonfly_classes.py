@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from xfelmpi.core.errors import InputError, OutputError
+from xfelmpi.io.publish import give_names
 from xfelmpi.output.dragonfly.classes import read_classes
 from xfelmpi.output.dragonfly.folder import check_folder
 from xfelmpi.output.dragonfly.hit_list import HitList, write_hit_list
@@ -41,7 +42,7 @@ def folder(tmp_path):
     (tmp_path / "data/photons.emc").write_bytes(emc_bytes([1, 2, 3, 4]))
     (tmp_path / "config.ini").write_text(class_config("photons.emc", "detector.h5", 4, 16.0))
     hits = HitList.of([50, 50, 51, 51], TRAINS, CELLS, tmp_path / "data/photons.emc")
-    write_hit_list(tmp_path / "data/hits.h5", hits)
+    give_names(write_hit_list(tmp_path / "data/hits.h5", hits))
     result(tmp_path / "data/output_001.h5", np.eye(4, 3))
     likely = np.array([[0.2, 0.7, 0.1], [1, 0, 0], [0, 0, 0], [0.1, 0.1, 0.8]])
     result(tmp_path / "data/output_010.h5", likely)
@@ -118,9 +119,9 @@ def test_list_that_is_the_same_stays(folder):
     path = folder / "data/hits.h5"
     before = path.stat().st_ino
     hits = HitList.of([50, 50, 51, 51], TRAINS, CELLS, folder / "data/photons.emc")
-    write_hit_list(path, hits)
-    assert path.stat().st_ino == before
-    write_hit_list(path, HitList.of([50] * 4, TRAINS, CELLS, folder / "data/photons.emc"))
+    assert not write_hit_list(path, hits)
+    other = HitList.of([50] * 4, TRAINS, CELLS, folder / "data/photons.emc")
+    give_names(write_hit_list(path, other))
     assert path.stat().st_ino != before
 
 

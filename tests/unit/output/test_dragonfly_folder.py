@@ -1,8 +1,13 @@
 """The folder to start Dragonfly in: nothing of the user's is replaced, and failing is early."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from xfelmpi.core.errors import OutputError
+from xfelmpi.core.job import birth_of, machine_id
+from xfelmpi.io.partial_file import remove_unfinished
 from xfelmpi.output.dragonfly.folder import check_folder, write_folder
 from xfelmpi.output.dragonfly.settings import volume_config
 
@@ -68,3 +73,56 @@ def test_settings_stay_and_are_not_followed(outputs, tmp_path):
     (folder / "config.ini").symlink_to(tmp_path / "made")
     assert "stays" in write_folder(folder, *outputs, volume_config)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "pipe", "folder"])
+def test_list_of_hits_that_is_the_users_is_seen_before(kind, tmp_path):
+    own = tmp_path / "recon/data/hits.h5"
+    own.parent.mkdir(parents=True)
+    if kind == "folder":
+        own.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(own)
+    elif kind == "link":
+        (tmp_path / "mine").write_text("mine")
+        own.symlink_to("../../mine")
+    else:
+        own.write_text("mine")
+    with pytest.raises(OutputError, match=r"hits\.h5: found "):
+        check_folder(tmp_path / "recon")
+    assert os.path.lexists(own)
+
+
+@pytest.mark.parametrize("name", ["data/detector.h5", "config.ini"])
+def test_all_old_when_one_cannot_get_its_name(name, outputs, tmp_path, monkeypatch):
+    folder = tmp_path / "recon"
+    other = outputs[0].with_name("r0051.emc")
+    other.write_text("others")
+    check_folder(folder)
+    write_folder(folder, *outputs, volume_config)
+    (folder / "config.ini").unlink()
+    replace = Path.replace
+
+    def fails(self, target):
+        if target == folder / name and self.name.endswith(".part") and ".old." not in self.name:
+            raise OSError(28, "No space left on device", str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(OutputError, match="No space left"):
+        write_folder(folder, other, outputs[1], volume_config)
+    remove_unfinished()
+    assert (folder / "data/photons.emc").read_text() == "photons"
+    assert sorted(p.name for p in folder.rglob("*")) == sorted(
+        ["data", "images", "logs", "photons.emc", "detector.h5"]
+    )
+
+
+def test_unfinished_files_of_another_live_job_stay(tmp_path):
+    """Several runs can have the same folder, and each of them has only its own lock."""
+    data = tmp_path / "data"
+    data.mkdir()
+    part = data / f"hits.h5.{machine_id()}-{os.getpid()}-{birth_of('self')}-00000000.part"
+    part.write_text("")
+    check_folder(tmp_path)
+    assert part.exists()

@@ -7,10 +7,14 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.regular_file import read_small
+from xfelmpi.io.input_file import open_hdf5
+from xfelmpi.io.lock_file import held_by_one
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.partial_file import begin_partial, forget, write_new
-from xfelmpi.io.publish import check_writable
+from xfelmpi.io.partial_file import begin_partial, write_new
+from xfelmpi.io.publish import check_writable, give_names
 from xfelmpi.output.dragonfly.detector import DragonflyDetector
+from xfelmpi.output.dragonfly.hit_list import NAME as HIT_LIST
+from xfelmpi.output.dragonfly.hit_list import HitList, write_hit_list
 
 
 def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) -> None:
@@ -66,6 +70,9 @@ _KIND = re.compile(r"^\s*recon_type\s*[=:]\s*(\w+)", re.MULTILINE)
 
 _LONGEST_CONFIG = 1 << 20
 
+_PATIENCE = 60.0
+"""Seconds that another job may take to make the same folder."""
+
 
 def check_folder(folder: Path, recon: str = "3d") -> None:
     """Make a folder for Dragonfly and check that `write_folder` will not fail; one rank.
@@ -83,7 +90,7 @@ def check_folder(folder: Path, recon: str = "3d") -> None:
         a ``config.ini`` for something else than `recon`.
     """
     config = folder / "config.ini"
-    check_writable(config)
+    check_writable(config, held=False)
     if config.is_file():
         found = _KIND.search(read_small(config, _LONGEST_CONFIG).decode(errors="replace"))
         kind = found[1].lower() if found else "3d"
@@ -98,7 +105,31 @@ def check_folder(folder: Path, recon: str = "3d") -> None:
         except OSError as error:
             raise OutputError(f"{folder / name}: cannot be made ({error.strerror})") from None
     for link in _links(folder):
-        check_writable(link)
+        check_writable(link, held=False)
+    check_writable(folder / "data" / HIT_LIST, held=False)
+    _check_hit_list(folder / "data" / HIT_LIST)
+
+
+def _check_hit_list(path: Path) -> None:
+    """Check that there is no other file of this name than a list of an earlier job.
+
+    Raises
+    ------
+    OutputError
+        If there is.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        with open_hdf5(path) as file:
+            ours = not path.is_symlink() and "emc_digest" in file.attrs
+    except (OSError, RuntimeError):
+        ours = False
+    if not ours:
+        raise OutputError(
+            f"{path}: found something else than a list of hits of an earlier job; move it away, or "
+            "name another folder"
+        )
 
 
 def _links(folder: Path) -> list[Path]:
@@ -126,12 +157,17 @@ def _may_be_replaced(link: Path) -> bool:
 
 
 def write_folder(
-    folder: Path, emc: Path, detector: Path, config_text: Callable[[str, str], str]
+    folder: Path,
+    emc: Path,
+    detector: Path,
+    config_text: Callable[[str, str], str],
+    hits: HitList | None = None,
 ) -> str:
     """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
 
     A ``config.ini`` that is there already stays: it may have been edited. What it names are links,
-    which are made anew.
+    which are made anew. All files are new, or none: jobs that make the same folder at the same time
+    wait for each other.
 
     Parameters
     ----------
@@ -140,26 +176,33 @@ def write_folder(
         What is linked.
     config_text : callable
         Returns the ``config.ini`` for the names of the links.
+    hits : HitList, optional
+        Of the EMC file.
 
     Raises
     ------
     OutputError
         If it cannot be written, or as `check_folder`.
     """
+    what = f"the folder {folder} for Dragonfly is being made"
+    config = folder / "config.ini"
     try:
         for name in _FOLDERS:
             make_folder(folder / name)
-        photons, pixels = _links(folder)
-        _link(photons, emc)
-        _link(pixels, detector)
-        config = folder / "config.ini"
-        kept = os.path.lexists(config)
-        if not kept:
-            part = begin_partial(config)
-            write_new(part, config_text(photons.name, pixels.name).encode())
-            make_readable(part)
-            part.replace(config)
-            forget(part)
+        with held_by_one(folder / "xfelmpi.lock", what, _PATIENCE):
+            written = photons, pixels = _links(folder)
+            _link(photons, emc)
+            _link(pixels, detector)
+            if hits is not None:
+                _check_hit_list(folder / "data" / HIT_LIST)
+                written = [*written, *write_hit_list(folder / "data" / HIT_LIST, hits)]
+            kept = os.path.lexists(config)
+            if not kept:
+                part = begin_partial(config)
+                write_new(part, config_text(photons.name, pixels.name).encode())
+                make_readable(part)
+                written = [*written, config]
+            give_names(written)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
     text = f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
@@ -169,11 +212,10 @@ def write_folder(
 
 
 def _link(link: Path, target: Path) -> None:
+    """Make a link under its temporary name."""
     # relative, so that the outputs may be moved as a whole; through real folders, because '..'
     # does not lead back through a link
     name = os.path.relpath(target.resolve(), link.parent.resolve())
     new = begin_partial(link)
     new.unlink(missing_ok=True)
     new.symlink_to(name)
-    new.replace(link)
-    forget(new)

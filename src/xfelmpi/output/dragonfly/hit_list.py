@@ -8,13 +8,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from xfelmpi.io.checked import checked_array, checked_attribute
-from xfelmpi.io.input_file import finished_file
+from xfelmpi.io.input_file import finished_file, open_hdf5
 from xfelmpi.io.output_file import cannot_write, make_readable, serial_file
-from xfelmpi.io.partial_file import begin_partial, forget
+from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.emc import EmcFile
 
 NAME = "hits.h5"
@@ -72,8 +71,14 @@ def emc_digest(path: Path) -> str:
     return _sha256(np.array([emc.num_data, emc.num_pix]), emc.ones, emc.multi)
 
 
-def write_hit_list(path: Path, hits: HitList) -> None:
-    """Write the list, unless it is there already: results are newer than it; one rank.
+def write_hit_list(path: Path, hits: HitList) -> list[Path]:
+    """Write the list under its temporary name; one rank.
+
+    Returns
+    -------
+    list of Path
+        What is to get its name: nothing if the list is there already, since results are newer
+        than it.
 
     Raises
     ------
@@ -81,23 +86,21 @@ def write_hit_list(path: Path, hits: HitList) -> None:
         If it cannot be written.
     """
     try:
-        with h5py.File(path) as file:
+        with open_hdf5(path) as file:
             same = (hits.digest, hits.emc) == (file.attrs["digest"], file.attrs["emc_digest"])
-    except (OSError, KeyError):
+    except (OSError, RuntimeError, KeyError):
         same = False
     if same:
-        return
+        return []
     part = begin_partial(path)
+    with serial_file(part) as file:
+        file["run"], file["trainId"], file["cellId"] = hits.run, hits.train_id, hits.cell_id
+        file.attrs["digest"], file.attrs["emc_digest"] = hits.digest, hits.emc
     try:
-        with serial_file(part) as file:
-            file["run"], file["trainId"], file["cellId"] = hits.run, hits.train_id, hits.cell_id
-            file.attrs["digest"], file.attrs["emc_digest"] = hits.digest, hits.emc
         make_readable(part)
-        part.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
-    finally:
-        forget(part)
+    return [path]
 
 
 def read_hit_list(path: Path) -> HitList:

@@ -26,8 +26,7 @@ from xfelmpi.output.dragonfly.detector import (
     usable_pixels,
 )
 from xfelmpi.output.dragonfly.folder import check_folder, write_detector, write_folder
-from xfelmpi.output.dragonfly.hit_list import NAME as HIT_LIST
-from xfelmpi.output.dragonfly.hit_list import HitList, write_hit_list
+from xfelmpi.output.dragonfly.hit_list import HitList
 from xfelmpi.output.dragonfly.settings import class_config, volume_config
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
@@ -148,10 +147,9 @@ class DragonflyWriter(HitWriter):
         if settings.recon == "2d":
             radius = _radius(files.dragonfly_detector)
             text = partial(class_config, n_hits=len(train), radius=radius)
-        log.info(write_folder(settings.dragonfly, files.emc, files.dragonfly_detector, text))
-        write_hit_list(
-            settings.dragonfly / "data" / HIT_LIST, HitList.of(run, train, cell, files.emc)
-        )
+        hits = HitList.of(run, train, cell, files.emc)
+        detector = files.dragonfly_detector
+        log.info(write_folder(settings.dragonfly, files.emc, detector, text, hits))
 
     def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
         hits, settings = self._hits, self._hits.settings

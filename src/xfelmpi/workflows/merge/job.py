@@ -15,6 +15,7 @@ from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
+from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.reader import stream_hits
@@ -53,6 +54,7 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
     inputs = [Experiment(config.prefix, config.output, run).cxi for run in runs]
     files = MergedFiles(config.output, name)
     merged = mpi.run_on_root(comm, lambda: collect(runs, inputs, where))
+    finished_files.share(comm)
     mpi.run_on_root(comm, lambda: [check_writable(path) for path in hit_paths(settings, files)])
     hits = _Share(comm, inputs, merged)
     geometry = merged.header.geometry if merged else None

@@ -17,13 +17,17 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError, UsageError
 from xfelmpi.core.paths import WatchFiles
-from xfelmpi.io.output_file import make_folder
+from xfelmpi.core.regular_file import open_regular, open_to_append
+from xfelmpi.io.output_file import cannot_write, make_folder
 from xfelmpi.output.watch_state import WatchedJob
 
 PATIENCE = 60.0
 """Seconds that a command of Slurm may take."""
 
 PENDING, ALIVE = "pending", "running"
+
+_LARGEST = 1 << 20
+"""Bytes of a result file that are read."""
 
 _WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")
 """States of jobs that do not run, but will."""
@@ -48,7 +52,8 @@ class Result:
 def read_result(path: Path) -> Result:
     """Return what a job has written into its result file."""
     try:
-        lines = path.read_text(errors="replace").split("\n")
+        with os.fdopen(open_regular(path), "rb") as file:
+            lines = file.read(_LARGEST).decode(errors="replace").split("\n")
     except OSError:
         return Result()
     result = Result()
@@ -206,7 +211,7 @@ class LocalQueue:
         make_folder(log.parent)
         environment = _environment_of(self.script, result)
         try:
-            with open(log, "ab") as output:
+            with os.fdopen(open_to_append(log), "ab") as output:
                 self._started[name] = subprocess.Popen(
                     ["bash", str(self.script), *words],
                     stdin=subprocess.DEVNULL,
@@ -217,6 +222,8 @@ class LocalQueue:
                     preexec_fn=_unblock_signals,
                 )
         except OSError as error:
+            if error.filename == str(log):
+                raise cannot_write(log, error) from None
             raise OutputError(f"{self.script}: cannot be started ({error.strerror})") from None
         return ""
 
