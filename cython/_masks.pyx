@@ -6,7 +6,7 @@ value.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from xfelmpi._kernels._frames cimport (
     DEFLATE,
@@ -123,6 +123,8 @@ def fold_masks(
     cdef int n = source.n_pixels
     cdef size_t chunk_pixels = <size_t>n * source.chunk_frames
     cdef bint is_known, one_in_chunk
+    # the frame whose mask was folded last
+    cdef Py_ssize_t last = -1
 
     if bad.shape[1] != n // 8:
         raise ValueError(f"rows of {bad.shape[1]} bytes for the bits of {n} pixels")
@@ -143,6 +145,12 @@ def fold_masks(
                 status[f] = load_chunk(source, buffers, f, source.filters[f] & ~SHUFFLE)
             if status[f] != OK or is_known:
                 continue
+            if (last >= 0 and source.offset[f] == source.offset[last]
+                    and source.index_in_chunk[f] == source.index_in_chunk[last]):
+                # of a dataset that was never written all frames are the same one
+                memcpy(&bad[f, 0], &bad[last, 0], n // 8)
+                continue
+            last = f
             if source.filters[f] & SHUFFLE:
                 fold_planes(
                     &buffers.dense[source.index_in_chunk[f] * <Py_ssize_t>n], chunk_pixels, bits,
