@@ -160,7 +160,8 @@ def test_the_page_is_the_same_every_time(done):
 def browser_of(found, n_ranks: int = 1) -> str:
     """Return the hit browser as so many ranks make it."""
     shown = hit_browser.shown_hits(found)
-    parts = [hit_browser.pack_hits(shown, rank, n_ranks) for rank in range(n_ranks)]
+    places = [hit_browser.own_places(len(shown.strongest), r, n_ranks) for r in range(n_ranks)]
+    parts = [hit_browser.pack_hits(shown, own) for own in places]
     return hit_browser.hit_browser(found, shown, parts)
 
 
@@ -673,3 +674,13 @@ def test_importing_the_program_does_not_import_the_page():
     code += " print('bokeh' in sys.modules)"
     assert run_python(["-c", code]).stdout.split() == ["[]", "False"]
     assert Path(charts.__file__).with_name("page.css").exists()
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 16])
+@pytest.mark.parametrize("n_hits", [0, 1, hit_browser.HEAD_START + 7, 1000])
+def test_every_hit_is_packed_by_one_rank(n_hits, n_ranks):
+    """The last one, which makes the report, begins later."""
+    own = [hit_browser.own_places(n_hits, rank, n_ranks) for rank in range(n_ranks)]
+    assert np.array_equal(np.sort(np.concatenate(own)), np.arange(n_hits))
+    if n_ranks > 1:
+        assert (own[-1] >= hit_browser.HEAD_START * (n_ranks - 1)).all()

@@ -28,6 +28,9 @@ MOST_HITS = 5000
 MOST_BYTES = 40_000_000
 """Of all photons, packed; hits beyond, the weaker ones, have their values only."""
 
+HEAD_START = 150
+"""Hits that a rank packs in the time in which the run report is made."""
+
 _NOT_SHOWN = ("is_hit", "is_miss", "modules")
 _SHADES = 64
 
@@ -68,15 +71,15 @@ def write_hit_browser(comm, found: RunFiles | None) -> None:
         If the page cannot be written.
     """
     shown = mpi.bcast_from_root(comm, lambda: shown_hits(found) if found else None)
-    packed: list[str] = []
+    packed: dict[int, str] = {}
     with mpi.fail_together(comm):
         if shown:
-            packed = pack_hits(shown, comm.rank, comm.size)
+            packed = pack_hits(shown, own_places(len(shown.strongest), comm.rank, comm.size))
     parts = comm.gather(packed, root=0)
     mpi.run_on_root(comm, lambda: _write(found, shown, parts) if found else None)
 
 
-def _write(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]) -> None:
+def _write(found: RunFiles, shown: ShownHits | None, parts: list[dict[int, str]]) -> None:
     replace_text(found.experiment.hit_browser, hit_browser(found, shown, parts))
 
 
@@ -91,7 +94,7 @@ def shown_hits(found: RunFiles) -> ShownHits | None:
     return ShownHits(found.experiment.cxi, strongest, raster)
 
 
-def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]) -> str:
+def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[dict[int, str]]) -> str:
     """Return the page as HTML.
 
     Parameters
@@ -99,7 +102,7 @@ def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[list[str]]
     found : RunFiles
     shown : ShownHits or None
         From `shown_hits`.
-    parts : list of list of str
+    parts : list of dict of int to str
         What `pack_hits` gave on every rank.
     """
     head, hit_file = found.head, found.hit_file
@@ -195,18 +198,35 @@ def _detector(found: RunFiles, raster: pictures.Raster) -> str:
     return pictures.data_uri(pictures.png(numbers, pictures.palette(_SHADES)))
 
 
-def pack_hits(shown: ShownHits, rank: int, n_ranks: int) -> list[str]:
-    """Return the photons of every n-th hit, packed, up to `MOST_BYTES`; see `pack`."""
-    packed: list[str] = []
+def own_places(n_hits: int, rank: int, n_ranks: int) -> np.ndarray:
+    """Return which of the shown hits a rank packs, by their places.
+
+    The last rank makes the run report first: the others have a head start.
+
+    Returns
+    -------
+    ndarray, int64 (place,)
+    """
+    places = np.arange(n_hits)
+    n_early = HEAD_START * (n_ranks - 1)
+    of_rank = places % n_ranks
+    if n_early:
+        of_rank[:n_early] = places[:n_early] % (n_ranks - 1)
+    return np.flatnonzero(of_rank == rank)
+
+
+def pack_hits(shown: ShownHits, places: np.ndarray) -> dict[int, str]:
+    """Return the photons of some of the shown hits by number, up to `MOST_BYTES`; see `pack`."""
+    packed: dict[int, str] = {}
     room = MOST_BYTES
     frames = HitFrames(shown.path)
     try:
-        for hit in shown.strongest[rank::n_ranks].tolist():
+        for hit in shown.strongest[places].tolist():
             photons = frames.photons(hit).reshape(-1)
             # none are on bad pixels
             pixel = lit_pixels(photons)
-            packed.append(pack(shown.raster.point[pixel], photons[pixel]))
-            room -= len(packed[-1])
+            packed[hit] = pack(shown.raster.point[pixel], photons[pixel])
+            room -= len(packed[hit])
             if room < 0:
                 # the hits of all ranks together end before it
                 break
@@ -215,16 +235,16 @@ def pack_hits(shown: ShownHits, rank: int, n_ranks: int) -> list[str]:
     return packed
 
 
-def _joined(strongest: np.ndarray, parts: list[list[str]]) -> dict[int, str]:
+def _joined(strongest: np.ndarray, parts: list[dict[int, str]]) -> dict[int, str]:
     """Return the photons of hits by number, the strongest up to `MOST_BYTES`."""
+    of_all = {hit: text for part in parts for hit, text in part.items()}
     packed: dict[int, str] = {}
     room = MOST_BYTES
-    for place, hit in enumerate(strongest.tolist()):
-        text = parts[place % len(parts)][place // len(parts)]
-        room -= len(text)
+    for hit in strongest.tolist():
+        room -= len(of_all[hit])
         if room < 0:
             break
-        packed[hit] = text
+        packed[hit] = of_all[hit]
     return packed
 
 

@@ -49,7 +49,8 @@ from xfelmpi.workflows.inputs import (
     prepare_outputs,
     with_distance,
 )
-from xfelmpi.workflows.process import event_columns, finish, process, report_run, start_vds
+from xfelmpi.workflows.process import event_columns, finish, process, start_vds
+from xfelmpi.workflows.report_stage import report_run
 
 
 def process_by_facility(job: RunJob) -> int:

@@ -2,7 +2,6 @@
 
 import resource
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
-from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
@@ -64,10 +62,8 @@ from xfelmpi.workflows.inputs import (
     with_distance,
 )
 from xfelmpi.workflows.plausible import doubts_of_sums
+from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.summary import Summary
-
-if TYPE_CHECKING:
-    from xfelmpi.report.run_files import RunFiles
 
 
 def process(job: RunJob, resume: bool = False) -> int:
@@ -315,41 +311,3 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
         )
         summary.show()
     return EXIT_PARTIAL if comm.bcast(bool(done.problems)) else EXIT_COMPLETE
-
-
-def report_run(job: RunJob) -> None:
-    """Make page, overview and hit browser, if wanted; collective.
-
-    What goes wrong is a warning: the outputs have their names already. Until the page is there, the
-    other ranks sleep: in the end of MPI they would take the cores. Then all work for the browser.
-    """
-    fault_injection.inject(job.comm, "report")
-    found = mpi.run_on_root(job.comm, lambda: _make_page(job.experiment, job.config))
-    if not job.config.report:
-        return
-    try:
-        with mpi.fail_together(job.comm):
-            # slow to import, and needed here only
-            from xfelmpi.report.hit_browser import write_hit_browser
-        write_hit_browser(job.comm, found)
-    except Exception as error:
-        if job.comm.rank == 0:
-            log.warning("no hit browser of the run: %s: %s", type(error).__name__, error)
-
-
-def _make_page(experiment: Experiment, config: Config) -> "RunFiles | None":
-    """Return what the output files say, None if there is no page."""
-    try:
-        # those of an earlier job do not fit the new outputs
-        for path in (experiment.page, experiment.hit_browser, experiment.status):
-            path.unlink(missing_ok=True)
-        if config.report:
-            # slow to import, and needed here only
-            from xfelmpi.report.build import make_report
-
-            found = make_report(experiment)
-            log.info("report: %s", experiment.page)
-            return found
-    except Exception as error:
-        log.warning("the run report could not be made: %s: %s", type(error).__name__, error)
-    return None

@@ -45,7 +45,8 @@ from xfelmpi.workflows.inputs import (
     prepare_outputs,
     with_distance,
 )
-from xfelmpi.workflows.process import compare_with_facility, finish, report_run
+from xfelmpi.workflows.process import compare_with_facility, finish
+from xfelmpi.workflows.report_stage import report_run
 
 _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""

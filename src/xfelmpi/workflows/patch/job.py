@@ -43,7 +43,7 @@ from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, analysis_of, read_set
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
-from xfelmpi.workflows.process import report_run
+from xfelmpi.workflows.report_stage import report_run
 
 BLOCK_FRAMES = 8
 """Frames of a block, read dense: 1 or 2 MiB each."""
