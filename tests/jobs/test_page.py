@@ -684,3 +684,34 @@ def test_every_hit_is_packed_by_one_rank(n_hits, n_ranks):
     assert np.array_equal(np.sort(np.concatenate(own)), np.arange(n_hits))
     if n_ranks > 1:
         assert (own[-1] >= hit_browser.HEAD_START * (n_ranks - 1)).all()
+
+
+def test_bokeh_itself_reads_the_charts_of_a_page(done):
+    """It checks the names and values of all properties; the page is made without it."""
+    from bokeh.document import Document
+    from bokeh.models import BoxZoomTool, ColumnDataSource, HoverTool
+
+    html = (done[0].options.prefix / "scratch/report/r0050.html").read_text()
+    text = re.search('<script type="application/json" id="charts">(.*?)</script>', html, re.S)[1]
+    found = json.loads(text)
+    document = Document.from_json(found["document"])
+    assert {root.id for root in document.roots} == set(found["roots"])
+    for plot in document.roots:
+        assert isinstance(plot.toolbar.active_drag, BoxZoomTool)
+        hovers = list(plot.select({"type": HoverTool}))
+        assert hovers
+        assert all(hover.renderers[0] in plot.renderers for hover in hovers)
+    assert all(
+        len({len(column) for column in data.data.values()}) == 1
+        for data in document.select({"type": ColumnDataSource})
+    )
+
+
+def test_making_a_page_does_not_import_bokeh(done):
+    """Its classes take 0.4 s to import, and a second to draw the charts."""
+    prefix = str(done[0].options.prefix)
+    code = "import sys, pathlib; from xfelmpi.core.paths import Experiment;"
+    code += "from xfelmpi.report import run_files, run_page; p = pathlib.Path(sys.argv[1]);"
+    code += "found = run_files.read_run_files(Experiment(p, p / 'scratch', 50));"
+    code += "print(len(run_page.run_page(found)) > 1e6, 'bokeh.models' in sys.modules)"
+    assert run_python(["-c", code, prefix]).stdout.split() == ["True", "False"]

@@ -9,32 +9,17 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from bokeh import __version__ as bokeh_version
-from bokeh.core.serialization import Serializer
-from bokeh.document import Document
-from bokeh.models import (
-    BoxZoomTool,
-    ColumnDataSource,
-    FixedTicker,
-    Grid,
-    HoverTool,
-    Legend,
-    LegendItem,
-    LinearAxis,
-    LinearScale,
-    LogAxis,
-    LogScale,
-    PanTool,
-    Plot,
-    Range1d,
-    ResetTool,
-    SaveTool,
-    WheelZoomTool,
-)
-from bokeh.models.glyph import Glyph
-from bokeh.models.glyphs import Line, Quad, Scatter, Segment, Step, VArea
 
 from xfelmpi.report.axes import Axis, number
+from xfelmpi.report.bokeh_objects import (
+    BokehObject,
+    Value,
+    drawn,
+    fields,
+    new,
+    source,
+    written,
+)
 from xfelmpi.report.json_script import json_script
 
 HEIGHT = 300
@@ -87,9 +72,9 @@ class Charts:
     """The charts of one page."""
 
     def __init__(self):
-        self._plots: list[Plot] = []
+        self._plots: list[BokehObject] = []
         self._names: list[str] = []
-        self._ranges: dict[str, Range1d] = {}
+        self._ranges: dict[str, BokehObject] = {}
 
     def chart(
         self,
@@ -118,36 +103,50 @@ class Charts:
         link : str
             Charts with the same word zoom and pan along x together.
         """
-        plot = self._empty(x, y, link)
-        # every three names are a line of the legend
-        plot.height += 22 * ((len(series) + len(marks) - 1) // 3)
-        legend = Legend(
-            orientation="horizontal",
-            click_policy="hide",
-            border_line_color=None,
-            padding=0,
-            spacing=10,
-            margin=2,
-            glyph_height=14,
-            glyph_width=18,
-            label_text_font_size="12px",
-            label_text_font=_TEXT["text_font"],
-            ncols=3,
-        )
-        if top:
-            plot.add_layout(_resolution_axis(x, top), "above")
-        plot.add_layout(legend, "above")
+        x_range = self._ranges.get(link) or _range(x)
+        if link:
+            self._ranges[link] = x_range
+        shown, items, hovers = [], [], []
         for one in series:
-            _draw(plot, legend, one, (x, y))
+            renderers, hover = _series(one, (x, y))
+            shown += renderers
+            items.append(new("LegendItem", label=Value(one.label), renderers=renderers))
+            hovers.append(hover)
         for i, mark in enumerate(marks):
-            _draw_mark(plot, legend, mark, y, i)
+            line = _mark(mark, y, i)
+            shown.append(line)
+            name = f"{mark.label}: {number(mark.x)}"
+            items.append(new("LegendItem", label=Value(name), renderers=[line]))
+        ticks = {"below": _axis(x), "left": _axis(y)}
+        legend = _legend(items)
+        plot = new(
+            "Plot",
+            x_range=x_range,
+            y_range=_range(y),
+            x_scale=_scale(x),
+            y_scale=_scale(y),
+            # every three names are a line of the legend
+            height=HEIGHT + 22 * ((len(series) + len(marks) - 1) // 3),
+            sizing_mode="stretch_width",
+            min_border_right=12,
+            outline_line_color="#b8c0cc",
+            renderers=shown,
+            toolbar=toolbar(new("BoxZoomTool"), hovers),
+            below=[ticks["below"]],
+            left=[ticks["left"]],
+            above=[_resolution_axis(x, top), legend] if top else [legend],
+            center=[
+                new("Grid", dimension=0, axis=ticks["below"], grid_line_color=None),
+                new("Grid", dimension=1, axis=ticks["left"], grid_line_color="#e6eaf0"),
+            ],
+        )
         caption = f"<p>{escape(caption)}</p>" if caption else ""
         return (
             f'<figure class="chart"><figcaption><b>{escape(title)}</b></figcaption>'
             f"{self.add(plot, title)}{caption}</figure>"
         )
 
-    def add(self, plot: Plot, label: str) -> str:
+    def add(self, plot: BokehObject, label: str) -> str:
         """Add a plot of Bokeh, and return the element for it as HTML."""
         name = f"plot-{len(self._plots)}"
         self._plots.append(plot)
@@ -156,74 +155,63 @@ class Charts:
 
     def document(self) -> str:
         """Return the document of Bokeh, and the element of each plot, as JSON in a script."""
-        # as `Document.to_json`; adding plots to a document, which watches them, takes as long again
-        empty, serializer = Document(), Serializer(deferred=False)
-        written = {
-            "version": bokeh_version,
-            "title": empty.title,
-            "config": serializer.encode(empty.config),
-            "roots": serializer.encode(self._plots),
-        }
-        found = _renumbered(written)
-        roots = {root["id"]: name for root, name in zip(found["roots"], self._names, strict=True)}
-        return json_script("charts", {"document": found, "roots": roots})
-
-    def _empty(self, x: Axis, y: Axis, link: str) -> Plot:
-        x_range = self._ranges.get(link) or _range(x)
-        if link:
-            self._ranges[link] = x_range
-        plot = Plot(
-            x_range=x_range,
-            y_range=_range(y),
-            x_scale=LogScale() if x.log else LinearScale(),
-            y_scale=LogScale() if y.log else LinearScale(),
-            height=HEIGHT,
-            sizing_mode="stretch_width",
-            min_border_right=12,
-            outline_line_color="#b8c0cc",
-        )
-        for axis, side in ((x, "below"), (y, "left")):
-            ticks = _axis(axis)
-            plot.add_layout(ticks, side)
-            plot.add_layout(
-                Grid(
-                    dimension=0 if side == "below" else 1,
-                    axis=ticks,
-                    grid_line_color="#e6eaf0" if side == "left" else None,
-                )
-            )
-        zoom = BoxZoomTool()
-        plot.add_tools(zoom, PanTool(), WheelZoomTool(), ResetTool(), SaveTool())
-        plot.toolbar.active_drag = zoom
-        plot.toolbar.logo = None
-        plot.toolbar.autohide = True
-        return plot
+        document, ids = written(self._plots)
+        roots = dict(zip(ids, self._names, strict=True))
+        return json_script("charts", {"document": document, "roots": roots})
 
 
-def _renumbered(document: dict) -> dict:
-    """Number the objects of a document of Bokeh from 1 on: the same page whatever was drawn."""
-    numbers: dict[str, str] = {}
-
-    def rename(value):
-        """Return a part of the document with new numbers."""
-        if isinstance(value, dict):
-            return {
-                key: numbers.setdefault(inner, f"x{len(numbers) + 1}")
-                if key == "id" and isinstance(inner, str)
-                else rename(inner)
-                for key, inner in value.items()
-            }
-        return [rename(inner) for inner in value] if isinstance(value, list) else value
-
-    return rename(document)
+def toolbar(zoom: BokehObject, hovers: list[BokehObject]) -> BokehObject:
+    """Return the tools of a plot: zooming by a box is what the pointer does at first."""
+    others = [new(f"{name}Tool") for name in ("Pan", "WheelZoom", "Reset", "Save")]
+    return new(
+        "Toolbar", tools=[zoom, *others, *hovers], active_drag=zoom, logo=None, autohide=True
+    )
 
 
-def _range(axis: Axis) -> Range1d:
-    return Range1d(start=axis.low, end=axis.high, bounds=(axis.low, axis.high))
+def _legend(items: list[BokehObject]) -> BokehObject:
+    return new(
+        "Legend",
+        items=items,
+        orientation="horizontal",
+        click_policy="hide",
+        border_line_color=None,
+        padding=0,
+        spacing=10,
+        margin=2,
+        glyph_height=14,
+        glyph_width=18,
+        label_text_font_size="12px",
+        label_text_font=_TEXT["text_font"],
+        ncols=3,
+    )
 
 
-def _axis(axis: Axis):
-    made = (LogAxis if axis.log else LinearAxis)(
+def _range(axis: Axis) -> BokehObject:
+    limits = [axis.low, axis.high]
+    return new("Range1d", start=axis.low, end=axis.high, bounds=limits)
+
+
+def _scale(axis: Axis) -> BokehObject:
+    return new("LogScale" if axis.log else "LinearScale")
+
+
+def _axis(axis: Axis, ticks: list[float] | None = None) -> BokehObject:
+    """Return an axis, with a label at some values or where it likes."""
+    kind = "Log" if axis.log else "Linear"
+    ticker = new("LogTicker") if axis.log else new("BasicTicker", mantissas=[1, 2, 5])
+    formatter = new("LogTickFormatter" if axis.log else "BasicTickFormatter")
+    if axis.whole and not axis.log:
+        # no halves of a train or of a hit
+        ticker.attributes["min_interval"] = 1
+        formatter.attributes["use_scientific"] = False
+    labels = {}
+    if ticks is not None:
+        ticker = new("FixedTicker", ticks=ticks)
+        labels = {"major_label_overrides": {t: number(2 * math.pi / t) for t in ticks}}
+    return new(
+        f"{kind}Axis",
+        ticker=ticker,
+        formatter=formatter,
         axis_label=axis.label,
         axis_label_text_font_style="normal",
         axis_label_text_font_size="12px",
@@ -234,17 +222,11 @@ def _axis(axis: Axis):
         minor_tick_line_color=None,
         axis_line_color="#b8c0cc",
         major_tick_line_color="#8a93a1",
+        **labels,
     )
-    if not axis.log:
-        made.ticker.desired_num_ticks = 6
-        if axis.whole:
-            # no halves of a train or of a hit
-            made.ticker.min_interval = 1
-            made.formatter.use_scientific = False
-    return made
 
 
-def _resolution_axis(x: Axis, label: str) -> LinearAxis:
+def _resolution_axis(x: Axis, label: str) -> BokehObject:
     """Return an axis that names 2 π / x at round values."""
     steps = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
     places: list[float] = []
@@ -253,13 +235,11 @@ def _resolution_axis(x: Axis, label: str) -> LinearAxis:
         near = places and abs(place - places[-1]) < 0.07 * (x.high - x.low)
         if x.low + 0.02 * (x.high - x.low) < place < x.high and not near:
             places.append(place)
-    axis = _axis(Axis(label, x.low, x.high))
-    axis.ticker = FixedTicker(ticks=places)
-    axis.major_label_overrides = {place: number(2 * math.pi / place) for place in places}
-    return axis
+    return _axis(Axis(label, x.low, x.high), places)
 
 
-def _draw(plot: Plot, legend: Legend, series: Series, axes: tuple[Axis, Axis]) -> None:
+def _series(series: Series, axes: tuple[Axis, Axis]) -> tuple[list[BokehObject], BokehObject]:
+    """Return what draws a series, and the tool that shows its values."""
     x, y = axes
     columns = {"x": series.x, "y": series.y}
     if series.form in ("area", "steps"):
@@ -272,6 +252,7 @@ def _draw(plot: Plot, legend: Legend, series: Series, axes: tuple[Axis, Axis]) -
     if series.form == "area":
         # what is not there has no place on a logarithmic axis
         columns["bottom"] = np.full(len(series.y), y.low)
+    colour = COLOURS[series.colour]
     renderers = []
     if series.low is not None and series.high is not None:
         # a band of steps: every edge twice
@@ -280,64 +261,57 @@ def _draw(plot: Plot, legend: Legend, series: Series, axes: tuple[Axis, Axis]) -
             "low": np.repeat(series.low, 2),
             "high": np.repeat(series.high, 2),
         }
-        area = VArea(x="x", y1="low", y2="high", fill_color=COLOURS[series.colour], fill_alpha=0.2)
-        renderers.append(plot.add_glyph(_source(band), area))
-    drawn = plot.add_glyph(_source(columns), _glyph(series.form, COLOURS[series.colour]))
-    renderers.append(drawn)
-    legend.items.append(LegendItem(label=series.label, renderers=renderers))
-    hover = HoverTool(
-        renderers=[drawn],
-        tooltips=[(x.label, _shown("@x", x)), (series.label, _shown("@y", y))],
+        edges = fields(x="x", y1="low", y2="high")
+        renderers.append(drawn(_source(band), "VArea", **edges, fill_color=colour, fill_alpha=0.2))
+    curve = _curve(_source(columns), series.form, colour)
+    renderers.append(curve)
+    hover = new(
+        "HoverTool",
+        renderers=[curve],
+        tooltips=[[x.label, _shown("@x", x)], [series.label, _shown("@y", y)]],
         formatters={name: "printf" for name, axis in (("@x", x), ("@y", y)) if not axis.whole},
         mode="mouse" if series.form == "dots" else "vline",
         description=f"show values: {series.label}",
         visible=False,
     )
-    plot.add_tools(hover)
+    return renderers, hover
 
 
 def _shown(name: str, axis: Axis) -> str:
     return f"{name}{{0,0}}" if axis.whole else f"{name}{{%.4g}}"
 
 
-def _glyph(form: str, colour: str) -> Glyph:
+def _curve(data: BokehObject, form: str, colour: str) -> BokehObject:
+    """Return what draws the values of a series."""
     if form == "area":
-        return Quad(
-            left="left",
-            right="right",
-            top="y",
-            bottom="bottom",
-            fill_color=colour,
-            line_color=colour,
-            fill_alpha=0.45,
-            line_alpha=0.7,
-        )
+        edges = fields(left="left", right="right", top="y", bottom="bottom")
+        filled = {"fill_color": colour, "fill_alpha": 0.45}
+        return drawn(data, "Quad", **edges, **filled, line_color=colour, line_alpha=0.7)
+    places = fields(x="x", y="y")
     if form == "dots":
-        return Scatter(x="x", y="y", size=5, fill_color=colour, line_color=None, fill_alpha=0.6)
+        filled = {"fill_color": colour, "fill_alpha": 0.6}
+        return drawn(data, "Scatter", **places, **filled, size=5, line_color=None)
     if form == "steps":
-        return Step(x="x", y="y", mode="center", line_color=colour, line_width=2)
-    return Line(x="x", y="y", line_color=colour, line_width=2)
+        return drawn(data, "Step", **places, mode="center", line_color=colour, line_width=2)
+    return drawn(data, "Line", **places, line_color=colour, line_width=2)
 
 
-def _draw_mark(plot: Plot, legend: Legend, mark: Mark, y: Axis, i: int) -> None:
+def _mark(mark: Mark, y: Axis, i: int) -> BokehObject:
     ends = {"x": np.array([mark.x]), "low": np.array([y.low]), "high": np.array([y.high])}
-    glyph = Segment(
-        x0="x",
-        x1="x",
-        y0="low",
-        y1="high",
+    return drawn(
+        _source(ends),
+        "Segment",
+        **fields(x0="x", x1="x", y0="low", y1="high"),
         line_color=_MARKS[i % len(_MARKS)],
         line_dash=_DASHES[i % len(_DASHES)],
         line_width=2,
     )
-    drawn = plot.add_glyph(_source(ends), glyph)
-    legend.items.append(LegendItem(label=f"{mark.label}: {number(mark.x)}", renderers=[drawn]))
 
 
-def _source(columns: dict[str, np.ndarray]) -> ColumnDataSource:
+def _source(columns: dict[str, np.ndarray]) -> BokehObject:
     # single precision is more than a screen shows, and half of the page; ids of trains need more
     short = {
         name: np.asarray(values, np.float64 if name in ("x", "left", "right") else np.float32)
         for name, values in columns.items()
     }
-    return ColumnDataSource(short)
+    return source(short)

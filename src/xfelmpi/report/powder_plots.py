@@ -7,30 +7,12 @@ Bokeh's own arrays would take.
 from html import escape
 
 import numpy as np
-from bokeh.models import (
-    BoxZoomTool,
-    ColorBar,
-    ColumnDataSource,
-    FixedTicker,
-    HoverTool,
-    LinearColorMapper,
-    LinearScale,
-    LogColorMapper,
-    PanTool,
-    Plot,
-    PrintfTickFormatter,
-    Range1d,
-    ResetTool,
-    SaveTool,
-    WheelZoomTool,
-)
-from bokeh.models import Image as ImageGlyph
-from bokeh.models.glyphs import Segment
 
 from xfelmpi.output.cxi.reader import HitFile
 from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import number
-from xfelmpi.report.charts import Charts
+from xfelmpi.report.bokeh_objects import BokehObject, drawn, fields, new, source
+from xfelmpi.report.charts import Charts, toolbar
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import BINS, tile_gaps
 from xfelmpi.report.run_files import SUMS, RunFiles
@@ -41,6 +23,7 @@ CENTRE = 128
 _SHADES = 128
 _NOTHING = "#eceff3"
 _BAD_COLOUR = "#5f9e8f"
+_TRANSPARENT = "rgba(0, 0, 0, 0)"
 
 
 def powder_section(found: RunFiles, hit_file: HitFile, layouts, charts: Charts) -> str:
@@ -121,31 +104,49 @@ def _around(image: pictures.Assembled, beam: tuple[float, float]) -> pictures.As
     return pictures.Assembled(values, bad)
 
 
-def _ranges(shape, beam, size: float) -> tuple[Range1d, Range1d]:
+def _ranges(shape, beam, size: float) -> tuple[BokehObject, ...]:
     """Return ranges in mm that hold an image, as wide as high."""
     right = (shape[1] - beam[1]) * size * 1e3, -beam[1] * size * 1e3
     up = beam[0] * size * 1e3, (beam[0] - shape[0]) * size * 1e3
     middle = (right[0] + right[1]) / 2, (up[0] + up[1]) / 2
     half = 1.02 * max(right[0] - right[1], up[0] - up[1]) / 2
     x, y = ((m - half, m + half) for m in middle)
-    return Range1d(*x, bounds=x), Range1d(*y, bounds=y)
+    return tuple(new("Range1d", start=r[0], end=r[1], bounds=list(r)) for r in (x, y))
 
 
-def _mapper(limits: tuple[float, float], name: str) -> LogColorMapper:
+def _mapper(limits: tuple[float, float], name: str) -> BokehObject:
     table = pictures.palette(_SHADES)[pictures.LOWEST :, :3]
     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in table.tolist()]
-    return LogColorMapper(
-        palette=colours, low=limits[0], high=limits[1], nan_color="rgba(0, 0, 0, 0)", name=name
+    low, high = limits
+    return new(
+        "LogColorMapper", palette=colours, low=low, high=high, nan_color=_TRANSPARENT, name=name
     )
 
 
-def _plot(name: str, ranges, mapper: LogColorMapper, scale: str, gaps: np.ndarray) -> Plot:
+def _plot(name: str, ranges, mapper: BokehObject, scale: str, gaps: np.ndarray) -> BokehObject:
     """Return a plot whose image `page.js` fills in."""
-    plot = Plot(
+    frame = fields(x="x", y="y", dw="dw", dh="dh")
+    data = source({key: [] for key in ("image", "bad", *frame)}, name)
+    image = drawn(data, "Image", **fields(image="image"), **frame, color_mapper=mapper)
+    one = new("LinearColorMapper", palette=[_BAD_COLOUR], low=0, high=2, nan_color=_TRANSPARENT)
+    bad = drawn(data, "Image", **fields(image="bad"), **frame, color_mapper=one)
+    # as wide as a line on the screen at least: else some would vanish between its points
+    ends = dict(zip(("x0", "y0", "x1", "y1"), np.ascontiguousarray(gaps.T), strict=True))
+    places = fields(**{key: key for key in ends})
+    lines = drawn(source(ends), "Segment", **places, line_color=_NOTHING, line_width=1.2)
+    hover = new(
+        "HoverTool",
+        renderers=[image],
+        tooltips=[["photons", "@image{%.3g}"], ["x, y in mm", "$x{0.0}, $y{0.0}"]],
+        formatters={"@image": "printf"},
+        visible=False,
+    )
+    return new(
+        "Plot",
         x_range=ranges[0],
         y_range=ranges[1],
-        x_scale=LinearScale(),
-        y_scale=LinearScale(),
+        x_scale=new("LinearScale"),
+        y_scale=new("LinearScale"),
         match_aspect=True,
         frame_align=False,
         sizing_mode="scale_width",
@@ -154,44 +155,27 @@ def _plot(name: str, ranges, mapper: LogColorMapper, scale: str, gaps: np.ndarra
         min_border=2,
         outline_line_color="#d9dee6",
         background_fill_color=_NOTHING,
+        renderers=[image, bad, lines],
+        below=[_colour_bar(mapper, scale)] if scale else [],
+        toolbar=toolbar(new("BoxZoomTool", match_aspect=True), [hover]),
     )
-    frame = {"x": "x", "y": "y", "dw": "dw", "dh": "dh"}
-    empty = {key: [] for key in ("image", "bad", *frame)}
-    source = ColumnDataSource(empty, name=name)
-    drawn = plot.add_glyph(source, ImageGlyph(image="image", color_mapper=mapper, **frame))
-    bad = LinearColorMapper(palette=[_BAD_COLOUR], low=0, high=2, nan_color="rgba(0, 0, 0, 0)")
-    plot.add_glyph(source, ImageGlyph(image="bad", color_mapper=bad, **frame))
-    # as wide as a line on the screen at least: else some would vanish between its points
-    columns = dict(zip(("x0", "y0", "x1", "y1"), gaps.T, strict=True))
-    lines = Segment(line_color=_NOTHING, line_width=1.2, **{key: key for key in columns})
-    plot.add_glyph(ColumnDataSource(columns), lines)
-    if scale:
-        plot.add_layout(
-            ColorBar(
-                color_mapper=mapper,
-                ticker=FixedTicker(ticks=[], name=f"{scale} ticks"),
-                formatter=PrintfTickFormatter(format="%g"),
-                orientation="horizontal",
-                height=10,
-                padding=4,
-                border_line_color=None,
-                background_fill_color=None,
-                major_label_text_font_size="12px",
-            ),
-            "below",
-        )
-    hover = HoverTool(
-        renderers=[drawn],
-        tooltips=[("photons", "@image{%.3g}"), ("x, y in mm", "$x{0.0}, $y{0.0}")],
-        formatters={"@image": "printf"},
-        visible=False,
+
+
+def _colour_bar(mapper: BokehObject, scale: str) -> BokehObject:
+    """Return the scale of a powder; `page.js` gives it its numbers."""
+    return new(
+        "ColorBar",
+        color_mapper=mapper,
+        ticker=new("FixedTicker", ticks=[], name=f"{scale} ticks"),
+        formatter=new("PrintfTickFormatter", format="%g"),
+        major_label_policy=new("NoOverlap"),
+        orientation="horizontal",
+        height=10,
+        padding=4,
+        border_line_color=None,
+        background_fill_color=None,
+        major_label_text_font_size="12px",
     )
-    zoom = BoxZoomTool(match_aspect=True)
-    plot.add_tools(zoom, PanTool(), WheelZoomTool(), ResetTool(), SaveTool(), hover)
-    plot.toolbar.active_drag = zoom
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    return plot
 
 
 def _data(name: str, image: pictures.Assembled, beam, size: float) -> dict:
