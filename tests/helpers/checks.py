@@ -195,6 +195,7 @@ def _check_hit_columns(entry, expected, rows) -> None:
         f"{SOURCE}/photon_energy": (PLANCK * LIGHT_SPEED / wavelength, "f8", "J"),
         f"{SOURCE}/pulse_energy": (expected.column("pulse_energy")[rows], "f8", "J"),
         f"{DETECTOR}/background_weighting": (expected.weighting(rows), "f8", None),
+        f"{DETECTOR}/background_index": (np.zeros(len(rows)), "u4", None),
         f"{DETECTOR}/lit_pixels": (expected.sums["lit"][rows], "u4", None),
         f"{DETECTOR}/photon_counts": (expected.sums["photons"][rows], "u8", "photons"),
         f"{DETECTOR}/hit_score": (expected.sums["score"][rows], "f4", None),

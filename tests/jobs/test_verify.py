@@ -246,6 +246,8 @@ DAMAGE = {
                       ROWS),
     "weighting": (CXI, add_one(f"{DETECTOR}/background_weighting"),
                   ROWS),
+    "background of a hit": (CXI, add_one(f"{DETECTOR}/background_index"),
+                            ROWS),
     "name of a hit": (CXI, replace("entry_1/experiment_identifier", lambda v: v[::-1]),
                       ROWS),
     "misses swapped": (CXI, swap("entry_2/trainId", "entry_2/cellId"),

@@ -18,6 +18,7 @@ def hit_columns(
     hits: EventColumns,
     vds_index: np.ndarray,
     weighting: np.ndarray,
+    background_row: np.ndarray,
     detector: Detector,
 ) -> list[FrameColumn]:
     """Return the columns of some frames.
@@ -32,6 +33,8 @@ def hit_columns(
         Their row numbers in the events file.
     weighting : ndarray, float64 (frame,)
         What scales the background to each frame.
+    background_row : ndarray, uint32 (frame,)
+        Which of the backgrounds is that of each frame.
     detector : Detector
     """
     identifier = np.array(
@@ -49,6 +52,7 @@ def hit_columns(
         (f"{SOURCE}/photon_wavelength", hits.wavelength, {"units": "m"}),
         (f"{SOURCE}/pulse_energy", hits.pulse_energy, {"units": "J"}),
         (f"{DETECTOR}/background_weighting", weighting, {}),
+        (f"{DETECTOR}/background_index", background_row, {}),
         (f"{DETECTOR}/lit_pixels", hits.litpixels, {}),
         (f"{DETECTOR}/photon_counts", hits.photons, {"units": "photons"}),
         (f"{DETECTOR}/hit_score", hits.hitscore, {}),

@@ -16,6 +16,7 @@ from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
+from xfelmpi.reduction.cell_background import CellBackground
 
 
 class FrameColumn(NamedTuple):
@@ -153,6 +154,8 @@ class HitHeader:
         Mean photons per good frame over all non-hits, NaN where no frame was good.
     good_in_hits : ndarray, int (pixel,), or None
         In how many of the hits each pixel is good; None: not counted yet.
+    cells : CellBackground or None
+        Of ``--background cell``.
     """
 
     name: str
@@ -164,6 +167,7 @@ class HitHeader:
     powder: np.ndarray
     background: np.ndarray
     good_in_hits: np.ndarray | None = None
+    cells: CellBackground | None = None
 
 
 class HitWriter(Protocol):

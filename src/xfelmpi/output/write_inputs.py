@@ -35,6 +35,8 @@ class WriteInputs:
     Parameters
     ----------
     settings : OutputSettings
+    spare : int
+        Bytes that a rank has for frames; see `spare_memory`.
     analysis : AnalysisSettings
     share : LocalRun
     masks : Masks
@@ -71,6 +73,7 @@ class WriteInputs:
     """
 
     settings: OutputSettings
+    spare: int
     analysis: AnalysisSettings
     share: LocalRun
     masks: Masks

@@ -36,6 +36,7 @@ from xfelmpi.output.publishing import publish_together
 from xfelmpi.output.vds import same_frames
 from xfelmpi.output.write_inputs import WriteInputs
 from xfelmpi.reduction import background
+from xfelmpi.reduction.cell_background import CellBackground, cell_background
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import background_weights, sum_powder
 
@@ -50,9 +51,10 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
         job, done.share.facts.input_files, done.used, done.share.facts.beamline
     )
     done = _analysed(comm, done)
+    cells = _cell_background(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
-    outputs = HitOutputs(_hits_to_write(job, done, attributes, rows))
+    outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells))
     sums = {"": done.powder} if done.whole else {}
     for kind, frames in rows.items():
         sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
@@ -64,7 +66,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     frame_shape = done.share.facts.detector_type.frame_shape
     write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
-    header = _header(experiment, done, sums, ever_good) if comm.rank == 0 else None
+    header = _header(experiment, done, sums, ever_good, cells) if comm.rank == 0 else None
     hit_files = outputs.close(header)
     done = _with_geometry_doubted(comm, done, header, sums["_hits"], len(rows["hits"]))
     _write_events(comm, experiment, done, attributes)
@@ -125,6 +127,22 @@ def _with_hits_summed(comm, done: WriteInputs, rows: np.ndarray) -> WriteInputs:
     return replace(done, hit_powder=hits, hits_summed=True, dark_powder=dark)
 
 
+def _cell_background(comm, done: WriteInputs) -> CellBackground | None:
+    """Return the backgrounds of the memory cells, if they are asked for; collective."""
+    if done.settings.background != "cell":
+        return None
+    events, facts = done.events, done.share.facts
+    # hits come first in what is kept
+    done.reader.keep_only(np.flatnonzero(events.is_hit | events.is_miss))
+    non_hits = done.read & ~events.is_hit & ~events.is_dark
+    cell_id = np.where(non_hits, events.cellId.astype(np.int64), -1)
+    about = facts.detector_type, facts.cells, cell_id, done.spare
+    found = cell_background(comm, done.reader, done.masks, *about)
+    if comm.rank == 0 and (said := found.words()):
+        log.info(said)
+    return found
+
+
 def _mean_background(done: WriteInputs) -> np.ndarray:
     """Return the mean photons of the non-hits, float32 (module, pixel); rank 0."""
     left_out = [done.hit_powder, done.dark_powder]
@@ -163,11 +181,14 @@ def _hits_to_write(
     done: WriteInputs,
     attributes: dict,
     rows: dict[str, np.ndarray],
+    cells: CellBackground | None,
 ) -> HitsToWrite:
     """Return what the output formats get; collective."""
     comm, settings = job.comm, done.settings
     modules_in_run = done.share.facts.modules_in_run
     weighting = background_weights(comm, done.events, modules_in_run, done.read)
+    cell_id = done.events.cellId
+    background_row = cells.row_of(cell_id) if cells else np.zeros(len(cell_id), np.uint32)
     kinds = ("hits", "misses") if settings.with_misses else ("hits",)
     wavelength, _ = beam_wavelength(comm, settings.photon_energy, done.events.wavelength)
     return HitsToWrite(
@@ -175,7 +196,7 @@ def _hits_to_write(
         settings=settings,
         files=job.experiment,
         attributes=attributes,
-        sets={k: _frame_set(job, done, k, rows[k], weighting) for k in kinds},
+        sets={k: _frame_set(job, done, k, rows[k], (weighting, background_row)) for k in kinds},
         detector=done.share.facts.detector_type,
         masks=done.masks,
         modules_in_run=modules_in_run,
@@ -186,7 +207,7 @@ def _hits_to_write(
 
 
 def _frame_set(
-    job: JobContext, done: WriteInputs, kind: str, rows: np.ndarray, weighting: np.ndarray
+    job: JobContext, done: WriteInputs, kind: str, rows: np.ndarray, ground: tuple
 ) -> FrameSet:
     sums, share, experiment = done.sums, done.share, job.experiment
     ones = sums.ones[rows].astype(np.int64)
@@ -197,7 +218,7 @@ def _frame_set(
             f"{experiment.proposal}_{experiment.name}",
             done.events.take(rows),
             (rows + share.first_frame).astype(np.uint64),
-            weighting[rows],
+            *(values[rows] for values in ground),
             share.facts.detector_type,
         ),
         cell_id=share.frames.cell_id[rows],
@@ -296,7 +317,11 @@ def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
 
 
 def _header(
-    experiment: Experiment, done: WriteInputs, sums: dict, ever_good: np.ndarray
+    experiment: Experiment,
+    done: WriteInputs,
+    sums: dict,
+    ever_good: np.ndarray,
+    cells: CellBackground | None,
 ) -> HitHeader:
     """Return what is known when all hits are written; `sums` as in `write_powder`; rank 0."""
     _, hit_good = sums["_hits"]
@@ -317,4 +342,5 @@ def _header(
         photons.reshape(frame_shape),
         mean.reshape(frame_shape),
         hit_good.reshape(-1),
+        cells,
     )

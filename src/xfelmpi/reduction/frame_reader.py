@@ -101,6 +101,33 @@ class HitReader:
             yield block, self._read(block, powder)
             a += len(block)
 
+    def add_to(self, sums: list[PowderSum], which: np.ndarray, frames: np.ndarray) -> None:
+        """Read frames, and add each of them to one of several sums.
+
+        Parameters
+        ----------
+        sums : list of PowderSum
+        which : ndarray, int (frame,)
+            Number of the sum.
+        frames : ndarray, int (frame,)
+            Ascending positions among the rank's frames.
+
+        Raises
+        ------
+        InputError
+            As `stream`.
+        """
+        done = 0
+        for block, sparse in self.stream(frames):
+            numbers = which[done : done + len(block)]
+            done += len(block)
+            for number in np.unique(numbers):
+                own = np.flatnonzero(numbers == number)
+                rows = block[own]
+                sums[number].add_sparse(
+                    sparse.take(own), self._sums.modules[rows], self._mask_row[rows]
+                )
+
     def _read(self, block: np.ndarray, powder: PowderSum | None) -> SparseFrames:
         if not self._kept:
             return self._read_again(block, powder)

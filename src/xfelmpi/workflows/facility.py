@@ -97,6 +97,7 @@ def process_by_facility(job: RunJob) -> int:
         events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
         done = WriteInputs(
             settings=config.part(OutputSettings),
+            spare=spare_memory(config.part(MemorySettings)),
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,

@@ -20,6 +20,7 @@ from xfelmpi.core.sparse_frames import ENTRY_BYTES
 from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
 from xfelmpi.output.write_inputs import prepare_folders
+from xfelmpi.reduction.cell_background import check_cell_memory
 from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, RunInfo
@@ -114,6 +115,10 @@ def prepare_outputs(job: RunJob, share: LocalRun) -> None:
     settings, analyse = job.config.part(OutputSettings), job.config.analyse
     about = (job.experiment, settings, analyse, share.facts.n_frames)
     mpi.run_on_root(job.comm, lambda: prepare_folders(*about))
+    if settings.background == "cell":
+        spare = spare_memory(job.config.part(MemorySettings))
+        needs = len(share.facts.cells), share.facts.detector_type, spare
+        mpi.run_on_root(job.comm, lambda: check_cell_memory(*needs))
 
 
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:

@@ -110,6 +110,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         own_problems += share.facts.machine_problems
         done = WriteInputs(
             settings=config.part(OutputSettings),
+            spare=spare_memory(config.part(MemorySettings)),
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=masks,

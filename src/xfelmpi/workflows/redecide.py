@@ -190,6 +190,7 @@ def decide_again(job: RunJob) -> int:
         kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),
+            spare=spare_memory(config.part(MemorySettings)),
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,

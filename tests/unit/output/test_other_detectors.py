@@ -91,7 +91,7 @@ def test_cxi(tmp_path, good, photons, monkeypatch):
     about = {"command_line": "", "program_version": "", "creation_date": "", "proposal": "p1"}
     cxi = CxiFile(comm, path, about, masks_of(good), IN_RUN, MINI)
     rows = np.arange(len(CELLS), dtype="u8")
-    columns = hit_columns("p1_r0001", events(), rows, rows.astype("f8"), MINI)
+    columns = hit_columns("p1_r0001", events(), rows, rows.astype("f8"), rows.astype("u4"), MINI)
     entry = cxi.entry("hits", columns, np.dtype("u1"))
     cxi.begin_frames()
     entry.write(sparse(photons), np.array(CELLS))

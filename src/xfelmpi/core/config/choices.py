@@ -23,6 +23,9 @@ CLASS_COLUMNS = ("class", "class_weight")
 SUSPECT_TRAINS = ("include", "exclude")
 """``--suspect-trains``: what becomes of trains that the files flag as suspect."""
 
+BACKGROUNDS = ("run", "cell")
+"""``--background``: of which frames the CXI file has the mean."""
+
 SIZES = ("auto", "sphere", "spheroid", "none")
 """``--size``: what particles are taken for."""
 

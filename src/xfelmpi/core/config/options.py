@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xfelmpi.core.config.choices import (
+    BACKGROUNDS,
     BIN_SIZES,
     POLARISATIONS,
     RECONSTRUCTIONS,
@@ -382,6 +383,14 @@ class Config:
         " (default: none)",
         metavar="NAME=SOURCE/KEY",
         many=True,
+    )
+    background: str = _option(
+        "outputs",
+        "run",
+        str,
+        "mean photons of the non-hits in the CXI file; run: of all; cell: also of every memory"
+        " cell by itself, for which the non-hits are read once more",
+        choices=BACKGROUNDS,
     )
     size: str = _option(
         "outputs",

@@ -114,6 +114,7 @@ class OutputSettings:
     """Which files of hits there are, and what is in them."""
 
     with_misses: bool
+    background: str
     profiles: bool
     also_write: tuple[str, ...]
     dragonfly: Path | None

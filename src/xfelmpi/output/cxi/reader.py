@@ -56,6 +56,9 @@ class FinishedHits:
     good_pixels : ndarray, bool (module, ss, fs)
     powder : ndarray, uint64 (module, ss, fs)
     background : ndarray, float32 (module, ss, fs) or (run, module, ss, fs)
+    background_cell : ndarray, int32 (background,), or None
+        Of a file with backgrounds of memory cells: -1, that of all, which `background` is, and the
+        cells of the others.
     """
 
     columns: dict[str, HitColumn]
@@ -68,6 +71,7 @@ class FinishedHits:
     good_pixels: np.ndarray
     powder: np.ndarray
     background: np.ndarray
+    background_cell: np.ndarray | None = None
 
 
 def read_finished_hits(path: Path) -> FinishedHits:
@@ -91,9 +95,7 @@ def read_finished_hits(path: Path) -> FinishedHits:
         frame = xyz.shape[1:]
         good = checked_array(detector, "good_pixels", bool, frame)
         powder = checked_array(detector, "powder", np.uint64, frame)
-        # merged hits have one for each run
-        several = (None,) if detector["background"].ndim == 1 + len(frame) else ()
-        background = checked_array(detector, "background", np.float32, (*several, *frame))
+        background, cells = _background(detector, frame)
         modules = 0
         if n_hits:
             missing = detector["mask"][0, :, 0, 0] & CXI_MISSING
@@ -110,7 +112,51 @@ def read_finished_hits(path: Path) -> FinishedHits:
             good,
             powder,
             background,
+            cells,
         )
+
+
+def _background(
+    detector: h5py.Group, frame: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the mean of the run, or one for each run of merged hits, and `background_cell`."""
+    dataset = detector["background"]
+    if "background_cell" not in detector:
+        # merged hits have one for each run
+        several = (None,) if dataset.ndim == 1 + len(frame) else ()
+        return checked_array(detector, "background", np.float32, (*several, *frame)), None
+    cells = checked_array(detector, "background_cell", np.int32, (None,))
+    if not len(cells) or cells[0] != -1 or (np.diff(cells) <= 0).any():
+        raise ValueError("background_cell: expected -1, and memory cells in ascending order")
+    _check_rows(dataset, len(cells), frame)
+    # those of all cells may take gigabytes
+    return dataset[0], cells
+
+
+def _check_rows(dataset: h5py.Dataset, n: int, frame: tuple[int, ...]) -> None:
+    if dataset.dtype != np.float32 or dataset.shape != (n, *frame):
+        raise ValueError(
+            f"background is {dataset.dtype} {dataset.shape}, expected float32 {(n, *frame)}"
+        )
+    stored = dataset.id.get_storage_size()
+    if dataset.is_virtual or dataset.external or stored < dataset.nbytes:
+        raise ValueError("background: its values are not in the file")
+
+
+def read_cell_backgrounds(path: Path) -> np.ndarray | None:
+    """Return the backgrounds of memory cells, float32 (cell, module, ss, fs); one rank.
+
+    Without that of all, the first; None if the file has none.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    with finished_file(path, "a CXI file") as file:
+        detector = file[_DETECTOR]
+        _, cells = _background(detector, detector["xyz_map"].shape[1:])
+        return None if cells is None else detector["background"][1:]
 
 
 def read_entry(path: Path, entry: str) -> tuple[str, dict[str, HitColumn]] | None:
@@ -362,10 +408,18 @@ def read_hit_file(path: Path) -> HitFile:
             checked_text(file, f"{_ENTRY}/sample_1/name"),
             checked_text(file, f"{_ENTRY}/start_time") if "entry_1/start_time" in file else "",
             xyz.reshape(3, -1),
-            checked_array(detector, "background", np.float32, xyz.shape[1:]).reshape(-1),
+            _run_background(detector, xyz.shape[1:]).reshape(-1),
             rows.astype(np.int64),
             float(min(sizes)),
         )
+
+
+def _run_background(detector: h5py.Group, frame: tuple[int, ...]) -> np.ndarray:
+    """Return the mean of the run, float32 (module, ss, fs)."""
+    background, _ = _background(detector, frame)
+    if background.shape != frame:
+        raise ValueError(f"background is {background.shape}, expected {frame}")
+    return background
 
 
 def check_rows(hit_file: HitFile, is_hit: np.ndarray, n_pixels: int) -> None:

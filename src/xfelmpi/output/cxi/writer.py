@@ -27,6 +27,8 @@ _GROUPS = {
 _AXES = "experiment_identifier"
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 
+_BACKGROUND, _BACKGROUND_CELL = f"{DETECTOR}/background", f"{DETECTOR}/background_cell"
+
 
 class CxiFile:
     """A CXI file with one or more entries, each with frames of its own; all methods collective.
@@ -90,10 +92,15 @@ class CxiFile:
         file["cxi_version"] = 160
         first, *others = (entry.name for entry in self._entries)
         for name, value, attributes in _single_values(header, self._attributes, self._detector):
-            file[f"{first}/{name}"] = fixed_length(value)
-            file[f"{first}/{name}"].attrs.update(attributes)
+            if name == _BACKGROUND and header.cells:
+                _write_backgrounds(file[first], header)
+            else:
+                file[f"{first}/{name}"] = fixed_length(value)
+                file[f"{first}/{name}"].attrs.update(attributes)
             for other in others:
                 file[f"{other}/{name}"] = h5py.SoftLink(f"/{first}/{name}")
+        for other in others if header.cells else ():
+            file[f"{other}/{_BACKGROUND_CELL}"] = h5py.SoftLink(f"/{first}/{_BACKGROUND_CELL}")
 
 
 class CxiEntry:
@@ -168,6 +175,19 @@ class CxiEntry:
         self._next += n
 
 
+def _write_backgrounds(entry: h5py.Group, header: HitHeader) -> None:
+    """Write the background of the run, and those of its memory cells."""
+    cells = header.cells
+    shape = (1 + len(cells.mean), *header.background.shape)
+    rows = entry.create_dataset(_BACKGROUND, shape, np.float32)
+    rows[0] = header.background
+    # one by one: all of them take gigabytes
+    for number, mean in enumerate(cells.mean, 1):
+        rows[number] = mean.reshape(shape[1:])
+    rows.attrs["units"] = "photons"
+    entry[_BACKGROUND_CELL] = np.concatenate([[-1], cells.cells]).astype(np.int32)
+
+
 def _value(holder, name: str):
     """Return an attribute of what only rank 0 has, None elsewhere."""
     return getattr(holder, name) if holder else None
@@ -193,7 +213,7 @@ def _single_values(header: HitHeader | None, provenance: dict, detector: Detecto
         (f"{INSTRUMENT}/name", _value(h, "instrument"), {}),
         (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
         (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
-        (f"{DETECTOR}/background", _value(h, "background"), {"units": "photons"}),
+        (_BACKGROUND, _value(h, "background"), {"units": "photons"}),
         (f"{DETECTOR}/x_pixel_size", size_x, metre),
         (f"{DETECTOR}/y_pixel_size", size_y, metre),
         (f"{DETECTOR}/pixel_area", detector.pixel_area, {"units": "m2"}),

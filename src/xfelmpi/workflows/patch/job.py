@@ -35,12 +35,13 @@ from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
-from xfelmpi.output.cxi.reader import stream_masked
+from xfelmpi.output.cxi.reader import read_cell_backgrounds, stream_masked
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
+from xfelmpi.reduction.cell_background import CellBackground
 from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, analysis_of, read_set
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.report_stage import report_run
@@ -161,7 +162,7 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     for kind, own in frames.items():
         outputs.write(kind, own.stream())
     good = hits.good_in_hits()
-    written = outputs.close(_header(found, good) if found else None)
+    written = outputs.close(_header(files, found, good, masks) if found else None)
     if isinstance(files, Experiment):
         sums = {kind: tally.gathered(comm) for kind, tally in tallies.items()}
         added = [
@@ -427,7 +428,7 @@ def _attributes(job: RunJob, found: FinishedSet | None) -> dict:
     return made | kept
 
 
-def _header(found: FinishedSet, good_in_hits: np.ndarray) -> HitHeader:
+def _header(files, found: FinishedSet, good_in_hits: np.ndarray, masks: Masks | None) -> HitHeader:
     header, frame = found.header, found.detector.frame_shape
     bad = found.bad.reshape(frame)
     powder, background = header.powder.copy(), header.background.copy()
@@ -435,7 +436,23 @@ def _header(found: FinishedSet, good_in_hits: np.ndarray) -> HitHeader:
     background[..., bad] = np.nan
     about = (header.start_time, header.sample, header.instrument)
     good = header.good_pixels & ~bad
-    return HitHeader(found.name, *about, found.geometry, good, powder, background, good_in_hits)
+    arrays = good, powder, background, good_in_hits
+    cells = _cell_backgrounds(files.cxi, found, masks)
+    return HitHeader(found.name, *about, found.geometry, *arrays, cells)
+
+
+def _cell_backgrounds(path: Path, found: FinishedSet, masks: Masks | None) -> CellBackground | None:
+    """Return the backgrounds of memory cells without pixels that are bad now; one rank."""
+    mean, cells = read_cell_backgrounds(path), found.header.background_cell
+    if mean is None:
+        return None
+    mean = mean.reshape(len(mean), len(mean[0]), -1)
+    bad = found.bad.reshape(mean[0].shape)
+    for own, cell in zip(mean, cells[1:].tolist(), strict=True):
+        own[bad] = np.nan
+        if masks is not None:
+            own[unpack(masks.good[:, masks.row_of_cell[cell]]) == 0] = np.nan
+    return CellBackground(cells[1:], mean)
 
 
 def _log_start(comm, files, found: FinishedSet | None, warnings: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.mpi import alone
 from xfelmpi.reduction.background import mean_background
+from xfelmpi.reduction.cell_background import background_row
 from xfelmpi.reduction.run_sums import background_weights
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
@@ -22,6 +23,9 @@ _CLASSES = {
     _SOURCE: "NXsource",
     _DETECTOR: "NXdetector",
 }
+_CLOSE = 1e-3
+"""How well the photons of a background in float32 are known, and of pixels bad in few frames."""
+
 _TEXTS = ("title", "name", "start_time", "sample_1/name", "instrument_1/name")
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 _UNITS = {
@@ -57,6 +61,9 @@ def structure(outputs: Outputs) -> Iterator[Finding]:
         for group, kind in _CLASSES.items():
             attributes = entry[group or "."].attrs
             yield from expect(path, f"{name}/{group}, class", attributes.get("NX_class"), kind)
+        for link in ("background_index", "background_weighting"):
+            here, there = entry[link], entry[f"{_DETECTOR}/{link}"]
+            yield from expect(path, f"{name}/{link} is {there.name}", here == there, True)
         for link in ("data", "module_identifier"):
             here, there = entry[f"data_1/{link}"], entry[f"{_DETECTOR}/{link}"]
             yield from expect(path, f"{name}/data_1/{link} is {there.name}", here == there, True)
@@ -89,7 +96,7 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
         for dataset, shape, kind in (
             ("good_pixels", about.frame_shape, "b"),
             ("powder", about.frame_shape, "u"),
-            ("background", about.frame_shape, "f"),
+            ("background", (*_rows_of_backgrounds(detector), *about.frame_shape), "f"),
             ("xyz_map", (3, *about.frame_shape), "f"),
             ("corner_position", (about.n_modules, 3), "f"),
             ("basis_vectors", (about.n_modules, 2, 3), "f"),
@@ -103,10 +110,17 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
             yield from expect(path, f"{name}/{dataset}, kind of type", found, kind)
 
 
+def _rows_of_backgrounds(detector: h5py.Group) -> tuple[int, ...]:
+    """Return how many backgrounds there are, if there may be several."""
+    return detector["background_cell"].shape if "background_cell" in detector else ()
+
+
 def rows(outputs: Outputs) -> Iterator[Finding]:
     """Every value per frame is that of the events file, in its order."""
     path, file, events = outputs.experiment.cxi, outputs.files["cxi"], outputs.run.events
     weights = background_weights(alone(), events, outputs.run.modules_in_run, outputs.run.was_read)
+    named = outputs.header.background_cell
+    cells = np.empty(0, np.int32) if named is None else named[1:]
     for name, chosen in outputs.rows_of_entries.items():
         entry, e = file[name], events.take(chosen)
         expected = {
@@ -122,6 +136,7 @@ def rows(outputs: Outputs) -> Iterator[Finding]:
             f"{_DETECTOR}/hit_score": e.hitscore,
             f"{_DETECTOR}/hit_sigma": e.hit_sigma,
             f"{_DETECTOR}/background_weighting": weights[chosen],
+            f"{_DETECTOR}/background_index": background_row(cells, e.cellId),
         }
         if outputs.mask_patched:
             # by the sums that the non-hits had before
@@ -132,6 +147,27 @@ def rows(outputs: Outputs) -> Iterator[Finding]:
         for dataset, values in expected.items():
             yield from compare(path, f"{name}/{dataset}", entry[dataset][()], values)
         yield from _identifiers(outputs, entry, e)
+
+
+def _backgrounds_of_cells(outputs: Outputs) -> Iterator[Finding]:
+    """Each background of a memory cell has the photons of the cell's non-hits."""
+    path, events, cells = outputs.experiment.cxi, outputs.run.events, outputs.header.background_cell
+    wanted = outputs.run.config.background == "cell"
+    yield from expect(path, "has backgrounds of memory cells", cells is not None, wanted)
+    if cells is None or outputs.mask_patched:
+        return
+    non_hits = outputs.run.was_read & ~events.is_hit & ~events.is_dark
+    rows = outputs.files["cxi"][f"entry_1/{_DETECTOR}/background"]
+    for number, cell in enumerate(cells[1:].tolist(), 1):
+        own = non_hits & (events.cellId == cell)
+        mean = np.nansum(rows[number].reshape(len(rows[number]), -1), axis=1, dtype=np.float64)
+        frames = [(events.modules[own] >> module & 1).sum() for module in range(len(mean))]
+        photons, found = int(events.photons[own].sum()), float(mean @ frames)
+        # pixels that are bad in some frames alone have a mean over fewer
+        whole = abs(found - photons) <= _CLOSE * photons
+        right = found >= (1 - _CLOSE) * photons if "run" in outputs.run.config.mask else whole
+        what = f"background of memory cell {cell} has the {photons:,} photons of its non-hits"
+        yield from expect(path, what, bool(right), True)
 
 
 def _identifiers(outputs: Outputs, entry: h5py.Group, events) -> Iterator[Finding]:
@@ -155,6 +191,7 @@ def singles(outputs: Outputs) -> Iterator[Finding]:
     yield from compare(path, "powder", header.powder.reshape(-1), powder, "pixel")
     mean = mean_background(*sums)
     yield from compare(path, "background", header.background.reshape(-1), mean, "pixel")
+    yield from _backgrounds_of_cells(outputs)
     never = good[~header.good_pixels.reshape(-1)]
     yield from compare(
         path, "frames in which pixels count that good_pixels excludes", never, never * 0, "pixel"
