@@ -19,7 +19,7 @@ from bench import PYTHON, row, simulated, timed, xfelmpi
 from whole_job import PROPOSAL, extra_redu
 
 PROCESSES = 2
-TARGETS = {64: {"redu": "≥ 40", "redu, its rule": "≥ 25", "script": "≥ 150"}}
+TARGETS = {64: {"redu": "≥ 40", "redu, its rule": "≥ 25", "script": "≥ 150", "masks": "≤ 1.2"}}
 
 
 def compared(root: Path, prefix: Path, trains: int) -> dict[str, float]:
@@ -28,6 +28,10 @@ def compared(root: Path, prefix: Path, trains: int) -> dict[str, float]:
     job = xfelmpi(run, "--prefix", prefix, ranks=PROCESSES)
     like_redu = ("--mask", "run", "--decide", "window")
     same_rule = xfelmpi(run, "--prefix", prefix, *like_redu, ranks=PROCESSES)
+    masks = {
+        mask: xfelmpi(run, "--prefix", prefix, "--mask", mask, "--no-report", ranks=PROCESSES)
+        for mask in ("none", "run")
+    }
     redu = extra_redu(root, run, root / "redu")
     program = Path(__file__).with_name("script_pipeline.py")
     folder = prefix / "proc" / f"r{run:04}"
@@ -36,6 +40,7 @@ def compared(root: Path, prefix: Path, trains: int) -> dict[str, float]:
         "redu": redu.wall / job.wall,
         "redu, its rule": redu.wall / same_rule.wall,
         "script": script.wall / job.wall,
+        "masks": masks["run"].wall / masks["none"].wall,
     }
 
 
@@ -47,6 +52,7 @@ def main() -> None:
         "redu": "EXtra-redu / whole job",
         "redu, its rule": "EXtra-redu / whole job with its masks and rule",
         "script": "script pipeline / whole job",
+        "masks": "--mask run / --mask none, whole job without the run report",
     }
     for trains in sizes or (8, 64):
         simulated(prefix, trains, trains, "--with-mask")
