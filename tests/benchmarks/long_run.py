@@ -91,7 +91,7 @@ def main() -> None:
     def job(ranks: int, *options) -> list[Spent]:
         return repeated(repeats, lambda: xfelmpi(RUN, "--prefix", folder, *options, ranks=ranks))
 
-    shutil.rmtree(folder / "scratch" / ".xfelmpi", ignore_errors=True)
+    shutil.rmtree(folder / "scratch" / "index", ignore_errors=True)
     first = xfelmpi(RUN, "--prefix", folder, ranks=2)
     row("index, first time", stages(first.said)["index"], "≤ 1.5", "s")
     two, one = job(2), job(1)
