@@ -1,13 +1,18 @@
 """Sizes on the page of a run: which charts there are, and models beside the photons of hits."""
 
 import re
+import shutil
 import time
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 from launch import call_xfelmpi
 from mockrun import tiny_run
 
+from xfelmpi.analysis.spheroid_size import SpheroidSize
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.output.cxi.reader import read_weighting
 from xfelmpi.report import curves, hit_browser, size_charts
@@ -64,6 +69,54 @@ def test_nothing_without_sizes(made):
     page = run_page(made["none"])
     assert "Diameters" not in page
     assert "hits − weighted background" in page or "hits \\u2212 weighted" in page
+
+
+def with_column(found, name, values=None):
+    """Return what was read of a run with other values of a column of the hits, or without it."""
+    added = []
+    for column in found.run.events.added:
+        if column.name != name:
+            added.append(column)
+        elif values is not None:
+            changed = np.array(column.values, float)
+            changed[np.flatnonzero(found.run.events.is_hit)[: len(values)]] = values
+            added.append(replace(column, values=changed))
+    events = replace(found.run.events, added=added)
+    return replace(found, run=replace(found.run, events=events))
+
+
+@pytest.mark.parametrize("name", [c.name for c in SpheroidSize.columns])
+def test_columns_that_are_gone(made, name):
+    with pytest.raises(InputError, match=f"_events.h5: has sizes of hits, but not .*{name}"):
+        size_charts.size_section(with_column(made["spheroid"], name), Charts())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("diameter", -5e-8), ("long_axis_diameter", 0.0), ("fluence", np.inf), ("fluence", 1e300)],
+)
+def test_sizes_that_no_particle_has(made, name, value):
+    with pytest.raises(InputError, match=f"_events.h5: {name} of hit 0 is .*, expected a positive"):
+        size_charts.size_section(with_column(made["sphere"], name, [value]), Charts())
+
+
+@pytest.mark.parametrize("values", [[1e300, -1e300], [np.inf, 0.0], [-np.inf, 1e-300], [5e3, 5e3]])
+def test_deviances_of_any_value(made, values):
+    html = size_charts.size_section(with_column(made["sphere"], "size_deviance", values), Charts())
+    assert "Deviance from one particle" in html
+
+
+def test_weighting_of_another_length(made, tmp_path):
+    found = made["sphere"]
+    path = tmp_path / "hits.cxi"
+    shutil.copy(found.hit_file.path, path)
+    with h5py.File(path, "r+") as file:
+        group = file["entry_1/instrument_1/detector_1"]
+        del group["background_weighting"]
+        group["background_weighting"] = np.zeros(0)
+    damaged = replace(found, hit_file=replace(found.hit_file, path=path))
+    with pytest.raises(InputError, match="hits.cxi: 0 values of background_weighting, expected"):
+        size_charts.size_section(damaged, Charts())
 
 
 def misfit(found, hit):

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from xfelmpi.analysis.form_factor import forward_scattering, sphere_amplitude
+from xfelmpi.analysis.sphere_size import SphereSize
+from xfelmpi.analysis.spheroid_size import SpheroidSize
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.output.cxi.reader import HitFile, read_hit, read_weighting
 from xfelmpi.report import curves
@@ -22,18 +25,28 @@ MOST_DOTS = 2000
 PROFILES = 3
 """Strongest hits whose profiles are shown."""
 
+_POSITIVE = ("diameter", "short_axis_diameter", "long_axis_diameter", "fluence")
+_LARGEST = 1e30
+"""Of the values of `_POSITIVE`, in their units: charts can be made of what is below."""
+
+_WORST = 1e4
+"""Deviance up to which hits are told apart."""
+
 _BINS, _RINGS, _FINE, _ANGLES = 60, 160, 3, 24
 _UM2, _NM, _NM3 = 1e-12, 1e-9, 1e-27
 
 
 def size_section(found: RunFiles, charts: Charts) -> str:
-    """Return the section on sizes as HTML, empty if none were measured; charts are added."""
-    added = {c.name: c.values for c in found.run.events.added if c.values is not None}
-    if "diameter" not in added or "size_deviance" not in added:
+    """Return the section on sizes as HTML, empty if none were measured; charts are added.
+
+    Raises
+    ------
+    InputError
+        If columns of the sizes are missing, or hold what no size is.
+    """
+    columns = _size_columns(found)
+    if not columns:
         return ""
-    columns = {
-        name: np.asarray(values, float)[found.run.events.is_hit] for name, values in added.items()
-    }
     measured = np.flatnonzero(np.isfinite(columns["diameter"]))
     if not len(measured):
         return ""
@@ -50,6 +63,27 @@ def size_section(found: RunFiles, charts: Charts) -> str:
     return (
         f'<h2>Sizes</h2><p class="soft">{escape(words)}</p><div class="pair">{"".join(parts)}</div>'
     )
+
+
+def _size_columns(found: RunFiles) -> dict[str, np.ndarray]:
+    """Return the added columns of the hits by name, float64 (hit,); empty without sizes."""
+    events, path = found.run.events, found.experiment.events
+    added = {c.name: c.values for c in events.added if c.values is not None}
+    if not {"diameter", "size_deviance"} & set(added):
+        return {}
+    of_spheroids = {c.name for c in SpheroidSize.columns} - {c.name for c in SphereSize.columns}
+    expected = (SpheroidSize if of_spheroids & set(added) else SphereSize).columns
+    lacks = [c.name for c in expected if c.name not in added]
+    if lacks:
+        raise InputError(f"{path}: has sizes of hits, but not their columns {', '.join(lacks)}")
+    columns = {name: np.asarray(values, float)[events.is_hit] for name, values in added.items()}
+    for name in _POSITIVE:
+        wrong = (columns[name] <= 0) | (columns[name] > _LARGEST)
+        if wrong.any():
+            hit = int(np.argmax(wrong))
+            what = f"{name} of hit {hit} is {columns[name][hit]:g}"
+            raise InputError(f"{path}: {what}, expected a positive number, or NaN if unknown")
+    return columns
 
 
 def _histogram(diameter: np.ndarray, single: np.ndarray, charts: Charts) -> str:
@@ -74,7 +108,7 @@ def _histogram(diameter: np.ndarray, single: np.ndarray, charts: Charts) -> str:
 
 
 def _deviances(columns: dict[str, np.ndarray], charts: Charts) -> str:
-    values = columns["size_deviance"]
+    values = np.minimum(columns["size_deviance"], _WORST)
     edges, logarithmic = curves.score_edges(np.maximum(values, 0.1), _BINS)
     if not logarithmic:
         edges = np.geomspace(max(edges[0], 0.05), max(edges[-1], 3.0), _BINS + 1)
@@ -84,7 +118,8 @@ def _deviances(columns: dict[str, np.ndarray], charts: Charts) -> str:
         Axis("deviance per degree of freedom", float(edges[0]), float(edges[-1]), True),
         axis_around("hits", number, zero=True, whole=True),
         [Series("hits", edges, number, "area", "hit")],
-        caption="1 is a perfect fit; pairs, droplets, ice and stray light have more.",
+        caption="1 is a perfect fit; pairs, droplets, ice and stray light have more. Hits beyond "
+        f"{_WORST:g} are in the last bin.",
     )
 
 
@@ -146,6 +181,9 @@ def _profiles(found: RunFiles, columns: dict[str, np.ndarray], charts: Charts) -
     chosen = np.argsort(-score, kind="stable")[:PROFILES]
     rings = _Rings(hit_file, median, found.run.config.polarisation != "none")
     weighting = read_weighting(hit_file.path)
+    if len(weighting) != len(hit_file.rows):
+        what = f"{len(weighting)} values of background_weighting, expected {len(hit_file.rows)}"
+        raise InputError(f"{hit_file.path}: {what}, one for each hit")
     parts = []
     for hit in chosen[usable[chosen]].tolist():
         values = {name: float(column[hit]) for name, column in columns.items()}
