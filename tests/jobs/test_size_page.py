@@ -115,7 +115,7 @@ def test_weighting_of_another_length(made, tmp_path):
         del group["background_weighting"]
         group["background_weighting"] = np.zeros(0)
     damaged = replace(found, hit_file=replace(found.hit_file, path=path))
-    with pytest.raises(InputError, match="hits.cxi: 0 values of background_weighting, expected"):
+    with pytest.raises(InputError, match=r"hits.cxi: 0 values of background_weighting, expected"):
         size_charts.size_section(damaged, Charts())
 
 
