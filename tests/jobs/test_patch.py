@@ -172,6 +172,29 @@ def test_verify_accepts_patched_files(made, tmp_path):
     assert "pixels were masked later" in done.stdout + done.stderr
 
 
+def test_verify_of_scores_from_before_the_mask(tmp_path):
+    """Scores by all pixels: those of hits and misses may be higher than their new sums, only."""
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1, hit_rate=0.3)
+    where = ("--prefix", mock.options.prefix)
+    job = [50, *where, "--with-misses", "--no-vds", "--no-report"]
+    assert call_xfelmpi([*job, "--decide", "fixed", "--fixed-threshold", "3000"]).returncode == 0
+    good = np.ones((16, 512, 128), np.uint8)
+    good[BAD] = 0
+    with h5py.File(tmp_path / "new.h5", "w") as file:
+        file["entry_1/good_pixels"] = good
+    events = mock.options.prefix / "scratch/events/r0050_events.h5"
+    patch(mock.options.prefix, events.parent.parent, "50", "--mask", tmp_path / "new.h5")
+    verify = ["verify", 50, *where]
+    done = call_xfelmpi(verify)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with h5py.File(events, "r+") as file:
+        hit = np.flatnonzero(file["is_hit"][:])[0]
+        file["hitscore"][hit] = file["litpixels"][hit] - 1
+    done = call_xfelmpi(verify)
+    assert done.returncode == 1
+    assert "hitscore (litpixels): 1 of" in done.stdout + done.stderr
+
+
 def test_merged_sets(made, tmp_path):
     """Patched run by run and then merged, or merged and then patched: the same."""
     prefix = made / PROPOSAL

@@ -83,6 +83,10 @@ def sums(outputs: Outputs) -> Iterator[Finding]:
     if everywhere and not region and config.normalise == "none":
         score = (lit if config.score == "litpixels" else photons).astype(np.float32)
         score[np.isnan(e.hitscore)] = np.nan
+        if outputs.mask_patched:
+            # hits were found before pixels were masked, which can only lower their sums
+            earlier = (e.is_hit | e.is_miss) & (e.hitscore > score)
+            score = np.where(earlier, e.hitscore, score)
         yield from compare(path, f"hitscore ({config.score})", e.hitscore, score)
 
 
