@@ -1,5 +1,5 @@
 /* A disk that is full for some files: loaded with LD_PRELOAD, it lets files with FULL_DISK_FILE in
-   their name grow to FULL_DISK_BYTES; what goes beyond is written in part, then refused with ENOSPC,
+   their name, but for locks, grow to FULL_DISK_BYTES; what goes beyond is written in part, then refused with ENOSPC,
    as file systems do. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -22,7 +22,7 @@ static size_t fitting(int fd, off_t offset, size_t n)
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, name, sizeof name - 1);
     name[length < 0 ? 0 : length] = 0;
-    if (!strstr(name, file))
+    if (!strstr(name, file) || strstr(name, ".lock"))
         return n;
     off_t left = atoll(limit) - offset;
     return left <= 0 ? 0 : (size_t)left < n ? (size_t)left : n;

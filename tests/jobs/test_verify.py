@@ -84,10 +84,16 @@ def quiet(monkeypatch):
     monkeypatch.setattr(log.log, "disabled", True)
 
 
+def asked_for(argv):
+    """Return what a command line of one run asks for."""
+    (config,), frames, whole = command._parse(argv)
+    return config, frames, whole
+
+
 def failures(mock, output, *options) -> dict:
     """Return what does not pass, checked in this process."""
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), *options]
-    return check_run(mpi.alone(), *command._parse(argv)).failed
+    return check_run(mpi.alone(), *asked_for(argv)).failed
 
 
 def add_one(name, where=0):
@@ -349,7 +355,7 @@ def test_one_thing_changed_is_found(name, mock, spoilt, quiet):
 def test_nothing_changed_passes(mock, outputs, quiet):
     results = check_run(
         mpi.alone(),
-        *command._parse(["50", "--prefix", str(mock.options.prefix), "--output", str(outputs)]),
+        *asked_for(["50", "--prefix", str(mock.options.prefix), "--output", str(outputs)]),
     )
     assert results.failed == {}
     # every check that is known has been done
@@ -456,7 +462,7 @@ def test_killed_while_files_get_their_names(call, mock, outputs, quiet, tmp_path
     done = run_until(tmp_path, words, 0, signal.SIGKILL, where, call=call)
     assert done.returncode not in (0, 2, 3), done.stdout + done.stderr
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), "--frames", "0"]
-    results = check_run(mpi.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *asked_for(argv))
     assert "provenance: one job" in results.failed
     named = {f.file for f in results.failed["provenance: one job"] if f.text.startswith("job_id")}
     old = [POWDER, CXI, EMC, DRAGONFLY][call - 2 :]
@@ -531,7 +537,7 @@ def test_frames_that_the_job_could_not_read(mock, quiet, tmp_path):
     assert any(b"inflate" in text for text in texts), texts
     for how in (["--frames", "100"], ["--all"]):
         argv = ["50", *map(str, paths), *how]
-        assert check_run(mpi.alone(), *command._parse(argv)).failed == {}
+        assert check_run(mpi.alone(), *asked_for(argv)).failed == {}
 
 
 @pytest.mark.parametrize("change", [photon_in_a_frame, ids_swapped, chunk_broken])
@@ -541,7 +547,7 @@ def test_the_run_says_otherwise(how, change, mock, spoilt, quiet, tmp_path):
     folder = shutil.copytree(mock.options.prefix, tmp_path / "p007927")
     in_the_run(folder, change)
     argv = ["50", "--prefix", str(folder), "--output", str(spoilt), *how]
-    failed = check_run(mpi.alone(), *command._parse(argv)).failed
+    failed = check_run(mpi.alone(), *asked_for(argv)).failed
     if how == ["--all"]:
         assert full_rerun.SUMS in failed
         assert (full_rerun.POWDER in failed) == (change is not ids_swapped)
@@ -580,7 +586,7 @@ def test_a_hit_of_the_sample(mock, spoilt, quiet):
 
 def test_run_that_is_gone(mock, spoilt, quiet, tmp_path):
     argv = ["50", "--prefix", str(tmp_path / "p007927"), "--output", str(spoilt)]
-    results = check_run(mpi.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *asked_for(argv))
     assert job.RUN in results.failed
     assert "--frames 0 checks without the run" in results.notes
 
@@ -646,6 +652,22 @@ def test_what_a_user_sees(ranks, mock, spoilt):
     assert any(line.startswith("note: ") and ".part" in line for line in lines)
 
 
+def test_several_runs(mock, spoilt):
+    """One after the other; the worst of them counts."""
+    prefix = ("--prefix", mock.options.prefix, "--output", spoilt, "--frames", "0")
+    for path in [path for path in spoilt.rglob("r0050*") if path.is_file()]:
+        os.link(path, path.with_name(path.name.replace("r0050", "r0051")))
+    done = call_xfelmpi(["verify", "50-51", *prefix])
+    said = done.stdout + done.stderr
+    assert "run 50:" in said
+    assert "run 51:" in said
+    # files of run 50 are no files of run 51
+    assert done.returncode == 1
+    assert call_xfelmpi(["verify", "50", *prefix]).returncode == 0
+    done = call_xfelmpi(["verify", "50", "50", *prefix])
+    assert "run 50 is given more than once" in done.stderr
+
+
 def test_wrong_use(mock, outputs):
     paths = ["--prefix", mock.options.prefix, "--output", outputs]
     done = run_xfelmpi(["verify", 51, *paths], 2)
@@ -662,7 +684,7 @@ def test_other_settings_do_not_matter(mock, outputs, quiet, tmp_path):
     settings = tmp_path / "night.toml"
     settings.write_text(f'sigma = 7\nmiss_fraction = 0\nprefix = "{mock.options.prefix}"\n')
     argv = ["50", "--config", str(settings), "--output", str(outputs), "--frames", "0"]
-    assert check_run(mpi.alone(), *command._parse(argv)).failed == {}
+    assert check_run(mpi.alone(), *asked_for(argv)).failed == {}
 
 
 def test_files_that_have_changed_since(mock, spoilt, quiet):
@@ -673,7 +695,7 @@ def test_files_that_have_changed_since(mock, spoilt, quiet):
     with h5py.File(own(spoilt / EVENTS), "r+") as file:
         file.attrs["used_files"] = about
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(spoilt), "--frames", "0"]
-    results = check_run(mpi.alone(), *command._parse(argv))
+    results = check_run(mpi.alone(), *asked_for(argv))
     assert not results.failed
     assert results.notes == ["global mask /nowhere/mask.h5 is not there any more"]
 

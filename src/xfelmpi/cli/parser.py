@@ -34,14 +34,17 @@ class Parser(argparse.ArgumentParser):
         """Parse, and say of what is unknown what may be meant."""
         found, rest = self.parse_known_args(args, namespace)
         if rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest)}")
+            # a second word beside the run
+            beside = bool(args) and args[1:2] == rest[:1] and rest[0].isdigit()
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest, beside)}")
         return found
 
-    def _hint(self, rest: list[str]) -> str:
+    def _hint(self, rest: list[str], beside: bool) -> str:
         """Return what the first unknown word may mean, or nothing."""
         word = next((w.partition("=")[0] for w in rest if w.startswith("--")), None)
         if word is None:
-            return ""
+            one = beside and any(action.dest == "run" for action in self._actions)
+            return f"; {self.prog} takes one run, xfelmpi submit several" if one else ""
         others = [name for name, parser in parsers() if word in parser.flags]
         if others:
             return f"; {word} is an option of xfelmpi {', '.join(others)}"

@@ -20,11 +20,11 @@ def parser() -> arguments.Parser:
         "frame by frame, EMC, Dragonfly's detector, virtual dataset) and, on a sample of frames or "
         "on all, against the run itself, with the settings that they were made with. Any number of "
         "ranks. Writes nothing except the kept index and beamline data of the run. Does not check "
-        "what merge, mask and darks write. Exit status: 0 all checks passed, 1 a check failed (a "
-        "list says what was found, and what was expected), 2 wrong use, or the run has not been "
-        "processed.",
+        "what merge, mask and darks write. Several runs are checked one after the other. Exit "
+        "status: 0 all checks passed, 1 a check failed (a list says what was found, and what was "
+        "expected), 2 wrong use, or a run has not been processed.",
     )
-    arguments.add_run(parser)
+    arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     parser.add_argument(
         "--frames",
         type=int,
@@ -43,22 +43,35 @@ def main(argv: list[str], comm) -> int:
     """Check and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
+    from xfelmpi.core.log import log
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.verify.job import verify
 
-    config, frames, whole = bcast_from_root(comm, lambda: _parse(argv))
-    return verify(comm, config, frames, whole)
+    configs, frames, whole = bcast_from_root(comm, lambda: _parse(argv))
+    statuses = []
+    for config in configs:
+        if len(configs) > 1 and comm.rank == 0:
+            log.info("run %d:", config.run)
+        statuses.append(verify(comm, config, frames, whole))
+    return max(statuses)
 
 
-def _parse(argv: list[str]) -> tuple[Config, int, bool]:
-    from xfelmpi.output.events import read_settings
-
+def _parse(argv: list[str]) -> tuple[list[Config], int, bool]:
     given = parser().parse_args(argv)
     if given.frames is not None and (given.all or given.frames < 0):
         why = "--all reads all of them" if given.all else "expected 0 or more"
         raise UsageError(f"--frames {given.frames}: {why}")
+    arguments.refuse_repeated(given.runs)
     values = arguments.given_values(given)
-    path = Experiment(values["prefix"], values["output"], given.run).events
+    configs = [_settings(values | {"run": run}) for run in given.runs]
+    return configs, FRAMES if given.frames is None else given.frames, given.all
+
+
+def _settings(values: dict) -> Config:
+    """Return the settings that a run's outputs were made with, its folders as given."""
+    from xfelmpi.output.events import read_settings
+
+    path = Experiment(values["prefix"], values["output"], values["run"]).events
     first = None
     try:
         first, _ = read_settings(path)
@@ -68,5 +81,4 @@ def _parse(argv: list[str]) -> tuple[Config, int, bool]:
             raise
     # a file of settings must not change those that the outputs were made with
     own = {name: values[name] for name in ("run", *_OPTIONS) if name in values}
-    config = dataclasses.replace(first or Config(), **own)
-    return config, FRAMES if given.frames is None else given.frames, given.all
+    return dataclasses.replace(first or Config(), **own)

@@ -23,7 +23,9 @@ from xfelmpi.cli.parser import parsers
         (["50", "--sigam", "5"], "unrecognized arguments: --sigam 5; did you mean --sigma?"),
         (["show", "50", "--hti=3"], "--hti=3; did you mean --hit?"),
         (["50", "--qqqqqq"], "unrecognized arguments: --qqqqqq (see --help)"),
-        (["50", "stray"], "unrecognized arguments: stray"),
+        (["50", "stray"], "unrecognized arguments: stray (see --help)"),
+        (["50", "51"], "arguments: 51; xfelmpi takes one run, xfelmpi submit several (see --help)"),
+        (["mask", "50", "51", "52"], "51 52; xfelmpi mask takes one run, xfelmpi submit several"),
     ],
 )
 def test_what_may_be_meant(words, message, tmp_path):

@@ -119,8 +119,9 @@ def rows(outputs: Outputs) -> Iterator[Finding]:
     """Every value per frame is that of the events file, in its order."""
     path, file, events = outputs.experiment.cxi, outputs.files["cxi"], outputs.run.events
     weights = background_weights(alone(), events, outputs.run.modules_in_run, outputs.run.was_read)
-    named = outputs.header.background_cell
-    cells = np.empty(0, np.int32) if named is None else named[1:]
+    detector = file[f"entry_1/{_DETECTOR}"]
+    named = "background_cell" in detector
+    cells = detector["background_cell"][1:] if named else np.empty(0, np.int32)
     for name, chosen in outputs.rows_of_entries.items():
         entry, e = file[name], events.take(chosen)
         expected = {
