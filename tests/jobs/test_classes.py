@@ -12,9 +12,16 @@ import pytest
 from compare import assert_same_hdf5
 from launch import call_xfelmpi, run_program, run_xfelmpi
 from mockrun import tiny_run
+from readers import read_emc
 
 EVENTS, CXI = "events/r0050_events.h5", "saved_hits/r0050_hits.cxi"
 PAGE = "report/r0050_classes.html"
+
+
+def process_arguments(prefix, out):
+    args = [50, "--prefix", prefix, "--output", out, "--with-misses"]
+    args += ["--no-vds", "--no-report", "--decide", "fixed", "--fixed-threshold", "3000"]
+    return [*args, "--dragonfly", out / "recon", "--recon", "2d", "--polarisation", "none"]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +29,7 @@ def made(tmp_path_factory):
     """A processed run, a folder for classes, and what Dragonfly found in it."""
     folder = tmp_path_factory.mktemp("classes")
     mock = tiny_run(folder / "p007927", trains=3, cells=(0, 1, 2, 3), hit_rate=0.6)
-    args = [50, "--prefix", mock.options.prefix, "--output", folder / "out", "--with-misses"]
-    args += ["--no-vds", "--no-report", "--decide", "fixed", "--fixed-threshold", "3000"]
-    args += ["--dragonfly", folder / "out/recon", "--recon", "2d", "--polarisation", "none"]
-    done = call_xfelmpi(args)
+    done = call_xfelmpi(process_arguments(mock.options.prefix, folder / "out"))
     assert done.returncode == 0, done.stderr
     assert "of 16,384 pixels" in done.stderr + done.stdout
     program = Path(sys.executable).with_name("dragonfly.emc")
@@ -62,7 +66,7 @@ def test_columns_page_and_where(made, tmp_path):
     number, weight = columns(out / EVENTS, "")
     with h5py.File(out / "recon/data/output_002.h5") as file:
         likely = file["occupancies"][:]
-        assert len(file["intens"]) == 10
+        assert len(file["intens"]) == 4
     with h5py.File(out / EVENTS) as file:
         is_hit = file["is_hit"][:]
     assert len(likely) == is_hit.sum() > 4
@@ -76,7 +80,7 @@ def test_columns_page_and_where(made, tmp_path):
 
     page = (out / PAGE).read_text()
     shown = {int(n): int(k) for n, k in re.findall(r'value="(\d+)" data-hits="(\d+)"', page)}
-    assert shown == {i: int((number[is_hit] == i).sum()) for i in range(10)}
+    assert shown == {i: int((number[is_hit] == i).sum()) for i in range(4)}
 
     best = int(number[is_hit][0])
     where = ("--where", f"class in ({best},) and class_weight > 0", "--name", "one")
@@ -86,6 +90,36 @@ def test_columns_page_and_where(made, tmp_path):
     assert command(made, out, "size", "--size", "none").returncode == 0
     np.testing.assert_array_equal(columns(out / EVENTS, "")[0], number)
     np.testing.assert_array_equal(columns(out / CXI, "entry_1/classes/")[0], number[is_hit])
+
+
+def scale_of(recon, background=False):
+    """Work out the scale of every hit from what Dragonfly reads, and read what it is given."""
+    with h5py.File(recon / "data/detector.h5") as file:
+        use, ground, weight = file["mask"][:] == 0, file["background"][:], file["scale"][:]
+    emc = read_emc(recon / "data/photons.emc")
+    photons = np.array([emc.dense(row)[use].sum() for row in range(len(emc))], float)
+    assert photons.min() > 1000
+    if background:
+        photons -= weight * ground[use].sum()
+    with h5py.File(recon / "data/hits.h5") as file:
+        return photons / photons.mean(), file["scale"][:]
+
+
+def test_scale_of_every_hit(made, tmp_path):
+    """The same on three ranks, and without the background once it is part of the model."""
+    plain, found = scale_of(made / "out/recon")
+    np.testing.assert_array_equal(found, plain)
+    config = tmp_path / "out/recon/config.ini"
+    config.parent.mkdir(parents=True)
+    text = (made / "out/recon/config.ini").read_text()
+    args = process_arguments(made / "p007927", tmp_path / "out")
+    for on, ranks in ((False, 3), (True, 0)):
+        config.write_text(text.replace("# b", "b") if on else text)
+        done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi([*args, "--from-events"])
+        assert done.returncode == 0, done.stderr
+        right, found = scale_of(tmp_path / "out/recon", on)
+        np.testing.assert_array_equal(found, right)
+        assert np.array_equal(found, plain) == (not on)
 
 
 def test_nothing_else_changes(made, tmp_path):

@@ -21,6 +21,8 @@ from xfelmpi.mpi import MpiFile, exscan_and_total, run_on_root
 HEADER_BYTES = 1024
 INTEGER = np.dtype("<i4")
 
+_FRAMES_AT_ONCE = 1024
+
 
 class EmcWriter:
     """Writes hits block by block; every method is collective.
@@ -132,6 +134,28 @@ class EmcFile:
         count = np.concatenate([np.ones(ones, INTEGER), count_multi])
         order = np.argsort(pixel, kind="stable")
         return SparseFrames(np.array([0, len(pixel)]), pixel[order], count[order])
+
+    def photons(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the photons of every frame on some pixels, int64 (frame,).
+
+        Parameters
+        ----------
+        pixels : ndarray, bool (num_pix,)
+        """
+        total = np.zeros(self.num_data, np.int64)
+        for first in range(0, self.num_data, _FRAMES_AT_ONCE):
+            block = slice(first, first + _FRAMES_AT_ONCE)
+            for part, number, before in (
+                (0, self.ones[block], self._before_ones[first]),
+                (1, self.multi[block], self._before_multi[first]),
+            ):
+                counts = pixels[self._read(part, before, int(number.sum()))].astype(np.int64)
+                if part:
+                    counts *= self._read(2, before, len(counts))
+                frame = np.repeat(np.arange(len(number)), number)
+                # sums of integers are exact in float64
+                total[block] += np.bincount(frame, counts, len(number)).astype(np.int64)
+        return total
 
     def _read(self, part: int, before: int, n: int) -> np.ndarray:
         return np.fromfile(self._path, INTEGER, n, offset=self._starts[part] + 4 * int(before))

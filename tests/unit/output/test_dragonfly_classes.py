@@ -1,5 +1,6 @@
 """What Dragonfly's classification says of hits: matched by their ids, refused where in doubt."""
 
+import configparser
 import os
 
 import h5py
@@ -7,11 +8,16 @@ import numpy as np
 import pytest
 
 from xfelmpi.core.errors import InputError, OutputError
+from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.publish import give_names
+from xfelmpi.mpi import alone
+from xfelmpi.output import emc
 from xfelmpi.output.dragonfly.classes import read_classes
-from xfelmpi.output.dragonfly.folder import check_folder
-from xfelmpi.output.dragonfly.hit_list import HitList, write_hit_list
+from xfelmpi.output.dragonfly.folder import check_folder, uses_background
+from xfelmpi.output.dragonfly.hit_list import HitList, read_hit_list, write_hit_list
+from xfelmpi.output.dragonfly.scale import fixed_scale
 from xfelmpi.output.dragonfly.settings import class_config, volume_config
+from xfelmpi.output.emc import EmcWriter
 
 TRAINS, CELLS = np.array([9, 9, 4, 4]), np.array([1, 3, 1, 2])
 
@@ -125,6 +131,83 @@ def test_list_that_is_the_same_stays(folder):
     assert path.stat().st_ino != before
 
 
+def test_list_with_another_scale_is_a_new_one(folder):
+    """Results of another scale are of other hits, so to say."""
+    path = folder / "data/hits.h5"
+    hits = HitList.of([50, 50, 51, 51], TRAINS, CELLS, folder / "data/photons.emc")
+    scale = np.array([0.5, 1, 1, 1.5])
+    for values in (scale, scale[::-1], None):
+        give_names(write_hit_list(path, hits, values))
+        with h5py.File(path) as file:
+            found = file["scale"][()] if "scale" in file else None
+        np.testing.assert_array_equal(found, values)
+        assert not write_hit_list(path, hits, values)
+    assert read_hit_list(path).digest == hits.digest
+
+
+def emc_of(path, frames):
+    """Write an EMC file of dense frames."""
+    ones, multi = frames == 1, frames > 1
+    writer = EmcWriter(alone(), path, ones.sum(axis=1), multi.sum(axis=1), frames.shape[1])
+    number, pixel = np.nonzero(frames)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(frames)))])
+    writer.write(SparseFrames(indptr, pixel, frames[number, pixel]))
+    writer.close()
+    give_names([path])
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("at_once", [1, 3, 1024])
+def test_scale_of_every_hit(at_once, background, tmp_path, monkeypatch):
+    """Photons on the pixels in use, without the background where it is part of the model."""
+    monkeypatch.setattr(emc, "_FRAMES_AT_ONCE", at_once)
+    rng = np.random.default_rng(2)
+    frames = rng.poisson(0.7, (7, 64)) * rng.integers(1, 400, (7, 64))
+    frames[3] = 0
+    emc_of(tmp_path / "p.emc", frames)
+    mask, ground, weight = rng.integers(0, 3, 64), rng.random(64), rng.random(7)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["mask"], file["background"], file["scale"] = mask.astype("u1"), ground, weight
+    photons = frames[:, mask == 0].sum(axis=1).astype(float)
+    if background:
+        photons -= weight * ground[mask == 0].sum()
+    photons[3] = 1
+    found = fixed_scale(tmp_path / "p.emc", tmp_path / "d.h5", background)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, photons / photons.mean())
+
+
+def test_merged_hits_have_no_background(tmp_path):
+    emc_of(tmp_path / "p.emc", np.array([[1, 0, 2], [5, 3, 4]]))
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["mask"] = np.array([0, 2, 0], np.uint8)
+    found = fixed_scale(tmp_path / "p.emc", tmp_path / "d.h5", background=True)
+    assert found.tolist() == [0.5, 1.5]
+
+
+def test_configuration_of_classes():
+    """Dragonfly reads it: the scale is fixed, and the background is no part of the model."""
+    config = configparser.ConfigParser()
+    config.read_string(class_config("p.emc", "d.h5", 448, 16.0))
+    found = config["emc"]
+    expected = {"recon_type": "2d", "num_modes": "22", "beta_schedule": "2.0 10"}
+    expected |= {"need_scaling": "1", "scale_file": "data/hits.h5", "update_scale": "0"}
+    assert expected.items() <= dict(found).items()
+    assert "background_file" not in found
+    volume = volume_config("p.emc", "d.h5")
+    assert "need_scaling = 1" in volume
+    assert "scale_file = data/hits" not in volume
+    assert "update_scale" not in volume
+
+
+def test_background_is_used_once_the_user_says_so(folder):
+    assert not uses_background(folder / "missing")
+    assert not uses_background(folder)
+    config = folder / "config.ini"
+    config.write_text(config.read_text().replace("# background_file", "background_file"))
+    assert uses_background(folder)
+
+
 def test_folder_of_the_other_kind_is_refused(folder):
     check_folder(folder, "2d")
     with pytest.raises(OutputError, match="recon_type = 2d, expected 3d"):
@@ -135,7 +218,7 @@ def test_folder_of_the_other_kind_is_refused(folder):
         check_folder(folder, "2d")
 
 
-@pytest.mark.parametrize(("n_hits", "modes"), [(20, 10), (1000, 20), (10**6, 128)])
+@pytest.mark.parametrize(("n_hits", "modes"), [(20, 4), (448, 22), (10**6, 50)])
 def test_number_of_classes(n_hits, modes):
     text = class_config("p.emc", "d.h5", n_hits, 16.0)
     assert f"num_modes = {modes}\nnum_rot = 34\n" in text

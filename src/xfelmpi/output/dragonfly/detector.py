@@ -14,7 +14,7 @@ from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.scattering import ewald_vectors, onto_sphere, polarisation, solid_angle
 from xfelmpi.output.dragonfly.binning import in_blocks
 
-_USE, _BAD = 0, 2
+USE, _BAD = 0, 2
 _INSIDE = 1 - 1e-9
 """Dragonfly rounds the largest |q| up to whole voxels."""
 
@@ -64,7 +64,7 @@ class DragonflyDetector:
     @property
     def n_used(self) -> int:
         """Number of pixels that are not masked."""
-        return int((self.mask == _USE).sum())
+        return int((self.mask == USE).sum())
 
     @property
     def voxel(self) -> float:
@@ -175,7 +175,7 @@ def make_detector(
             good = good & ~beyond
             # Dragonfly's volume is as large as the largest |q|, also if masked
             vectors[:, beyond] = onto_sphere(vectors[:, beyond], q_max * _INSIDE, ewald_rad)
-        q[:, at], mask[at] = vectors, np.where(good, _USE, _BAD)
+        q[:, at], mask[at] = vectors, np.where(good, USE, _BAD)
     return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, settings.polarisation)
 
 

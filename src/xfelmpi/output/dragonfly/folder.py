@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.regular_file import read_small
 from xfelmpi.io.input_file import open_hdf5
@@ -68,6 +70,8 @@ _OURS = ("emc", "merged")
 _KIND = re.compile(r"^\s*recon_type\s*[=:]\s*(\w+)", re.MULTILINE)
 """What a ``config.ini`` is for; without it, a volume."""
 
+_BACKGROUND = re.compile(r"^\s*background_file\s*[=:]\s*\S", re.MULTILINE)
+
 _LONGEST_CONFIG = 1 << 20
 
 _PATIENCE = 60.0
@@ -92,7 +96,7 @@ def check_folder(folder: Path, recon: str = "3d") -> None:
     config = folder / "config.ini"
     check_writable(config, held=False)
     if config.is_file():
-        found = _KIND.search(read_small(config, _LONGEST_CONFIG).decode(errors="replace"))
+        found = _KIND.search(_text(config))
         kind = found[1].lower() if found else "3d"
         if kind != recon:
             raise OutputError(
@@ -108,6 +112,16 @@ def check_folder(folder: Path, recon: str = "3d") -> None:
         check_writable(link, held=False)
     check_writable(folder / "data" / HIT_LIST, held=False)
     _check_hit_list(folder / "data" / HIT_LIST)
+
+
+def _text(config: Path) -> str:
+    return read_small(config, _LONGEST_CONFIG).decode(errors="replace")
+
+
+def uses_background(folder: Path) -> bool:
+    """Return whether the user has made the background part of Dragonfly's model."""
+    config = folder / "config.ini"
+    return config.is_file() and _BACKGROUND.search(_text(config)) is not None
 
 
 def _check_hit_list(path: Path) -> None:
@@ -162,6 +176,7 @@ def write_folder(
     detector: Path,
     config_text: Callable[[str, str], str],
     hits: HitList | None = None,
+    scale: np.ndarray | None = None,
 ) -> str:
     """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
 
@@ -178,6 +193,8 @@ def write_folder(
         Returns the ``config.ini`` for the names of the links.
     hits : HitList, optional
         Of the EMC file.
+    scale : ndarray, float64 (hit,), optional
+        Goes with them.
 
     Raises
     ------
@@ -195,7 +212,7 @@ def write_folder(
             _link(pixels, detector)
             if hits is not None:
                 _check_hit_list(folder / "data" / HIT_LIST)
-                written = [*written, *write_hit_list(folder / "data" / HIT_LIST, hits)]
+                written = [*written, *write_hit_list(folder / "data" / HIT_LIST, hits, scale)]
             kept = os.path.lexists(config)
             if not kept:
                 part = begin_partial(config)

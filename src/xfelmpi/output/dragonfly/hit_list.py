@@ -71,8 +71,16 @@ def emc_digest(path: Path) -> str:
     return _sha256(np.array([emc.num_data, emc.num_pix]), emc.ones, emc.multi)
 
 
-def write_hit_list(path: Path, hits: HitList) -> list[Path]:
+def write_hit_list(path: Path, hits: HitList, scale: np.ndarray | None = None) -> list[Path]:
     """Write the list under its temporary name; one rank.
+
+    Parameters
+    ----------
+    path : Path
+        Final name.
+    hits : HitList
+    scale : ndarray, float64 (hit,), optional
+        What Dragonfly is to take as the brightness of each hit.
 
     Returns
     -------
@@ -88,6 +96,10 @@ def write_hit_list(path: Path, hits: HitList) -> list[Path]:
     try:
         with open_hdf5(path) as file:
             same = (hits.digest, hits.emc) == (file.attrs["digest"], file.attrs["emc_digest"])
+            if scale is None:
+                same &= "scale" not in file
+            else:
+                same &= np.array_equal(file["scale"][()], scale)
     except (OSError, RuntimeError, KeyError):
         same = False
     if same:
@@ -95,6 +107,8 @@ def write_hit_list(path: Path, hits: HitList) -> list[Path]:
     part = begin_partial(path)
     with serial_file(part) as file:
         file["run"], file["trainId"], file["cellId"] = hits.run, hits.train_id, hits.cell_id
+        if scale is not None:
+            file["scale"] = scale
         file.attrs["digest"], file.attrs["emc_digest"] = hits.digest, hits.emc
     try:
         make_readable(part)

@@ -25,8 +25,14 @@ from xfelmpi.output.dragonfly.detector import (
     make_detector,
     usable_pixels,
 )
-from xfelmpi.output.dragonfly.folder import check_folder, write_detector, write_folder
+from xfelmpi.output.dragonfly.folder import (
+    check_folder,
+    uses_background,
+    write_detector,
+    write_folder,
+)
 from xfelmpi.output.dragonfly.hit_list import HitList
+from xfelmpi.output.dragonfly.scale import fixed_scale
 from xfelmpi.output.dragonfly.settings import class_config, volume_config
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
@@ -143,13 +149,15 @@ class DragonflyWriter(HitWriter):
         columns = read_hit_columns(files.cxi)
         train, cell = (columns[name].values for name in ("trainId", "cellId"))
         run = columns["run"].values if "run" in columns else np.full(len(train), files.run)
-        text = volume_config
+        text, scale = volume_config, None
         if settings.recon == "2d":
             radius = _radius(files.dragonfly_detector)
             text = partial(class_config, n_hits=len(train), radius=radius)
+            background = uses_background(settings.dragonfly)
+            scale = fixed_scale(files.emc, files.dragonfly_detector, background)
         hits = HitList.of(run, train, cell, files.emc)
         detector = files.dragonfly_detector
-        log.info(write_folder(settings.dragonfly, files.emc, detector, text, hits))
+        log.info(write_folder(settings.dragonfly, files.emc, detector, text, hits, scale))
 
     def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
         hits, settings = self._hits, self._hits.settings

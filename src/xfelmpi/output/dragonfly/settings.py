@@ -28,11 +28,24 @@ num_rot = {rotations}
 friedel_sym = 1
 """
 
-_TAIL = """\
-output_folder = data/
-log_file = logs/EMC.log
+_FITTED_SCALE = """\
 # hits differ in brightness
 need_scaling = 1
+"""
+
+_FIXED_SCALE = """\
+# hits differ in brightness, which is known from their photons; fitted, all would end in one class
+need_scaling = 1
+scale_file = data/hits.h5
+update_scale = 0
+"""
+
+_FILES = """\
+output_folder = data/
+log_file = logs/EMC.log
+"""
+
+_TAIL = """\
 beta_factor = 1.0
 beta_schedule = 2.0 10
 # without the two '#', the background is part of the model, scaled for each hit: far slower
@@ -40,7 +53,9 @@ beta_schedule = 2.0 10
 # bgscale_file = data/{detector}
 """
 
-_HITS_OF_CLASS, _CLASSES_FROM, _CLASSES_TO = 50, 10, 128
+_OF_CLASSES = "# then make the folder again, for a brightness of the hits without the background\n"
+
+_HITS_OF_CLASS, _CLASSES_FROM, _CLASSES_TO = 20, 4, 50
 """Hits of a class in the mean, and how many classes there are at least and at most."""
 
 _STEP, _ROTATIONS_FROM, _ROTATIONS_TO = 1.5, 12, 180
@@ -49,7 +64,8 @@ _STEP, _ROTATIONS_FROM, _ROTATIONS_TO = 1.5, 12, 180
 
 def volume_config(photons: str, detector: str) -> str:
     """Return the text for a reconstruction, by the names of the files in ``data/``."""
-    return (_HEAD + _VOLUME + _TAIL).format(photons=photons, detector=detector, iterations=10)
+    text = _HEAD + _VOLUME + _FILES + _FITTED_SCALE + _TAIL
+    return text.format(photons=photons, detector=detector, iterations=10)
 
 
 def class_config(photons: str, detector: str, n_hits: int, radius: float) -> str:
@@ -65,10 +81,10 @@ def class_config(photons: str, detector: str, n_hits: int, radius: float) -> str
     """
     modes = min(max(n_hits // _HITS_OF_CLASS, _CLASSES_FROM), _CLASSES_TO)
     rotations = math.ceil(math.pi * radius / _STEP)
-    return (_HEAD + _CLASSES + _TAIL).format(
+    return (_HEAD + _CLASSES + _FILES + _FIXED_SCALE + _TAIL + _OF_CLASSES).format(
         photons=photons,
         detector=detector,
-        iterations=30,
+        iterations=15,
         modes=modes,
         rotations=min(max(rotations, _ROTATIONS_FROM), _ROTATIONS_TO),
     )
