@@ -409,7 +409,8 @@ def test_module_without_constants(small, tmp_path):
     shutil.copytree(small.paths.constants, constants)
     (constants / "Cheetah-AGIPD01-calib.h5").unlink()
     done = process(small, tmp_path / "out", "--constants", constants, ranks=2, status=3)
-    (warning,) = warnings_in(done)
+    of_masks, warning = warnings_in(done)
+    assert "masks leave no good pixel of module 1, though there are frames" in of_masks
     for text in ("Cheetah-AGIPD01-calib.h5", "no constants", "count as bad"):
         assert text in warning
         assert text in done.stdout.partition("excluded")[2]
