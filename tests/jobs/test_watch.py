@@ -336,6 +336,8 @@ def test_state_is_kept_as_it_is(source, tmp_path, project):
 
 START = """
 import signal, sys
+# what a shell starts in the background ignores it
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 # as the program does itself before it imports anything that may start threads
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
 from xfelmpi.workflows.watch import jobs, loop
