@@ -31,11 +31,7 @@ def open_regular(path) -> int:
     OSError
         If it cannot be opened, or is a FIFO, a device, a socket or a folder.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return _if_regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
 
 
 def open_to_append(path) -> int:
@@ -55,11 +51,19 @@ def open_to_append(path) -> int:
         # what the system says of links and of pipes that nobody reads means little to people
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        raise OSError(errno.EINVAL, "not a regular file", str(path)) from None
+        raise _not_regular(path) from None
+    return _if_regular(descriptor, path)
+
+
+def _if_regular(descriptor: int, path) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", str(path))
+    raise _not_regular(path)
+
+
+def _not_regular(path) -> OSError:
+    return OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read_small(path, most: int) -> bytes:
