@@ -12,9 +12,9 @@
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
 # RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 4, of which
-# about two wait; 2 with --quick). The last line is "N passed, N failed", in which a check of the
-# style counts as one. The status is 0 if nothing failed and at least one test ran. See
-# docs/testing.md.
+# about two wait, and fewer if less than 2 GB of memory are free for each; 2 with --quick). The last
+# line is "N passed, N failed", in which a check of the style counts as one. The status is 0 if
+# nothing failed and at least one test ran. See docs/testing.md.
 #
 # A test that hangs fails by its name, and the others go on; nothing limits the whole. The limits
 # grow with the load of the machine, and with XFELMPI_TEST_PATIENCE=5 (tests/conftest.py).
@@ -132,20 +132,38 @@ watched() {
     "${environment[@]}" python tests/helpers/watch_results.py "$folder" "$IDLE" "$@"
 }
 
+# workers: how many test files at a time.
+workers() {
+    local most=$(($(cpus) < 2 ? 1 : 4 - 2 * quick)) fit
+    fit=$(awk '/^MemAvailable/ { print int($2 / 2e6) }' /proc/meminfo)
+    echo $((fit < 1 ? 1 : fit < most ? fit : most))
+}
+
+# space: what a phase that fails for want of it should have said.
+space() {
+    awk '/^MemAvailable/ { printf "memory free: %.1f GB, ", $2 / 1e6 }' /proc/meminfo
+    df -Pk "${TMPDIR:-/tmp}" | awk 'NR == 2 { printf "disk free: %.1f GB\n", $4 / 1e6 }'
+}
+
 # single LABEL ARGUMENTS...: in one process, or in several if all tests are run, whole files each.
 single() {
     local label=$1 folder=$results/single-$1 status=0 workers=()
     shift
     if ((${#arguments[@]} == 0)); then
         # in the order of the folders: whole jobs first, many short files at the end
-        workers=(-n "${WORKERS:-$(($(cpus) < 2 ? 1 : 4 - 2 * quick))}" --dist loadfile --no-loadscope-reorder)
+        workers=(-n "${WORKERS:-$(workers)}" --dist loadfile --no-loadscope-reorder)
     fi
-    say "" && say "=== pytest, $label"
+    [[ -t 1 ]] && workers+=(--color=yes)
+    say "" && say "=== pytest, $label ($(space))"
     mkdir -p "$folder"
     watched "$folder" python -m pytest -m "$markers" "${recorded[@]}" \
         --results="$folder/all.results" "${workers[@]}" "${left_out[@]}" \
-        "$@" "${arguments[@]}" || status=$?
+        "$@" "${arguments[@]}" | tee "$folder/pytest.out" || status=$?
     count "$label" "$status" "$folder"
+    if grep -q ^INTERNALERROR "$folder/pytest.out"; then
+        failures+=("$label: pytest itself failed ($(space)):"
+            "$(grep -E '^INTERNALERROR> +(E |[A-Za-z.]+(Error|Exception|Exit|Interrupt)\b)' "$folder/pytest.out" | tail -n 5)")
+    fi
 }
 
 # on_ranks LABEL RANKS: each rank with its own report and output.

@@ -1,10 +1,13 @@
 """For all tests: what each is (markers), how long it may take, crashes in the test's own process.
 
+Disk and memory of a test file are given back at its end: all files together need tens of GB.
+
 The limit of a test grows with the load of the machine at its start: a test that is only slow goes
 on, one that hangs fails by its name.
 """
 
 import ctypes
+import shutil
 from pathlib import Path
 
 import launch
@@ -27,14 +30,32 @@ MPI_SECONDS = 240
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt."""
 
+LIBC = ctypes.CDLL(None)
+
 
 def pytest_configure(config):
     launch.crashes = config.stash.get(fault_handler_stderr_fd_key, launch.crashes)
     # memory of large arrays is kept for the next ones: a tenth of the time of a job in this process
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(LIBC, "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _space_given_back(request, tmp_path_factory):
+    """Remove what the fixtures of a file have written, unless a test failed; return free memory."""
+    if request.config.getoption("--with-mpi", False):
+        yield  # another rank may still read it
+        return
+    folder = tmp_path_factory.getbasetemp()
+    before, failed = set(folder.iterdir()), request.session.testsfailed
+    yield
+    if request.session.testsfailed == failed:
+        for path in set(folder.iterdir()) - before:
+            shutil.rmtree(path, ignore_errors=True)
+    if trim := getattr(LIBC, "malloc_trim", None):
+        trim(0)
 
 
 def pytest_collection_modifyitems(items):

@@ -120,8 +120,9 @@ def test_runs_that_arrive_while_nodes_die(slurm, night, tmp_path):
     folder, files = night
     project = quick_project(tmp_path / "project")
     script = project / "jobs" / "process_run.sh"
-    # several at once on the one node
-    script.write_text(script.read_text().replace("#SBATCH --exclusive\n", ""))
+    # five at once on the one node of 64 CPUs; all thirty would take 9 GB of memory
+    several = "#SBATCH --cpus-per-task=12\n"
+    script.write_text(script.read_text().replace("#SBATCH --exclusive\n", several))
     python = PYTHON.format(folder=project, python=sys.executable)
     (project / ".venv" / "bin" / "python").write_text(python)
     prefix = tmp_path / "p007927"

@@ -144,7 +144,7 @@ def _has_files(folder: Path) -> bool:
 _kept: dict[str, tuple[Path, SimulationResult]] = {}
 """The runs that tests of this process have simulated last, by their options, as they were."""
 
-_KEPT_RUNS = 12
+_KEPT_RUNS = 6
 
 _folder = tempfile.TemporaryDirectory(prefix="xfelmpi-runs-")
 
