@@ -70,7 +70,7 @@ def simulated(folder: Path, run: int, trains: int, *options) -> Path:
 
 def row(what: str, value: float, target: str, unit: str = "") -> None:
     """Show one row of the table, and append it to the CSV file that ``BENCHMARK_CSV`` names."""
-    shown = f"{value:.3g}"
+    shown = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     _show(what, shown, unit, target)
     if path := os.environ.get("BENCHMARK_CSV"):
         with open(path, "a", newline="") as file:

@@ -1,6 +1,7 @@
 """What the main job costs on many ranks: a model, from measured constants and stated assumptions.
 
     python tests/benchmarks/scaling_model.py                    the tables of docs/scaling.md
+    python tests/benchmarks/scaling_model.py --rows             the efficiencies with a target
     python tests/benchmarks/scaling_model.py --check COUNTS FRAMES HITS
 
 COUNTS is what `communication.py` printed for a run of so many frames and hits, all complete and
@@ -270,7 +271,19 @@ def what_if() -> None:
         print(f"| {name} | {total:.1f} | {100 * efficiency(r, U1, m, 1024):.0f} % |")
 
 
+def rows() -> None:
+    """Show rows of the table of targets: u1, a file system of 100 GB/s."""
+    from bench import row
+
+    for ranks, target in ((64, "≥ 75"), (256, "≥ 45")):
+        percent = 100 * efficiency(Run(), U1, Machine(100e9), ranks)
+        row(f"efficiency, 10⁶ frames u1 on {ranks} ranks (model)", percent, target, "%")
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--rows"]:
+        rows()
+        return
     if sys.argv[1:2] == ["--check"]:
         sys.exit(check(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])) > 0)
     for data in (U1, F4, RAW):

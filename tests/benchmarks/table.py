@@ -34,12 +34,14 @@ def programs(folder: Path, repeats: int) -> list[list]:
     """Return what is run, one after the other."""
     return [
         ["long_run.py", folder / "long", repeats],
-        ["pass_floor.py", folder / "pass", 16, 352, "libdeflate", "zlib"],
+        ["pass_floor.py", folder / "pass", 16, 352, "libdeflate", "zlib", "weak"],
         ["mask_layouts.py", folder / "masks", repeats],
         ["index_run.py", folder / "index", repeats],
         ["decide_again.py", folder / "again", 2, 64, repeats],
         ["whole_job.py", folder / "jobs", repeats, 16, 64],
+        ["start.py", folder / "start", repeats],
         ["peers.py", folder / "peers", repeats, 64],
+        ["scaling_model.py", "--rows"],
     ]
 
 
