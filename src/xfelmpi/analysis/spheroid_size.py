@@ -39,7 +39,7 @@ class SpheroidSize(SizeAnalysis):
     def values(self, found: Spheroids, ratio: np.ndarray, light: np.ndarray) -> list[np.ndarray]:
         """Return the columns of some hits."""
         lengths = [values * ratio for values in found[:6]]
-        # out of the detector's plane: cannot be told from a shorter axis
+        # out of the detector's plane: it looks like a shorter axis
         angles = [0 * found.angle, found.angle, found.angle_error]
         fluence = [found.fluence * light, found.fluence_error * light]
         return [*lengths, *angles, *fluence, found.deviance, found.edge]

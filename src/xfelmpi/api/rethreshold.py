@@ -81,7 +81,7 @@ def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Reth
             raise UsageError(f"no setting {name}{hint}")
         values[name] = _parsed(known[name], value)
     if values.get("decide", "fixed") != "fixed":
-        # a threshold of the first time must not stand in the way
+        # a threshold of the first job must not apply
         values.setdefault("fixed_threshold", None)
     config = dataclasses.replace(run.config, **values)
     refuse_other_scores(config, run.config, chosen)

@@ -46,7 +46,7 @@ class EventTable(pd.DataFrame):
 def read_table(path: Path) -> EventTable:
     """Return the columns of an events file; what is not used is not read.
 
-    Columns that stand in the file as they are become views of it (`numpy.memmap`): a table of 10⁶
+    Columns stored without compression become views of the file (`numpy.memmap`): a table of 10⁶
     frames opens in milliseconds.
 
     Raises

@@ -1,7 +1,7 @@
 """A module's constants of the facility's catalogue, in the form that the kernel needs.
 
 Every constant is an array (fs, ss, cell, stage), (128, 512, cells, 3). Arrays are read in blocks of
-rows, all cells at once, as they lie in the file.
+rows, all cells at once, as stored in the file.
 """
 
 from collections.abc import Iterator

@@ -55,7 +55,7 @@ class StageStatistics:
 
 @dataclass(frozen=True)
 class CellConstants:
-    """Constants of one module and cell, as they stand in the files.
+    """Constants of one module and cell, as stored in the files.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ def _given(argv: list[str]) -> tuple:
         if not low <= value <= high:
             option = name.replace("_", "-")
             raise UsageError(f"--{option}: found {value}, expected {low:g} to {high:g}")
-    # the main job's virtual dataset is no matter here, nor are the masks that it uses
+    # the main job's virtual dataset and its masks do not matter here
     config = replace(arguments.from_arguments(given), vds=False, mask=("auto",))
     limits = BadPixelCriteria(given.cell_sigma, given.ratio, given.dead_chance)
     values = {name: getattr(given, name) for name in _MASK_OPTIONS}

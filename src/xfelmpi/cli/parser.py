@@ -171,7 +171,7 @@ def _add_option(group, f: dataclasses.Field, several: bool) -> None:
 
 
 _LISTS = {"hit_modules": parse_modules, "exclude_cells": parse_cells}
-"""Options whose numbers may stand in one word or in several: ``3,4 8-10``."""
+"""Options whose numbers may be given as one word or as several: ``3,4 8-10``."""
 
 
 class _ExtendList(argparse.Action):
@@ -302,7 +302,7 @@ def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -
     """
     values = given_values(arguments)
     if values.get("decide", "fixed") != "fixed":
-        # a threshold of the first time must not stand in the way
+        # a threshold of the first job must not apply
         values.setdefault("fixed_threshold", None)
     if values.get("recon") == "2d":
         # classes differ in the middle of the pattern

@@ -47,7 +47,7 @@ class BusyError(XfelmpiError):
 
 
 class LostLockError(XfelmpiError):
-    """Another job has taken over: this one must not write outputs any more."""
+    """Another job holds the lock now: this one must not write outputs any more."""
 
 
 class PeerError(XfelmpiError):

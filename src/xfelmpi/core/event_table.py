@@ -6,7 +6,7 @@ import numpy as np
 
 
 def missing(dtype: np.dtype) -> float | int:
-    """Return what stands in an added column where there is no value: NaN, or -1 of integers."""
+    """Return the value of an added column where there is none: NaN, or -1 of integers."""
     return float("nan") if np.dtype(dtype).kind == "f" else -1
 
 

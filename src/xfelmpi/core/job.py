@@ -44,7 +44,7 @@ def birth_of(pid: int | str) -> int | None:
 
 
 def is_running(machine: str, pid: int, birth: int) -> bool | None:
-    """Return whether a process runs; None if that cannot be told from here."""
+    """Return whether a process runs; None if that is unknown here."""
     if machine == UNKNOWN or machine != machine_id():
         return None
     try:
@@ -82,7 +82,7 @@ def agree_on_job_id(comm) -> None:
 
 
 def job_is_running(job: str) -> bool | None:
-    """Return whether the job of an id runs; None if that cannot be told from here."""
+    """Return whether the job of an id runs; None if that is unknown here."""
     found = _ID.fullmatch(job)
     if not found:
         return None

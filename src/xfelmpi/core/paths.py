@@ -57,7 +57,7 @@ class Experiment:
     def proposal(self) -> str:
         """The proposal, e.g. ``p007927``; ``p000000`` if nothing tells it.
 
-        By the data, else by the folders that the run's lie in, behind links: ``p000001/proc`` may
+        By the data, else by the folders that hold the run's, behind links: ``p000001/proc`` may
         be a link to another proposal's.
         """
         if self.known_proposal:

@@ -63,7 +63,7 @@ def summarised(problems: Iterable[Problem]) -> list[Problem]:
     """Return every problem once, sorted; of many that differ in numbers only, the first and a sum.
 
     A module full of garbage would otherwise be told in thousands of lines. Which frames are
-    concerned stands in the ``modules`` column of the events file.
+    concerned is in the ``modules`` column of the events file.
     """
     kinds: dict[tuple, list[Problem]] = {}
     for p in set(problems):

@@ -3,9 +3,9 @@
 Python runs the handler of a signal in the main thread, between two of its instructions; a rank that
 waits inside MPI for one that has left would never come to that. So all threads block them,
 which also keeps system calls from being interrupted, and a thread of its own waits for them. It
-communicates with nobody: it writes down what this rank has, removes unfinished files on rank 0, and
-ends the process. What must not be seen half done stands in `defer_shutdown`, for which that thread
-waits.
+communicates with nobody: it saves a checkpoint of what this rank has, removes unfinished files on
+rank 0, and ends the process. What must not be seen half done is inside `defer_shutdown`, for which
+that thread waits.
 """
 
 import os
@@ -50,7 +50,7 @@ class StopPlan:
     progress : callable
         Returns how far the stage is, likewise.
     save : callable
-        Writes down what this rank has done, without communication.
+        Saves a checkpoint of what this rank has done, without communication.
     record : callable
         Called with what was said, to keep it; only on the rank that tells.
     releases : list of callable

@@ -1,4 +1,4 @@
-"""One file of a checkpoint: a line of JSON, arrays as they lie in memory, and a digest of it all.
+"""One file of a checkpoint: a line of JSON, arrays as they are in memory, and a digest of it all.
 
 No file format that is parsed by a library: what is damaged must be recognised before it is used.
 """
@@ -47,7 +47,7 @@ def write_checkpoint(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> 
     OSError
         If it cannot be written; nothing is left then.
     LostLockError
-        If another job has taken over.
+        If another job holds the lock now.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     shapes = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]

@@ -1,4 +1,4 @@
-"""Where the chunks of a dataset lie in its file, read from HDF5's own index.
+"""Where the chunks of a dataset are in its file, read from HDF5's own index.
 
 HDF5 1.10 finds one chunk's address by walking through all of them, which makes a file of 10⁵ chunks
 quadratic; later versions have a better call, but not all sites have them. So the index of the usual

@@ -1,6 +1,6 @@
 """Where the bytes of a dataset really lie, and whether they are there.
 
-HDF5 hides both. A dataset may lie in another file than the one that names it (external links,
+HDF5 hides both. A dataset may be in another file than the one that names it (external links,
 links of groups), in files that are not HDF5 (external storage), or in other datasets (virtual
 datasets); and what is not there is filled in without an error. numpy's type says nothing of unused
 bits, padding or odd floats either. Whoever reads bytes by their offset asks here first, and so does
@@ -29,7 +29,7 @@ _PLAIN_TYPES = {
 
 
 def home_descriptor(data: h5py.Dataset) -> int | None:
-    """Return HDF5's own descriptor of the file that a dataset lies in, None if it has none.
+    """Return HDF5's own descriptor of the file that holds a dataset, None if it has none.
 
     It is the file that offsets count in, whatever name led there; open as long as the dataset.
     """
@@ -44,7 +44,7 @@ def is_plain(data: h5py.Dataset) -> bool:
 
 
 def has_offsets(data: h5py.Dataset) -> bool:
-    """Return whether the dataset's bytes lie in its own file, at offsets that HDF5 tells."""
+    """Return whether the dataset's bytes are in its own file, at offsets that HDF5 tells."""
     layout = data.id.get_create_plist().get_layout()
     return (
         layout in (h5d.CONTIGUOUS, h5d.CHUNKED)

@@ -2,8 +2,9 @@
 
 It works where file systems of clusters have no other locks: names are made with ``link`` and
 ``rename``, which are atomic on NFS and GPFS, too. A lock whose owner is dead, or has not touched it
-for minutes, is taken over. Every lock has a token; who wants to take over the one with token T must
-first make the name ``LOCK.T``, which only one can, and then see that the lock still has this token.
+for minutes, is stale and may be removed. Every lock has a token; who wants to replace the one with
+token T must first make the name ``LOCK.T``, which only one can, and then see that the lock still
+has this token.
 
 Whether the owner is dead is told by its process only where processes are the same: on the same boot
 of a machine and in the same PID namespace. Anywhere else only the age of the lock counts, by the
@@ -46,7 +47,7 @@ TOUCH_EVERY = 20.0
 """Seconds between signs of life."""
 
 STALE_AFTER = 180.0
-"""Seconds without one after which a lock is taken over."""
+"""Seconds without one after which a lock is stale."""
 
 _WITHOUT_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems that have no links answer."""
@@ -215,7 +216,7 @@ def held_if_there(comm, folder: Path, path: Path, what: str):
 
 
 def acquire(path: Path, what: str) -> str:
-    """Make a lock file, or take over one that is stale, and return its token; one rank.
+    """Make a lock file, or replace one that is stale, and return its token; one rank.
 
     Raises
     ------

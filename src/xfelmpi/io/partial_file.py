@@ -2,8 +2,8 @@
 
 An unfinished file is ``NAME.<job id>.part``. Nobody can foresee the id, so nobody can prepare
 such a name; the file is made new, without following links, and must be the same file when it gets
-its final name. A job that takes over the lock of another one removes the unfinished files of that
-one first: should the other wake up again, it has nothing left to give a name to.
+its final name. A job that replaces the stale lock of another one removes the unfinished files of
+that one first: should the other wake up again, it has nothing left to give a name to.
 """
 
 import os

@@ -95,7 +95,7 @@ def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
     OutputError
         If that cannot be.
     LostLockError
-        If another job has taken over.
+        If another job holds the lock now.
     """
     path, now = None, datetime.now(UTC).isoformat(timespec="seconds")
     try:
@@ -123,7 +123,7 @@ def give_names(paths: Iterable[Path], obsolete: Iterable[Path] = ()) -> None:
     OSError
         If that cannot be.
     LostLockError
-        If another job has taken over.
+        If another job holds the lock now.
     """
     with publishing():
         _Renaming().run(list(paths), list(obsolete))

@@ -142,7 +142,7 @@ def dataset_identity(data: h5py.Dataset) -> tuple:
 def not_written(data: h5py.Dataset) -> str:
     """Return what of a file that a person made is not there, empty if all of it is.
 
-    As `lacking`, but a fill value that its author set is what stands in chunks never written.
+    As `lacking`, but a fill value that its author set is the value of chunks never written.
     """
     in_file = not data.is_virtual and data.external is None
     set_by_author = data.id.get_create_plist().fill_value_defined()
@@ -240,7 +240,7 @@ def _source_lacking(data, file: str, name: str, rows, above) -> str:
 
 
 def _pieces_lacking(data: h5py.Dataset) -> str:
-    """Return whether pieces of rows leave gaps, as far as that can be told from their bounds."""
+    """Return whether pieces of rows leave gaps, as far as their bounds show it."""
     spaces = [source.vspace for source in data.virtual_sources()]
     n = [space.get_select_npoints() for space in spaces]
     low, high = np.array([space.get_select_bounds() for space in spaces], np.int64).swapaxes(0, 1)

@@ -144,7 +144,7 @@ def holders(comm, layouts, limit: int = PRIVATE_BYTES):
     Raises
     ------
     InputError
-        On all ranks, if neither will do: it names the bytes needed and free.
+        On all ranks, if neither is large enough: it names the bytes needed and free.
     """
     if comm.size == 1:
         return comm

@@ -71,7 +71,7 @@ def check_formats(
 def finish_formats(
     settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
 ) -> None:
-    """Let every format do what needs its files under their names; one rank."""
+    """Let every format do what needs its files under their final names; one rank."""
     for cls in hit_formats(settings.also_write).values():
         cls.published(settings, files, written)
 

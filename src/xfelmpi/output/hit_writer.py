@@ -229,4 +229,4 @@ class HitWriter(Protocol):
     def published(
         cls, settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
     ) -> None:
-        """Do what needs the files under their names; rank 0 only, also if none was written."""
+        """Do what needs the files' final names; rank 0 only, also if none was written."""

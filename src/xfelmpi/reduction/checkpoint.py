@@ -1,4 +1,4 @@
-"""What a rank has read, written down every few minutes, and taken up again by a later job.
+"""Checkpoints: what a rank has read, saved every few minutes, for a later job to go on with.
 
 A checkpoint is a folder of files, each of which holds everything that the pass made of some frames:
 their sums, the sparse lists that are kept, their part of the powder, and the problems found. Frames
@@ -71,7 +71,7 @@ class ReductionState:
 
 
 class CheckpointWriter(Observer):
-    """Writes down now and then what a rank has read since the last time.
+    """Saves now and then what a rank has read since the last time.
 
     Parameters
     ----------

@@ -17,22 +17,22 @@ to read the masks of all would double the time."""
 _ALL_BITS = 2**32 - 1
 
 
-def count_invalid(sums: FrameSums, spoilt, good, mask_row) -> np.ndarray:
+def count_invalid(sums: FrameSums, bad_here, good, mask_row) -> np.ndarray:
     """Return how many pixels of each frame only their values call bad, int64 (frame,).
 
     Parameters
     ----------
     sums : FrameSums
         Of one module.
-    spoilt : ndarray, uint8 (frame, 8192)
+    bad_here : ndarray, uint8 (frame, 8192)
         Bits of what the frames' own masks call bad; no frame if these do not count.
     good : ndarray, uint8 (row, 8192)
         Bits of the good pixels by all other masks.
     mask_row : ndarray, int (frame,)
     """
     invalid = sums.entries.astype(np.int64) - sums.lit
-    if len(spoilt) and invalid.any():
-        invalid -= np.bitwise_count(spoilt & good[mask_row]).sum(axis=1, dtype=np.int64)
+    if len(bad_here) and invalid.any():
+        invalid -= np.bitwise_count(bad_here & good[mask_row]).sum(axis=1, dtype=np.int64)
     # a frame that could not be read has no entries
     return np.maximum(invalid, 0)
 

@@ -255,7 +255,7 @@ def fingerprint_of(
 ) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 
-    Files of the run stand in it with size and time; masks, geometry and constants with what is in
+    Files of the run are in it with size and time; masks, geometry and constants with what is in
     them. Options of the decision do not: another decision needs the same sums. Nor do ranks and
     memory, of which the result is independent.
 

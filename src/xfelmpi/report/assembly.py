@@ -70,7 +70,7 @@ class Assembler:
 
     @cached_property
     def target(self) -> np.ndarray:
-        """Where every pixel stands in the flat image, int64 (pixel,); past its end: nowhere."""
+        """Index of every pixel in the flat image, int64 (pixel,); past its end: nowhere."""
         source = self._source.reshape(-1)
         target = np.full(self._detector.frame_pixels, source.size, np.int64)
         there = np.flatnonzero(source >= 0)

@@ -142,7 +142,7 @@ def score_edges(score: np.ndarray, bins: int = 160) -> tuple[np.ndarray, bool]:
 
 
 def histogram(score: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return how many scores lie in each bin, int64; the last bin has its upper edge, too."""
+    """Return the number of scores in each bin, int64; the last bin has its upper edge, too."""
     return np.histogram(score[np.isfinite(score)], edges)[0]
 
 

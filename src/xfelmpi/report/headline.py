@@ -67,7 +67,7 @@ class Headline:
 
     @property
     def incomplete(self) -> int:
-        """Frames that lack a module."""
+        """Frames without one of the modules."""
         return self.frames - self.complete
 
     @property

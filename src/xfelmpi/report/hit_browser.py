@@ -46,7 +46,7 @@ class ShownHits:
     strongest : ndarray, int64 (hit,)
         Their numbers in the file, by falling score.
     raster : Raster
-        Where their pixels stand in the images.
+        Positions of their pixels in the images.
     """
 
     path: Path

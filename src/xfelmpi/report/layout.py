@@ -1,4 +1,4 @@
-"""Where the pixels of the detector stand in the pictures of the report, gaps drawn evenly."""
+"""Positions of the detector's pixels in the pictures of the report, with even gaps."""
 
 import math
 

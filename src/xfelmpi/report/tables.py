@@ -1,4 +1,4 @@
-"""What stands in tables and lists at the end of a page: modules, problems, commands, settings."""
+"""Tables and lists at the end of a page: modules, problems, commands, settings."""
 
 import dataclasses
 import json

@@ -63,7 +63,7 @@ def sample_masks(frames: FrameTable, cells: np.ndarray, n: int) -> MaskSamples:
     cells : ndarray, int (cell,)
         Cells of the run, ascending.
     n : int
-        Trains. A module that lacks some of a cell's first frames has its first ones later.
+        Trains. A module without some of a cell's first frames has its first ones later.
     """
     trains = np.unique(frames.train_id)
     checked = np.unique(np.linspace(0, len(cells) - 1, CHECKED_CELLS).round().astype(np.int64))

@@ -53,7 +53,7 @@ class Scene:
     ring_background : ndarray, float64 (ring,)
         Background of a pixel of the ring, relative to the mean pixel.
     q : ndarray, float64 (3, module, pixel) or None
-        Momentum transfer of every pixel in 1/m; None if that of its ring will do.
+        Momentum transfer of every pixel in 1/m; None if that of its ring is enough.
     """
 
     ring: np.ndarray

@@ -165,9 +165,7 @@ def _decide(
         lost = named.is_hit & ~seen
         n_lost = int(mpi.allreduce_sum(comm, np.array([lost.sum()]))[0])
         if n_lost and comm.rank == 0:
-            log.warning(
-                f"{n_lost:,} hits of the facility are frames that lack modules or light: left out"
-            )
+            log.warning(f"{n_lost:,} hits of the facility are incomplete or dark frames: left out")
         seen = seen & named.known
         decision = named_decision(
             named.is_hit, seen, named.score, named.median, named.width, named.threshold

@@ -175,7 +175,7 @@ def decide_again(job: RunJob) -> int:
         experiment = job.experiment
         sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
         events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
-        # what was dealt out is not held by rank 0 any longer
+        # what was distributed is not kept by rank 0
         found, run = None, run and _without_tables(run)
         share = without_dead_modules(comm, share, sums)
         files = FilePool(share.facts.files)

@@ -1,7 +1,7 @@
 """All settings of the main job in one frozen, validated `Config`.
 
 Every option of the main job is one field of `Config`; its metadata gives the help text, the group
-in ``--help``, the unit and the form of its values. The same names stand in the TOML file.
+in ``--help``, the unit and the form of its values. The TOML file has the same names.
 """
 
 import dataclasses

@@ -271,7 +271,7 @@ def parse_mask_bits(text) -> int:
 
 
 def parse_added(text) -> str:
-    """Return ``NAME=SOURCE/KEY`` without blanks around its parts.
+    """Return ``NAME=SOURCE/KEY`` without spaces around its parts.
 
     Raises
     ------

@@ -100,7 +100,7 @@ class MaskDeduplicator:
         return good
 
     def _digest(self, row: int, bad: np.ndarray) -> bytes:
-        # by content: pixels that are bad in every frame, or cells with the same mask, make one mask
+        # by content: equal masks, of all frames or of several cells, are kept once
         if len(bad):
             return blake2b(self._good(row, bad), digest_size=_DIGEST_BYTES).digest()
         if row not in self._of_row:

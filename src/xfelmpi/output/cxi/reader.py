@@ -457,7 +457,7 @@ def read_hit(
     path : Path
     hit : int
     good_by_place : dict, optional
-        Gets the good pixels by where their mask stands in the file. Hits share masks, which take
+        Gets the good pixels by the position of their mask in the file. Hits share masks, which take
         longer to read than their photons.
 
     Returns

@@ -41,7 +41,7 @@ class FrameDataset:
     ----------
     data : h5py.Dataset
     origins : Origins, optional
-        Gets the files that the frames lie in.
+        Gets the files that hold the frames.
     above : frozenset, optional
         Virtual datasets that this one is a source of.
     frame_axes : int
@@ -324,7 +324,7 @@ class MaskDataset(FrameDataset):
 
     @property
     def fill_value(self) -> int:
-        """What stands in chunks that were never written."""
+        """The value of chunks that were never written."""
         return int(self._data.fillvalue) & ALL_MASK_BITS
 
     def _nothing(self, n: int) -> FrameBytes:

@@ -73,7 +73,7 @@ class VirtualFrames:
             self._row = (self._row[:, None] * n + np.arange(n)).reshape(-1)
 
     def source_of(self, row: int):
-        """Return the dataset that a row lies in, and the row there.
+        """Return the dataset that holds a row, and the row there.
 
         Raises
         ------

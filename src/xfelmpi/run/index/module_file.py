@@ -47,7 +47,7 @@ _RECENT = 2.0
 
 @dataclass(frozen=True)
 class ModuleRows:
-    """Frames of one module as they stand in its files.
+    """Frames of one module in the order of its files.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 A frame is named by (trainId, cellId); modules are joined by these ids, never by position. Files
 are opened by EXtra-data, which knows every version of the format; the index arrays are read as
-they stand in the file, because damage (a train ID of 0, an index beyond the data) must be seen.
+they are in the file, because damage (a train ID of 0, an index beyond the data) must be seen.
 """
 
 import re

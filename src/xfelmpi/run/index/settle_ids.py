@@ -236,7 +236,7 @@ def _name_odd(m: int, union, pulse, modules: dict, blamed: set[int], cell_bits, 
 
 
 def _other_order(module, others: list, train: int, cell_bits: int) -> bool:
-    """Return whether a train's cells stand in another order than in the first other module."""
+    """Return whether a train's cells have another order than in the first other module."""
     own = module.key[_in_order(module, train, cell_bits)]
     for other in others:
         rows = _in_order(other, train, cell_bits)

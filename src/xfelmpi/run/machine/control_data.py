@@ -347,7 +347,7 @@ def first_text(dataset: h5py.Dataset) -> str:
 
 
 def text(value: Any) -> str:
-    """Return an HDF5 string, scalar or first of an array, without blanks around it.
+    """Return an HDF5 string, scalar or first of an array, without spaces around it.
 
     Whatever its type says, it is UTF-8, or else Latin-1.
     """

@@ -1,6 +1,6 @@
 """What the facility left out when it recorded or reduced a run: sections REDUCTION and ERRATA.
 
-EXtra-data has them as ``run.auxiliary``, from version 1.23 on. Rules stand in the files of the
+EXtra-data has them as ``run.auxiliary``, from version 1.23 on. Rules are in the files of the
 detector's modules (``PULSE_REDUCTION/<source>``, ``…/REDU/LITFRM:daqFilter``), errata in any file.
 """
 

@@ -26,7 +26,7 @@ from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What the mask shall be; the rest stands in the `Config`.
+    """What the mask shall be; the rest is in the `Config`.
 
     Parameters
     ----------

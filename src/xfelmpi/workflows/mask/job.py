@@ -226,7 +226,7 @@ def _summary(
     lines.append(f"{'whole pixels':14} {whole:14,}   masked in all cells")
     dark, judged = int(tally.too_dark.sum()), max(int(tally.judged.sum()), 1)
     percent = 100 * dark / judged
-    lines.append(f"{'too dark':14} {dark:14,} {percent:8.3f} % cannot be told from dead")
+    lines.append(f"{'too dark':14} {dark:14,} {percent:8.3f} % cannot be distinguished from dead")
     if masked.sum() > (1 - LEAST_GOOD) * total:
         log.warning(
             f"the mask leaves {100 - 100 * masked.sum() / total:.2g} % of the cells × pixels good: "

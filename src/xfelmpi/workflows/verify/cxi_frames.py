@@ -172,9 +172,9 @@ def _check_frame(experiment, where, image, bad, complaint, sums, found: FrameFin
             found.by_check[SUMS].append(Finding(path.name, text))
     if complaint:
         found.by_check[MASKS].append(Finding(path.name, f"{where}: {complaint}"))
-    spoilt = int(bad[pixel].sum())
-    if spoilt:
-        text = f"{where}: photons on {spoilt} bad pixels, expected none"
+    bad_here = int(bad[pixel].sum())
+    if bad_here:
+        text = f"{where}: photons on {bad_here} bad pixels, expected none"
         found.by_check[MASKS].append(Finding(path.name, text))
     found.photons[pixel] += count
     found.good += ~bad
@@ -241,7 +241,7 @@ class MaskReader:
 
 
 def _places(masks: h5py.Dataset, numbers: np.ndarray) -> np.ndarray:
-    """Return where each mask lies in the file, int64 (frame,); only for telling them apart."""
+    """Return the position of each mask in the file, int64 (frame,); only for telling them apart."""
     try:
         descriptor = home_descriptor(masks)
         if descriptor is not None and masks.chunks is not None and has_offsets(masks):

@@ -167,7 +167,7 @@ def dense(pixel: np.ndarray, count: np.ndarray, n_pixels: int) -> np.ndarray:
     return image
 
 
-def good_pixels(data: RunData, row: int, spoilt: np.ndarray) -> np.ndarray:
+def good_pixels(data: RunData, row: int, bad_here: np.ndarray) -> np.ndarray:
     """Return the good pixels of one frame of this rank, bool (pixel,).
 
     Parameters
@@ -175,13 +175,13 @@ def good_pixels(data: RunData, row: int, spoilt: np.ndarray) -> np.ndarray:
     data : RunData
     row : int
         Among the frames of this rank.
-    spoilt : ndarray, int (pixel,)
+    bad_here : ndarray, int (pixel,)
         Those that are bad in this frame only.
     """
     masks = data.inputs.masks
     of_cell = masks.row_of_cell[data.share.frames.cell_id[row]]
     good = unpack(masks.good[:, of_cell]).reshape(-1).astype(bool)
-    good[spoilt] = False
+    good[bad_here] = False
     there = modules_of(data.share.facts.modules_in_run, masks.n_modules)
     return good & np.repeat(there, masks.module_pixels)
 

@@ -51,7 +51,7 @@ class Outputs:
 
     @property
     def rows_of_entries(self) -> dict[str, np.ndarray]:
-        """Rows of the frames that must stand in every entry of the CXI file."""
+        """Rows of the frames expected in every entry of the CXI file."""
         entries = {"entry_1": self.hits}
         return entries | ({"entry_2": self.misses} if self.run.config.with_misses else {})
 

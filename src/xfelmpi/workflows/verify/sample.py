@@ -89,7 +89,7 @@ def check_sample(job: RunJob, data: RunData, rows: np.ndarray) -> list[Finding]:
 
 def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead) -> list[Finding]:
     """Compare one frame as it was read with the events, and with hit number `hit` if not -1."""
-    image, spoilt, modules, complaints = frame
+    image, bad_here, modules, complaints = frame
     events, sums, where = data.events, data.sums, f"row {data.share.first_frame + row}"
     found = [Finding(experiment.events.name, f"{where}: {text}") for text in complaints]
     own = {
@@ -104,7 +104,7 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead
             text = f"{where}, {name}: found {column[row]}, but the run has {value}"
             found.append(Finding(experiment.events.name, text))
     if hit >= 0:
-        good = good_pixels(data, row, np.flatnonzero(spoilt))
+        good = good_pixels(data, row, np.flatnonzero(bad_here))
         with open_hdf5(experiment.cxi) as file:
             in_file = [file[f"entry_1/{DETECTOR}/{name}"][hit] for name in ("data", "mask")]
         found += compare_hit(experiment.cxi, f"frame {hit}", in_file, image, good)
@@ -121,9 +121,9 @@ def _kernel_reader(config: Config, data: RunData) -> Callable[[int], FrameRead]:
         block = sparsifier.frames(data.share.frames[row : row + 1], powder)
         sparse = block.take(np.arange(1))
         image = dense(sparse.pixel, sparse.count, powder.photons.size)
-        spoilt = np.zeros(len(image), bool)
-        spoilt[sparse.pixel[sparse.count == 0]] = True
-        return image.astype(np.int64), spoilt, int(block.sums.modules[0]), []
+        bad_here = np.zeros(len(image), bool)
+        bad_here[sparse.pixel[sparse.count == 0]] = True
+        return image.astype(np.int64), bad_here, int(block.sums.modules[0]), []
 
     return read
 
@@ -158,7 +158,7 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
         good = good_pixels(data, row, np.empty(0, np.int64))
         n_pixels = len(good) // table.n_modules
         image = np.zeros(len(good), np.int64)
-        spoilt = np.zeros(len(good), bool)
+        bad_here = np.zeros(len(good), bool)
         modules, complaints = 0, []
         for module in range(table.n_modules):
             if table.file[row, module] < 0:
@@ -174,9 +174,9 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
             pixels = slice(module * n_pixels, (module + 1) * n_pixels)
             usable = good[pixels]
             image[pixels] = np.where(usable, found[0], 0)
-            spoilt[pixels] = found[1] & usable
+            bad_here[pixels] = found[1] & usable
             modules |= 1 << module
-        return image, spoilt, modules, complaints
+        return image, bad_here, modules, complaints
 
     return read
 
@@ -184,7 +184,7 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
 def _read_module(
     opened: _RunFiles, file, row: int, ids: tuple[int, int], data: RunData, config: Config
 ):
-    """Return photons and spoilt pixels of a module's frame, or what is wrong, or None: unreadable.
+    """Return a module's photons and bad pixels in a frame, or what is wrong; None: unreadable.
 
     Parameters
     ----------

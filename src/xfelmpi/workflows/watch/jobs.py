@@ -1,8 +1,8 @@
 """The jobs of runs that are watched: submitted, followed to their end, continued if they died.
 
-A job is in the state file before it is submitted: whoever takes up after a kill knows which job may
-have been, asks Slurm and the result file of that job for it, and submits it again, under the same
-name, only if nobody has heard of it.
+A job is in the state file before it is submitted: the watch that is started after a kill knows
+which job may have been, asks Slurm and the result file of that job for it, and submits it again,
+under the same name, only if nobody has heard of it.
 """
 
 from collections.abc import Callable
