@@ -147,7 +147,7 @@ def test_sizes_in_overview_and_browser(made):
     found = made["sphere"]
     diameter = next(c.values for c in found.run.events.added if c.name == "diameter")
     assert run_numbers(found.run).median_size == pytest.approx(float(np.nanmedian(diameter)))
-    columns, units = hit_browser._columns(found, np.arange(2))
+    columns, units = hit_browser._columns(found.hit_file, found, np.arange(2))
     assert columns["diameter"] == pytest.approx(diameter[found.hit_file.rows[:2]].tolist(), 1e-3)
     assert units["diameter"] == "m"
     assert run_numbers(made["none"].run).median_size is None

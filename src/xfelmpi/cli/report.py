@@ -28,7 +28,6 @@ def main(argv: list[str], comm) -> int:
 
 
 def _report(argv: list[str]) -> None:
-    from xfelmpi import mpi
     from xfelmpi.core.log import log
     from xfelmpi.io.publish import check_name
     from xfelmpi.report.build import make_report
@@ -45,6 +44,6 @@ def _report(argv: list[str]) -> None:
         try:
             found = make_report(experiment)
             log.info("%s", experiment.page)
-            write_hit_browser(mpi.alone(), found)
+            write_hit_browser(found)
         except OSError as error:
             raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None

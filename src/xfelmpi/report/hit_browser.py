@@ -1,22 +1,19 @@
 """The hit browser: one HTML file with the values and the photons of all hits of a run.
 
-Photons travel as sparse lists, packed hit by hit; `hits.js` unpacks those that are looked at.
+Every hit is in the page as the CXI file has it, packed; `hits.js` unpacks those that are looked at.
 """
 
 import base64
-from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 import numpy as np
 
-from xfelmpi import mpi
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.vocabulary import SPELLINGS
 from xfelmpi.io.replace_file import replace_text
 from xfelmpi.output.cxi.frames import HitFrames
+from xfelmpi.output.cxi.reader import HitFile
 from xfelmpi.report import images as pictures
-from xfelmpi.report.assembly import lit_pixels
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import lay_out
 from xfelmpi.report.run_files import RunFiles
@@ -25,43 +22,15 @@ from xfelmpi.report.template import fill_page
 MOST_HITS = 5000
 """Hits of the page at most: the strongest ones."""
 
-MOST_BYTES = 40_000_000
+MOST_BYTES = 52_000_000
 """Of all photons, packed; hits beyond, the weaker ones, have their values only."""
-
-HEAD_START = 150
-"""Hits that a rank packs in the time in which the run report is made."""
 
 _NOT_SHOWN = ("is_hit", "is_miss", "modules")
 _SHADES = 64
 
 
-@dataclass(frozen=True)
-class ShownHits:
-    """The hits that the page shows.
-
-    Parameters
-    ----------
-    path : Path
-        The CXI file.
-    strongest : ndarray, int64 (hit,)
-        Their numbers in the file, by falling score.
-    raster : Raster
-        Positions of their pixels in the images.
-    """
-
-    path: Path
-    strongest: np.ndarray
-    raster: pictures.Raster
-
-
-def write_hit_browser(comm, found: RunFiles | None) -> None:
-    """Write the page; every rank packs the photons of some hits: collective.
-
-    Parameters
-    ----------
-    comm : Intracomm
-    found : RunFiles or None
-        On rank 0; None there if there is nothing to be written.
+def write_hit_browser(found: RunFiles) -> None:
+    """Write the page; one rank.
 
     Raises
     ------
@@ -70,55 +39,29 @@ def write_hit_browser(comm, found: RunFiles | None) -> None:
     OSError
         If the page cannot be written.
     """
-    shown = mpi.bcast_from_root(comm, lambda: shown_hits(found) if found else None)
-    packed: dict[int, str] = {}
-    with mpi.fail_together(comm):
-        if shown:
-            packed = pack_hits(shown, own_places(len(shown.strongest), comm.rank, comm.size))
-    parts = comm.gather(packed, root=0)
-    mpi.run_on_root(comm, lambda: _write(found, shown, parts) if found else None)
+    replace_text(found.experiment.hit_browser, hit_browser(found))
 
 
-def _write(found: RunFiles, shown: ShownHits | None, parts: list[dict[int, str]]) -> None:
-    replace_text(found.experiment.hit_browser, hit_browser(found, shown, parts))
-
-
-def shown_hits(found: RunFiles) -> ShownHits | None:
-    """Return which hits the page shows; None if there are none."""
-    hit_file = found.hit_file
-    if hit_file is None or not len(hit_file.rows):
-        return None
-    score = found.run.events.hitscore[hit_file.rows]
-    strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
-    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
-    return ShownHits(found.experiment.cxi, strongest, raster)
-
-
-def hit_browser(found: RunFiles, shown: ShownHits | None, parts: list[dict[int, str]]) -> str:
-    """Return the page as HTML.
-
-    Parameters
-    ----------
-    found : RunFiles
-    shown : ShownHits or None
-        From `shown_hits`.
-    parts : list of dict of int to str
-        What `pack_hits` gave on every rank.
-    """
+def hit_browser(found: RunFiles) -> str:
+    """Return the page as HTML."""
     head, hit_file = found.head, found.hit_file
     title = f"Hits of run {head.run}"
-    if hit_file is None or shown is None:
+    if hit_file is None or not len(hit_file.rows):
         why = found.missing or "There are no hits."
         return fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
-    packed = _joined(shown.strongest, parts)
-    hits, raster = np.sort(shown.strongest), shown.raster
-    columns, units = _columns(found, hits)
+    score = found.run.events.hitscore[hit_file.rows]
+    strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
+    packed = pack_hits(found, strongest)
+    hits = np.sort(strongest)
+    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
+    columns, units = _columns(hit_file, found, hits)
     height, width = raster.shape
     data = {
         "columns": columns,
         "units": units,
         "other_names": {other: name for name, other in SPELLINGS},
-        "photons": [packed.get(int(hit), "") for hit in hits],
+        "photons": [packed.get(hit, "") for hit in hits.tolist()],
+        "points": pack_points(raster.point),
         "height": height,
         "width": width,
         "detector": _detector(found, raster),
@@ -168,10 +111,11 @@ placeholder="hit_sigma &gt; 8 and photons &lt; 5000"></label>
 """
 
 
-def _columns(found: RunFiles, hits: np.ndarray) -> tuple[dict[str, list], dict[str, str]]:
+def _columns(
+    hit_file: HitFile, found: RunFiles, hits: np.ndarray
+) -> tuple[dict[str, list], dict[str, str]]:
     """Return the values of some hits by name, with None for NaN, and the units."""
-    events = found.run.events
-    rows = found.hit_file.rows[hits] if found.hit_file else hits
+    events, rows = found.run.events, hit_file.rows[hits]
     columns: dict[str, list] = {"hit": hits.tolist()}
     named = [(n, c) for n, c in events.columns() if n not in _NOT_SHOWN and c.ndim == 1]
     named += [(added.name, added.values) for added in events.added if added.values.ndim == 1]
@@ -198,69 +142,43 @@ def _detector(found: RunFiles, raster: pictures.Raster) -> str:
     return pictures.data_uri(pictures.png(numbers, pictures.palette(_SHADES)))
 
 
-def own_places(n_hits: int, rank: int, n_ranks: int) -> np.ndarray:
-    """Return which of the shown hits a rank packs, by their places.
+def pack_hits(found: RunFiles, strongest: np.ndarray) -> dict[int, str]:
+    """Return the photons of hits by number, those of the first ones up to `MOST_BYTES`.
 
-    The last rank makes the run report first: the others have a head start.
+    Parameters
+    ----------
+    found : RunFiles
+    strongest : ndarray, int64 (hit,)
 
     Returns
     -------
-    ndarray, int64 (place,)
+    dict of int to str
+        Base64 of what `HitFrames.packed` returns.
     """
-    places = np.arange(n_hits)
-    n_early = HEAD_START * (n_ranks - 1)
-    of_rank = places % n_ranks
-    if n_early:
-        of_rank[:n_early] = places[:n_early] % (n_ranks - 1)
-    return np.flatnonzero(of_rank == rank)
-
-
-def pack_hits(shown: ShownHits, places: np.ndarray) -> dict[int, str]:
-    """Return the photons of some of the shown hits by number, up to `MOST_BYTES`; see `pack`."""
     packed: dict[int, str] = {}
     room = MOST_BYTES
-    frames = HitFrames(shown.path)
+    frames = HitFrames(found.experiment.cxi)
     try:
-        for hit in shown.strongest[places].tolist():
-            photons = frames.photons(hit).reshape(-1)
-            # none are on bad pixels
-            pixel = lit_pixels(photons)
-            packed[hit] = pack(shown.raster.point[pixel], photons[pixel])
-            room -= len(packed[hit])
+        for hit in strongest.tolist():
+            text = base64.b64encode(frames.packed(hit)).decode()
+            room -= len(text)
             if room < 0:
-                # the hits of all ranks together end before it
                 break
+            packed[hit] = text
     finally:
         frames.close()
     return packed
 
 
-def _joined(strongest: np.ndarray, parts: list[dict[int, str]]) -> dict[int, str]:
-    """Return the photons of hits by number, the strongest up to `MOST_BYTES`."""
-    of_all = {hit: text for part in parts for hit, text in part.items()}
-    packed: dict[int, str] = {}
-    room = MOST_BYTES
-    for hit in strongest.tolist():
-        room -= len(of_all[hit])
-        if room < 0:
-            break
-        packed[hit] = of_all[hit]
-    return packed
+def pack_points(point: np.ndarray) -> str:
+    """Return which point of the image every pixel falls on, as text, base64 of zlib.
 
-
-def pack(point: np.ndarray, photons: np.ndarray) -> str:
-    """Return photons at points of an image as text, base64 of zlib.
-
-    First the steps from point to point, in ascending order, 4 planes of bytes, lowest first; then
-    the photons, 2 planes: bytes of the same weight are alike, and pack well.
+    These are the steps from pixel to pixel, modulo 2³², as 4 planes of bytes, lowest first: most
+    steps are alike, and pack well.
 
     Parameters
     ----------
-    point : ndarray, int (pixel,)
-    photons : ndarray, uint8 or uint16 (pixel,)
+    point : ndarray, int64 (pixel,)
     """
-    order = np.argsort(point, kind="stable")
-    steps = np.diff(point[order], prepend=0).astype("<u4").view(np.uint8).reshape(-1, 4)
-    counts = photons[order].astype("<u2").view(np.uint8).reshape(-1, 2)
-    planes = np.concatenate([steps.T.reshape(-1), counts.T.reshape(-1)])
-    return base64.b64encode(zlib_compress(planes, 1)).decode()
+    steps = np.diff(point, prepend=0).astype("<i4").view(np.uint8).reshape(-1, 4)
+    return base64.b64encode(zlib_compress(steps.T.reshape(-1), 6)).decode()

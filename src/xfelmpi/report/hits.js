@@ -73,17 +73,34 @@ function update() {
 
 // ---- photons
 
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+// the point of the image that every pixel of a frame falls on, from the steps between pixels
+let places = null;
+async function unpackPoints() {
+  const planes = await inflate(data.points), n = planes.length / 4, point = new Uint32Array(n);
+  for (let k = 0, at = 0; k < n; k++) {
+    at = (at + planes[k] + (planes[n + k] << 8) + (planes[2 * n + k] << 16) + (planes[3 * n + k] << 24)) | 0;
+    point[k] = at;
+  }
+  return point;
+}
+
+// the lit pixels of a hit; a frame has all low bytes first, then, if there are any, all high ones
 async function photons(i) {
   const packed = data.photons[i];
   if (!packed) return null;
-  const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer()), n = planes.length / 6;
-  const point = new Uint32Array(n), count = new Uint16Array(n);
-  for (let k = 0, at = 0; k < n; k++) {
-    at += planes[k] + (planes[n + k] << 8) + (planes[2 * n + k] << 16) + planes[3 * n + k] * 2 ** 24;
-    point[k] = at;
-    count[k] = planes[4 * n + k] + (planes[5 * n + k] << 8);
+  places ??= unpackPoints();
+  const [place, bytes] = await Promise.all([places, inflate(packed)]), n = place.length, wide = bytes.length > n;
+  const point = [], count = [];
+  for (let k = 0; k < n; k++) {
+    if (!bytes[k] && !(wide && bytes[n + k])) continue;
+    point.push(place[k]);
+    count.push(bytes[k] + (wide ? bytes[n + k] << 8 : 0));
   }
   return { point, count };
 }
@@ -139,7 +156,7 @@ function card(i, place) {
   canvas.setAttribute("aria-label", [name, ...lines].join(", "));
   canvas.addEventListener("click", () => { choose(place); enlarge(); });
   figure.append(canvas, text);
-  paint(canvas, i, BINS);
+  paint(canvas, i, BINS).catch(() => text.append(document.createElement("br"), "damaged in the CXI file"));
   return figure;
 }
 

@@ -1,4 +1,4 @@
-"""The end of a job: run report, run overview and hit browser, made by several ranks at once.
+"""The end of a job: run report, run overview and hit browser, made by two ranks at once.
 
 The outputs have their names and the summary is shown: what goes wrong here is a warning.
 """
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def report_run(job: RunJob) -> None:
     """Make run report, run overview and hit browser, if wanted; collective.
 
-    The last rank makes report and overview; meanwhile the others pack hits for the hit browser
-    (`report.hit_browser.own_places`). A rank that is ready sleeps: inside MPI it would take a core.
+    The last rank makes report and overview; meanwhile the first one makes the hit browser. A rank
+    that is ready sleeps: inside MPI it would take a core.
     """
     comm, experiment = job.comm, job.experiment
     fault_injection.inject(comm, "report")
@@ -29,14 +29,7 @@ def report_run(job: RunJob) -> None:
     makes_page = comm.rank == comm.size - 1
     found, failure = _make_page(experiment) if makes_page else (None, "")
     try:
-        with mpi.fail_together(comm):
-            # slow to import, and needed here only
-            from xfelmpi.report.hit_browser import write_hit_browser
-            from xfelmpi.report.run_files import read_run_files
-
-            if comm.rank == 0 and found is None:
-                found = read_run_files(experiment)
-        write_hit_browser(comm, found)
+        mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found))
         browser_failure = ""
     except Exception as error:
         browser_failure = f"{type(error).__name__}: {error}"
@@ -68,3 +61,11 @@ def _make_page(experiment: Experiment) -> tuple["RunFiles | None", str]:
         return make_report(experiment), ""
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
+
+
+def _make_hit_browser(experiment: Experiment, found: "RunFiles | None") -> None:
+    # slow to import, and needed here only
+    from xfelmpi.report.hit_browser import write_hit_browser
+    from xfelmpi.report.run_files import read_run_files
+
+    write_hit_browser(found or read_run_files(experiment))

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5z
 
+from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
-from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
+from xfelmpi.io.dataset_storage import has_offsets, home_descriptor, is_plain
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.profile_names import GROUP
 from xfelmpi.output.hit_columns import DETECTOR
@@ -43,6 +45,37 @@ class HitFrames:
     def photons(self, hit: int) -> np.ndarray:
         """Return the photons of a hit, uint8 or uint16 (module, ss, fs)."""
         return self._read(self._data, hit)
+
+    def packed(self, hit: int) -> bytes:
+        """Return the photons of a hit as a zlib stream, as the file has it if it has one.
+
+        All low bytes in the order of the pixels, then, of uint16, all high bytes.
+        """
+        if self._is_packed:
+            try:
+                skipped, stream = self._data.id.read_direct_chunk((hit, 0, 0, 0))
+                if not skipped:
+                    return bytes(stream)
+            except _DAMAGED:
+                # a chunk that was never written is no damage: HDF5 fills it in
+                pass
+        photons = np.ascontiguousarray(self.photons(hit).reshape(-1))
+        planes = photons.astype(photons.dtype.newbyteorder("<")).view(np.uint8)
+        return zlib_compress(planes.reshape(-1, photons.itemsize).T.reshape(-1))
+
+    @cached_property
+    def _is_packed(self) -> bool:
+        """Whether chunks hold one hit each, shuffled and deflated."""
+        data = self._data
+        plist = data.id.get_create_plist()
+        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        shuffled = [h5z.FILTER_SHUFFLE] if data.dtype.itemsize > 1 else []
+        return (
+            is_plain(data)
+            and not data.is_virtual
+            and data.chunks == (1, *data.shape[1:])
+            and filters == [*shuffled, h5z.FILTER_DEFLATE]
+        )
 
     def good(self, hit: int) -> np.ndarray:
         """Return which pixels of a hit are good, bool (module, ss, fs); not to be changed.
