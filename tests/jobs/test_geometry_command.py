@@ -72,6 +72,9 @@ def test_found_written_and_applied(made, tmp_path, words, limit):
         with h5py.File(folder / "out/saved_hits/r0050_hits.cxi") as cxi:
             xyz = cxi["entry_1/instrument_1/detector_1/xyz_map"][:]
         np.testing.assert_array_equal(xyz, new.xyz)
+        assert call_xfelmpi(["report", 50, *where]).returncode == 0
+        page = (folder / "out/report/r0050.html").read_text()
+        assert '<a href="r0050_geometry.png">geometry</a>' in page
         # now there is nothing left to move
         said = geometry(folder, "--geometry-file", tmp_path / "again.geom")
         assert "(+0.0" in said or "(-0.0" in said

@@ -146,6 +146,11 @@ class Experiment:
         return self.page.with_name(f"{self.name}_classes.html")
 
     @property
+    def geometry_picture(self) -> Path:
+        """The powder under the geometry before and after a fit."""
+        return self.page.with_name(f"{self.name}_geometry.png")
+
+    @property
     def status(self) -> Path:
         """The run's line in the overview of all runs."""
         return self.page.with_suffix(".json")

@@ -239,7 +239,7 @@ def read_added(path: Path) -> tuple[AddedColumn, ...]:
         for name, item in file.items():
             if not (isinstance(item, h5py.Dataset) and "source" in item.attrs):
                 continue
-            if item.dtype not in (np.float32, np.float64):
+            if item.dtype.kind not in "fiu":
                 raise ValueError(f"{name} is {item.dtype}, expected numbers")
             about = (str(item.attrs[key]) for key in ("source", "units") if key in item.attrs)
             found.append(AddedColumn(name, checked_array(file, name, item.dtype, (n,)), *about))

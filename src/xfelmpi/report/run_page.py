@@ -92,13 +92,24 @@ def _header(found: RunFiles) -> str:
     )
     started = f", started {clock(head.start_time)}" if head.start_time else ""
     return (
-        f'<nav><a href="{found.experiment.hit_browser.name}">all hits</a> '
-        '<a href="index.html">all runs</a></nav><header>'
+        f"<nav>{_links(found)}</nav><header>"
         f"<h1>Run {head.run} · {escape(head.proposal)}</h1>"
         f'<p class="soft">{escape(head.kind)} data{escape(started)}; processed '
         f"{escape(clock(head.created))}{_so_far(head)}</p></header>"
         f'<dl class="numbers">{cells}</dl><ul class="answers">{cards}</ul>'
     )
+
+
+def _links(found: RunFiles) -> str:
+    """Return links to the pages beside this one: those of other commands only if there are any."""
+    files = found.experiment
+    pages = [(files.hit_browser, "all hits")]
+    if any(column.name == "class" for column in found.run.events.added):
+        pages.append((files.classes_page, "classes"))  # written last by the command that adds them
+    if files.geometry_picture.exists():
+        pages.append((files.geometry_picture, "geometry"))
+    pages.append((files.overview, "all runs"))
+    return " ".join(f'<a href="{path.name}">{text}</a>' for path, text in pages)
 
 
 def _so_far(head: Headline) -> str:

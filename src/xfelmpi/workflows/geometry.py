@@ -55,7 +55,7 @@ def refine_geometry(job: RunJob, runs: list[int], quadrants: bool, out: Path) ->
     comm, config = job.comm, job.config
     files = [Experiment(config.prefix, config.output, run) for run in runs]
     first = files[0]
-    picture = first.page.with_name(f"{first.name}_geometry.png")
+    picture = first.geometry_picture
     written = mpi.run_on_root(comm, lambda: _refined(files, quadrants, out, picture))
     publish_together(comm, written or [])
     if comm.rank == 0:
