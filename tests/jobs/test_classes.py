@@ -79,7 +79,8 @@ def test_columns_page_and_where(made, tmp_path):
     assert command(made, out, "verify").returncode == 0
     assert command(made, out, "report").returncode == 0
     page = (out / "report/r0050.html").read_text()
-    assert '<a href="r0050_classes.html">classes</a>' in page and (out / PAGE).exists()
+    assert '<a href="r0050_classes.html">classes</a>' in page
+    assert (out / PAGE).exists()
 
     page = (out / PAGE).read_text()
     shown = {int(n): int(k) for n, k in re.findall(r'value="(\d+)" data-hits="(\d+)"', page)}
