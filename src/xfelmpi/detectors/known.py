@@ -1,6 +1,7 @@
 """All detectors that are known, and how the facility's files tell which one they are of."""
 
 import re
+from functools import lru_cache
 
 from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
 from xfelmpi.detectors.base import Detector
@@ -70,6 +71,7 @@ def detector_of_modules(names: list[str]) -> Detector:
     raise ValueError(f"modules {', '.join(names)[:80]} are of no known detector")
 
 
+@lru_cache(maxsize=4096)
 def find_source(source: str) -> tuple[str, int] | None:
     """Return detector and module, from 0, of a source; None if it is no module's.
 

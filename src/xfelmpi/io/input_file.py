@@ -8,6 +8,7 @@ there is ends the job, after `CPU_SECONDS` at the latest, with a traceback that 
 import errno
 import faulthandler
 import fcntl
+import math
 import os
 import signal
 import struct
@@ -20,10 +21,12 @@ from types import FunctionType
 
 import h5py
 import numpy as np
+from h5py import h5d, h5t
 
 from xfelmpi.core import hdf5_locks
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.regular_file import open_regular
+from xfelmpi.io.plain_values import plain_values
 
 CPU_SECONDS = 30.0
 """What reading one file's metadata may take of the processor; other waiting does not count."""
@@ -38,6 +41,10 @@ _READ_WHOLE = (
     *("INDEX/trainId", "INDEX/flag", "METADATA/dataFormatVersion"),
     *("METADATA/dataSourceId", "METADATA/dataSources/dataSourceId"),
 )
+_TOLD = ("dataFormatVersion", "dataSources/dataSourceId")
+_USUAL_FORMATS = ("1.0", "1.1", "1.2", "1.3")
+"""Those that say their sources in the same place."""
+
 _MOST_ENTRIES = 100_000
 """Trains or sources of a file at most."""
 
@@ -293,6 +300,33 @@ def _open_access(path):
         return FileAccess(str(path))
 
 
+def plain_sources(file: h5py.File) -> tuple[str, frozenset[str]]:
+    """Return format and instrument sources of a file that is stored as the facility does.
+
+    As EXtra-data reads them (``FileAccess._read_data_sources``), of the formats since 1.0.
+
+    Raises
+    ------
+    ValueError
+        If there is anything unusual: EXtra-data reads it, or says what is wrong.
+    """
+    _check_strings(file, _TOLD)
+    version, names = (plain_values(file, f"METADATA/{n}", "OS", _MOST_ENTRIES) for n in _TOLD)
+    if version is None or names is None or version.ndim != 1 or names.ndim != 1:
+        raise ValueError("format or sources are missing, or not stored as usual")
+    if (number := version[0].decode("ascii")) not in _USUAL_FORMATS:
+        raise ValueError(f"format {number}")
+    sources = set()
+    for name in filter(None, names.tolist()):
+        category, _, source = name.decode().partition("/")
+        if category not in ("INSTRUMENT", "CONTROL"):
+            raise ValueError(f"source {name}")
+        if category == "INSTRUMENT":
+            device, _, channel = source.partition(":")
+            sources.add(f"{device}:{channel.partition('/')[0]}")
+    return number, frozenset(sources)
+
+
 def _check_sizes(file: h5py.File) -> None:
     """Check that what EXtra-data reads whole when it opens a file is no more than a file has."""
     for name in _READ_WHOLE:
@@ -321,7 +355,7 @@ def _check_sources(file: h5py.File) -> None:
                 raise ValueError(f"{group}/{name}: {reason}")
 
 
-def _check_strings(file: h5py.File) -> None:
+def _check_strings(file: h5py.File, names: tuple[str, ...] = _STRINGS) -> None:
     """Check the heaps of the strings that tell format and sources."""
     plist = file.id.get_create_plist()
     if file.driver != "sec2" or file.userblock_size or tuple(plist.get_sizes()) != (8, 8):
@@ -329,12 +363,17 @@ def _check_strings(file: h5py.File) -> None:
         return
     fd = file.id.get_vfd_handle()
     heaps = set()
-    for name in _STRINGS:
-        data = file.get(f"METADATA/{name}")
-        if not isinstance(data, h5py.Dataset) or h5py.check_string_dtype(data.dtype) is None:
+    for name in names:
+        try:
+            data = h5d.open(file.id, f"METADATA/{name}".encode())
+        except KeyError:
             continue
-        if h5py.check_string_dtype(data.dtype).length is None and data.chunks is None:
-            place, n_bytes = data.id.get_offset(), min(data.size, 1 << 16) * _STRING.itemsize
+        kind = data.get_type()
+        if not isinstance(kind, h5t.TypeStringID) or not kind.is_variable_str():
+            continue
+        if data.get_create_plist().get_layout() in (h5d.COMPACT, h5d.CONTIGUOUS):
+            place, n_values = data.get_offset(), math.prod(data.shape)
+            n_bytes = min(n_values, 1 << 16) * _STRING.itemsize
             stored = os.pread(fd, n_bytes, place) if place is not None else b""
             whole = len(stored) // _STRING.itemsize
             heaps.update(np.frombuffer(stored, _STRING, whole)["heap"].tolist())

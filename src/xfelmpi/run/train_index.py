@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.plain_values import is_there, plain_values
 from xfelmpi.io.virtual_sources import lacking
 
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
@@ -96,9 +97,25 @@ def number_column(
     return dataset[:].reshape(-1)
 
 
+def read_column(
+    file: h5py.File, name: str, most: int = MOST_ROWS, kinds: str = "iu", per_row: int = 1
+) -> np.ndarray:
+    """Return what `number_column` does of a dataset's path, with fewer calls of HDF5.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If it is missing, or anything else.
+    """
+    values = plain_values(file, name, kinds, most)
+    if values is None or not values.ndim or math.prod(values.shape[1:]) != per_row:
+        return number_column(file[name], most, kinds, per_row)
+    return values.reshape(-1)
+
+
 def listed_trains(file: h5py.File) -> np.ndarray:
     """Return ``INDEX/trainId`` as it stands, with zeros, uint64 (train,)."""
-    return number_column(file["INDEX/trainId"], MOST_TRAINS).astype(np.uint64)
+    return read_column(file, "INDEX/trainId", MOST_TRAINS).astype(np.uint64)
 
 
 def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray]:
@@ -110,13 +127,12 @@ def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray
     group : str
         Below ``INDEX/``, e.g. ``SPB_XTD9_XGM/DOOCS/MAIN:output/data``.
     """
-    index = file[f"INDEX/{group}"]
 
     def column(name: str) -> np.ndarray:
-        return number_column(index[name], MOST_TRAINS)
+        return read_column(file, f"INDEX/{group}/{name}", MOST_TRAINS)
 
     first = column("first")
-    if "count" in index:
+    if is_there(file, f"INDEX/{group}/count"):
         count = column("count")
     else:
         last, status = column("last"), column("status")

@@ -15,7 +15,10 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.problems import Problem, summarised
+from xfelmpi.io.input_file import open_hdf5
+from xfelmpi.run.index import module_file
 from xfelmpi.run.index.run_index import index_run
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,32 @@ def test_valid_run(run):
         **{"train_id": np.uint64, "pulse_id": np.uint64, "cell_id": np.uint16},
         **{"file": np.int32, "row": np.int32},
     }
+
+
+def test_a_usual_file_is_opened_once(run, monkeypatch):
+    """And what that tells is what reading with care does, by EXtra-data."""
+    opened_files = []
+
+    def counted(path):
+        opened_files.append(path.name)
+        return open_hdf5(path)
+
+    monkeypatch.setattr(module_file, "open_hdf5", counted)
+    plain = index_run(run, "proc")
+    assert sorted(opened_files) == sorted(path.name for path in run.iterdir())
+
+    def unusual(path, detector):
+        raise ValueError("as if it were not stored as usual")
+
+    monkeypatch.setattr(module_file, "_read_plainly", unusual)
+    careful = index_run(run, "proc")
+    for name in FrameTable.__dataclass_fields__:
+        np.testing.assert_array_equal(
+            getattr(plain.frames, name), getattr(careful.frames, name), strict=True
+        )
+    assert plain.files == careful.files
+    assert (plain.problems, plain.proposal) == (careful.problems, careful.proposal)
+    np.testing.assert_array_equal(plain.recorded, careful.recorded, strict=True)
 
 
 def test_legacy_names(tmp_path):
@@ -616,26 +645,27 @@ MEMORY_OF_A_LONG_RUN = """
 import re
 from pathlib import Path
 import numpy as np
-from xfelmpi.run.index import run_index
-from xfelmpi.run.index.module_file import ModuleRows
+from xfelmpi.run.index import module_file, run_index
+from xfelmpi.run.index.identity import FileIdentity
 
 TRAINS = 2841  # of 352 cells: a million frames
+N = TRAINS * 352
 
-def rows(path, source, version, module, number, problems, suspects, *, detector):
-    n = TRAINS * 352
-    train = np.repeat(np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9), 352)
-    cell = np.tile(np.arange(352, dtype=np.uint16), TRAINS)
-    ids = ModuleRows(train, cell, cell.astype(np.uint64), np.full(n, number, np.int32),
-                     np.arange(n, dtype=np.int32))
-    return ids, np.unique(train), np.unique(train), "|u1", True
+def read(path, detector):
+    number = module_file.module_of_file(path.name)
+    source = f"SPB_DET_AGIPD1M-1/CORR/{number}CH0:output"
+    trains = np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9)
+    cell = np.tile(np.arange(352), TRAINS)
+    ids = {"trainId": np.repeat(trains, 352), "cellId": cell, "pulseId": cell.astype(np.uint64)}
+    of_trains = trains, np.arange(TRAINS) * 352, np.full(TRAINS, 352), np.zeros(TRAINS, bool)
+    about = (N, 512, 128), np.dtype("u1"), True
+    index = module_file._FileIndex(*of_trains, ids, *about)
+    return {source}, FileIdentity(50, 7927, 50), {source: index}
 
-run_index.module_files = lambda folder, kind, detector: [Path(f"{m}") for m in range(16)]
-def sources(path, problems, identities):
-    identities[path] = run_index.FileIdentity(50, 7927, 50)
-    return [("SPB", f"SPB/CORR/{path.name}CH0:output", int(path.name))]
-
-run_index.module_sources = sources
-run_index.read_module_file = rows
+module_file._read_plainly = read
+run_index.module_files = lambda folder, kind, detector: [
+    Path(f"CORR-R0050-AGIPD{m:02}-S00000.h5") for m in range(16)
+]
 run_index.start_time = lambda path: ""
 index = run_index.index_run(Path("run"), "proc")
 assert len(index.frames) == TRAINS * 352 and index.modules_in_run == 0xFFFF

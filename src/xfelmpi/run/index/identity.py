@@ -14,6 +14,7 @@ import h5py
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.known import module_of_file
+from xfelmpi.io.plain_values import plain_values
 from xfelmpi.run.train_index import shape_of
 
 _NAME = re.compile(r"[A-Z]+-R(\d{4,})-")
@@ -42,20 +43,39 @@ class FileIdentity:
     version: str = ""
 
 
-def identity(file: h5py.File, path: Path, version: str = "") -> FileIdentity:
-    """Return what a file says of itself, and the version of its format."""
+def identity(file: h5py.File, path: Path, version: str = "", plain: bool = False) -> FileIdentity:
+    """Return what a file says of itself, and the version of its format.
+
+    Parameters
+    ----------
+    file : h5py.File
+    path : Path
+    version : str
+    plain : bool
+        Only of numbers that are stored in the plain way.
+
+    Raises
+    ------
+    ValueError
+        If there are others.
+    """
     match = _NAME.match(path.name)
     named = int(match[1]) if match else 0
     return FileIdentity(
-        _number(file, "METADATA/runNumber") or named,
-        _number(file, "METADATA/proposalNumber"),
+        _number(file, "METADATA/runNumber", plain) or named,
+        _number(file, "METADATA/proposalNumber", plain),
         named,
         version,
     )
 
 
-def _number(file: h5py.File, name: str) -> int:
+def _number(file: h5py.File, name: str, plain: bool) -> int:
     """Return a number of METADATA, 0 if there is none or it is damaged."""
+    values = plain_values(file, name, "iu", 1)
+    if values is not None and values.size:
+        return max(0, int(values.flat[0]))
+    if plain and name in file:
+        raise ValueError(f"{name} is not stored as usual")
     try:
         dataset = file[name]
         return max(0, int(dataset[(0,) * len(shape_of(dataset))]))

@@ -13,6 +13,9 @@ from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
 _CELL_BITS = 16
 """Of the sorting key: as many as a cellId has, so that no two frames of any detector have one."""
 
+_AT_ONCE = 4096
+"""Frames whose places are put into the table at a time."""
+
 _IMPOSSIBLE_TRAIN = np.uint64(1 << 47)
 """No train ID of the next 400,000 years, and the largest for which the sorting key fits 64 bits."""
 
@@ -102,7 +105,12 @@ def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> No
     """Leave out, in place, frames whose train ID cannot be of this run."""
     if not modules:
         return
-    trains = np.concatenate([np.unique(m.key >> _CELL_BITS) for m in modules.values()])
+    # modules that have the same frames share their ids, and are asked once
+    of_ids: dict[int, np.ndarray] = {}
+    for module in modules.values():
+        if id(module.key) not in of_ids:
+            of_ids[id(module.key)] = _distinct(module.key >> _CELL_BITS)
+    trains = np.concatenate([of_ids[id(module.key)] for module in modules.values()])
     middle = np.sort(trains)[len(trains) // 2] if len(trains) else 0
     if not (np.abs(trains - middle) > FARTHEST_TRAIN).any():
         return
@@ -113,6 +121,13 @@ def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> No
             file = files[module.file[np.flatnonzero(train == t)[0]]]
             problems.append(_foreign(file, number, t))
         modules[number] = module.keep(~far)
+
+
+def _distinct(ascending: np.ndarray) -> np.ndarray:
+    """Return the different values of ascending ones."""
+    first = np.ones(len(ascending), bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    return ascending[first]
 
 
 def join_modules(
@@ -131,9 +146,17 @@ def join_modules(
     n = len(union)
     file = np.full((n, n_modules), -1, np.int32)
     row = np.zeros((n, n_modules), np.int32)
+    whole = {m: modules.pop(m) for m in sorted(modules) if modules[m].key is union}
+    # a block of rows for all modules at a time: it stays in the processor's cache meanwhile
+    for start in range(0, n if whole else 0, _AT_ONCE):
+        block = slice(start, start + _AT_ONCE)
+        for m, module in whole.items():
+            file[block, m] = module.file[block]
+            row[block, m] = module.row[block]
+    whole.clear()
     for m in sorted(modules):
         module = modules.pop(m)
-        at = slice(None) if module.key is union else np.searchsorted(union, module.key)
+        at = np.searchsorted(union, module.key)
         file[at, m] = module.file
         row[at, m] = module.row
     train_id = (union >> _CELL_BITS).astype(np.uint64)

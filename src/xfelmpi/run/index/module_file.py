@@ -1,16 +1,14 @@
 """The index of one file of a detector module, read as it stands, with every problem found.
 
-EXtra-data opens the file, since it knows every version of the format; the index arrays are read
-here, because damage (a train ID of 0, an index beyond the data) must be seen.
+A file of a usual format is opened once. Whatever is unusual about one leads to EXtra-data, which
+knows every version of the format. The index arrays are always read here, because damage (a train ID
+of 0, an index beyond the data) must be seen.
 """
 
 import os
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
-from time import time
 
 import numpy as np
 
@@ -30,19 +28,18 @@ from xfelmpi.io.input_file import (
     file_stamp,
     guarded_call,
     open_hdf5,
+    plain_sources,
     read_access,
 )
+from xfelmpi.io.plain_values import is_there, plain_form
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import OLDEST_FORMAT, SuspectTrain, flagged
-from xfelmpi.run.train_index import first_and_count, listed_trains, number_column, shape_of
+from xfelmpi.run.train_index import first_and_count, listed_trains, read_column, shape_of
 
 FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
 
 _IMPOSSIBLE = np.uint64(1 << 63)
-
-_RECENT = 2.0
-"""Seconds after a change in which a file is not remembered: two changes may have the same time."""
 
 
 @dataclass(frozen=True)
@@ -110,48 +107,173 @@ def module_files(folder: Path, kind: str, detector: str | None = None) -> list[P
     )
 
 
-def module_sources(
-    path: Path, problems: list[Problem], identities: dict[Path, FileIdentity]
-) -> list[tuple[str, str, int]]:
-    """Return (detector, source, module) of a file; a modern name wins over its legacy link.
+@dataclass(frozen=True)
+class FileFrames:
+    """Frames of one file as they stand in it: `ModuleRows` without the number of the file."""
 
-    What the file says of its run and proposal is added to `identities`.
+    train: np.ndarray
+    cell: np.ndarray
+    pulse: np.ndarray
+    row: np.ndarray
+
+    def of_file(self, number: int) -> ModuleRows:
+        """Return them with the number that the file has in the index."""
+        file = np.full(len(self.train), number, np.int32)
+        return ModuleRows(self.train, self.cell, self.pulse, file, self.row)
+
+
+@dataclass(frozen=True)
+class SourceContent:
+    """What a file has of one source, and every problem of it.
+
+    Parameters
+    ----------
+    frames : FileFrames or None
+        The usable ones. None if the file is not usable.
+    trains, recorded : ndarray, uint64 (train,)
+        Trains that it lists, and those of them with frames.
+    about : tuple
+        The further fields of `ModuleFile`: dtype, whether there are masks, the file's stamp, and
+        the frames of a train if its rows are trains, else 0.
+    problems : tuple of Problem
+    suspects : tuple of SuspectTrain
+    error : InputError, optional
+        What ends the job if the file is used: its frames are packed with an unknown filter.
     """
-    number = module_of_file(path.name)
+
+    frames: FileFrames | None = None
+    trains: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    recorded: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    about: tuple[str, bool, str, int] = ("", False, "", 0)
+    problems: tuple[Problem, ...] = ()
+    suspects: tuple[SuspectTrain, ...] = ()
+    error: InputError | None = None
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What one opening of a file found.
+
+    Parameters
+    ----------
+    identity : FileIdentity or None
+        None if it cannot be opened.
+    sources : tuple of (str, str, int)
+        Detector, source, module.
+    by_source : dict of str to SourceContent
+    problems : tuple of Problem
+        Why nothing of it can be used.
+    """
+
+    identity: FileIdentity | None = None
+    sources: tuple[tuple[str, str, int], ...] = ()
+    by_source: dict[str, SourceContent] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+class ModuleFileReader:
+    """Reads files one after the other, best those of one sequence: most modules' ids are alike.
+
+    Ids that are those of the file before are kept once, and need no second look.
+
+    Parameters
+    ----------
+    detector : str, optional
+        Only its frames are read.
+    """
+
+    def __init__(self, detector: str | None = None):
+        self._detector = detector
+        self._before: tuple[Detector, bool, _FileIndex, SourceContent] | None = None
+
+    def read(self, path: Path) -> FileContent:
+        """Return what a file has; it is opened once, unless there is something odd about it."""
+        number = module_of_file(path.name)
+        stamp, found = _stamp(path), None
+        try:
+            found = guarded_call(path, _read_plainly, path, self._detector)
+            names, about, indices = found
+        except Exception:
+            # whatever it is: EXtra-data knows every version of the format, or the error
+            try:
+                names, about = read_access(path, _read_sources, path)
+            except Exception as error:
+                what = f"file cannot be opened: {_one_line(error)}"
+                return FileContent(problems=(Problem(what, path.name, number, 0, FILE_LEFT_OUT),))
+            indices = {}
+        sources = tuple(_sources_of_modules(names))
+        if not sources:
+            start = MODULE_FILE.fullmatch(path.name)["detector"]
+            what = f"file has no {start} source"
+            problem = Problem(what, path.name, number, 0, FILE_LEFT_OUT)
+            return FileContent(about, problems=(problem,))
+        wanted = [s for s in sources if self._detector in (None, s[0])]
+        content = {
+            source: self._content(path, device, source, module, about, stamp, indices.get(source))
+            for device, source, module in wanted
+        }
+        return FileContent(about, sources, content)
+
+    def _content(self, path, device, source, module, about, stamp, found) -> SourceContent:
+        detector = detectors_of(device)[0]
+        try:
+            if found is None:
+                stamp = file_stamp(path.stat())
+                found = _read_with_care(path, source, about.version, detector.datasets)
+            if _stamp(path) != stamp:
+                text = "it changes at this moment: is the run being corrected again?"
+                raise ChangedFileError(text)
+        except InputError as error:
+            return SourceContent(error=error)
+        except Exception as error:
+            what = f"file cannot be indexed: {_one_line(error)}"
+            return SourceContent(problems=(Problem(what, path.name, module, 0, FILE_LEFT_OUT),))
+        raw = path.name.startswith("RAW")
+        if self._before is not None:
+            *same_kind, index, before = self._before
+            if same_kind == [detector, raw] and index.same_as(found):
+                has = (found.dtype.str, found.has_mask, stamp, before.about[3])
+                return replace(before, about=has)
+        content = _checked_content(path, module, found, stamp, detector)
+        if content.frames is not None and not (content.problems or content.suspects):
+            self._before = detector, raw, found, content
+        return content
+
+
+def _stamp(path: Path) -> str:
+    """Return a file's stamp, empty if it cannot be had."""
     try:
-        names, identities[path] = _sources_of(path)
-    except Exception as error:
-        problems.append(
-            Problem(
-                f"file cannot be opened: {_one_line(error)}", path.name, number, 0, FILE_LEFT_OUT
-            )
-        )
-        return []
+        return file_stamp(path.stat())
+    except OSError:
+        return ""
+
+
+def _sources_of_modules(names) -> list[tuple[str, str, int]]:
+    """Return (detector, source, module) of sources; a modern name wins over its legacy link."""
     best: dict[tuple[str, int], str] = {}
     for source in sorted(names):  # CORR sorts before DET
         if found := find_source(source):
             best.setdefault(found, source)
-    if not best:
-        start = MODULE_FILE.fullmatch(path.name)["detector"]
-        problems.append(Problem(f"file has no {start} source", path.name, number, 0, FILE_LEFT_OUT))
     return [(detector, source, module) for (detector, module), source in best.items()]
 
 
-def _sources_of(path: Path) -> tuple[frozenset[str], FileIdentity]:
-    """Return the sources of a file, and what run it is of; asked again, from memory.
+def _read_plainly(path: Path, detector: str | None):
+    """Return sources, identity, and the indices by source, of a file of a usual format.
 
-    A run that is followed is indexed for every sequence that comes.
+    Raises
+    ------
+    Exception
+        Whatever there is about the file, be it only unusual: it must be read with more care.
     """
-    with suppress(OSError):
-        about = path.stat()
-        if time() - about.st_mtime >= _RECENT:
-            return _remembered_sources(path, file_stamp(about))
-    return read_access(path, _read_sources, path)
-
-
-@lru_cache(maxsize=4096)
-def _remembered_sources(path: Path, _stamp: str) -> tuple[frozenset[str], FileIdentity]:
-    return read_access(path, _read_sources, path)
+    with open_hdf5(path) as file:
+        version, names = plain_sources(file)
+        about = identity(file, path, version, plain=True)
+        indices = {
+            source: _read_index(file, source, version, detectors_of(device)[0].datasets)
+            for device, source, _ in _sources_of_modules(names)
+            if detector in (None, device)
+        }
+        return names, about, indices
 
 
 def _read_sources(access, path: Path) -> tuple[frozenset[str], FileIdentity]:
@@ -183,41 +305,22 @@ def _creation_date(access) -> str:
     return bytes(access.file["METADATA/creationDate"][0]).decode("ascii")
 
 
-def read_module_file(
-    path, source, version, module, number, problems, suspects, *, detector: Detector
-) -> tuple[ModuleRows, np.ndarray, np.ndarray, str, bool, str, int] | None:
-    """Return the usable frames of one file, and what it is.
+def _read_with_care(path: Path, source: str, version: str, datasets: FrameDatasets):
+    if version == OLDEST_FORMAT:
+        # only EXtra-data tells what is suspect there
+        return read_access(path, _read_oldest_index, source, datasets)
+    return guarded_call(path, _read_newer_index, path, source, version, datasets)
 
-    Its trains, those of them with frames, its dtype, whether it has masks, its stamp, and the
-    frames of a train if its rows are trains, else 0.
 
-    None if it is not usable. What is not becomes a problem; trains flagged suspect are added to
-    `suspects`.
-
-    Raises
-    ------
-    InputError
-        If the frames are packed with a filter that HDF5 does not have.
-    """
+def _checked_content(
+    path: Path, module: int, found: "_FileIndex", stamp: str, detector: Detector
+) -> SourceContent:
+    """Return the usable frames of one file, and every problem of the others."""
+    problems: list[Problem] = []
 
     def problem(what, train=0, action="frames left out"):
         problems.append(Problem(what, path.name, module, int(train), action))
 
-    try:
-        stamp = file_stamp(path.stat())
-        if version == OLDEST_FORMAT:
-            # only EXtra-data tells what is suspect there
-            found = read_access(path, _read_oldest_index, source, detector.datasets)
-        else:
-            arguments = path, source, version, detector.datasets
-            found = guarded_call(path, _read_newer_index, *arguments)
-        if file_stamp(path.stat()) != stamp:
-            raise ChangedFileError("it changes at this moment: is the run being corrected again?")
-    except InputError:
-        raise
-    except Exception as error:
-        problem(f"file cannot be indexed: {_one_line(error)}", action=FILE_LEFT_OUT)
-        return None
     raw = path.name.startswith("RAW")
     module_shape = detector.module_shape
     expected = (detector.raw_planes, *module_shape) if raw else module_shape
@@ -228,18 +331,21 @@ def read_module_file(
             f"frames are {found.dtype} {found.shape}, expected numbers {rows}{str(expected)[1:]}",
             action=FILE_LEFT_OUT,
         )
-        return None
+        return SourceContent(problems=tuple(problems))
+    per_train = found.per_train if detector.datasets.by_train else 0
     if found.per_train > 1:
         found = _by_frame(found)
     _check_order(found.train_ids, problem)
     train, row = _rows_of_trains(found, problem)
-    flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
-    suspects += [SuspectTrain(int(t), module, path.name) for t in flagged_trains]
-    rows = _check_rows(train, row, found.ids, number, problem, detector.max_cells)
+    suspects: tuple[SuspectTrain, ...] = ()
+    if found.suspect.any():
+        flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
+        suspects = tuple(SuspectTrain(int(t), module, path.name) for t in flagged_trains)
+    frames = _check_rows(train, row, found.ids, problem, detector.max_cells)
     n = min(len(found.train_ids), len(found.count))
     recorded = found.train_ids[:n][found.count[:n] > 0]
-    per_train = found.per_train if detector.datasets.by_train else 0
-    return rows, found.train_ids, recorded, found.dtype.str, found.has_mask, stamp, per_train
+    about = found.dtype.str, found.has_mask, stamp, per_train
+    return SourceContent(frames, found.train_ids, recorded, about, tuple(problems), suspects)
 
 
 @dataclass(frozen=True)
@@ -255,6 +361,14 @@ class _FileIndex:
     has_mask: bool
     frame_axes: int = 1
     per_train: int = 1  # frames in a row
+
+    def same_as(self, other: "_FileIndex") -> bool:
+        """Return whether another file says the same of its trains and frames, to the byte."""
+        mine, others = ([x.train_ids, x.first, x.count, x.suspect] for x in (self, other))
+        mine += self.ids.values()
+        others += other.ids.values()
+        about, of_other = ((x.shape, x.dtype, x.frame_axes, x.per_train) for x in (self, other))
+        return about == of_other and all(map(np.array_equal, mine, others))
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -285,26 +399,35 @@ def _read_newer_index(path: Path, source: str, version: str, datasets: FrameData
 
 
 def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> _FileIndex:
-    group = file[f"INSTRUMENT/{source}"]
+    group = f"INSTRUMENT/{source}"
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
-    data, has_mask = group[datasets.data], datasets.mask in group
-    shape = shape_of(data)
+    has_mask = is_there(file, f"{group}/{datasets.mask}")
+    shape, dtype = _form(file, f"{group}/{datasets.data}")
     axes, per_train = (2, shape[1]) if datasets.by_train and len(shape) > 1 else (1, 1)
-    cells = number_column(group[datasets.cell_id], per_row=per_train).astype(np.int64)
+    cells = read_column(file, f"{group}/{datasets.cell_id}", per_row=per_train).astype(np.int64)
     ids = {
-        "trainId": number_column(group[datasets.train_id]).astype(np.uint64),
+        "trainId": read_column(file, f"{group}/{datasets.train_id}").astype(np.uint64),
         "cellId": cells,
         # frames of a train are in the order of their pulses where nothing tells them
         "pulseId": (np.arange(len(cells)) % max(per_train, 1)).astype(np.uint64)
         if datasets.pulse_id is None
-        else number_column(group[datasets.pulse_id]).astype(np.uint64),
+        else read_column(file, f"{group}/{datasets.pulse_id}").astype(np.uint64),
     }
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(file, version, train_ids, valid)[:n]
-    require_filters(data)
-    about = ids, shape, data.dtype, has_mask, axes, per_train
+    about = ids, shape, dtype, has_mask, axes, per_train
     return _FileIndex(train_ids[:n], first[:n], count[:n], suspect, *about)
+
+
+def _form(file, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape and dtype of frames, which HDF5 must be able to unpack."""
+    if form := plain_form(file, name):
+        return form
+    data = file[name]
+    shape = shape_of(data)
+    require_filters(data)
+    return shape, data.dtype
 
 
 def _check_order(train_ids: np.ndarray, problem) -> None:
@@ -359,7 +482,7 @@ def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarr
     return count
 
 
-def _check_rows(train, row, ids, number, problem, max_cells: int) -> ModuleRows:
+def _check_rows(train, row, ids, problem, max_cells: int) -> FileFrames:
     cell = ids["cellId"][row]
     wrong_train = ids["trainId"][row] != train
     wrong_cell = (cell < 0) | (cell >= max_cells)
@@ -370,10 +493,6 @@ def _check_rows(train, row, ids, number, problem, max_cells: int) -> ModuleRows:
         worst = cell[wrong_cell & (train == t)].max()
         problem(f"cellId {worst}, expected 0 … {max_cells - 1}", t)
     good = ~(wrong_train | wrong_cell)
-    return ModuleRows(
-        train[good],
-        cell[good].astype(np.uint16),
-        ids["pulseId"][row[good]],
-        np.full(int(good.sum()), number, np.int32),
-        row[good].astype(np.int32),
-    )
+    if not good.all():
+        train, cell, row = train[good], cell[good], row[good]
+    return FileFrames(train, cell.astype(np.uint16), ids["pulseId"][row], row.astype(np.int32))

@@ -7,7 +7,7 @@ they are in the file, because damage (a train ID of 0, an index beyond the data)
 
 import re
 from dataclasses import dataclass, field, replace
-from itertools import count, groupby
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,12 @@ from xfelmpi.run.index.merge_modules import (
     join_modules,
     order_frames,
 )
-from xfelmpi.run.index.module_file import module_files, module_sources, read_module_file, start_time
+from xfelmpi.run.index.module_file import (
+    FileContent,
+    ModuleFileReader,
+    module_files,
+    start_time,
+)
 from xfelmpi.run.index.suspect_trains import SuspectTrain, suspect_problems
 
 
@@ -87,8 +92,31 @@ def index_run(
     return slice_trains(index_files(folder, kind, detector, suspect_trains), trains, folder)
 
 
+def read_files(paths: list[Path], detector: str | None = None) -> dict[Path, FileContent]:
+    """Return what files have, read by this rank; most modules' ids are kept once.
+
+    Parameters
+    ----------
+    paths : list of Path
+    detector : str, optional
+        Which detector's frames are wanted; default: all.
+    """
+    reader, found = ModuleFileReader(detector), {}
+    progress = Progress(len(paths), stage="indexing", unit="files", found="")
+    # files of one sequence have the same frames, as a rule
+    for n, path in enumerate(sorted(paths, key=lambda p: (p.name.rpartition("-S")[2], p.name)), 1):
+        found[path] = reader.read(path)
+        progress.show([n])
+    progress.close()
+    return found
+
+
 def index_files(
-    folder: Path, kind: str, detector: str | None = None, suspect_trains: str = "include"
+    folder: Path,
+    kind: str,
+    detector: str | None = None,
+    suspect_trains: str = "include",
+    contents: dict[Path, FileContent] | None = None,
 ) -> RunIndex:
     """Index the frames of a run folder; what modules lack is not among its problems yet.
 
@@ -103,6 +131,8 @@ def index_files(
         kinds.
     suspect_trains : str
         Whether to ``include`` or ``exclude`` what files flag as suspect.
+    contents : dict of Path to FileContent, optional
+        What the files have, if they were read before; emptied, to save memory.
 
     Raises
     ------
@@ -110,16 +140,19 @@ def index_files(
         If there is no such folder, or no usable frame of a detector in it.
     """
     paths = module_files(folder, kind, detector)
+    if contents is None:
+        contents = read_files(paths, detector)
     files: list[ModuleFile] = []
     problems: list[Problem] = []
     suspects: list[SuspectTrain] = []
-    sources, proposal = _find_sources(paths, folder, problems)
+    sources, proposal = _find_sources(paths, contents, folder, problems)
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
     listed: list[list[np.ndarray]] = []
     about = detectors_of(detector)[0]
     _refuse_raw(folder, kind, about)
-    modules = _read_modules(sources[detector], about, files, problems, suspects, exclude, listed)
+    found = _by_module(sources[detector], contents)
+    modules = _join_files(found, about, files, problems, suspects, exclude, listed)
     drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         why = _reasons(problems, suspects if exclude else ())
@@ -150,18 +183,21 @@ def _any_module(source: str, detector: Detector) -> str:
     return f"{source[: number.start(1)]}*{source[number.end(1) :]}" if number else source
 
 
-_Source = tuple[Path, str, int, str]
-"""File, source, module, and version of the format."""
+_Source = tuple[Path, str, int]
+"""File, source, and module."""
 
 
-def _find_sources(paths, folder, problems) -> tuple[dict[str, list[_Source]], int]:
+def _find_sources(paths, contents, folder, problems) -> tuple[dict[str, list[_Source]], int]:
     """Return the sources of this run by detector, and the proposal."""
     found: dict[str, list[_Source]] = {}
     identities: dict[Path, FileIdentity] = {}
     for path in paths:
-        for prefix, source, module in module_sources(path, problems, identities):
-            about = (path, source, module, identities[path].version)
-            found.setdefault(prefix, []).append(about)
+        content = contents[path]
+        problems += content.problems
+        if content.identity is not None:
+            identities[path] = content.identity
+        for prefix, source, module in content.sources:
+            found.setdefault(prefix, []).append((path, source, module))
     own, proposal = settle_identity(identities, folder, problems)
     sources = {d: [f for f in files if f[0] in own] for d, files in found.items()}
     return {d: files for d, files in sources.items() if files}, proposal
@@ -196,37 +232,38 @@ def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     return trains, bits_of(there)
 
 
-def _read_modules(
-    sources, detector: Detector, files, problems, suspects, exclude, listed
+def _by_module(sources: list[_Source], contents: dict[Path, FileContent]):
+    """Yield file, source, module, and what there is of it, which is then no longer kept."""
+    for path, source, module in sorted(sources, key=lambda found: found[2]):
+        yield path, source, module, contents[path].by_source.pop(source)
+
+
+def _join_files(
+    found, detector: Detector, files, problems, suspects, exclude, listed
 ) -> dict[int, ModuleFrames]:
-    """Read the ids of all modules, one after the other: only one is in memory as in its files.
+    """Put the files of every module together: only one module is in memory as in its files.
 
     The trains that files list, used or not, are added to `listed`, and which of them have frames.
     """
     modules: dict[int, ModuleFrames] = {}
-    in_order = sorted(sources, key=lambda found: found[2])
-    progress = Progress(len(in_order), stage="indexing", unit="files", found="")
-    done = count(1)
-    for module, group in groupby(in_order, key=lambda found: found[2]):
+    for module, group in groupby(found, key=lambda found: found[2]):
         parts = []
-        for path, source, _, version in group:
-            number, new = len(files), []
-            found = read_module_file(
-                path, source, version, module, number, problems, new, detector=detector
-            )
-            progress.show([next(done)])
+        for path, source, _, content in group:
+            if content.error is not None:
+                raise content.error
+            problems += content.problems
+            new = content.suspects
             suspects += new
-            if found is not None:
-                rows, *trains = found[:3]
-                listed.append(trains)
+            if content.frames is not None:
+                rows = content.frames.of_file(len(files))
+                listed.append([content.trains, content.recorded])
                 if exclude and new:
                     rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/{detector.datasets.data}"
-                files.append(ModuleFile(str(path), module, dataset, *found[3:]))
+                files.append(ModuleFile(str(path), module, dataset, *content.about))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
             modules[module] = order_frames(module, parts, files, problems, modules)
-    progress.close()
     return modules
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.problems import Problem
-from xfelmpi.run.train_index import MOST_TRAINS, number_column
+from xfelmpi.run.train_index import MOST_TRAINS, read_column
 
 OLDEST_FORMAT = "0.5"
 """What EXtra-data calls files that say no version of their format."""
@@ -48,7 +48,7 @@ def flagged(
     if version == OLDEST_FORMAT:
         suspect[train_ids != 0] = ~valid
         return suspect
-    flag = number_column(file["INDEX/flag"], MOST_TRAINS, "biu")
+    flag = read_column(file, "INDEX/flag", MOST_TRAINS, "biu")
     flag = flag[: len(train_ids)].astype(bool)
     # format 1.1 has the number of a server here, and 0 is the right one
     suspect[: len(flag)] = flag if version == "1.1" else ~flag

@@ -23,7 +23,7 @@ from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import guarded_call, open_access
 from xfelmpi.io.virtual_sources import rows_there
 from xfelmpi.run.index.identity import FileIdentity, expected_run, identity
-from xfelmpi.run.train_index import check_size, number_column, rows_of_trains, shape_of
+from xfelmpi.run.train_index import check_size, read_column, rows_of_trains, shape_of
 
 _NOT_MACHINE = re.compile(rf"-({MODULE_NAMES})\d+-|-OVERVIEW")
 
@@ -303,7 +303,7 @@ def _pulse_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys of train and pulse, and the sample of each pulse."""
     trains, first, count = rows_of_trains(file, index)
-    pulses = number_column(file[f"INSTRUMENT/{index}/pulseId"])
+    pulses = read_column(file, f"INSTRUMENT/{index}/pulseId")
     n = min(len(dataset), len(pulses))
     count = np.clip(count, 0, np.maximum(n - first, 0))
     _check_taken(dataset, int(count.sum()))
