@@ -3,10 +3,10 @@
 Under mpirun, srun or alone: ``xfelmpi RUN …`` is ``xfelmpi process RUN …``.
 """
 
-import difflib
 import gc
 import importlib
 import os
+import platform
 import sys
 import traceback
 
@@ -105,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     if command == argv[0]:
         argv = argv[1:]
     if command not in COMMANDS:
+        import difflib
+
         near = difflib.get_close_matches(command, [*COMMANDS, "help"], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         sys.stderr.write(f"xfelmpi: no command {printable(repr(command))}{hint}\n\n{_help()}")
@@ -158,6 +160,9 @@ def _prepare() -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "EXTRA_NUM_THREADS"):
         os.environ.setdefault(name, os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     open_without_locks()
+    # h5py asks for the machine, and is told the processor with it, for which Python would start
+    # the program uname: a fork on every rank, after MPI has started
+    vars(platform.uname())["processor"] = platform.machine()
 
 
 def _run(command: str, argv: list[str]) -> int:

@@ -178,7 +178,7 @@ def unfinished(output) -> bool:
 
 # where: module, what is replaced there
 CRASHES = {
-    "index": ("xfelmpi.run.distribution", "xfelmpi.run.distribution.cached_index", 0),
+    "index": ("xfelmpi.run.find_run", "xfelmpi.run.find_run.cached_index", 0),
     "masks": ("xfelmpi.calibration.pixel_mask", "xfelmpi.calibration.pixel_mask.module_mask", 2),
     "photons": (
         "xfelmpi.reduction.sparsifier",

@@ -263,7 +263,7 @@ def test_checkpoints_that_cannot_be_written_are_a_warning(mock, undisturbed, tmp
 @pytest.mark.parametrize(
     ("stage", "function", "ranks", "stuck"),
     [
-        ("index", "run.distribution:cached_index", 2, True),
+        ("index", "run.find_run:cached_index", 2, True),
         ("photons", "reduction.sparsifier:Sparsifier.frames", 3, False),
         ("photons", "reduction.sparsifier:Sparsifier.frames", 0, False),
         ("decide", "workflows.process:draw_misses", 3, True),

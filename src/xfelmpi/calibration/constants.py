@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from xfelmpi.calibration.catalogue import CatalogueConstants, find_constants
-from xfelmpi.calibration.catalogue_files import find_catalogue_files
 from xfelmpi.calibration.constants_file import (
     NEVER,
     STAGES,
@@ -26,6 +25,11 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together, holders, private_limit
+
+if TYPE_CHECKING:
+    from xfelmpi.calibration.catalogue import CatalogueConstants
+
+    _Source: TypeAlias = "_FolderConstants | CatalogueConstants"
 
 
 @dataclass(frozen=True)
@@ -193,20 +197,21 @@ class _FolderConstants:
         _fill(constants_file(self.folder, module), arrays, cells_used, settings)
 
 
-_Source = _FolderConstants | CatalogueConstants
-
-
 def _find_source(
     experiment, settings, wanted: list[int], cells_used, name: str, detector: Detector
-) -> _Source:
+) -> "_Source":
     """Find the constants of the wanted modules; one rank."""
     if settings.constants == CATALOGUE:
+        # with yaml, which ranks without such constants do without
+        from xfelmpi.calibration.catalogue import find_constants
+        from xfelmpi.calibration.catalogue_files import find_catalogue_files
+
         return find_constants(find_catalogue_files(experiment, name), wanted, cells_used, detector)
     folder = settings.constants or experiment.constants
     return _FolderConstants(folder, detector, *_find(folder, wanted, cells_used, detector))
 
 
-def _tightest_form(comm, source: _Source, cells_used) -> ConstantsLayout:
+def _tightest_form(comm, source: "_Source", cells_used) -> ConstantsLayout:
     """Return the tightest form that is exact for all modules, of which every rank reads some."""
     form = ConstantsLayout("i2", False, False)
     with fail_together(comm):
@@ -218,7 +223,11 @@ def _tightest_form(comm, source: _Source, cells_used) -> ConstantsLayout:
 
 
 def _read_shared(
-    comm, source: _Source, form: ConstantsLayout, cells_used, settings
+    comm,
+    source: "_Source",
+    form: ConstantsLayout,
+    cells_used,
+    settings,
 ) -> dict[str, np.ndarray]:
     """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
     modules = source.modules

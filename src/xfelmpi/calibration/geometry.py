@@ -5,7 +5,6 @@ meets the sample, z along the beam, y up; x and y are therefore used as extra-ge
 """
 
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -192,6 +191,9 @@ def _placed(geometry, path: Path, text: str, motors: QuadrantMotors | None):
 
 def _from_crystfel(of_detector: type, detector: Detector, path: Path, text: str):
     """Read a CrystFEL geometry with extra-geom."""
+    # only rank 0 reads one
+    import tempfile
+
     try:
         with tempfile.NamedTemporaryFile("w", suffix=".geom", encoding="utf-8") as cleaned:
             cleaned.write(geometry_file.text_for_parser(text))

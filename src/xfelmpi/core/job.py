@@ -6,7 +6,6 @@ the boot of its machine, its PID namespace, its number, and when it started.
 
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
@@ -72,7 +71,7 @@ def job_id() -> str:
     """Return the id of this job, which nobody can foresee; made at the first call."""
     if not _job.id:
         birth = birth_of("self") or 0
-        _job.id = f"{machine_id()}-{os.getpid()}-{birth}-{secrets.token_hex(4)}"
+        _job.id = f"{machine_id()}-{os.getpid()}-{birth}-{os.urandom(4).hex()}"
     return _job.id
 
 

@@ -17,7 +17,6 @@ import getpass
 import json
 import os
 import re
-import secrets
 import stat
 import threading
 from contextlib import contextmanager, nullcontext, suppress
@@ -272,7 +271,7 @@ def _myself() -> Owner:
         os.environ.get("SLURM_JOB_ID", ""),
         os.environ.get("SLURM_RESTART_COUNT", ""),
         time(),
-        secrets.token_hex(8),
+        os.urandom(8).hex(),
     )
 
 

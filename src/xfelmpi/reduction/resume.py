@@ -5,6 +5,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.reduction.growing import digest_frames, rows_of_trains
 from xfelmpi.run.data_choice import choose_data
 from xfelmpi.run.distribution import LocalRun, share_run
-from xfelmpi.run.index.run_index import RunIndex
+
+if TYPE_CHECKING:
+    from xfelmpi.run.index.run_index import RunIndex
 
 _RUN_FILES = "the run's files"
 
@@ -159,7 +162,7 @@ def share_remaining(
     contents = _digest_contents(comm, experiment, settings, inputs)
     selection = None
 
-    def work_of(index: RunIndex) -> np.ndarray:
+    def work_of(index: "RunIndex") -> np.ndarray:
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
@@ -183,7 +186,7 @@ def _find_files(comm, folder: Path) -> list[CheckpointInfo]:
     return sorted(mpi.gather_objects(comm, mine), key=lambda file: file.path.name)
 
 
-def _placed(file: CheckpointInfo, index: RunIndex) -> CheckpointInfo:
+def _placed(file: CheckpointInfo, index: "RunIndex") -> CheckpointInfo:
     """Return the file of a shorter run with where its frames are now; one rank.
 
     One whose frames are not all there, and the same, is one of other files.
@@ -251,7 +254,7 @@ def _constants_to_digest(experiment: Experiment, data: str, named: Path | None) 
 
 
 def fingerprint_of(
-    options: dict[str, str], index: RunIndex, contents: dict[str, str], growing: bool = False
+    options: dict[str, str], index: "RunIndex", contents: dict[str, str], growing: bool = False
 ) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 

@@ -1,13 +1,13 @@
 """The run, indexed on rank 0 and distributed: every rank gets its frames and the facts all need."""
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import RunSettings
-from xfelmpi.core.config.validation import validate_for
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.machine_records import (
@@ -23,18 +23,12 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.mpi import partition
-from xfelmpi.run.data_choice import choose_data
-from xfelmpi.run.index.cache import cached_index
-from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
-from xfelmpi.run.index.run_index import RunIndex
-from xfelmpi.run.machine.cache import cached_machine_data
-from xfelmpi.run.machine.facility_hits import facility_hits, facility_lit_pixels
-from xfelmpi.run.machine.machine_data import says_nothing
-from xfelmpi.run.machine.metadata_catalogue import CatalogueQuery
 from xfelmpi.run.mask_samples import MaskSamples, sample_masks
-from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
+
+if TYPE_CHECKING:
+    from xfelmpi.run.index.run_index import RunIndex
+    from xfelmpi.run.virtual_layout import VirtualLayout
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ class LocalRun:
     problems: tuple[Problem, ...]
     facility: FacilityHits | None = None
     facility_score: tuple[np.ndarray, np.ndarray] | None = None
-    virtual: VirtualLayout | None = None
+    virtual: "VirtualLayout | None" = None
 
 
 def share_run(
@@ -171,7 +165,7 @@ def share_run(
         On all ranks, if the run cannot be used.
     """
     fault_injection.inject(comm, "index")
-    found = mpi.run_on_root(comm, lambda: _find(experiment, settings, work_of, so_far))
+    found = mpi.run_on_root(comm, lambda: _found(experiment, settings, work_of, so_far))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
@@ -223,118 +217,11 @@ def _deal_facility(comm, facility, bounds: np.ndarray):
     return dealt[0] and FacilityHits(*dealt[0]), dealt[1] and tuple(dealt[1])
 
 
-def _find(
-    experiment: Experiment, settings: RunSettings, work_of, so_far: bool
-) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
-    """Return what is known of the run, problems included, and how much work its frames are.
+def _found(*about):
+    # the other ranks do without the thirty modules that read index and beamline data
+    from xfelmpi.run.find_run import find_run
 
-    The last value is what the facility found: its hits, and its lit pixels if these are scores.
-    """
-    kind, why = choose_data(experiment, settings.data)
-    folder = experiment.run_folder(kind)
-    chosen = (settings.detector, settings.trains, settings.suspect_trains)
-    index = cached_index(experiment.index(kind), folder, kind, *chosen)
-    validate_for(settings, index.detector_type)
-    index = replace(index, notes=(why, *index.notes))
-    if not so_far:
-        unfinished = unfinished_correction(experiment, index) if kind == "proc" else []
-        unfinished += missing_parts(experiment, kind, index, settings.detector)
-        index = replace(index, problems=(*index.problems, *unfinished))
-    number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
-    asked = CatalogueQuery(number, experiment.run, settings.ask_catalogue)
-    frames = index.frames
-    work = work_of(index) if work_of else np.ones(len(frames), np.int64)
-    ids = frames.train_id, frames.pulse_id
-    machine = cached_machine_data(
-        experiment, *ids, settings.add, index.detector, frames.cell_id, index.proposal
-    )
-    machine, facility = _of_facility(experiment, settings, index, machine)
-    machine = _described(settings.sample, machine, asked)
-    machine = replace(machine, warnings=(*machine.warnings, *_other_proposal(experiment, index)))
-    # laid out here, since only here the frames of the whole run are in one place
-    virtual, problems = plan_virtual(index) if settings.vds else (None, ())
-    return index, machine, virtual, (*index.problems, *problems), work, facility
-
-
-def _other_proposal(experiment: Experiment, index: RunIndex) -> tuple[str, ...]:
-    """Return a warning if the data are of another proposal than their folder, the data count."""
-    by_folder = _number(experiment.of_proposal(0).proposal)
-    if not index.proposal or by_folder in (0, index.proposal):
-        return ()
-    return (
-        f"the files are of proposal p{index.proposal:06d} (METADATA/proposalNumber), their folder "
-        f"of p{by_folder:06d}; the files count",
-    )
-
-
-def _number(proposal: str) -> int:
-    digits = proposal.removeprefix("p")
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _described(sample: str | None, machine: MachineData, asked: CatalogueQuery) -> MachineData:
-    """Return the beamline data with the best sample name and run type that there are.
-
-    The metadata catalogue counts, then the files' metadata, then what the user says.
-    """
-    answer, why = asked.answer()
-    notes, warnings, sources = [why] if why else [], [], []
-    chosen = {}
-    for name, stored, said in (
-        ("sample", machine.sample, sample or ""),
-        ("run_type", machine.run_type, ""),
-    ):
-        known = {
-            "metadata catalogue (extra_proposal)": answer.get(name, ""),
-            "METADATA of the run's files": stored,
-            "--sample": said,
-        }
-        known = {source: value for source, value in known.items() if not says_nothing(value)}
-        source = next(iter(known), "")
-        chosen[name] = known.get(source, "")
-        if source:
-            sources.append(BeamlineSource(name, source, chosen[name]))
-            notes.append(f"{name.replace('_', ' ')} from {source}: {chosen[name]}")
-        others = [f"{v!r} by {s}" for s, v in known.items() if v != chosen[name]]
-        if others:
-            what = name.replace("_", " ")
-            warnings.append(f"{what} is {chosen[name]!r} by {source}, {', '.join(others)}")
-    return replace(
-        machine,
-        **chosen,
-        notes=(*machine.notes, *notes),
-        warnings=(*machine.warnings, *warnings),
-        sources=(*machine.sources, *sources),
-    )
-
-
-def _of_facility(
-    experiment: Experiment, settings: RunSettings, index: RunIndex, machine: MachineData
-):
-    """Return the beamline data that name them, and the facility's hits and lit pixels."""
-    ids = index.frames.train_id, index.frames.pulse_id
-    hits, found = facility_hits(experiment, index.detector, *ids)
-    score = None
-    if settings.score == "facility":
-        there = modules_of(index.modules_in_run, index.detector_type.n_modules)
-        modules = settings.hit_modules or tuple(np.flatnonzero(there).tolist())
-        counted = facility_lit_pixels(experiment, index.detector, index.files, modules, *ids)
-        if counted is not None:
-            lit, good, of_score = counted
-            score = lit, good
-            found.notes += of_score.notes
-            found.sources += of_score.sources
-            found.damage |= of_score.damage
-    warnings = machine.warnings + tuple(
-        f"{name} cannot be read: {why}" for name, why in sorted(found.damage.items())
-    )
-    machine = replace(
-        machine,
-        notes=(*machine.notes, *found.notes),
-        warnings=warnings,
-        sources=(*machine.sources, *found.sources),
-    )
-    return machine, (hits, score)
+    return find_run(*about)
 
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
@@ -344,7 +231,7 @@ def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
     return np.append(first, len(frames))[trains]
 
 
-def _facts(settings: RunSettings, index: RunIndex, machine: MachineData) -> RunInfo:
+def _facts(settings: RunSettings, index: "RunIndex", machine: MachineData) -> RunInfo:
     cells = np.unique(index.frames.cell_id).astype(np.int64)
     masks = None
     has_masks = index.kind == "proc" and any(file.has_mask for file in index.files)

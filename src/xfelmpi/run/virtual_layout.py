@@ -7,13 +7,16 @@ on both sides, whose rows must be in ascending order on both sides.
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
-from xfelmpi.run.index.run_index import RunIndex
+
+if TYPE_CHECKING:
+    from xfelmpi.run.index.run_index import RunIndex
 
 BYTES_PER_MAPPING = 26_000
 """Memory that HDF5 1.10 takes to write a virtual dataset, per mapping (measured)."""
@@ -86,7 +89,7 @@ class VirtualLayout:
     cell_id: np.ndarray
 
 
-def plan_virtual(index: RunIndex) -> tuple[VirtualLayout | None, list[Problem]]:
+def plan_virtual(index: "RunIndex") -> tuple[VirtualLayout | None, list[Problem]]:
     """Lay out the virtual dataset of a run.
 
     Returns

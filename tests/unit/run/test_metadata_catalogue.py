@@ -7,7 +7,7 @@ import pytest
 
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.machine_records import MachineData
-from xfelmpi.run import distribution
+from xfelmpi.run import find_run
 from xfelmpi.run.machine import metadata_catalogue
 from xfelmpi.run.machine.metadata_catalogue import CatalogueQuery
 
@@ -90,7 +90,7 @@ def described(catalogue, stored="No Sample", **options):
     machine = MachineData(None, None, None, stored, run_type="Test")
     config = Config(50, **options)
     asked = CatalogueQuery(7927, 50, config.ask_catalogue)
-    return distribution._described(config.sample, machine, asked)
+    return find_run._described(config.sample, machine, asked)
 
 
 def test_catalogue_before_metadata(catalogue):

@@ -15,7 +15,7 @@ from xfelmpi.core.log import shortened
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.run.data_choice import choose_data
-from xfelmpi.run.distribution import _other_proposal
+from xfelmpi.run.find_run import _other_proposal
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
