@@ -9,7 +9,6 @@ index is kept from an earlier job. Libraries alone: the same after ``import mpi4
 h5py``, which no rank can do without.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -18,14 +17,10 @@ from statistics import median
 from time import time
 
 from bench import PYTHON, row, simulated, timed, xfelmpi
+from first_frame import FOLDER, MARK
 
 RUN = 1
-FOLDER = "XFELMPI_START"
-"""Variable that names the folder in which every process tells of its first frame."""
-
-MARK = "/first-frame"
-"""A name that the trace shows when a process reads its first frame."""
-
+PROGRAM = Path(__file__).with_name("first_frame.py")
 LIBRARIES = "--libraries"
 
 
@@ -55,7 +50,7 @@ def first_frames(words: list, ranks: int = 0) -> list[tuple[float, float]]:
     launcher = ["mpirun", "-n", ranks] if ranks else []
     with tempfile.TemporaryDirectory() as folder:
         start = time()
-        timed([*launcher, PYTHON, __file__, *words], **{FOLDER: folder})
+        timed([*launcher, PYTHON, PROGRAM, *words], **{FOLDER: folder})
         told = [tuple(map(float, path.read_text().split())) for path in Path(folder).iterdir()]
     if len(told) != max(1, ranks):
         raise RuntimeError(f"{len(told)} of {max(1, ranks)} processes have read a frame")
@@ -71,7 +66,7 @@ def calls(words: list, ranks: int) -> int:
     """Return how many calls the last of the ranks makes with the name of a file."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace"
-        program = [PYTHON, __file__, *words]
+        program = [PYTHON, PROGRAM, *words]
         traced = ["strace", "-f", "-o", trace, "-e", "trace=%file", *program]
         if ranks > 1:
             traced = ["mpirun", "-n", ranks - 1, *program, ":", "-n", 1, *traced]
@@ -84,50 +79,5 @@ def calls(words: list, ranks: int) -> int:
     return sum('"' in line and '""' not in line for line in lines[:end])
 
 
-def tell() -> None:
-    """Tell when this process reads its first frame, and what it and its children have used."""
-    used = sum(os.times()[:4])
-    when = time()
-    os.access(MARK, os.F_OK)
-    (Path(os.environ[FOLDER]) / str(os.getpid())).write_text(f"{when} {used}")
-
-
-def run_rank(argv: list[str]) -> int:
-    """Run the program, which tells when it reads its first frame."""
-    import xfelmpi.__main__ as program
-
-    load = program.load
-
-    def load_and_watch(command: str):
-        module = load(command)
-        from xfelmpi.reduction.sparsifier import Sparsifier
-
-        read = Sparsifier.frames
-
-        def first(*arguments, **options):
-            Sparsifier.frames = read
-            tell()
-            return read(*arguments, **options)
-
-        Sparsifier.frames = first
-        return module
-
-    program.load = load_and_watch
-    sys.argv[1:] = argv
-    return program.main()
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--rank"]:
-        sys.exit(run_rank(sys.argv[2:]))
-    elif sys.argv[1:2] == [LIBRARIES]:
-        import mpi4py
-
-        mpi4py.rc.initialize = "OMPI_COMM_WORLD_SIZE" in os.environ
-        import h5py  # noqa: F401
-        import mpi4py.MPI
-        import numpy as np  # noqa: F401
-
-        tell()
-    else:
-        main()
+    main()

@@ -2,17 +2,24 @@
 
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parsing import parse_duration
 from xfelmpi.core.errors import UsageError, XfelmpiError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.paths import Experiment
 
+if TYPE_CHECKING:
+    from xfelmpi.cli.parser import Parser
 
-def parser(dry_run: bool = False) -> arguments.Parser:
+
+def parser(dry_run: bool = False) -> "Parser":
     """Return the parser of the command's arguments; with `dry_run` sigma takes several values."""
+    # rank 0 alone parses
+    from xfelmpi.cli import parser as arguments
+
     parser = arguments.Parser(
         prog="xfelmpi",
         description="Turn a run into the events table, powder patterns, hits as CXI, hits as a "
@@ -75,7 +82,7 @@ def main(argv: list[str], comm) -> int:
     if not given.from_events:
         from xfelmpi.workflows.process import process
 
-        config = bcast_from_root(comm, lambda: arguments.from_arguments(given))
+        config = bcast_from_root(comm, lambda: _config(given))
         job = RunJob.of(comm, config, argv)
         with _only_job(job), _failure_recorded(job):
             if given.wait:
@@ -110,7 +117,8 @@ def _by_facility(job: RunJob, _resume: bool = False) -> int:
 def _parse(argv: list[str]):
     """Return the parsed arguments, and the sigmas of a dry run."""
     dry_run = "--dry-run" in argv
-    given = parser(dry_run).parse_args(argv)
+    # plain, for ranks without argparse
+    given = SimpleNamespace(**vars(parser(dry_run).parse_args(argv)))
     if given.resume and given.from_events:
         raise UsageError("--from-events reads only hits and misses: leave out --resume")
     if given.follow and (given.from_events or given.wait):
@@ -125,7 +133,14 @@ def _parse(argv: list[str]):
     return given, sigmas
 
 
+def _config(given) -> Config:
+    from xfelmpi.cli.parser import from_arguments
+
+    return from_arguments(given)
+
+
 def _config_from_events(given) -> Config:
+    from xfelmpi.cli import parser as arguments
     from xfelmpi.output.events import read_settings
     from xfelmpi.workflows.redecide import refuse_other_scores
 

@@ -1,8 +1,8 @@
 """What every output file says about where it comes from, as attributes of its root group."""
 
 import json
+import os
 import shlex
-import socket
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -49,7 +49,7 @@ def provenance(
     comm, experiment = job.comm, job.experiment
     # names of files need not be UTF-8, which an HDF5 text must be
     command = storable(shlex.join(["xfelmpi", *job.argv]))
-    nodes = len(set(mpi.gather_objects(comm, [socket.gethostname()])))
+    nodes = len(set(mpi.gather_objects(comm, [os.uname().nodename])))
 
     def attributes() -> dict:
         """Return those that every rank gets from rank 0, where times and versions are taken."""
@@ -69,7 +69,7 @@ def provenance(
             "creation_date": _iso(datetime.now(UTC)),
             "ranks": comm.size,
             "nodes": nodes,
-            "host": printable(socket.gethostname()),
+            "host": printable(os.uname().nodename),
             **_versions(comm),
         }
 
