@@ -150,20 +150,21 @@ def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFin
             where = f"{name}, frame {number}"
             try:
                 image = data[number].reshape(-1)
-                bad, complaint = reader.bad(number)
-                _check_frame(experiment, where, image, bad, complaint, sums, found)
+                # numpy finds what is true several times faster than bytes that are not 0
+                pixel = np.flatnonzero(image != 0)
+                hit = pixel, image[pixel]
+                _check_frame(experiment, where, hit, reader.bad(number), sums, found)
                 if emc:
-                    found.by_check[EMC] += _check_emc(experiment, emc, number, image, plan)
+                    found.by_check[EMC] += _check_emc(experiment, emc, number, hit, plan)
             except DAMAGE as error:
                 text = f"{where}: cannot be read: {describe(error)}"
                 found.by_check[SUMS].append(Finding(experiment.cxi.name, text))
             board.update(i + 1)
 
 
-def _check_frame(experiment, where, image, bad, complaint, sums, found: FrameFindings) -> None:
-    path = experiment.cxi
-    pixel = np.flatnonzero(image)
-    count = image[pixel].astype(np.int64)
+def _check_frame(experiment, where, hit, mask, sums, found: FrameFindings) -> None:
+    path, (pixel, count), (bad, complaint) = experiment.cxi, hit, mask
+    count = count.astype(np.int64)
     own = [count.sum(), len(pixel), (count == 1).sum(), count.max(initial=0)]
     names = ("photons", "lit pixels", "pixels with one photon", "most photons")
     for name, a, b in zip(names, own, sums, strict=True):
@@ -180,10 +181,10 @@ def _check_frame(experiment, where, image, bad, complaint, sums, found: FrameFin
     found.good += ~bad
 
 
-def _check_emc(experiment, emc: EmcFile, number: int, image, plan: _Plan) -> list[Finding]:
-    pixel = np.flatnonzero(image)
+def _check_emc(experiment, emc: EmcFile, number: int, hit, plan: _Plan) -> list[Finding]:
+    pixel, count = hit
     indptr = np.array([0, len(pixel)])
-    frame = SparseFrames(indptr, pixel.astype(np.uint32), image[pixel].astype(np.uint16))
+    frame = SparseFrames(indptr, pixel.astype(np.uint32), count.astype(np.uint16))
     if plan.bin > 1:
         frame = bin_frames(frame, plan.bin, plan.usable)
     path, other = experiment.emc, emc.frame(number)

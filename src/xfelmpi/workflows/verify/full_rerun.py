@@ -21,7 +21,7 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.process import decide
-from xfelmpi.workflows.verify.cxi_frames import DETECTOR
+from xfelmpi.workflows.verify.cxi_frames import DETECTOR, MaskReader
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs
 from xfelmpi.workflows.verify.run_data import RunData
@@ -143,6 +143,7 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
     try:
         with open_hdf5(path) as file:
             images, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
+            in_file = MaskReader(masks, ~_pixels_in_run(data), first, len(rows))
             for frames, sparse in reader.stream(rows, powder):
                 for i, row in enumerate(frames):
                     entries = slice(sparse.indptr[i], sparse.indptr[i + 1])
@@ -150,7 +151,7 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
                     findings += compare_hit(
                         path,
                         f"{name}, frame {number}",
-                        (images[number], masks[number]),
+                        (images[number], ~in_file.bad(number)[0]),
                         dense(pixel, count, powder.photons.size),
                         good_pixels(data, int(row), pixel[count == 0]),
                     )
@@ -182,14 +183,20 @@ def good_pixels(data: RunData, row: int, bad_here: np.ndarray) -> np.ndarray:
     of_cell = masks.row_of_cell[data.share.frames.cell_id[row]]
     good = unpack(masks.good[:, of_cell]).reshape(-1).astype(bool)
     good[bad_here] = False
+    return good & _pixels_in_run(data)
+
+
+def _pixels_in_run(data: RunData) -> np.ndarray:
+    """Return which pixels belong to modules of the run, bool (pixel,)."""
+    masks = data.inputs.masks
     there = modules_of(data.share.facts.modules_in_run, masks.n_modules)
-    return good & np.repeat(there, masks.module_pixels)
+    return np.repeat(there, masks.module_pixels)
 
 
 def compare_hit(path: Path, what: str, in_file, image, good) -> list[Finding]:
-    """Compare data and mask of a CXI file with photons and good pixels, (pixel,) each."""
-    data, mask = (values.reshape(-1) for values in in_file)
+    """Compare photons and good pixels of a CXI file with those expected, (pixel,) each."""
+    data, good_in_file = (values.reshape(-1) for values in in_file)
     return [
         *compare(path, f"{what}, photons", data, image, "pixel"),
-        *compare(path, f"{what}, good pixels", mask == 0, good, "pixel"),
+        *compare(path, f"{what}, good pixels", good_in_file, good, "pixel"),
     ]

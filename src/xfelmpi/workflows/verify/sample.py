@@ -106,8 +106,8 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead
     if hit >= 0:
         good = good_pixels(data, row, np.flatnonzero(bad_here))
         with open_hdf5(experiment.cxi) as file:
-            in_file = [file[f"entry_1/{DETECTOR}/{name}"][hit] for name in ("data", "mask")]
-        found += compare_hit(experiment.cxi, f"frame {hit}", in_file, image, good)
+            photons, mask = (file[f"entry_1/{DETECTOR}/{name}"][hit] for name in ("data", "mask"))
+        found += compare_hit(experiment.cxi, f"frame {hit}", (photons, mask == 0), image, good)
     return found
 
 
