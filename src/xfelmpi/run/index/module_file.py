@@ -109,7 +109,7 @@ def module_files(folder: Path, kind: str, detector: str | None = None) -> list[P
 
 @dataclass(frozen=True)
 class FileFrames:
-    """Frames of one file as they stand in it: `ModuleRows` without the number of the file."""
+    """Frames of one file in its order: `ModuleRows` without the number of the file."""
 
     train: np.ndarray
     cell: np.ndarray
