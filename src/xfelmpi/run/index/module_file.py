@@ -263,7 +263,7 @@ def _read_plainly(path: Path, detector: str | None):
     Raises
     ------
     Exception
-        Whatever there is about the file, be it only unusual: it must be read with more care.
+        Of any class if the file is unusual or damaged: it must be read with more care.
     """
     with open_hdf5(path) as file:
         version, names = plain_sources(file)
