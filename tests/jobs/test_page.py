@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+import tracemalloc
 import zlib
 from dataclasses import replace
 from html import unescape
@@ -163,7 +164,7 @@ def unpacked(text: str) -> np.ndarray:
 def test_the_browser_has_every_hit_with_all_its_photons(done, monkeypatch):
     prefix = done[0].options.prefix
     found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
-    page = hit_browser.hit_browser(found)
+    page = "".join(hit_browser.hit_browser(found))
     assert "<i>MS2" not in without_scripts(page)
     data = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
     rows = found.hit_file.rows
@@ -185,11 +186,29 @@ def test_the_browser_has_every_hit_with_all_its_photons(done, monkeypatch):
     score = found.run.events.hitscore[rows]
     monkeypatch.setattr(hit_browser, "MOST_HITS", 3)
     monkeypatch.setattr(hit_browser, "MOST_BYTES", len(data["photons"][int(np.argmax(score))]) + 1)
-    page = hit_browser.hit_browser(found)
+    page = "".join(hit_browser.hit_browser(found))
     few = json.loads(re.search(r'id="hits">(.*?)</script>', page)[1])
     assert few["columns"]["hit"] == sorted(np.argsort(-score, kind="stable")[:3].tolist())
     assert [bool(packed) for packed in few["photons"]].count(True) == 1
     assert f"The 3 strongest of {len(rows)} hits. Images of the 1 strongest." in page
+
+
+def test_the_browser_is_not_held_twice(done, monkeypatch):
+    """Its photons are written piece by piece."""
+    prefix = done[0].options.prefix
+    found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
+    packed = dict.fromkeys(range(len(found.hit_file.rows)), "A" * 4_000_000)
+    monkeypatch.setattr(hit_browser, "pack_hits", lambda *_: packed)
+    pieces = hit_browser.hit_browser(found)
+    length = len(next(pieces))
+    tracemalloc.start()
+    try:
+        length += sum(map(len, pieces))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(packed) > 3
+    assert length > 4_000_000 * len(packed) > 1.4 * peak
 
 
 def test_no_outputs_no_page(tmp_path):

@@ -1,10 +1,11 @@
 """Small files that are replaced as a whole."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
-from xfelmpi.io.partial_file import begin_partial, check_lock, forget, sweep, write_new
+from xfelmpi.io.partial_file import begin_partial, check_lock, create_new, forget, sweep
 
 
 def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
@@ -25,12 +26,17 @@ def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
     LostLockError
         If another process has taken the lock.
     """
+    _replace(path, [data], len(data), locked)
+
+
+def _replace(path: Path, pieces: Iterable[bytes], size: int, locked: bool) -> None:
     part = begin_partial(path)
     try:
         make_folder(path.parent)
         if locked:
             check_lock()
-        write_new(part, data)
+        with open(create_new(part), "wb") as file:
+            file.writelines(pieces)
         make_readable(part)
         if locked:
             with open(part, "rb") as file:
@@ -38,7 +44,7 @@ def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
         sweep([path], held=locked)
         part.replace(path)
     except OSError as error:
-        raise cannot_write(path, error, len(data)) from None
+        raise cannot_write(path, error, size) from None
     finally:
         part.unlink(missing_ok=True)
         forget(part)
@@ -52,5 +58,14 @@ def replace_text(path: Path, text: str) -> None:
     OutputError
         If it cannot be written.
     """
+    replace_file(path, _encoded(text))
+
+
+def replace_pieces(path: Path, pieces: Iterable[str]) -> None:
+    """Write a long text that is made piece by piece; as `replace_text`."""
+    _replace(path, map(_encoded, pieces), 0, locked=False)
+
+
+def _encoded(text: str) -> bytes:
     # halves of characters from outside must not keep a page from being written
-    replace_file(path, text.encode(errors="backslashreplace"))
+    return text.encode(errors="backslashreplace")

@@ -4,13 +4,14 @@ Every hit is in the page as the CXI file has it, packed; `hits.js` unpacks those
 """
 
 import base64
+from collections.abc import Iterator
 from html import escape
 
 import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.vocabulary import SPELLINGS
-from xfelmpi.io.replace_file import replace_text
+from xfelmpi.io.replace_file import replace_pieces
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import HitFile
 from xfelmpi.report import images as pictures
@@ -39,16 +40,17 @@ def write_hit_browser(found: RunFiles) -> None:
     OSError
         If the page cannot be written.
     """
-    replace_text(found.experiment.hit_browser, hit_browser(found))
+    replace_pieces(found.experiment.hit_browser, hit_browser(found))
 
 
-def hit_browser(found: RunFiles) -> str:
-    """Return the page as HTML."""
+def hit_browser(found: RunFiles) -> Iterator[str]:
+    """Yield the page as HTML, piece by piece: it may be as long as `MOST_BYTES`."""
     head, hit_file = found.head, found.hit_file
     title = f"Hits of run {head.run}"
     if hit_file is None or not len(hit_file.rows):
         why = found.missing or "There are no hits."
-        return fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
+        yield fill_page(title, f"{_header(found, title)}<p>{escape(why)}</p>", "hits.js")
+        return
     score = found.run.events.hitscore[hit_file.rows]
     strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
     packed = pack_hits(found, strongest)
@@ -60,7 +62,7 @@ def hit_browser(found: RunFiles) -> str:
         "columns": columns,
         "units": units,
         "other_names": {other: name for name, other in SPELLINGS},
-        "photons": [packed.get(hit, "") for hit in hits.tolist()],
+        "photons": [],
         "points": pack_points(raster.point),
         "height": height,
         "width": width,
@@ -73,7 +75,13 @@ def hit_browser(found: RunFiles) -> str:
     if len(packed) < len(hits):
         notes.append(f"Images of the {len(packed):,} strongest.")
     body = _header(found, title, " ".join(notes)) + _CONTROLS + json_script("hits", data)
-    return fill_page(title, body, "hits.js")
+    # the last place of that name: no text from outside comes after it
+    before, name, after = fill_page(title, body, "hits.js").rpartition('"photons":[')
+    yield before + name
+    for i, hit in enumerate(hits.tolist()):
+        # base64 is the same in JSON
+        yield f'{"," if i else ""}"{packed.get(hit, "")}"'
+    yield after
 
 
 def _header(found: RunFiles, title: str, note: str = "") -> str:

@@ -63,6 +63,18 @@ def process_by_facility(job: RunJob) -> int:
     XfelmpiError
         On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
     """
+    job, status = _run_stages(job)
+    if status is None:
+        return process(job)
+    report_run(job)
+    return status
+
+
+def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
+    """Run all stages but the report; return the job with the run's proposal, and the status.
+
+    None instead of it: what is needed is not there, and the job returned is the main job.
+    """
     comm, config, stages = job.comm, job.config, job.stages
     job.announce()
     with stages.timed("index"):
@@ -74,7 +86,7 @@ def process_by_facility(job: RunJob) -> int:
                     f"{lacking}; all frames are read, and hits found in the scores of these"
                 )
             own = replace(config, hits="own", score=_own_score(config))
-            return process(replace(job, config=own, settings=own.to_json()))
+            return replace(job, config=own, settings=own.to_json()), None
         job = job.of_proposal(share.facts.proposal)
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
@@ -115,9 +127,7 @@ def process_by_facility(job: RunJob) -> int:
         )
         written = write_outputs(job, done)
         files.close()
-    status = finish(job, done, sparsifier.bytes_read, written)
-    report_run(job)
-    return status
+    return job, finish(job, done, sparsifier.bytes_read, written)
 
 
 def _read_rows(

@@ -19,6 +19,7 @@ from xfelmpi.core.config.parts import (
 )
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.problems import summarised
@@ -74,6 +75,14 @@ def process(job: RunJob, resume: bool = False) -> int:
     XfelmpiError
         On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
     """
+    # what the stages held is gone before the report, which holds much as well
+    job, status = _run_stages(job, resume)
+    report_run(job)
+    return status
+
+
+def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
+    """Run all stages but the report; return the job with the run's proposal, and the status."""
     comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
     job.announce()
     with stages.timed("index"):
@@ -86,6 +95,7 @@ def process(job: RunJob, resume: bool = False) -> int:
         share = with_distance(share, inputs)
         prepare_outputs(job, share)
         vds, left_out = start_vds(job, share, inputs.used)
+    give_back()
     warnings = log_start(job, share, inputs)
     masks = inputs.masks
     digests = digests_if_growing(job, share, masks)
@@ -132,9 +142,7 @@ def process(job: RunJob, resume: bool = False) -> int:
     job.shutdown.save = lambda: None
     if not job.so_far:
         mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
-    status = finish(job, done, sparsifier.bytes_read, written, selection.n_done)
-    report_run(job)
-    return status
+    return job, finish(job, done, sparsifier.bytes_read, written, selection.n_done)
 
 
 def start_vds(job: RunJob, share: LocalRun, used):

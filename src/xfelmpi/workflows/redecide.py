@@ -163,6 +163,14 @@ def decide_again(job: RunJob) -> int:
     XfelmpiError
         On all ranks, if the outputs or the run cannot be used, or do not fit each other.
     """
+    # what the stages held is gone before the report, which holds much as well
+    job, status = _run_stages(job)
+    report_run(job)
+    return status
+
+
+def _run_stages(job: RunJob) -> tuple[RunJob, int]:
+    """Run all stages but the report; return the job with the run's proposal, and the status."""
     comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
     job.announce()
     with stages.timed("decide"):
@@ -208,9 +216,7 @@ def decide_again(job: RunJob) -> int:
         )
         written = write_outputs(job, done)
         files.close()
-    status = finish(job, done, sparsifier.bytes_read, written)
-    report_run(job)
-    return status
+    return job, finish(job, done, sparsifier.bytes_read, written)
 
 
 def _without_tables(run: FinishedRun) -> FinishedRun:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from xfelmpi import mpi
 from xfelmpi.core import fault_injection
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
@@ -26,6 +27,7 @@ def report_run(job: RunJob) -> None:
     mpi.run_on_root(comm, lambda: _remove_earlier(experiment))
     if not job.config.report:
         return
+    give_back()
     makes_page = comm.rank == comm.size - 1
     found, failure = _make_page(experiment) if makes_page else (None, "")
     try:
