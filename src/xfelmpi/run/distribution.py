@@ -192,7 +192,7 @@ def share_run(
     )
     return LocalRun(
         facts=facts,
-        frames=FrameTable(*columns),
+        frames=FrameTable(*columns).compact(),
         first_frame=int(bounds[comm.rank]),
         pulse_energy=energy,
         wavelength=wavelength,

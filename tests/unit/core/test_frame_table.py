@@ -1,0 +1,52 @@
+"""The table of frames in less memory."""
+
+import numpy as np
+import pytest
+
+from xfelmpi.core.frame_table import FrameTable
+
+N, MODULES = 7, 16
+
+
+def a_table(file: np.ndarray, row: np.ndarray) -> FrameTable:
+    ids = np.arange(len(file), dtype=np.uint64)
+    return FrameTable(ids, ids.astype(np.uint16), ids, file, row)
+
+
+def same_rows() -> tuple[np.ndarray, np.ndarray]:
+    row = np.repeat(np.arange(N, dtype=np.int32)[:, None], MODULES, axis=1)
+    return np.tile(np.arange(MODULES, dtype=np.int32), (N, 1)), row
+
+
+def test_rows_that_all_modules_share_are_kept_once():
+    file, row = same_rows()
+    table = a_table(file, row).compact()
+    assert table.file.dtype == np.int16
+    assert table.row.strides == (4, 0)
+    np.testing.assert_array_equal(table.file, file)
+    np.testing.assert_array_equal(table.row, row)
+    part = table[np.array([5, 2])]
+    assert part.n_modules == MODULES
+    np.testing.assert_array_equal(part.row, row[[5, 2]])
+    np.testing.assert_array_equal(table[2:4].row, row[2:4])
+
+
+@pytest.mark.parametrize("module", [0, 3, 15])
+def test_rows_of_modules_that_differ_stay(module):
+    file, row = same_rows()
+    row[N // 2, module] = 0
+    file[N // 2, module] = -1
+    table = a_table(file, row).compact()
+    assert table.row is row
+    np.testing.assert_array_equal(table.file, file)
+
+
+def test_more_files_than_short_numbers_have():
+    file, row = same_rows()
+    file[0, 0] = np.iinfo(np.int16).max + 1
+    assert a_table(file, row).compact().file is file
+
+
+def test_no_frames():
+    file, row = same_rows()
+    assert len(a_table(file[:0], row[:0]).compact()) == 0
