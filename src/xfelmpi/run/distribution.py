@@ -146,7 +146,7 @@ class LocalRun:
 def share_run(
     comm, experiment: Experiment, settings: RunSettings, work_of=None, so_far: bool = False
 ) -> LocalRun:
-    """Index the run on rank 0 and give every rank its share; collective.
+    """Index the run, whose files all ranks read, and give every rank its share; collective.
 
     Parameters
     ----------
@@ -165,7 +165,10 @@ def share_run(
         On all ranks, if the run cannot be used.
     """
     fault_injection.inject(comm, "index")
-    found = mpi.run_on_root(comm, lambda: _found(experiment, settings, work_of, so_far))
+    looked = mpi.run_on_root(comm, lambda: _looked(experiment, settings))
+    contents = _read_together(comm, looked[2].files if looked else (), settings.detector)
+    about = (experiment, settings, work_of, so_far, looked, contents)
+    found = mpi.run_on_root(comm, lambda: _found(*about))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
@@ -215,6 +218,41 @@ def _deal_facility(comm, facility, bounds: np.ndarray):
         columns = [mpi.scatter_rows(comm, found[i] if found else None, bounds) for i in range(n)]
         dealt.append(columns or None)
     return dealt[0] and FacilityHits(*dealt[0]), dealt[1] and tuple(dealt[1])
+
+
+def _looked(experiment: Experiment, settings: RunSettings):
+    """Return which data are read, and their index if it was kept; for the import see `_found`."""
+    from xfelmpi.run.find_run import look_for_run
+
+    return look_for_run(experiment, settings)
+
+
+def _read_together(comm, paths, detector: str | None) -> dict | None:
+    """Read files of a run for its index, every rank its share; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    paths : tuple of Path
+        On rank 0, none if an index was kept.
+    detector : str or None
+
+    Returns
+    -------
+    dict of Path to FileContent, or None
+        On rank 0, of all files; None without any.
+    """
+    paths = comm.bcast(paths)
+    if not paths:
+        return None
+    found: dict = {}
+    with mpi.fail_together(comm):
+        # most jobs have an index from before: their ranks do not wait for these modules
+        from xfelmpi.run.index.run_index import read_files, share_of_files
+
+        share = share_of_files(paths, comm.rank, comm.size)
+        found = read_files(share, detector, quiet=comm.rank > 0)
+    return dict(mpi.gather_objects(comm, list(found.items())))
 
 
 def _found(*about):

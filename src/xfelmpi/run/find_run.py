@@ -1,4 +1,4 @@
-"""All that the files say of a run, which rank 0 alone finds out."""
+"""All that the files say of a run, which rank 0 finds out; other ranks read files for its index."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.run.data_choice import choose_data
-from xfelmpi.run.index.cache import cached_index
+from xfelmpi.run.index.cache import KeptIndex, cached_index, look_for_index
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
@@ -21,17 +21,36 @@ from xfelmpi.run.machine.metadata_catalogue import CatalogueQuery
 from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
 
+def look_for_run(experiment: Experiment, settings: RunSettings) -> tuple[str, str, KeptIndex]:
+    """Return which data are read, why, and their index if an earlier job kept it."""
+    kind, why = choose_data(experiment, settings.data)
+    chosen = (settings.detector, settings.suspect_trains)
+    folder = experiment.run_folder(kind)
+    return kind, why, look_for_index(experiment.index(kind), folder, kind, *chosen)
+
+
 def find_run(
-    experiment: Experiment, settings: RunSettings, work_of, so_far: bool
+    experiment: Experiment, settings: RunSettings, work_of, so_far: bool, looked, contents
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
     """Return what is known of the run, problems included, and how much work its frames are.
 
     The last value is what the facility found: its hits, and its lit pixels if these are scores.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    settings : RunSettings
+    work_of, so_far
+        See `share_run`.
+    looked : (str, str, KeptIndex)
+        Of `look_for_run`.
+    contents : dict of Path to FileContent, or None
+        What the files have, if no index was kept.
     """
-    kind, why = choose_data(experiment, settings.data)
-    folder = experiment.run_folder(kind)
+    kind, why, kept = looked
+    folder, path = experiment.run_folder(kind), experiment.index(kind)
     chosen = (settings.detector, settings.trains, settings.suspect_trains)
-    index = cached_index(experiment.index(kind), folder, kind, *chosen)
+    index = cached_index(path, folder, kind, *chosen, kept=kept, contents=contents)
     validate_for(settings, index.detector_type)
     index = replace(index, notes=(why, *index.notes))
     if not so_far:

@@ -4,6 +4,7 @@ Every test says which frames must be left, checks against the files' own ids tha
 where it is, and that the damage is named with its file, module and train.
 """
 
+import pickle
 import shutil
 from contextlib import contextmanager
 
@@ -19,7 +20,13 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.problems import Problem, summarised
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.run.index import module_file
-from xfelmpi.run.index.run_index import index_run
+from xfelmpi.run.index.run_index import (
+    index_files,
+    index_run,
+    read_files,
+    share_of_files,
+    slice_trains,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +160,23 @@ def test_a_usual_file_is_opened_once(run, monkeypatch):
     assert plain.files == careful.files
     assert (plain.problems, plain.proposal) == (careful.problems, careful.proposal)
     np.testing.assert_array_equal(plain.recorded, careful.recorded, strict=True)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 64])
+def test_several_ranks_read_the_files(run, n_ranks):
+    """Each file is read by one of them, and the index is that of a single rank, damage included."""
+    with opened(run, 3) as (index, _, _):
+        index["trainId"][1] = 0
+    alone = index_run(run, "proc")
+    paths = module_file.module_files(run, "proc")
+    shares = [share_of_files(paths, rank, n_ranks) for rank in range(n_ranks)]
+    assert sorted(path for share in shares for path in share) == paths
+    found = [pickle.loads(pickle.dumps(read_files(share, quiet=True))) for share in shares]
+    together = index_files(run, "proc", contents={k: v for part in found for k, v in part.items()})
+    for name in FrameTable.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(together.frames, name), getattr(alone.frames, name))
+    assert together.files == alone.files
+    assert slice_trains(together, (None, None), run).problems == alone.problems
 
 
 def test_legacy_names(tmp_path):

@@ -4,7 +4,7 @@ What is kept holds as long as the folder has the same files with the same sizes 
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io import cache_file
 from xfelmpi.run.index.identity import FILE_LEFT_OUT
-from xfelmpi.run.index.module_file import module_files
+from xfelmpi.run.index.module_file import FileContent, module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
 
 SCHEMA = 5
@@ -24,6 +24,35 @@ _TEXTS = ("kind", "detector", "source", "start_time", "proposal")
 _ARRAYS = ("per_train", "train", "cell", "pulse", "segments", "listed", "recorded")
 
 
+@dataclass(frozen=True)
+class KeptIndex:
+    """What there is of a run's index before its files are opened.
+
+    Parameters
+    ----------
+    key : str
+        What must be the same for an index to hold.
+    index : RunIndex or None
+        Of an earlier job, if it holds.
+    files : tuple of Path
+        To read, if there is none.
+    """
+
+    key: str
+    index: RunIndex | None
+    files: tuple[Path, ...]
+
+
+def look_for_index(
+    path: Path, folder: Path, kind: str, detector: str | None, suspect_trains: str = "include"
+) -> KeptIndex:
+    """Return the index that an earlier job kept, or what to read; parameters as `cached_index`."""
+    files = module_files(folder, kind, detector)
+    key = _key(folder, kind, detector, suspect_trains, files)
+    index = _load(path, key)
+    return KeptIndex(key, index, () if index else tuple(files))
+
+
 def cached_index(
     path: Path,
     folder: Path,
@@ -31,6 +60,9 @@ def cached_index(
     detector: str | None,
     trains: tuple[int | None, int | None],
     suspect_trains: str = "include",
+    *,
+    kept: KeptIndex | None = None,
+    contents: dict[Path, FileContent] | None = None,
 ) -> RunIndex:
     """Return the index of a run from its cache, or index the run and write the cache; one rank.
 
@@ -40,25 +72,29 @@ def cached_index(
         Of the cache.
     folder, kind, detector, trains, suspect_trains
         As for `index_run`.
+    kept : KeptIndex, optional
+        If it was looked for before.
+    contents : dict of Path to FileContent, optional
+        What its files have, if they were read since.
 
     Raises
     ------
     InputError
         As `index_run` does.
     """
-    key = _key(folder, kind, detector, suspect_trains)
-    index = _load(path, key)
+    kept = kept or look_for_index(path, folder, kind, detector, suspect_trains)
+    key, index = kept.key, kept.index
     if index is None:
-        index = index_files(folder, kind, detector, suspect_trains)
+        index = index_files(folder, kind, detector, suspect_trains, contents)
         if not any(problem.action == FILE_LEFT_OUT for problem in index.problems):
             # what kept a file from being opened may not be the file
             _save(path, key, index)
     return slice_trains(index, trains, folder)
 
 
-def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str) -> str:
+def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str, paths) -> str:
     """Return what must be the same for a cached index to hold."""
-    files = cache_file.describe_files(module_files(folder, kind, detector))
+    files = cache_file.describe_files(paths)
     about = [*ModuleFile.__dataclass_fields__]
     chosen = (str(folder), kind, detector, suspect_trains)
     return json.dumps([SCHEMA, about, *chosen, files])

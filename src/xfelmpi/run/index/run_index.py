@@ -1,4 +1,6 @@
-"""The run's files → which frame is where, and every problem found on the way. One rank does this.
+"""The run's files → which frame is where, and every problem found on the way.
+
+Several ranks may read the files; one joins what they found.
 
 A frame is named by (trainId, cellId); modules are joined by these ids, never by position. Files
 are opened by EXtra-data, which knows every version of the format; the index arrays are read as
@@ -6,6 +8,7 @@ they are in the file, because damage (a train ID of 0, an index beyond the data)
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +36,9 @@ from xfelmpi.run.index.module_file import (
     start_time,
 )
 from xfelmpi.run.index.suspect_trains import SuspectTrain, suspect_problems
+
+_LEAST_SHARE = 8
+"""Files that a rank reads at least, if several index a run."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +98,44 @@ def index_run(
     return slice_trains(index_files(folder, kind, detector, suspect_trains), trains, folder)
 
 
-def read_files(paths: list[Path], detector: str | None = None) -> dict[Path, FileContent]:
+def share_of_files(paths: Sequence[Path], rank: int, n_ranks: int) -> list[Path]:
+    """Return the files that a rank reads: neighbours, since those of a sequence are alike.
+
+    A rank that reads only a few would save less time than it takes to send what it has found.
+    """
+    readers = min(n_ranks, -(-len(paths) // _LEAST_SHARE))
+    if rank >= readers:
+        return []
+    bounds = [len(paths) * r // readers for r in (rank, rank + 1)]
+    return sorted(paths, key=_sequence_and_name)[slice(*bounds)]
+
+
+def _sequence_and_name(path: Path) -> tuple[str, str]:
+    return path.name.rpartition("-S")[2], path.name
+
+
+def read_files(
+    paths: Sequence[Path], detector: str | None = None, quiet: bool = False
+) -> dict[Path, FileContent]:
     """Return what files have, read by this rank; most modules' ids are kept once.
 
     Parameters
     ----------
-    paths : list of Path
+    paths : sequence of Path
     detector : str, optional
         Which detector's frames are wanted; default: all.
+    quiet : bool
+        Do not show progress.
     """
     reader, found = ModuleFileReader(detector), {}
     progress = Progress(len(paths), stage="indexing", unit="files", found="")
     # files of one sequence have the same frames, as a rule
-    for n, path in enumerate(sorted(paths, key=lambda p: (p.name.rpartition("-S")[2], p.name)), 1):
+    for n, path in enumerate(sorted(paths, key=_sequence_and_name), 1):
         found[path] = reader.read(path)
-        progress.show([n])
-    progress.close()
+        if not quiet:
+            progress.show([n])
+    if not quiet:
+        progress.close()
     return found
 
 
@@ -139,9 +167,9 @@ def index_files(
     InputError
         If there is no such folder, or no usable frame of a detector in it.
     """
-    paths = module_files(folder, kind, detector)
     if contents is None:
-        contents = read_files(paths, detector)
+        contents = read_files(module_files(folder, kind, detector), detector)
+    paths = sorted(contents)
     files: list[ModuleFile] = []
     problems: list[Problem] = []
     suspects: list[SuspectTrain] = []
