@@ -19,6 +19,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError, OutputError
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.log import log
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums, gather
@@ -150,6 +151,8 @@ class CheckpointWriter(Observer):
         else:
             self.error = ""
             self._forget()
+        # its copies would stay with the process until it ends
+        give_back()
         self._last = monotonic()
 
     def _content(self) -> tuple[dict, dict[str, np.ndarray]]:
