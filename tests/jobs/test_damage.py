@@ -410,15 +410,29 @@ def test_file_cut_at_any_point(names, good, tmp_path, capfd):
     )
 
 
+def cut_in_agreement(run, path, at):
+    """Cut a file whose superblock then names its new length."""
+    cut(path, at)
+    run.patch(path, 40, at.to_bytes(8, "little"))
+
+
 def test_file_cut_with_a_superblock_that_agrees(good, tmp_path, capfd):
     """HDF5 opens it, and finds the end wherever it looks."""
+    check_cuts(good, tmp_path, capfd, cut_in_agreement, [10_700, 33_000], "file cannot be")
 
-    def change(run, path, at):
-        cut(path, at)
-        run.patch(path, 40, at.to_bytes(8, "little"))
 
-    positions = [10_700, 33_000, 45_700, 46_500]
-    check_cuts(good, tmp_path, capfd, change, positions, "file cannot be")
+def test_frames_cut_with_a_superblock_that_agrees(good, tmp_path, capfd):
+    """All that tells where the frames are is there, but the frames themselves are not."""
+    run = linked_run(good, tmp_path / "p007927")
+    for module, at in ((2, 45_700), (3, 46_500)):
+        cut_in_agreement(run, run.path(module, 1), at)
+    trains, modules = (2, 3), (2, 3)
+    loss = Loss(
+        {(train, None, module) for train in trains for module in modules},
+        [(m, TRAINS[t], "3 frames: bytes cannot be read") for t in trains for m in modules],
+    )
+    status = job(run, tmp_path / "out")
+    check(run, tmp_path / "out", loss, status, capfd.readouterr().out)
 
 
 TOGETHER = (
