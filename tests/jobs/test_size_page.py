@@ -119,6 +119,32 @@ def test_weighting_of_another_length(made, tmp_path):
         size_charts.size_section(damaged, Charts())
 
 
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [((2, ...), 1e200), ((2, ...), -np.inf), ((slice(None), 0, 0, 0), 0.0), ((2, 3, 0, 0), 101.0)],
+)
+def test_pixels_at_impossible_positions(made, tmp_path, where, values):
+    """Without the CXI file, the page has no pictures and no sizes, and says why."""
+    experiment = made["sphere"].experiment
+    out = shutil.copytree(experiment.output, tmp_path / "out", symlinks=True)
+    files = replace(experiment, output=out)
+    with h5py.File(files.cxi, "r+") as file:
+        file["entry_1/instrument_1/detector_1/xyz_map"][where] = values
+    found = read_run_files(files)
+    assert "xyz_map has pixels at the sample, or too far from it" in found.missing
+    assert "no pictures without it" in run_page(found)
+
+
+def test_trains_that_cannot_be_of_one_run(made, tmp_path):
+    experiment = made["sphere"].experiment
+    out = shutil.copytree(experiment.output, tmp_path / "out", symlinks=True)
+    files = replace(experiment, output=out)
+    with h5py.File(files.events, "r+") as file:
+        file["trainId"][-1] = 2**63 + 5
+    with pytest.raises(InputError, match="trains 1500000000 and 9223372036854775813 cannot be of"):
+        read_run_files(files)
+
+
 def misfit(found, hit):
     """Return how far the rings of a hit are from the model of its columns, by chance and 10 %."""
     events, density = found.run.events, found.run.config.density

@@ -93,6 +93,9 @@ def _cut(text: str, size: int) -> bytes:
     return text.encode()[:size].decode(errors="ignore").encode()
 
 
+_LONGEST_RUN = 2_000_000
+"""Trains: an index has none farther than a million from the median."""
+
 _NEEDED = ("data", "detector", "masks_digest", "proposal", "configuration", "creation_date")
 _NEEDED += ("command_line",)
 """Texts of the root that reading back stands on."""
@@ -328,6 +331,8 @@ def _compare(
     )
     if not step.all():
         raise ValueError("frames do not ascend by train and cell")
+    if len(train) and train[-1] - train[0] > _LONGEST_RUN:
+        raise ValueError(f"trains {train[0]} and {train[-1]} cannot be of one run")
     incomplete = events.modules != modules_in_run
     if (events.modules & ~np.uint16(modules_in_run)).any():
         raise ValueError("frames of modules that the run has not")

@@ -22,6 +22,9 @@ from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 _FARTHEST = 10.0
 """Metres that no pixel is from the beam."""
 
+_LONGEST_DISTANCE = 100.0
+"""Metres along the beam that no pixel is from the sample."""
+
 _ENTRY = "entry_1"
 _DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
 
@@ -242,6 +245,9 @@ def _positions(detector: h5py.Group) -> np.ndarray:
     xyz = checked_array(detector, "xyz_map", np.float64, (3, None, None, None))
     if not np.isfinite(xyz[:2]).all() or np.abs(xyz[:2]).max(initial=0) > _FARTHEST:
         raise ValueError("xyz_map has pixels that are nowhere on a detector")
+    # without a distance, z is NaN
+    if (np.abs(xyz[2]) > _LONGEST_DISTANCE).any() or not xyz.any(axis=0).all():
+        raise ValueError("xyz_map has pixels at the sample, or too far from it")
     return xyz
 
 
