@@ -15,6 +15,8 @@ import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from patience import patience
 
+from xfelmpi.core.free_memory import give_back
+
 TESTS = Path(__file__).parent
 
 FOLDERS = {"jobs": "job", "cluster": "cluster"}
@@ -30,13 +32,11 @@ MPI_SECONDS = 240
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's mallopt."""
 
-LIBC = ctypes.CDLL(None)
-
 
 def pytest_configure(config):
     launch.crashes = config.stash.get(fault_handler_stderr_fd_key, launch.crashes)
     # memory of large arrays is kept for the next ones: a tenth of the time of a job in this process
-    mallopt = getattr(LIBC, "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
@@ -54,8 +54,7 @@ def _space_given_back(request, tmp_path_factory):
     if request.session.testsfailed == failed:
         for path in set(folder.iterdir()) - before:
             shutil.rmtree(path, ignore_errors=True)
-    if trim := getattr(LIBC, "malloc_trim", None):
-        trim(0)
+    give_back()
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ _LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 _MOTION = 0.1e-3
 """m: a detector that moves further along the beam during a run is worth a warning."""
 
-_FARTHEST = 100.0
+LONGEST_DISTANCE = 100.0
 """m: no detector is farther from the sample."""
 
 _DIFFERENCE = 1e-3
@@ -86,7 +86,7 @@ def find_distance(
         )
     elif offset is not None and motor is not None:
         metres = offset + motor.position
-        if 0 < metres < _FARTHEST:
+        if 0 < metres < LONGEST_DISTANCE:
             return _by_motor(metres, offset, whose, motor, static, warnings)
         warnings.append(
             f"distance offset {offset:g} m is not used: with {motor.source} at "
@@ -125,7 +125,7 @@ def _comment(text: str, path: Path | None) -> tuple[float | None, str]:
         offset = float(match[1])
     except ValueError:
         offset = float("nan")
-    if abs(offset) < _FARTHEST:
+    if abs(offset) < LONGEST_DISTANCE:
         return offset, ""
     return None, f"{path}: DISTANCE_OFFSET={match[1][:40]} is not used: expected a length in m"
 
@@ -147,6 +147,6 @@ def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tupl
         length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
     except ValueError:
         length = 0.0
-    if not 0 < length < _FARTHEST:
+    if not 0 < length < LONGEST_DISTANCE:
         return float("nan"), unknown + f"has clen = {value}, expected a length in m"
     return length, ""

@@ -6,7 +6,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 
-_FARTHEST = 10.0
+FARTHEST_PIXEL = 10.0
 """m: no pixel is farther from the beam."""
 
 _OTHER_AREA = 0.05
@@ -32,13 +32,13 @@ def implausible_panels(geometry, path: Path) -> list[str]:
     shape = np.array(detector.tile_shape)
     centre = corner[:, :2] + (basis[:, :, :2] * (shape / 2)[:, None]).sum(axis=1)
     reach = np.abs(corner[:, :2]) + (np.abs(basis[:, :, :2]) * shape[:, None]).sum(axis=1)
-    wrong = ~(reach < _FARTHEST).all(axis=1)  # also where it is NaN
+    wrong = ~(reach < FARTHEST_PIXEL).all(axis=1)  # also where it is NaN
     if wrong.any():
         which = int(np.argmax(wrong))
         x, y = corner[which, :2]
         raise InputError(
             f"{path}: panel {_name(which, detector)} has its corner at x = {x:g} m, y = {y:g} m, "
-            f"expected less than {_FARTHEST:g} m from the beam"
+            f"expected less than {FARTHEST_PIXEL:g} m from the beam"
         )
     return [*_odd_pixels(basis, detector, path), *_overlaps(centre, basis, detector, path)]
 

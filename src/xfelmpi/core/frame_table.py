@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FARTHEST_TRAIN = 1_000_000
+"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+
 
 @dataclass(frozen=True)
 class ModuleFile:

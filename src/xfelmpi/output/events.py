@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.event_table import AddedColumn, EventColumns
+from xfelmpi.core.frame_table import FARTHEST_TRAIN
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
@@ -92,9 +93,6 @@ def _cut(text: str, size: int) -> bytes:
     """Return the UTF-8 of a text in at most `size` bytes, without half a character at the end."""
     return text.encode()[:size].decode(errors="ignore").encode()
 
-
-_LONGEST_RUN = 2_000_000
-"""Trains: an index has none farther than a million from the median."""
 
 _NEEDED = ("data", "detector", "masks_digest", "proposal", "configuration", "creation_date")
 _NEEDED += ("command_line",)
@@ -331,7 +329,7 @@ def _compare(
     )
     if not step.all():
         raise ValueError("frames do not ascend by train and cell")
-    if len(train) and train[-1] - train[0] > _LONGEST_RUN:
+    if len(train) and train[-1] - train[0] > 2 * FARTHEST_TRAIN:
         raise ValueError(f"trains {train[0]} and {train[-1]} cannot be of one run")
     incomplete = events.modules != modules_in_run
     if (events.modules & ~np.uint16(modules_in_run)).any():

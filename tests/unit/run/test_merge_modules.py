@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from xfelmpi.core.frame_table import ModuleFile
+from xfelmpi.run.index.file_index import ModuleRows
 from xfelmpi.run.index.merge_modules import drop_foreign_trains, join_modules, order_frames
-from xfelmpi.run.index.module_file import ModuleRows
 
 FIRST = 1_500_000_000
 

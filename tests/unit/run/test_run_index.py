@@ -670,6 +670,7 @@ import re
 from pathlib import Path
 import numpy as np
 from xfelmpi.run.index import module_file, run_index
+from xfelmpi.run.index.file_index import FileIndex
 from xfelmpi.run.index.identity import FileIdentity
 
 TRAINS = 2841  # of 352 cells: a million frames
@@ -683,7 +684,7 @@ def read(path, detector):
     ids = {"trainId": np.repeat(trains, 352), "cellId": cell, "pulseId": cell.astype(np.uint64)}
     of_trains = trains, np.arange(TRAINS) * 352, np.full(TRAINS, 352), np.zeros(TRAINS, bool)
     about = (N, 512, 128), np.dtype("u1"), True
-    index = module_file._FileIndex(*of_trains, ids, *about)
+    index = FileIndex(*of_trains, ids, *about)
     return {source}, FileIdentity(50, 7927, 50), {source: index}
 
 module_file._read_plainly = read

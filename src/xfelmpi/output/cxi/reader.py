@@ -7,7 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.calibration.distance import LONGEST_DISTANCE
 from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.calibration.plausible_geometry import FARTHEST_PIXEL
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
@@ -18,12 +20,6 @@ from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
-
-_FARTHEST = 10.0
-"""Metres that no pixel is from the beam."""
-
-_LONGEST_DISTANCE = 100.0
-"""Metres along the beam that no pixel is from the sample."""
 
 _ENTRY = "entry_1"
 _DETECTOR = f"{_ENTRY}/instrument_1/detector_1"
@@ -243,10 +239,10 @@ def _check_frames(detector: h5py.Group, n_hits: int) -> None:
 def _positions(detector: h5py.Group) -> np.ndarray:
     """Return the centres of the pixels in m, float64 (3, module, ss, fs)."""
     xyz = checked_array(detector, "xyz_map", np.float64, (3, None, None, None))
-    if not np.isfinite(xyz[:2]).all() or np.abs(xyz[:2]).max(initial=0) > _FARTHEST:
+    if not np.isfinite(xyz[:2]).all() or np.abs(xyz[:2]).max(initial=0) > FARTHEST_PIXEL:
         raise ValueError("xyz_map has pixels that are nowhere on a detector")
     # without a distance, z is NaN
-    if (np.abs(xyz[2]) > _LONGEST_DISTANCE).any() or not xyz.any(axis=0).all():
+    if (np.abs(xyz[2]) > LONGEST_DISTANCE).any() or not xyz.any(axis=0).all():
         raise ValueError("xyz_map has pixels at the sample, or too far from it")
     return xyz
 
@@ -407,7 +403,7 @@ def read_hit_file(path: Path) -> HitFile:
         rows = checked_array(file, f"{_ENTRY}/vds_index", np.uint64, (None,))
         _check_frames(detector, len(rows))
         sizes = [checked_array(detector, f"{a}_pixel_size", np.float64, ()) for a in "xy"]
-        if not 0 < min(sizes) < _FARTHEST:
+        if not 0 < min(sizes) < FARTHEST_PIXEL:
             raise ValueError(f"pixels of {sizes} m")
         return HitFile(
             path,

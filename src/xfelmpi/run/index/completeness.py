@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.frame_table import FARTHEST_TRAIN
 from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
@@ -26,7 +27,7 @@ from xfelmpi.run.arrival import (
     trains_with_frames,
 )
 from xfelmpi.run.index.identity import identity
-from xfelmpi.run.index.module_file import FARTHEST_TRAIN, module_files
+from xfelmpi.run.index.module_file import module_files
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.train_index import listed_trains

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.frame_table import FARTHEST_TRAIN, FrameTable, ModuleFile
 from xfelmpi.core.problems import Problem
-from xfelmpi.run.index.module_file import FARTHEST_TRAIN, ModuleRows
+from xfelmpi.run.index.file_index import ModuleRows
 from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
 
 _CELL_BITS = 16

@@ -32,39 +32,16 @@ from xfelmpi.io.input_file import (
     read_access,
 )
 from xfelmpi.io.plain_values import is_there, plain_form
+from xfelmpi.run.index.file_index import (
+    FileFrames,
+    FileIndex,
+    check_order,
+    rows_of_trains,
+    usable_frames,
+)
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import OLDEST_FORMAT, SuspectTrain, flagged
 from xfelmpi.run.train_index import first_and_count, listed_trains, read_column, shape_of
-
-FARTHEST_TRAIN = 1_000_000
-"""Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
-
-_IMPOSSIBLE = np.uint64(1 << 63)
-
-
-@dataclass(frozen=True)
-class ModuleRows:
-    """Frames of one module in the order of its files.
-
-    Parameters
-    ----------
-    train, pulse : ndarray, uint64 (frame,)
-    cell : ndarray, uint16 (frame,)
-    file : ndarray, int32 (frame,)
-        Number of the file in the run index.
-    row : ndarray, int32 (frame,)
-        Row in that file's dataset.
-    """
-
-    train: np.ndarray
-    cell: np.ndarray
-    pulse: np.ndarray
-    file: np.ndarray
-    row: np.ndarray
-
-    def keep(self, which) -> "ModuleRows":
-        """Return some of the frames."""
-        return ModuleRows(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
 
 def module_files(folder: Path, kind: str, detector: str | None = None) -> list[Path]:
@@ -105,21 +82,6 @@ def module_files(folder: Path, kind: str, detector: str | None = None) -> list[P
         f"{folder}: no {start} files; found {len(names)} files{instead}, expected "
         f"{wanted}-R….-{start}00-S00000.h5 and so on"
     )
-
-
-@dataclass(frozen=True)
-class FileFrames:
-    """Frames of one file in its order: `ModuleRows` without the number of the file."""
-
-    train: np.ndarray
-    cell: np.ndarray
-    pulse: np.ndarray
-    row: np.ndarray
-
-    def of_file(self, number: int) -> ModuleRows:
-        """Return them with the number that the file has in the index."""
-        file = np.full(len(self.train), number, np.int32)
-        return ModuleRows(self.train, self.cell, self.pulse, file, self.row)
 
 
 @dataclass(frozen=True)
@@ -184,7 +146,7 @@ class ModuleFileReader:
 
     def __init__(self, detector: str | None = None):
         self._detector = detector
-        self._before: tuple[Detector, bool, _FileIndex, SourceContent] | None = None
+        self._before: tuple[Detector, bool, FileIndex, SourceContent] | None = None
 
     def read(self, path: Path) -> FileContent:
         """Return what a file has; it is opened once, unless there is something odd about it."""
@@ -313,7 +275,7 @@ def _read_with_care(path: Path, source: str, version: str, datasets: FrameDatase
 
 
 def _checked_content(
-    path: Path, module: int, found: "_FileIndex", stamp: str, detector: Detector
+    path: Path, module: int, found: FileIndex, stamp: str, detector: Detector
 ) -> SourceContent:
     """Return the usable frames of one file, and every problem of the others."""
     problems: list[Problem] = []
@@ -334,71 +296,31 @@ def _checked_content(
         return SourceContent(problems=tuple(problems))
     per_train = found.per_train if detector.datasets.by_train else 0
     if found.per_train > 1:
-        found = _by_frame(found)
-    _check_order(found.train_ids, problem)
-    train, row = _rows_of_trains(found, problem)
+        found = found.by_frame()
+    check_order(found.train_ids, problem)
+    train, row = rows_of_trains(found, problem)
     suspects: tuple[SuspectTrain, ...] = ()
     if found.suspect.any():
         flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
         suspects = tuple(SuspectTrain(int(t), module, path.name) for t in flagged_trains)
-    frames = _check_rows(train, row, found.ids, problem, detector.max_cells)
+    frames = usable_frames(train, row, found.ids, problem, detector.max_cells)
     n = min(len(found.train_ids), len(found.count))
     recorded = found.train_ids[:n][found.count[:n] > 0]
     about = found.dtype.str, found.has_mask, stamp, per_train
     return SourceContent(frames, found.train_ids, recorded, about, tuple(problems), suspects)
 
 
-@dataclass(frozen=True)
-class _FileIndex:
-    # what a file says of its trains (train_ids, first, count, suspect) and frames (ids), as it is
-    train_ids: np.ndarray
-    first: np.ndarray
-    count: np.ndarray
-    suspect: np.ndarray
-    ids: dict[str, np.ndarray]
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    has_mask: bool
-    frame_axes: int = 1
-    per_train: int = 1  # frames in a row
-
-    def same_as(self, other: "_FileIndex") -> bool:
-        """Return whether another file says the same of its trains and frames, to the byte."""
-        mine, others = ([x.train_ids, x.first, x.count, x.suspect] for x in (self, other))
-        mine += self.ids.values()
-        others += other.ids.values()
-        about, of_other = ((x.shape, x.dtype, x.frame_axes, x.per_train) for x in (self, other))
-        return about == of_other and all(map(np.array_equal, mine, others))
-
-    @property
-    def frame_shape(self) -> tuple[int, ...]:
-        return self.shape[self.frame_axes :]
-
-    @property
-    def n_frames(self) -> int:
-        return self.shape[0] * self.per_train
-
-
-def _by_frame(found: _FileIndex) -> _FileIndex:
-    """Return the index of a file whose rows are trains with its frames as rows."""
-    n = found.per_train
-    trains = np.repeat(found.ids["trainId"], n)
-    return replace(
-        found, first=found.first * n, count=found.count * n, ids={**found.ids, "trainId": trains}
-    )
-
-
-def _read_oldest_index(access, source: str, datasets: FrameDatasets) -> _FileIndex:
+def _read_oldest_index(access, source: str, datasets: FrameDatasets) -> FileIndex:
     return _read_index(access.file, source, OLDEST_FORMAT, datasets, access.validity_flag)
 
 
-def _read_newer_index(path: Path, source: str, version: str, datasets: FrameDatasets) -> _FileIndex:
+def _read_newer_index(path: Path, source: str, version: str, datasets: FrameDatasets) -> FileIndex:
     # EXtra-data has opened the file before, and its strings were checked then
     with open_hdf5(path) as file:
         return _read_index(file, source, version, datasets)
 
 
-def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> _FileIndex:
+def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> FileIndex:
     group = f"INSTRUMENT/{source}"
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
@@ -417,7 +339,7 @@ def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(file, version, train_ids, valid)[:n]
     about = ids, shape, dtype, has_mask, axes, per_train
-    return _FileIndex(train_ids[:n], first[:n], count[:n], suspect, *about)
+    return FileIndex(train_ids[:n], first[:n], count[:n], suspect, *about)
 
 
 def _form(file, name: str) -> tuple[tuple[int, ...], np.dtype]:
@@ -428,71 +350,3 @@ def _form(file, name: str) -> tuple[tuple[int, ...], np.dtype]:
     shape = shape_of(data)
     require_filters(data)
     return shape, data.dtype
-
-
-def _check_order(train_ids: np.ndarray, problem) -> None:
-    ids = train_ids[(train_ids > 0) & (train_ids < _IMPOSSIBLE)].astype(np.int64)
-    step = np.diff(ids)
-    # what is farther off is a train of another run, and named as such
-    back = np.flatnonzero((step < 0) & (step >= -FARTHEST_TRAIN))
-    if len(back):
-        problem("train IDs of INDEX decrease", ids[back[0] + 1], "frames matched by their IDs")
-
-
-def _rows_of_trains(found: _FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return train ID and row of every frame that the INDEX names, as far as there are data."""
-    train_ids, first, count = found.train_ids, found.first, found.count
-    n_ids = {name: len(values) for name, values in found.ids.items()}
-    usable = min(found.n_frames, *n_ids.values())
-    if len({found.n_frames, *n_ids.values()}) > 1:
-        counted = ", ".join(f"{n} {name}" for name, n in n_ids.items())
-        problem(f"{found.n_frames} frames but {counted}")
-    for t in np.flatnonzero((train_ids == 0) & (count > 0)):
-        problem(f"train ID 0 at position {t} with {count[t]} frames")
-    beyond = (count > 0) & ((first > usable) | (count > usable) | (first + count > usable))
-    for t in np.flatnonzero(beyond):
-        problem(
-            f"INDEX names rows {first[t]} … {first[t] + count[t] - 1}, but there are {usable}",
-            train_ids[t],
-            "rows beyond left out",
-        )
-    first = np.minimum(first, usable)
-    count = np.where(train_ids == 0, 0, np.minimum(count, usable - first))
-    if count.sum() > 2 * usable:
-        # garbage, and as many rows as trains times frames would be more than fits the memory
-        count = _own_frames_only(train_ids, first, count, found.ids["trainId"], problem)
-    train = np.repeat(train_ids, count)
-    row = np.arange(len(train)) - np.repeat(np.cumsum(count) - count, count)
-    return train, row + np.repeat(first, count)
-
-
-def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarray:
-    """Return counts that end with the last frame of the train itself, int64 (train,)."""
-    count, room = count.copy(), 2 * len(frame_trains)
-    for t in np.flatnonzero(count):
-        frames = frame_trains[first[t] : first[t] + count[t]]
-        own = np.flatnonzero(frames == train_ids[t])
-        least = int(own[-1]) + 1 if len(own) and own[-1] < room else 0
-        if least < count[t]:
-            problem(
-                f"INDEX gives it {count[t]} frames, of which {len(own)} are its own", train_ids[t]
-            )
-        count[t] = least
-        room -= least
-    return count
-
-
-def _check_rows(train, row, ids, problem, max_cells: int) -> FileFrames:
-    cell = ids["cellId"][row]
-    wrong_train = ids["trainId"][row] != train
-    wrong_cell = (cell < 0) | (cell >= max_cells)
-    for t in np.unique(train[wrong_train]):
-        n = int((wrong_train & (train == t)).sum())
-        problem(f"{n} frames have another trainId than the INDEX says", t)
-    for t in np.unique(train[wrong_cell]):
-        worst = cell[wrong_cell & (train == t)].max()
-        problem(f"cellId {worst}, expected 0 … {max_cells - 1}", t)
-    good = ~(wrong_train | wrong_cell)
-    if not good.all():
-        train, cell, row = train[good], cell[good], row[good]
-    return FileFrames(train, cell.astype(np.uint16), ids["pulseId"][row], row.astype(np.int32))
