@@ -1,4 +1,4 @@
-"""One MPI job from a European XFEL AGIPD run to events, powder, CXI and EMC."""
+"""One MPI job turns a European XFEL detector run into events, powder, CXI and EMC."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -29,18 +29,18 @@ from xfelmpi.core.streams import secure_streams
 from xfelmpi.core.text import printable
 
 COMMANDS = {
-    "process": "the main job: events, powder, CXI and EMC of a run (also: xfelmpi RUN)",
-    "merge": "the hits of several processed runs as one CXI, EMC and detector file",
-    "patch": "give finished files another geometry, distance or mask, without the run",
+    "process": "process a run: write events, powder, CXI and EMC (also: xfelmpi RUN)",
+    "merge": "merge the hits of processed runs into one CXI, EMC and detector file",
+    "patch": "change geometry, distance or mask in finished files, without the run",
     "size": "measure the hits of processed runs again, without the run",
-    "classes": "take the classes that Dragonfly found into the files of processed runs",
+    "classes": "add the classes that Dragonfly found to the files of processed runs",
     "geometry": "find the beam centre and the quadrants from the hits of processed runs",
     "darks": "make calibration constants for raw data from dark runs",
-    "mask": "make a mask per memory cell from a run",
+    "mask": "make a mask for every memory cell from a run",
     "simulate": "write a simulated run with known ground truth",
     "vds": "write the virtual dataset of a run",
-    "verify": "check the outputs of a run against each other and against the run",
-    "report": "write the report of a processed run, and the run overview",
+    "verify": "check that the outputs of a run are intact, and agree with the run",
+    "report": "write run report and run overview again, from the output files",
     "watch": "process every run of a beamtime as soon as it is complete",
     "submit": "submit several runs to Slurm",
     "comment": "add a comment on a run to the run overview",
@@ -60,14 +60,14 @@ usage: xfelmpi RUN [options]
 commands:
 {commands}
 
-  help       show this, or the options of a command: xfelmpi help show
+  help           show this, or the options of a command: xfelmpi help show
 
 options:
   -h, --help  show this
   --version   show the version, and the commit of the sources
 
-Each command has its own --help. Several ranks: mpirun -n 8 xfelmpi 50, srun --mpi=pmix -n 64
-xfelmpi 50
+The options of a command: xfelmpi COMMAND --help. On several ranks: mpirun -n 8 xfelmpi 50,
+or srun --mpi=pmix -n 64 xfelmpi 50.
 """
 
 
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(f"xfelmpi {__version__} (commit {COMMIT})\n")
         return EXIT_COMPLETE
     if argv[0] == "help":
-        argv = [*argv[1:2], "--help"]
+        argv = [*(word for word in argv[1:2] if word != "help"), "--help"]
         if len(argv) == 1:
             return main(argv)
     command = "process" if _is_run(argv[0]) or argv[0].startswith("-") else argv[0]

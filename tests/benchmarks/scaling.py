@@ -24,6 +24,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 STAGES = ("index", "photons", "decide", "write")
+NAMES = {"decide": "find hits"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def run_job(kind: str, ranks: int, options: list) -> Job:
         int(number(r"\nframes +([\d,]+)")),
         spent.wall,
         float("nan") if "SLURM_JOB_ID" in os.environ else spent.cpu,
-        *(number(rf"\ntime .*\b{name} ([\d.]+)") for name in STAGES),
+        *(number(rf"\ntime .*\b{NAMES.get(name, name)} ([\d.]+)") for name in STAGES),
         number(r"\nmemory +([\d,]+) +MiB"),
     )
 

@@ -128,7 +128,7 @@ def test_run_that_arrives_in_pieces(source, tmp_path, project):
 def test_files_must_be_at_rest(source, tmp_path, project):
     put(source, tmp_path)
     watch = Watch(tmp_path, project, settle=30.0)
-    assert watch.look(0.0)[50] == (WAITING, "waiting for its files to be at rest")
+    assert watch.look(0.0)[50] == (WAITING, "waiting for its files to stop changing")
     growing = tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00001.h5"
     data = growing.read_bytes()
     growing.unlink()

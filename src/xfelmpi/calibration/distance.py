@@ -100,13 +100,13 @@ def _by_motor(metres, offset, whose, motor: ZMotor, static: float, warnings: lis
     if motor.travel > _MOTION:
         warnings.append(
             f"{motor.source} moved by {motor.travel * 1e3:.3f} mm during the run; the distance is "
-            "that of the median"
+            "computed from its median position"
         )
     # false for an unknown one
     if abs(metres - static) > _DIFFERENCE:
         warnings.append(
             f"distance {metres:g} m by {motor.source}, {static:g} m by clen of the geometry file; "
-            "the former counts"
+            "the first is used"
         )
     rule = f"{offset:g} m ({whose}) + {motor.position:g} m"
     return _distance(metres, motor.source, rule, warnings)

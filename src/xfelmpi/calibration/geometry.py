@@ -240,7 +240,7 @@ def _moved(
         q, m = np.unravel_index(motors.travel.argmax(), motors.travel.shape)
         name, far = f"{motors.device}Q{q + 1}M{m + 1}", motors.travel.max() * 1e3
         complaints.append(
-            f"{name} moved by {far:.3f} mm during the run; the geometry is that of the median"
+            f"{name} moved by {far:.3f} mm during the run; its median position is used"
         )
     shift = motors.positions * 1e3 - reference
     by = ", ".join(f"Q{q + 1} {a:+.3f} {b:+.3f}" for q, (a, b) in enumerate(shift))

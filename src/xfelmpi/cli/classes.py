@@ -11,11 +11,12 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi classes",
-        description="Take the classes that Dragonfly found in a folder of --dragonfly DIR "
-        "--recon 2d into the files of processed runs, as columns class and class_weight, and make "
-        "a page per run that shows the average of every class. Hits are matched by train and "
-        "cell. All files of all runs are replaced, or none. Exit status: 0 complete, 2 wrong use "
-        "or unusable input, 1 a bug.",
+        description="Add the classes that Dragonfly found, in a folder made with --dragonfly"
+        " DIR --recon 2d, to the files of processed runs, as columns class and"
+        " class_weight, and write a page for each run with the average of every"
+        " class. Hits are matched by run, train and memory cell. All files of all"
+        " runs are replaced, or none. Exit status: 0 complete, 2 wrong use or"
+        " unusable input, 1 a bug.",
     )
     arguments.add_runs(parser, "run numbers: 50 51, 50,51 or 50-53")
     parser.add_argument(
@@ -24,7 +25,7 @@ def parser() -> arguments.Parser:
         dest="classes",
         required=True,
         metavar="DIR",
-        help="the folder, of which the last output is taken, or one output_NNN.h5 in it",
+        help="the folder, from which the last output is used, or one output_NNN.h5 in it",
     )
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser

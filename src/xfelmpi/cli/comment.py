@@ -2,7 +2,6 @@
 
 from xfelmpi.cli import batch_options
 from xfelmpi.cli import parser as arguments
-from xfelmpi.core.config.parsing import parse_run
 from xfelmpi.core.errors import EXIT_COMPLETE, UsageError
 from xfelmpi.core.paths import Experiment
 
@@ -13,7 +12,7 @@ def parser() -> arguments.Parser:
         prog="xfelmpi comment",
         description="Add a comment on a run to the run overview, report/index.html.",
     )
-    parser.add_argument("run", type=arguments.checked(parse_run), help="run number")
+    arguments.add_run(parser)
     parser.add_argument("text", nargs="+", metavar="TEXT", help="the comment")
     arguments.add_with_defaults(parser, "prefix", "output")
     return parser

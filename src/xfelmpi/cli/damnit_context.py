@@ -33,8 +33,8 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--start",
         action="store_true",
-        help="let the variables start the job, in DAMNIT's own job on the cluster, if it has not "
-        "run yet",
+        help="let the variables process the run, within DAMNIT's own job on the cluster, if"
+        " no job has done so",
     )
     parser.add_argument(
         "--install",

@@ -17,8 +17,8 @@ def parser() -> argparse.ArgumentParser:
     parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
     options.add_runs(
         parser,
-        "dark runs in high, medium and low gain, in this order; a single one makes constants for "
-        "fixed high gain",
+        "dark runs in high, medium and low gain, in this order; with a single run, the"
+        " constants are for fixed high gain",
     )
     options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
     parser.add_argument(
@@ -40,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=8.0,
         metavar="S",
-        help="a pixel is bad if its offset is farther from those of its ASIC, in robust standard "
-        "deviations (default: 8)",
+        help="a pixel is bad if its offset differs from the median of its ASIC by more than"
+        " this many robust standard deviations (default: 8)",
     )
     parser.add_argument(
         "--noise-sigma",

@@ -13,19 +13,24 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi geometry",
-        description="Find where the beam meets the detector, from the powder of the hits of "
-        "processed runs, and write a geometry file with which the powder is round. xfelmpi patch "
-        "applies it. Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+        description="Find where the beam hits the detector, from the powder of the hits of"
+        " processed runs, and write a geometry file in which this powder is"
+        " centred on the beam. xfelmpi patch applies it. Exit status: 0 complete,"
+        " 2 wrong use or unusable input, 1 a bug.",
     )
-    arguments.add_runs(parser, "run numbers of one geometry: 50 51, 50,51 or 50-53")
+    arguments.add_runs(
+        parser, "runs that were processed with the same geometry: 50 51, 50,51 or 50-53"
+    )
     parser.add_argument(
-        "--quadrants", action="store_true", help="move each quadrant by itself, not the detector"
+        "--quadrants",
+        action="store_true",
+        help="move each quadrant by itself, not the detector as a whole",
     )
     parser.add_argument(
         "--geometry-file",
         type=Path,
         metavar="FILE",
-        help="write the geometry here (default: det/rRRRR.geom among the outputs)",
+        help="geometry file to write (default: OUTPUT/det/rRRRR.geom)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     arguments.add_arguments(parser, only=("prefix", "output"))

@@ -31,10 +31,11 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi mask",
-        description="Make det/rRRRR_mask.h5, where the main job looks for it: which pixels are "
-        "good in which memory cell, judged by the sums over the run. A cell is compared with the "
-        "other cells of its pixel, a pixel with its neighbourhood. Exit status: 0 complete, 3 "
-        "complete but some input was excluded, 2 wrong use or unusable input, 1 a bug.",
+        description="Make det/rRRRR_mask.h5, which the main job finds there: the good pixels"
+        " of every memory cell, judged by their photons summed over the run. A"
+        " memory cell is compared with the other cells of its pixel, and a pixel"
+        " with the pixels around it. Exit status: 0 complete, 3 complete but some"
+        " input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
     arguments.add_run(parser)
     group = parser.add_argument_group("mask")
@@ -78,25 +79,26 @@ def _add_judgement(group) -> None:
         "--leave-out",
         choices=("bright", "hits", "none"),
         default="bright",
-        help="frames to leave out of the sums: those that stand out in their train (module by "
-        "module), the hits of the events file, or none (default: bright)",
+        help="frames to leave out of the sums; bright: frames that are brighter than the"
+        " others of their train (module by module); hits: hits of the events file"
+        " (default: bright)",
     )
     group.add_argument(
         "--noise",
         type=Path,
         metavar="DIR",
-        help="folder of constants with Noise, as xfelmpi darks writes them: pixels whose noise is "
-        "far from that of their ASIC are bad",
+        help="folder of calibration constants with Noise, as written by xfelmpi darks; pixels"
+        " whose noise is far from the median of their ASIC are bad",
     )
     group.add_argument(
         "--noise-sigma",
         type=float,
         default=8.0,
         metavar="S",
-        help="how far, in robust standard deviations (default: 8)",
+        help="with --noise: how far, in robust standard deviations (default: 8)",
     )
     group.add_argument(
-        "--asic-edges", action="store_true", help="the pixels at the edges of the ASICs are bad"
+        "--asic-edges", action="store_true", help="mark the pixels at the edges of the ASICs as bad"
     )
 
 
@@ -105,7 +107,7 @@ def _add_outputs(group) -> None:
         "--mask-file",
         type=Path,
         metavar="FILE",
-        help="write the mask here (default: det/rRRRR_mask.h5)",
+        help="mask file to write (default: OUTPUT/det/rRRRR_mask.h5)",
     )
     group.add_argument("--overwrite", action="store_true", help="replace an existing mask")
     group.add_argument(

@@ -13,20 +13,22 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi merge",
-        description="Join the hits of runs that have been processed: one CXI, EMC and detector "
-        "file in OUTPUT/merged/, with the run number of every hit and one background per run. "
-        "Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+        description="Merge the hits of processed runs into one CXI, EMC and detector file in"
+        " OUTPUT/merged/, with the run number of every hit and one background per"
+        " run. Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
     )
     arguments.add_runs(parser, "run numbers, e.g. 50 51 or 50-53")
     parser.add_argument(
         "--where",
         metavar="CONDITION",
-        help='only hits that fulfil it, e.g. "hit_sigma > 8 and pulse_energy > 200 uJ": it may use '
-        "run and all values per hit of the CXI files, also by their names in the events file; "
-        "numbers without a unit are SI (default: all hits)",
+        help='merge only hits for which this is true, e.g. "hit_sigma > 8 and pulse_energy >'
+        ' 200 uJ"; it can use run and every value per hit in the CXI files, by its name'
+        " there or in the events file; numbers without a unit are in SI units, but"
+        " fluence is in photons/um2 (default: all hits)",
     )
     parser.add_argument(
-        "--name", help="start of the files' names (default: rFIRST-rLAST of the runs)"
+        "--name",
+        help="name of the merged files, without ending (default: rFIRST-rLAST of the runs)",
     )
     only = [f.name for f in arguments.options() if f.metadata["group"] == _GROUP]
     arguments.add_arguments(parser, only=("prefix", "output", "also_write", "profiles", *only))

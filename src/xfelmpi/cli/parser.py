@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,11 +21,22 @@ _LARGEST_TOML = 1 << 20
 """Bytes of a file of options; all of them need less than 10 kB."""
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Breaks lines between words only: options and file names have hyphens."""
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text, width, indent):
+        lines = self._split_lines(text, width - len(indent))
+        return "\n".join(indent + line for line in lines)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that raises `UsageError` instead of leaving: one rank must not leave alone."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **options)
 
     def error(self, message):
         """Raise with the message."""
@@ -109,9 +121,9 @@ def add_with_defaults(parser: argparse.ArgumentParser, *names: str) -> None:
         parser.set_defaults(**{name: known[name].default})
 
 
-def add_run(parser: argparse.ArgumentParser, metavar: str | None = None) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the argument that is a run number: ``50`` or ``r0050``."""
-    parser.add_argument("run", type=checked(parse_run), metavar=metavar, help="run number")
+    parser.add_argument("run", type=checked(parse_run), metavar="RUN", help="run number")
 
 
 def add_runs(parser: argparse.ArgumentParser, text: str) -> None:

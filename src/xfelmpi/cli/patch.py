@@ -17,10 +17,11 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi patch",
-        description="Give the files of processed runs, and merged hits, another geometry or "
-        "distance, or further bad pixels: CXI, EMC and detector file, powder and report. The run "
-        "is not read; scores and hits stay the same. All files of all runs are replaced, or none. "
-        "Exit status: 0 complete, 2 wrong use or unusable input, 1 a bug.",
+        description="Change geometry or distance in the files of processed runs and of merged"
+        " hits, or mark further pixels as bad: in CXI, EMC and detector file,"
+        " powder, events and report. The run is not read; scores and hits stay the"
+        " same. All files of all runs are replaced, or none. Exit status: 0"
+        " complete, 2 wrong use or unusable input, 1 a bug.",
     )
     parser.add_argument(
         "what",
@@ -33,8 +34,8 @@ def parser() -> arguments.Parser:
         type=Path,
         dest="new_mask",
         metavar="FILE",
-        help="good pixels for all cells, or by cell; pixels that it calls bad become bad, bad ones "
-        "stay bad",
+        help="good pixels for all cells, or per memory cell; bad pixels of this mask become"
+        " bad, and pixels that are bad already stay bad",
     )
     arguments.add_arguments(parser, only=("prefix", "output", "geometry", "distance"))
     return parser

@@ -32,21 +32,22 @@ def parser(dry_run: bool = False) -> "Parser":
     again.add_argument(
         "--from-events",
         action="store_true",
-        help="find hits again from the scores in the events file, with the options given here (all "
-        "others keep their values), and write all files again except the virtual dataset; only "
-        "hits and misses are read",
+        help="find hits again from the scores in the events file, with the options given here"
+        " (all others keep their values), and replace all output files of the run except"
+        " the virtual dataset; only hits and misses are read",
     )
     again.add_argument(
         "--dry-run",
         action="store_true",
-        help="with --from-events: write nothing, but show the hit rate for every --sigma, which "
-        "takes several values here, e.g. --sigma 3 4 5 6",
+        help="with --from-events: write nothing, but show the hit rate for every value of"
+        " --sigma, e.g. --sigma 3 4 5 6",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue a job that was stopped or killed from its last checkpoint, with any number "
-        "of ranks and any options of hit finding; all files are those of an uninterrupted job",
+        help="continue a job that was stopped or killed from its last checkpoint, with any"
+        " number of ranks and any options of hit finding; the files are bit-identical to"
+        " those of an uninterrupted job",
     )
     parser.add_argument(
         "--wait",
@@ -58,15 +59,17 @@ def parser(dry_run: bool = False) -> "Parser":
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="process the run while it is being written: read every sequence once it is complete, "
-        "write outputs and report of what has been read, and at the end those of the whole run",
+        help="process the run while it is being written: read every sequence once it is"
+        " complete, write outputs and report for the frames read so far, and at the end"
+        " for the whole run",
     )
     parser.add_argument(
         "--follow-timeout",
         type=arguments.checked(parse_duration),
         default=600.0,
         metavar="TIME",
-        help="with --follow: a run that has not changed for this long is finished (default: 10m)",
+        help="with --follow: treat a run as finished if it has not changed for this long"
+        " (default: 10m)",
     )
     arguments.add_arguments(parser, several=("sigma",) if dry_run else ())
     return parser

@@ -9,8 +9,9 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi report",
-        description="Write the run report, report/rRRRR.html, and the run overview, "
-        "report/index.html, from the output files alone. One process is enough.",
+        description="Write the run report (report/rRRRR.html), the hit browser"
+        " (report/rRRRR_hits.html) and the run overview (report/index.html) again,"
+        " from the output files alone. One process is enough.",
     )
     arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     arguments.add_arguments(parser, only=("prefix", "output"))

@@ -12,8 +12,9 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi show",
-        description="Show a processed run in the terminal: headline, hit rate against train, "
-        "histogram of the scores; or some of its hits. Several runs come one after the other.",
+        description="Show a processed run in the terminal: headline, hit rate against train"
+        " and hit-score histogram; or some of its hits. Several runs are shown one"
+        " after the other.",
     )
     arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     parser.add_argument(

@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         prog="xfelmpi simulate",
         description=SUMMARY.capitalize() + ".",
     )
-    add_run(parser, metavar="RUN")
+    add_run(parser)
     _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
     _option(
@@ -124,11 +124,11 @@ def parser() -> argparse.ArgumentParser:
         f"{', '.join(DEVICES)}, or the name of one, e.g. MID_DET_AGIPD1M-1",
         metavar="NAME",
     )
-    _add_frames(parser.add_argument_group("which frames there are"))
-    _add_photons(parser.add_argument_group("what is on them"))
-    _add_beamline(parser.add_argument_group("what the beamline says of them"))
-    _add_signal(parser.add_argument_group("what the detector makes of it"))
-    _add_files(parser.add_argument_group("how they are stored"))
+    _add_frames(parser.add_argument_group("frames"))
+    _add_photons(parser.add_argument_group("what the frames show"))
+    _add_beamline(parser.add_argument_group("beamline data"))
+    _add_signal(parser.add_argument_group("detector"))
+    _add_files(parser.add_argument_group("files"))
     return parser
 
 
@@ -160,12 +160,12 @@ def _add_frames(group) -> None:
         metavar="CELLS",
         default=None,
     )
-    _option(group, "--pulse-step", "bunch slots from cell to cell", metavar="N")
+    _option(group, "--pulse-step", "bunch slots from one memory cell to the next", metavar="N")
     group.add_argument(
         "--rate",
         type=float,
         choices=tuple(STRIDE_OF_RATE),
-        help="the same as repetition rate of the detector in MHz: 1, 2, 4 or 8 bunch slots",
+        help="the same, given as repetition rate of the detector in MHz: 1, 2, 4 or 8 bunch slots",
     )
     _option(group, "--dark-cells", "memory cells before the first X-ray pulse", metavar="N")
     _option(group, "--lit-cells", "memory cells with light after these; 0: all", metavar="N")
@@ -177,7 +177,7 @@ def _add_frames(group) -> None:
     _option(
         group,
         "--missing",
-        "trains that a module lost, counted from 0",
+        "trains that are missing in a module; both counted from 0",
         nargs="+",
         type=str,
         metavar="MODULE:TRAIN",
@@ -185,10 +185,16 @@ def _add_frames(group) -> None:
     _option(
         group,
         "--missing-style",
-        "empty: lost trains are in the file's index without frames; gone: they are not in it",
+        "empty: missing trains are in the file's index, without frames; gone: they are not in"
+        " the index",
     )
     _option(
-        group, "--absent-modules", "modules without files", nargs="+", type=int, metavar="MODULE"
+        group,
+        "--absent-modules",
+        "modules that have no files",
+        nargs="+",
+        type=int,
+        metavar="MODULE",
     )
 
 
@@ -225,15 +231,35 @@ def _add_photons(group) -> None:
         "--particle",
         "spheres, spheroids, or a particle without any symmetry in all orientations",
     )
-    _option(group, "--axis-ratio", "of spheroids: axis of revolution over the others", **pair)
-    _option(group, "--pairs", "particles that are two spheres in one pulse", metavar="FRACTION")
-    _option(group, "--ice", "particles that are pieces of ice", metavar="FRACTION")
-    _option(group, "--rings", "particles that are rings of stray light", metavar="FRACTION")
+    _option(
+        group,
+        "--axis-ratio",
+        "with --particle spheroid: axis of revolution divided by the other axes",
+        **pair,
+    )
+    _option(
+        group,
+        "--pairs",
+        "fraction of the particles that are two spheres in one pulse",
+        metavar="FRACTION",
+    )
+    _option(group, "--ice", "fraction of the particles that are pieces of ice", metavar="FRACTION")
+    _option(
+        group,
+        "--rings",
+        "fraction of the particles that are rings of stray light",
+        metavar="FRACTION",
+    )
     _option(group, "--size-nm", "diameters of the particles in nm", **pair)
     _option(group, "--hit-photons", "mean photons from a particle on the detector", **pair)
     _option(group, "--background", "mean photons per module and frame", metavar="PHOTONS")
     _option(group, "--pulse-energy-mj", "mean pulse energy in mJ", metavar="MJ")
-    _option(group, "--pulse-jitter", "relative deviation of pulse energies", metavar="FRACTION")
+    _option(
+        group,
+        "--pulse-jitter",
+        "relative standard deviation of the pulse energies",
+        metavar="FRACTION",
+    )
     _option(group, "--photon-energy-kev", "photon energy in keV", metavar="KEV")
     _option(group, "--distance", "distance from sample to detector in m", metavar="M")
     _option(group, "--sample", "name of the sample", metavar="NAME")
@@ -252,43 +278,64 @@ def _add_signal(group) -> None:
     _option(
         group,
         "--clip-noise",
-        "largest noise, 0: no limit; up to 0.25 all photons can be recovered",
+        "largest noise, 0: no limit; up to 0.25, all photons can be recovered",
         metavar="PHOTONS",
     )
-    _option(group, "--common-mode", "common mode of ASICs in raw data", metavar="ADU")
-    _option(group, "--gain-spread", "relative deviation of gains in raw data", metavar="FRACTION")
-    _option(group, "--bad-pixels", "bad pixels in raw data", metavar="FRACTION")
+    _option(
+        group,
+        "--common-mode",
+        "standard deviation of the common mode of ASICs in raw data",
+        metavar="ADU",
+    )
+    _option(
+        group,
+        "--gain-spread",
+        "relative standard deviation of the gains in raw data",
+        metavar="FRACTION",
+    )
+    _option(group, "--bad-pixels", "fraction of bad pixels in raw data", metavar="FRACTION")
     _option(
         group,
         "--bad-cells",
-        "hot, dead and flickering pixels of a memory cell in corrected data, half of them in all "
-        "cells; the truth file lists them",
+        "fraction of the pixels of a memory cell that are hot, dead or flickering in"
+        " corrected data, half of them in all cells; the truth file lists them",
         metavar="FRACTION",
     )
     _option(group, "--gain-stage", "gain stage of all pixels of a dark run")
-    _option(group, "--constants-dtype", "type of the offsets in the constants of raw data")
+    _option(
+        group, "--constants-dtype", "type of the offsets in the calibration constants of raw data"
+    )
 
 
 def _add_files(group) -> None:
-    _option(group, "--layout", "CORR/…:output with a link from the old name, or DET/…:xtdf")
     _option(
-        group, "--dtype", "corrected data: photons as u1 (cut at 255), u2, or a noisy signal as f4"
+        group,
+        "--layout",
+        "names of the sources; modern: CORR/…:output, with a link from"
+        " the old name; legacy: DET/…:xtdf",
     )
-    _option(group, "--compression", "of corrected data; gzip: shuffle and gzip level 1")
+    _option(
+        group,
+        "--dtype",
+        "type of corrected data: photons as u1 (clipped at 255) or u2, or a noisy signal as f4",
+    )
+    _option(group, "--compression", "compression of corrected data; gzip: shuffle and gzip level 1")
     _option(group, "--chunk-frames", "frames in a chunk, 0: contiguous", metavar="N")
-    _option(group, "--with-mask", "write image/mask of corrected data, all good")
+    _option(group, "--with-mask", "write image/mask of corrected data, with all pixels good")
     _option(
         group,
         "--masked-pixels",
-        "fraction of the pixels that image/mask calls bad in all frames of a cell",
+        "fraction of the pixels that are bad in all frames of a memory cell in image/mask",
         metavar="FRACTION",
     )
     _option(
         group,
         "--masked-at-times",
-        "further pixels of a module that image/mask calls bad in some frames",
+        "number of further pixels of a module that are bad in some frames in image/mask",
         metavar="PIXELS",
     )
     _option(group, "--sequence-length", "trains in a file", metavar="N")
-    _option(group, "--ragged-sequences", "start the files of every module at other trains")
-    _option(group, "--truth", "frames whose pixels the truth file has: with particles, or all")
+    _option(group, "--ragged-sequences", "start the files of each module at different trains")
+    _option(
+        group, "--truth", "frames whose pixels are in the truth file: frames with particles, or all"
+    )

@@ -12,11 +12,12 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi size",
-        description="Measure the hits of processed runs again, from their photons in the CXI "
-        "file: as spheroids, with another density or range of diameters, or with other analyses. "
-        "Options that are not given keep their values. The run is not read; hits stay the same. "
-        "All files of all runs are replaced, or none. Exit status: 0 complete, 2 wrong use or "
-        "unusable input, 1 a bug.",
+        description="Measure the hits of processed runs again, from their photons in the CXI"
+        " file, e.g. as spheroids, with another density or range of diameters, or"
+        " with other analyses. Options that you do not give keep their values. The"
+        " run is not read, and the hits stay the same. All files of all runs are"
+        " replaced, or none. Exit status: 0 complete, 2 wrong use or unusable"
+        " input, 1 a bug.",
     )
     arguments.add_runs(parser, "run numbers: 50 51, 50,51 or 50-53")
     arguments.add_arguments(parser, only=("prefix", "output", *_OPTIONS))

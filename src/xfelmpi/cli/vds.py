@@ -10,10 +10,10 @@ def parser() -> arguments.Parser:
     """Return the parser of the command's arguments."""
     parser = arguments.Parser(
         prog="xfelmpi vds",
-        description="Write vds/rRRRR_vds_raw.h5 or vds/rRRRR_vds_proc.h5: all frames of a run as "
-        "one dataset, row by row as in the events file, without a copy of the data. One process "
-        "is enough. Exit status: 0 complete, 3 complete but some input was excluded, 2 wrong use "
-        "or unusable input, 1 a bug.",
+        description="Write vds/rRRRR_vds_raw.h5 or vds/rRRRR_vds_proc.h5: all frames of a run"
+        " as one dataset, with the rows of the events file, without a copy of the"
+        " data. One process is enough. Exit status: 0 complete, 3 complete but"
+        " some input was excluded, 2 wrong use or unusable input, 1 a bug.",
     )
     arguments.add_run(parser)
     arguments.add_arguments(parser, only=_OPTIONS)

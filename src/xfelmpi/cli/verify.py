@@ -29,8 +29,8 @@ def parser() -> arguments.Parser:
         "--frames",
         type=int,
         metavar="N",
-        help="read N frames of the run, and N / 10 hits, again with h5py and numpy instead of the "
-        f"job's kernels; always the same ones; 0: do not read the run (default: {FRAMES})",
+        help="read N frames and N / 10 hits of the run again, always the same ones, with h5py and "
+        f"numpy instead of the job's kernels; 0: do not read the run (default: {FRAMES})",
     )
     parser.add_argument(
         "--all", action="store_true", help="read the whole run again, as the job did, and compare"

@@ -17,10 +17,11 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi watch",
         usage="xfelmpi watch [options] [-- options of the jobs]",
-        description="Look at raw/ and proc/ at regular intervals, and submit a job for every run "
-        "that is complete: all modules have all sequences and end at the same train. Options of "
-        "the main job come after --, or from watch.toml. You may kill it and start it again at any "
-        "time; Ctrl-C ends it; its jobs go on.",
+        description="Check raw/ and proc/ at regular intervals, and submit a job for every"
+        " run that is complete: all modules have all sequences and end at the same"
+        " train. Give options of the main job after --, or in watch.toml. You can"
+        " stop it (Ctrl-C) or kill it at any time, and start it again: its jobs"
+        " continue.",
     )
     arguments.add_with_defaults(parser, "prefix", "output")
     parser.add_argument(
@@ -62,15 +63,15 @@ def _add_what(group) -> None:
         type=duration,
         default=30.0,
         metavar="TIME",
-        help="files that have not changed for this long are finished (default: 30s)",
+        help="treat files as finished if they have not changed for this long (default: 30s)",
     )
     group.add_argument(
         "--patience",
         type=duration,
         default=1800.0,
         metavar="TIME",
-        help="process a run as it is if all its files are there, it is still not complete, and it "
-        "has not changed for this long (default: 30m)",
+        help="process an incomplete run as it is if all its files are there and have not"
+        " changed for this long (default: 30m)",
     )
 
 
@@ -89,16 +90,17 @@ def _add_how(group) -> None:
         type=arguments.checked(parse_whole),
         default=3,
         metavar="N",
-        help="jobs for one run, if they are preempted, reach the time limit or die (default: 3)",
+        help="number of jobs for one run, if jobs are preempted, reach the time limit or die"
+        " (default: 3)",
     )
     group.add_argument(
         "--every",
         type=arguments.checked(parse_duration),
         default=20.0,
         metavar="TIME",
-        help="time between two looks (default: 20s)",
+        help="time between two checks (default: 20s)",
     )
-    group.add_argument("--once", action="store_true", help="look once, for cron")
+    group.add_argument("--once", action="store_true", help="check once, for cron")
     group.add_argument(
         "--status", action="store_true", help="list runs that are done, running, failed or waiting"
     )
@@ -107,7 +109,8 @@ def _add_how(group) -> None:
         type=arguments.checked(parse_run),
         nargs="+",
         metavar="RUN",
-        help="ask the running watch to process these runs, failed or not, complete or not",
+        help="ask the running watch to process these runs (again), even if they failed or are"
+        " not complete",
     )
 
 

@@ -164,6 +164,6 @@ def begin_vds(
     n, limit = len(share.virtual.mappings), memory // BYTES_PER_MAPPING
     if n > limit:
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
-        return None, (Problem(what, action="not written; the command vds does it in any case"),)
+        return None, (Problem(what, action="not written; xfelmpi vds writes it, however many"),)
     check_writable(experiment.vds(share.facts.kind))
     return write_vds(experiment, attributes, share.virtual), ()

@@ -22,12 +22,15 @@ from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import Answer, answers
 
 _GROUPS = {
-    "auto": "background around the train, corrected for the skew of counts",
-    "train": "train",
-    "window": "trains around",
-    "run": "run",
+    "auto": "background around the train; the threshold is corrected for the skew of counts",
+    "train": "frames of the train",
+    "window": "frames of the train and of trains around it",
+    "run": "frames of the run",
 }
-"""Whose statistics decide, by ``--decide``."""
+"""What median and width are computed from, by ``--decide``."""
+
+_SCORES = {"litpixels": "hit score: lit pixels", "photons": "hit score: photons"}
+"""What an axis of scores says, by ``--score``."""
 
 
 def run_page(found: RunFiles) -> str:
@@ -218,7 +221,12 @@ def _scores(found: RunFiles, charts: Charts) -> str:
         ]
     figure = charts.chart(
         "Hit-score histogram",
-        Axis(f"hitscore ({config.score})", float(edges[0]), float(edges[-1]), logarithmic),
+        Axis(
+            _SCORES.get(config.score, f"score ({config.score})"),
+            float(edges[0]),
+            float(edges[-1]),
+            logarithmic,
+        ),
         Axis("frames", 0.5, max(float(everything.max(initial=1)), 1) * 1.6, True),
         [
             Series("all", edges, everything, "area", "quiet"),
@@ -231,7 +239,7 @@ def _scores(found: RunFiles, charts: Charts) -> str:
     )
     note = "" if config.decide != "fixed" else "<p>A fixed threshold: σ has no effect.</p>"
     return (
-        f'<h2>Hit decision</h2><div class="pair">{figure}<div><h3>What other thresholds would give'
+        f'<h2>Hit finding</h2><div class="pair">{figure}<div><h3>Hits with other thresholds'
         f"</h3>{_sigma_table(found.head, by_sigma)}{note}"
         f"{_decision_words(config)}{_agreement(found)}</div></div>"
     )
@@ -254,7 +262,7 @@ def _agreement(found: RunFiles) -> str:
     """Return a table of our hits and the facility's, if the run has these."""
     counts = json.loads(found.run.attributes.get("facility_hits", "{}"))
     cells = "".join(f"<tr><td>{escape(who)}</td><td>{n:,}</td></tr>" for who, n in counts.items())
-    title = "<h3>Hits of the facility's hit finder and ours</h3>"
+    title = "<h3>Hits: the facility's hit finder and xfelmpi</h3>"
     return f"{title}<table><tbody>{cells}</tbody></table>" if cells else ""
 
 
@@ -264,9 +272,9 @@ def _decision_words(config: Config) -> str:
     if config.decide == "fixed":
         words = f"hit if score > {config.fixed_threshold:g}"
     else:
-        words = f"hit if score > median + {config.sigma:g} × width, statistics of the "
+        words = f"hit if score > median + {config.sigma:g} × background width σ, both from the "
         words += _GROUPS[config.decide]
-    return f'<p class="soft">Now: {escape(words)}.</p>'
+    return f'<p class="soft">Settings of this run: {escape(words)}.</p>'
 
 
 def _modules_in_run(run: FinishedRun) -> np.ndarray:

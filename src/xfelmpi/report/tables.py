@@ -118,10 +118,16 @@ def commands(found: RunFiles) -> str:
         first += where
     again = ["xfelmpi", str(head.run), *where, "--from-events"]
     lines = [
-        ("the same again", shlex.join(first)),
-        ("what other thresholds would give, in a second", _dry_run(again)),
-        ("re-threshold, reading hits and misses only", shlex.join([*again, "--sigma", "5"])),
-        ("this report again", shlex.join(["xfelmpi", "report", str(head.run), *where])),
+        ("process the run again, with the same settings", shlex.join(first)),
+        (
+            "show the hit rate with other thresholds; takes a second, and writes nothing",
+            _dry_run(again),
+        ),
+        (
+            "re-threshold: replaces the outputs, and reads only hits and misses",
+            shlex.join([*again, "--sigma", "5"]),
+        ),
+        ("write this report again", shlex.join(["xfelmpi", "report", str(head.run), *where])),
     ]
     shown = "".join(
         f'<p>{escape(title)}</p><div class="command"><pre>{escape(line)}</pre>'
@@ -129,7 +135,8 @@ def commands(found: RunFiles) -> str:
         for title, line in lines
     )
     return (
-        f"<h2>Commands</h2>{shown}<p class='soft'>With mpirun -n N or srun --mpi=pmix before.</p>"
+        f"<h2>Commands</h2>{shown}<p class='soft'>To use N ranks, put mpirun -n N or "
+        "srun --mpi=pmix -n N before xfelmpi.</p>"
     )
 
 
@@ -169,8 +176,8 @@ def settings(found: RunFiles) -> str:
         for file in used
     )
     return (
-        "<h2>Settings and provenance</h2><details><summary>all settings (those that are not the "
-        f"default in bold)</summary><table><tbody>{''.join(rows)}</tbody></table></details>"
+        "<h2>Settings and provenance</h2><details><summary>all settings (bold: not the "
+        f"default)</summary><table><tbody>{''.join(rows)}</tbody></table></details>"
         f"<details><summary>program and versions</summary><table><tbody>{origin}</tbody></table>"
         f'</details><details><summary>output files</summary><ul class="list">{files_there}</ul>'
         f"</details><details><summary>{len(inputs):,} input files</summary>"

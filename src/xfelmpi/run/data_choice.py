@@ -35,7 +35,7 @@ def _elsewhere(folders: dict[str, Path], wanted: str) -> str:
     if _has_detector_files(folders[other], _FILES_OF[other]):
         return (
             f"{folders[wanted]}: no detector files, but there are {other} data in "
-            f"{folders[other]}; --data {other} or --data auto takes them"
+            f"{folders[other]}; --data {other} or --data auto uses them"
         )
     return ""
 

@@ -80,7 +80,7 @@ def _other_proposal(experiment: Experiment, index: RunIndex) -> tuple[str, ...]:
         return ()
     return (
         f"the files are of proposal p{index.proposal:06d} (METADATA/proposalNumber), their folder "
-        f"of p{by_folder:06d}; the files count",
+        f"of p{by_folder:06d}; p{index.proposal:06d} is used",
     )
 
 

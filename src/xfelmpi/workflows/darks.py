@@ -96,7 +96,7 @@ def make_constants(job: JobContext, given, experiments: list[Experiment], out: P
         _warn(len(runs), share_bad)
         first, *_, last = writer.paths * 2
         files = ("files written:", f"  {first} … {last.name}")
-        for line in (*problem_lines(problems, "the rest is like these"), *files):
+        for line in (*problem_lines(problems, "the others are of the same kinds"), *files):
             log.info(line)
     return EXIT_PARTIAL if comm.bcast(bool(problems)) else EXIT_COMPLETE
 

@@ -84,12 +84,13 @@ def _refined(files: list[Experiment], quadrants: bool, out: Path, picture: Path)
     found = fit_shifts(pixels)
     if not found.converged:
         raise InputError(
-            f"{files[0].powder}: the hits do not tell the centre: the fit does not converge"
+            f"{files[0].powder}: the centre cannot be found from the hits: the fit does not "
+            "converge"
         )
     _tell(powder, found, pixels.pixel_size)
     if not found.error.max() < _MOST_ERROR * pixels.pixel_size:
         raise InputError(
-            f"{files[0].powder}: the hits do not tell the centre: it is good to "
+            f"{files[0].powder}: the centre cannot be found from the hits: its error is "
             f"{found.error.max() / pixels.pixel_size:.1f} pixels, expected {_MOST_ERROR}"
         )
     shift = np.repeat(found.shift, detector.n_modules // pixels.n_parts, axis=0)

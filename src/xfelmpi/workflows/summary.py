@@ -8,6 +8,9 @@ from xfelmpi.core.problems import Problem, foremost
 
 PROBLEMS_SHOWN = 20
 
+_STAGES = {"decide": "find hits"}
+"""What the summary calls stages."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -83,7 +86,7 @@ class Summary:
             f"read       {self.bytes_read / 1e9:12.3f}   GB {self._speed()}",
             f"memory     {self.peak_memory / 2**20:12,.0f}   MiB peak per rank ({ranks})",
             f"time       {total:12.2f}   s: "
-            + ", ".join(f"{name} {s:.2f}" for name, s in self.seconds.items()),
+            + ", ".join(f"{_STAGES.get(name, name)} {s:.2f}" for name, s in self.seconds.items()),
         ]
         lines += problem_lines(self.problems, "all in the events file (problems)")
         return lines + ["files written:"] + [f"  {name}" for name in self.files]
@@ -111,9 +114,8 @@ class Summary:
         if not self.agreement:
             return []
         both, *others = (f"{n:,} {who}" for who, n in self.agreement.items())
-        return [
-            f"facility   {both.split()[0]:>12}   hits of its hit finder, too; {', '.join(others)}"
-        ]
+        theirs = f"hits found by its hit finder, too; {', '.join(others)}"
+        return [f"facility   {both.split()[0]:>12}   {theirs}"]
 
     def _gain_lines(self) -> list[str]:
         if self.switched is None:

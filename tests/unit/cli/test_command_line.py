@@ -51,6 +51,7 @@ def test_help_of_a_command():
         assert "usage: xfelmpi show" in done.stdout
     top = call_xfelmpi(["help"])
     assert top.returncode == 0
+    assert call_xfelmpi(["help", "help"]).stdout == top.stdout
     assert top.stdout == call_xfelmpi(["--help"]).stdout
     assert "--version" in top.stdout
     assert call_xfelmpi(["help", "shw"]).returncode == 2

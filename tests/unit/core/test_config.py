@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xfelmpi.__main__ import load
+from xfelmpi.cli import process
 from xfelmpi.cli.parser import (
     Parser,
     add_arguments,
@@ -709,7 +710,7 @@ def test_no_trains(text):
 
 def test_help_names_everything():
     """Every option, in the group of its stage, with its default unless that is nothing."""
-    text = make_parser().format_help()
+    text = process.parser().format_help()
     places = [text.index(f"\n{title}:") for title in GROUPS.values()]
     assert places == sorted(places)
     stage = {n: text[a:b] for n, a, b in zip(GROUPS, places, [*places[1:], None], strict=True)}

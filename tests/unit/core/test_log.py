@@ -183,7 +183,7 @@ def test_summary_numbers():
     assert line_of(summary, "memory").startswith("memory 300 MiB")
     assert "(8 ranks)" in line_of(summary, "memory")
     assert line_of(summary, "time") == (
-        "time 3.75 s: index 0.50, photons 2.00, decide 0.25, write 1.00"
+        "time 3.75 s: index 0.50, photons 2.00, find hits 0.25, write 1.00"
     )
     assert line_of(summary, "excluded") == "excluded none"
     assert summary.lines()[-3:] == [

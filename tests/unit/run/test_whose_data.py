@@ -294,7 +294,7 @@ def test_one_module_with_more_trains_is_the_one_named(run):
             path.unlink()
     index = index_run(run, "proc")
     what = "module has 8 frames in 2 trains that most other modules lack"
-    assert told(index) == [(0, "", what, "frames incomplete: no hit decision")]
+    assert told(index) == [(0, "", what, "frames incomplete: neither hits nor misses")]
 
 
 @pytest.mark.slow

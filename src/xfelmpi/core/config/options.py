@@ -47,7 +47,7 @@ GROUPS = {
     "run": "which run, and where",
     "masks": "masks (default: found in OUTPUT/det/, else PREFIX/scratch/det/)",
     "photons": "photons",
-    "decision": "hit decision",
+    "decision": "hit finding",
     "geometry": "geometry",
     "outputs": "what is written",
     "dragonfly": "for Dragonfly (EMC and detector file)",
@@ -129,15 +129,15 @@ class Config:
         "run",
         "include",
         str,
-        "trains that the files flag as suspect (INDEX/flag): include them, as EXtra-data does, or"
-        " exclude them",
+        "trains flagged as suspect in the files (INDEX/flag): include them, as EXtra-data"
+        " does, or exclude them",
         choices=SUSPECT_TRAINS,
     )
     sample: str | None = _option(
         "run",
         None,
         str,
-        "sample name, if neither the metadata catalogue nor the run's METADATA tells one",
+        "sample name, used if neither the metadata catalogue nor METADATA of the run has one",
         metavar="NAME",
     )
     ask_catalogue: bool = _option(
@@ -151,10 +151,11 @@ class Config:
         "masks",
         ("auto",),
         str,
-        "which masks to use; a pixel is good if all of them say so; file: mask files; run: masks in"
-        " the corrected data (image/mask), frame by frame; run-static: pixels that these call bad"
-        " in all frames; none: only files given explicitly (default: auto, which is file if there"
-        " is one in det/, else run-static if the data have masks)",
+        "which masks to use; a pixel is good only if it is good in all of them; file: mask"
+        " files; run: masks in the corrected data (image/mask), frame by frame; run-static:"
+        " pixels that are bad in all frames of these masks; none: only files given explicitly"
+        " (default: auto, which is file if there is one in det/, else run-static if the data"
+        " have masks)",
         choices=("auto", "file", "run", "run-static", "none"),
         many=True,
     )
@@ -171,7 +172,8 @@ class Config:
         "masks",
         5,
         parse_whole,
-        "run-static: a bit counts if it is set in all of the first N trains of a module and cell",
+        "with --mask run-static: a bit counts if it is set in all of the first N trains of a"
+        " module and cell",
         metavar="N",
     )
     cell_mask: Path | None = _option(
@@ -192,7 +194,7 @@ class Config:
         "masks",
         None,
         Path,
-        "hit-finding region (default: det/hit_finding_mask.h5 if there)",
+        "pixels of the hit-finding region (default: det/hit_finding_mask.h5 if there)",
         metavar="FILE",
     )
     hit_modules: tuple[int, ...] | None = _option(
@@ -207,17 +209,18 @@ class Config:
         "photons",
         1.0,
         float,
-        "signal of one photon in float data, in the data's own unit, ADU or keV, or in raw data,"
-        " in ADU of the high gain stage; corrected integer data are photons",
+        "signal of one photon: for float data in the data's own unit, ADU or keV; for raw"
+        " data in ADU of the high gain stage; not for integer corrected data, which are photon"
+        " counts",
         metavar="X",
     )
     constants: Path | None = _option(
         "photons",
         None,
         parse_constants,
-        "folder of calibration constants for raw data, as Cheetah-AGIPDmm-calib.h5; or catalogue:"
-        " those that the facility's correction used, else those of its catalogue (default:"
-        " det/constants)",
+        "folder of calibration constants for raw data, as Cheetah-AGIPDmm-calib.h5; or"
+        " catalogue: the constants that the facility's correction used, or else those in its"
+        " catalogue (default: det/constants)",
         metavar="DIR",
     )
     common_mode: str = _option(
@@ -238,37 +241,39 @@ class Config:
         "decision",
         "litpixels",
         str,
-        "what is counted in the hit-finding region; facility: lit pixels that the facility counted"
-        " in --hit-modules, so that only hits and misses are read",
+        "what the score counts in the hit-finding region: lit pixels or photons; facility:"
+        " lit pixels in --hit-modules, as counted by the facility, so that only hits and"
+        " misses are read",
         choices=("litpixels", "photons", "facility"),
     )
     hits: str = _option(
         "decision",
         "own",
         str,
-        "who finds the hits; own: this job; facility: take hits, misses, scores and thresholds of"
-        " the facility's hit finder, so that only hits and misses are read",
+        "hit finder to use; own: that of xfelmpi; facility: take hits, misses, scores and"
+        " thresholds from the facility's hit finder, so that only hits and misses are read",
         choices=("own", "facility"),
     )
     decide: str = _option(
         "decision",
         "auto",
         str,
-        "frames whose median and width give the threshold; auto: frames without a particle, of as"
-        " many trains as needed, at any hit rate; window: --min-scores frames around the train, as"
-        " in EXtra-redu; fixed: the threshold is --fixed-threshold",
+        "frames from which median and background width are computed; auto: frames without a"
+        " particle, of as many trains as needed, at any hit rate; train: all frames of the"
+        " train; window: --min-scores frames around the train, as in EXtra-redu; run: all"
+        " frames of the run; fixed: none, the threshold is --fixed-threshold",
         choices=("auto", "train", "window", "run", "fixed"),
     )
     min_scores: int = _option(
         "decision",
         100,
         parse_whole,
-        "with --decide auto and window, and for the mean energy of --normalise pulse-energy: how"
-        " many frames around a train to use if the train has fewer",
+        "minimum number of frames for --decide auto and window, and for the mean energy of"
+        " --normalise pulse-energy; if a train has fewer, trains around it are used, too",
         metavar="N",
     )
     sigma: float = _option(
-        "decision", 4.0, float, "hit if score > median + sigma x width", metavar="S"
+        "decision", 4.0, float, "hit if score > median + sigma x background width", metavar="S"
     )
     width: str = _option(
         "decision",
@@ -287,25 +292,25 @@ class Config:
         choices=("poisson", "none"),
     )
     fixed_threshold: float | None = _option(
-        "decision", None, float, "hit if score > threshold, with --decide fixed", metavar="X"
+        "decision", None, float, "with --decide fixed: hit if score > this threshold", metavar="X"
     )
     min_score: float | None = _option(
-        "decision", None, float, "a hit scores at least this (default: no limit)", metavar="X"
+        "decision", None, float, "lowest score of a hit (default: no limit)", metavar="X"
     )
     max_score: float | None = _option(
         "decision",
         None,
         float,
-        "a hit scores at most this; a frame that scores more is not a miss either (default: no"
-        " limit)",
+        "highest score of a hit; frames with a higher score are not misses either (default:"
+        " no limit)",
         metavar="X",
     )
     min_pulse_energy: float | None = _option(
         "decision",
         None,
         parse_energy,
-        "frames with less or unknown pulse energy are neither hits nor misses; J, or with a unit,"
-        " e.g. 200uJ, 0.5mJ (default: any energy)",
+        "frames with a lower or unknown pulse energy are neither hits nor misses; in J, or"
+        " with a unit, e.g. 200uJ, 0.5mJ (default: any energy)",
         metavar="E",
     )
     exclude_cells: tuple[int, ...] = _option(
@@ -341,7 +346,7 @@ class Config:
         "decision",
         "hits",
         str,
-        "what --miss-fraction is a fraction of: the hits, or all non-hits",
+        "what --miss-fraction is a fraction of: the number of hits, or of non-hits (misses)",
         choices=("hits", "misses"),
     )
     geometry: Path | None = _option(
@@ -388,8 +393,8 @@ class Config:
         "outputs",
         "run",
         str,
-        "mean photons of the non-hits in the CXI file; run: of all; cell: also of every memory"
-        " cell by itself, for which the non-hits are read once more",
+        "mean photons of the non-hits in the CXI file; run: of all memory cells together;"
+        " cell: also of each memory cell, for which the non-hits are read once more",
         choices=BACKGROUNDS,
     )
     size: str = _option(
@@ -404,7 +409,8 @@ class Config:
         "outputs",
         430.0,
         float,
-        "electrons per nm^3 of the particles, for their fluence; protein 430, water 334, gold 4400",
+        "electron density of the particles in electrons per nm^3, for their fluence; protein"
+        " 430, water 334, gold 4400",
         metavar="X",
     )
     size_range: tuple[float, float] | None = _option(
@@ -433,8 +439,8 @@ class Config:
         "outputs",
         (),
         str,
-        "further formats of the hits, by name, that other packages offer: see docs/howto/"
-        "add-an-output-format.md (default: none)",
+        "further formats of the hits, by name, provided by other packages: see"
+        " docs/howto/add-an-output-format.md (default: none)",
         metavar="FORMAT",
         many=True,
     )
@@ -442,15 +448,15 @@ class Config:
         "dragonfly",
         None,
         Path,
-        "make a folder in which dragonfly.emc can start: config.ini and links to the files",
+        "make a folder from which dragonfly.emc can be started: config.ini and links to the files",
         metavar="DIR",
     )
     recon: str = _option(
         "dragonfly",
         "3d",
         str,
-        "what the folder of --dragonfly is for: 3d, a reconstruction; 2d, classes of hits, with"
-        " --bin 8 and --roi-qmax 16 if these are not given",
+        "purpose of the folder of --dragonfly; 3d: a reconstruction; 2d: classes of hits,"
+        " with --bin 8 and --roi-qmax 16 if these are not given",
         choices=RECONSTRUCTIONS,
     )
     bin: int = _option(

@@ -350,7 +350,7 @@ def _rare_frames(frames: FrameTable) -> list[Problem]:
         if len(trains):
             n = len(np.unique(trains))
             what = f"module has {len(trains)} frames in {n} trains that most other modules lack"
-            action = "frames incomplete: no hit decision"
+            action = "frames incomplete: neither hits nor misses"
             problems.append(Problem(what, "", m, int(trains[0]), action))
     return problems
 
@@ -385,7 +385,7 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
                 "",
                 m,
                 int(trains[t]),
-                "frames incomplete: no hit decision",
+                "frames incomplete: neither hits nor misses",
             )
             for t in np.flatnonzero((missing > 0) & ~whole)
         ]
@@ -398,7 +398,7 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
                     "",
                     m,
                     int(trains[a]),
-                    "frames incomplete: no hit decision",
+                    "frames incomplete: neither hits nor misses",
                 )
             )
     return [*problems_of_rare, *sorted(problems, key=lambda problem: problem.module)]

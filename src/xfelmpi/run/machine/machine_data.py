@@ -188,8 +188,8 @@ def _compare(recorded: FrameLight, computed: FrameLight | None, by_slot, found: 
         other = replace(recorded, energy=energy, source="the gas monitor")
     if other is not None and (what := contradictions(recorded, other)):
         found.warnings.append(
-            f"{recorded.source} and {other.source} contradict each other in {what}; the former "
-            "counts"
+            f"{recorded.source} and {other.source} contradict each other in {what}; the first "
+            "is used"
         )
 
 

@@ -91,7 +91,7 @@ def make_mask(job: RunJob, options: MaskOptions) -> int:
             log.info(line)
         log.info(f"memory     {peak / 2**20:14,.0f}   MiB peak per rank ({comm.size} ranks)")
         log.info(f"time       {monotonic() - start:14.2f}   s")
-        for line in problem_lines(problems, "the rest is like these"):
+        for line in problem_lines(problems, "the others are of the same kinds"):
             log.info(line)
         for line in ("files written:", *(f"  {name}" for name in written)):
             log.info(line)

@@ -165,4 +165,4 @@ def _check_geometry(first: DetectorGeometry, other: DetectorGeometry) -> None:
     if shift > _TOO_FAR:
         raise InputError(f"{text}; process the runs with the same --geometry and --distance")
     if shift > _SHIFT:
-        log.warning(f"{text}; the latter is taken for all runs")
+        log.warning(f"{text}; the geometry of the latter is used for all runs")

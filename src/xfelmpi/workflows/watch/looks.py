@@ -236,7 +236,7 @@ class Look:
         if max(rest, age) < settle:
             seconds = settle - max(rest, age, 0.0)
             self._change(next_look=self._now + max(seconds, 0.05))
-            return "its files to be at rest"
+            return "its files to stop changing"
         opened = len(have.last_files) + (len(raw.last_files) if raw else 0)
         self.files += _CALLS_TO_OPEN * opened
         return unequal_ends(have, raw, self._run.run)

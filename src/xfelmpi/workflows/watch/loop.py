@@ -248,5 +248,5 @@ def _run_number(name: str) -> int:
 
 
 def _rests(run: WatchedRun, until: float) -> bool:
-    """Return whether a run waits for its files to be at rest, which they will be soon."""
-    return run.about.endswith("to be at rest") and run.next_look <= until
+    """Return whether a run waits for its files to stop changing, which is known soon."""
+    return run.about.endswith("to stop changing") and run.next_look <= until
