@@ -80,12 +80,16 @@ class Facility(threading.Thread):
     prefix : Path
     steps : list of int
         Sequences that each step writes.
+    wait_for : callable, optional
+        Waits for a number of sequences, otherwise than by the report. It has to be known when the
+        thread starts: on a busy machine that has written the first step before its maker goes on.
     """
 
-    def __init__(self, source, prefix, steps):
+    def __init__(self, source, prefix, steps, wait_for=None):
         super().__init__()
         self.folder, self.sequences = source
         self.prefix, self.steps, self.seen = prefix, steps, []
+        self.wait_for = wait_for or self.wait_for_report
         self.sequences = self.sequences[: sum(steps)]
         # the raw run is there as a whole: correction follows it
         self.write([p for files in self.sequences for p in files if p.parts[0] == "raw"])
@@ -105,7 +109,7 @@ class Facility(threading.Thread):
             if n < len(self.sequences):
                 self.wait_for(n)
 
-    def wait_for(self, n):
+    def wait_for_report(self, n):
         about = self.prefix / "scratch" / "report" / "r0050.json"
         end = time.monotonic() + limit(60)
         while time.monotonic() < end:
@@ -149,9 +153,8 @@ def test_run_is_followed_to_its_end(source, tmp_path, quick):
 
 
 def test_on_several_ranks(source, tmp_path):
-    facility = Facility(source, tmp_path, [1, 3])
+    facility = Facility(source, tmp_path, [1, 3], frames_in(tmp_path))
     args = [50, "--prefix", tmp_path, "--follow", "--no-report"]
-    facility.wait_for = lambda n: wait_for_frames(tmp_path, CELLS * n)
     done = run_python(["-c", QUICK, *args], 2, seconds=limit(60))
     facility.join()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -181,9 +184,12 @@ def wait_for_frames(prefix, n):
         time.sleep(0.05)
 
 
+def frames_in(prefix):
+    return lambda n: wait_for_frames(prefix, CELLS * n)
+
+
 def test_killed_and_continued(source, tmp_path, quick):
     """What it had read before is not read again, on any number of ranks."""
-    facility = Facility(source, tmp_path, [2, 2])
     args = [50, "--prefix", tmp_path, "--follow", "--no-report"]
 
     def kill_later(n):
@@ -192,7 +198,7 @@ def test_killed_and_continued(source, tmp_path, quick):
             for lock in (tmp_path / "scratch" / "lock").glob("r0050.lock"):
                 os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
 
-    facility.wait_for = kill_later
+    facility = Facility(source, tmp_path, [2, 2], kill_later)
     killed = run_python(["-c", QUICK, *args], 3, seconds=limit(60))
     assert killed.returncode not in (0, 2, 3), killed.stdout + killed.stderr
     done = call_xfelmpi([*args, "--resume"])
@@ -228,9 +234,8 @@ def test_masks_that_become_others(source, tmp_path, quick):
             bad[:, 100:200] = int(path.stem[-5:]) < 2
             mask[:] = bad
     prefix = tmp_path / "p007927"
-    facility = Facility((folder, source[1]), prefix, [1, 1, 2])
+    facility = Facility((folder, source[1]), prefix, [1, 1, 2], frames_in(prefix))
     args = [50, "--prefix", prefix, "--no-report"]
-    facility.wait_for = lambda n: wait_for_frames(prefix, CELLS * n)
     done = call_xfelmpi([*args, "--follow"])
     facility.join()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -257,8 +262,7 @@ def test_more_cells_with_masks_of_their_own(source, tmp_path, quick):
     files = sorted(p.relative_to(folder) for p in folder.rglob("*R0050*.h5"))
     sequences = [[p for p in files if p.stem.endswith(f"S{n:05}")] for n in range(2)]
     prefix = tmp_path / "p007927"
-    facility = Facility((folder, sequences), prefix, [1, 1])
-    facility.wait_for = lambda n: wait_for_frames(prefix, CELLS * n)
+    facility = Facility((folder, sequences), prefix, [1, 1], frames_in(prefix))
     done = call_xfelmpi([50, "--prefix", prefix, "--follow", "--no-report"])
     facility.join()
     assert done.returncode == 0, done.stdout + done.stderr
