@@ -18,7 +18,7 @@ from xfelmpi.core.errors import LostLockError
 from xfelmpi.io.output_file import make_folder
 from xfelmpi.io.partial_file import check_lock, create_new, forget, part_name
 
-FORMAT = "xfelmpi checkpoint 3"
+FORMAT = "xfelmpi checkpoint 4"
 
 _DIGEST_BYTES = 32
 _BLOCK = 8 << 20

@@ -22,7 +22,7 @@ from xfelmpi.core.errors import InputError, OutputError
 from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.log import log
 from xfelmpi.core.problems import Problem
-from xfelmpi.core.sparse_frames import FrameBlock, FrameSums, gather
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.io.checkpoint_file import (
     CheckpointFile,
     DamagedError,
@@ -31,7 +31,7 @@ from xfelmpi.io.checkpoint_file import (
 )
 from xfelmpi.io.output_file import owned_by
 from xfelmpi.io.partial_file import check_lock, final_name
-from xfelmpi.reduction.frame_buffer import FrameBuffer
+from xfelmpi.reduction.frame_buffer import FrameBuffer, unpacked
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock
 from xfelmpi.reduction.growing import digest_frames
 from xfelmpi.reduction.powder import PowderSum
@@ -46,8 +46,8 @@ CHECKPOINT_MEMORY = 24 << 20
 _SHORT = 0.1
 """Of the time between two checkpoints: a pass that took less leaves none when it ends."""
 
-_READ_ENTRIES = 1 << 20
-"""Entries of sparse lists that are read at a time."""
+_READ_WORDS = 1 << 20
+"""Words of sparse lists that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class CheckpointWriter(Observer):
         share, sums, kept = self._result.share, self._result.sums, self._result.kept
         rows = _joined(self._rows)
         mine = np.concatenate([np.arange(a, b) for a, b in rows])
-        start, stop, pixel, count = kept.since(self._kept_before, mine)
+        start, stop, words = kept.since(self._kept_before, mine)
         problems = self._result.sparsifier.problems[self._problems_before :]
         about = {
             "fingerprint": self._fingerprint,
@@ -184,8 +184,7 @@ class CheckpointWriter(Observer):
             **powder,
             "kept/start": start,
             "kept/stop": stop,
-            "kept/pixel": pixel,
-            "kept/count": count,
+            "kept/words": words,
         }
         return about, arrays
 
@@ -318,16 +317,17 @@ def _restore_frames(file: CheckpointFile, rows, here, result: ReductionState) ->
     for name in FrameSums.names():
         getattr(result.sums, name)[rows] = file.array(f"sums/{name}")[here]
     start, stop = file.array("kept/start")[here], file.array("kept/stop")[here]
+    entries = file.array("sums/entries")[here]
     order = np.flatnonzero(start >= 0)
     # a frame without entries begins where the next one does
     order = order[np.lexsort((stop[order], start[order]))]
     a = 0
     while a < len(order):
         first = start[order[a]]
-        b = max(a + 1, int(np.searchsorted(stop[order], first + _READ_ENTRIES, side="right")))
-        some, end = order[a:b], stop[order[b - 1]]
-        pixel, count = (file.part(f"kept/{name}", first, end) for name in ("pixel", "count"))
-        sparse = gather(start[some] - first, stop[some] - first, pixel, count)
+        b = max(a + 1, int(np.searchsorted(stop[order], first + _READ_WORDS, side="right")))
+        some = order[a:b]
+        words = file.part("kept/words", first, stop[some[-1]])
+        sparse = unpacked(start[some] - first, stop[some] - first, entries[some], words)
         result.kept.store(rows[some], sparse)
         a = b
 

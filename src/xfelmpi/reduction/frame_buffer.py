@@ -2,14 +2,19 @@
 
 import numpy as np
 
-from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameBlock, SparseFrames, gather
+from xfelmpi._kernels._packed import pack, unpack
+from xfelmpi.core.sparse_frames import FrameBlock, SparseFrames
+
+WORD_BYTES = 2
+"""Memory of most kept entries: the gap to the pixel before and the count share a word. A gap that
+needs more than 12 bits takes two words more, a count of more than 14 photons one."""
 
 
 class FrameBuffer:
     """The frames of a rank that will probably be needed after the decision.
 
-    They lie one after the other in one array, whose pages take memory when they are written: many
-    small arrays between those of the pass would leave as much again unused between them.
+    They are packed one after the other in one array, whose pages take memory when they are written:
+    many small arrays between those of the pass would leave as much again unused between them.
 
     Parameters
     ----------
@@ -21,19 +26,20 @@ class FrameBuffer:
     Attributes
     ----------
     used, room : int
-        Entries so far, and at most.
+        Words so far, and at most.
     """
 
     def __init__(self, n_frames: int, budget: int):
         self._n_frames = n_frames
-        self._make_room(budget // ENTRY_BYTES)
+        self._make_room(budget // WORD_BYTES)
 
-    def _make_room(self, entries: int) -> None:
-        self._pixel = np.empty(entries, np.uint32)
-        self._count = np.empty(entries, np.uint16)
-        self.used, self.room = 0, entries
+    def _make_room(self, words: int) -> None:
+        self._words = np.empty(words, np.uint16)
+        self.used, self.room = 0, words
         self._start = np.full(self._n_frames, -1, np.int64)
-        self._stop = np.zeros(self._n_frames, np.int64)
+        # words and entries of each frame
+        self._length = np.zeros(self._n_frames, np.uint32)
+        self._entries = np.zeros(self._n_frames, np.uint32)
 
     def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""
@@ -44,64 +50,91 @@ class FrameBuffer:
     ) -> None:
         """Keep the `wanted` frames (bool) of a block whose first frame is `first`, if they fit.
 
-        With these, there are `most` entries at most.
+        With these, there are `most` words at most.
         """
         frames = np.flatnonzero(wanted & block.stored)
+        most = self.room if most is None else min(most, self.room)
+        # an entry takes a word at least
         ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
-        frames = frames[ends <= (self.room if most is None else min(most, self.room))]
-        if not len(frames):
-            return
-        self.store(first + frames, block.take(frames))
+        frames = frames[ends <= most]
+        if len(frames):
+            self.store(first + frames, block.take(frames), most)
 
-    def store(self, frames: np.ndarray, sparse: SparseFrames) -> None:
-        """Keep the first of some frames, int (frame,), as many as fit."""
-        n = int((self.used + sparse.indptr[1:] <= self.room).sum())
-        indptr = self.used + sparse.indptr[: n + 1]
-        end = int(indptr[-1])
-        self._pixel[self.used : end] = sparse.pixel[: end - self.used]
-        self._count[self.used : end] = sparse.count[: end - self.used]
-        self._start[frames[:n]] = indptr[:-1]
-        self._stop[frames[:n]] = indptr[1:]
-        self.used = end
+    def store(self, frames: np.ndarray, sparse: SparseFrames, most: int | None = None) -> None:
+        """Keep the first of some frames, int (frame,), as many as fit into `most` words."""
+        stop = np.empty(len(frames), np.int64)
+        most = self.room if most is None else most
+        n = pack(sparse.indptr, sparse.pixel, sparse.count, self._words, self.used, most, stop)
+        ends = np.concatenate([[self.used], stop[:n]])
+        self._start[frames[:n]] = ends[:-1]
+        self._length[frames[:n]] = np.diff(ends)
+        self._entries[frames[:n]] = np.diff(sparse.indptr[: n + 1])
+        self.used = int(ends[-1])
 
     def keep_only(self, frames: np.ndarray) -> None:
         """Forget all but some frames, int (frame,), so that there is room for others."""
         wanted = frames[self.has(frames)]
         wanted = wanted[np.argsort(self._start[wanted])]
-        start, stop = self._start[wanted], self._stop[wanted]
+        start, length = self._start[wanted], self._length[wanted]
         self.used = 0
         self._start[:] = -1
-        for frame, a, b in zip(wanted.tolist(), start.tolist(), stop.tolist(), strict=True):
-            end = self.used + b - a
-            self._pixel[self.used : end] = self._pixel[a:b]
-            self._count[self.used : end] = self._count[a:b]
-            self._start[frame], self._stop[frame] = self.used, end
-            self.used = end
+        for frame, a, n in zip(wanted.tolist(), start.tolist(), length.tolist(), strict=True):
+            self._words[self.used : self.used + n] = self._words[a : a + n]
+            self._start[frame] = self.used
+            self.used += n
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""
         return self._start[frames] >= 0
 
     def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the entries after the first `used` ones, and where those of the frames are.
+        """Return the words after the first `used` ones, and where those of the frames are.
 
         Parameters
         ----------
         used : int
         frames : ndarray, int (frame,)
-            That have no entries before.
+            That have no words before.
 
         Returns
         -------
         start, stop : ndarray, int64 (frame,)
             In what is returned; start -1: the frame is not kept.
-        pixel : ndarray, uint32 (entry,)
-        count : ndarray, uint16 (entry,)
+        words : ndarray, uint16 (word,)
+            For `unpacked`.
         """
-        start, stop = self._start[frames], self._stop[frames]
-        start, stop = np.where(start < 0, -1, start - used), stop - used
-        return start, stop, self._pixel[used : self.used], self._count[used : self.used]
+        start = self._start[frames]
+        start = np.where(start < 0, -1, start - used)
+        return start, start + self._length[frames], self._words[used : self.used]
 
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Return kept frames, int (frame,)."""
-        return gather(self._start[frames], self._stop[frames], self._pixel, self._count)
+        start = self._start[frames]
+        stop = start + self._length[frames]
+        return unpacked(start, stop, self._entries[frames], self._words)
+
+
+def unpacked(
+    start: np.ndarray, stop: np.ndarray, entries: np.ndarray, words: np.ndarray
+) -> SparseFrames:
+    """Return frames that a buffer has packed.
+
+    Parameters
+    ----------
+    start, stop : ndarray, int64 (frame,)
+        Where in the words they are.
+    entries : ndarray, int (frame,)
+        Of each of them.
+    words : ndarray, uint16 (word,)
+
+    Raises
+    ------
+    ValueError
+        If what is there are not so many entries.
+    """
+    indptr = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])
+    total = int(indptr[-1])
+    sparse = SparseFrames(indptr, np.empty(total, np.uint32), np.empty(total, np.uint16))
+    if unpack(words, start, stop, indptr, sparse.pixel, sparse.count) != len(start):
+        raise ValueError("packed frames have another number of entries than expected")
+    return sparse

@@ -9,9 +9,9 @@ from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images,
 from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameSums, SparseFrames
+from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
-from xfelmpi.reduction.frame_buffer import FrameBuffer
+from xfelmpi.reduction.frame_buffer import WORD_BYTES, FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -133,8 +133,12 @@ LIKELY = {
 
 
 def total_bytes(run):
-    entries = sum(len(run.lists(i)[0]) for i in range(N))
-    return 6 * entries + 8 * (N + 2 * TRAINS)
+    """All frames packed: a word an entry, two for every long gap, one for every large count."""
+    words = 0
+    for pixel, count in map(run.lists, range(N)):
+        gaps = np.diff(pixel, prepend=0)
+        words += len(pixel) + 2 * (gaps >= 0xFFF).sum() + (np.array(count) >= 0xF).sum()
+    return WORD_BYTES * int(words)
 
 
 @pytest.mark.parametrize("share", [0, 0.2, 0.6, 1, 1000])
@@ -187,11 +191,12 @@ def test_budget_is_kept(run, first_pass, share):
     budget = int(share * total_bytes(run))
     done = first_pass(run, budget, LIKELY["some"])
     kept = np.flatnonzero(done.kept.has(np.arange(N)))
-    held = 6 * len(done.kept.take(kept).pixel)
+    held = WORD_BYTES * done.kept.used
+    assert len(done.kept.take(kept).pixel) == done.sums.entries[kept].sum()
     assert held <= budget
     left_out = np.flatnonzero(LIKELY["some"] & ~done.kept.has(np.arange(N)))
     if len(left_out):
-        smallest = 6 * int(done.sums.entries[left_out].min())
+        smallest = WORD_BYTES * int(done.sums.entries[left_out].min())
         assert held + smallest > budget or held > budget / 2, "no more left out than had to be"
     assert (share == 1.0) <= bool(len(kept))
 
@@ -274,7 +279,7 @@ def test_keep_only_makes_room():
     lists = SparseFrames(
         np.array([0, 2, 3, 6]), np.arange(6, dtype=np.uint32), np.arange(6, dtype=np.uint16)
     )
-    buffer = FrameBuffer(4, 6 * ENTRY_BYTES)
+    buffer = FrameBuffer(4, 6 * WORD_BYTES)
     buffer.store(np.array([2, 0, 3]), lists)
     buffer.keep_only(np.array([0, 1, 3]))
     assert buffer.used == 4

@@ -5,11 +5,11 @@ import pytest
 from modulefiles import MODULES, make_table
 
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.sparse_frames import ENTRY_BYTES, FrameBlock, FrameSums
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.hitfinding.frame_scores import FrameScorer
 from xfelmpi.hitfinding.hit_finder import decide_alone, draw_misses
 from xfelmpi.mpi import alone
-from xfelmpi.reduction.frame_buffer import FrameBuffer
+from xfelmpi.reduction.frame_buffer import WORD_BYTES, FrameBuffer
 from xfelmpi.reduction.frame_loop import SourceBlock
 from xfelmpi.reduction.observers import FrameKeeper, LikelyHits
 
@@ -37,7 +37,7 @@ class Kept:
             good_in_region=good,
             region_pixels=1,
         )
-        self.buffer = FrameBuffer(N, room * ENTRIES * ENTRY_BYTES)
+        self.buffer = FrameBuffer(N, room * ENTRIES * WORD_BYTES)
         hits = LikelyHits(config, scorer)
         keeper = FrameKeeper(config, self.buffer, hits, scorer.is_dark)
         sums = FrameSums.zeros(N)
