@@ -1,5 +1,7 @@
 """Page and overview of a finished run, written."""
 
+from collections.abc import Callable
+
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.replace_file import replace_text
 from xfelmpi.report.detector_images import thumbnail
@@ -10,8 +12,14 @@ from xfelmpi.report.trends import run_numbers
 from xfelmpi.report.verdicts import as_json
 
 
-def make_report(experiment: Experiment) -> RunFiles:
+def make_report(experiment: Experiment, hits: Callable[[], str] = str) -> RunFiles:
     """Write the page of a run from its output files, and the overview; one rank.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    hits : callable
+        See `detector_images`.
 
     Returns
     -------
@@ -26,7 +34,7 @@ def make_report(experiment: Experiment) -> RunFiles:
         If the page cannot be written.
     """
     found = read_run_files(experiment)
-    page = run_page(found)
+    page = run_page(found, hits)
     replace_text(experiment.page, page)
     verdicts = as_json(run_answers(found))
     numbers = run_numbers(found.run)

@@ -1,6 +1,6 @@
 """The detector images of a page: powder, single hits, and the radial profile."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 
 import numpy as np
@@ -40,8 +40,16 @@ def _image(image: pictures.Assembled, limits: tuple[float, float], shades: int) 
     return pictures.data_uri(pictures.png(numbers, pictures.palette(shades)))
 
 
-def detector_images(found: RunFiles, charts: Charts) -> Iterator[str]:
-    """Yield sections as HTML; charts are added to those of the page."""
+def detector_images(found: RunFiles, charts: Charts, hits: Callable[[], str]) -> Iterator[str]:
+    """Yield sections as HTML; charts are added to those of the page.
+
+    Parameters
+    ----------
+    found : RunFiles
+    charts : Charts
+    hits : callable
+        Returns what another rank has drawn by `hit_images`, or nothing: they are drawn here.
+    """
     if found.hit_file is None:
         yield f'<h2>Detector images</h2><p class="alarm">{escape(found.missing)}</p>'
         return
@@ -50,7 +58,16 @@ def detector_images(found: RunFiles, charts: Charts) -> Iterator[str]:
     yield powder_section(found, hit_file, layouts, charts)
     yield _radial(found, hit_file, charts)
     if len(hit_file.rows):
-        yield from _hits(found, hit_file, layouts[0][0])
+        yield hits() or "\n".join(_hits(found, hit_file, layouts[0][0]))
+
+
+def hit_images(found: RunFiles) -> str:
+    """Return single hits as HTML, nothing without hits."""
+    hit_file = found.hit_file
+    if hit_file is None or not len(hit_file.rows):
+        return ""
+    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, BINS)
+    return "\n".join(_hits(found, hit_file, raster))
 
 
 def _hits(found: RunFiles, hit_file: HitFile, raster: pictures.Raster) -> Iterator[str]:

@@ -130,9 +130,11 @@ def logarithmic_limits(image: Assembled) -> tuple[float, float]:
 def shade(image: Assembled, limits: tuple[float, float], shades: int) -> np.ndarray:
     """Return colour numbers, uint8 (y, x), on a logarithmic scale; see `palette`."""
     low, high = np.log(limits)
-    with np.errstate(divide="ignore"):
-        level = (np.log(np.nan_to_num(image.values)) - low) / (high - low) * (shades - 1)
-    numbers = LOWEST + np.clip(np.round(level), 0, shades - 1).astype(np.uint8)
+    numbers = np.full(image.values.shape, LOWEST, np.uint8)
+    # few points of a hit have photons
+    lit = image.values > 0
+    level = (np.log(image.values[lit]) - low) / (high - low) * (shades - 1)
+    numbers[lit] += np.clip(np.round(level), 0, shades - 1).astype(np.uint8)
     numbers[np.isnan(image.values)] = GAP
     numbers[image.bad] = BAD
     return numbers

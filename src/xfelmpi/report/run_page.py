@@ -1,6 +1,7 @@
 """The page of a run: one HTML file that holds everything it shows."""
 
 import json
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
@@ -33,15 +34,15 @@ _SCORES = {"litpixels": "hit score: lit pixels", "photons": "hit score: photons"
 """What an axis of scores says, by ``--score``."""
 
 
-def run_page(found: RunFiles) -> str:
-    """Return the page as HTML."""
+def run_page(found: RunFiles, hits: Callable[[], str] = str) -> str:
+    """Return the page as HTML; `hits` as in `detector_images`."""
     good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
     head, charts = found.head, Charts()
     sections = [
         _header(found),
         _rates(found, charts),
         _scores(found, charts),
-        *detector_images(found, charts),
+        *detector_images(found, charts, hits),
         size_section(found, charts),
         module_table(found, good),
         beamline(found),

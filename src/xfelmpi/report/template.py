@@ -5,6 +5,8 @@ import hashlib
 import re
 from html import escape
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from string import Template
 
 
@@ -37,7 +39,11 @@ def fill_page(title: str, body: str, script_name: str, with_bokeh: bool = False)
 
 def _bokeh() -> str:
     """Return BokehJS, as it comes with the Python package."""
-    path = files("bokeh") / "server" / "static" / "js" / "bokeh.min.js"
+    # its Python modules take longer to import than all of this
+    package = find_spec("bokeh")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("no module bokeh, whose JavaScript the report needs")
+    path = Path(package.origin).parent / "server" / "static" / "js" / "bokeh.min.js"
     text = path.read_text(encoding="utf-8")
     # the browser would look for the file that this line names
     text = re.sub(r"//# sourceMappingURL=.*", "", text)

@@ -3,6 +3,7 @@
 The outputs have their names and the summary is shown: what goes wrong here is a warning.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from xfelmpi import mpi
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def report_run(job: RunJob) -> None:
     """Make run report, run overview and hit browser, if wanted; collective.
 
-    The last rank makes report and overview; meanwhile the first one makes the hit browser. A rank
-    that is ready sleeps: inside MPI it would take a core.
+    The last rank makes report and overview; meanwhile the first one draws the hits of the report,
+    and makes the hit browser. A rank that is ready sleeps: inside MPI it would take a core.
     """
     comm, experiment = job.comm, job.experiment
     fault_injection.inject(comm, "report")
@@ -28,10 +29,11 @@ def report_run(job: RunJob) -> None:
     if not job.config.report:
         return
     give_back()
+    hits = _HitImages(comm)
     makes_page = comm.rank == comm.size - 1
-    found, failure = _make_page(experiment) if makes_page else (None, "")
+    found, failure = _make_page(experiment, hits) if makes_page else (None, "")
     try:
-        mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found))
+        mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found, hits))
         browser_failure = ""
     except Exception as error:
         browser_failure = f"{type(error).__name__}: {error}"
@@ -54,20 +56,62 @@ def _remove_earlier(experiment: Experiment) -> None:
             log.warning("%s of an earlier job cannot be removed: %s", path, error.strerror)
 
 
-def _make_page(experiment: Experiment) -> tuple["RunFiles | None", str]:
+class _HitImages:
+    """Hits of the report, drawn by the first rank for the last one; nothing if that fails.
+
+    Each of the two calls its own method once, whatever goes wrong.
+    """
+
+    def __init__(self, comm):
+        self._comm = comm
+        self._due = comm.size > 1
+
+    def send(self, found: "RunFiles | None"):
+        """Draw them; return the request of the message, None if there is only one rank."""
+        if not self._due:
+            return None
+        drawn = ""
+        if found is not None:
+            # the report draws them itself, then, and says what is wrong
+            with suppress(Exception):
+                from xfelmpi.report.detector_images import hit_images
+
+                drawn = hit_images(found)
+        return self._comm.isend(drawn, dest=self._comm.size - 1)
+
+    def receive(self) -> str:
+        """Return them as HTML, once; nothing if they are to be drawn here."""
+        if not self._due:
+            return ""
+        self._due = False
+        return self._comm.recv(source=0)
+
+
+def _make_page(experiment: Experiment, hits: _HitImages) -> tuple["RunFiles | None", str]:
     """Return what the output files say, and what went wrong; one rank."""
     try:
         # slow to import, and needed here only
         from xfelmpi.report.build import make_report
 
-        return make_report(experiment), ""
+        return make_report(experiment, hits.receive), ""
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
+    finally:
+        hits.receive()
 
 
-def _make_hit_browser(experiment: Experiment, found: "RunFiles | None") -> None:
-    # slow to import, and needed here only
-    from xfelmpi.report.hit_browser import write_hit_browser
-    from xfelmpi.report.run_files import read_run_files
+def _make_hit_browser(experiment: Experiment, found: "RunFiles | None", hits: _HitImages) -> None:
+    """Draw the hits of the report, and make the hit browser; one rank."""
+    request = None
+    try:
+        # slow to import, and needed here only
+        from xfelmpi.report.hit_browser import write_hit_browser
+        from xfelmpi.report.run_files import read_run_files
 
-    write_hit_browser(found or read_run_files(experiment))
+        found = found or read_run_files(experiment)
+        request = hits.send(found)
+        write_hit_browser(found)
+    finally:
+        request = request or hits.send(None)
+        if request is not None:
+            request.wait()
