@@ -18,6 +18,7 @@ STAGE_TITLES = {
     "photons": "reading frames",
     "decide": "finding hits",
     "write": "writing",
+    "selection": "writing the selection",
 }
 
 

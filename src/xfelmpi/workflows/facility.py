@@ -51,6 +51,7 @@ from xfelmpi.workflows.inputs import (
 )
 from xfelmpi.workflows.process import event_columns, finish, process, start_vds
 from xfelmpi.workflows.report_stage import report_run
+from xfelmpi.workflows.selection import write_selection
 
 
 def process_by_facility(job: RunJob) -> int:
@@ -66,6 +67,7 @@ def process_by_facility(job: RunJob) -> int:
     job, status = _run_stages(job)
     if status is None:
         return process(job)
+    write_selection(job)
     report_run(job)
     return status
 

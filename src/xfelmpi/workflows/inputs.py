@@ -25,6 +25,7 @@ from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, RunInfo
 from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.workflows.selection import check_selection
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
     settings = config.part(OutputSettings)
     warnings = (*warnings, *check_formats(comm, settings, geometry, share.wavelength))
+    check_selection(job, share, geometry)
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
     return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))

@@ -64,6 +64,7 @@ from xfelmpi.workflows.inputs import (
 )
 from xfelmpi.workflows.plausible import doubts_of_sums
 from xfelmpi.workflows.report_stage import report_run
+from xfelmpi.workflows.selection import write_selection
 from xfelmpi.workflows.summary import Summary
 
 
@@ -77,6 +78,7 @@ def process(job: RunJob, resume: bool = False) -> int:
     """
     # what the stages held is gone before the report, which holds much as well
     job, status = _run_stages(job, resume)
+    write_selection(job)
     report_run(job)
     return status
 

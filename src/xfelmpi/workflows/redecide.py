@@ -47,6 +47,7 @@ from xfelmpi.workflows.inputs import (
 )
 from xfelmpi.workflows.process import compare_with_facility, finish
 from xfelmpi.workflows.report_stage import report_run
+from xfelmpi.workflows.selection import write_selection
 
 _FRAME_WORK = 1000
 """Work of a frame that must be read, against one that need not."""
@@ -165,6 +166,7 @@ def decide_again(job: RunJob) -> int:
     """
     # what the stages held is gone before the report, which holds much as well
     job, status = _run_stages(job)
+    write_selection(job)
     report_run(job)
     return status
 

@@ -435,6 +435,15 @@ class Config:
         bool,
         "add the radial profile of every hit to the CXI: mean photons in rings of |q|",
     )
+    where: str = _option(
+        "outputs",
+        "",
+        str.strip,
+        "also write those hits that fulfil it as files of their own, merged/rRRRR_selected*, with"
+        ' which the folder of --dragonfly starts, e.g. "hit_sigma > 8 and diameter < 60 nm"'
+        " (default: no selection)",
+        metavar="CONDITION",
+    )
     also_write: tuple[str, ...] = _option(
         "outputs",
         (),

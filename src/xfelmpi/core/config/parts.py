@@ -117,6 +117,7 @@ class OutputSettings:
     background: str
     profiles: bool
     also_write: tuple[str, ...]
+    where: str
     dragonfly: Path | None
     recon: str
     bin: int

@@ -143,6 +143,9 @@ class DragonflyWriter(HitWriter):
         """Make the folder to start Dragonfly in, if wanted; without hits there is nothing to do."""
         if settings.dragonfly is None:
             return
+        if settings.where and isinstance(files, Experiment):
+            # it starts with the selection, which is merged hits
+            return
         if files.emc not in written:
             log.warning(f"no hits: {settings.dragonfly} is not ready for Dragonfly")
             return
@@ -165,9 +168,10 @@ class DragonflyWriter(HitWriter):
             return []
         usable = self._usable_pixels(header.good_in_hits)
         detector = make_detector(settings, hits.geometry, hits.wavelength, usable)
-        if header.background.ndim == len(hits.detector.frame_shape):
-            # merged hits have several, of which Dragonfly would take one
-            background = background_of_blocks(header.background, usable, self._n)
+        # those of several runs would be several, of which Dragonfly would take one
+        ground = header.background.reshape(-1, *hits.detector.frame_shape)
+        if len(ground) == 1:
+            background = background_of_blocks(ground[0], usable, self._n)
             detector = replace(detector, background=background, weighting=weighting)
         path = hits.files.dragonfly_detector
         write_detector(path, hits.attributes, detector)

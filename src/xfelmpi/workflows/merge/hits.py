@@ -53,10 +53,8 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
     parts, sources, rows, backgrounds = [], [], [], []
     for number, (run, path) in enumerate(zip(runs, paths, strict=True)):
         found = read_finished_hits(path)
-        columns = found.columns | _new_columns(
-            run, number, len(found.columns["trainId"].values), run_type(runs)
-        )
-        chosen = _choose(columns, where, run)
+        columns = with_run(found.columns, run, number, run_type(runs))
+        chosen = choose_hits(columns, where, run)
         log.info(f"run {run}: {chosen.sum():,} of {len(chosen):,} hits")
         parts.append({p: HitColumn(c.values[chosen], c.attributes) for p, c in columns.items()})
         rows.append(np.flatnonzero(chosen))
@@ -91,15 +89,35 @@ def run_type(runs) -> type:
     return np.uint16 if max(runs) <= np.iinfo(np.uint16).max else np.uint32
 
 
-def _new_columns(run: int, number: int, n: int, kind: type) -> dict[str, HitColumn]:
-    return {
+def with_run(
+    columns: dict[str, HitColumn], run: int, number: int = 0, kind: type = np.uint16
+) -> dict[str, HitColumn]:
+    """Return the columns of a run's hits with those of merged hits.
+
+    Parameters
+    ----------
+    columns : dict of HitColumn
+        By path below the entry.
+    run, number : int
+        The run, and its place among those that are merged.
+    kind : type
+        Of run numbers.
+    """
+    n = len(columns["trainId"].values)
+    return columns | {
         "run": HitColumn(np.full(n, run, kind), {}),
         f"{DETECTOR}/background_index": HitColumn(np.full(n, number, np.uint32), {}),
     }
 
 
-def _choose(columns: dict[str, HitColumn], where: str | None, run: int) -> np.ndarray:
-    """Return which hits of a run are wanted, bool (hit,)."""
+def choose_hits(columns: dict[str, HitColumn], where: str | None, run: int) -> np.ndarray:
+    """Return which hits of a run are wanted, bool (hit,); columns as of `with_run`.
+
+    Raises
+    ------
+    UsageError
+        If the condition cannot be used.
+    """
     if where is None:
         return np.ones(len(columns["run"].values), bool)
     named = {

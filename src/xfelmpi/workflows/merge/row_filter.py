@@ -144,6 +144,11 @@ class _Evaluation:
             return self._quantities[node.id][1]
         if node.id == _CLASS_PLACE and "class" in self._columns:
             return self._columns["class"]
+        if node.id in (_CLASS_PLACE, "class_weight") and node.id not in self._columns:
+            raise ValueError(
+                f"no column {node.id} yet: xfelmpi classes RUN --from DIR adds it, then "
+                "xfelmpi merge RUN --where takes it"
+            )
         if node.id not in self._columns:
             near = difflib.get_close_matches(node.id, self._columns, 1)
             hint = f" (did you mean {near[0]}?)" if near else ""

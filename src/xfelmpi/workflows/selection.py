@@ -1,0 +1,105 @@
+"""The selection of a main job: its hits that fulfil ``--where``, as files of their own.
+
+The files of the run keep all hits. The selection is what ``xfelmpi merge`` makes of the run alone,
+after them: sizes and analyses are known then.
+"""
+
+from dataclasses import fields
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.analysis.hit_analysis import chosen_analyses
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
+from xfelmpi.core.event_table import AddedColumn, EventColumns
+from xfelmpi.core.job_context import RunJob
+from xfelmpi.core.log import log
+from xfelmpi.core.paths import MergedFiles
+from xfelmpi.io.input_file import finished_files
+from xfelmpi.io.lock_file import held_if_there
+from xfelmpi.io.publish import check_writable
+from xfelmpi.output.beam import beam_wavelength
+from xfelmpi.output.cxi.reader import HitColumn, read_hit_columns
+from xfelmpi.output.hit_columns import hit_columns
+from xfelmpi.output.hit_formats import hit_paths
+from xfelmpi.run.distribution import LocalRun
+from xfelmpi.workflows.merge.hits import choose_hits, with_run
+from xfelmpi.workflows.merge.job import merge
+
+
+def selected_files(job: RunJob) -> MergedFiles:
+    """Return the paths of the selection of a run."""
+    return MergedFiles(job.experiment.output, f"{job.experiment.name}_selected")
+
+
+def check_selection(job: RunJob, share: LocalRun, geometry: DetectorGeometry | None) -> None:
+    """Check the condition against the columns that the hits will have; collective.
+
+    Raises
+    ------
+    UsageError, OutputError
+        On all ranks, if it cannot be used, or the selection cannot be written.
+    """
+    comm, config = job.comm, job.config
+    if not config.where:
+        return
+    settings = config.part(AnalysisSettings)
+    wavelength, _ = beam_wavelength(comm, settings.photon_energy, share.wavelength)
+
+    def check() -> None:
+        analyses = chosen_analyses(settings, geometry.distance, wavelength)
+        found = [c for analysis in analyses.values() for c in analysis.columns]
+        choose_hits(with_run(_without_rows(share, found), config.run), config.where, config.run)
+        for path in hit_paths(config.part(OutputSettings), selected_files(job)):
+            check_writable(path)
+
+    mpi.run_on_root(comm, check)
+
+
+def _without_rows(share: LocalRun, analysed: list) -> dict[str, HitColumn]:
+    """Return the columns that hits will have, for no hits."""
+    none = np.empty(0)
+    tables = {f.name: none for f in fields(EventColumns) if f.name != "added"}
+    added = [(c.name, c.units, c.group) for c in (*share.added, *analysed)]
+    events = EventColumns(
+        **tables, added=tuple(AddedColumn(name, none, "", *about) for name, *about in added)
+    )
+    columns = hit_columns("", events, none, none, none, share.facts.detector_type)
+    return {column.path: HitColumn(column.values, column.attributes) for column in columns}
+
+
+def write_selection(job: RunJob) -> None:
+    """Write the selection of a job whose files have their names, if one is wanted; collective.
+
+    Raises
+    ------
+    XfelmpiError
+        On all ranks, if it cannot be written; the files of the run stay.
+    """
+    comm, config = job.comm, job.config
+    if not config.where or job.so_far:
+        return
+    files = selected_files(job)
+    run, output = config.run, job.experiment.output
+    held = held_if_there(comm, output, files.lock, f"the selection of run {run} is being written")
+    with job.stages.timed("selection"), held, finished_files.unchanged():
+        if mpi.bcast_from_root(comm, lambda: _any_chosen(job)):
+            merge(job, (run,), config.where, files.name)
+        else:
+            mpi.run_on_root(comm, lambda: _remove(job, files))
+
+
+def _any_chosen(job: RunJob) -> bool:
+    if not job.experiment.cxi.exists():
+        return False
+    columns = read_hit_columns(job.experiment.cxi)
+    run = job.config.run
+    return bool(choose_hits(with_run(columns, run), job.config.where, run).any())
+
+
+def _remove(job: RunJob, files: MergedFiles) -> None:
+    """Remove the selection of an earlier job, and say that there is none; one rank."""
+    for path in hit_paths(job.config.part(OutputSettings), files):
+        path.unlink(missing_ok=True)
+    log.warning(f"no hit fulfils --where {job.config.where!r}: no files of a selection")
