@@ -139,3 +139,18 @@ def test_context_file_of_others_is_left_alone(tmp_path):
     assert done.returncode == 2
     assert "there is a context file already" in done.stderr
     assert path.read_text() == "# ours\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_context_file_that_is_none_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "usr/Shared/amore/context.py"
+    path.parent.mkdir(parents=True)
+    make = {
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+        "device": lambda: path.symlink_to("/dev/zero"),
+    }
+    make[kind]()
+    done = call_xfelmpi(["damnit-context", "--prefix", tmp_path, "--install"])
+    assert done.returncode == 2
+    assert f"{path}: not a regular file" in done.stderr

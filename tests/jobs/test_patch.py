@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -249,6 +250,30 @@ def test_refused_and_nothing_changed(made, name):
     said = patch(made / PROPOSAL, out, *words, status=2)
     assert message in said
     assert {name: (out / name).read_bytes() for name in all_files(out)} == before
+
+
+def test_files_that_do_not_belong_together(made, tmp_path):
+    """What a patch reads must be of one job, have the same hits, and be what was used."""
+    powder, cxi = Path("powder/r0050_powder.h5"), Path("saved_hits/r0050_hits.cxi")
+    out = copied(made, tmp_path)
+    shutil.copy(made / "mask" / powder, out / powder)
+    said = patch(made / PROPOSAL, out, 50, "--distance", 1, status=2)
+    assert f"{out / powder}: is of another job" in said
+    shutil.copy(made / "out" / powder, out / powder)
+    with h5py.File(out / cxi, "r+") as file:
+        file["entry_1/vds_index"][0] += 1
+    said = patch(made / PROPOSAL, out, 50, "--distance", 1, status=2)
+    assert f"{out / cxi}: has " in said
+    assert "hits, which are not the" in said
+    with h5py.File(out / cxi, "r+") as file:
+        used = json.loads(file.attrs["used_files"])
+        file["entry_1/vds_index"][0] -= 1
+        for about in used:
+            about["sha256"] = "0" * 64
+        file.attrs["used_files"] = json.dumps(used)
+    said = patch(made / PROPOSAL, out, 50, "--distance", 1, status=2)
+    assert "the geometry is another one now; name it with --geometry" in said
+    assert not list(out.rglob("*.part"))
 
 
 def without_nonhits(file) -> None:

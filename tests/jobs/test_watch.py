@@ -244,6 +244,15 @@ def test_rules_that_are_wrong(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+def test_request_that_is_a_link_is_not_followed(tmp_path):
+    files = WatchFiles(tmp_path / "scratch")
+    files.requests.mkdir(parents=True)
+    (files.requests / "r0050").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="r0050: cannot be written"):
+        ask_again(files, [50])
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_failed_run_is_tried_again_only_when_asked(source, tmp_path, project):
     put(source, tmp_path)
     (project / ".venv/bin/status").write_text("2")

@@ -10,8 +10,11 @@ from xfelmpi.cli import parser as arguments
 from xfelmpi.core.config.parsing import parse_duration
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
 from xfelmpi.core.paths import experiment_folder
+from xfelmpi.core.regular_file import open_regular
 
 _PLACE = Path("usr") / "Shared" / "amore" / "context.py"
+_LARGEST = 1 << 20
+"""Bytes of a file that is there which are read."""
 
 
 def parser() -> arguments.Parser:
@@ -55,7 +58,7 @@ def main(argv: list[str], _comm) -> int:
     from xfelmpi.io.replace_file import replace_text
 
     path = experiment_folder(given.prefix) / _PLACE
-    if path.exists() and "xfelmpi damnit-context" not in path.read_text(errors="replace"):
+    if path.exists() and b"xfelmpi damnit-context" not in _begin(path):
         raise OutputError(
             f"{path}: there is a context file already; print this one with xfelmpi damnit-context, "
             "and add its variables"
@@ -63,6 +66,11 @@ def main(argv: list[str], _comm) -> int:
     replace_text(path, text)
     log.info("%s", path)
     return EXIT_COMPLETE
+
+
+def _begin(path: Path) -> bytes:
+    with open(open_regular(path), "rb") as file:
+        return file.read(_LARGEST)
 
 
 def context_text(given: argparse.Namespace) -> str:

@@ -3,8 +3,6 @@
 Messages say what was found, what was expected, and in which file.
 """
 
-import errno
-
 EXIT_COMPLETE = 0
 EXIT_BUG = 1
 EXIT_UNUSABLE = 2
@@ -54,12 +52,6 @@ class PeerError(XfelmpiError):
     """Another rank failed; its message is the one to read."""
 
 
-_NOT_OURS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ESTALE),
-)
-
-
 def as_user_error(error: BaseException) -> BaseException:
     """Return an error with a message for the user if the system refused it something, else it."""
     if isinstance(error, MemoryError):
@@ -67,6 +59,6 @@ def as_user_error(error: BaseException) -> BaseException:
             f"out of memory ({str(error) or 'the system gives no more'}); expected room for "
             "--memory-per-rank times the ranks of the node, and no lower limit (ulimit -d, -v)"
         )
-    if not isinstance(error, OSError) or not error.filename or error.errno not in _NOT_OURS:
+    if not isinstance(error, OSError) or not error.filename:
         return error
     return InputError(f"{error.filename}: {error.strerror}")

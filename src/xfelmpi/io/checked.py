@@ -4,8 +4,49 @@ Whatever differs is a `KeyError` or `ValueError`, which `finished_file` makes an
 the file.
 """
 
+import math
+
 import h5py
 import numpy as np
+
+_LARGEST_CHUNK = 1 << 24
+"""Bytes of a chunk, if the dataset itself has fewer: HDF5 takes memory for a whole one."""
+
+
+def check_stored(dataset: h5py.Dataset, known_shape: bool = False) -> None:
+    """Check that the values of a dataset are in its file: HDF5 makes up what is not there.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Of a file of ours.
+    known_shape : bool
+        Whether its shape is one that it must have, or it is read in parts. Else it must not be
+        compressed, so that it takes no more memory than the file has bytes.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    stored, n_bytes = dataset.id.get_storage_size(), dataset.nbytes
+    if n_bytes and not (
+        _is_written(dataset, stored)
+        and stored <= dataset.file.id.get_filesize()
+        and (known_shape or stored >= n_bytes)
+    ):
+        raise ValueError(f"{dataset.name}: its values are not in the file")
+
+
+def _is_written(dataset: h5py.Dataset, stored: int) -> bool:
+    if dataset.is_virtual or dataset.external:
+        return False
+    if dataset.chunks is None:
+        return stored >= dataset.nbytes
+    if math.prod(dataset.chunks) * dataset.dtype.itemsize > max(_LARGEST_CHUNK, dataset.nbytes):
+        return False
+    grid = (-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    return dataset.id.get_num_chunks() == math.prod(grid)
 
 
 def checked_array(group: h5py.Group, name: str, dtype, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -37,12 +78,7 @@ def checked_array(group: h5py.Group, name: str, dtype, shape: tuple[int | None, 
         raise ValueError(
             f"{name} is {dataset.dtype} {dataset.shape}, expected {np.dtype(dtype)} ({sizes})"
         )
-    # HDF5 makes up what is not there
-    stored = dataset.id.get_storage_size()
-    whole = dataset.chunks is not None or stored >= dataset.nbytes
-    in_file = dataset.file.id.get_filesize() if dataset.nbytes else 0
-    if dataset.is_virtual or dataset.external or not whole or stored > in_file:
-        raise ValueError(f"{name}: its values are not in the file")
+    check_stored(dataset, None not in shape)
     values = dataset[()]
     if np.dtype(dtype) == bool and values.view(np.uint8).max(initial=0) > 1:
         raise ValueError(f"{name} has values that are neither true nor false")
@@ -62,6 +98,7 @@ def checked_text(group: h5py.Group, name: str) -> str:
         raise KeyError(f"no dataset {name}")
     if dataset.shape != () or h5py.check_string_dtype(dataset.dtype) is None:
         raise ValueError(f"{name} is {dataset.dtype} {dataset.shape}, expected a text")
+    check_stored(dataset)
     return dataset[()].decode()
 
 

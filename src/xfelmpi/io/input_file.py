@@ -10,6 +10,7 @@ import faulthandler
 import fcntl
 import math
 import os
+import re
 import signal
 import struct
 import traceback
@@ -55,6 +56,9 @@ _HEADER = 16
 _DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 _DAMAGED += (OverflowError, RecursionError, MemoryError)
 """What reading a damaged output may raise besides what HDF5 does."""
+
+_OF_RUN = re.compile(r"r(\d{4,9})_")
+"""Name of an output; those of merged runs begin otherwise."""
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
@@ -253,9 +257,17 @@ def finished_file(path: Path, expected: str) -> Iterator[h5py.File]:
     try:
         with input_file(path, expected) as file:
             finished_files.check(path, file)
+            _check_run(path, file)
             yield file
     except _DAMAGED as error:
         raise InputError(f"{path}: {error}; expected {expected}") from None
+
+
+def _check_run(path: Path, file: h5py.File) -> None:
+    """Check that an output is of the run that its name says, if both say one."""
+    named, run = _OF_RUN.match(path.name), file.attrs.get("run")
+    if named and isinstance(run, np.integer) and int(run) != int(named[1]):
+        raise ValueError(f"is of run {run}")
 
 
 def open_access(path):

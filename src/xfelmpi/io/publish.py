@@ -60,7 +60,7 @@ def check_name(path: Path) -> None:
     Raises
     ------
     OutputError
-        If a folder has that name, or somebody else's file in a sticky folder.
+        If something that is no file has that name, or somebody else's file in a sticky folder.
     """
     try:
         there = path.lstat()
@@ -68,12 +68,28 @@ def check_name(path: Path) -> None:
         return
     if stat.S_ISDIR(there.st_mode):
         raise OutputError(f"{path}: found a folder of that name, expected a file, or nothing")
+    if not _may_be_replaced(path, there):
+        raise OutputError(f"{path}: found something that is no file, expected a file, or nothing")
     folder = path.parent.stat()
     if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, folder.st_uid, there.st_uid):
         raise OutputError(
             f"{path}: cannot be replaced: it belongs to {user_name(there.st_uid)}, and "
             f"{path.parent} is a folder in which only owners may replace files (sticky)"
         )
+
+
+def _may_be_replaced(path: Path, there: os.stat_result) -> bool:
+    """Return whether what has that name is a file, or a link that leads to none of the system's.
+
+    Root could replace a device such as /dev/null, which all programs of a machine need.
+    """
+    if stat.S_ISLNK(there.st_mode):
+        try:
+            there = path.stat()
+        except OSError:
+            return True
+        return stat.S_ISREG(there.st_mode) or stat.S_ISDIR(there.st_mode)
+    return stat.S_ISREG(there.st_mode)
 
 
 def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:

@@ -105,12 +105,14 @@ class EmcFile:
 
     def __init__(self, path: Path):
         self._path = path
-        os.close(open_regular(path))
+        descriptor = open_regular(path)
+        self._n_bytes = os.fstat(descriptor).st_size
+        os.close(descriptor)
         header = np.fromfile(path, INTEGER, HEADER_BYTES // 4)
         if len(header) < HEADER_BYTES // 4:
             raise ValueError(f"{4 * len(header)} bytes, expected a header of {HEADER_BYTES}")
         self.num_data, self.num_pix, self.kind = header[:3].tolist()
-        numbers = np.fromfile(path, INTEGER, 2 * max(self.num_data, 0), offset=HEADER_BYTES)
+        numbers = self._values(HEADER_BYTES, 2 * max(self.num_data, 0))
         if self.num_data < 0 or len(numbers) < 2 * self.num_data or (numbers < 0).any():
             raise ValueError(f"no photon counts for {self.num_data} frames")
         self.ones, self.multi = numbers.reshape(2, -1).astype(np.int64)
@@ -158,4 +160,9 @@ class EmcFile:
         return total
 
     def _read(self, part: int, before: int, n: int) -> np.ndarray:
-        return np.fromfile(self._path, INTEGER, n, offset=self._starts[part] + 4 * int(before))
+        return self._values(self._starts[part] + 4 * int(before), n)
+
+    def _values(self, at: int, n: int) -> np.ndarray:
+        """Return so many integers, or less at the end of the file: memory for no more."""
+        n = min(n, max(self._n_bytes - at, 0) // 4)
+        return np.fromfile(self._path, INTEGER, n, offset=at)

@@ -17,7 +17,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detectors_of
-from xfelmpi.io.checked import checked_array, checked_attribute
+from xfelmpi.io.checked import check_stored, checked_array, checked_attribute
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.output.provenance import JOB_ATTRIBUTES
@@ -297,6 +297,7 @@ def listed_files(attributes, name: str) -> list[dict]:
 
 
 def _plain_array(file: h5py.File, name: str, *_expected) -> np.ndarray:
+    check_stored(file[name])
     return file[name][()]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import MAX_CELLS, detectors_of
 
@@ -265,6 +266,8 @@ class SimulationOptions:
                 raise UsageError(f"{name} is {low} … {high}, expected 0 < smallest <= largest")
         if self.pairs + self.ice + self.rings > 1:
             raise UsageError("pairs, ice and rings are more than all particles")
+        if self.sample != storable(self.sample):
+            raise UsageError(f"sample is {self.sample!r}, expected text (UTF-8)")
         if self.kind == "proc" and self.compression == "gzip" and self.chunk_frames == 0:
             raise UsageError("contiguous data (chunk_frames 0) cannot be compressed")
 
@@ -460,4 +463,5 @@ def parse_cells(text: str) -> tuple[int, ...]:
         raise UsageError(
             f"cells are {text!r}, expected a number, START:STOP[:STEP] or A,B,C"
         ) from None
-    return tuple(cells)
+    # one too many is told as such; a range may have more than there is memory for
+    return tuple(cells[: MAX_CELLS + 1])

@@ -376,6 +376,10 @@ def test_numbers_in_a_file_need_no_point(toml):
 IMPOSSIBLE = [
     ("sigma", "nan"),
     ("sigma", "inf"),
+    ("sigma", "1e200"),
+    ("roi_qmax", "1e200"),
+    ("min_score", "1e39"),
+    ("max_score", "-1e39"),
     ("adu_per_photon", "0"),
     ("adu_per_photon", "-1"),
     ("adu_per_photon", "nan"),

@@ -14,6 +14,9 @@ from xfelmpi.core.errors import EXIT_UNUSABLE, XfelmpiError, as_user_error
         (MemoryError("Unable to allocate 24.0 MiB"), "Unable to allocate 24.0 MiB"),
         (OSError(errno.ENOSPC, "No space left", "/scratch/a"), "/scratch/a: No space left"),
         (PermissionError(errno.EACCES, "Permission denied", "b"), "b: Permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "c"), "c: Is a directory"),
+        (OSError(errno.EINVAL, "not a regular file", "d"), "d: not a regular file"),
+        (OSError(errno.EIO, "Input/output error", "e"), "e: Input/output error"),
     ],
 )
 def test_what_the_system_refuses(error, words):

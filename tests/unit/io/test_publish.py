@@ -72,6 +72,22 @@ def test_folder_of_that_name(name, files, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: path.symlink_to("/dev/zero")],
+    ids=["pipe", "link to a device"],
+)
+def test_what_is_no_file_is_not_replaced(make, files, tmp_path):
+    """Root could replace a device by a file."""
+    make(tmp_path / "d")
+    for call in (lambda: publish.publish(*files), lambda: publish.check_writable(tmp_path / "d")):
+        with pytest.raises(OutputError, match="d: found something that is no file"):
+            call()
+    assert not (tmp_path / "d").is_file()
+    (tmp_path / "d").unlink()
+    assert contents(tmp_path) == OLD
+
+
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("gone", ["a", "b", "c", "d"])
 def test_all_old_when_one_fails(gone, links, files, tmp_path, monkeypatch):

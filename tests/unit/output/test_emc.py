@@ -1,5 +1,7 @@
 """The sparse binary file, byte for byte as the reference packs dense frames."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import reference
@@ -8,7 +10,7 @@ from mpi4py import MPI
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.io.partial_file import begin_partial
-from xfelmpi.output.emc import EmcWriter
+from xfelmpi.output.emc import EmcFile, EmcWriter
 
 
 def make_frames(rng, numbers_of_entries):
@@ -54,3 +56,13 @@ def test_reference_by_hand():
     assert not found[3:256].any()
     place = (512 + 2) * 128 + 3
     assert found[256:].tolist() == [1, 1, 1, 0, 0, place, FRAME_PIXELS - 1, 3]
+
+
+def test_header_that_asks_for_memory(tmp_path):
+    path = tmp_path / "r0001.emc"
+    path.write_bytes(np.array([2**31 - 1, FRAME_PIXELS], "<i4").tobytes().ljust(1024, b"\0"))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="no photon counts for 2147483647 frames"):
+        EmcFile(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

@@ -508,6 +508,8 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "50 --chunk-frames 0",
         "50 --dtype u4",
         "50 --unknown",
+        "50 --cells 0:99999999999999999999",
+        "50 --sample \udcff",
         "50 --kind corrected",
         "50 --kind raw --adu-per-photon 14",
         "50 --kind dark --gain-stage lowest",

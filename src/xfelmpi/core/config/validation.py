@@ -35,18 +35,22 @@ def _none(value) -> str:
     return "none"
 
 
+def _fits_float32(value: float) -> bool:
+    return abs(value) < 1e38
+
+
 _LIMITS = (
     _Limit("run", lambda n: 0 <= n <= LAST_RUN, f"a run number 0 … {LAST_RUN}"),
     _Limit("adu_per_photon", lambda x: 0 < x < math.inf, "a finite number above 0"),
     # beyond these, float32 cannot tell no photon from one
     _Limit("adu_per_photon", lambda x: 1e-30 < x < 1e30, "a number between 1e-30 and 1e30"),
-    _Limit("sigma", math.isfinite, "a finite number"),
+    _Limit("sigma", lambda x: abs(x) <= 1e6, "a number from -1e6 to 1e6"),
     _Limit("photon_threshold", lambda x: 1e-6 <= x <= 1, "a number from 1e-6 to 1"),
     _Limit("miss_fraction", lambda x: 0 <= x <= 1e6, "a number from 0 to 1e6"),
-    _Limit("fixed_threshold", math.isfinite, "a finite number"),
+    _Limit("fixed_threshold", _fits_float32, "a number between -1e38 and 1e38"),
     _Limit("min_scores", lambda n: 1 <= n <= 10**9, "1 … 1,000,000,000"),
-    _Limit("min_score", math.isfinite, "a finite number"),
-    _Limit("max_score", math.isfinite, "a finite number"),
+    _Limit("min_score", _fits_float32, "a number between -1e38 and 1e38"),
+    _Limit("max_score", _fits_float32, "a number between -1e38 and 1e38"),
     _Limit(
         "min_pulse_energy",
         lambda energy: 0 < energy < 1,
@@ -80,8 +84,8 @@ _LIMITS = (
     _Limit("bin", lambda n: n in BIN_SIZES, f"one of {BIN_SIZES}"),
     _Limit(
         "roi_qmax",
-        lambda limit: 0 < limit[0] < math.inf,
-        "a number above 0",
+        lambda limit: 0 < limit[0] < 1e18,
+        "a number above 0 and below 1e18",
         lambda limit: str(limit[0]),
     ),
     _Limit("ewald_rad", lambda x: 0 < x < 1e9, "voxels, above 0 and below 1e9"),

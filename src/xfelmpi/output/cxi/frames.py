@@ -9,6 +9,7 @@ from h5py import h5z
 
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.io.checked import check_stored
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor, is_plain
 from xfelmpi.io.input_file import finished_file
@@ -36,7 +37,8 @@ class HitFrames:
     def __init__(self, path: Path):
         # says in one line what is wrong with a file
         with finished_file(path, "a CXI file") as file:
-            file[_DETECTOR]["data"], file[_DETECTOR]["mask"]
+            for name in ("data", "mask"):
+                check_stored(file[_DETECTOR][name], known_shape=True)
         self._path = path
         self._file = h5py.File(path, "r")
         self._data, self._mask = (self._file[_DETECTOR][name] for name in ("data", "mask"))
@@ -57,7 +59,7 @@ class HitFrames:
                 if not skipped:
                     return bytes(stream)
             except _DAMAGED:
-                # a chunk that was never written is no damage: HDF5 fills it in
+                # below, with the number of the hit in the message
                 pass
         photons = np.ascontiguousarray(self.photons(hit).reshape(-1))
         planes = photons.astype(photons.dtype.newbyteorder("<")).view(np.uint8)
@@ -141,6 +143,8 @@ class HitFrames:
             )
         try:
             # of any hits in any order, which HDF5 itself does not take
+            for dataset in group.values():
+                check_stored(dataset)
             photons, pixels = (group[name][()][rows] for name in ("photons", "pixels"))
             return group["q"][()], photons, pixels
         except (*_DAMAGED, IndexError) as error:

@@ -15,7 +15,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detector_of_modules
 from xfelmpi.detectors.module_bits import bits_of
-from xfelmpi.io.checked import checked_array, checked_attribute, checked_text
+from xfelmpi.io.checked import check_stored, checked_array, checked_attribute, checked_text
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
 from xfelmpi.io.input_file import finished_file
@@ -137,9 +137,7 @@ def _check_rows(dataset: h5py.Dataset, n: int, frame: tuple[int, ...]) -> None:
         raise ValueError(
             f"background is {dataset.dtype} {dataset.shape}, expected float32 {(n, *frame)}"
         )
-    stored = dataset.id.get_storage_size()
-    if dataset.is_virtual or dataset.external or stored < dataset.nbytes:
-        raise ValueError("background: its values are not in the file")
+    check_stored(dataset)
 
 
 def read_cell_backgrounds(path: Path) -> np.ndarray | None:
@@ -223,7 +221,9 @@ def read_detector(path: Path) -> Detector:
 
 
 def _detector_of(detector: h5py.Group) -> Detector:
-    return detector_of_modules(detector["module_identifier"].asstr()[()].tolist())
+    names = detector["module_identifier"]
+    check_stored(names)
+    return detector_of_modules(names.asstr()[()].tolist())
 
 
 def _check_frames(detector: h5py.Group, n_hits: int) -> None:
@@ -234,6 +234,7 @@ def _check_frames(detector: h5py.Group, n_hits: int) -> None:
             raise ValueError(
                 f"{name} is {dataset.dtype} {dataset.shape}, but there are {n_hits} hits"
             )
+        check_stored(dataset, known_shape=True)
 
 
 def _positions(detector: h5py.Group) -> np.ndarray:
@@ -277,7 +278,7 @@ def _columns(entry: h5py.Group) -> dict[str, HitColumn]:
             attributes = {name: value for name, value in item.attrs.items() if name != "axes"}
             if item.ndim < 1:
                 raise ValueError(f"{path} has no rows")
-            values = checked_array(entry, path, item.dtype, item.shape)
+            values = checked_array(entry, path, item.dtype, (None, *item.shape[1:]))
             found[path] = HitColumn(values, attributes)
 
     entry.visititems(visit)

@@ -99,8 +99,9 @@ def write_hit_list(path: Path, hits: HitList, scale: np.ndarray | None = None) -
             if scale is None:
                 same &= "scale" not in file
             else:
-                same &= np.array_equal(file["scale"][()], scale)
-    except (OSError, RuntimeError, KeyError):
+                kept = checked_array(file, "scale", np.float64, scale.shape)
+                same &= np.array_equal(kept, scale)
+    except (OSError, RuntimeError, KeyError, ValueError):
         same = False
     if same:
         return []

@@ -15,6 +15,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.core.file_digest import file_digest
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.machine_records import motors_from_json
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -26,7 +27,7 @@ from xfelmpi.output.cxi.reader import FinishedHits, HitColumn, read_entry, read_
 from xfelmpi.output.dragonfly.classes import NOT_CLASSIFIED, Classes
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.output.hit_columns import SOURCE
-from xfelmpi.output.provenance import JOB_ATTRIBUTES
+from xfelmpi.output.provenance import JOB_ATTRIBUTES, check_same_job
 from xfelmpi.workflows.analyse_cxi import median_wavelength
 
 _ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
@@ -175,6 +176,8 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
         run = read_finished_run(files.events)
         if run.attributes.get("job_id") != attributes.get("job_id"):
             raise InputError(f"{files.cxi}: is not of the job of {files.events}")
+        check_same_job(files.powder, "a powder file", str(attributes.get("job_id", "")))
+        _check_rows(files, run, entries)
     geometry = header.geometry
     mask = check_mask(change.mask, geometry.detector) if change.mask else None
     config = _config(first, attributes, change, mask)
@@ -202,6 +205,17 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     )
     classes = _classes(files, header, change.classes) if change.classes else ()
     return replace(found, analyses=_analyses(found, change), classes=classes)
+
+
+def _check_rows(files: Experiment, run: FinishedRun, entries: dict) -> None:
+    """Check that the frames of the CXI file are the hits and misses of the events file."""
+    for kind, is_one in (("hits", run.events.is_hit), ("misses", run.events.is_miss)):
+        rows = entries[kind][1]["vds_index"].values if entries[kind] else None
+        if rows is not None and not np.array_equal(rows, np.flatnonzero(is_one)):
+            raise InputError(
+                f"{files.cxi}: has {len(rows)} {kind}, which are not the {int(is_one.sum())} of "
+                f"{files.events}; process the run again"
+            )
 
 
 def _classes(files: Experiment, header: FinishedHits, found: Classes) -> tuple[AddedColumn, ...]:
@@ -305,11 +319,15 @@ def _known_geometry(attributes: dict) -> Path | None:
     """Return the geometry file that was used, None for the nominal positions."""
     if "where" in attributes:
         raise UsageError("--distance: merged hits do not say their geometry; add --geometry")
-    used = json.loads(attributes["used_files"])
-    paths = [Path(file["path"]) for file in used if file["role"] == "geometry"]
-    if paths and not paths[0].exists():
-        raise InputError(f"{paths[0]}: the geometry is not there any more; name it with --geometry")
-    return paths[0] if paths else None
+    used = [file for file in json.loads(attributes["used_files"]) if file["role"] == "geometry"]
+    if not used:
+        return None
+    path = Path(used[0]["path"])
+    if not path.exists():
+        raise InputError(f"{path}: the geometry is not there any more; name it with --geometry")
+    if file_digest(str(path)) != used[0]["sha256"]:
+        raise InputError(f"{path}: the geometry is another one now; name it with --geometry")
+    return path
 
 
 def _motors(files: Experiment | MergedFiles, attributes: dict) -> tuple:

@@ -11,12 +11,13 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
+from xfelmpi.io.checked import check_stored
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.partial_file import unfinished_files
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
 from xfelmpi.output.events import FinishedRun, read_finished_run
-from xfelmpi.workflows.verify.findings import Finding, describe
+from xfelmpi.workflows.verify.findings import DAMAGE, Finding, describe
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,12 @@ class Outputs:
         names = [name]
         if name in ("powder", "good_frames") and not self.run.was_read.all():
             names = [f"{name}_hits", f"{name}_misses"]
-        return sum(file[part][()].reshape(-1).astype(np.int64) for part in names)
+        frame, total = self.run.detector_type.frame_shape, 0
+        for part in names:
+            if file[part].shape != frame:
+                raise ValueError(f"{part}: found shape {file[part].shape}, expected {frame}")
+            total = total + file[part][()].reshape(-1).astype(np.int64)
+        return total
 
     @property
     def usable(self) -> np.ndarray:
@@ -98,13 +104,27 @@ def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
         for name, path in _paths(experiment, run).items():
             try:
                 files[name] = stack.enter_context(open_hdf5(path))
-            except OSError as error:
+                if name != "vds":
+                    _check_stored(files[name])
+            except DAMAGE as error:
+                files.pop(name, None)
                 wanted = name in ("events", "powder", "cxi")
                 if path.exists():
                     findings.append(Finding(path.name, f"cannot be opened: {describe(error)}"))
                 elif wanted:
                     findings.append(Finding(path.name, f"{path} is not there"))
         yield Outputs(experiment, run, files, findings)
+
+
+def _check_stored(file: h5py.File) -> None:
+    """Check that all values are in the file; of frames, those of all frames."""
+
+    def check(_name, item):
+        """Check a dataset; what has three axes and more is read in parts, or of a known shape."""
+        if isinstance(item, h5py.Dataset):
+            check_stored(item, known_shape=item.ndim > 2)
+
+    file.visititems(check)
 
 
 def _paths(experiment: Experiment, run: FinishedRun) -> dict[str, Path]:

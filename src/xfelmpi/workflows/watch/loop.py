@@ -1,5 +1,6 @@
 """Looks at runs again and again, submits what is complete, and follows the jobs to their end."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from time import sleep, time
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import WatchFiles
+from xfelmpi.core.regular_file import open_to_append
 from xfelmpi.io.output_file import cannot_write, make_folder
 from xfelmpi.output.watch_state import (
     ACTIVE,
@@ -236,7 +238,7 @@ def ask_again(files: WatchFiles, runs: list[int]) -> None:
         path = files.requests / f"r{run:04d}"
         try:
             make_folder(files.requests)
-            path.touch()
+            os.close(open_to_append(path))
         except OSError as error:
             raise cannot_write(path, error) from None
 
