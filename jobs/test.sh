@@ -160,6 +160,7 @@ single() {
         --results="$folder/all.results" "${workers[@]}" "${left_out[@]}" \
         "$@" "${arguments[@]}" | tee "$folder/pytest.out" || status=$?
     count "$label" "$status" "$folder"
+    ((${#arguments[@]})) || python tests/helpers/slow_files.py "$folder"
     if grep -q ^INTERNALERROR "$folder/pytest.out"; then
         failures+=("$label: pytest itself failed ($(space)):"
             "$(grep -E '^INTERNALERROR> +(E |[A-Za-z.]+(Error|Exception|Exit|Interrupt)\b)' "$folder/pytest.out" | tail -n 5)")

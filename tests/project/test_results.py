@@ -7,6 +7,7 @@ import sys
 import pytest
 from count_results import outcomes
 from docpages import ROOT
+from slow_files import slow_files
 
 SUITE = """
 import os, time
@@ -46,6 +47,20 @@ def test_a_process_that_ends_leaves_its_results(tmp_path):
     status, good, bad = run(tmp_path, "os._exit(7)")
     assert status == 7
     assert (good, bad) == ({"test_good"}, {"test_bad", "test_last (did not end)"})
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")])
+def test_times_are_of_the_test_and_its_processes(options, tmp_path):
+    code = "import time\nwhile time.process_time() < 0.3: pass"
+    run(
+        tmp_path,
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])",
+        *options,
+    )
+    ((name, seconds, of_cpu),) = slow_files(tmp_path)
+    assert name == "test_some.py"
+    assert of_cpu >= 0.3
+    assert seconds > 0
 
 
 @pytest.mark.slow
