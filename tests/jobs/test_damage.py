@@ -473,7 +473,7 @@ def test_trains_of_a_run_nearby(good, tmp_path, capfd):
     named = {(p[2], p[3]) for p in problems(tmp_path / "out")}
     # nobody else says which pulses these frames are of: their energy stays unknown
     assert named == {(5, TRAINS[1]), (5, FIRST + 500), (-1, FIRST + 500)}
-    assert "module lacks 1 trains" in capfd.readouterr().out
+    assert "module lacks 1 train" in capfd.readouterr().out
 
 
 def test_thousands_of_damaged_frames_are_told_in_a_few_lines(tmp_path, capfd):

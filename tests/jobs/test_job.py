@@ -79,12 +79,12 @@ CASES = {
         ranks=3,
         status=3,
         named=("module 3 train 1500000000: module lacks 2 trains: 1500000000 … 1500000001",
-               "module 15 train 1500000004: module lacks 1 trains: 1500000004"),
+               "module 15 train 1500000004: module lacks 1 train: 1500000004"),
     ),
     "missing trains, listed": Case(
         {"trains": 3, "missing": ((0, 1),), "missing_style": "empty"},
         status=3,
-        named=("module 0 train 1500000001: module lacks 1 trains: 1500000001",),
+        named=("module 0 train 1500000001: module lacks 1 train: 1500000001",),
     ),
     "absent module": Case(
         {"absent_modules": (15,), "dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3},
@@ -104,7 +104,7 @@ CASES = {
         {"decide": "window", "min_scores": 19, "sigma_floor": "none", "sigma": 1.5},
         ranks=3,
         status=3,
-        named=("module 4 train 1500000002: module lacks 1 trains: 1500000002",),
+        named=("module 4 train 1500000002: module lacks 1 train: 1500000002",),
     ),
     "scores by pulse energy": Case(
         {"trains": 6, "cells": tuple(range(5)), "pulse_jitter": 0.2},
@@ -218,7 +218,7 @@ def test_masks_of_all_kinds(masked, masked_outputs):
     assert named == [
         ("mask lacks 1 of the run's cells, e.g. cell 5", -1, 0),
         ("module has no frames in the whole run", 9, 0),
-        ("module lacks 1 trains: 1500000003", 2, 1500000003),
+        ("module lacks 1 train: 1500000003", 2, 1500000003),
     ]
 
 

@@ -28,6 +28,7 @@ from xfelmpi.report import (
     axes,
     charts,
     curves,
+    detector_images,
     hit_browser,
     images,
     layout,
@@ -120,7 +121,7 @@ def test_page_holds_everything_and_is_small(page):
     assert "<i>MS2" not in page
     elsewhere = r"(?:src|href)=\"(?!data:|index\.html|r0050_hits\.html)"
     assert not re.findall(elsewhere, without_scripts(page))
-    assert "module lacks 1 trains" in page
+    assert "module lacks 1 train" in page
     for title in ("Hit rate against train", "Radial profile", "Modules", "resolution 2π/q in nm"):
         assert title in page
     assert page.count('aria-label="powder of') == 3
@@ -524,6 +525,23 @@ def test_tiles_are_where_extra_geom_has_them():
     assert abs(x.reshape(-1) * coarse.size - xyz[0]).max() < coarse.size
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_hits_are_shown_around_the_beam(xyz, shift):
+    """As the enlarged powder is; all of them, if the beam misses the detector."""
+    fine, beam = layout.lay_out(xyz, AGIPD_1M, 200e-6, 1)[0]
+    raster, pixels, _ = detector_images._centre(fine, (beam[0] + shift * 5000, beam[1]))
+    photons = np.arange(xyz.shape[1]) % 7
+    good = np.ones(len(photons), bool)
+    found = images.assemble_counts(raster, photons[pixels], good[pixels])
+    expected = images.assemble_counts(fine, photons, good)
+    if not shift:
+        expected = powder_plots._around(expected, beam)
+        assert found.values.shape == (256, 256)
+    np.testing.assert_array_equal(found.values, expected.values)
+    np.testing.assert_array_equal(found.bad, expected.bad)
+
+
 @pytest.mark.parametrize("factor", [(30.0, 1), (1, 1.6)])
 @pytest.mark.quick
 def test_geometries_that_are_no_whole_tiles_are_binned_by_position(xyz, factor):
@@ -644,6 +662,16 @@ def test_nothing_to_draw():
     axis = axes.axis_around("y", np.array([np.nan]), log=True)
     found = chart_of([Series("a", none, none)], y=axis)
     assert len(models(found["document"], "Line")) == 1
+
+
+@pytest.mark.quick
+def test_bins_without_a_value_are_not_drawn_and_hide_no_others():
+    """Every bin stands by itself, also one between bins of trains without complete frames."""
+    rate = np.array([np.nan, 0.25, np.nan])
+    steps = Series("r", np.arange(4.0), rate, "steps", "hit", rate - 0.1, rate + 0.1)
+    document = chart_of([steps])["document"]
+    assert len(models(document, "Segment")) == len(models(document, "Quad")) == 1
+    assert not models(document, "VArea")
 
 
 @pytest.mark.quick

@@ -36,6 +36,9 @@ Slurm sends the signal 60 s or more before the time limit (jobs/process_run.sh),
 ranks 30 s (KillWait) after the first has left.
 """
 
+LATE = 0.6
+"""Seconds after which rank 0 no longer waits for its checkpoint, if mpirun kills it after 1 s."""
+
 
 @dataclass
 class StopPlan:
@@ -54,7 +57,8 @@ class StopPlan:
     record : callable
         Called with what was said, to keep it; only on the rank that tells.
     releases : list of callable
-        Called last, by the rank that tells: each lets other jobs have some outputs.
+        Called last, by the rank that tells: each lets other jobs have some outputs. May be called
+        twice.
     resumable : bool
         Whether there may be something to continue from.
     unfinished : set of Path
@@ -182,6 +186,11 @@ def _stop(number: int) -> None:
             told = _tell(number)
         # before anything that takes time: mpirun kills all ranks a second after the first has left
         _remove_unfinished()
+        if _killed_soon():
+            # the lock must not outlive the job; a checkpoint that takes longer is lost anyway
+            late = threading.Timer(LATE, _release)
+            late.daemon = True
+            late.start()
     if _busy.acquire(timeout=PATIENCE):
         with suppress(Exception):
             plan.save()
@@ -189,9 +198,20 @@ def _stop(number: int) -> None:
         _remove_unfinished()
         with suppress(Exception):
             plan.record(told)
-        for release in plan.releases:
-            with suppress(Exception):
-                release()
+        _release()
+
+
+def _release() -> None:
+    for release in plan.releases:
+        with suppress(Exception):
+            release()
+
+
+def _killed_soon() -> bool:
+    """Whether mpirun kills this process a second after the signal, as it does unless told."""
+    names = ("OMPI_MCA_odls_base_sigkill_timeout", "PRTE_MCA_odls_base_sigkill_timeout")
+    told = any(os.environ.get(name, "1") not in ("", "0", "1") for name in names)
+    return "OMPI_COMM_WORLD_SIZE" in os.environ and not told
 
 
 def _remove_unfinished() -> None:

@@ -255,14 +255,16 @@ def _series(series: Series, axes: tuple[Axis, Axis]) -> tuple[list[BokehObject],
     colour = COLOURS[series.colour]
     renderers = []
     if series.low is not None and series.high is not None:
-        # a band of steps: every edge twice
+        # bin by bin: where there is no value, nothing is drawn
         band = {
-            "x": np.repeat(series.x, 2)[1:-1],
-            "low": np.repeat(series.low, 2),
-            "high": np.repeat(series.high, 2),
+            "left": series.x[:-1],
+            "right": series.x[1:],
+            "low": series.low,
+            "high": series.high,
         }
-        edges = fields(x="x", y1="low", y2="high")
-        renderers.append(drawn(_source(band), "VArea", **edges, fill_color=colour, fill_alpha=0.2))
+        edges = fields(left="left", right="right", bottom="low", top="high")
+        filled = {"fill_color": colour, "fill_alpha": 0.2, "line_color": None}
+        renderers.append(drawn(_source(band), "Quad", **edges, **filled))
     curve = _curve(_source(columns), series.form, colour)
     renderers.append(curve)
     hover = new(
@@ -292,7 +294,9 @@ def _curve(data: BokehObject, form: str, colour: str) -> BokehObject:
         filled = {"fill_color": colour, "fill_alpha": 0.6}
         return drawn(data, "Scatter", **places, **filled, size=5, line_color=None)
     if form == "steps":
-        return drawn(data, "Step", **places, mode="center", line_color=colour, line_width=2)
+        # no line to a bin without a value, and one that stands alone is seen
+        ends = fields(x0="left", x1="right", y0="y", y1="y")
+        return drawn(data, "Segment", **ends, line_color=colour, line_width=2)
     return drawn(data, "Line", **places, line_color=colour, line_width=2)
 
 

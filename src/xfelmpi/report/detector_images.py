@@ -12,7 +12,7 @@ from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.layout import BINS, lay_out
-from xfelmpi.report.powder_plots import powder_section
+from xfelmpi.report.powder_plots import CENTRE, powder_section
 from xfelmpi.report.run_files import RunFiles
 
 HITS_SHOWN = 12
@@ -58,7 +58,7 @@ def detector_images(found: RunFiles, charts: Charts, hits: Callable[[], str]) ->
     yield powder_section(found, hit_file, layouts, charts)
     yield _radial(found, hit_file, charts)
     if len(hit_file.rows):
-        yield hits() or "\n".join(_hits(found, hit_file, layouts[0][0]))
+        yield hits() or "\n".join(_hits(found, hit_file, layouts[1]))
 
 
 def hit_images(found: RunFiles) -> str:
@@ -66,11 +66,13 @@ def hit_images(found: RunFiles) -> str:
     hit_file = found.hit_file
     if hit_file is None or not len(hit_file.rows):
         return ""
-    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, BINS)
-    return "\n".join(_hits(found, hit_file, raster))
+    (layout,) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
+    return "\n".join(_hits(found, hit_file, layout))
 
 
-def _hits(found: RunFiles, hit_file: HitFile, raster: pictures.Raster) -> Iterator[str]:
+def _hits(found: RunFiles, hit_file: HitFile, layout) -> Iterator[str]:
+    """Yield the strongest hits and random ones; `layout` by `lay_out`, of single pixels."""
+    raster, pixels, part = _centre(*layout)
     events, rows = found.run.events, hit_file.rows
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)
@@ -81,17 +83,17 @@ def _hits(found: RunFiles, hit_file: HitFile, raster: pictures.Raster) -> Iterat
     for title, chosen in (("strongest hits", strongest), ("random hits", random)):
         shown = []
         for hit in chosen:
-            figure = _hit(found, raster, int(hit), good_by_place)
+            figure = _hit(found, (raster, pixels), int(hit), good_by_place)
             room -= len(figure)
             if room < 0:
                 break
             shown.append(figure)
         if shown:
             yield f'<h2>{len(shown)} {title}</h2><div class="hits">{"".join(shown)}</div>'
-    size = f"{raster.size * 1e3:.2g} mm"
     yield (
-        f'<p class="soft">Photons on {size} × {size}, logarithmic, each hit from one photon to its'
-        " brightest; seen along the beam. A hit's number is its place in the CXI and EMC files:"
+        f'<p class="soft">Photons in {part}, logarithmic, each hit from one photon to its'
+        " brightest; seen along the beam. The hit browser shows the whole detector. A hit's number"
+        " is its index in the CXI and EMC files:"
         f" <code>xfelmpi show {found.head.run} --hit N</code> draws one in the terminal.</p>"
     )
 
@@ -169,10 +171,32 @@ def _strengths(found: RunFiles, charts: Charts) -> str:
     )
 
 
-def _hit(found: RunFiles, raster: pictures.Raster, hit: int, good_by_place: dict) -> str:
+def _centre(
+    raster: pictures.Raster, beam: tuple[float, float]
+) -> tuple[pictures.Raster, np.ndarray, str]:
+    """Return the middle of a picture, which pixels it has, int64 (pixel,), and its name.
+
+    All of the picture if the beam misses the detector.
+    """
+    place = np.divmod(raster.point, raster.shape[1])
+    row, column = (at - int(np.floor(b)) + CENTRE for at, b in zip(place, beam, strict=True))
+    edge = 2 * CENTRE
+    (pixels,) = np.nonzero((row >= 0) & (row < edge) & (column >= 0) & (column < edge))
+    if len(pixels) < CENTRE**2:
+        return raster, np.arange(len(raster.point)), "all pixels"
+    point = row[pixels] * edge + column[pixels]
+    names = f"the central {edge} × {edge} pixels"
+    return pictures.Raster(point, (edge, edge), raster.size), pixels, names
+
+
+def _hit(
+    found: RunFiles, layout: tuple[pictures.Raster, np.ndarray], hit: int, good_by_place: dict
+) -> str:
     events, hit_file = found.run.events, found.hit_file
+    raster, pixels = layout
     row = hit_file.rows[hit]
-    image = pictures.assemble_counts(raster, *read_hit(hit_file.path, hit, good_by_place))
+    photons, good = read_hit(hit_file.path, hit, good_by_place)
+    image = pictures.assemble_counts(raster, photons[pixels], good[pixels])
     limits = pictures.count_limits(image)
     train, cell = events.trainId[row], events.cellId[row]
     sigma = events.hit_sigma[row]

@@ -14,7 +14,7 @@ _TRENDS = (
     ("hit_rate", "Hit rate", "%", 100.0),
     ("brightest_100", "100 brightest hits", "photons", 1.0),
     ("median_size", "Median size", "nm", 1e9),
-    ("pulse_energy", "Pulse energy", "µJ", 1e6),
+    ("pulse_energy", "Pulse energy", "mJ", 1e3),
     ("background", "Background", "score", 1.0),
 )
 """Name of the number, title, unit, factor."""

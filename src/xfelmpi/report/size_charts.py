@@ -59,7 +59,7 @@ def size_section(found: RunFiles, charts: Charts) -> str:
     parts += _against(found, columns["diameter"] / _NM, shown, single, charts)
     parts += _profiles(found, columns, charts)
     words = f"{single.sum():,} of {len(measured):,} hits look like one particle: deviance below "
-    words += f"{SINGLE:g}, and a size that the geometry can tell."
+    words += f"{SINGLE:g}, and a size that the geometry can resolve."
     return (
         f'<h2>Sizes</h2><p class="soft">{escape(words)}</p><div class="pair">{"".join(parts)}</div>'
     )
@@ -126,10 +126,11 @@ def _deviances(columns: dict[str, np.ndarray], charts: Charts) -> str:
 def _two(x: np.ndarray, y: np.ndarray, shown: np.ndarray, single: np.ndarray) -> list[Series]:
     """Return hits that look like one particle, and the others, as dots."""
     others, good = shown[~single[shown]], shown[single[shown]]
-    return [
+    series = [
         Series("others", x[others], y[others], "dots", "quiet"),
         Series("like one particle", x[good], y[good], "dots", "hit"),
     ]
+    return [one for one in series if len(one.x)]
 
 
 def _axes(columns: dict, shown: np.ndarray, single: np.ndarray, charts: Charts) -> str:
@@ -161,7 +162,7 @@ def _against(found: RunFiles, diameter, shown, single, charts: Charts) -> list[s
         ),
         charts.chart(
             "Diameter against score",
-            axis_around("hitscore", score[shown], log=positive),
+            axis_around("hit score", score[shown], log=positive),
             size,
             _two(score, diameter, shown, single),
         ),
@@ -190,7 +191,7 @@ def _profiles(found: RunFiles, columns: dict[str, np.ndarray], charts: Charts) -
         ratio = np.nan_to_num(wavelength[hit_file.rows[hit]] / median, nan=1.0)
         particle = _Particle.of_columns(values, found.run.config.density, ratio)
         seen, background, model = rings.profile(hit, float(weighting[hit]), particle)
-        text = f"{values['diameter'] / _NM:.1f} ± {values['diameter_error'] / _NM:.1f} nm"
+        text = _with_error(values["diameter"] / _NM, values["diameter_error"] / _NM) + " nm"
         both = np.concatenate([seen[seen > 0], model[np.isfinite(seen) & (model > 0)]])
         parts.append(
             charts.chart(
@@ -208,6 +209,14 @@ def _profiles(found: RunFiles, columns: dict[str, np.ndarray], charts: Charts) -
             )
         )
     return parts
+
+
+def _with_error(value: float, error: float) -> str:
+    """Return a number as text, to the first digit of its error."""
+    if not (np.isfinite(error) and error > 0):
+        return f"{value:.1f}"
+    digits = min(max(1, -int(np.floor(np.log10(error)))), 4)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _wavelengths(found: RunFiles) -> np.ndarray:

@@ -93,7 +93,7 @@ def complaints(head: Headline) -> str:
         parts.append(
             f'<h3 class="alarm">{plural(len(head.problems), "problem")}: what was excluded</h3>'
             '<div class="wide"><table><thead><tr><th>found</th><th class="text">file</th>'
-            '<th>module</th><th>train</th><th class="text">done</th></tr></thead>'
+            '<th>module</th><th>train</th><th class="text">what was done</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
         )
     if more > 0:

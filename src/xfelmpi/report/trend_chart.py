@@ -9,7 +9,8 @@ from xfelmpi.report.axes import Axis, number, ticks
 WIDTH, HEIGHT = 560, 270
 """In its own units."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 30, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 14, 30, 46
+"""Margins; on a telephone and on the wall, letters are larger."""
 
 
 def trend_chart(title: str, x: Axis, y: Axis, values: np.ndarray, heights: np.ndarray) -> str:

@@ -155,7 +155,7 @@ def _sample(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
     complete, is_hit = run.complete & ~run.events.is_dark, run.events.is_hit
     frames = [int(part.sum()) for part in np.array_split(complete, 4)]
     hits = [int(part.sum()) for part in np.array_split(is_hit, 4)]
-    rates = (f"{100 * h / max(n, 1):.3g}" for h, n in zip(hits, frames, strict=True))
+    rates = (f"{100 * h / n:.3g}" if n else "–" for h, n in zip(hits, frames, strict=True))
     why = f"hit rate by quarters of the run: {' → '.join(rates)} %"
     expected = [head.hit_rate * n for n in frames]
     steady = all(e < ENOUGH or h > e / 3 for h, e in zip(hits, expected, strict=True))

@@ -17,6 +17,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.log import plural
 from xfelmpi.core.problems import Problem, without_numbers
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.base import Detector
@@ -394,7 +395,7 @@ def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
             last = f" … {trains[b - 1]}" if b - a > 1 else ""
             problems.append(
                 Problem(
-                    f"module lacks {b - a} trains: {trains[a]}{last}",
+                    f"module lacks {b - a} {plural(b - a, 'train')}: {trains[a]}{last}",
                     "",
                     m,
                     int(trains[a]),
