@@ -392,8 +392,18 @@ def test_a_hit_is_enlarged_with_all_its_photons(browser_of_hits, report, size):
         detector = file["entry_1/instrument_1/detector_1"]
         frame = np.where(detector["mask"][best] == 0, detector["data"][best], 0)
     assert page.evaluate(read, best) == [int(frame.sum()), int((frame > 0).sum())]
+    # all values can be read, and all of the hit is seen
+    text = dialog.locator(".caption")
+    assert text.evaluate("e => e.scrollWidth <= e.clientWidth")
+    right = (
+        "e => Math.max(...[...e.querySelectorAll('td')].map(c => c.getBoundingClientRect().right))"
+    )
+    assert text.evaluate(right) <= size["width"]
     # full resolution: a point of the canvas is a pixel
     canvas = dialog.locator("canvas")
+    place = canvas.bounding_box()
+    assert place["y"] >= 0
+    assert place["y"] + place["height"] <= size["height"]
     assert canvas.evaluate("c => c.width") > 1000
     before = canvas.bounding_box()["width"]
     page.locator("#zoom").click()

@@ -134,7 +134,11 @@ async function paint(canvas, i, bins) {
 
 // ---- page
 
-const short = (value) => value === null ? "–" : Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+const short = (value) => {
+  if (value === null) return "–";
+  if (Math.abs(value) >= 1e10) return value.toExponential(3);
+  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+};
 
 function caption(i) {
   const c = data.columns, strength = c.hit_sigma?.[i] === null ? `score ${short(c.hitscore[i])}` : `${short(c.hit_sigma[i])} σ`;
