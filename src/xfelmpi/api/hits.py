@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xfelmpi.core.errors import UsageError
 from xfelmpi.core.vocabulary import column_name, under_both_names
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_hit_columns
@@ -149,7 +150,11 @@ class Hits(_Columns, Iterable):
             for name, values in self._source.columns.items()
             if values.dtype.kind in "iuf"
         }
-        chosen = rows_where(condition, numbers, self._source.units)
+        try:
+            chosen = rows_where(condition, numbers, self._source.units)
+        except UsageError as error:
+            # here it is no option
+            raise UsageError(str(error).removeprefix("--")) from None
         return Hits(self._source, self._rows[chosen])
 
     @staticmethod
