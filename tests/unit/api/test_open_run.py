@@ -160,7 +160,7 @@ def test_conditions(run):
     assert len(hits.where("pulse_energy > 1 uJ")) == len(hits)
     assert len(hits.where("photon_energy > 100 keV")) == 0
     assert len(hits.where("photons > 0").where("photon_radius < 1 nm")) == 0
-    with pytest.raises(UsageError, match="^where 'photos > 1': .*did you mean photons"):
+    with pytest.raises(UsageError, match=r"^where 'photos > 1': .*did you mean photons"):
         hits.where("photos > 1")
     with pytest.raises(UsageError, match="pulse_energy is in J, 5 nm is not"):
         hits.where("pulse_energy > 5 nm")
