@@ -1,4 +1,4 @@
-"""``xfelmpi comment``: a comment on a run, for the overview of all runs."""
+"""``xfelmpi comment``: a comment on a run, for the run overview."""
 
 from xfelmpi.cli import batch_options
 from xfelmpi.cli import parser as arguments

@@ -164,7 +164,7 @@ def _only_job(job: RunJob):
 
 @contextmanager
 def _failure_recorded(job: RunJob):
-    """Let the overview of all runs tell of a job that fails or is stopped."""
+    """Let the run overview tell of a job that fails or is stopped."""
     experiment = job.experiment
 
     def record(error: Exception) -> None:

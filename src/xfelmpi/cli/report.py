@@ -1,4 +1,4 @@
-"""``xfelmpi report``: the page of a processed run, from its output files alone."""
+"""``xfelmpi report``: the report of a processed run, from its output files alone."""
 
 from xfelmpi.cli import parser as arguments
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError
@@ -19,7 +19,7 @@ def parser() -> arguments.Parser:
 
 
 def main(argv: list[str], comm) -> int:
-    """Write the page and return the exit status; `comm` is None for ``--help`` only."""
+    """Write the report and return the exit status; `comm` is None for ``--help`` only."""
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.mpi import run_on_root

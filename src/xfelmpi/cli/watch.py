@@ -174,7 +174,7 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
 
 
 def _show(output: Path) -> None:
-    """Let the overview of all runs tell of jobs and of runs that wait; what fails is a warning."""
+    """Let the run overview tell of jobs and of runs that wait; what fails is a warning."""
     from xfelmpi.core.log import log
     from xfelmpi.io.output_file import make_folder
     from xfelmpi.report.overview import rebuild

@@ -152,7 +152,7 @@ class Experiment:
 
     @property
     def status(self) -> Path:
-        """The run's line in the overview of all runs."""
+        """The run's line in the run overview."""
         return self.page.with_suffix(".json")
 
     @property

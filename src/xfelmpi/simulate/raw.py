@@ -136,7 +136,7 @@ class RawSignal:
         frame = self._frame(rng, cell, photons, noise)
         if self._options.kind == "raw":
             self._settle(frame, photons)
-        image[:MODULE_PIXELS] = np.clip(self._spoilt(frame), 0, ANALOGUE_MAX)
+        image[:MODULE_PIXELS] = np.clip(self._with_bad_pixels(frame), 0, ANALOGUE_MAX)
         image[MODULE_PIXELS:] = self._digital(frame, rng)
         bad = frame.kind != GOOD
         photons[bad] = 0
@@ -216,7 +216,7 @@ class RawSignal:
         signal = analogue * self._pixels.gain[stage, at] - frame.drift[at]
         return signal / self._adu + np.float32(1 - PHOTON_THRESHOLD)
 
-    def _spoilt(self, frame: _Frame) -> np.ndarray:
+    def _with_bad_pixels(self, frame: _Frame) -> np.ndarray:
         """Return the analogue numbers with those of bad pixels, float32 (pixel,)."""
         dead, hot = frame.kind == DEAD, frame.kind == HOT
         frame.analogue[dead] = self._pixels.dead_level[dead]

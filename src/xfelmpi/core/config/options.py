@@ -439,8 +439,8 @@ class Config:
         "outputs",
         "",
         str.strip,
-        "also write the hits for which this is true as separate files, merged/rRRRR_selected*, which"
-        ' the folder of --dragonfly uses, e.g. "hit_sigma > 8 and diameter < 60 nm"'
+        "also write the hits for which this is true as separate files, merged/rRRRR_selected*,"
+        ' which the folder of --dragonfly uses, e.g. "hit_sigma > 8 and diameter < 60 nm"'
         " (default: no selection)",
         metavar="CONDITION",
     )
