@@ -51,7 +51,8 @@ def test_charts_of_spheroids(made):
     shown = titles(html)
     assert shown[:5] == [*ALWAYS, "Axes of the spheroids", *AGAINST]
     assert len(shown) == 5 + size_charts.PROFILES
-    assert all(re.fullmatch(r"Hit \d+: \d+\.\d ± \d+\.\d nm", title) for title in shown[5:])
+    title = r"Hit \d+: \d+\.\d+ ± (?=[\d.]*[1-9])\d+\.\d+ nm"
+    assert all(re.fullmatch(title, text) for text in shown[5:])
     assert "Median of single particles" in html
 
 
