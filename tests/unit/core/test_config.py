@@ -85,6 +85,7 @@ EVERY_OPTION = {
     "checkpoint_minutes": (["7.5"], "7.5", 7.5),
     "analyse": (["radius"], '["radius"]', ("radius",)),
     "also_write": (["npz", "b"], '["npz", "b"]', ("npz", "b")),
+    "where": (["photons > 5"], '"photons > 5"', "photons > 5"),
     "hits": (["facility"], '"facility"', "facility"),
     "distance_offset": (["-0.25"], "-0.25", -0.25),
     "background": (["cell"], '"cell"', "cell"),
