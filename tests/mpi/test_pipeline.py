@@ -51,7 +51,7 @@ def test_outputs_equal_the_truth(comm, shared_path):
     assert status == 0
 
 
-@pytest.mark.parametrize("kept", [0, 150_000])
+@pytest.mark.parametrize("kept", [0, 50_000])
 def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
     """None or some of the hits stay in memory; small blocks, many rounds."""
     monkeypatch.setattr(process, "FrameBuffer", lambda n, _: FrameBuffer(n, kept), raising=True)

@@ -141,10 +141,11 @@ def _create(file: h5py.File, name: str, shape: tuple, dtype: np.dtype, attribute
     dataset = file.create_dataset(name, shape, dtype, fill_time="never", **layout)
     dataset.attrs.update(attributes)
     # an entry of the index for every frame; in this order it becomes half as large as in any other
+    behind = (0,) * (len(shape) - 1)
     for row in range(shape[0]):
-        write_dummy(dataset, row)
+        write_dummy(dataset, (row, *behind))
 
 
-def write_dummy(dataset: h5py.Dataset, row: int) -> None:
-    """Write one byte as the chunk of a frame."""
-    dataset.id.write_direct_chunk((row,) + (0,) * (dataset.ndim - 1), _DUMMY)
+def write_dummy(dataset: h5py.Dataset, first: tuple[int, ...]) -> None:
+    """Write one byte as the chunk of a frame, given the place of its first pixel."""
+    dataset.id.write_direct_chunk(first, _DUMMY)

@@ -50,6 +50,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     attributes = done.earlier | provenance(
         job, done.share.facts.input_files, done.used, done.share.facts.beamline
     )
+    _load_hits(comm, done)
     done = _analysed(comm, done)
     cells = _cell_background(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
@@ -81,6 +82,18 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     return files
 
 
+def _load_hits(comm, done: WriteInputs) -> None:
+    """Read hits and misses that are not in memory, as far as there is room; collective.
+
+    Hits are needed three times: summed, measured, written.
+    """
+    events = done.events
+    chosen = events.is_hit | events.is_miss
+    done.reader.keep_only(np.flatnonzero(chosen | events.is_dark))
+    with mpi.fail_together(comm):
+        done.reader.load(*map(np.flatnonzero, (chosen, events.is_hit)))
+
+
 def _analysed(comm, done: WriteInputs) -> WriteInputs:
     """Return the same with the columns that ``--size`` and ``--analyse`` ask for; collective."""
     settings, events = done.analysis, done.events
@@ -107,9 +120,7 @@ def _analysed(comm, done: WriteInputs) -> WriteInputs:
 
 def _with_hits_summed(comm, done: WriteInputs, rows: np.ndarray) -> WriteInputs:
     """Return the same with the powder of the hits; collective."""
-    # what is read now is kept for the other times, as far as there is room
     events = done.events
-    done.reader.keep_only(np.flatnonzero(events.is_hit | events.is_miss | events.is_dark))
     powder = done.no_frames()
     with mpi.fail_together(comm):
         for _ in done.reader.stream(rows, powder):

@@ -87,6 +87,10 @@ class FrameBuffer:
         """Return which of the frames, int (frame,), are kept."""
         return self._start[frames] >= 0
 
+    def has_room(self, entries: np.ndarray) -> bool:
+        """Whether frames with so many entries, int (frame,), fit if each entry takes a word."""
+        return bool(self.used + entries.sum(dtype=np.int64) <= self.room)
+
     def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the words after the first `used` ones, and where those of the frames are.
 

@@ -32,6 +32,13 @@ class HitReader:
     """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
     with many ranks last longer than the work."""
 
+    LOADED_FRAMES = 256
+    """Frames that are read together at most if only this rank needs them, to be kept: most of those
+    of a file, which is then opened and searched once."""
+
+    LOADED_ENTRIES = 1 << 20
+    """Entries of these at most, which take memory until they are packed."""
+
     def __init__(
         self, table, sums, sparsifier: Sparsifier, masks: Masks, kept: FrameBuffer | None = None
     ):
@@ -56,6 +63,30 @@ class HitReader:
         """Let go of all kept frames but some, int (frame,): only these are going to be read."""
         if self._kept:
             self._kept.keep_only(frames)
+
+    def load(self, *selections: np.ndarray) -> None:
+        """Read and keep what is lacking of the first selection that there is room for, if any.
+
+        What is read like this, in one go over the files, takes half of the time.
+
+        Parameters
+        ----------
+        *selections : ndarray, int (frame,)
+            Ascending positions among the rank's frames.
+
+        Raises
+        ------
+        InputError
+            If a frame reads differently the second time.
+        """
+        if not self._kept:
+            return
+        for frames in selections:
+            lacking = frames[~self._kept.has(frames)]
+            if self._kept.has_room(self._sums.entries[lacking]):
+                for block in self._blocks(lacking, self.LOADED_FRAMES, self.LOADED_ENTRIES):
+                    self._kept.store(block, self._read_again(block, None))
+                return
 
     def check_unchanged(self) -> None:
         """Check that the files that frames were read from are still the same.
@@ -93,13 +124,8 @@ class HitReader:
         InputError
             If a frame reads differently the second time.
         """
-        a = 0
-        while a < len(frames):
-            part = frames[a : a + self.BLOCK_FRAMES]
-            fits = np.cumsum(self._sums.entries[part].astype(np.int64)) <= self._sparsifier.room
-            block = part[: max(1, int(fits.sum()))]
+        for block in self._blocks(frames, self.BLOCK_FRAMES, self._sparsifier.room):
             yield block, self._read(block, powder)
-            a += len(block)
 
     def add_to(self, sums: list[PowderSum], which: np.ndarray, frames: np.ndarray) -> None:
         """Read frames, and add each of them to one of several sums.
@@ -127,6 +153,17 @@ class HitReader:
                 sums[number].add_sparse(
                     sparse.take(own), self._sums.modules[rows], self._mask_row[rows]
                 )
+
+    def _blocks(self, frames: np.ndarray, most: int, entries: int) -> Iterator[np.ndarray]:
+        """Yield up to so many frames with up to so many entries, or a single frame."""
+        room = min(entries, self._sparsifier.room)
+        a = 0
+        while a < len(frames):
+            part = frames[a : a + most]
+            fits = np.cumsum(self._sums.entries[part].astype(np.int64)) <= room
+            block = part[: max(1, int(fits.sum()))]
+            yield block
+            a += len(block)
 
     def _read(self, block: np.ndarray, powder: PowderSum | None) -> SparseFrames:
         if not self._kept:

@@ -196,7 +196,6 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int]:
     warnings = log_start(job, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        # hits are needed three times: summed, analysed, written
         kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),

@@ -186,6 +186,23 @@ def test_with_a_large_budget_nothing_is_read_again(run, first_pass, likely):
     assert done.bytes_again == 0
 
 
+@pytest.mark.parametrize(("share", "loaded"), [(1, "all"), (0.7, "some"), (0.0, "none")])
+def test_frames_are_loaded_if_there_is_room_for_all(run, first_pass, monkeypatch, share, loaded):
+    """All of a selection are read once, together; else all of the next one, or nothing."""
+    monkeypatch.setattr(HitReader, "LOADED_FRAMES", 4)
+    done = first_pass(run, int(share * total_bytes(run)), LIKELY["none"])
+    done.reader.keep_only(np.arange(2))
+    done.reader.load(np.arange(N), np.flatnonzero(LIKELY["some"]))
+    assert done.kept.has(np.flatnonzero(LIKELY[loaded])).all()
+    assert done.kept.has(np.arange(2, N)).sum() == LIKELY[loaded][2:].sum()
+    read = done.bytes_again
+    assert (read > 0) == (loaded != "none")
+    for frames, sparse in done.reader.stream(np.flatnonzero(LIKELY[loaded])):
+        pixel = [p for frame in frames for p in run.lists(frame)[0]]
+        assert sparse.pixel.tolist() == pixel
+    assert done.bytes_again == read
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
 def test_budget_is_kept(run, first_pass, share):
     budget = int(share * total_bytes(run))
