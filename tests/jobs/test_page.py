@@ -129,16 +129,14 @@ def test_page_holds_everything_and_is_small(page):
 
 
 def test_page_is_made_from_the_files_alone(done, page, tmp_path):
-    """The run's own folder is not needed, and it takes less than 10 s."""
+    """The run's own folder is not needed."""
     output = tmp_path / "out"
     for part in ("events", "powder", "saved_hits"):
         (output / part).mkdir(parents=True)
         for path in (done[0].options.prefix / "scratch" / part).iterdir():
             (output / part / path.name).symlink_to(path)
-    start = time.process_time()
     job = run_job(["report", 50, "--prefix", tmp_path / "nowhere", "--output", output])
     assert job.returncode == 0, job.stderr
-    assert time.process_time() - start < 10
     again = (output / "report" / "r0050.html").read_text()
     assert headline_numbers(again) == headline_numbers(page)
     # in the job, another rank draws the hits

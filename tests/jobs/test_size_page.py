@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import time
 from dataclasses import replace
 
 import h5py
@@ -62,11 +61,8 @@ def test_charts_of_spheres(made):
 
 
 def test_nothing_without_sizes(made):
-    """No charts, and no time: the page of a run without sizes is as before."""
-    charts = Charts()
-    start = time.process_time()
-    assert size_charts.size_section(made["none"], charts) == ""
-    assert time.process_time() - start < 0.5
+    """The page of a run without sizes is as before."""
+    assert size_charts.size_section(made["none"], Charts()) == ""
     page = run_page(made["none"])
     assert "Diameters" not in page
     assert "hits − weighted background" in page or "hits \\u2212 weighted" in page

@@ -90,11 +90,9 @@ def test_complete_run_is_not_waited_for(source, tmp_path, monkeypatch):
     monkeypatch.setattr(arrival, "SETTLED_AFTER", 0.0)
     folder, files = source
     arrive(folder, tmp_path, files)
-    start = time.monotonic()
     done = process(tmp_path, "--wait", "5m")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "waiting" not in done.stdout
-    assert time.monotonic() - start < 200
 
 
 def test_waiting_makes_no_sense_for_a_run_that_was_processed(tmp_path):

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from time import process_time
 
 import h5py
 import matplotlib as mpl
@@ -273,19 +272,6 @@ def test_experiment_folder(prefix, monkeypatch):
         xfelmpi.open_run(51, prefix=prefix)
     with pytest.raises(InputError, match="no such file"):
         xfelmpi.open_run("r0050-r0052", prefix=prefix)
-
-
-def test_200_hits_a_second(run):
-    """By the time that this process takes, whatever else the machine does."""
-    for hit in run.hits:
-        hit.assembled()
-    n = 0
-    start = process_time()
-    for _ in range(5):
-        for hit in run.hits:
-            hit.assembled()
-            n += 1
-    assert n / (process_time() - start) > 150
 
 
 def test_notebook_runs(prefix, monkeypatch):
