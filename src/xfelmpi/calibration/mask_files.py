@@ -17,6 +17,7 @@ from xfelmpi.detectors.bad_pixels import USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import input_file
+from xfelmpi.io.links import require_files
 from xfelmpi.io.virtual_sources import not_written
 
 _EXPECTED = "a mask file"
@@ -24,6 +25,7 @@ _EXPECTED = "a mask file"
 _NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
 """Where good pixels are: in files of this program first, then as beamtimes have written them."""
 
+_CELL_IDS = ("entry_1/cellIds", "cellIds")
 
 _LARGEST_CHUNK = 1 << 24
 """Values of a chunk, if the mask itself has fewer."""
@@ -106,6 +108,7 @@ def find_mask_files(
 
 def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     """Return the dataset of the good pixels: the first name there, if several are."""
+    require_files(file, *_NAMES, *_CELL_IDS)
     there = [name for name in _NAMES if name in file]
     found = {name: _behind(file, path, name) for name in there}
     name = next((name for name in there if isinstance(found[name], h5py.Dataset)), None)
@@ -159,13 +162,13 @@ def check_mask(path: Path, detector: Detector) -> MaskFile:
 
 def _cells(file: h5py.File, path: Path, mask: str, detector: Detector) -> tuple[int, ...]:
     """Return the cells of a per-cell mask: those that it names, or all of the detector."""
-    n_masks, places = len(file[mask]), ("entry_1/cellIds", "cellIds")
-    name = next((name for name in places if name in file), None)
+    n_masks = len(file[mask])
+    name = next((name for name in _CELL_IDS if name in file), None)
     if name is None:
         if n_masks == detector.max_cells:
             return tuple(range(n_masks))
         raise InputError(
-            f"{path}: a per-cell mask needs {places[0]} ({n_masks},), unless it has all "
+            f"{path}: a per-cell mask needs {_CELL_IDS[0]} ({n_masks},), unless it has all "
             f"{detector.max_cells} cells"
         )
     cells = _behind(file, path, name)

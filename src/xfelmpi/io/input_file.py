@@ -27,6 +27,7 @@ from h5py import h5d, h5t
 from xfelmpi.core import hdf5_locks
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.regular_file import open_regular
+from xfelmpi.io.links import require_files, require_files_everywhere
 from xfelmpi.io.plain_values import plain_values
 
 CPU_SECONDS = 30.0
@@ -133,10 +134,17 @@ def open_hdf5(path) -> h5py.File:
     Raises
     ------
     OSError
-        If it is not a regular file, open for writing elsewhere, or not HDF5.
+        If it is not a regular file, open for writing elsewhere, not HDF5, or if ids and sources
+        are behind links to something that is no file.
     """
     check_input(path)
-    return h5py.File(path, "r")
+    file = h5py.File(path, "r")
+    try:
+        require_files(file, "INDEX/*", "METADATA/*", "METADATA/dataSources/*")
+    except Exception:
+        file.close()
+        raise
+    return file
 
 
 def file_stamp(status: os.stat_result) -> str:
@@ -232,6 +240,7 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
     """
     try:
         with open_hdf5(path) as file:
+            require_files_everywhere(file)
             yield file
     except (OSError, RuntimeError) as error:
         text = error.strerror if getattr(error, "filename", None) else str(error)

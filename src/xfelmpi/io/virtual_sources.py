@@ -15,6 +15,7 @@ from h5py import h5s
 
 from xfelmpi.io.dataset_storage import home_descriptor, require_filters, written_rows
 from xfelmpi.io.input_file import open_hdf5
+from xfelmpi.io.links import require_files
 
 _UNLIMITED = h5s.UNLIMITED
 
@@ -120,6 +121,7 @@ def open_source(data: h5py.Dataset, file: str, dataset: str) -> tuple[h5py.File,
     opened = open_hdf5(path)
     found = None
     try:
+        require_files(opened, dataset)
         found = opened.get(dataset)
         if not isinstance(found, h5py.Dataset):
             raise ValueError(f"it has no dataset {dataset}")

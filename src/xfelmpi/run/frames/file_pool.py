@@ -16,6 +16,7 @@ from xfelmpi.io.input_file import (
     guarded_call,
     open_hdf5,
 )
+from xfelmpi.io.links import require_files
 from xfelmpi.run.frames.frame_dataset import FrameDataset, MaskDataset
 
 
@@ -33,6 +34,7 @@ class OpenModuleFile(FrameDataset):
         self._file = open_hdf5(about.path)
         try:
             self._check_unchanged()
+            require_files(self._file, about.dataset, about.mask_dataset)
             super().__init__(self._file[about.dataset], origins, frame_axes=about.frame_axes)
         except Exception:
             self._file.close()

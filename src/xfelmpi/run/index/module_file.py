@@ -31,6 +31,7 @@ from xfelmpi.io.input_file import (
     plain_sources,
     read_access,
 )
+from xfelmpi.io.links import require_files
 from xfelmpi.io.plain_values import is_there, plain_form
 from xfelmpi.run.index.file_index import (
     FileFrames,
@@ -322,6 +323,9 @@ def _read_newer_index(path: Path, source: str, version: str, datasets: FrameData
 
 def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> FileIndex:
     group = f"INSTRUMENT/{source}"
+    names = (datasets.mask, datasets.data, datasets.cell_id, datasets.train_id, datasets.pulse_id)
+    require_files(file, f"INDEX/{source}/{datasets.group}/*")
+    require_files(file, *(f"{group}/{name}" for name in names if name))
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
     has_mask = is_there(file, f"{group}/{datasets.mask}")

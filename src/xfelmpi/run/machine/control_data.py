@@ -21,6 +21,7 @@ from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.detectors.known import MODULE_NAMES
 from xfelmpi.io.dataset_storage import require_filters
 from xfelmpi.io.input_file import guarded_call, open_access
+from xfelmpi.io.links import require_files
 from xfelmpi.io.virtual_sources import rows_there
 from xfelmpi.run.index.identity import FileIdentity, expected_run, identity
 from xfelmpi.run.train_index import check_size, read_column, rows_of_trains, shape_of
@@ -267,6 +268,7 @@ def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
 
     The fourth is what of it is not there: HDF5 would make that up, and its trains are left out.
     """
+    require_files(file, path)
     if path not in file:
         return None
     dataset = file[path]
@@ -388,6 +390,7 @@ def run_value(files: list, source: str, key: str, damage: Damage) -> Any:
 
 
 def _first_value(file: h5py.File, path: str):
+    require_files(file, path)
     dataset = file.get(path)
     if not isinstance(dataset, h5py.Dataset) or 0 in shape_of(dataset):
         return None
