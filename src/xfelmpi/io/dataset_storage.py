@@ -18,6 +18,7 @@ from h5py import h5d, h5t, h5z
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
+from xfelmpi.io.plain_values import LARGEST_CHUNK
 
 _PLAIN_TYPES = {
     "|u1": (h5t.STD_U8LE, h5t.STD_U8BE),
@@ -62,8 +63,14 @@ def require_filters(data: h5py.Dataset) -> None:
     ------
     InputError
         If a filter is not available, with its number and name.
+    ValueError
+        If a chunk takes more memory than any rank may use, however small the file is.
     """
     plist = data.id.get_create_plist()
+    if data.chunks and math.prod(data.chunks) * data.dtype.itemsize > LARGEST_CHUNK:
+        raise ValueError(
+            f"{data.name} is in chunks of {data.chunks}, expected at most {LARGEST_CHUNK} bytes"
+        )
     for i in range(plist.get_nfilters()):
         number, _, _, name = plist.get_filter(i)
         if not _can_filter(number):

@@ -12,6 +12,9 @@ import h5py
 import numpy as np
 from h5py import h5d, h5g, h5s, h5z
 
+LARGEST_CHUNK = 256 << 20
+"""Bytes of a chunk, as many as a rank may use at least: HDF5 takes memory for a whole one."""
+
 _IN_THE_FILE = (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED)
 
 
@@ -55,8 +58,13 @@ def plain_form(file: h5py.File, name: str) -> tuple[tuple[int, ...], np.dtype] |
 def _is_readable(dataset: h5d.DatasetID) -> bool:
     """Return whether values are in the file itself, in a form that HDF5 can read."""
     plist = dataset.get_create_plist()
-    if plist.get_layout() not in _IN_THE_FILE or plist.get_external_count():
+    layout = plist.get_layout()
+    if layout not in _IN_THE_FILE or plist.get_external_count():
         return False
+    if layout == h5d.CHUNKED:
+        n_bytes = math.prod(plist.get_chunk()) * dataset.get_type().get_size()
+        if n_bytes > LARGEST_CHUNK:
+            return False
     filters = (plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
     # a null dataspace has no shape
     return dataset.shape is not None and all(map(h5z.filter_avail, filters))

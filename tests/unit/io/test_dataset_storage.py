@@ -14,6 +14,7 @@ from xfelmpi.io.dataset_storage import (
     require_filters,
     written_rows,
 )
+from xfelmpi.io.plain_values import plain_form, plain_values
 from xfelmpi.io.virtual_sources import lacking, map_rows
 
 VALUES = np.arange(60, dtype="u1").reshape(10, 6)
@@ -226,3 +227,18 @@ def test_a_filter_of_a_plugin_and_one_that_nobody_has(tmp_path):
         h5py.h5d.create(file.id, b"odd", h5py.h5t.STD_U8LE, space, plist)
         with pytest.raises(InputError, match="filter 40000"):
             require_filters(file["odd"])
+
+
+def test_chunk_that_asks_for_memory(tmp_path):
+    """HDF5 takes memory for a whole chunk, of which a small file may have next to nothing."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        shape, chunks = (3, 512, 128), (20_000, 512, 128)
+        data = file.create_dataset(
+            "data", shape, "u1", chunks=chunks, maxshape=(None, 512, 128), compression=1
+        )
+        column = file.create_dataset("ids", (3,), "u8", chunks=(1 << 26,), maxshape=(None,))
+        for dataset in (data, column):
+            with pytest.raises(ValueError, match="is in chunks of"):
+                require_filters(dataset)
+        assert plain_form(file, "data") is None
+        assert plain_values(file, "ids", "u", 1000) is None
