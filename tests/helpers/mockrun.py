@@ -26,6 +26,9 @@ TINY = {
 TINY_RAW = {**TINY, "kind": "raw", "trains": 2, "cells": (0, 2, 3)}
 TINY_DARK = {**TINY, "kind": "dark", "trains": 4, "cells": (0, 2, 3)}
 
+NEAR = {"absent_modules": tuple(module for module in range(16) if module not in (3, 4, 8, 15))}
+"""Only the modules around the beam, where most photons are, for what is said of single pixels."""
+
 
 @dataclass(frozen=True)
 class MockRun:

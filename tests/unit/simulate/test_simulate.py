@@ -12,7 +12,7 @@ from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
 from extra_geom import AGIPD_1MGeometry
 from launch import limit, run_xfelmpi
-from mockrun import read_truth, tiny_run
+from mockrun import NEAR, read_truth, tiny_run
 
 from xfelmpi._kernels._deflate import Deflater, zlib_compress
 from xfelmpi.cli import simulate as command
@@ -282,7 +282,7 @@ def test_sequences(ragged, plain_run, tmp_path):
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 @pytest.mark.slow
 def test_two_byte_photons(compression, tmp_path):
-    mock = tiny_run(tmp_path, dtype="u2", hit_photons=(1e6, 3e6), compression=compression)
+    mock = tiny_run(tmp_path, dtype="u2", hit_photons=(1e6, 3e6), compression=compression, **NEAR)
     check_valid(mock)
     check_against_truth(mock)
     assert mock.truth["count"].max() > 255
@@ -294,7 +294,7 @@ def test_two_byte_photons(compression, tmp_path):
 
 @pytest.mark.slow
 def test_one_byte_photons_are_cut_before_the_truth_is_taken(tmp_path):
-    mock = tiny_run(tmp_path, hit_photons=(1e6, 3e6))
+    mock = tiny_run(tmp_path, hit_photons=(1e6, 3e6), **NEAR)
     check_against_truth(mock)
     assert mock.truth["count"].max() == 255
 

@@ -11,7 +11,7 @@ from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
 from launch import limit, run_xfelmpi
-from mockrun import tiny_dark_runs, tiny_raw_run, tiny_run
+from mockrun import NEAR, tiny_dark_runs, tiny_raw_run, tiny_run
 
 from xfelmpi.cli import simulate as command
 from xfelmpi.core.errors import UsageError
@@ -167,7 +167,7 @@ def test_numbers_are_realistic(raw_run):
 
 @pytest.mark.parametrize("dtype", ["i2", "i4", "f4"])
 def test_bright_pixels_change_the_stage(dtype, tmp_path):
-    mock = tiny_raw_run(tmp_path, **BRIGHT, constants_dtype=dtype)
+    mock = tiny_raw_run(tmp_path, **BRIGHT, **NEAR, constants_dtype=dtype)
     check_valid(mock)
     check_against_truth(mock)
     hits = mock.truth["is_particle"]
@@ -181,7 +181,7 @@ def test_where_one_adu_is_several_photons(spread, adu_per_photon, tmp_path):
     mock = tiny_raw_run(
         tmp_path,
         **{"trains": 1, "cells": (0, 1), "hit_rate": 1, "hit_photons": (3e6, 3e6)},
-        **{"gain_spread": spread, "adu_per_photon": adu_per_photon, "size_nm": (30, 30)},
+        **{"gain_spread": spread, "adu_per_photon": adu_per_photon, "size_nm": (30, 30), **NEAR},
     )
     check_against_truth(mock)
     assert mock.truth["medium_pixels"].min() > 100
@@ -236,7 +236,9 @@ def test_common_mode(tmp_path):
 def test_common_mode_in_other_stages(tmp_path):
     # two photons leave high gain here; with 3 % of lit pixels the median is the common mode
     mock = tiny_raw_run(
-        tmp_path, common_mode=50.0, adu_per_photon=5000.0, background=2000.0, hit_rate=0
+        tmp_path,
+        **{"common_mode": 50.0, "adu_per_photon": 5000.0, "background": 2000.0, "hit_rate": 0},
+        **NEAR,
     )
     assert mock.truth["medium_pixels"].min() > 100
     check_against_truth(mock, common_mode=True)
