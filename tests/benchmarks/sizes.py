@@ -1,12 +1,13 @@
 """Sizes of simulated particles against what they are, and how long that takes.
 
-    python tests/benchmarks/sizes.py [HITS]
+    python tests/benchmarks/sizes.py [HITS [spheres|others|spheroids|speed …]]
 
 Prints the tables of docs/analysis.md. Particles are drawn pixel by pixel from the formulas of
 `xfelmpi.simulate.particles`, on the nominal AGIPD-1M at 0.7 m and 6 keV.
 """
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import process_time
 
@@ -227,29 +228,38 @@ def speed_rows(bench: Bench, n: int, n_slow: int = 4):
     yield f"| brute force | {slow * n:.0f} s | {1e3 * slow:.0f} ms | {ratio:.0f} times as long |"
 
 
+_SPHERES = (
+    "| background / particle | median error | bias | within 5 % | within one error bar | "
+    "deviance | CPU ms per hit |\n|---|---|---|---|---|---|---|"
+)
+_OTHERS = "| hits | median deviance | AUC against single spheres |\n|---|---|---|"
+_SPHEROIDS = (
+    "| background / particle | short axis: median error | within 5 % | within one error bar | "
+    "long axis: median error | within 5 % | within one error bar | deviance |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+_SPEED = "| 64 × 64 × 64 spheroids | CPU | per hit | |\n|---|---|---|---|"
+
+BACKGROUNDS = (0.0, 0.3, 1.0)
+
+TABLES: dict[str, tuple[str, Callable[[Bench, int], Iterator[str]]]] = {
+    "spheres": (_SPHERES, lambda bench, n: (sphere_row(bench, n, b) for b in BACKGROUNDS)),
+    "others": (_OTHERS, purity_rows),
+    "spheroids": (_SPHEROIDS, lambda bench, n: (spheroid_row(bench, n, b) for b in BACKGROUNDS)),
+    "speed": (_SPEED, lambda bench, _: speed_rows(bench, 4000)),
+}
+
+
 def main() -> None:
-    """Print all tables."""
+    """Print all tables, or those that are named."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     bench = Bench()
-    print(
-        "| background / particle | median error | bias | within 5 % | within one error bar | "
-        "deviance | CPU ms per hit |\n|---|---|---|---|---|---|---|"
-    )
-    for background in (0.0, 0.3, 1.0):
-        print(sphere_row(bench, n, background), flush=True)
-    print("\n| hits | median deviance | AUC against single spheres |\n|---|---|---|")
-    for row in purity_rows(bench, n):
-        print(row, flush=True)
-    print(
-        "\n| background / particle | short axis: median error | within 5 % | within one error bar "
-        "| long axis: median error | within 5 % | within one error bar | deviance |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for background in (0.0, 0.3, 1.0):
-        print(spheroid_row(bench, n, background), flush=True)
-    print("\n| 64 × 64 × 64 spheroids | CPU | per hit | |\n|---|---|---|---|")
-    for row in speed_rows(bench, 4000):
-        print(row, flush=True)
+    for name in sys.argv[2:] or TABLES:
+        head, rows = TABLES[name]
+        print(head)
+        for row in rows(bench, n):
+            print(row, flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -157,8 +157,48 @@ def test_background_is_handed_over(small, tmp_path):
     detector = Detector(str(files(folder / "out")[1]))
     detector.parse_background(str(files(folder / "out")[1]))
     np.testing.assert_array_equal(detector.background, found)
-    text = (folder / "recon" / "config.ini").read_text()
-    assert "# background_file = data/detector.h5\n# bgscale_file = data/detector.h5\n" in text
+    text = (folder / "recon" / "background.ini").read_text()
+    for name in ("background_file = data/detector.h5", "bgscale_file = data/detector.h5"):
+        assert f"\n{name}\n" in text
+    assert "background" not in (folder / "recon" / "config.ini").read_text()
+
+
+def test_dragonfly_goes_on_with_the_background(small):
+    """It reads what background.ini names, and keeps the brightness of the hits."""
+    recon = small[0] / "recon"
+    # of the smallest set of rotations: from noise, or with more, this takes minutes
+    for name, changes in {
+        "config.ini": {"num_div = 6": "num_div = 1"},
+        "background.ini": {"num_div = 6": "num_div = 1", "output_010": "output_001"},
+    }.items():
+        text = (recon / name).read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        (recon / f"small_{name}").write_text(text)
+        program = Path(sys.executable).with_name("dragonfly.emc")
+        ran = run_program([program, "-c", f"small_{name}", "-t", "2", "1"], recon)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Parsing model1 from" in ran.stdout
+    with h5py.File(recon / "background" / "output_001.h5") as file:
+        assert np.isfinite(file["intens"][:]).all()
+        found = file["scale"][:]
+    with (
+        h5py.File(recon / "data" / "hits.h5") as file,
+        h5py.File(files(small[0] / "out")[1]) as det,
+    ):
+        np.testing.assert_allclose(found, file["scale"][:])
+        use, n_hits = det["mask"][:] == 0, len(file["scale"])
+        photons = np.array([of_hit[use].sum() for of_hit in dense(files(small[0] / "out")[0])])
+        photons = photons - det["scale"][:] * det["background"][:][use].sum()
+    assert n_hits == len(photons)
+    np.testing.assert_allclose(found, np.maximum(photons, 1) / np.maximum(photons, 1).mean())
+
+
+def dense(path):
+    """Yield the frames of an EMC file."""
+    content = read_emc(path)
+    yield from (content.dense(i) for i in range(len(content)))
 
 
 def test_folder_may_be_made_again(run, small, tmp_path):
@@ -167,7 +207,7 @@ def test_folder_may_be_made_again(run, small, tmp_path):
     for output, folder in ((tmp_path / "a", recon), (tmp_path / "b", recon)):
         done = process(run, output, *SMALL, "--dragonfly", folder, status=3)
         (recon / "config.ini").write_text("mine")
-    assert "stays" in done.stderr + done.stdout
+    assert "config.ini and background.ini were there already and stay" in done.stderr + done.stdout
     assert (recon / "config.ini").read_text() == "mine"
     assert (recon / "data/photons.emc").resolve() == files(tmp_path / "b")[0]
     assert_same_outputs(small[0] / "out", tmp_path / "b")

@@ -72,14 +72,16 @@ def turned(volume: np.ndarray, turn: Rotation, where: np.ndarray) -> np.ndarray:
     return map_coordinates(volume, turn.apply(where.T).T + len(volume) // 2, order=1)
 
 
-def best_turn(truth: np.ndarray, found: np.ndarray) -> tuple[Rotation, float]:
+def best_turn(truth: np.ndarray, found: np.ndarray, outer: float = 14) -> tuple[Rotation, float]:
     """Return the rotation of the truth that is most like the reconstruction, and how much.
+
+    Up to a radius of `outer` voxels.
 
     Compared is the square root, less its mean at every radius: what falls off with the radius is
     alike in all orientations.
     """
     radius = radii(len(truth))
-    inside = (radius > INNER) & (radius < 14)
+    inside = (radius > INNER) & (radius < outer)
     where = np.array(np.nonzero(inside)) - len(truth) // 2
     shell = np.rint(radius[inside]).astype(int)
     number = np.maximum(np.bincount(shell), 1)
@@ -96,7 +98,7 @@ def best_turn(truth: np.ndarray, found: np.ndarray) -> tuple[Rotation, float]:
         return -np.corrcoef(flat(turned(truth, Rotation.from_rotvec(vector), where)), right)[0, 1]
 
     starts = Rotation.random(3000, rng=np.random.default_rng(1)).as_rotvec()
-    starts = starts[np.argsort([unlike(start) for start in starts])[:5]]
+    starts = starts[np.argsort([unlike(start) for start in starts])[:30]]
     ends = [minimize(unlike, start, method="Nelder-Mead") for start in starts]
     best = min(ends, key=lambda end: end.fun)
     return Rotation.from_rotvec(best.x), -best.fun

@@ -63,6 +63,9 @@ def write_detector(path: Path, attributes: dict, detector: DragonflyDetector) ->
 
 
 _FOLDERS = ("data", "images", "logs")
+_WITH_BACKGROUND = "background.ini"
+"""A second configuration, of which the folder ``background`` has the outputs."""
+
 _OURS = ("emc", "merged")
 """Folders of the files that links of earlier jobs lead to."""
 
@@ -108,9 +111,8 @@ def check_folder(folder: Path, recon: str = "3d") -> None:
             make_folder(folder / name)
         except OSError as error:
             raise OutputError(f"{folder / name}: cannot be made ({error.strerror})") from None
-    for link in _links(folder):
-        check_writable(link, held=False)
-    check_writable(folder / "data" / HIT_LIST, held=False)
+    for path in (*_links(folder), folder / "data" / HIT_LIST, folder / _WITH_BACKGROUND):
+        check_writable(path, held=False)
     _check_hit_list(folder / "data" / HIT_LIST)
 
 
@@ -177,6 +179,7 @@ def write_folder(
     config_text: Callable[[str, str], str],
     hits: HitList | None = None,
     scale: np.ndarray | None = None,
+    background_text: Callable[[str, str], str] | None = None,
 ) -> str:
     """Make a folder in which ``dragonfly.emc`` starts as it is, and say what was done; one rank.
 
@@ -195,6 +198,8 @@ def write_folder(
         Of the EMC file.
     scale : ndarray, float64 (hit,), optional
         Goes with them.
+    background_text : callable, optional
+        Returns the ``background.ini`` likewise.
 
     Raises
     ------
@@ -202,9 +207,11 @@ def write_folder(
         If it cannot be written, or as `check_folder`.
     """
     what = f"the folder {folder} for Dragonfly is being made"
-    config = folder / "config.ini"
+    configs = {folder / "config.ini": config_text}
+    if background_text:
+        configs[folder / _WITH_BACKGROUND] = background_text
     try:
-        for name in _FOLDERS:
+        for name in (*_FOLDERS, *(["background"] if background_text else [])):
             make_folder(folder / name)
         with held_by_one(folder / "xfelmpi.lock", what, _PATIENCE):
             written = photons, pixels = _links(folder)
@@ -213,16 +220,19 @@ def write_folder(
             if hits is not None:
                 _check_hit_list(folder / "data" / HIT_LIST)
                 written = [*written, *write_hit_list(folder / "data" / HIT_LIST, hits, scale)]
-            kept = os.path.lexists(config)
-            if not kept:
-                part = begin_partial(config)
-                write_new(part, config_text(photons.name, pixels.name).encode())
+            kept = [path.name for path in configs if os.path.lexists(path)]
+            for path in (path for path in configs if path.name not in kept):
+                part = begin_partial(path)
+                write_new(part, configs[path](photons.name, pixels.name).encode())
                 make_readable(part)
-                written = [*written, config]
+                written = [*written, path]
             give_names(written)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
-    text = f"Dragonfly: {folder}" + (", config.ini was there already and stays" if kept else "")
+    text = f"Dragonfly: {folder}"
+    if kept:
+        ends = ("was", "stays") if len(kept) == 1 else ("were", "stay")
+        text += f", {' and '.join(kept)} {ends[0]} there already and {ends[1]}"
     if photons.name != "photons.emc":
         text += f"; your own files in data/ stay, the new ones are {photons.name}, {pixels.name}"
     return text

@@ -33,7 +33,7 @@ from xfelmpi.output.dragonfly.folder import (
 )
 from xfelmpi.output.dragonfly.hit_list import HitList
 from xfelmpi.output.dragonfly.scale import fixed_scale
-from xfelmpi.output.dragonfly.settings import class_config, volume_config
+from xfelmpi.output.dragonfly.settings import background_config, class_config, volume_config
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
@@ -54,6 +54,12 @@ def _radius(path: Path) -> float:
     """Return the largest |q| of a detector file in voxels."""
     with h5py.File(path) as file:
         return float(np.sqrt(sum(file[name][()] ** 2 for name in ("qx", "qy", "qz")).max()))
+
+
+def _has_background(path: Path) -> bool:
+    """Return whether a detector file has a background, which merged hits of several runs lack."""
+    with h5py.File(path) as file:
+        return "background" in file
 
 
 class DragonflyWriter(HitWriter):
@@ -152,15 +158,16 @@ class DragonflyWriter(HitWriter):
         columns = read_hit_columns(files.cxi)
         train, cell = (columns[name].values for name in ("trainId", "cellId"))
         run = columns["run"].values if "run" in columns else np.full(len(train), files.run)
-        text, scale = volume_config, None
-        if settings.recon == "2d":
-            radius = _radius(files.dragonfly_detector)
-            text = partial(class_config, n_hits=len(train), radius=radius)
-            background = uses_background(settings.dragonfly)
-            scale = fixed_scale(files.emc, files.dragonfly_detector, background)
-        hits = HitList.of(run, train, cell, files.emc)
         detector = files.dragonfly_detector
-        log.info(write_folder(settings.dragonfly, files.emc, detector, text, hits, scale))
+        text, more = volume_config, background_config if _has_background(detector) else None
+        background = more is not None
+        if settings.recon == "2d":
+            text = partial(class_config, n_hits=len(train), radius=_radius(detector))
+            background, more = uses_background(settings.dragonfly), None
+        scale = fixed_scale(files.emc, detector, background)
+        hits = HitList.of(run, train, cell, files.emc)
+        done = write_folder(settings.dragonfly, files.emc, detector, text, hits, scale, more)
+        log.info(done)
 
     def _write_detector(self, header: HitHeader, weighting: np.ndarray) -> list[Path]:
         hits, settings = self._hits, self._hits.settings

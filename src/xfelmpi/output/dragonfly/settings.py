@@ -45,15 +45,41 @@ output_folder = data/
 log_file = logs/EMC.log
 """
 
-_TAIL = """\
+_BETA = """\
 beta_factor = 1.0
 beta_schedule = 2.0 10
+"""
+
+_OF_CLASSES = """\
 # without the two '#', the background is part of the model, scaled for each hit: far slower
 # background_file = data/{detector}
 # bgscale_file = data/{detector}
+# then make the folder again, for a brightness of the hits without the background
 """
 
-_OF_CLASSES = "# then make the folder again, for a brightness of the hits without the background\n"
+_BACKGROUND = """\
+# dragonfly.emc -c background.ini -t 4 5, after config.ini: 5 iterations from the model that is
+# named below, to background/, with the background of the non-hits as part of the model.
+
+[emc]
+in_photons_file = data/{photons}
+in_detector_file = data/{detector}
+# the last output of config.ini; without it, they start from noise, which takes far longer
+start_model_file = data/output_010.h5
+# as in config.ini
+num_div = 6
+output_folder = background/
+log_file = logs/background.log
+# how bright each hit is, from its photons without the background
+need_scaling = 1
+scale_file = data/hits.h5
+update_scale = 0
+# mean photons of the non-hits, and what scales them to each hit
+background_file = data/{detector}
+bgscale_file = data/{detector}
+# orientations are nearly known: 1 takes the likelihood as it is
+beta = 0.5
+"""
 
 _HITS_OF_CLASS, _CLASSES_FROM, _CLASSES_TO = 20, 4, 50
 """Hits of a class in the mean, and how many classes there are at least and at most."""
@@ -64,8 +90,20 @@ _STEP, _ROTATIONS_FROM, _ROTATIONS_TO = 1.5, 12, 180
 
 def volume_config(photons: str, detector: str) -> str:
     """Return the text for a reconstruction, by the names of the files in ``data/``."""
-    text = _HEAD + _VOLUME + _FILES + _FITTED_SCALE + _TAIL
+    text = _HEAD + _VOLUME + _FILES + _FITTED_SCALE + _BETA
     return text.format(photons=photons, detector=detector, iterations=10)
+
+
+def background_config(photons: str, detector: str) -> str:
+    """Return the text for a reconstruction with background, likewise; it follows the other one.
+
+    In the model, a pixel has scale · particle + background scale · background photons. From noise,
+    most orientations of most hits are possible, and Dragonfly solves for all of them by Ridder's
+    method (``max_update.c``): the first iterations take a hundred times as long as without. Where
+    only very unlikely hits have an orientation, it takes their slice for empty, not for unknown,
+    which does no harm once orientations are nearly known.
+    """
+    return _BACKGROUND.format(photons=photons, detector=detector)
 
 
 def class_config(photons: str, detector: str, n_hits: int, radius: float) -> str:
@@ -81,7 +119,7 @@ def class_config(photons: str, detector: str, n_hits: int, radius: float) -> str
     """
     modes = min(max(n_hits // _HITS_OF_CLASS, _CLASSES_FROM), _CLASSES_TO)
     rotations = math.ceil(math.pi * radius / _STEP)
-    return (_HEAD + _CLASSES + _FILES + _FIXED_SCALE + _TAIL + _OF_CLASSES).format(
+    return (_HEAD + _CLASSES + _FILES + _FIXED_SCALE + _BETA + _OF_CLASSES).format(
         photons=photons,
         detector=detector,
         iterations=15,
