@@ -2,7 +2,7 @@
 
 import h5py
 import numpy as np
-from launch import run_job, run_xfelmpi
+from launch import call_xfelmpi, run_job, run_xfelmpi
 from mockrun import tiny_run
 
 from xfelmpi.analysis.spheroid_size import SpheroidSize
@@ -64,4 +64,4 @@ def test_spheroids_on_any_number_of_ranks(tmp_path):
     found = tables[0]["long_axis_diameter"][is_hit]
     assert np.median(np.abs(found / long - 1)) < 0.03
     checked = ("verify", 50, "--prefix", mock.options.prefix, "--output", output, "--frames", 0)
-    assert run_xfelmpi(checked).returncode == 0
+    assert call_xfelmpi(checked).returncode == 0

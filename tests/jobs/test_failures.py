@@ -390,7 +390,7 @@ def test_simulation_leaves_another_geometry_alone(tmp_path):
     geometry = tmp_path / "scratch" / "det" / "agipd.geom"
     geometry.parent.mkdir(parents=True)
     geometry.write_text("; the experiment's own\n")
-    done = run_xfelmpi(["simulate", 9, "--prefix", tmp_path, "--trains", 1, "--cells", 2])
+    done = call_xfelmpi(["simulate", 9, "--prefix", tmp_path, "--trains", 1, "--cells", 2])
     assert done.returncode == 2
     assert "agipd.geom was not written by a simulation" in done.stderr
     assert geometry.read_text() == "; the experiment's own\n"
@@ -398,6 +398,6 @@ def test_simulation_leaves_another_geometry_alone(tmp_path):
 
 def test_simulation_into_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
-    done = run_xfelmpi(["simulate", 9, "--prefix", tmp_path / "file" / "x", "--trains", 1])
+    done = call_xfelmpi(["simulate", 9, "--prefix", tmp_path / "file" / "x", "--trains", 1])
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

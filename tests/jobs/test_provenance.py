@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from launch import run_xfelmpi
+from launch import call_xfelmpi, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 
 from xfelmpi import mpi
@@ -93,7 +93,7 @@ def test_deciding_again_names_the_first_job(job):
     first = attributes_of(scratch / HDF5[0])
     for threshold in ("2", "3"):
         again = [50, "--prefix", mock.options.prefix, "--from-events", *MANY_HITS[:3], threshold]
-        assert run_xfelmpi(again).returncode == 0
+        assert call_xfelmpi(again).returncode == 0
         for name in HDF5[:3]:
             about = attributes_of(scratch / name)
             assert about["job_id"] != first["job_id"]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from compare import assert_same_outputs
-from launch import all_files, run_job, run_xfelmpi
+from launch import all_files, call_xfelmpi, run_job
 from mockrun import tiny_raw_run, tiny_run
 from stopped import run_until
 
@@ -248,7 +248,7 @@ def test_resume_without_a_checkpoint(mock, undisturbed, tmp_path):
 
 
 def test_resume_does_not_go_with_from_events(mock, tmp_path):
-    done = run_xfelmpi(options(mock, tmp_path, "--resume", "--from-events"))
+    done = call_xfelmpi(options(mock, tmp_path, "--resume", "--from-events"))
     assert done.returncode == 2
     assert "leave out --resume" in done.stderr
 
@@ -355,7 +355,7 @@ def test_checkpoint_of_another_mask_commit_or_frames(change, mock, output, undis
     else:
         arrays["cell_id"] = arrays["cell_id"] + 1
     write_checkpoint(path, about, arrays)
-    done = run_xfelmpi(args)
+    done = call_xfelmpi(args)
     if change == "ids":
         assert done.returncode == 2
         assert "cell_id are not those of the run's frames" in done.stderr
