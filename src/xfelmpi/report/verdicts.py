@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from xfelmpi.hitfinding.background import LEVEL_FRAMES
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.report.headline import Headline, energy, plural
 
@@ -151,6 +152,8 @@ def _sample(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
         return Answer(*question, "no hits", f"none of {head.searched:,} complete frames", BAD)
     if not _more_than_chance(run, chance):
         return Answer(*question, "no more hits than by chance", _against(head, chance), BAD)
+    if uncertain := _uncertain(run):
+        return Answer(*question, "uncertain", f"{_against(head, chance)}; {uncertain}", DOUBTFUL)
     # rows are in time order
     complete, is_hit = run.complete & ~run.events.is_dark, run.events.is_hit
     frames = [int(part.sum()) for part in np.array_split(complete, 4)]
@@ -172,6 +175,8 @@ def _hits(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
         return Answer(*question, "look at them", why, DOUBTFUL)
     if not _more_than_chance(run, chance):
         return Answer(*question, "no more than by chance", _against(head, chance), BAD)
+    if uncertain := _uncertain(run):
+        return Answer(*question, "uncertain", f"{_against(head, chance)}; {uncertain}", DOUBTFUL)
     beyond = run.config.sigma + 2
     share = float(np.nanmean(sigma > beyond))
     why = (
@@ -237,6 +242,15 @@ def _more_than_chance(run: FinishedRun, chance: Chance) -> bool:
         return True
     far = int((sigma > max(2 * run.config.sigma, FAR)).sum())
     return len(sigma) > chance.most or far >= FEW_HITS
+
+
+def _uncertain(run: FinishedRun) -> str:
+    """Return why the thresholds are uncertain; empty if enough frames have no particle."""
+    distance = run.events.hit_sigma[np.isfinite(run.events.hit_sigma)]
+    n, wanted = int((distance <= run.config.sigma).sum()), LEVEL_FRAMES * run.config.min_scores
+    if n >= wanted or not len(distance):
+        return ""
+    return f"only {plural(n, 'frame')} without a particle, fewer than {wanted:,}"
 
 
 def _against(head: Headline, chance: Chance) -> str:

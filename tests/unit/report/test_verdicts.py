@@ -80,6 +80,21 @@ def test_three_false_hits_of_a_short_run():
     assert "3 hits, 0.089 expected by chance" in found["hits"]["why"]
 
 
+@pytest.mark.parametrize("decide", ["auto", "run", "train"])
+@pytest.mark.parametrize("n", [24, 100, 199])
+def test_few_frames_without_a_particle_are_not_green(n, decide):
+    """Some frames far above the others are hits, but nobody knows how wide the background is."""
+    score = background(n)
+    score[::4] += 3000
+    run = finished(score, decide=decide)
+    run.events.is_hit[::4], run.events.hit_sigma[::4] = True, 90.0
+    found = verdicts(run)
+    assert found["sample"]["state"] == found["hits"]["state"] == "doubtful"
+    n_background = n - run.events.is_hit.sum()
+    expected = f"only {n_background} frames without a particle, fewer than 200"
+    assert expected in found["hits"]["why"] and expected in found["sample"]["why"]
+
+
 def test_many_particles_are_green():
     score = background(50_000)
     score[::20] += 3000
