@@ -99,9 +99,8 @@ def background_config(photons: str, detector: str) -> str:
 
     In the model, a pixel has scale · particle + background scale · background photons. From noise,
     most orientations of most hits are possible, and Dragonfly solves for all of them by Ridder's
-    method (``max_update.c``): the first iterations take a hundred times as long as without. Where
-    only very unlikely hits have an orientation, it takes their slice for empty, not for unknown,
-    which does no harm once orientations are nearly known.
+    method (``max_update.c``), so the first iterations take very long. Where only very unlikely
+    hits have an orientation, it takes their slice for empty, not for unknown.
     """
     return _BACKGROUND.format(photons=photons, detector=detector)
 
