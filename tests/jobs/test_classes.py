@@ -96,6 +96,41 @@ def test_columns_page_and_where(made, tmp_path):
     np.testing.assert_array_equal(columns(out / CXI, "entry_1/classes/")[0], number[is_hit])
 
 
+def test_page_of_the_hits_of_a_condition(made, tmp_path):
+    """Counted are those that fulfil it, and the condition to copy has it; all get their class."""
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    with h5py.File(out / EVENTS) as file:
+        photons = file["photons"][:][file["is_hit"][:]]
+    least = int(np.median(photons))
+    where = f"photons > {least} and isfinite(class_weight)"
+    done = command(made, out, "classes", "--from", out / "recon", "--where", where)
+    assert done.returncode == 0, done.stderr
+    number, _ = columns(out / CXI, "entry_1/classes/")
+    wanted = photons > least
+    assert (number >= 0).all()
+    assert 0 < wanted.sum() < len(number)
+    page = (out / PAGE).read_text()
+    shown = {int(n): int(k) for n, k in re.findall(r'value="(\d+)" data-hits="(\d+)"', page)}
+    assert shown == {i: int((number[wanted] == i).sum()) for i in range(4)}
+    condition = f"photons &gt; {least} and isfinite(class_weight)"
+    assert f'data-also="({condition}) and "' in page
+    assert f"only hits with {condition}" in page
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [("photos > 3", "photos"), ("photons > 3 nm", "nm"), ("photons >", "invalid syntax")],
+)
+def test_unusable_condition_changes_nothing(made, tmp_path, where, message):
+    out = shutil.copytree(made / "out", tmp_path / "out", symlinks=True)
+    before = {name: (out / name).read_bytes() for name in (EVENTS, CXI)}
+    done = command(made, out, "classes", "--from", out / "recon", "--where", where)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert before == {name: (out / name).read_bytes() for name in (EVENTS, CXI)}
+    assert not (out / PAGE).exists()
+
+
 def scale_of(recon, background=False):
     """Work out the scale of every hit from what Dragonfly reads, and read what it is given."""
     with h5py.File(recon / "data/detector.h5") as file:

@@ -27,6 +27,12 @@ def parser() -> arguments.Parser:
         metavar="DIR",
         help="the folder, from which the last output is used, or one output_NNN.h5 in it",
     )
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="count on the page only hits for which this is true, as in merge --where; all hits"
+        " get their class (default: all hits)",
+    )
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser
 
@@ -39,21 +45,22 @@ def main(argv: list[str], comm) -> int:
     from xfelmpi.io.publish import check_name
     from xfelmpi.mpi import bcast_from_root, run_on_root
     from xfelmpi.output.dragonfly.classes import read_classes
-    from xfelmpi.workflows.classes import write_pages
+    from xfelmpi.workflows.classes import check_where, write_pages
     from xfelmpi.workflows.patch.finished_set import Change
 
-    config, sets, path = bcast_from_root(comm, lambda: _parse(argv))
+    config, sets, path, where = bcast_from_root(comm, lambda: _parse(argv))
     found = run_on_root(comm, lambda: read_classes(path))
+    run_on_root(comm, lambda: check_where(sets, where))
     # a page that cannot have its name is to be known before the files are replaced
     run_on_root(comm, lambda: [check_name(files.classes_page) for files in sets])
     status = patch_sets(comm, ["classes", *argv], config, sets, Change(classes=found))
-    run_on_root(comm, lambda: write_pages(sets, found))
+    run_on_root(comm, lambda: write_pages(sets, found, where))
     return status
 
 
-def _parse(argv: list[str]) -> tuple[Config, list[Experiment], Path]:
+def _parse(argv: list[str]) -> tuple[Config, list[Experiment], Path, str | None]:
     given = parser().parse_args(argv)
     config = arguments.from_arguments(given)
     arguments.refuse_repeated(given.runs)
     sets = [Experiment(config.prefix, config.output, run) for run in given.runs]
-    return config, sets, given.classes.absolute()
+    return config, sets, given.classes.absolute(), given.where

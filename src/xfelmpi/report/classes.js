@@ -8,7 +8,7 @@ const show = () => {
   // one class needs its comma: (3) is a number
   const list = numbers.length === 1 ? `${numbers[0]},` : numbers.join(", ");
   where.textContent = numbers.length ?
-    `${where.dataset.command} "class in (${list})"` : "no class is ticked";
+    `${where.dataset.command} "${where.dataset.also}class in (${list})"` : "no class is ticked";
   const hits = ticked.reduce((sum, box) => sum + Number(box.dataset.hits), 0);
   chosen.textContent = hits.toLocaleString("en");
 };

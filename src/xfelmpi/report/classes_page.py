@@ -33,7 +33,9 @@ class ClassOfRun(NamedTuple):
     n_hits: int
 
 
-def classes_page(name: str, classes: list[ClassOfRun], n_without: int, source: str) -> str:
+def classes_page(
+    name: str, classes: list[ClassOfRun], n_without: int, source: str, where: str | None = None
+) -> str:
     """Return the page as HTML.
 
     Parameters
@@ -45,6 +47,8 @@ def classes_page(name: str, classes: list[ClassOfRun], n_without: int, source: s
         Hits without a class.
     source : str
         Dragonfly's file.
+    where : str, optional
+        Condition that the hits fulfil.
     """
     sizes = np.concatenate([c.size for c in classes])
     sizes = sizes[np.isfinite(sizes)]
@@ -53,13 +57,16 @@ def classes_page(name: str, classes: list[ClassOfRun], n_without: int, source: s
         _figure(one, limits) for one in sorted(classes, key=lambda c: (-c.n_hits, c.number))
     )
     n_hits = sum(c.n_hits for c in classes)
+    also = f"({where}) and " if where else ""
+    only = f", only hits with {where}" if where else ""
     body = (
         f'<header><nav><a href="{name}.html">run report</a></nav>'
         f'<h1>{name}: classes</h1><p class="soft">{plural(n_hits, "hit")} in '
-        f"{len(classes):,} classes, {n_without:,} without; {escape(source)}</p>"
+        f"{len(classes):,} classes, {n_without:,} without{escape(only)}; {escape(source)}</p>"
         "</header><p>Tick the classes that you want, and copy the condition:</p>"
         f'<div class="command"><pre id="where" data-command="xfelmpi merge {int(name[1:])} '
-        f'--where">no class is ticked</pre><button type="button">copy</button></div>'
+        f'--where" data-also="{escape(also)}">no class is ticked</pre>'
+        '<button type="button">copy</button></div>'
         f'<p class="soft"><span id="chosen">0</span> of {n_hits:,} hits. Averages have scales of '
         "their own, logarithmic. Bars: diameters"
         + (f" from {limits[0]:.1f} to {limits[1]:.1f} nm" if limits else " are not known")
