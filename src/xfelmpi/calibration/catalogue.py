@@ -18,7 +18,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_whole_readable
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
 
@@ -158,7 +158,7 @@ def _check(kind: str, file: ConstantFile, detector: Detector) -> int:
     """Check a constant and return its number of cells."""
     with _values(file) as data:
         where = f"{file.path}: {kind}"
-        require_filters(data)
+        require_whole_readable(data)
         kinds = "iu" if kind.startswith("BadPixels") else "iuf"
         if data.dtype.kind not in kinds:
             raise InputError(f"{where} is {data.dtype}, expected kind {' or '.join(kinds)}")

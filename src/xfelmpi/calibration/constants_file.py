@@ -16,7 +16,7 @@ import numpy as np
 from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.base import Detector
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_whole_readable
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
 
@@ -65,7 +65,7 @@ def check_constants(file: h5py.File, path: Path, detector: Detector) -> int:
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):
             raise InputError(f"{path}: no dataset {name} in this constants file")
-        require_filters(dataset)
+        require_whole_readable(dataset)
         if dataset.dtype.kind not in kinds:
             raise InputError(
                 f"{path}: {name} is {dataset.dtype}, expected kind {' or '.join(kinds)}"

@@ -1,6 +1,5 @@
 """The mask files and the hit-finding region: found, checked, read."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.core.regular_file import is_there
 from xfelmpi.detectors.bad_pixels import USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_whole_readable
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.links import require_files
 from xfelmpi.io.virtual_sources import not_written
@@ -26,9 +25,6 @@ _NAMES = ("entry_1/good_pixels", "good_pixels", "mask", "data")
 """Where good pixels are: in files of this program first, then as beamtimes have written them."""
 
 _CELL_IDS = ("entry_1/cellIds", "cellIds")
-
-_LARGEST_CHUNK = 1 << 24
-"""Values of a chunk, if the mask itself has fewer."""
 
 
 def bad_bits(settings: MaskSettings | RawSettings) -> int:
@@ -119,10 +115,7 @@ def _good_pixels(file: h5py.File, path: Path) -> tuple[str, h5py.Dataset]:
     good = found[name]
     if good.shape is None:
         raise InputError(f"{path}: {name} has no values (its dataspace is null)")
-    require_filters(good)
-    if good.chunks and math.prod(good.chunks) > max(_LARGEST_CHUNK, 2 * good.size):
-        # HDF5 would ask for the memory of a whole chunk
-        raise InputError(f"{path}: {name} of shape {good.shape} is in chunks of {good.chunks}")
+    require_whole_readable(good)
     if reason := not_written(good):
         # HDF5 would call all of these pixels bad
         raise InputError(f"{path}: {name}: {reason}")

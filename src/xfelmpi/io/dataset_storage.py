@@ -20,6 +20,9 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
 from xfelmpi.io.plain_values import LARGEST_CHUNK
 
+_SMALL_CHUNK = 1 << 24
+"""Values of a chunk that may be larger than its dataset."""
+
 _PLAIN_TYPES = {
     "|u1": (h5t.STD_U8LE, h5t.STD_U8BE),
     "<u2": (h5t.STD_U16LE,),
@@ -56,8 +59,8 @@ def has_offsets(data: h5py.Dataset) -> bool:
     )
 
 
-def require_filters(data: h5py.Dataset) -> None:
-    """Make sure that HDF5 can unpack a dataset; plugins are registered where one is needed.
+def require_readable(data: h5py.Dataset) -> None:
+    """Make sure that HDF5 can read a dataset in parts; see `require_filters`.
 
     Raises
     ------
@@ -66,11 +69,37 @@ def require_filters(data: h5py.Dataset) -> None:
     ValueError
         If a chunk takes more memory than any rank may use, however small the file is.
     """
-    plist = data.id.get_create_plist()
     if data.chunks and math.prod(data.chunks) * data.dtype.itemsize > LARGEST_CHUNK:
         raise ValueError(
             f"{data.name} is in chunks of {data.chunks}, expected at most {LARGEST_CHUNK} bytes"
         )
+    require_filters(data)
+
+
+def require_whole_readable(data: h5py.Dataset) -> None:
+    """Make sure that HDF5 can read a dataset that is needed as a whole; see `require_filters`.
+
+    Raises
+    ------
+    InputError
+        If a filter is not available, or if a chunk takes more memory than the dataset.
+    """
+    if data.chunks and math.prod(data.chunks) > max(_SMALL_CHUNK, 2 * data.size):
+        raise InputError(
+            f"{data.file.filename}: {data.name} of shape {data.shape} is in chunks of {data.chunks}"
+        )
+    require_filters(data)
+
+
+def require_filters(data: h5py.Dataset) -> None:
+    """Make sure that HDF5 can unpack a dataset; plugins are registered where one is needed.
+
+    Raises
+    ------
+    InputError
+        If a filter is not available, with its number and name.
+    """
+    plist = data.id.get_create_plist()
     for i in range(plist.get_nfilters()):
         number, _, _, name = plist.get_filter(i)
         if not _can_filter(number):

@@ -362,7 +362,7 @@ def _check_sources(file: h5py.File) -> None:
     It gives zeros for sources of virtual data that are missing, and does not return from data that
     are their own source: what it takes if a source is gone and the file has the same name.
     """
-    from xfelmpi.io.dataset_storage import require_filters
+    from xfelmpi.io.dataset_storage import require_readable
     from xfelmpi.io.virtual_sources import lacking
 
     for group in ("INDEX", "METADATA", "METADATA/dataSources"):
@@ -371,7 +371,7 @@ def _check_sources(file: h5py.File) -> None:
             data = found.get(name)
             if not isinstance(data, h5py.Dataset) or data.shape is None:
                 continue
-            require_filters(data)
+            require_readable(data)
             if (data.is_virtual or data.external) and (reason := lacking(data)):
                 raise ValueError(f"{group}/{name}: {reason}")
 

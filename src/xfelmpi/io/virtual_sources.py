@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from h5py import h5s
 
-from xfelmpi.io.dataset_storage import home_descriptor, require_filters, written_rows
+from xfelmpi.io.dataset_storage import home_descriptor, require_readable, written_rows
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.links import require_files
 
@@ -233,7 +233,7 @@ def _source_lacking(data, file: str, name: str, rows, above) -> str:
     try:
         if dataset_identity(source) in above:
             return "it is its own source"
-        require_filters(source)
+        require_readable(source)
         if rows is not None and rows.max() >= len(source):
             return f"it has only {len(source)} rows"
         return lacking(source, rows, above)

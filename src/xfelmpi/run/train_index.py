@@ -11,7 +11,7 @@ import math
 import h5py
 import numpy as np
 
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.plain_values import is_there, plain_values
 from xfelmpi.io.virtual_sources import lacking
 
@@ -90,7 +90,7 @@ def number_column(
             f"{dataset.name} has {n} values of {dataset.dtype}, expected whole numbers, "
             f"at most {most}"
         )
-    require_filters(dataset)
+    require_readable(dataset)
     if reason := lacking(dataset):
         # HDF5 would make zeros of it
         raise ValueError(f"{dataset.name}: {reason}")

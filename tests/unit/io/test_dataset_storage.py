@@ -12,6 +12,8 @@ from xfelmpi.io.dataset_storage import (
     home_descriptor,
     is_plain,
     require_filters,
+    require_readable,
+    require_whole_readable,
     written_rows,
 )
 from xfelmpi.io.plain_values import plain_form, plain_values
@@ -239,6 +241,18 @@ def test_chunk_that_asks_for_memory(tmp_path):
         column = file.create_dataset("ids", (3,), "u8", chunks=(1 << 26,), maxshape=(None,))
         for dataset in (data, column):
             with pytest.raises(ValueError, match="is in chunks of"):
-                require_filters(dataset)
+                require_readable(dataset)
+            with pytest.raises(InputError, match="is in chunks of"):
+                require_whole_readable(dataset)
         assert plain_form(file, "data") is None
         assert plain_values(file, "ids", "u", 1000) is None
+
+
+def test_constants_in_one_chunk_are_read(tmp_path):
+    """What is needed as a whole may be in one chunk, however large."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        shape = (3, 352, 512, 128)
+        data = file.create_dataset("AnalogOffset", shape, "f8", chunks=shape, compression=1)
+        require_whole_readable(data)
+        with pytest.raises(ValueError, match="is in chunks of"):
+            require_readable(data)

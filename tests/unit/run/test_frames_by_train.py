@@ -172,7 +172,7 @@ def beyond(index, data):
 @pytest.mark.parametrize(
     ("damage", "lost", "what"),
     [
-        (lose_train, [3, 4, 5], "lacks 1 trains"),
+        (lose_train, [3, 4, 5], "lacks 1 train"),
         (other_cells, [5], "cellId 255, expected 0 … 15"),
         (other_shape, range(9), "has shape (3, 2), expected 3 numbers in each of N rows"),
         (beyond, [], "INDEX names rows 6 … 11, but there are 9"),

@@ -218,9 +218,9 @@ def test_modules_lack_trains(tmp_path, style):
     missing = {(m, FIRST + t, c) for m, t in lost for c in CELLS}
     index = indexed(run, missing=missing)
     assert {(p.module, p.train, p.what) for p in index.problems} == {
-        (0, FIRST, f"module lacks 1 trains: {FIRST}"),
+        (0, FIRST, f"module lacks 1 train: {FIRST}"),
         (7, FIRST + 1, f"module lacks 3 trains: {FIRST + 1} … {FIRST + 3}"),
-        (15, FIRST + 3, f"module lacks 1 trains: {FIRST + 3}"),
+        (15, FIRST + 3, f"module lacks 1 train: {FIRST + 3}"),
     }
 
 

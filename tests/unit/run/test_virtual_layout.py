@@ -531,7 +531,7 @@ def test_command(ranks, mock, tmp_path):
     assert done.returncode == 3, done.stderr
     path = tmp_path / "vds" / "r0050_vds_proc.h5"
     assert all_files(tmp_path) == ["vds/r0050_vds_proc.h5"]
-    assert "module 3 train 1500000001: module lacks 1 trains" in done.stdout
+    assert "module 3 train 1500000001: module lacks 1 train" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert re.fullmatch(r"18 frames in 16 mappings, \d+\.\d\d s: " + re.escape(str(path)), last)
     check(path, mock.paths.proc, 255)

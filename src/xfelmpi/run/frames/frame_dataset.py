@@ -21,7 +21,7 @@ from xfelmpi.io.dataset_storage import (
     has_offsets,
     home_descriptor,
     is_plain,
-    require_filters,
+    require_readable,
     written_rows,
 )
 from xfelmpi.io.input_file import Origins, guarded_call
@@ -71,7 +71,7 @@ class FrameDataset:
         self._fd = home_descriptor(data)
         self._origins = Origins() if origins is None else origins
         self._origins.add(self._home.filename, self._fd)
-        require_filters(data)
+        require_readable(data)
         self._dtype = data.dtype
         self._filters = _known_filters(self._data, frame_axes)
         self._chunks = self._data.chunks

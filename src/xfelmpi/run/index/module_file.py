@@ -22,7 +22,7 @@ from xfelmpi.detectors.known import (
     find_source,
     module_of_file,
 )
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import (
     ChangedFileError,
     file_stamp,
@@ -352,5 +352,5 @@ def _form(file, name: str) -> tuple[tuple[int, ...], np.dtype]:
         return form
     data = file[name]
     shape = shape_of(data)
-    require_filters(data)
+    require_readable(data)
     return shape, data.dtype

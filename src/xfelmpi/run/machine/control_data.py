@@ -19,7 +19,7 @@ from xfelmpi.core.machine_records import BeamlineSource
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.detectors.known import MODULE_NAMES
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import guarded_call, open_access
 from xfelmpi.io.links import require_files
 from xfelmpi.io.virtual_sources import rows_there
@@ -276,7 +276,7 @@ def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
     if dataset.dtype.kind not in "fiub":
         raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
     check_size(dataset, _LARGEST)
-    require_filters(dataset)
+    require_readable(dataset)
     there, reason = rows_there(dataset)
     # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
     attributes = {**dataset.attrs, **dataset.parent.attrs}

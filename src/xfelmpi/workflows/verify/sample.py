@@ -15,7 +15,7 @@ from xfelmpi import mpi
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.sparse_frames import MAX_COUNT
-from xfelmpi.io.dataset_storage import require_filters
+from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.virtual_sources import lacking
 from xfelmpi.reduction.powder import PowderSum
@@ -225,7 +225,7 @@ def _read_module(
 
 def _is_missing(data: h5py.Dataset, at: tuple[int, ...]) -> bool:
     """Return whether HDF5 would make up a frame, given by its place along the first axes."""
-    require_filters(data)
+    require_readable(data)
     if data.is_virtual or data.external is not None or data.chunks is None:
         return bool(lacking(data, np.array(at[:1])))
     first = (number // step * step for number, step in zip(at, data.chunks, strict=False))
