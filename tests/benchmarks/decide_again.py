@@ -25,7 +25,7 @@ CELLS = 352
 def stages(said: str) -> dict[str, float]:
     """Return the seconds of every stage from the summary."""
     line = re.search(r"^time .* s: (.*)$", said, re.M)[1]
-    return {name: float(s) for name, s in (part.split() for part in line.split(", "))}
+    return {name: float(s) for name, s in (part.rsplit(maxsplit=1) for part in line.split(", "))}
 
 
 def lengthen_events(folder: Path) -> None:
