@@ -148,6 +148,15 @@ move_log() {
     fi
 }
 
+# explain_status STATUS: what a quiet mpirun leaves out, and the program could not say.
+explain_status() {
+    case $1 in
+    13[45679]) say "process_run.sh: a rank was killed by SIG$(kill -l $(($1 - 128))), status $1" >&2 ;;
+    0 | 2 | 3 | 129 | 130 | 138 | 143) ;;
+    *) say "process_run.sh: status $1; OMPI_MCA_orte_execute_quiet=0 shows what mpirun says" >&2 ;;
+    esac
+}
+
 # For the log: how a stopped job is continued.
 launcher() { printf '%s %q' "$1" "$root/jobs/process_run.sh"; }
 
@@ -157,6 +166,8 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     # A rank ends within a block of frames, of which one of raw data takes longer than a second.
     export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-30}
     export PRTE_MCA_odls_base_sigkill_timeout=${PRTE_MCA_odls_base_sigkill_timeout:-30}
+    # Else Open MPI adds lines of its own to every message of ours (docs/decisions/mpirun-messages.md).
+    export OMPI_MCA_orte_execute_quiet=${OMPI_MCA_orte_execute_quiet:-1}
     ranks=${RANKS:-$(cpus)}
     prepare_mpi "$ranks"
     # mpirun in a process group of its own: who signals this script, or types Ctrl-C, reaches it once
@@ -173,6 +184,7 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
         status=0
         wait "$child" || status=$?
     done
+    explain_status "$status"
     exit "$status"
 fi
 

@@ -1,6 +1,6 @@
 """The documentation: builds without a warning, needs no network, and names only what exists.
 
-Its commands are run in slurm/test_pages.py.
+Its commands are run in tests/cluster/test_pages.py.
 """
 
 import re

@@ -58,6 +58,14 @@ def plain(wheel, tmp_path_factory):
     return python
 
 
+def test_archive_has_version_and_commit(plain):
+    """Without git, the program knows the same as where the archive was made."""
+    words = [[], ["commit"]]
+    here, commit = (run(ROOT / "jobs" / "version.sh", *more).stdout.strip() for more in words)
+    told = run(plain, "-m", "xfelmpi", "--version").stdout
+    assert told == f"xfelmpi {here} (commit {commit.removesuffix('-dirty')})\n"
+
+
 @pytest.fixture(scope="module")
 def experiment(plain, tmp_path_factory):
     """A run simulated, and processed, in the plain environment."""

@@ -55,14 +55,21 @@ def test_tags_say_the_version(sources):
     assert version(sources) == "0.10.10.dev2"
 
 
-def test_archive_keeps_the_version(sources, tmp_path):
+def test_archive_keeps_version_and_commit(sources, tmp_path):
+    assert version(sources, "commit") == "unknown"
     assert version(sources) == "0.2.0.dev0"
     git(sources, "init", "-q")
     commit(sources)
     git(sources, "tag", "v3.1.4")
+    (sources / "new").touch()
+    git(sources, "add", "new")
+    of_git = version(sources, "commit")
+    assert re.fullmatch("[0-9a-f]{12}-dirty", of_git)
     assert version(sources, "keep", MESON_DIST_ROOT=str(tmp_path)) == ""
     shutil.rmtree(sources / ".git")
     assert version(sources) == "3.1.4"
+    # the archive has what was committed, and nothing else
+    assert version(sources, "commit") == of_git.removesuffix("-dirty")
 
 
 def test_version_of_the_program():
