@@ -65,3 +65,24 @@ def test_that_they_are_found():
         "line 2: 'lie in'; say: is in",
         "line 2: 'that lack'; say: without",
     ]
+
+
+FOR_WHOM = re.compile(
+    r"\b(for (anyone|anybody|everybody|developers|maintainers|groups|new users|those who|whoever"
+    r"|single-particle)|you need this page if)",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in READ_BY_USERS if p.suffix == ".md" and p.name != "changes.md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_first_sentence_says_for_whom(path):
+    text = (
+        line
+        for line in path.read_text().splitlines()
+        if line and not line.startswith(("#", "[", "<!--"))
+    )
+    assert FOR_WHOM.search(next(text)), path
