@@ -1,4 +1,4 @@
-"""Rows of a dataset → where their chunks lie in the file, from HDF5's own B-tree.
+"""Rows of a dataset → where their chunks are in the file, from HDF5's own B-tree.
 
 Loops only: `xfelmpi.io.chunk_index` checks, allocates and documents.
 """

@@ -199,7 +199,7 @@ cdef void scan_plain(
     for i in range(min(AHEAD, n_found)):
         fetch(s, offset, gain, found[i])
     for i in range(n_found):
-        # photons are far apart: what they need is on its way while others are worked off
+        # photons are far apart: what they need is on its way while others are processed
         if i + AHEAD < n_found:
             fetch(s, offset, gain, found[i + AHEAD])
         p = found[i]

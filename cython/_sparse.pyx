@@ -279,7 +279,7 @@ def sparsify(
     """Append the entries of the frames of one module in one file, and sum them."""
     cdef Py_ssize_t f
     cdef int64_t sparse_bytes = sparse_limit(source, buffers)
-    # frames whose bytes stand in the order of the pixels, as one plane or two
+    # frames whose bytes are in the order of the pixels, as one plane or two
     cdef int sparse_filters = DEFLATE if source.itemsize == 1 else DEFLATE | SHUFFLE
     cdef ScanFunction scan = scan_for(source)
     cdef int n, status

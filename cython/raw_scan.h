@@ -20,7 +20,7 @@ MARK(mark_maybe_switched,
      (const uint16_t *digital, const uint16_t *lowest, int n, uint64_t *words),
      (digital, lowest, n, words), uint16_t low = lowest[i / 64], digital[i + j] >= low)
 
-/* Two ASICs side by side are worked off one after the other: where pixel j of both is then. */
+/* Two ASICs side by side are processed one after the other: where pixel j of both is then. */
 static inline int in_asic(int j) { return (j >> 6 & 1) * ASIC_PIXELS + (j >> 7) * 64 + (j & 63); }
 
 /* Pixels whose signal less the median of their ASIC is at least `cut`. */

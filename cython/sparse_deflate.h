@@ -132,7 +132,7 @@ static inline void deflate_code_lengths(const uint32_t *times, uint8_t *lengths)
         if (times[s]) leaf[n++] = (uint64_t)times[s] << 16 | s;
     qsort(leaf, n, sizeof *leaf, deflate_ascending);
     for (int i = 0; i < n; i++) weight[i] = leaf[i] >> 16;
-    /* leaves, then the nodes made of two, both ascending: the two lightest stand in front */
+    /* leaves, then the nodes made of two, both ascending: the two lightest come first */
     int next_leaf = 0, next_node = n, end = n;
     for (; end < 2 * n - 1; end++) {
         weight[end] = 0;

@@ -40,7 +40,7 @@ typedef uint64_t SparseMeaning;
 #define VALUE(e, bits) \
     ((int)((uint32_t)((e) >> 16) + (uint32_t)((bits) >> ((e) >> 8 & 63) & (e) >> 48)))
 
-/* Where a byte of the frame stands in the list: above its value. The first one has 1, so that 0 is
+/* Where a byte of the frame is in the list: above its value. The first one has 1, so that 0 is
  * below all of them. */
 #define PLACE(at) (((at) + 1) << 8)
 

@@ -700,7 +700,7 @@ def test_module_without_constants(good_raw, tmp_path, capfd):
     constants_of(run, 4).unlink()
     assert job(run, tmp_path / "out", *RAW) == 3
     check_outputs(tmp_path / "out", raw_expected(good_raw, module=4))
-    what = "no constants for this module"
+    what = "no calibration constants for this module"
     assert [p[:3] for p in problems(tmp_path / "out")] == [(what, constants_name(4), 4)]
     assert what in capfd.readouterr().out
 
@@ -714,7 +714,7 @@ def test_cell_without_constants(good_raw, tmp_path, capfd):
             replace_dataset(file, name, file[name][:, :last])
     assert job(run, tmp_path / "out", *RAW) == 3
     check_outputs(tmp_path / "out", raw_expected(good_raw, cell=last, of_module=4))
-    what = f"constants have {last} cells, the run uses cell {last}"
+    what = f"calibration constants have {last} cells, the run uses cell {last}"
     assert [p[:3] for p in problems(tmp_path / "out")] == [(what, constants_name(4), 4)]
     assert what in capfd.readouterr().out
 

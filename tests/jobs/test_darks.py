@@ -523,7 +523,7 @@ def test_fixed_high_gain(raw_run, made, dark_runs, tmp_path):
 
 def test_two_stages(made, dark_runs, tmp_path):
     done = make(dark_runs[0].options.prefix, tmp_path, runs=["10-11"])
-    assert "WARNING: 2 dark runs: constants of high and medium gain" in done.stderr
+    assert "WARNING: 2 dark runs: calibration constants of high and medium gain" in done.stderr
     two, three = constants_of(tmp_path), constants_of(made[0])
     for name in ("AnalogOffset", "Badpixel", "DigitalGainLevel", "Noise"):
         np.testing.assert_array_equal(two[name][:2], three[name][:2])

@@ -219,7 +219,7 @@ def test_other_masks_join(tmp_path):
     (tmp_path / "noise/Cheetah-AGIPD15-calib.h5").unlink()
     done = make(prefix, "--overwrite", "--noise", tmp_path / "noise", status=2, ranks=2)
     assert "Cheetah-AGIPD15-calib.h5: " in done.stderr
-    assert "expected a constants file" in done.stderr
+    assert "expected a file of calibration constants" in done.stderr
 
 
 @pytest.mark.parametrize(

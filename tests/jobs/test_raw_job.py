@@ -411,11 +411,11 @@ def test_module_without_constants(small, tmp_path):
     done = process(small, tmp_path / "out", "--constants", constants, ranks=2, status=3)
     of_masks, warning = warnings_in(done)
     assert "masks leave no good pixel of module 1, though there are frames" in of_masks
-    for text in ("Cheetah-AGIPD01-calib.h5", "no constants", "count as bad"):
+    for text in ("Cheetah-AGIPD01-calib.h5", "no calibration constants", "count as bad"):
         assert text in warning
         assert text in done.stdout.partition("excluded")[2]
     named = [(what, file, module) for what, file, module, _, _ in problems(tmp_path / "out")]
-    assert ("no constants for this module", "Cheetah-AGIPD01-calib.h5", 1) in named
+    assert ("no calibration constants for this module", "Cheetah-AGIPD01-calib.h5", 1) in named
     assert len(named) == 1 + 13
     check_outputs(tmp_path / "out", Expected(small, good=good_of(small, without=[1])))
 
@@ -430,7 +430,7 @@ def test_cells_without_constants(small, tmp_path):
             file[name] = values
     done = process(small, tmp_path / "out", "--constants", constants, status=3)
     (warning,) = warnings_in(done)
-    assert "constants have 3 cells, the run uses cell 3" in warning
+    assert "calibration constants have 3 cells, the run uses cell 3" in warning
     good = good_of(small)
     good[3][2] = False
     check_outputs(tmp_path / "out", Expected(small, good=good))

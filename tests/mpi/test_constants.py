@@ -133,4 +133,4 @@ def test_file_that_one_rank_cannot_read(comm, loaded, shared_path):
     everywhere = comm.allgather(raised)
     for text in everywhere:
         assert "Cheetah-AGIPD10-calib.h5: " in text
-        assert text.endswith("; expected a constants file")
+        assert text.endswith("; expected a file of calibration constants")

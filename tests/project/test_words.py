@@ -37,10 +37,15 @@ AVOIDED = {
 }
 """What is not said, as a regular expression, and what to say."""
 
-READ_BY_USERS = [
+_TEXT = {".py", ".pyi", ".pyx", ".pxi", ".h", ".html", ".js", ".txt"}
+
+READ = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
-    *(ROOT / "src").rglob("*.py"),
+    *(ROOT / "docs").rglob("*.ipynb"),
+    *(ROOT / "packaging").rglob("*.md"),
+    *(p for p in (ROOT / "src").rglob("*") if p.suffix in _TEXT),
+    *(p for p in (ROOT / "cython").rglob("*") if p.suffix in _TEXT),
     *(ROOT / "jobs").glob("*.sh"),
 ]
 
@@ -55,7 +60,7 @@ def avoided(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_to_avoid(path):
     assert avoided(path.read_text()) == []
 
@@ -76,7 +81,7 @@ FOR_WHOM = re.compile(
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in READ_BY_USERS if p.suffix == ".md" and p.name != "changes.md"],
+    [p for p in READ if p.suffix == ".md" and p.name != "changes.md"],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_first_sentence_says_for_whom(path):

@@ -1,4 +1,4 @@
-"""Rows of a dataset → where their chunks lie in the file; cython/_chunks.pyx."""
+"""Rows of a dataset → where their chunks are in the file; cython/_chunks.pyx."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -109,15 +109,17 @@ def find_constants(
         n_cells = min(_check(kind, file, detector) for kind, file in sorted(its.items()))
         lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
         if len(lacking):
-            text = f"constants have {n_cells} cells, the run uses cell {lacking[-1]}"
-            action = "pixels of the cells without constants count as bad"
+            text = f"calibration constants have {n_cells} cells, the run uses cell {lacking[-1]}"
+            action = "pixels of the cells without them count as bad"
             problems.append(Problem(text, its["Offset"].path.name, module, 0, action))
         if files.gain_mode == ADAPTIVE and not any(kind in its for kind in _RELATIVE):
             text = "the catalogue has no SlopesPC or SlopesCS by stage of this module"
             action = "pixels in medium and low gain count as bad"
             problems.append(Problem(text, name, module, 0, action))
     if not modules:
-        raise InputError(f"--constants catalogue: {files.origin}: no constants for any module")
+        raise InputError(
+            f"--constants catalogue: {files.origin}: no calibration constants for any module"
+        )
     return CatalogueConstants(files, detector, modules, tuple(problems))
 
 

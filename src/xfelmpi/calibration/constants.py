@@ -274,13 +274,13 @@ def _find(
     modules = [m for m in wanted if constants_file(folder, m).exists()]
     if not modules:
         raise InputError(
-            f"{folder}: no constants for raw data; looked for Cheetah-AGIPDmm-calib.h5, "
-            f"mm = {' '.join(f'{m:02}' for m in wanted)}; name their folder with --constants, or "
-            "make them with: xfelmpi darks"
+            f"{folder}: no calibration constants for raw data; looked for "
+            f"Cheetah-AGIPDmm-calib.h5, mm = {' '.join(f'{m:02}' for m in wanted)}; "
+            "name their folder with --constants, or make them with: xfelmpi darks"
         )
     problems = [
         Problem(
-            "no constants for this module",
+            "no calibration constants for this module",
             constants_file(folder, m).name,
             m,
             0,
@@ -300,11 +300,11 @@ def _find(
         if len(lacking):
             problems.append(
                 Problem(
-                    f"constants have {n_cells} cells, the run uses cell {lacking[-1]}",
+                    f"calibration constants have {n_cells} cells, the run uses cell {lacking[-1]}",
                     path.name,
                     module,
                     0,
-                    "pixels of the cells without constants count as bad",
+                    "pixels of the cells without them count as bad",
                 )
             )
     if complaints[1:]:

@@ -49,7 +49,7 @@ def constants_file(folder: Path, module: int) -> Path:
 
 def open_constants(path: Path):
     """Open a constants file; see `input_file`."""
-    return input_file(path, "a constants file")
+    return input_file(path, "a file of calibration constants")
 
 
 def check_constants(file: h5py.File, path: Path, detector: Detector) -> int:
@@ -64,7 +64,7 @@ def check_constants(file: h5py.File, path: Path, detector: Detector) -> int:
     ):
         dataset = file.get(name)
         if not isinstance(dataset, h5py.Dataset):
-            raise InputError(f"{path}: no dataset {name} in this constants file")
+            raise InputError(f"{path}: no dataset {name} in this file of calibration constants")
         require_whole_readable(dataset)
         if dataset.dtype.kind not in kinds:
             raise InputError(

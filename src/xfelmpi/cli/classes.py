@@ -30,8 +30,8 @@ def parser() -> arguments.Parser:
     parser.add_argument(
         "--where",
         metavar="CONDITION",
-        help="count on the page only hits for which this is true, as in merge --where; all hits"
-        " get their class (default: all hits)",
+        help="count on the page of classes only hits for which this is true, as in merge --where;"
+        " all hits get their class (default: all hits)",
     )
     arguments.add_arguments(parser, only=("prefix", "output"))
     return parser

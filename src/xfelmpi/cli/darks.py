@@ -18,14 +18,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_runs(
         parser,
         "dark runs in high, medium and low gain, in this order; with a single run, the"
-        " constants are for fixed high gain",
+        " calibration constants are for fixed high gain",
     )
     options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for the constants (default: PREFIX/scratch/det/constants)",
+        help="folder for the calibration constants (default: PREFIX/scratch/det/constants)",
     )
     parser.add_argument(
         "--gains",
@@ -66,7 +66,7 @@ def main(argv: list[str], comm) -> int:
     prefix = given.prefix
     experiments = [Experiment(prefix, prefix / "scratch", run) for run in given.runs]
     out = given.out or experiments[0].constants
-    what = f"constants in {out} are being made"
+    what = f"calibration constants in {out} are being made"
     with held_if_there(comm, prefix, out / "darks.lock", what):
         job = JobContext(
             comm=comm,

@@ -220,6 +220,7 @@ def read_toml(path: Path) -> dict:
     # a number of many digits and deep nesting are errors of their own
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        reason = getattr(error, "strerror", None) or reason
         raise UsageError(f"--config {path}: {reason}") from None
     known = {f.name: f for f in options()}
     found = {}

@@ -116,7 +116,11 @@ def parser() -> argparse.ArgumentParser:
         description=SUMMARY.capitalize() + ".",
     )
     add_run(parser)
-    _option(parser, "--kind", "corrected data, raw data with constants, or raw data without light")
+    _option(
+        parser,
+        "--kind",
+        "corrected data, raw data with calibration constants, or raw data without light",
+    )
     parser.add_argument("--prefix", metavar="DIR", help="experiment folder (or $EXP_PREFIX)")
     _option(
         parser,

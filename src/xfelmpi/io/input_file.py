@@ -246,7 +246,9 @@ def input_file(path: Path, expected: str) -> Iterator[h5py.File]:
         text = error.strerror if getattr(error, "filename", None) else str(error)
         text = hdf5_locks.advice(text)
         # that the system refuses it says nothing of the file's content
-        refused = getattr(error, "errno", None) in _REFUSED or "unable to lock" in text
+        refused = "unable to lock" in text
+        if not refused and (number := getattr(error, "errno", None)) in _REFUSED:
+            refused, text = True, os.strerror(number)
         raise InputError(f"{path}: {text}{'' if refused else f'; expected {expected}'}") from None
 
 

@@ -226,16 +226,22 @@ def acquire(path: Path, what: str) -> str:
     """
     own = _myself()
     mine = begin_partial(path)
+    gone: OSError | None = None
     try:
         for _ in range(_ATTEMPTS):
             make_folder(path.parent)
-            with suppress(FileNotFoundError):  # the folder: another job has just ended
+            try:
                 write_new(mine, json.dumps(asdict(own)).encode())
                 make_readable(mine)
                 sweep([path], held=False)
                 if _link(mine, path) or _take_over(path, mine, what):
                     return own.token
+                gone = None
+            except FileNotFoundError as error:  # the folder: another job has just ended
+                gone = error
             sleep(0.1)
+        if gone:  # every time, as in /proc
+            raise gone
     except OSError as error:
         text = f"{path}: cannot be written ({error.strerror}{owned_by(path, error)})"
         raise OutputError(text) from None

@@ -257,7 +257,7 @@ def make_folder(path: Path) -> None:
     except FileExistsError:
         # another job was faster, or it is a file
         if not path.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder", str(path)) from None
         return
     with suppress(PermissionError):
         make_readable(path)

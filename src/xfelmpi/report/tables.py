@@ -182,7 +182,8 @@ def settings(found: RunFiles) -> str:
         f'</details><details><summary>output files</summary><ul class="list">{files_there}</ul>'
         f"</details><details><summary>{len(inputs):,} input files</summary>"
         f'<ul class="list">{listed}</ul></details>'
-        f"<details><summary>masks, constants and geometry: {plural(len(used), 'file')}</summary>"
+        f"<details><summary>masks, calibration constants and geometry: "
+        f"{plural(len(used), 'file')}</summary>"
         f'<ul class="list">{used_listed}</ul></details>'
     )
 

@@ -105,8 +105,8 @@ def _warn(n_runs: int, share_bad: float) -> None:
     """Say what is there, but hardly meant; one rank."""
     if n_runs == 2:
         log.warning(
-            "2 dark runs: constants of high and medium gain, and all pixels are bad in low gain; "
-            "expected 1 run for fixed high gain, or 3"
+            "2 dark runs: calibration constants of high and medium gain, and all pixels are bad "
+            "in low gain; expected 1 run for fixed high gain, or 3"
         )
     if share_bad > _MOST_BAD:
         log.warning(

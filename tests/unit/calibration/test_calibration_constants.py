@@ -142,7 +142,7 @@ def test_wrong_type(tmp_path, written, name, dtype):
 
 def test_file_that_is_no_hdf5(tmp_path, written):
     constants_file(tmp_path / "constants", MODULE).write_bytes(b"constants")
-    with pytest.raises(InputError, match="expected a constants file"):
+    with pytest.raises(InputError, match="expected a file of calibration constants"):
         calibrate(tmp_path, [0])
 
 
@@ -153,7 +153,7 @@ def test_module_that_is_missing(tmp_path, written):
     calibration = calibrate(tmp_path, [0], 1 << MODULE | 1 << 9)
     (problem,) = calibration.problems
     assert (problem.file, problem.module) == ("Cheetah-AGIPD09-calib.h5", 9)
-    assert "no constants" in problem.what
+    assert "no calibration constants" in problem.what
     assert "bad" in problem.action
     assert list(calibration.modules) == [MODULE]
     assert calibration.lacking == (9,)

@@ -833,3 +833,13 @@ def test_every_command_takes_the_same_forms_of_a_run(command):
 )
 def test_options_without_effect_are_said(options, told):
     assert without_effect(Config(50, **options)) == told
+
+
+def test_file_that_cannot_be_read(tmp_path):
+    for path, reason in (
+        (tmp_path / "no.toml", "No such file or directory"),
+        (tmp_path, "regular"),
+    ):
+        with pytest.raises(UsageError, match=reason) as caught:
+            read_toml(path)
+        assert "Errno" not in str(caught.value)

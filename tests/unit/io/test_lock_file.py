@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
+from pathlib import Path
 from time import monotonic, sleep, time
 
 import pytest
@@ -276,8 +277,16 @@ def test_released_after_a_failure(path):
 
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "lock").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"cannot be written \(.*/lock is not a folder\)"):
         lock_file.acquire(tmp_path / "lock" / "a.lock", WHAT)
+
+
+def test_folder_in_which_nothing_can_be_made(monkeypatch):
+    """There it is, and yet the system says that it is not: no other job is to blame."""
+    monkeypatch.setattr(lock_file, "sleep", lambda _seconds: None)
+    told = r"^/proc/x\.lock: cannot be written \(No such file or directory\)$"
+    with pytest.raises(OutputError, match=told):
+        lock_file.acquire(Path("/proc/x.lock"), WHAT)
 
 
 @pytest.fixture(scope="module")
