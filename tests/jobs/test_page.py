@@ -23,7 +23,7 @@ from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.output.cxi.reader import read_hit
+from xfelmpi.output.cxi.hit_file import read_hit
 from xfelmpi.report import (
     axes,
     charts,

@@ -16,7 +16,8 @@ from xfelmpi.core.config.parsing import parse_run
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, MergedFiles, experiment_folder
 from xfelmpi.core.problems import Problem
-from xfelmpi.output.cxi.reader import check_rows, read_hit_file, read_positions
+from xfelmpi.output.cxi.hit_file import check_rows, read_hit_file
+from xfelmpi.output.cxi.reader import read_positions
 from xfelmpi.output.events import FinishedRun, read_finished_run, read_settings
 from xfelmpi.report.assembly import Assembler
 from xfelmpi.report.curves import momentum_transfer, radial_profile

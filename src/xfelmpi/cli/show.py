@@ -86,7 +86,7 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
 def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[str]:
     import numpy as np
 
-    from xfelmpi.output.cxi.reader import check_rows, read_hit, read_hit_file
+    from xfelmpi.output.cxi.hit_file import check_rows, read_hit, read_hit_file
     from xfelmpi.output.events import read_finished_run
     from xfelmpi.report.images import assemble_counts, make_raster
     from xfelmpi.report.terminal import hit_lines

@@ -6,7 +6,8 @@ from html import escape
 import numpy as np
 
 from xfelmpi.hitfinding.sampling import sampling_key
-from xfelmpi.output.cxi.reader import HitFile, read_hit, read_weighting
+from xfelmpi.output.cxi.hit_file import HitFile, read_hit
+from xfelmpi.output.cxi.reader import read_weighting
 from xfelmpi.report import curves
 from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import Axis, axis_around

@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
-from xfelmpi.output.cxi.reader import HitFile
+from xfelmpi.output.cxi.hit_file import HitFile
 from xfelmpi.output.events import FinishedRun
 
 TRAINS_PER_SECOND = 10

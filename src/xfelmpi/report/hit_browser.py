@@ -13,7 +13,7 @@ from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.vocabulary import SPELLINGS
 from xfelmpi.io.replace_file import replace_pieces
 from xfelmpi.output.cxi.frames import HitFrames
-from xfelmpi.output.cxi.reader import HitFile
+from xfelmpi.output.cxi.hit_file import HitFile
 from xfelmpi.report import images as pictures
 from xfelmpi.report.json_script import json_script
 from xfelmpi.report.layout import lay_out

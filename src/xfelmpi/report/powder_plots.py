@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from xfelmpi.output.cxi.reader import HitFile
+from xfelmpi.output.cxi.hit_file import HitFile
 from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import number
 from xfelmpi.report.bokeh_objects import BokehObject, drawn, fields, new, source

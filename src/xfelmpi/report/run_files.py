@@ -8,7 +8,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
-from xfelmpi.output.cxi.reader import HitFile, check_rows, read_hit_file
+from xfelmpi.output.cxi.hit_file import HitFile, check_rows, read_hit_file
 from xfelmpi.output.events import FinishedRun, read_added, read_finished_run
 from xfelmpi.output.provenance import check_same_job
 from xfelmpi.report.headline import Headline, headline

@@ -10,7 +10,8 @@ from xfelmpi.analysis.sphere_size import SphereSize
 from xfelmpi.analysis.spheroid_size import SpheroidSize
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.output.cxi.reader import HitFile, read_hit, read_weighting
+from xfelmpi.output.cxi.hit_file import HitFile, read_hit
+from xfelmpi.output.cxi.reader import read_weighting
 from xfelmpi.report import curves
 from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.charts import Charts, Series

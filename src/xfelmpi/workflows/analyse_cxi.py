@@ -9,7 +9,8 @@ from xfelmpi.analysis.hit_analysis import AnalysedHits, AnalysedRun
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.units import PLANCK_TIMES_C
-from xfelmpi.output.cxi.reader import FinishedHits, stream_hits
+from xfelmpi.output.cxi.hit_stream import stream_hits
+from xfelmpi.output.cxi.reader import FinishedHits
 
 _BLOCK_HITS = 8
 """Hits that are read at once, dense."""

@@ -23,7 +23,8 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.publish import publish
-from xfelmpi.output.cxi.reader import read_finished_hits, read_hit, read_hit_file
+from xfelmpi.output.cxi.hit_file import read_hit, read_hit_file
+from xfelmpi.output.cxi.reader import read_finished_hits
 from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.dragonfly.binning import bin_frames, in_blocks
 from xfelmpi.output.dragonfly.detector import make_detector

@@ -19,8 +19,9 @@ from xfelmpi.run.find_run import _other_proposal
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
 from xfelmpi.run.index.run_index import index_run
 from xfelmpi.run.index.settle_ids import UNKNOWN_PULSE
-from xfelmpi.run.machine.control_data import opened, read_table
+from xfelmpi.run.machine.control_data import opened
 from xfelmpi.run.machine.machine_data import read_machine_data
+from xfelmpi.run.machine.train_table import read_table
 
 FIRST = 1_500_000_000
 CELLS, STEP = (0, 2, 5, 6), 4

@@ -17,12 +17,12 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
-from xfelmpi.core.log import plural
 from xfelmpi.core.problems import Problem, without_numbers
 from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detectors_of
-from xfelmpi.detectors.module_bits import bits_of, modules_of
+from xfelmpi.detectors.module_bits import bits_of
+from xfelmpi.run.index.gaps import gap_problems
 from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,
@@ -340,66 +340,5 @@ def slice_trains(index: RunIndex, trains: tuple[int | None, int | None], folder:
             )
         first, end = np.searchsorted(frames.train_id, [wanted[0], wanted[-1] + np.uint64(1)])
         frames = frames[first:end]
-    problems = (*index.problems, *_gaps(frames, index.modules_in_run))
+    problems = (*index.problems, *gap_problems(frames, index.modules_in_run))
     return replace(index, frames=frames, problems=tuple(dict.fromkeys(problems)))
-
-
-def _rare_frames(frames: FrameTable) -> list[Problem]:
-    problems = []
-    for m in range(frames.n_modules):
-        trains = frames.train_id[frames.file[:, m] >= 0]
-        if len(trains):
-            n = len(np.unique(trains))
-            what = f"module has {len(trains)} frames in {n} trains that most other modules lack"
-            action = "frames incomplete: neither hits nor misses"
-            problems.append(Problem(what, "", m, int(trains[0]), action))
-    return problems
-
-
-def _gaps(frames: FrameTable, modules_in_run: int) -> list[Problem]:
-    """Name what modules lack: whole trains (in runs of them), parts of trains, everything.
-
-    Frames that most modules lack are told of the modules that have them.
-    """
-    absent = [
-        Problem("module has no frames in the whole run", "", m, 0, "its pixels count as missing")
-        for m in range(frames.n_modules)
-        if not modules_in_run >> m & 1
-    ]
-    lacking = (frames.file >= 0).sum(axis=0) < len(frames)
-    lacking &= modules_of(modules_in_run, frames.n_modules)
-    if not lacking.any():
-        return absent
-    rare = 2 * (frames.file >= 0).sum(axis=1) < modules_in_run.bit_count()
-    problems_of_rare = _rare_frames(frames[rare]) if rare.any() else []
-    frames = frames[~rare] if rare.any() else frames
-    trains, train_of_frame, n_frames = np.unique(
-        frames.train_id, return_inverse=True, return_counts=True
-    )
-    problems = absent
-    for m in np.flatnonzero(lacking).tolist():
-        missing = np.bincount(train_of_frame, frames.file[:, m] < 0, len(trains)).astype(int)
-        whole = missing == n_frames
-        problems += [
-            Problem(
-                f"module lacks {missing[t]} of {n_frames[t]} frames",
-                "",
-                m,
-                int(trains[t]),
-                "frames incomplete: neither hits nor misses",
-            )
-            for t in np.flatnonzero((missing > 0) & ~whole)
-        ]
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], whole, [0]])))
-        for a, b in zip(edges[::2], edges[1::2], strict=True):
-            last = f" … {trains[b - 1]}" if b - a > 1 else ""
-            problems.append(
-                Problem(
-                    f"module lacks {b - a} {plural(b - a, 'train')}: {trains[a]}{last}",
-                    "",
-                    m,
-                    int(trains[a]),
-                    "frames incomplete: neither hits nor misses",
-                )
-            )
-    return [*problems_of_rare, *sorted(problems, key=lambda problem: problem.module)]

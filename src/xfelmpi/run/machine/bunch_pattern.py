@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from xfelmpi.run.machine.control_data import Damage, TrainTable, read_table
+from xfelmpi.run.machine.findings import Damage
 from xfelmpi.run.machine.pulse_matching import (
     LASER,
     LINE,
@@ -12,6 +12,7 @@ from xfelmpi.run.machine.pulse_matching import (
     OWN,
     decode_pattern,
 )
+from xfelmpi.run.machine.train_table import TrainTable, read_table
 
 TIMESERVER = re.compile(r"/TSYS/(?:TIMESERVER|X2TIMER\d)")
 DECODER = re.compile(r"/MDL/(?:BUNCH_?PATTERN(?:_DECODER)?|PULSE_PATTERN_DECODER)$")

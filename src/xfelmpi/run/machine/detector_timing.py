@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xfelmpi.detectors.known import names_another
-from xfelmpi.run.machine.control_data import Damage, data_selectors, run_value
+from xfelmpi.run.machine.control_data import data_selectors, run_value
+from xfelmpi.run.machine.findings import Damage
 from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
 
 STRIDE_OF_RATE = {"4.5": 1, "2.2": 2, "1.1": 4, "0.5": 8}

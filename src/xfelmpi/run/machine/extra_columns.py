@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.run.machine.control_data import Damage, Findings, pulse_key, read_table, tolerated
+from xfelmpi.run.machine.findings import Damage, Findings, tolerated
 from xfelmpi.run.machine.pulse_matching import MAX_PULSES, match_slots, run_pattern
+from xfelmpi.run.machine.train_table import pulse_key, read_table
 from xfelmpi.run.machine.xgm import (
     XGM,
     Frames,

@@ -14,15 +14,9 @@ import numpy as np
 from xfelmpi.core.frame_table import ModuleFile
 from xfelmpi.core.machine_records import FacilityHits
 from xfelmpi.core.paths import Experiment
-from xfelmpi.run.machine.control_data import (
-    Damage,
-    Findings,
-    TrainTable,
-    opened,
-    pulse_key,
-    read_table,
-    run_value,
-)
+from xfelmpi.run.machine.control_data import opened, run_value
+from xfelmpi.run.machine.findings import Damage, Findings
+from xfelmpi.run.machine.train_table import TrainTable, pulse_key, read_table
 
 _FINDER = re.compile(r"/REDU/SPI_HITFINDER:output$")
 _COUNTER = re.compile(r"/REDU/LITPX_COUNTER:output$")

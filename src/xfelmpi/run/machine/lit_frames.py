@@ -11,13 +11,13 @@ import numpy as np
 
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
-from xfelmpi.run.machine.control_data import Findings, TrainTable, read_table
 from xfelmpi.run.machine.detector_timing import (
     DetectorTiming,
     UnusableError,
     detector_timing,
     lit_frame_finders,
 )
+from xfelmpi.run.machine.findings import Findings
 from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
@@ -27,6 +27,7 @@ from xfelmpi.run.machine.pulse_matching import (
     OWN,
     rows_by_pattern,
 )
+from xfelmpi.run.machine.train_table import TrainTable, read_table
 from xfelmpi.run.machine.xgm import Frames, Monitor, MonitorSlots, PulseSlots, monitors
 
 MISSED = 10_000.0

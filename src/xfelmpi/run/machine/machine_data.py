@@ -15,15 +15,9 @@ from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, Machine
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.detectors.known import detectors_of
-from xfelmpi.run.machine.control_data import (
-    Damage,
-    Findings,
-    first_text,
-    opened,
-    read_table,
-    tolerated,
-)
+from xfelmpi.run.machine.control_data import opened
 from xfelmpi.run.machine.extra_columns import read_added
+from xfelmpi.run.machine.findings import Damage, Findings, tolerated
 from xfelmpi.run.machine.lit_frames import (
     FrameLight,
     computed_light,
@@ -41,6 +35,8 @@ from xfelmpi.run.machine.possible import (
 from xfelmpi.run.machine.pulse_matching import Grid
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors, z_motor
 from xfelmpi.run.machine.reduction import run_reduction
+from xfelmpi.run.machine.texts import first_text
+from xfelmpi.run.machine.train_table import read_table
 from xfelmpi.run.machine.xgm import (
     XGM,
     Frames,

@@ -11,7 +11,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
-from xfelmpi.run.machine.control_data import Findings
+from xfelmpi.run.machine.findings import Findings
 
 
 @dataclass(frozen=True)

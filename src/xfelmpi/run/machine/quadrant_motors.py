@@ -6,14 +6,10 @@ import numpy as np
 
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
 from xfelmpi.detectors.known import names_another
-from xfelmpi.run.machine.control_data import (
-    Damage,
-    Findings,
-    TrainTable,
-    data_selectors,
-    read_table,
-)
+from xfelmpi.run.machine.control_data import data_selectors
+from xfelmpi.run.machine.findings import Damage, Findings
 from xfelmpi.run.machine.possible import MOTOR_POSITION, without_impossible
+from xfelmpi.run.machine.train_table import TrainTable, read_table
 from xfelmpi.run.machine.xgm import Frames
 
 _DEVICES = {"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"}

@@ -13,7 +13,9 @@ import numpy as np
 from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import MODULE_FILE, detectors_of
-from xfelmpi.run.machine.control_data import Damage, guarded_call, opened, read_table, tolerated
+from xfelmpi.run.machine.control_data import guarded_call, opened
+from xfelmpi.run.machine.findings import Damage, tolerated
+from xfelmpi.run.machine.train_table import read_table
 from xfelmpi.run.machine.xgm import Frames
 from xfelmpi.run.train_index import first_and_count
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
-from xfelmpi.run.machine.control_data import Findings, TrainTable, read_table
+from xfelmpi.run.machine.findings import Findings
 from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
@@ -20,6 +20,7 @@ from xfelmpi.run.machine.pulse_matching import (
     match_slots,
     written_slots,
 )
+from xfelmpi.run.machine.train_table import TrainTable, read_table
 
 XGM = re.compile(r"XGMD?/(?:XGM/)?DOOCS")
 _MICROJOULE = 1e-6

@@ -18,7 +18,7 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
-from xfelmpi.output.cxi.reader import stream_hits
+from xfelmpi.output.cxi.hit_stream import stream_hits
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance

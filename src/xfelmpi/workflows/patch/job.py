@@ -5,73 +5,36 @@ main job; scores and decisions stay.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from xfelmpi import mpi
-from xfelmpi.analysis.hit_analysis import (
-    SIZES,
-    AnalysedHits,
-    AnalysedRun,
-    analyse_hits,
-    hit_analyses,
-)
-from xfelmpi.calibration.mask_files import MaskFile
 from xfelmpi.calibration.pixel_mask import Masks, load_mask
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
+from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
-from xfelmpi.core.event_table import AddedColumn, missing
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
-from xfelmpi.core.plugins import load_object
-from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
-from xfelmpi.output.cxi.reader import read_cell_backgrounds, stream_masked
-from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
+from xfelmpi.output.cxi.reader import read_cell_backgrounds
 from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
-from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitHeader, HitsToWrite
+from xfelmpi.output.hit_writer import FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.cell_background import CellBackground
-from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, analysis_of, read_set
+from xfelmpi.workflows.patch.columns import analysed_columns, class_columns, patched_columns
+from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, read_set
+from xfelmpi.workflows.patch.frames import PatchedFrames, Plan, Tally, good_frames, plan_of
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.report_stage import report_run
 
-BLOCK_FRAMES = 8
-"""Frames of a block, read dense: 1 or 2 MiB each."""
-
 _KEPT = ("run", "proposal", "input_files", "where", "scores_by")
 """Attributes that stay: the data are still of the same run."""
-
-_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
-_WAVELENGTH, _WEIGHTING = f"{SOURCE}/photon_wavelength", f"{DETECTOR}/background_weighting"
-_LIT, _PHOTONS = f"{DETECTOR}/lit_pixels", f"{DETECTOR}/photon_counts"
-
-
-@dataclass(frozen=True)
-class _Plan:
-    # what all ranks must know of a set
-    config: Config
-    proposal: str
-    detector: Detector
-    modules: int
-    bad: np.ndarray
-    cell_mask: MaskFile | None
-    cells: np.ndarray
-    titles: dict[str, tuple[str, int]]
-    columns: dict[str, list[tuple[str, dict]]]
-    analyses: tuple[str, ...]
-    has_classes: bool
-    merged: bool
 
 
 def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> int:
@@ -124,7 +87,7 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     """
     comm = job.comm
     found = mpi.run_on_root(comm, lambda: read_set(files, change))
-    plan = mpi.bcast_from_root(comm, lambda: _plan(found))
+    plan = mpi.bcast_from_root(comm, lambda: plan_of(found))
     config = replace(plan.config, prefix=job.config.prefix, output=job.config.output)
     experiment = Experiment(config.prefix, config.output, config.run)
     if plan.proposal[1:].isdigit():
@@ -137,17 +100,19 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         limit = job.config.memory_per_rank
         masks = load_mask(comm, plan.cell_mask, plan.cells, limit, plan.detector)
         found = found and _with_cells_masked(found, masks)
-    frames = {kind: _Frames(comm, files.cxi, plan, kind, found, masks) for kind in plan.titles}
+    frames = {
+        kind: PatchedFrames(comm, files.cxi, plan, kind, found, masks) for kind in plan.titles
+    }
     with mpi.fail_together(comm):
-        tallies = {kind: _Tally(own, plan.detector) for kind, own in frames.items()}
+        tallies = {kind: Tally(own, plan.detector) for kind, own in frames.items()}
     if masks is not None and not plan.merged:
         found = _with_sums(comm, files, plan, tallies, found)
     wavelength = found.wavelength if found else np.empty(0)
     median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
     if plan.has_classes:
-        columns = _classified(comm, frames["hits"], found)
+        columns = class_columns(comm, frames["hits"], found)
     else:
-        columns = _analysed(comm, plan, frames["hits"], found, median)
+        columns = analysed_columns(comm, plan, frames["hits"], found, median)
     warnings = check_formats(comm, settings, found.geometry if found else None, wavelength)
     _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
     attributes = _attributes(job, found)
@@ -184,24 +149,6 @@ def _paths(files: Experiment | MergedFiles, settings: OutputSettings) -> list[Pa
     return [*own, *hit_paths(settings, files)]
 
 
-def _plan(found: FinishedSet) -> _Plan:
-    entries = found.entries.items()
-    return _Plan(
-        config=found.config,
-        proposal=str(found.attributes.get("proposal", "")),
-        detector=found.detector,
-        modules=found.modules,
-        bad=found.bad,
-        cell_mask=found.cell_mask,
-        cells=found.cells,
-        titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
-        columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
-        analyses=found.analyses,
-        has_classes=bool(found.classes),
-        merged=found.run is None,
-    )
-
-
 def _with_cells_masked(found: FinishedSet, masks: Masks) -> FinishedSet:
     """Return a set of which pixels that are bad in all cells are bad; one rank."""
     rows = masks.row_of_cell[found.cells]
@@ -210,171 +157,14 @@ def _with_cells_masked(found: FinishedSet, masks: Masks) -> FinishedSet:
 
 
 def _with_sums(
-    comm, files: Experiment, plan: _Plan, tallies: dict[str, "_Tally"], found: FinishedSet | None
+    comm, files: Experiment, plan: Plan, tallies: dict[str, Tally], found: FinishedSet | None
 ) -> FinishedSet | None:
     """Return a set with the powders of its frames, of which some cells lost pixels; collective."""
     sums = {}
     for kind, tally in tallies.items():
         photons, bad = (mpi.allreduce_sum(comm, values) for values in (tally.of_pixel, tally.bad))
-        sums[kind] = photons, _good_frames(plan, plan.titles[kind][1], bad)
+        sums[kind] = photons, good_frames(plan, plan.titles[kind][1], bad)
     return mpi.run_on_root(comm, lambda: without_lost(files, found, sums))
-
-
-def _good_frames(plan: _Plan, n_frames: int, bad: np.ndarray) -> np.ndarray:
-    """Return in how many frames every pixel is good, int64 (pixel,)."""
-    detector = plan.detector
-    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
-    return np.where(there, n_frames - bad, 0)
-
-
-class _Frames:
-    """The frames of one kind that this rank writes: a part of them, in order."""
-
-    def __init__(
-        self,
-        comm,
-        path: Path,
-        plan: _Plan,
-        kind: str,
-        found: FinishedSet | None,
-        masks: Masks | None,
-    ):
-        self.title, self.n_frames = plan.titles[kind]
-        bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
-        self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
-        self._path, self._entry, self._bad = path, _ENTRIES[kind], plan.bad
-        columns = found.entries[kind][1] if found else None
-        self.columns = [
-            FrameColumn(
-                name, mpi.scatter_rows(comm, columns and columns[name].values, bounds), attributes
-            )
-            for name, attributes in plan.columns[kind]
-        ]
-        self._masks = masks
-        self._cells = next(c.values for c in self.columns if c.path == "cellId")
-
-    def stream(self) -> Iterator[SparseFrames]:
-        """Yield the frames in blocks, newly bad pixels left out."""
-        return stream_masked(self._path, self._entry, self.rows, self._bad_in, BLOCK_FRAMES)
-
-    def _bad_in(self, row: int) -> np.ndarray:
-        if self._masks is None:
-            return self._bad
-        cell = self._cells[row - self.rows.start]
-        good = unpack(self._masks.good[:, self._masks.row_of_cell[cell]]).reshape(-1)
-        return self._bad | (good == 0)
-
-
-class _Tally:
-    """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
-
-    def __init__(self, frames: _Frames, detector: Detector):
-        sums, n_pixels = [np.empty((4, 0), np.int64)], detector.frame_pixels
-        self.bad, self.of_pixel = (np.zeros(n_pixels, np.int64) for _ in range(2))
-        for block in frames.stream():
-            n, frame = len(block), np.repeat(np.arange(len(block)), np.diff(block.indptr))
-            peak = np.zeros(n, np.int64)
-            np.maximum.at(peak, frame, block.count)
-            lit, ones = (
-                np.bincount(frame[i], minlength=n) for i in (block.count > 0, block.count == 1)
-            )
-            photons = np.bincount(frame, block.count.astype(np.float64), n).astype(np.int64)
-            sums.append(np.stack([lit, photons, ones, peak]))
-            self.bad += np.bincount(block.pixel[block.count == 0], minlength=n_pixels)
-            self.of_pixel += np.bincount(block.pixel, block.count, n_pixels).astype(np.int64)
-        self.lit, self.photons, self.ones, self.peak = np.concatenate(sums, axis=1)
-
-    def gathered(self, comm) -> dict[str, np.ndarray]:
-        """Return the sums of all frames, int64 (frame,), by the names in the events file."""
-        names = {"litpixels": self.lit, "photons": self.photons}
-        names |= {"sums/ones": self.ones, "sums/peak": self.peak}
-        return {name: mpi.allgather_concat(comm, values) for name, values in names.items()}
-
-
-def _analysed(
-    comm, plan: _Plan, hits: _Frames, found: FinishedSet | None, wavelength: float
-) -> tuple[AddedColumn, ...] | None:
-    """Return the columns of analyses anew; collective.
-
-    Those of merged hits become unknown, without any here: each run has a background of its own.
-    """
-    if plan.merged:
-        if comm.rank == 0 and plan.analyses:
-            log.warning(
-                "columns of analyses and sizes become unknown (NaN, 0 in whole numbers): patch the "
-                "runs and merge them again instead"
-            )
-        return None
-    classes = {
-        name: load_object(SIZES[name]) if name in SIZES else hit_analyses((name,))[name]
-        for name in plan.analyses
-    }
-    old = {column.path: column.values for column in hits.columns}
-    geometry = comm.bcast(found.geometry if found else None)
-    ground = mpi.bcast_from_root(
-        comm, lambda: np.where(found.bad, np.float32(np.nan), found.header.background.reshape(-1))
-    )
-    settings, n = plan.config.part(AnalysisSettings), len(hits.rows)
-    masks = Masks.all_good(plan.detector)
-    run = AnalysedRun(settings, geometry, wavelength, ground, masks, plan.modules)
-    of_frame = np.full(n, wavelength) if settings.photon_energy else old[_WAVELENGTH]
-    cells = np.zeros(BLOCK_FRAMES, np.int64)
-
-    def blocks():
-        first = 0
-        for block in hits.stream():
-            part = np.arange(first, first + len(block))
-            about = cells[: len(block)], old[_WEIGHTING][part], of_frame[part]
-            yield part, AnalysedHits(block, *about)
-            first += len(block)
-
-    return analyse_hits(comm, classes, run, blocks(), n)
-
-
-def _classified(comm, hits: _Frames, found: FinishedSet | None) -> tuple[AddedColumn, ...]:
-    """Return the columns of classes of this rank's hits; collective."""
-    bounds = hits.n_frames * np.arange(comm.size + 1) // comm.size
-    about = mpi.bcast_from_root(comm, lambda: [replace(c, values=None) for c in found.classes])
-    return tuple(
-        replace(
-            column,
-            values=mpi.scatter_rows(comm, found.classes[i].values if found else None, bounds),
-        )
-        for i, column in enumerate(about)
-    )
-
-
-def _columns(
-    frames: _Frames, kind: str, tally: _Tally, analysed: tuple[AddedColumn, ...] | None, plan: _Plan
-) -> list[FrameColumn]:
-    """Return the columns of some frames, those of analyses anew; non-hits have NaN there.
-
-    With classes, nothing changes that analyses stand on, and their columns stay.
-    """
-    sums = {_LIT: tally.lit, _PHOTONS: tally.photons}
-    new = [f"{column.group or INSTRUMENT}/{column.name}" for column in analysed or ()]
-    old = [not plan.has_classes and bool(analysis_of(c.attributes)) for c in frames.columns]
-    stay = [
-        (c, its_old)
-        for c, its_old in zip(frames.columns, old, strict=True)
-        if c.path not in new and (analysed is None or not its_old)
-    ]
-    columns = [
-        c._replace(values=_unknown(c.values))
-        if its_old
-        else c._replace(values=sums.get(c.path, c.values).astype(c.values.dtype))
-        for c, its_old in stay
-    ]
-    for path, column in zip(new, analysed or (), strict=True):
-        values = column.values
-        if kind != "hits":
-            values = np.full(len(frames.rows), missing(values.dtype), values.dtype)
-        columns.append(FrameColumn(path, values, column.attributes()))
-    return columns
-
-
-def _unknown(values: np.ndarray) -> np.ndarray:
-    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
 
 
 def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> HitsToWrite:
@@ -384,7 +174,7 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         sets[kind] = FrameSet(
             title=own.title,
             n_frames=own.n_frames,
-            columns=_columns(own, kind, tally, analysed, plan),
+            columns=patched_columns(own, kind, tally, analysed, plan),
             # the masks call every pixel of every cell good: bad pixels come with the frames
             cell_id=np.zeros(len(own.rows), np.int64),
             ones=tally.ones,
@@ -405,7 +195,7 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         modules_in_run=plan.modules,
         geometry=None,
         wavelength=np.nan,
-        good_in_hits=lambda: _good_frames(plan, n_hits, bad),
+        good_in_hits=lambda: good_frames(plan, n_hits, bad),
     )
 
 

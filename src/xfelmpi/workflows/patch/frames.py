@@ -1,0 +1,133 @@
+"""The frames of finished files with further bad pixels: which are whose, their sums."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xfelmpi import mpi
+from xfelmpi.calibration.mask_files import MaskFile
+from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core.config.options import Config
+from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.module_bits import modules_of
+from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.output.cxi.hit_stream import stream_masked
+from xfelmpi.output.hit_writer import FrameColumn
+from xfelmpi.workflows.patch.finished_set import FinishedSet
+
+BLOCK_FRAMES = 8
+"""Frames of a block, read dense: 1 or 2 MiB each."""
+
+
+_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all ranks must know of a set."""
+
+    config: Config
+    proposal: str
+    detector: Detector
+    modules: int
+    bad: np.ndarray
+    cell_mask: MaskFile | None
+    cells: np.ndarray
+    titles: dict[str, tuple[str, int]]
+    columns: dict[str, list[tuple[str, dict]]]
+    analyses: tuple[str, ...]
+    has_classes: bool
+    merged: bool
+
+
+def plan_of(found: FinishedSet) -> Plan:
+    """Return what all ranks must know of a set; one rank."""
+    entries = found.entries.items()
+    return Plan(
+        config=found.config,
+        proposal=str(found.attributes.get("proposal", "")),
+        detector=found.detector,
+        modules=found.modules,
+        bad=found.bad,
+        cell_mask=found.cell_mask,
+        cells=found.cells,
+        titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
+        columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
+        analyses=found.analyses,
+        has_classes=bool(found.classes),
+        merged=found.run is None,
+    )
+
+
+def good_frames(plan: Plan, n_frames: int, bad: np.ndarray) -> np.ndarray:
+    """Return in how many frames every pixel is good, int64 (pixel,)."""
+    detector = plan.detector
+    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
+    return np.where(there, n_frames - bad, 0)
+
+
+class PatchedFrames:
+    """The frames of one kind that this rank writes: a part of them, in order."""
+
+    def __init__(
+        self,
+        comm,
+        path: Path,
+        plan: Plan,
+        kind: str,
+        found: FinishedSet | None,
+        masks: Masks | None,
+    ):
+        self.title, self.n_frames = plan.titles[kind]
+        bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
+        self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
+        self._path, self._entry, self._bad = path, _ENTRIES[kind], plan.bad
+        columns = found.entries[kind][1] if found else None
+        self.columns = [
+            FrameColumn(
+                name, mpi.scatter_rows(comm, columns and columns[name].values, bounds), attributes
+            )
+            for name, attributes in plan.columns[kind]
+        ]
+        self._masks = masks
+        self._cells = next(c.values for c in self.columns if c.path == "cellId")
+
+    def stream(self) -> Iterator[SparseFrames]:
+        """Yield the frames in blocks, newly bad pixels left out."""
+        return stream_masked(self._path, self._entry, self.rows, self._bad_in, BLOCK_FRAMES)
+
+    def _bad_in(self, row: int) -> np.ndarray:
+        if self._masks is None:
+            return self._bad
+        cell = self._cells[row - self.rows.start]
+        good = unpack(self._masks.good[:, self._masks.row_of_cell[cell]]).reshape(-1)
+        return self._bad | (good == 0)
+
+
+class Tally:
+    """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
+
+    def __init__(self, frames: PatchedFrames, detector: Detector):
+        sums, n_pixels = [np.empty((4, 0), np.int64)], detector.frame_pixels
+        self.bad, self.of_pixel = (np.zeros(n_pixels, np.int64) for _ in range(2))
+        for block in frames.stream():
+            n, frame = len(block), np.repeat(np.arange(len(block)), np.diff(block.indptr))
+            peak = np.zeros(n, np.int64)
+            np.maximum.at(peak, frame, block.count)
+            lit, ones = (
+                np.bincount(frame[i], minlength=n) for i in (block.count > 0, block.count == 1)
+            )
+            photons = np.bincount(frame, block.count.astype(np.float64), n).astype(np.int64)
+            sums.append(np.stack([lit, photons, ones, peak]))
+            self.bad += np.bincount(block.pixel[block.count == 0], minlength=n_pixels)
+            self.of_pixel += np.bincount(block.pixel, block.count, n_pixels).astype(np.int64)
+        self.lit, self.photons, self.ones, self.peak = np.concatenate(sums, axis=1)
+
+    def gathered(self, comm) -> dict[str, np.ndarray]:
+        """Return the sums of all frames, int64 (frame,), by the names in the events file."""
+        names = {"litpixels": self.lit, "photons": self.photons}
+        names |= {"sums/ones": self.ones, "sums/peak": self.peak}
+        return {name: mpi.allgather_concat(comm, values) for name, values in names.items()}
