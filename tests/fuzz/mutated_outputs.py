@@ -28,7 +28,7 @@ from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.report.build import make_report
 from xfelmpi.report.overview import rebuild
 from xfelmpi.workflows.merge.hits import collect
-from xfelmpi.workflows.redecide import decide_finished, hit_rates
+from xfelmpi.workflows.rethreshold import decide_finished, hit_rates
 
 KEY = "key"
 """Of the kept file."""

@@ -36,7 +36,7 @@ from xfelmpi.io import lock_file
 from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.report.overview import RunStatus, overview_page, read_statuses
 from xfelmpi.workflows.merge.row_filter import rows_where
-from xfelmpi.workflows.redecide import decide_finished, hit_rates
+from xfelmpi.workflows.rethreshold import decide_finished, hit_rates
 
 WHOLE_JOBS = 200
 """One line in so many is run as a whole job."""

@@ -9,7 +9,7 @@ import numpy as np
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import UsageError
 from xfelmpi.output.events import FinishedRun
-from xfelmpi.workflows.redecide import decide_finished, refuse_other_scores
+from xfelmpi.workflows.rethreshold import decide_finished, refuse_other_scores
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -99,13 +99,13 @@ def main(argv: list[str], comm) -> int:
                 how = Following(given.follow_timeout, given.resume)
                 return follow(comm, config, argv, how, _by_facility if by_facility else process)
             return _by_facility(job) if by_facility else process(job, given.resume)
-    from xfelmpi.workflows.redecide import decide_again, hit_rates
+    from xfelmpi.workflows.rethreshold import hit_rates, rethreshold_run
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
     if not given.dry_run:
         job = RunJob.of(comm, config, argv)
         with _only_job(job), _failure_recorded(job):
-            return decide_again(job)
+            return rethreshold_run(job)
     run_on_root(comm, lambda: _show(hit_rates(config, sigmas or [config.sigma])))
     return 0
 
@@ -145,7 +145,7 @@ def _config(given) -> Config:
 def _config_from_events(given) -> Config:
     from xfelmpi.cli import parser as arguments
     from xfelmpi.output.events import read_settings
-    from xfelmpi.workflows.redecide import refuse_other_scores
+    from xfelmpi.workflows.rethreshold import refuse_other_scores
 
     values = arguments.given_values(given)
     path = Experiment(values["prefix"], values["output"], given.run).events

@@ -7,7 +7,7 @@ import numpy as np
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.output.events import PROBLEM_TYPE, SUMS, UNITS
-from xfelmpi.workflows.redecide import decide_finished
+from xfelmpi.workflows.rethreshold import decide_finished
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
 

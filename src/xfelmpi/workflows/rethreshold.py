@@ -100,7 +100,7 @@ def _shown(name: str, value) -> str:
 
 
 def decide_finished(config: Config, run: FinishedRun) -> EventColumns:
-    """Decide all frames of a finished run again; this process alone.
+    """Find the hits of a finished run with other thresholds; this process alone.
 
     Returns
     -------
@@ -156,8 +156,8 @@ def _with_light(events: EventColumns) -> str:
     return " with light" if events.is_dark.any() else ""
 
 
-def decide_again(job: RunJob) -> int:
-    """Decide a finished run again, rewrite its outputs, and return the exit status; collective.
+def rethreshold_run(job: RunJob) -> int:
+    """Re-threshold a finished run, rewrite its outputs, and return the exit status; collective.
 
     Raises
     ------
