@@ -11,8 +11,8 @@
 #   bash jobs/test.sh --bounds ...         with a build that checks every index of an array
 #   bash jobs/test.sh --sanitize ...       the same with AddressSanitizer and UBSan (gcc)
 #
-# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 4, of which
-# about two wait, and fewer if less than 2 GB of memory are free for each; 2 with --quick). The last
+# RANKS="1 2" for other numbers of ranks, WORKERS=1 for one test file at a time (default: 6, of which
+# some wait, and fewer if less than 2 GB of memory are free for each; 2 with --quick). The last
 # line is "N passed, N failed", in which a check of the style counts as one. The status is 0 if
 # nothing failed and at least one test ran. See docs/testing.md.
 #
@@ -134,7 +134,7 @@ watched() {
 
 # workers: how many test files at a time.
 workers() {
-    local most=$(($(cpus) < 2 ? 1 : 4 - 2 * quick)) fit
+    local most=$(($(cpus) < 2 ? 1 : 6 - 4 * quick)) fit
     fit=$(awk '/^MemAvailable/ { print int($2 / 2e6) }' /proc/meminfo)
     echo $((fit < 1 ? 1 : fit < most ? fit : most))
 }

@@ -77,6 +77,21 @@ def _apart(items) -> None:
     items[:] = [item for path in others for item in files[path]]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Run whole files in one process each, but test_pages.py in two, which would end last."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            return f"{file}, how-to" if "[docs/howto/" in test else file
+
+    return Files(config, log)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
     if item.config.pluginmanager.hasplugin("timeout"):
