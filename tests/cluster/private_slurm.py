@@ -190,7 +190,7 @@ class PrivateSlurm:
         while not condition():
             if time.monotonic() > end:
                 raise SlurmError(f"{message} within {seconds} s\n{self.logs()}")
-            time.sleep(0.1)
+            time.sleep(0.25)  # asking Slurm takes time of the CPU
 
     def _wait_until_idle(self):
         def idle():
