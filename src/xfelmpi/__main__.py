@@ -76,6 +76,15 @@ def _is_run(text: str) -> bool:
     return text.lstrip("rR")[:1].isdigit()
 
 
+def _as_run_folder(text: str) -> str:
+    """Return the command for the folder of a run, e.g. ``p007927/proc/r0050/``; else nothing."""
+    kind, run = ["", "", *text.rstrip("/").split("/")][-2:]
+    if kind not in ("proc", "raw") or run[:1] not in ("r", "R") or not run[1:].isdecimal():
+        return ""
+    prefix = text.rstrip("/").removesuffix(f"{kind}/{run}").rstrip("/") or "."
+    return f"xfelmpi {int(run[1:])} --prefix {prefix}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status: 0 complete, 1 bug, 2 unusable, 3 partial.
 
@@ -108,7 +117,8 @@ def main(argv: list[str] | None = None) -> int:
         import difflib
 
         near = difflib.get_close_matches(command, [*COMMANDS, "help"], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        meant = _as_run_folder(command) or (near[0] if near else "")
+        hint = f"; did you mean {printable(meant)}?" if meant else ""
         sys.stderr.write(f"xfelmpi: no command {printable(repr(command))}{hint}\n\n{_help()}")
         return EXIT_UNUSABLE
     if {"-h", "--help"} & set(argv):

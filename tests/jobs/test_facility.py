@@ -113,6 +113,18 @@ def test_hits_of_the_facility(run, redu, tmp_path, capfd):
     assert verify.main(["50", *where, "--all"], MPI.COMM_WORLD) == 0
 
 
+def test_hits_of_the_facility_in_other_cells(run, redu, tmp_path):
+    """What says which frames can be hits counts; what finds hits has no effect, and is named."""
+    options = ("--exclude-cells", "0-3", "--first-cell", 5, "--sigma", 9)
+    events, attributes = job(run, tmp_path, "--hits", "facility", *options)
+    right = of_frames(events, redu, redu.hit_mask) & (events["n_pulses"] > 0)
+    assert right[events["cellId"] < 5].any()
+    np.testing.assert_array_equal(events["is_hit"], right & (events["cellId"] >= 5))
+    assert not events["is_miss"][events["cellId"] < 5].any()
+    told = "--sigma 9.0 has no effect with --hits facility"
+    assert told in json.loads(attributes["warnings"])
+
+
 def test_scores_of_the_facility(run, redu, tmp_path):
     """The same hits as from our own counting of the same pixels, without reading them."""
     options = ("--hit-modules", *MODULES, "--decide", "run", "--sigma", 3)

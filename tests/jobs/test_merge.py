@@ -13,6 +13,7 @@ from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx, read_emc
 
 from xfelmpi.__main__ import main as xfelmpi
+from xfelmpi.core.log import start_logging
 from xfelmpi.workflows.merge import job
 from xfelmpi.workflows.merge.hits import collect
 
@@ -116,6 +117,20 @@ def test_cxi(runs, merged):
         np.testing.assert_array_equal(detector["powder"][:], total)
         np.testing.assert_array_equal(detector["good_pixels"][:], good)
         np.testing.assert_array_equal(detector["xyz_map"][:], one_geometry(runs))
+
+
+def test_runs_of_different_samples_are_named(runs, tmp_path, capfd):
+    paths = [tmp_path / f"r{run:04d}_hits.cxi" for run in (50, 53)]
+    for path in paths:
+        shutil.copy(runs / "scratch" / "saved_hits" / path.name, path)
+    start_logging(0)
+    collect((50, 53), paths, None)
+    assert "sample" not in "".join(capfd.readouterr())
+    with h5py.File(paths[1], "r+") as file:
+        file["entry_1/sample_1/name"][()] = "Virus"
+    collect((50, 53), paths, None)
+    told = "run 53 is of sample 'Virus', run 50 of 'Simulated spheres'; the merged files name"
+    assert told in "".join(capfd.readouterr())
 
 
 def one_geometry(prefix):

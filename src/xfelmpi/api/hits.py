@@ -13,7 +13,7 @@ from xfelmpi.core.vocabulary import column_name, under_both_names
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_hit_columns
 from xfelmpi.report.assembly import Assembler, lit_pixels
-from xfelmpi.workflows.merge.row_filter import rows_where
+from xfelmpi.workflows.merge.row_filter import rows_where, signed
 
 
 class Coordinates(NamedTuple):
@@ -113,6 +113,8 @@ class Hits(_Columns, Iterable):
             return Hit(self._source, int(self._rows[which]))
         if not isinstance(which, slice):
             which = np.asarray(which)
+            # of no numbers numpy makes floats
+            which = which if which.size else which.astype(np.int64)
         return Hits(self._source, self._rows[which])
 
     def __getattr__(self, name: str) -> np.ndarray:
@@ -146,7 +148,7 @@ class Hits(_Columns, Iterable):
             If it is no such condition, or names a value that is not there.
         """
         numbers = {
-            name: self._signed(values[self._rows])
+            name: signed(values[self._rows])
             for name, values in self._source.columns.items()
             if values.dtype.kind in "iuf"
         }
@@ -156,11 +158,6 @@ class Hits(_Columns, Iterable):
             # here it is no option
             raise UsageError(str(error).removeprefix("--")) from None
         return Hits(self._source, self._rows[chosen])
-
-    @staticmethod
-    def _signed(values: np.ndarray) -> np.ndarray:
-        # differences of unsigned numbers would never be below 0
-        return values.astype(np.int64) if values.dtype.kind == "u" else values
 
     def radial_profiles(self) -> Profiles:
         """Return the radial profiles of all hits, of a run processed with ``--profiles``.

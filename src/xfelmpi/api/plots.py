@@ -64,10 +64,10 @@ def plot_scores(score: np.ndarray, threshold: np.ndarray, title: str, ax=None):
     return ax
 
 
-def plot_hit_rate(events, complete: np.ndarray, title: str, ax=None):
-    """Draw the hit rate against the train, with a running mean."""
+def plot_hit_rate(events, searched: np.ndarray, title: str, ax=None):
+    """Draw the hit rate of the searched frames against the train, with a running mean."""
     ax = _axes(ax)
-    curve = over_trains(events.trainId, complete, events.is_hit, events.pulse_energy)
+    curve = over_trains(events.trainId, searched, events.is_hit, events.pulse_energy)
     ax.plot(curve.train, 100 * curve.hit_rate, ".", alpha=0.4, label="hit rate")
     ax.plot(curve.train, 100 * curve.running, "-", label="running mean")
     ax.set(xlabel="train of the run", ylabel="hit rate / %", title=title)

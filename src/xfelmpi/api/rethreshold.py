@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.parsing import NUMBER_LISTS
 from xfelmpi.core.errors import UsageError
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.workflows.rethreshold import decide_finished, refuse_other_scores
@@ -22,7 +23,7 @@ class Rethresholded:
         One value per row of the events file.
     hit_threshold, hit_sigma : ndarray, float32 (frame,)
     n_complete : int
-        Frames that can be hits.
+        Complete frames with light, of which the hit rate is taken.
     settings : Config
     """
 
@@ -40,7 +41,7 @@ class Rethresholded:
 
     @property
     def hit_rate(self) -> float:
-        """Hits over complete frames, 0 … 1."""
+        """Hits over complete frames with light, 0 … 1."""
         return self.n_hits / self.n_complete if self.n_complete else 0.0
 
     @property
@@ -91,7 +92,7 @@ def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Reth
         found.is_miss,
         found.hit_threshold,
         found.hit_sigma,
-        int(run.complete.sum()),
+        int((run.complete & ~run.events.is_dark).sum()),
         config,
     )
 
@@ -100,7 +101,9 @@ def _parsed(field: dataclasses.Field, value):
     """Return the value of a setting as `Config` has it."""
     parse, choices = field.metadata["parse"], field.metadata["choices"]
     try:
-        if isinstance(value, str) and field.type is not bool:
+        if field.name in NUMBER_LISTS and isinstance(value, (str, int, np.integer)):
+            value = NUMBER_LISTS[field.name](str(value))
+        elif isinstance(value, str) and field.type is not bool:
             value = parse(value)
         elif isinstance(value, list):
             value = tuple(value)

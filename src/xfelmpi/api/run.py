@@ -1,7 +1,7 @@
 """A processed run, read from its output files alone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def open_run(
     Raises
     ------
     UsageError
-        If no experiment folder is named.
+        If no experiment folder is named, or `run` is none of these.
     InputError
         If the run has not been processed.
     """
@@ -57,12 +57,18 @@ def open_run(
     if isinstance(run, str) and not run.lstrip("rR").isdigit():
         return MergedRuns(MergedFiles(output, run))
     if not isinstance(run, (str, int, np.integer)):
-        return MergedRuns(MergedFiles(output, f"r{min(run):04d}-r{max(run):04d}"))
+        runs = [_number(one) for one in run] if isinstance(run, Iterable) else []
+        if not runs:
+            raise UsageError(f"found {run!r:.40}, expected a run number, or those of merged runs")
+        return MergedRuns(MergedFiles(output, f"r{min(runs):04d}-r{max(runs):04d}"))
+    return Run(Experiment(prefix, output, _number(run)))
+
+
+def _number(run: int | str) -> int:
     try:
-        number = parse_run(str(run))
+        return parse_run(str(run))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Run(Experiment(prefix, output, number))
 
 
 class Run(OpenHits):
@@ -234,7 +240,8 @@ class Run(OpenHits):
         from xfelmpi.api.plots import plot_hit_rate
 
         finished = self._finished
-        return plot_hit_rate(finished.events, finished.complete, f"run {self.number}", ax)
+        searched = finished.complete & ~finished.events.is_dark
+        return plot_hit_rate(finished.events, searched, f"run {self.number}", ax)
 
     def __repr__(self) -> str:
         events = self._finished.events

@@ -181,7 +181,8 @@ def _placed(geometry, path: Path, text: str, motors: QuadrantMotors | None):
     found = geometry_file.statements(text)
     shift, complaints = geometry_file.detector_shift(found, path)
     geometry = geometry.offset(shift) if shift.any() else geometry
-    warnings = complaints + geometry_file.unused_statements(found, path)
+    warnings = complaints + geometry_file.odd_lines(text, path)
+    warnings += geometry_file.unused_statements(found, path)
     geometry, moved, complaints = _moved(geometry, path, text, motors)
     origin = f"{path}{moved}"
     if shift.any():

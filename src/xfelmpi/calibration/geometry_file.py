@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
         If it cannot be read, or is not a text of a likely size.
     """
     try:
-        return read_small(path, MOST_BYTES).decode()
+        return read_small(path, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not a CrystFEL geometry: byte {error.start} is not text (UTF-8)"
@@ -74,17 +74,28 @@ def statements(text: str) -> list[tuple[str, str]]:
 def text_for_parser(text: str) -> str:
     """Return the statements that say where pixels are, and the comments of EXtra-geom.
 
-    The parser's time grows with the square of the number of empty lines, and it takes no units.
+    The parser's time grows with the square of the number of empty lines, it takes no units, and it
+    passes over statements without spaces around the equals sign.
     """
     lines = []
     for line in text.splitlines():
-        statement = line.partition(";")[0].strip()
-        own = statement.partition("=")[0].strip()
-        if own in ("photon_energy", "detector_shift_x", "detector_shift_y"):
-            continue
-        if statement or line.startswith(_MOTOR_COMMENT):
-            lines.append(line if line.startswith(_MOTOR_COMMENT) else statement)
+        if line.startswith(_MOTOR_COMMENT):
+            lines.append(line)
+        for name, value in statements(line):
+            if name not in ("photon_energy", "detector_shift_x", "detector_shift_y"):
+                lines.append(f"{name} = {value}")
     return "\n".join(lines) + "\n"
+
+
+def odd_lines(text: str, path: Path) -> list[str]:
+    """Return a warning if there are lines that are neither statements nor comments."""
+    parts = [line.partition(";")[0].strip() for line in text.splitlines()]
+    odd = [(number, part) for number, part in enumerate(parts, 1) if part and "=" not in part]
+    if not odd:
+        return []
+    number, part = odd[0]
+    more = f" (and {len(odd) - 1} lines more)" if len(odd) > 1 else ""
+    return [f"{path}: line {number} is not used: {part[:80]!r}, expected NAME = VALUE{more}"]
 
 
 def detector_shift(found: list[tuple[str, str]], path: Path) -> tuple[np.ndarray, list[str]]:

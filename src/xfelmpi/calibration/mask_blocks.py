@@ -77,7 +77,9 @@ def _runs_of_chunks(wanted: np.ndarray, size: int, joined: int) -> list[np.ndarr
     return [np.array(part) for part in parts]
 
 
-def read_block(good: h5py.Dataset, block: MaskBlock) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_block(
+    good: h5py.Dataset, block: MaskBlock
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
     """Read a block.
 
     Yields
@@ -86,6 +88,8 @@ def read_block(good: h5py.Dataset, block: MaskBlock) -> Iterator[tuple[np.ndarra
         Some of the block's.
     bits : ndarray, uint8 (mask, module, byte)
         Their good pixels.
+    largest : int
+        The largest number among them.
 
     Raises
     ------
@@ -112,7 +116,15 @@ def read_block(good: h5py.Dataset, block: MaskBlock) -> Iterator[tuple[np.ndarra
                 f"{good.file.filename}: {good.name.lstrip('/')} has the value {other}, expected 0 "
                 "for bad and 1 for good pixels"
             )
-        yield masks, pack(values if values.dtype == bool else values != 0)
+        largest = _largest(values) if values.dtype.kind in "iu" else 1
+        yield masks, pack(values if values.dtype == bool else values != 0), largest
+
+
+def _largest(values: np.ndarray) -> int:
+    """Return the largest absolute value of whole numbers, at most that of an int64."""
+    if not values.size:
+        return 0
+    return min(max(int(values.max()), -int(values.min())), np.iinfo(np.int64).max)
 
 
 def with_chunk_cache(file: h5py.File, name: str) -> h5py.Dataset:

@@ -180,8 +180,10 @@ def _cells(file: h5py.File, path: Path, mask: str, detector: Detector) -> tuple[
     return tuple(cells.tolist())
 
 
-def join_mask(about: MaskFile, good: np.ndarray, cells: np.ndarray, part: int, of: int) -> None:
+def join_mask(about: MaskFile, good: np.ndarray, cells: np.ndarray, part: int, of: int) -> int:
     """Take out of good pixels what a file calls bad; several ranks share the work.
+
+    Returns the largest number of this rank's share; see `odd_numbers`.
 
     Parameters
     ----------
@@ -205,13 +207,27 @@ def join_mask(about: MaskFile, good: np.ndarray, cells: np.ndarray, part: int, o
         order = np.argsort(number)
         wanted, rows = number[order], row[order].tolist()
     row_of = dict(zip(wanted.tolist(), rows, strict=True))
+    largest = 0
     with input_file(about.path, _EXPECTED) as file:
         pixels = with_chunk_cache(file, about.dataset)
         for block in mask_blocks(pixels, wanted)[part::of]:
             a, b = (ss * pixels.shape[-1] // 8 for ss in (block.ss.start, block.ss.stop))
-            for masks, bits in read_block(pixels, block):
+            for masks, bits, number in read_block(pixels, block):
+                largest = max(largest, number)
                 for mask, its in zip(masks.tolist(), bits, strict=True):
                     good[block.modules, row_of[mask], a:b] &= _like_rows(its, about)
+    return largest
+
+
+def odd_numbers(about: MaskFile, largest: int) -> tuple[str, ...]:
+    """Return a warning if a mask has numbers that hardly mean good; 255 is white in an image."""
+    if largest in (0, 1, 255):
+        return ()
+    return (
+        f"{about.path}: {about.dataset} has numbers up to {largest}, expected 0 for bad and 1 for "
+        "good pixels; any number but 0 counts as good. Are these bits that say why a pixel is bad, "
+        "as in image/mask? There, 0 is good",
+    )
 
 
 def _like_rows(bits: np.ndarray, about: MaskFile) -> np.ndarray:
@@ -219,8 +235,8 @@ def _like_rows(bits: np.ndarray, about: MaskFile) -> np.ndarray:
     return bits[:, None] if about.cells is None else bits
 
 
-def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, MaskFile]:
-    """Return the bits of a mask of all cells, uint8 (module, byte), and what the file is.
+def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, MaskFile, int]:
+    """Return the bits of a mask of all cells, uint8 (module, byte), its file and largest number.
 
     Raises
     ------
@@ -230,11 +246,12 @@ def read_pixels(path: Path, detector: Detector, what: str) -> tuple[np.ndarray, 
     found = check_mask(path, detector)
     if found.cells is not None:
         raise InputError(f"{path}: {what} cannot be per cell")
-    return read_bits(found, detector), found
+    bits, largest = read_bits(found, detector)
+    return bits, found, largest
 
 
-def read_bits(about: MaskFile, detector: Detector) -> np.ndarray:
-    """Return the bits of a mask of all cells, uint8 (module, byte).
+def read_bits(about: MaskFile, detector: Detector) -> tuple[np.ndarray, int]:
+    """Return the bits of a mask of all cells, uint8 (module, byte), and its largest number.
 
     Raises
     ------
@@ -242,8 +259,7 @@ def read_bits(about: MaskFile, detector: Detector) -> np.ndarray:
         If its values are neither 0 nor 1.
     """
     bits = all_pixels(detector)
-    join_mask(about, bits[:, None], np.empty(0, int), 0, 1)
-    return bits
+    return bits, join_mask(about, bits[:, None], np.empty(0, int), 0, 1)
 
 
 def find_region(
@@ -252,8 +268,8 @@ def find_region(
     """Return the bits of the region, uint8 (module, byte), its file if any, and a note."""
     path, note = _locate(settings.hit_mask, experiment.hit_mask, "hit-finding region")
     if path is not None:
-        region, found = read_pixels(path, detector, "a hit-finding region")
-        note += found.note
+        region, found, largest = read_pixels(path, detector, "a hit-finding region")
+        note += "; ".join([found.note, *odd_numbers(found, largest)])
         if settings.hit_modules is not None:
             note += "; --hit-modules is ignored, because this file comes first"
         return region, (UsedFile("hit-finding region", str(path)),), note

@@ -13,6 +13,7 @@ from xfelmpi.calibration.mask_files import (
     find_mask_files,
     find_region,
     join_mask,
+    odd_numbers,
 )
 from xfelmpi.calibration.static_mask import add_static, find_drift
 from xfelmpi.core.config.parts import MaskSettings
@@ -24,6 +25,7 @@ from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.pixel_bits import pack
 from xfelmpi.mpi import (
     NodeSharedArray,
+    allreduce_max,
     allreduce_sum,
     bcast_from_root,
     fail_together,
@@ -178,7 +180,7 @@ def load_masks(
     per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
     rows = cells if per_cell or plan.static_bits else cells[:0]
     limit = private_limit(settings.memory_per_rank)
-    shared = _read_shared(comm, plan.files, rows, calibration, detector, limit, bad)
+    shared, odd = _read_shared(comm, plan.files, rows, calibration, detector, limit, bad)
     problems, drift, warnings = (), (), ()
     if plan.static_bits:
         problems, drift, warnings = _apply_static(comm, shared, files, samples, plan.static_bits)
@@ -190,7 +192,7 @@ def load_masks(
         notes=(*plan.notes, *drift, *region_notes),
         problems=(*plan.problems, *problems),
         frame_bits=plan.frame_bits,
-        warnings=warnings,
+        warnings=(*odd, *warnings),
         files=(*used, *region_file),
         counted=allreduce_sum(comm, count_good(good, region, mine)),
     )
@@ -215,8 +217,9 @@ def load_mask(comm, file: MaskFile, cells: np.ndarray, memory_per_rank: int, det
         On all ranks, if it has values that are neither 0 nor 1.
     """
     limit = private_limit(memory_per_rank)
-    shared = _read_shared(comm, (file,), cells, None, detector, limit, None)
-    return Masks(shared.array, detector.rows_of_cells(cells), all_pixels(detector))
+    shared, odd = _read_shared(comm, (file,), cells, None, detector, limit, None)
+    rows = detector.rows_of_cells(cells)
+    return Masks(shared.array, rows, all_pixels(detector), warnings=odd)
 
 
 def _apply_static(
@@ -238,8 +241,11 @@ def _read_shared(
     detector: Detector,
     limit: int,
     bad: np.ndarray | None,
-) -> NodeSharedArray:
-    """Read good pixels of files and constants, the modules shared by the ranks of the node."""
+) -> tuple[NodeSharedArray, tuple[str, ...]]:
+    """Read good pixels of files and constants, the modules shared by the ranks of the node.
+
+    Returns warnings as well.
+    """
     n_modules, n_bytes = detector.n_modules, detector.module_bytes
     layout = (n_modules, max(1, len(rows)), n_bytes), np.uint8
     shared = NodeSharedArray(holders(comm, [layout], limit), *layout)
@@ -247,12 +253,14 @@ def _read_shared(
         for module in range(shared.node_rank, n_modules, shared.node_size):
             shared.array[module] = module_mask(calibration, bad, module)
     shared.ready()
+    odd: tuple[str, ...] = ()
     for file in files:
         # one file after the other: blocks of two may be of the same bytes
         with fail_together(comm):
-            join_mask(file, shared.array, rows, shared.node_rank, shared.node_size)
+            largest = join_mask(file, shared.array, rows, shared.node_rank, shared.node_size)
         shared.ready()
-    return shared
+        odd += odd_numbers(file, allreduce_max(comm, largest))
+    return shared, odd
 
 
 def module_mask(calibration, bad: np.ndarray | None, module: int) -> np.ndarray:

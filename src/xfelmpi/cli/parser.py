@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xfelmpi.core.config.choices import CLASS_BIN, CLASS_QMAX
 from xfelmpi.core.config.options import GROUPS, Config
-from xfelmpi.core.config.parsing import parse_cells, parse_modules, parse_run, parse_run_list
+from xfelmpi.core.config.parsing import NUMBER_LISTS, parse_run, parse_run_list
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import experiment_folder
 from xfelmpi.core.regular_file import read_small
@@ -168,22 +168,18 @@ def _add_option(group, f: dataclasses.Field, several: bool) -> None:
         shown = f"{f.default >> 20}M" if f.name == "memory_per_rank" else f.default
         text += f" (default: {shown})"
     extra = {"nargs": "+", "action": "extend"} if several else {}
-    if f.name in _LISTS:
+    if f.name in NUMBER_LISTS:
         extra = {"nargs": "+", "action": _ExtendList}
     group.add_argument(
         flag,
         dest=f.name,
-        type=checked(_LISTS.get(f.name, about["parse"])),
+        type=checked(NUMBER_LISTS.get(f.name, about["parse"])),
         choices=about["choices"],
         metavar=None if about["choices"] else about["metavar"],
         default=None,
         help=text,
         **extra,
     )
-
-
-_LISTS = {"hit_modules": parse_modules, "exclude_cells": parse_cells}
-"""Options whose numbers may be given as one word or as several: ``3,4 8-10``."""
 
 
 class _ExtendList(argparse.Action):

@@ -71,8 +71,16 @@ def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
         found.append(f"{folder} (with {n} other files)" if n else str(folder))
     return (
         f"no such run, and no detector files in {' or '.join(found)}; "
-        f"expected the folder of run {run}"
+        f"expected the folder of run {run}{_folder_above(experiment)}"
     )
+
+
+def _folder_above(experiment: Experiment) -> str:
+    """Return a hint if the folder that was named lies in the experiment folder."""
+    for above in experiment.prefix.absolute().parents[:2]:
+        if any((above / kind / experiment.name).is_dir() for kind in _FILES_OF):
+            return f"; did you mean --prefix {above}?"
+    return ""
 
 
 def _has_detector_files(folder: Path, prefix: str) -> bool:

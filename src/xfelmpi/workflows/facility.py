@@ -30,7 +30,7 @@ from xfelmpi.core.problems import summarised
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.module_bits import bits_of, modules_of
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, score_frames
-from xfelmpi.hitfinding.scores import unmasked_factor
+from xfelmpi.hitfinding.scores import unmasked_factor, usable_frames
 from xfelmpi.hitfinding.thresholds import Decision, named_decision
 from xfelmpi.output.write_inputs import WriteInputs
 from xfelmpi.output.write_stage import write_outputs
@@ -178,7 +178,14 @@ def _decide(
         n_lost = int(mpi.allreduce_sum(comm, np.array([lost.sum()]))[0])
         if n_lost and comm.rank == 0:
             log.warning(f"{n_lost:,} hits of the facility are incomplete or dark frames: left out")
-        seen = seen & named.known
+        seen = usable_frames(
+            seen & named.known,
+            frames.cell_id,
+            share.pulse_energy,
+            excluded=config.exclude_cells,
+            first_cell=config.first_cell,
+            min_energy=config.min_pulse_energy,
+        )
         decision = named_decision(
             named.is_hit, seen, named.score, named.median, named.width, named.threshold
         )

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import h5py
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from launch import call_xfelmpi
 from mockrun import tiny_run
 
 import xfelmpi
+from xfelmpi.api.hits import Hits, HitSource
 from xfelmpi.core.errors import InputError, UsageError
 
 mpl.use("agg")
@@ -165,6 +167,24 @@ def test_conditions(run):
         hits.where("pulse_energy > 5 nm")
 
 
+def test_whole_numbers_in_conditions_do_not_wrap():
+    """An unknown pulseId is 2⁶⁴-1: no small number, and none below 0."""
+    pulse = np.array([3, 2**64 - 1, 40, 4], np.uint64)
+    columns = {"trainId": np.arange(4, dtype=np.uint64), "pulseId": pulse}
+    hits = Hits(HitSource(None, columns, {}, None, "run 50"), np.arange(4))
+
+    def found(condition):
+        return [hit.number for hit in hits.where(condition)]
+
+    assert found("pulseId < 10") == [0, 3]
+    assert found(f"pulseId == {2**64 - 1}") == [1]
+    assert found("pulseId - 5 < 0 and trainId - 1 < 0") == [0]
+
+
+def test_no_hits_of_a_list(run):
+    assert len(run.hits[[]]) == 0
+
+
 def test_names_that_are_not_there(run):
     with pytest.raises(AttributeError, match="did you mean photons"):
         run.hits[0].photos  # noqa: B018
@@ -202,6 +222,25 @@ def test_rethreshold_writes_nothing(prefix, run):
     assert sorted((p, p.stat().st_mtime_ns) for p in prefix.rglob("*")) == before
 
 
+def test_hit_rate_is_of_frames_with_light(prefix):
+    """As in the run report and the table of --dry-run: a frame without a pulse cannot be a hit."""
+    run = xfelmpi.open_run(50, prefix=prefix)
+    events = run._finished.events
+    n_pulses = np.where(events.is_hit | (events.cellId % 2 == 1), 1, 0).astype(np.uint8)
+    finished = replace(run._finished, events=replace(events, n_pulses=n_pulses))
+    run.__dict__["_finished"] = finished
+    searched = finished.complete & (n_pulses > 0)
+    assert 0 < searched.sum() < finished.complete.sum()
+    found = run.rethreshold()
+    assert found.n_complete == searched.sum()
+    assert found.hit_rate == found.n_hits / searched.sum()
+    drawn = run.plot_hit_rate().lines[0].get_ydata()
+    for train, shown in zip(np.unique(events.trainId), drawn, strict=True):
+        of_train = searched & (events.trainId == train)
+        if of_train.any():
+            assert shown == pytest.approx(100 * events.is_hit[of_train].mean())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -210,11 +249,23 @@ def test_rethreshold_writes_nothing(prefix, run):
         ({"photon_threshold": 0.5}, "would change the scores"),
         ({"sigma": "many"}, "sigma"),
         ({"trains": "x"}, "trains"),
+        ({"exclude_cells": -1}, "exclude_cells: '-1' names no cells"),
     ],
 )
 def test_settings_that_are_refused(run, options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         run.rethreshold(**options)
+
+
+@pytest.mark.parametrize("cells", [5, "5", (5,), [5], np.int64(5)])
+def test_a_single_cell(run, cells):
+    assert run.rethreshold(exclude_cells=cells).settings.exclude_cells == (5,)
+
+
+@pytest.mark.parametrize("which", [[], None, 50.0, [50, "x"]])
+def test_what_is_no_run(prefix, which):
+    with pytest.raises(UsageError, match=r"expected (a run number|e\.g\. 50)"):
+        xfelmpi.open_run(which, prefix=prefix)
 
 
 def test_settings_problems_verdicts(run):

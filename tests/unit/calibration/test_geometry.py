@@ -51,6 +51,30 @@ def test_positions(path, tilted):
     assert "0.7 m" in geometry.description
 
 
+@pytest.mark.parametrize("equals", ["=", " =", "= ", "\t=  "])
+def test_spaces_around_equals_signs(path, equals):
+    """EXtra-geom's parser passes over statements such as ``corner_x =-5``, without a word."""
+    right, _ = load_geometry(path, AGIPD_1M)
+    region = "badp/min_fs = 0\nbadp/max_fs = 9\nbadp/min_ss = 128\nbadp/max_ss = 131\n"
+    moved = f"p12a2/coffset = 0.001\n{region}badp/panel = p12a2\n"
+    path.write_text("\ufeff" + (path.read_text() + moved).replace(" = ", equals))
+    geometry, warnings = load_geometry(path, AGIPD_1M)
+    assert warnings == ()
+    np.testing.assert_array_equal(geometry.xyz[:2], right.xyz[:2])
+    right.xyz[2, 12, 128:192] = 0.701
+    np.testing.assert_allclose(geometry.xyz[2], right.xyz[2], atol=1e-12)
+    assert geometry.bad.sum() == geometry.bad[12, 128:132, :10].sum() == 40
+
+
+def test_lines_that_are_no_statements_are_named(path):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "p0a0/corner_x 5", *lines[1:], "; a comment", "clen"]))
+    _, (warning,) = load_geometry(path, AGIPD_1M)
+    assert warning == (
+        f"{path}: line 2 is not used: 'p0a0/corner_x 5', expected NAME = VALUE (and 1 lines more)"
+    )
+
+
 def test_corner_and_basis_give_the_first_asic(path):
     geometry, _ = load_geometry(path, AGIPD_1M)
     assert geometry.corner_position.shape == (16, 3)

@@ -148,6 +148,15 @@ def test_global_mask(experiment, tmp_path, dtype):
         np.testing.assert_array_equal(good_of(masks, cell), good)
 
 
+def test_mask_of_an_image(experiment, tmp_path):
+    """Programs that draw masks write white as 255."""
+    good = random_pixels(3)
+    path = write(tmp_path / "m.h5", good.astype("u1") * np.uint8(255))
+    masks = load(experiment, global_mask=path)
+    np.testing.assert_array_equal(good_of(masks, 0), good)
+    assert masks.warnings == ()
+
+
 def test_names_that_masks_have(experiment, tmp_path):
     """One is good, in all of them; that of this program counts if there are several."""
     good = random_pixels(20)
@@ -249,6 +258,25 @@ def test_any_number_but_0_is_good(experiment, tmp_path):
     good[3, 4, 5], good[3, 4, 6], good[3, 4, 7] = 256, -1, 7
     masks = load(experiment, global_mask=write(tmp_path / "m.h5", good))
     np.testing.assert_array_equal(good_of(masks, 0), good != 0)
+
+
+ODD = [("u4", 0x80, 128), ("i4", -2, 2), ("u1", 2, 2), ("u8", 2**63, 2**63 - 1)]
+
+
+@pytest.mark.parametrize(("dtype", "value", "said"), ODD)
+@pytest.mark.parametrize("option", ["global_mask", "cell_mask", "hit_mask"])
+def test_numbers_that_hardly_mean_good(experiment, tmp_path, option, dtype, value, said):
+    """Bits of bad pixels, of which a third are bad: too few to look inverted."""
+    bits = np.where(random_pixels(7), 0, np.array(value, dtype)).astype(dtype)
+    path = tmp_path / "m.h5"
+    if option == "cell_mask":
+        write(path, np.stack([bits] * 3), CELLS)
+    else:
+        write(path, bits)
+    masks = load(experiment, **{option: path})
+    (told,) = [text for text in (*masks.warnings, *masks.notes) if "any number but 0" in text]
+    assert f"m.h5: entry_1/good_pixels has numbers up to {said}, expected 0 for bad" in told
+    assert (told in masks.warnings) == (option != "hit_mask")
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8])

@@ -20,6 +20,8 @@ from xfelmpi.cli.parser import parsers
         (["shw", "50"], "no command 'shw'; did you mean show?"),
         (["simulat", "50"], "did you mean simulate?"),
         (["fifty"], "no command 'fifty'\n"),
+        (["/gpfs/p007927/proc/r0050/"], "did you mean xfelmpi 50 --prefix /gpfs/p007927?"),
+        (["raw/r0051"], "no command 'raw/r0051'; did you mean xfelmpi 51 --prefix .?"),
         (["50", "--sigam", "5"], "unrecognized arguments: --sigam 5; did you mean --sigma?"),
         (["show", "50", "--hti=3"], "--hti=3; did you mean --hit?"),
         (["50", "--qqqqqq"], "unrecognized arguments: --qqqqqq (see --help)"),

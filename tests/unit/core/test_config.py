@@ -829,6 +829,16 @@ def test_every_command_takes_the_same_forms_of_a_run(command):
             {"decide": "fixed", "fixed_threshold": 5.0, "sigma": 3.0, "width": "iqr"},
             "--sigma 3.0, --width iqr have no effect with --decide fixed",
         ),
+        ({"hits": "facility", "exclude_cells": (0,), "min_pulse_energy": 1e-4}, ""),
+        (
+            {"hits": "facility", "sigma": 9.0, "hit_modules": (3, 4), "normalise": "pulse-energy"},
+            "--sigma 9.0, --normalise pulse-energy, --hit-modules 3 4 have no effect with "
+            "--hits facility",
+        ),
+        (
+            {"hits": "facility", "min_scores": 7, "normalise": "pulse-energy"},
+            "--min-scores 7, --normalise pulse-energy have no effect with --hits facility",
+        ),
     ],
 )
 def test_options_without_effect_are_said(options, told):

@@ -82,6 +82,31 @@ def test_settings_without_a_gas_monitor(tmp_path):
     assert said(data, "no XGM with values")
 
 
+@pytest.mark.parametrize("code", [0, 4 << 18 | 1 << 27])
+def test_bunch_pattern_without_a_pulse_of_the_instrument(tmp_path, code):
+    """The gas monitor has seen light: the table is empty, or of another undulator's bunches."""
+    run = BeamlineRun(tmp_path, lit_frames="settings", dark_cells=1, pulse_step=4)
+    with h5py.File(run.path, "r+") as file:
+        path = f"INSTRUMENT/{beamline.TIMESERVER}:outputBunchPattern/data/bunchPatternTable"
+        file[path][:] = np.where(file[path][:] != 0, code, 0)
+    data = run.read()
+    np.testing.assert_array_equal(data.pulse_energy, run.truth)
+    assert said(data, "has no pulse of this instrument in the whole run, but SPB_XTD9_XGM") == 1
+    assert said(data, "assumed")
+
+
+def test_no_pulses_and_noise_of_the_gas_monitor(tmp_path):
+    """Without a beam, a monitor shows some µJ: the pattern is right, and all frames are dark."""
+    run = BeamlineRun(tmp_path, lit_frames="settings", dark_cells=1, pulse_step=4)
+    with h5py.File(run.path, "r+") as file:
+        file[f"INSTRUMENT/{beamline.TIMESERVER}:outputBunchPattern/data/bunchPatternTable"][:] = 0
+        intensity = file[f"INSTRUMENT/{beamline.XGM}:output/data/intensityTD"]
+        intensity[:] = np.where(intensity[:] == 1, 1, intensity[:] / 1000)
+    data = run.read()
+    assert (data.n_pulses == 0).all()
+    assert not said(data, "bunch pattern is not used")
+
+
 def test_default_reference_frame_is_assumed(tmp_path):
     """Settings of the detector alone: its first pulse made frame 1, as EXtra-redu has it."""
     run = BeamlineRun(tmp_path, lit_frames="settings", pulse_step=4, first_pulse=100)

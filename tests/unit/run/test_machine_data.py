@@ -18,6 +18,7 @@ from machinerun import (
     Device,
     TimeServer,
     XGMTwo,
+    control,
     fill,
     frames,
     intensity,
@@ -523,6 +524,28 @@ def test_bunch_pattern(experiment, bunches):
     assert not said(data, "assumed")
 
 
+@pytest.mark.parametrize("recorded", [0, 1])
+def test_time_server_that_recorded_nothing(experiment, path, recorded):
+    """Its source is in the file, without an entry or with entries of no train: ask the decoder."""
+    decoder = "SPB_RR_SYS/MDL/BUNCH_PATTERN"
+    keys = {"sase1/nPulses": ("i4", ()), "sase1/pulseIds": ("i4", (300,))}
+    write_run(path, [NAME, TimeServer(TIMESERVER), Device(decoder, keys)])
+    fill(path, packed(values_of()))
+    control(path, decoder, "sase1/nPulses", PULSES)
+    slots = np.arange(300) * STEP
+    control(path, decoder, "sase1/pulseIds", np.where(slots < PULSES * STEP, slots, 0))
+    with h5py.File(path, "r+") as file:
+        index = file[f"INDEX/{TIMESERVER}:outputBunchPattern/data"]
+        index["first"][:] = 10**6 * recorded
+        index["count"][:] = recorded
+    train_id, pulse_id = frames()
+    kept = np.isin(pulse_id, [6, 14])
+    ids = train_id[kept], pulse_id[kept]
+    data = read_machine_data(experiment, *ids)
+    check(data, ids=ids)
+    assert said(data, "bunch pattern") == 1
+
+
 def test_bunch_pattern_changes(experiment, bunches):
     table = table_of()
     table[3] = 0
@@ -595,6 +618,16 @@ def test_arrays_of_any_length(experiment, path, width, pattern):
             file[TABLE][:] = table_of()
     data = read_machine_data(experiment, *frames())
     check(data, frames()[1] < min(width, PULSES) * STEP)
+
+
+@pytest.mark.parametrize("step", [1, 2, 8])
+def test_slots_that_were_never_written_are_minus_one(experiment, path, step):
+    """No pulse has an energy of exactly -1: the monitor saw 12 pulses, not 1000."""
+    write_run(path)
+    values = packed(values_of())
+    values[values == 1] = -1
+    fill(path, values)
+    check(read_machine_data(experiment, *frames(step)), step=step)
 
 
 @pytest.mark.parametrize("table", [0, table_of(np.arange(3))])

@@ -384,6 +384,22 @@ def test_count_leaves_frames_out(run):
     indexed(run, missing={(1, FIRST, 5)})
 
 
+def test_frames_that_no_index_names(run):
+    """All modules alike: no module lacks what another has. Room without a train is no frame."""
+    for module in range(16):
+        with opened(run, module) as (_, index, images):
+            index["count"][0] = 2
+            for name in ("data", "trainId", "cellId", "pulseId"):
+                values = images[name][:]
+                replace(images, name, np.concatenate([values, np.zeros_like(values[:4])]))
+    index = index_run(run, "proc")
+    assert len(index.frames) == len(ALL) - 1
+    (problem,) = index.problems
+    assert problem.what == "1 frames in 1 trains are in the files, but not in their INDEX"
+    assert (problem.file, problem.module, problem.train) == ("", -1, FIRST)
+    assert problem.action == "frames left out"
+
+
 @pytest.mark.parametrize("cell", [352, 511, 512, 65535])
 def test_cell_out_of_range(run, cell):
     with opened(run, 6) as (_, _, images):

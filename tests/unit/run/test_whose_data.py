@@ -439,6 +439,16 @@ def test_experiment_folder_that_is_not_there(tmp_path):
         choose_data(Experiment(gone, tmp_path, 50), "auto")
 
 
+@pytest.mark.parametrize("named", ["raw", "proc", "proc/r0050"])
+def test_folder_in_the_experiment_folder(tmp_path, named):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "proc/r0050").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"run 50; did you mean --prefix {tmp_path}\?"):
+        choose_data(Experiment(tmp_path / named, tmp_path / "out", 50), "auto")
+    with pytest.raises(InputError, match=r"expected the folder of run 51$"):
+        choose_data(Experiment(tmp_path / named, tmp_path / "out", 51), "auto")
+
+
 # ---------------------------------------------------------------- INDEX of any age, sizes
 
 

@@ -243,6 +243,9 @@ def parse_cells(text) -> tuple[int, ...]:
     return tuple(sorted(cells))
 
 
+NUMBER_LISTS = {"hit_modules": parse_modules, "exclude_cells": parse_cells}
+"""Options whose numbers may be given as one text or as several: ``3,4 8-10``."""
+
 _BAD_PIXELS = dict(BAD_PIXELS)
 # as the facility's own list spells it
 _BAD_PIXELS["CI_GAIN_OF_OF_THRESHOLD"] = _BAD_PIXELS["CI_GAIN_OUT_OF_THRESHOLD"]

@@ -174,19 +174,32 @@ _NOT_USED = {
 """Options of the decision that have no effect, by ``--decide``."""
 
 
+_NOT_USED_BY_FACILITY = ("decide", "sigma", "width", "sigma_floor", "min_scores")
+_NOT_USED_BY_FACILITY += ("fixed_threshold", "min_score", "max_score", "normalise")
+_NOT_USED_BY_FACILITY += ("miss_fraction", "miss_base", "score", "hit_mask", "hit_modules")
+"""Options of the decision that have no effect if the facility has decided."""
+
+
 def without_effect(config) -> str:
     """Return which options of a `Config` that are not at their defaults have no effect, or none."""
+    names, how = _NOT_USED[config.decide], f"--decide {config.decide}"
+    if config.hits == "facility":
+        names, how = _NOT_USED_BY_FACILITY, "--hits facility"
     unused = [
-        f"--{name.replace('_', '-')} {getattr(config, name)}"
-        for name in _NOT_USED[config.decide]
+        f"--{name.replace('_', '-')} {_shown(getattr(config, name))}"
+        for name in names
         if getattr(config, name) != getattr(type(config), name)
         # the mean energy around a train is taken from as many frames
-        and not (name == "min_scores" and config.normalise == "pulse-energy")
+        and (name != "min_scores" or config.normalise != "pulse-energy" or "facility" in how)
     ]
     if not unused:
         return ""
     verb = "has" if len(unused) == 1 else "have"
-    return f"{', '.join(unused)} {verb} no effect with --decide {config.decide}"
+    return f"{', '.join(unused)} {verb} no effect with {how}"
+
+
+def _shown(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _validate_added(names: list[str]) -> None:

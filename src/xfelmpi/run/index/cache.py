@@ -17,7 +17,7 @@ from xfelmpi.run.index.identity import FILE_LEFT_OUT
 from xfelmpi.run.index.module_file import FileContent, module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
 
-SCHEMA = 5
+SCHEMA = 6
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 _TEXTS = ("kind", "detector", "source", "start_time", "proposal")

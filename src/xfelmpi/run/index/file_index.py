@@ -144,6 +144,27 @@ def rows_of_trains(found: FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
     return train, row + np.repeat(first, count)
 
 
+def unlisted_frames(found: FileIndex, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return train and cell, int64 (frame,), of frames that the INDEX does not name.
+
+    Only of trains that it lists: files have room for more frames than were recorded.
+
+    Parameters
+    ----------
+    found : FileIndex
+    row : ndarray, int (frame,)
+        Rows that it names.
+    """
+    n = min(found.n_frames, *map(len, found.ids.values()))
+    named = np.zeros(n, bool)
+    named[row] = True
+    train, cell = found.ids["trainId"][:n], found.ids["cellId"][:n]
+    lost = ~named
+    if lost.any():
+        lost &= np.isin(train, found.train_ids[found.train_ids > 0])
+    return train[lost].astype(np.int64), cell[lost].astype(np.int64)
+
+
 def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarray:
     """Return counts that end with the last frame of the train itself, int64 (train,)."""
     count, room = count.copy(), 2 * len(frame_trains)

@@ -38,6 +38,7 @@ from xfelmpi.run.index.file_index import (
     FileIndex,
     check_order,
     rows_of_trains,
+    unlisted_frames,
     usable_frames,
 )
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
@@ -102,6 +103,8 @@ class SourceContent:
     suspects : tuple of SuspectTrain
     error : InputError, optional
         What ends the job if the file is used: its frames are packed with an unknown filter.
+    unlisted : (ndarray, ndarray)
+        Train and cell, int64 (frame,), of frames that the INDEX does not name.
     """
 
     frames: FileFrames | None = None
@@ -111,6 +114,9 @@ class SourceContent:
     problems: tuple[Problem, ...] = ()
     suspects: tuple[SuspectTrain, ...] = ()
     error: InputError | None = None
+    unlisted: tuple[np.ndarray, np.ndarray] = field(
+        default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    )
 
 
 @dataclass(frozen=True)
@@ -300,6 +306,7 @@ def _checked_content(
         found = found.by_frame()
     check_order(found.train_ids, problem)
     train, row = rows_of_trains(found, problem)
+    unlisted = unlisted_frames(found, row)
     suspects: tuple[SuspectTrain, ...] = ()
     if found.suspect.any():
         flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
@@ -308,7 +315,15 @@ def _checked_content(
     n = min(len(found.train_ids), len(found.count))
     recorded = found.train_ids[:n][found.count[:n] > 0]
     about = found.dtype.str, found.has_mask, stamp, per_train
-    return SourceContent(frames, found.train_ids, recorded, about, tuple(problems), suspects)
+    return SourceContent(
+        frames,
+        found.train_ids,
+        recorded,
+        about,
+        tuple(problems),
+        suspects,
+        unlisted=unlisted,
+    )
 
 
 def _read_oldest_index(access, source: str, datasets: FrameDatasets) -> FileIndex:

@@ -181,12 +181,14 @@ def index_files(
     about = detectors_of(detector)[0]
     _refuse_raw(folder, kind, about)
     found = _by_module(sources[detector], contents)
-    modules = _join_files(found, about, files, problems, suspects, exclude, listed)
+    unlisted: list[tuple[np.ndarray, np.ndarray]] = []
+    modules = _join_files(found, about, files, problems, suspects, exclude, (listed, unlisted))
     drop_foreign_trains(modules, files, problems)
     if not any(len(m.key) for m in modules.values()):
         why = _reasons(problems, suspects if exclude else ())
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files{why}")
     frames = join_modules(modules, about.n_modules, problems)
+    problems += _unlisted(unlisted, frames)
     modules_in_run = int(bits_of((frames.file >= 0).any(axis=0)))
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
@@ -267,13 +269,30 @@ def _by_module(sources: list[_Source], contents: dict[Path, FileContent]):
         yield path, source, module, contents[path].by_source.pop(source)
 
 
+def _unlisted(unlisted: list[tuple[np.ndarray, np.ndarray]], frames: FrameTable) -> list[Problem]:
+    """Return a problem if files have frames that no module's INDEX names."""
+    pairs = [np.stack(pair, axis=1) for pair in unlisted if len(pair[0])]
+    if not pairs:
+        return []
+    there = set(zip(frames.train_id.tolist(), frames.cell_id.tolist(), strict=True))
+    found = np.unique(np.concatenate(pairs), axis=0).tolist()
+    lost = [(train, cell) for train, cell in found if (train, cell) not in there]
+    if not lost:
+        return []
+    trains = sorted({train for train, _ in lost})
+    what = f"{len(lost)} frames in {len(trains)} trains are in the files, but not in their INDEX"
+    return [Problem(what, "", -1, trains[0], "frames left out")]
+
+
 def _join_files(
-    found, detector: Detector, files, problems, suspects, exclude, listed
+    found, detector: Detector, files, problems, suspects, exclude, of_files
 ) -> dict[int, ModuleFrames]:
     """Put the files of every module together: only one module is in memory as in its files.
 
-    The trains that files list, used or not, are added to `listed`, and which of them have frames.
+    Two lists in `of_files` get the trains that files list, used or not, with those of them that
+    have frames, and the frames that the files' INDEX does not name.
     """
+    listed, unlisted = of_files
     modules: dict[int, ModuleFrames] = {}
     for module, group in groupby(found, key=lambda found: found[2]):
         parts = []
@@ -283,6 +302,7 @@ def _join_files(
             problems += content.problems
             new = content.suspects
             suspects += new
+            unlisted.append(content.unlisted)
             if content.frames is not None:
                 rows = content.frames.of_file(len(files))
                 listed.append([content.trains, content.recorded])

@@ -43,7 +43,8 @@ def bunch_pattern(
     Returns
     -------
     TrainTable and str, or None
-        Codes of `LINE`, `OWN` and `LASER`. None if the files have no pattern.
+        Codes of `LINE`, `OWN` and `LASER`. None if the files have no pattern of any train: a
+        source without an entry gives way to the next one.
     """
     laser_bit = _LASER_BIT.get(topic, -1)
 
@@ -59,11 +60,11 @@ def bunch_pattern(
     ]
     for index, path in places:
         table = read_table(files, index, path, damage, decode)
-        if table is not None:
+        if table is not None and table.trains.size:
             return table, index.removesuffix("/data")
     for source in _sources(files, "control_sources", DECODER, topic):
         table = _decoded(files, source, sase, damage)
-        if table is not None:
+        if table is not None and table.trains.size:
             return table, source
     return None
 

@@ -23,7 +23,7 @@ from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
 
-SCHEMA = 4
+SCHEMA = 5
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 

@@ -225,6 +225,12 @@ def computed_light(files: list, frames: Frames, found: Findings) -> FrameLight |
         return None
     table, source = pattern
     monitor = next(monitors(files, frames, found), None)
+    if monitor is not None and monitor.contradicts(table.values, frames.topic):
+        found.warnings.append(
+            f"{source} has no pulse of this instrument in the whole run, but {monitor.source} has "
+            "pulse energies: the bunch pattern is not used"
+        )
+        return None
     rule = f"{timing.source}, {timing.rule}"
     return light_by_timing(frames, timing, table, monitor, (source, rule), found)
 

@@ -31,8 +31,9 @@ NO_PULSE_IN_CELL_0 = (
     "(referenceFrame 1)"
 )
 
-_UNFILLED = (0, 1)
-"""Values of slots that hold no pulse: 1 is the XGM's default, 0 was never written."""
+_UNFILLED = (-1, 0, 1)
+"""Values of slots that hold no pulse: 1 is the XGM's default, 0 was never written, and -1 stands
+for no value elsewhere; a measured energy is none of them exactly."""
 
 _DESTINATION, _T4D, _T5D, _DEFLECTED = 0xF << 18, 4 << 18, 2 << 18, 1 << 27
 

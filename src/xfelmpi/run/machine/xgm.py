@@ -24,6 +24,9 @@ from xfelmpi.run.machine.train_table import TrainTable, read_table
 
 XGM = re.compile(r"XGMD?/(?:XGM/)?DOOCS")
 _MICROJOULE = 1e-6
+_LIGHT = 20e-6
+"""J: pulses have more; without a beam, monitors show some µJ."""
+
 _SASE_OF_TOPIC = {"SA1": 1, "SPB": 1, "FXE": 1, "SA2": 2, "MID": 2, "HED": 2}
 _SASE_OF_TOPIC |= {"SA3": 3, "SQS": 3, "SCS": 3, "SXP": 3}
 
@@ -167,6 +170,17 @@ class Monitor:
             found.warnings.append("pulse energy: the file gives no usable unit, microjoule assumed")
         return _joule(self.table) or _MICROJOULE
 
+    def contradicts(self, codes: np.ndarray, topic: str) -> bool:
+        """Return whether bunch patterns, uint8 (train, 2700), have none of the pulses seen here.
+
+        In the tunnel, a monitor also sees the pulses of another undulator.
+        """
+        in_tunnel = self.counts_line and self.source[:3] != topic
+        if (codes & (LINE | OWN if in_tunnel else OWN)).any():
+            return False
+        factor = _joule(self.table) or _MICROJOULE
+        return bool(np.nanmedian(self.values[:, self.used]) * factor > _LIGHT)
+
     def at(self, train_id: np.ndarray, slot: np.ndarray) -> np.ndarray:
         """Return the values in one slot for each frame, NaN where there is none."""
         row = self.table.rows(train_id)
@@ -268,7 +282,10 @@ def monitor_slots(files: list, monitor: Monitor, frames: Frames, found: Findings
     else:
         sase = _SASE_OF_TOPIC.get(monitor.source[:3], 0)
         pattern = bunch_pattern(files, sase, frames.topic, found.damage) if sase else None
-        slot, rule = _match(frames, monitor.used, pattern[0] if pattern else None, counted)
+        table = pattern[0] if pattern else None
+        if table is not None and monitor.contradicts(table.values, frames.topic):
+            table = None
+        slot, rule = _match(frames, monitor.used, table, counted)
     # a train can have more pulses than the monitor has slots
     dark = slot == DARK
     slot = np.where(slot < monitor.values.shape[1], np.maximum(slot, -1), -1)

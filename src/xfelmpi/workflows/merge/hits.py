@@ -8,10 +8,11 @@ import numpy as np
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.log import log
+from xfelmpi.core.text import printable
 from xfelmpi.output.cxi.reader import HitColumn, read_finished_hits
 from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.output.hit_writer import HitHeader
-from xfelmpi.workflows.merge.row_filter import rows_where
+from xfelmpi.workflows.merge.row_filter import rows_where, signed
 
 _SHIFT, _TOO_FAR = 0.02, 0.5
 """Pixels: how far apart the runs' pixels may lie for a warning, and for an error."""
@@ -66,6 +67,11 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
         _check_geometry(first.geometry, found.geometry)
         if 0 not in (found.modules, modules) and found.modules != modules:
             log.warning(f"run {run} has other modules than runs before; missing ones count as bad")
+        if found.sample != first.sample:
+            log.warning(
+                f"run {run} is of sample {printable(found.sample)!r}, run {runs[0]} of "
+                f"{printable(first.sample)!r}; the merged files name the latter"
+            )
         modules |= found.modules
         good, powder = good | found.good_pixels, powder + found.powder
     row = np.concatenate(rows)
@@ -121,7 +127,7 @@ def choose_hits(columns: dict[str, HitColumn], where: str | None, run: int) -> n
     if where is None:
         return np.ones(len(columns["run"].values), bool)
     named = {
-        path.rpartition("/")[2]: _signed(column.values)
+        path.rpartition("/")[2]: signed(column.values)
         for path, column in columns.items()
         if column.values.dtype.kind in "iuf"
     }
@@ -134,14 +140,6 @@ def choose_hits(columns: dict[str, HitColumn], where: str | None, run: int) -> n
         return rows_where(where, named, units)
     except UsageError as error:
         raise UsageError(f"run {run}: {error}") from None
-
-
-def _signed(values: np.ndarray) -> np.ndarray:
-    # the difference of unsigned numbers would never be below 0
-    if values.dtype.kind not in "iu":
-        return values
-    too_large = values.dtype == np.uint64 and values.max(initial=0) > np.iinfo(np.int64).max
-    return values.astype(object if too_large else np.int64)
 
 
 def _join(parts: list[dict[str, HitColumn]], rows: list[np.ndarray]) -> dict[str, HitColumn]:

@@ -95,6 +95,14 @@ def rows_where(
     return np.broadcast_to(found, n).copy()
 
 
+def signed(values: np.ndarray) -> np.ndarray:
+    """Return whole numbers as signed ones, exactly: the difference of unsigned is never below 0."""
+    if values.dtype.kind not in "iu":
+        return values
+    too_large = values.dtype == np.uint64 and values.max(initial=0) > np.iinfo(np.int64).max
+    return values.astype(object if too_large else np.int64)
+
+
 def _quantity(found: re.Match, quantities: dict[str, tuple[str, float, Unit]]) -> str:
     """Return the name that stands for a number with a unit, and keep what it is."""
     written, unit = found[0], found["unit"]

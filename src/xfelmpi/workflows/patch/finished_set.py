@@ -9,7 +9,7 @@ import numpy as np
 from xfelmpi.analysis.hit_analysis import chosen_analyses
 from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
-from xfelmpi.calibration.mask_files import MaskFile, check_mask, read_bits
+from xfelmpi.calibration.mask_files import MaskFile, check_mask, odd_numbers, read_bits
 from xfelmpi.core.config.choices import CLASS_COLUMNS
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings
@@ -195,7 +195,9 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     if mask:
         used = (*used, UsedFile("per-cell mask" if by_cell else "global mask", str(mask.path)))
         if not by_cell:
-            bad |= unpack(read_bits(mask, geometry.detector)).reshape(-1) == 0
+            bits, largest = read_bits(mask, geometry.detector)
+            bad |= unpack(bits).reshape(-1) == 0
+            warnings += odd_numbers(mask, largest)
     entries = {kind: found for kind, found in entries.items() if found}
     cells = _cells(files.cxi, run, entries, geometry.detector)
     warnings += _unlike(by_cell, cells)

@@ -153,7 +153,8 @@ def _with_cells_masked(found: FinishedSet, masks: Masks) -> FinishedSet:
     """Return a set of which pixels that are bad in all cells are bad; one rank."""
     rows = masks.row_of_cell[found.cells]
     bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in masks.good]
-    return replace(found, bad=found.bad | (unpack(np.stack(bits)).reshape(-1) == 0))
+    bad = found.bad | (unpack(np.stack(bits)).reshape(-1) == 0)
+    return replace(found, bad=bad, warnings=(*found.warnings, *masks.warnings))
 
 
 def _with_sums(
