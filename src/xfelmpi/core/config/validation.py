@@ -174,15 +174,17 @@ _NOT_USED = {
 """Options of the decision that have no effect, by ``--decide``."""
 
 
-_NOT_USED_BY_FACILITY = ("decide", "sigma", "width", "sigma_floor", "min_scores")
-_NOT_USED_BY_FACILITY += ("fixed_threshold", "min_score", "max_score", "normalise")
-_NOT_USED_BY_FACILITY += ("miss_fraction", "miss_base", "score", "hit_mask", "hit_modules")
+_NOT_USED_BY_FACILITY = (
+    *("decide", "sigma", "width", "sigma_floor", "min_scores", "fixed_threshold", "min_score"),
+    *("max_score", "normalise", "miss_fraction", "miss_base", "score", "hit_mask", "hit_modules"),
+)
 """Options of the decision that have no effect if the facility has decided."""
 
 
 def without_effect(config) -> str:
     """Return which options of a `Config` that are not at their defaults have no effect, or none."""
-    names, how = _NOT_USED[config.decide], f"--decide {config.decide}"
+    names: tuple[str, ...] = _NOT_USED[config.decide]
+    how = f"--decide {config.decide}"
     if config.hits == "facility":
         names, how = _NOT_USED_BY_FACILITY, "--hits facility"
     unused = [
