@@ -76,7 +76,7 @@ def _nothing_found(experiment: Experiment, folders: dict[str, Path]) -> str:
 
 
 def _folder_above(experiment: Experiment) -> str:
-    """Return a hint if the folder that was named lies in the experiment folder."""
+    """Return a hint if the folder that was named is in the experiment folder."""
     for above in experiment.prefix.absolute().parents[:2]:
         if any((above / kind / experiment.name).is_dir() for kind in _FILES_OF):
             return f"; did you mean --prefix {above}?"
