@@ -154,7 +154,7 @@ def test_masks_and_bad_pixels_of_the_constants(tmp_path):
 
 # the same for any number of ranks and any block size
 
-BLOCKS = [(0, "256M"), (3, "324M"), (5, "1G")]
+BLOCKS = [(0, "256M"), (2, "324M"), (3, "1G")]
 
 
 @pytest.fixture(scope="module")

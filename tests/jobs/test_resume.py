@@ -140,7 +140,7 @@ def test_killed_while_a_checkpoint_gets_its_name(mock, undisturbed, tmp_path):
 
 def test_ranks_without_frames(mock, tmp_path):
     args = options(mock, tmp_path / "out", *OFTEN, "--trains", "0:1")
-    done = run_here(args, 5)
+    done = run_here(args, 2)
     assert done.returncode == run_here(args).returncode, done.stderr
 
 
