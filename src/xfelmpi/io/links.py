@@ -40,11 +40,20 @@ def require_files(file: h5py.File, *names: str) -> None:
 def require_files_everywhere(file: h5py.File) -> None:
     """Check all links of a file that a person made, which has few; see `require_files`.
 
+    Files that it links to are checked as a whole, too.
+
     Raises
     ------
     OSError
         If one leads to something else than a regular file.
     """
+    _check_everywhere(file, set())
+
+
+def _check_everywhere(file: h5py.File, checked: set[tuple[int, int]]) -> None:
+    """Check all links of a file, and of those it links to; `checked` are devices and inodes."""
+    status = Path(os.fsdecode(file.filename)).stat()
+    checked.add((status.st_dev, status.st_ino))
     found: list[str] = []
 
     def visit(name, info):
@@ -57,6 +66,18 @@ def require_files_everywhere(file: h5py.File) -> None:
         file.id.links.visit(visit, info=True)
     for name in found:
         _walk(file, name, 0)
+        other = os.fsdecode(file.id.links.get_val(os.fsencode(name))[0])
+        for place in _places(file, other)[:1]:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in checked:
+                continue
+            try:
+                target = h5py.File(place, "r")
+            except OSError:
+                # whoever reads it says what is wrong
+                continue
+            with target:
+                _check_everywhere(target, checked)
 
 
 def _members_elsewhere(file: h5py.File, group: str) -> list[str]:
@@ -112,14 +133,20 @@ def _check(file: h5py.File, path: str, rest: str, depth: int) -> bool:
     return False
 
 
-def _check_file(file: h5py.File, name: str, inner: str, depth: int) -> None:
-    """Check the files that HDF5 may take for one that a link names, and the links in the first."""
+def _places(file: h5py.File, name: str) -> list[Path]:
+    """Return what there is at the places where HDF5 looks for a file that a link names."""
     own = Path(os.fsdecode(file.filename))
     base = Path(name).name if Path(name).is_absolute() else name
     prefixes = filter(None, os.environ.get("HDF5_EXT_PREFIX", "").split(":"))
     folders = [*map(Path, prefixes), own.parent, own.resolve().parent, Path()]
     places = [Path(name), *(folder / base for folder in folders)]
-    there = [place for place in places if place.exists()]
+    return [place for place in places if place.exists()]
+
+
+def _check_file(file: h5py.File, name: str, inner: str, depth: int) -> None:
+    """Check the files that HDF5 may take for one that a link names, and the links in the first."""
+    own = Path(os.fsdecode(file.filename))
+    there = _places(file, name)
     for place in there:
         try:
             os.close(open_regular(place))

@@ -54,7 +54,27 @@ def test_pipe_behind_links(pipe, make):
         require_files(file, NAME)
 
 
-@pytest.mark.parametrize("make", [leaf, absolute_name_that_is_gone, group, soft_link_to_it])
+def link_in_a_chain_of_files(file, folder):
+    """The second file links back to the first, too."""
+    with h5py.File(folder / "third.h5", "w") as third:
+        third["c/d"] = h5py.ExternalLink("pipe", "/x")
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["back"] = h5py.ExternalLink("a.h5", "/")
+        other["b/image"] = h5py.ExternalLink("third.h5", "/c")
+    file["anything"] = h5py.ExternalLink("other.h5", "/b")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        leaf,
+        absolute_name_that_is_gone,
+        group,
+        soft_link_to_it,
+        link_in_another_file,
+        link_in_a_chain_of_files,
+    ],
+)
 def test_pipe_behind_a_link_of_any_name(pipe, make):
     path = pipe.with_name("a.h5")
     with h5py.File(path, "w") as file:
