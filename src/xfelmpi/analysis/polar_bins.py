@@ -189,6 +189,11 @@ class HitBinner:
         self._of_pixel = np.stack([bins.exposure, ground], axis=1)
         self._masks = masks
         self._present = modules_of(modules_in_run, masks.n_modules)
+        self._pixel_bin = bins.pixel_bin
+        if not self._present.all():
+            # hits may list pixels of absent modules as bad, which are not exposed anyway
+            there = np.repeat(self._present, len(bins.pixel_bin) // masks.n_modules)
+            self._pixel_bin = np.where(there, bins.pixel_bin, bins.pixel_bin.dtype.type(bins.n_bins))
         self._of_row: dict[int, np.ndarray] = {}
         every = np.bincount(bins.pixel_bin, ground, bins.n_bins + 1)
         self._all_good = np.stack([np.append(bins.total, 0.0), every], axis=1)
@@ -237,7 +242,7 @@ class HitBinner:
         for hit, row in enumerate(rows.tolist()):
             left[hit] = self._good_sums(row)
         lists = (hits.indptr, hits.pixel, hits.count)
-        sum_in_bins(*lists, self._bins.pixel_bin, self._of_pixel, photons, left)
+        sum_in_bins(*lists, self._pixel_bin, self._of_pixel, photons, left)
         exposure, background = np.moveaxis(left[:, :-1], -1, 0)
         # what is left of differences is no exposure
         seen = exposure > 1e-9 * self._bins.total
