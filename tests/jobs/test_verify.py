@@ -9,6 +9,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
+from changes import add_one, attribute, emc_number, flip, move_photon, own, replace, swap
 from launch import call_xfelmpi, run_job, run_xfelmpi
 from mockrun import TINY_RAW, tiny_raw_run, tiny_run
 from stopped import run_until
@@ -71,14 +72,6 @@ def spoilt(outputs, tmp_path):
     return shutil.copytree(outputs, tmp_path / "out", copy_function=os.link)
 
 
-def own(path):
-    """Put a copy in place of a link."""
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data)
-    return path
-
-
 @pytest.fixture
 def quiet(monkeypatch):
     monkeypatch.setattr(log.log, "disabled", True)
@@ -94,68 +87,6 @@ def failures(mock, output, *options) -> dict:
     """Return what does not pass, checked in this process."""
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), *options]
     return check_run(mpi.alone(), *asked_for(argv)).failed
-
-
-def add_one(name, where=0):
-    def change(file):
-        values = file[name]
-        row = values[where]
-        values[where] = row + 1
-
-    return change
-
-
-def flip(name, where=0):
-    def change(file):
-        file[name][where] = ~file[name][where]
-
-    return change
-
-
-def swap(*names):
-    def change(file):
-        for name in names:
-            file[name][0], file[name][1] = file[name][1], file[name][0]
-
-    return change
-
-
-def replace(name, make):
-    """Write another dataset in place of one."""
-
-    def change(file):
-        values, attributes = file[name][()], dict(file[name].attrs)
-        # HDF5 cannot free chunks that are shared
-        file["old"] = file[name]
-        del file[name]
-        file[name] = make(values)
-        file[name].attrs.update(attributes)
-
-    return change
-
-
-def attribute(name, value, of="/"):
-    def change(file):
-        if value is None:
-            del file[of].attrs[name]
-        else:
-            file[of].attrs[name] = value
-
-    return change
-
-
-def move_photon(name):
-    """Move what one pixel has to the next pixel without photons."""
-
-    def change(file):
-        values = file[name][0] if file[name].ndim == 4 else file[name][()]
-        flat = values.reshape(-1)
-        (lit,) = np.nonzero(flat[:-1])
-        at = lit[flat[lit + 1] == 0][0]
-        flat[at + 1], flat[at] = flat[at], 0
-        file[name][(0,) if file[name].ndim == 4 else ()] = values
-
-    return change
 
 
 def dark_pixel(file):
@@ -200,13 +131,6 @@ def no_link(file):
 def not_good(file):
     never = np.argwhere(file["powder"][()] > 0)[0]
     file["good_frames"][tuple(never)] = 0
-
-
-def emc_number(at, add):
-    def change(data):
-        np.frombuffer(data, "<i4")[at] += add
-
-    return change
 
 
 ROWS, SHAPES = "CXI: rows are those of the events", "CXI: shapes"
@@ -363,7 +287,8 @@ def test_nothing_changed_passes(mock, outputs, quiet):
     names |= {cxi_frames.POWDER, cxi_frames.EMC, run_data.FRAMES, run_data.MASKS}
     assert results.n_checks == len(names) + 2
     assert not results.notes
-    elsewhere = {run_data.FRAMES, run_data.MASKS, "classes: columns"}  # these: test_classes.py
+    # these: test_classes.py, test_verify_selection.py
+    elsewhere = {run_data.FRAMES, run_data.MASKS, "classes: columns", job.FOLDER}
     assert {check for *_, check in DAMAGE.values()} == names - elsewhere
 
 

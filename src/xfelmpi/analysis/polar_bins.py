@@ -193,7 +193,9 @@ class HitBinner:
         if not self._present.all():
             # hits may list pixels of absent modules as bad, which are not exposed anyway
             there = np.repeat(self._present, len(bins.pixel_bin) // masks.n_modules)
-            self._pixel_bin = np.where(there, bins.pixel_bin, bins.pixel_bin.dtype.type(bins.n_bins))
+            self._pixel_bin = np.where(
+                there, bins.pixel_bin, bins.pixel_bin.dtype.type(bins.n_bins)
+            )
         self._of_row: dict[int, np.ndarray] = {}
         every = np.bincount(bins.pixel_bin, ground, bins.n_bins + 1)
         self._all_good = np.stack([np.append(bins.total, 0.0), every], axis=1)

@@ -17,12 +17,13 @@ def parser() -> arguments.Parser:
     parser = arguments.Parser(
         prog="xfelmpi verify",
         description="Check the finished outputs of a run against each other (events, powder, CXI "
-        "frame by frame, EMC, Dragonfly's detector, virtual dataset) and, on a sample of frames or "
-        "on all, against the run itself, with the settings that they were made with. Any number of "
-        "ranks. Writes nothing except the kept index and beamline data of the run. Does not check "
-        "what merge, mask and darks write. Several runs are checked one after the other. Exit "
-        "status: 0 all checks passed, 1 a check failed (a list says what was found, and what was "
-        "expected), 2 wrong use, or a run has not been processed.",
+        "frame by frame, EMC, Dragonfly's detector and folder, the files of --where, virtual "
+        "dataset) and, on a sample of frames or on all, against the run itself, with the settings "
+        "that they were made with. Any number of ranks. Writes nothing except the kept index and "
+        "beamline data of the run. Does not check what the commands merge, mask and darks write. "
+        "Several runs are checked one after the other. Exit status: 0 all checks passed, 1 a check "
+        "failed (a list says what was found, and what was expected), 2 wrong use, or a run has not "
+        "been processed.",
     )
     arguments.add_runs(parser, "run numbers, e.g. 50 or 50-53")
     parser.add_argument(

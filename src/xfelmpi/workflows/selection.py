@@ -15,7 +15,7 @@ from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
 from xfelmpi.core.event_table import AddedColumn, EventColumns
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
-from xfelmpi.core.paths import MergedFiles
+from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.lock_file import held_if_there
 from xfelmpi.io.publish import check_writable
@@ -28,9 +28,9 @@ from xfelmpi.workflows.merge.hits import choose_hits, with_run
 from xfelmpi.workflows.merge.job import merge
 
 
-def selected_files(job: RunJob) -> MergedFiles:
+def selected_files(experiment: Experiment) -> MergedFiles:
     """Return the paths of the selection of a run."""
-    return MergedFiles(job.experiment.output, f"{job.experiment.name}_selected")
+    return MergedFiles(experiment.output, f"{experiment.name}_selected")
 
 
 def check_selection(job: RunJob, share: LocalRun, geometry: DetectorGeometry | None) -> None:
@@ -51,7 +51,7 @@ def check_selection(job: RunJob, share: LocalRun, geometry: DetectorGeometry | N
         analyses = chosen_analyses(settings, geometry.distance, wavelength)
         found = [c for analysis in analyses.values() for c in analysis.columns]
         choose_hits(with_run(_without_rows(share, found), config.run), config.where, config.run)
-        for path in hit_paths(config.part(OutputSettings), selected_files(job)):
+        for path in hit_paths(config.part(OutputSettings), selected_files(job.experiment)):
             check_writable(path)
 
     mpi.run_on_root(comm, check)
@@ -80,7 +80,7 @@ def write_selection(job: RunJob) -> None:
     comm, config = job.comm, job.config
     if not config.where or job.so_far:
         return
-    files = selected_files(job)
+    files = selected_files(job.experiment)
     run, output = config.run, job.experiment.output
     held = held_if_there(comm, output, files.lock, f"the selection of run {run} is being written")
     with job.stages.timed("selection"), held, finished_files.unchanged():

@@ -1,6 +1,7 @@
 """Checks of the CXI file but for its frames: rows, shapes, links, attributes, what stands once."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -50,8 +51,12 @@ _UNITS = {
 
 def structure(outputs: Outputs) -> Iterator[Finding]:
     """Entries, classes, links, axes and units are those that CXI and its readers need."""
-    path, file = outputs.experiment.cxi, outputs.files["cxi"]
-    entries = outputs.rows_of_entries
+    entries = list(outputs.rows_of_entries)
+    yield from structure_of(outputs.experiment.cxi, outputs.files["cxi"], entries)
+
+
+def structure_of(path: Path, file: h5py.File, entries: list[str]) -> Iterator[Finding]:
+    """Check the structure of an open CXI file, given the names of the entries that it must have."""
     yield from expect(path, "cxi_version", int(file["cxi_version"][()]), 160)
     yield from expect(path, "default", file.attrs.get("default"), "entry_1")
     found = sorted(name for name in file if name.startswith("entry_"))

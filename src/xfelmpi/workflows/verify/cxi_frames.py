@@ -4,6 +4,7 @@ Frames are read with h5py, one at a time; nothing of the way they were written i
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -119,7 +120,8 @@ def _plan(outputs: Outputs) -> _Plan:
         except DAMAGE:
             # the check of the shapes says so
             continue
-    has_emc, usable = readable_emc(outputs), None
+    has_emc = readable_emc(outputs.experiment.emc, len(outputs.hits))
+    usable = None
     if has_emc and config.bin > 1:
         try:
             usable = outputs.usable
@@ -155,7 +157,8 @@ def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFin
                 hit = pixel, image[pixel]
                 _check_frame(experiment, where, hit, reader.bad(number), sums, found)
                 if emc:
-                    found.by_check[EMC] += _check_emc(experiment, emc, number, hit, plan)
+                    how = plan.bin, plan.usable
+                    found.by_check[EMC] += compare_emc(experiment.emc, emc, number, hit, how)
             except DAMAGE as error:
                 text = f"{where}: cannot be read: {describe(error)}"
                 found.by_check[SUMS].append(Finding(experiment.cxi.name, text))
@@ -181,14 +184,34 @@ def _check_frame(experiment, where, hit, mask, sums, found: FrameFindings) -> No
     found.good += ~bad
 
 
-def _check_emc(experiment, emc: EmcFile, number: int, hit, plan: _Plan) -> list[Finding]:
+def compare_emc(
+    path: Path,
+    emc: EmcFile,
+    number: int,
+    hit: tuple[np.ndarray, np.ndarray],
+    how: tuple[int, np.ndarray | None],
+) -> list[Finding]:
+    """Compare a frame of an EMC file with the hit that it must be.
+
+    Parameters
+    ----------
+    path : Path
+        Of the EMC file.
+    emc : EmcFile
+    number : int
+        Of the frame.
+    hit : (ndarray, ndarray)
+        Pixels with photons, int64 (entry,), ascending, and their counts.
+    how : (int, ndarray or None)
+        Edge of a block in pixels, and for blocks the pixels that are summed, bool (module, ss, fs).
+    """
     pixel, count = hit
     indptr = np.array([0, len(pixel)])
     frame = SparseFrames(indptr, pixel.astype(np.uint32), count.astype(np.uint16))
-    if plan.bin > 1:
-        frame = bin_frames(frame, plan.bin, plan.usable)
-    path, other = experiment.emc, emc.frame(number)
-    what = f"frame {number}"
+    n, usable = how
+    if n > 1:
+        frame = bin_frames(frame, n, usable)
+    other, what = emc.frame(number), f"frame {number}"
     return [
         *compare(path, f"{what}, pixels", other.pixel, frame.pixel, "entry"),
         *compare(path, f"{what}, photons", other.count, frame.count, "entry"),

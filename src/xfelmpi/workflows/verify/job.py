@@ -29,6 +29,7 @@ from xfelmpi.workflows.verify import (
 from xfelmpi.workflows.verify.cxi_frames import check_frames
 from xfelmpi.workflows.verify.findings import Finding, Results
 from xfelmpi.workflows.verify.open_outputs import Outputs, damaged_events, leftovers, opened_outputs
+from xfelmpi.workflows.verify.selection import check_selection
 
 EXIT_FAILED = 1
 
@@ -37,6 +38,7 @@ SAMPLE = "run, sample: frames and hits"
 RUN = "run: can be read"
 
 COLUMNS = "events: columns"
+FOLDER = "Dragonfly: list of hits in the folder"
 
 _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     (COLUMNS, ("events",), tables.columns),
@@ -59,6 +61,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("CXI: processing step", ("cxi",), provenance.process_entry),
     ("EMC: header", (), dragonfly.emc_header),
     ("Dragonfly: detector", ("cxi", "powder"), dragonfly.detector),
+    (FOLDER, ("cxi",), dragonfly.folder),
     ("VDS: frames and sources", ("vds",), tables.virtual),
     ("provenance: complete", (), provenance.provenance),
     ("provenance: one job", (), provenance.one_job),
@@ -151,6 +154,7 @@ def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, result
         found = check_frames(comm, experiment, outputs)
         for name, findings in (found or {}).items():
             results.add(name, findings)
+        check_selection(comm, experiment, outputs, results)
     return usable
 
 

@@ -10,13 +10,14 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.paths import Experiment
+from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.checked import check_stored
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.partial_file import unfinished_files
 from xfelmpi.output.cxi.reader import FinishedHits, read_finished_hits
 from xfelmpi.output.dragonfly.detector import usable_pixels
 from xfelmpi.output.events import FinishedRun, read_finished_run
+from xfelmpi.workflows.selection import selected_files
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, describe
 
 
@@ -55,6 +56,16 @@ class Outputs:
         """Rows of the frames expected in every entry of the CXI file."""
         entries = {"entry_1": self.hits}
         return entries | ({"entry_2": self.misses} if self.run.config.with_misses else {})
+
+    @property
+    def selection(self) -> MergedFiles:
+        """Paths of the files of ``--where``."""
+        return selected_files(self.experiment)
+
+    @property
+    def for_dragonfly(self) -> Experiment | MergedFiles:
+        """The files that a folder for Dragonfly starts with."""
+        return self.selection if self.run.config.where else self.experiment
 
     @property
     def mask_patched(self) -> bool:
@@ -105,7 +116,7 @@ def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
             try:
                 files[name] = stack.enter_context(open_hdf5(path))
                 if name != "vds":
-                    _check_stored(files[name])
+                    check_stored_values(files[name])
             except DAMAGE as error:
                 files.pop(name, None)
                 wanted = name in ("events", "powder", "cxi")
@@ -116,7 +127,7 @@ def opened_outputs(experiment: Experiment) -> Iterator[Outputs]:
         yield Outputs(experiment, run, files, findings)
 
 
-def _check_stored(file: h5py.File) -> None:
+def check_stored_values(file: h5py.File) -> None:
     """Check that all values are in the file; of frames, those of all frames."""
 
     def check(_name, item):
@@ -141,6 +152,8 @@ def leftovers(experiment: Experiment) -> list[str]:
     """Return what a job that did not end has left, as notes."""
     paths = [experiment.events, experiment.powder, experiment.cxi, experiment.emc]
     paths += [experiment.dragonfly_detector, experiment.vds("proc"), experiment.vds("raw")]
+    selection = selected_files(experiment)
+    paths += [selection.cxi, selection.emc, selection.dragonfly_detector]
     return [
         f"{part}: left by a job that did not end, or is still running"
         for part in unfinished_files(paths)

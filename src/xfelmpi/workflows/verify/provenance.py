@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import h5py
+import numpy as np
+
 from xfelmpi.core.file_digest import file_digest
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
@@ -18,32 +21,51 @@ _ATTRIBUTES = (
 _TIMES = ("start_time", "creation_date", "end_time")
 
 
+PROCESS = (
+    ("command", "command_line"),
+    ("version", "program_version"),
+    ("date", "creation_date"),
+)
+"""What a CXI file's record of the processing step repeats, and of which attribute."""
+
+
 def provenance(outputs: Outputs) -> Iterator[Finding]:
     """Every file says how, when, where and from what it was made."""
     for file in outputs.files.values():
-        path, attributes = Path(file.filename), dict(file.attrs)
-        missing = [name for name in _ATTRIBUTES if name not in attributes]
-        if missing:
-            yield Finding(path.name, f"lacks the attributes {', '.join(missing)}")
-            continue
-        yield from expect(path, "run", int(attributes["run"]), outputs.experiment.run)
-        if not json.loads(attributes["input_files"]):
-            yield Finding(path.name, "input_files is empty")
-        json.loads(attributes["used_files"])
-        json.loads(attributes["configuration"])
-        times = [datetime.fromisoformat(attributes[name]) for name in _TIMES]
-        if sorted(times) != times:
-            yield Finding(path.name, f"{' ≤ '.join(_TIMES)} expected, found {times}")
+        yield from provenance_of(outputs, file)
+
+
+def provenance_of(outputs: Outputs, file: h5py.File) -> Iterator[Finding]:
+    """Check what an open file of the run says of how it was made."""
+    path, attributes = Path(file.filename), dict(file.attrs)
+    missing = [name for name in _ATTRIBUTES if name not in attributes]
+    if missing:
+        yield Finding(path.name, f"lacks the attributes {', '.join(missing)}")
+        return
+    # merged hits name all their runs
+    runs = np.ravel(attributes["run"]).tolist()
+    yield from expect(path, "run", runs, [outputs.experiment.run])
+    if not json.loads(attributes["input_files"]):
+        yield Finding(path.name, "input_files is empty")
+    json.loads(attributes["used_files"])
+    json.loads(attributes["configuration"])
+    times = [datetime.fromisoformat(attributes[name]) for name in _TIMES]
+    if sorted(times) != times:
+        yield Finding(path.name, f"{' ≤ '.join(_TIMES)} expected, found {times}")
 
 
 def one_job(outputs: Outputs) -> Iterator[Finding]:
     """All files are of the same job; the virtual dataset may be of another."""
-    wanted = outputs.run.attributes
     for kind, file in outputs.files.items():
-        if kind == "vds":
-            continue
-        for name in ("job_id", "proposal", "program_version", "program_commit", "configuration"):
-            yield from expect(Path(file.filename), name, file.attrs.get(name), wanted.get(name))
+        if kind != "vds":
+            yield from same_job(outputs, file)
+
+
+def same_job(outputs: Outputs, file: h5py.File) -> Iterator[Finding]:
+    """Check that an open file is of the job of the events file."""
+    wanted = outputs.run.attributes
+    for name in ("job_id", "proposal", "program_version", "program_commit", "configuration"):
+        yield from expect(Path(file.filename), name, file.attrs.get(name), wanted.get(name))
 
 
 def process_entry(outputs: Outputs) -> Iterator[Finding]:
@@ -51,11 +73,7 @@ def process_entry(outputs: Outputs) -> Iterator[Finding]:
     path, file = outputs.experiment.cxi, outputs.files["cxi"]
     for name in outputs.rows_of_entries:
         process = file[f"{name}/process_1"]
-        for dataset, attribute in (
-            ("command", "command_line"),
-            ("version", "program_version"),
-            ("date", "creation_date"),
-        ):
+        for dataset, attribute in PROCESS:
             found = process[dataset][()].decode()
             yield from compare(path, f"{name}/process_1/{dataset}", found, file.attrs[attribute])
 
