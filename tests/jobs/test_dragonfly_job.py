@@ -160,6 +160,8 @@ def test_background_is_handed_over(small, tmp_path):
     text = (folder / "recon" / "background.ini").read_text()
     for name in ("background_file = data/detector.h5", "bgscale_file = data/detector.h5"):
         assert f"\n{name}\n" in text
+    # with 0.5, there are orientations with hardly a hit, which Dragonfly takes for empty
+    assert "\nbeta = 0.1\n" in text
     assert "background" not in (folder / "recon" / "config.ini").read_text()
 
 

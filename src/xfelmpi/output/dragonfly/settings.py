@@ -77,8 +77,9 @@ update_scale = 0
 # mean photons of the non-hits, and what scales them to each hit
 background_file = data/{detector}
 bgscale_file = data/{detector}
-# orientations are nearly known: 1 takes the likelihood as it is
-beta = 0.5
+# 1 takes the likelihood as it is; with less, each hit has more orientations: with 0.5, many of
+# them have hardly a hit, and Dragonfly takes these for empty
+beta = 0.1
 """
 
 _HITS_OF_CLASS, _CLASSES_FROM, _CLASSES_TO = 20, 4, 50
@@ -99,8 +100,9 @@ def background_config(photons: str, detector: str) -> str:
 
     In the model, a pixel has scale · particle + background scale · background photons. From noise,
     most orientations of most hits are possible, and Dragonfly solves for all of them by Ridder's
-    method (``max_update.c``), so the first iterations take very long. Where only very unlikely
-    hits have an orientation, it takes their slice for empty, not for unknown.
+    method (``max_update.c``), so the first iterations take very long. Where the probabilities of an
+    orientation sum up to less than about 1e-4, the tolerance of that method, it takes the slice for
+    empty, not for unknown; ``beta`` keeps such orientations few.
     """
     return _BACKGROUND.format(photons=photons, detector=detector)
 
