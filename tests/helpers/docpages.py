@@ -117,17 +117,18 @@ class Shell:
         return self.run(f"python - <<'END OF PROGRAM'\n{text}END OF PROGRAM\n")
 
 
-def reader_environment(programs: Path) -> dict[str, str]:
+def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
     """Return what a reader's environment on this machine has besides that of all programs here.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
-    viewers, which look whether the file is there, and launchers that start two ranks on one node.
+    viewers, which look whether the file is there, and launchers that start few ranks on one node:
+    ``mpirun`` as many as `ranks`, those of Slurm two.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         _script(programs / viewer, '[[ -s "${!#}" ]]')
     _script(programs / "module", ":")
-    _script(programs / "mpirun", f'exec {_where("mpirun")} -n 2 "${{@:3}}"')
+    _script(programs / "mpirun", f'exec {_where("mpirun")} -n {ranks} "${{@:3}}"')
     _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     _script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
