@@ -40,6 +40,17 @@ sys.exit(main())
 """
 """The program, but for the time after which it takes files for finished."""
 
+SHARED = """
+from xfelmpi.mpi import shared_array
+from xfelmpi.workflows import follow
+class Rounds(follow._Rounds):
+    def another(self):
+        print("shared by now:", shared_array._room.promised, flush=True)
+        return super().another()
+follow._Rounds = Rounds
+"""
+"""Tells before every round what the ranks of the node hold together."""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
@@ -155,9 +166,12 @@ def test_run_is_followed_to_its_end(source, tmp_path, quick):
 def test_on_several_ranks(source, tmp_path):
     facility = Facility(source, tmp_path, [1, 3], frames_in(tmp_path))
     args = [50, "--prefix", tmp_path, "--follow", "--no-report"]
-    done = run_python(["-c", QUICK, *args], 2, seconds=limit(60))
+    done = run_python(["-c", SHARED + QUICK, *args], 2, seconds=limit(60))
     facility.join()
     assert done.returncode == 0, done.stdout + done.stderr
+    shared = re.findall(r"^shared by now: (\d+)", done.stdout, re.MULTILINE)
+    assert len(shared) >= 3
+    assert set(shared) == {"0"}, "masks of earlier rounds are still held"
     assert sum(frames_read(done.stdout)) == CELLS * 4, done.stdout
     assert_as_of_a_plain_job(tmp_path)
 

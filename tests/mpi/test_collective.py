@@ -3,6 +3,7 @@
 import re
 import resource
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,6 +170,40 @@ def test_node_shared_array_is_one(comm):
     assert array[1, 1] == -1, "every rank has an array of its own"
     assert sorted(comm.allgather(shared.node_rank)) == list(range(comm.size))
     assert shared.node_size == comm.size
+
+
+SIZE = 4 << 20
+
+
+def mapped():
+    """Return the bytes of shared memory that this process can see."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0] for line in lines if "/dev/shm/" in line]
+    return sum(int(b, 16) - int(a, 16) for a, b in (span.split("-") for span in spans))
+
+
+def test_shared_arrays_are_freed_when_nothing_refers_to_them(comm):
+    def part_of_a_new_one():
+        shared = mpi.NodeSharedArray(comm, (SIZE // 8,), np.float64)
+        shared.array[shared.node_rank :: shared.node_size] = 3
+        return shared.ready()[5:].reshape(-1, 1)
+
+    mpi.free_unused(comm)
+    before, seen, freed = mapped(), [], []
+    for _ in range(4):
+        part = part_of_a_new_one()
+        freed.append(mpi.free_unused(comm))
+        values = set(part[:, 0].tolist())
+        # one rank still refers to it
+        part = part if comm.rank == comm.size - 1 else None
+        freed.append(mpi.free_unused(comm))
+        del part
+        freed.append(mpi.free_unused(comm))
+        seen.append(mapped() - before)
+    comm.Barrier()
+    assert values == {3}
+    assert freed == [0, 0, SIZE if comm.size > 1 else 0] * 4
+    assert max(seen) < SIZE, "shared memory grows from round to round"
 
 
 def test_shared_bytes(comm, shared_path):

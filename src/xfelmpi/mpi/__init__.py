@@ -24,6 +24,7 @@ from xfelmpi.mpi.progress import ProgressBoard
 from xfelmpi.mpi.shared_array import (
     PRIVATE_BYTES,
     NodeSharedArray,
+    free_unused,
     holders,
     private_bytes,
     private_limit,
@@ -49,6 +50,7 @@ __all__ = [
     "digests_of",
     "exscan_and_total",
     "fail_together",
+    "free_unused",
     "gather_objects",
     "holders",
     "library_versions",

@@ -1,15 +1,20 @@
 """Arrays that the ranks of a node hold once."""
 
+import gc
 import math
 import os
+import weakref
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log, size_text
-from xfelmpi.mpi.collectives import CHUNK, allreduce_min
+from xfelmpi.mpi.collectives import CHUNK, allreduce_bor, allreduce_min
 from xfelmpi.mpi.consensus import agree
 from xfelmpi.mpi.library import alone
+from xfelmpi.mpi.one_process import OneProcess
 
 _FOLDER_VARIABLE = "OMPI_MCA_osc_sm_backing_store"
 _FOLDER = "/dev/shm"
@@ -21,6 +26,23 @@ PRIVATE_BYTES = 64 << 20
 """What a rank may hold of its own, without being asked, where shared memory has no room."""
 
 
+@dataclass(frozen=True)
+class _Held:
+    # an array that was made; the window is None in memory of this rank's own. Every view of the
+    # array refers to the object `array`, which therefore lives as long as the last of them
+    array: weakref.ref
+    n_bytes: int
+    window: Any = None
+    node: Any = None
+    """Ranks that share it, if there is a window."""
+
+    def free(self) -> None:
+        """Give the memory back; collective over the ranks that share it."""
+        if self.window is not None:
+            self.window.Free()
+            self.node.Free()
+
+
 class _Room:
     """The shared memory of this node, and what was promised of it.
 
@@ -30,8 +52,17 @@ class _Room:
 
     def __init__(self):
         self.free_at_first: int | None = None
-        self.promised = 0
-        self.private = 0
+        self.held: list[_Held] = []
+
+    @property
+    def promised(self) -> int:
+        """Bytes of arrays that ranks of this node share."""
+        return sum(held.n_bytes for held in self.held if held.node and held.node.size > 1)
+
+    @property
+    def private(self) -> int:
+        """Bytes of arrays that this rank holds alone, because shared memory has no room."""
+        return sum(held.n_bytes for held in self.held if held.window is None)
 
     @staticmethod
     def _free(n_ranks: int) -> int | None:
@@ -87,27 +118,18 @@ class NodeSharedArray:
 
     def __init__(self, comm, shape: tuple[int, ...], dtype):
         self._window = None
-        if comm.size == 1:
-            self._node = comm
-            self.array = np.zeros(shape, dtype)
-            return
-        from mpi4py import MPI
-
-        self._node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         dtype = np.dtype(dtype)
         n_bytes = math.prod(shape) * dtype.itemsize
-        own = n_bytes if self._node.rank == 0 else 0
-        try:
-            self._window = MPI.Win.Allocate_shared(own, 1, comm=self._node)
-        except MPI.Exception as error:
-            raise InputError(
-                f"{size_text(n_bytes)} of shared memory cannot be had for the ranks of a node: "
-                f"{error}"
-            ) from None
-        buffer, _ = self._window.Shared_query(0)
-        self.array = np.frombuffer(buffer, np.uint8, n_bytes).view(dtype).reshape(shape)
-        if self._node.size > 1:
-            _room.promised += n_bytes
+        if comm.size == 1:
+            self._node = comm
+            flat = np.zeros(n_bytes, np.uint8)
+            if not isinstance(comm, OneProcess):
+                # of `holders`: there is no room to share it
+                _room.held.append(_Held(weakref.ref(flat), n_bytes))
+        else:
+            self._node, self._window, flat = _shared_bytes(comm, n_bytes)
+            _room.held.append(_Held(weakref.ref(flat), n_bytes, self._window, self._node))
+        self.array = flat.view(dtype).reshape(shape)
 
     @property
     def node_rank(self) -> int:
@@ -124,6 +146,49 @@ class NodeSharedArray:
         if self._window is not None:
             self._window.Fence()
         return self.array
+
+
+def _shared_bytes(comm, n_bytes: int):
+    """Return the ranks of the node, the window and the uint8 array that they share; collective."""
+    from mpi4py import MPI
+
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        window = MPI.Win.Allocate_shared(n_bytes if node.rank == 0 else 0, 1, comm=node)
+    except MPI.Exception as error:
+        raise InputError(
+            f"{size_text(n_bytes)} of shared memory cannot be had for the ranks of a node: {error}"
+        ) from None
+    buffer, _ = window.Shared_query(0)
+    return node, window, np.frombuffer(buffer, np.uint8, n_bytes)
+
+
+def free_unused(comm) -> int:
+    """Free the arrays to which no rank refers any more; collective. Returns their bytes.
+
+    MPI frees a window only if it is told to, and all ranks together. A job that reads masks and
+    calibration constants more than once (``--follow``, ``patch``) calls this in between.
+
+    Parameters
+    ----------
+    comm : Intracomm
+        All ranks: those that hold arrays together.
+    """
+    if comm.size == 1:
+        return 0
+    # what refers to itself in a circle
+    gc.collect()
+    # a list of the same arrays in the same order on every rank
+    used = np.array([held.array() is not None for held in _room.held], np.uint8)
+    kept, freed = [], 0
+    for held, is_used in zip(_room.held, allreduce_bor(comm, used), strict=True):
+        if is_used:
+            kept.append(held)
+        else:
+            held.free()
+            freed += held.n_bytes
+    _room.held = kept
+    return freed
 
 
 def holders(comm, layouts, limit: int = PRIVATE_BYTES):
@@ -172,7 +237,6 @@ def holders(comm, layouts, limit: int = PRIVATE_BYTES):
         agree(comm, error if comm.rank == 0 else None)
     if comm.rank == 0:
         log.warning(f"{told}: every rank holds its own copy; {advice}")
-    _room.private += n_bytes
     return alone()
 
 

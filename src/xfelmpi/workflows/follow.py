@@ -85,6 +85,8 @@ def follow(
     try:
         while so_far := mpi.bcast_from_root(comm, rounds.another):
             _show(new_job(), so_far, rounds.staging, process)
+            # masks and constants, which the next round reads anew
+            mpi.free_unused(comm)
             # if it is stopped while it waits, nothing is complete
             new_job().announce()
     finally:

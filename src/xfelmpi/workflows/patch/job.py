@@ -55,7 +55,11 @@ def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> 
     comm = job.comm
     # before anything is written
     mpi.run_on_root(comm, lambda: _check_sets(sets, change))
-    done = [_patch_set(job, files, change) for files in sets]
+    done = []
+    for files in sets:
+        done.append(_patch_set(job, files, change))
+        # its masks
+        mpi.free_unused(comm)
     written = [path for _, paths, _ in done for path in paths]
     old = [path for _, _, obsolete in done for path in obsolete]
     publish_together(comm, written, lambda: old)
