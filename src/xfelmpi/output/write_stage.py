@@ -16,7 +16,7 @@ from xfelmpi.analysis.hit_analysis import (
 )
 from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
 from xfelmpi.calibration.pixel_mask import mask_digest
-from xfelmpi.core import fault_injection, shutdown
+from xfelmpi.core import fault_injection
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.machine_records import motors_as_json
@@ -61,8 +61,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
         sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
     if done.whole and mpi.allreduce_max(comm, done.events.is_dark.any()):
         sums["_dark"] = _dark_sum(comm, done)
-    with shutdown.defer_shutdown():
-        done.reader.release()
+    done.reader.release()
     fault_injection.inject(comm, "powder")
     frame_shape = done.share.facts.detector_type.frame_shape
     write_powder(comm, experiment.powder, attributes, sums, frame_shape)

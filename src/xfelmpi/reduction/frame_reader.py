@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from xfelmpi.calibration.pixel_mask import Masks
+from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.reduction.frame_buffer import FrameBuffer
@@ -15,6 +16,9 @@ from xfelmpi.reduction.sparsifier import Sparsifier
 
 class HitReader:
     """Gives any frames of a rank as sparse lists: from memory, or read again.
+
+    What is kept changes only inside `defer_shutdown`: a job that is stopped meanwhile may save it
+    in a checkpoint.
 
     Parameters
     ----------
@@ -62,7 +66,8 @@ class HitReader:
     def keep_only(self, frames: np.ndarray) -> None:
         """Let go of all kept frames but some, int (frame,): only these are going to be read."""
         if self._kept:
-            self._kept.keep_only(frames)
+            with shutdown.defer_shutdown():
+                self._kept.keep_only(frames)
 
     def load(self, *selections: np.ndarray) -> None:
         """Read and keep what is lacking of the first selection that there is room for, if any.
@@ -85,7 +90,7 @@ class HitReader:
             lacking = frames[~self._kept.has(frames)]
             if self._kept.has_room(self._sums.entries[lacking]):
                 for block in self._blocks(lacking, self.LOADED_FRAMES, self.LOADED_ENTRIES):
-                    self._kept.store(block, self._read_again(block, None))
+                    self._keep(block, self._read_again(block, None))
                 return
 
     def check_unchanged(self) -> None:
@@ -101,7 +106,12 @@ class HitReader:
     def release(self) -> None:
         """Let go of what was kept: nothing is going to be read again."""
         if self._kept:
-            self._kept.release()
+            with shutdown.defer_shutdown():
+                self._kept.release()
+
+    def _keep(self, frames: np.ndarray, sparse: SparseFrames) -> None:
+        with shutdown.defer_shutdown():
+            self._kept.store(frames, sparse)
 
     def stream(
         self, frames: np.ndarray, powder: PowderSum | None = None
@@ -176,7 +186,7 @@ class HitReader:
         if not len(new):
             return sparse
         again = self._read_again(new, powder)
-        self._kept.store(new, again)
+        self._keep(new, again)
         return SparseFrames.join([sparse, again]).take(np.argsort(np.concatenate([old, new])))
 
     def _read_again(self, frames: np.ndarray, powder: PowderSum | None) -> SparseFrames:

@@ -8,6 +8,7 @@ import pytest
 from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images, write_module
 from reference import FS, MODULES, PIXELS, SS, photon_image
 
+from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
@@ -289,6 +290,39 @@ def test_file_changes_between_the_readings(tmp_path, first_pass, run, change):
             file[DATASET][PER_TRAIN + 3, 0, :4] = new[change]
     with pytest.raises(InputError, match=r"train 71: .* differently"):
         list(done.reader.stream(np.array([1, PER_TRAIN + 3]), PowderSum.zeros(1, AGIPD_1M)))
+
+
+class WatchedBuffer(FrameBuffer):
+    """Notes whether a job that is stopped would wait for what changes the buffer."""
+
+    def __init__(self, budget):
+        super().__init__(N, budget)
+        self.changes = []
+
+    def keep_only(self, frames):
+        self.changes.append(("keep_only", shutdown._busy.locked()))
+        super().keep_only(frames)
+
+    def store(self, *args):
+        self.changes.append(("store", shutdown._busy.locked()))
+        super().store(*args)
+
+    def release(self):
+        self.changes.append(("release", shutdown._busy.locked()))
+        super().release()
+
+
+def test_a_stopped_job_waits_for_changes_of_the_buffer(run, first_pass):
+    """The thread that ends the job would save frames at places where others are by then."""
+    done = first_pass(run, 0, LIKELY["none"])
+    kept = WatchedBuffer(HUGE)
+    reader = HitReader(run.table, done.sums, done.sparsifier, run.masks, kept)
+    reader.load(np.arange(3))
+    reader.keep_only(np.arange(2))
+    list(reader.stream(np.arange(4)))
+    reader.release()
+    names = ["store", "keep_only", "store", "release"]
+    assert kept.changes == [(name, True) for name in names]
 
 
 def test_keep_only_makes_room():
