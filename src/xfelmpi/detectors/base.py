@@ -95,7 +95,7 @@ class Detector:
     ------
     ValueError
         If the tiles do not fill a module, there are more cells than the 65536 that a cellId of 16
-        bits can name, or more modules than a bit field has bits.
+        bits can name, or more modules than the 16 bits of `FrameSums.modules`.
     """
 
     name: str
@@ -125,8 +125,8 @@ class Detector:
             )
         if not 0 < self.max_cells <= 1 << 16:
             raise ValueError(f"{self.name}: {self.max_cells} memory cells, expected 1 … 65536")
-        if not 0 < self.n_modules <= 64:
-            raise ValueError(f"{self.name}: {self.n_modules} modules, expected 1 … 64")
+        if not 0 < self.n_modules <= 16:
+            raise ValueError(f"{self.name}: {self.n_modules} modules, expected 1 … 16")
         if self.tile_shape is None:
             object.__setattr__(self, "tile_shape", self.asic_shape)
         if self.pixel_area is None:
@@ -158,11 +158,6 @@ class Detector:
     def module_bytes(self) -> int:
         """Bytes of a mask of one module, one bit per pixel."""
         return self.module_pixels // 8
-
-    @property
-    def bit_field(self) -> np.dtype:
-        """Dtype of a bit field of modules: unsigned, at least 16 bits."""
-        return np.min_scalar_type(max(1 << 15, (1 << self.n_modules) - 1))
 
     def rows_of_cells(self, cells: np.ndarray) -> np.ndarray:
         """Return the row of every memory cell where only some have rows, int32 (max_cells,).
