@@ -21,13 +21,14 @@ from launch import call_xfelmpi, output_files, run_job, run_xfelmpi
 from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run
 from reference import raw_photons
 
+from xfelmpi.core.config.parts import MemorySettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
-from xfelmpi.reduction.checkpoint import CHECKPOINT_MEMORY
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.frame_loop import FEWEST_BLOCKS, MOST_TRAINS, train_blocks
-from xfelmpi.reduction.memory_budget import BASE_MEMORY
+from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.run.data_choice import choose_data
 
 PROPOSAL = "p007927"
@@ -193,7 +194,8 @@ def blocks_of(mock, memory: int):
     """Return how many trains the blocks of a single rank have, given its memory."""
     sums = FrameSums.zeros(len(mock))
     sums.entries[:] = mock.truth["litpixels"]
-    room = (memory - BASE_MEMORY - CHECKPOINT_MEMORY) // 4 // 6
+    settings = MemorySettings(memory_per_rank=memory, checkpoint_minutes=5.0)
+    room = spare_memory(settings, AGIPD_1M.frame_pixels) // 4 // 6
     frames = table_of(mock.truth["trainId"])
     return [(b - a) // 3 for a, b in train_blocks(frames, sums, room, "raw")]
 

@@ -93,6 +93,11 @@ class Masks:
         """Pixels of a module."""
         return 8 * self.good.shape[2]
 
+    @property
+    def frame_pixels(self) -> int:
+        """Pixels of a frame."""
+        return self.n_modules * self.module_pixels
+
     @cached_property
     def good_in_region(self) -> np.ndarray:
         """Good pixels of the region, int64 (module, max_cells), by memory cell."""

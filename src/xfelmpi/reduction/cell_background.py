@@ -11,7 +11,7 @@ from xfelmpi.core.log import plural, size_text
 from xfelmpi.detectors.base import Detector
 from xfelmpi.reduction.background import mean_background
 from xfelmpi.reduction.frame_reader import HitReader
-from xfelmpi.reduction.memory_budget import BASE_MEMORY
+from xfelmpi.reduction.memory_budget import base_memory
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
 
@@ -93,7 +93,7 @@ def check_cell_memory(n_cells: int, detector: Detector, spare: int) -> None:
             f"--background cell: the backgrounds of {n_cells} memory cells take "
             f"{size_text(needed)}, expected at most {size_text(max(spare // 2, 0))}, half of what "
             f"--memory-per-rank leaves; give --memory-per-rank "
-            f"{-(-(2 * needed + 2 * BASE_MEMORY) // (1 << 20))}M"
+            f"{-(-(2 * needed + 2 * base_memory(detector.frame_pixels)) // (1 << 20))}M"
         )
 
 

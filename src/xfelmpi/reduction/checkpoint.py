@@ -40,9 +40,6 @@ from xfelmpi.run.distribution import LocalRun
 
 ENDING = ".checkpoint"
 
-CHECKPOINT_MEMORY = 24 << 20
-"""Bytes that a rank needs for checkpoints: another powder sum, and copies while it writes."""
-
 _SHORT = 0.1
 """Of the time between two checkpoints: a pass that took less leaves none when it ends."""
 

@@ -102,7 +102,8 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         score, decision, is_miss = _decide(job, share, sums.modules)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
+        spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
+        kept = FrameBuffer(len(share.frames), spare // 2)
         rows = np.flatnonzero(decision.is_hit | is_miss)
         nothing = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
         with mpi.fail_together(comm):
@@ -111,7 +112,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
         done = WriteInputs(
             settings=config.part(OutputSettings),
-            spare=spare_memory(config.part(MemorySettings)),
+            spare=spare,
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,

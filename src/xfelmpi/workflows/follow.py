@@ -69,6 +69,9 @@ def follow(
     int
         Exit status of the last job.
     """
+    if not config.checkpoint_minutes:
+        # a round goes on from the checkpoint of the one before
+        config = replace(config, checkpoint_minutes=Config.checkpoint_minutes)
 
     def new_job() -> RunJob:
         return replace(RunJob.of(comm, config, argv), growing=True)

@@ -118,8 +118,9 @@ def prepare_outputs(job: RunJob, share: LocalRun) -> None:
     about = (job.experiment, settings, analyse, share.facts.n_frames)
     mpi.run_on_root(job.comm, lambda: prepare_folders(*about))
     if settings.background == "cell":
-        spare = spare_memory(job.config.part(MemorySettings))
-        needs = len(share.facts.cells), share.facts.detector_type, spare
+        detector = share.facts.detector_type
+        spare = spare_memory(job.config.part(MemorySettings), detector.frame_pixels)
+        needs = len(share.facts.cells), detector, spare
         mpi.run_on_root(job.comm, lambda: check_cell_memory(*needs))
 
 
@@ -130,7 +131,7 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         inputs.masks,
         config.adu_per_photon,
         config.photon_threshold,
-        spare_memory(config.part(MemorySettings)) // 4 // ENTRY_BYTES,
+        spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels) // 4 // ENTRY_BYTES,
         inputs.calibration,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
-from xfelmpi.core.config.options import PASS_GROUPS, Config
+from xfelmpi.core.config.options import PASS_GROUPS
 from xfelmpi.core.config.parts import (
     AnalysisSettings,
     HitSettings,
@@ -103,7 +103,8 @@ def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
     digests = digests_if_growing(job, share, masks)
     if digests is not None:
         selection = without_other_masks(comm, selection, digests)
-    kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
+    spare = spare_memory(config.part(MemorySettings), masks.frame_pixels)
+    kept = FrameBuffer(len(share.frames), spare // 2)
     sparsifier = make_sparsifier(config, inputs, files)
     sums = FrameSums.zeros(len(share.frames))
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
@@ -122,7 +123,7 @@ def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
         own_problems += share.facts.machine_problems
         done = WriteInputs(
             settings=config.part(OutputSettings),
-            spare=spare_memory(config.part(MemorySettings)),
+            spare=spare,
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=masks,
@@ -150,7 +151,7 @@ def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
 def start_vds(job: RunJob, share: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.inject(job.comm, "vds")
-    memory = spare_memory(job.config.part(MemorySettings))
+    memory = spare_memory(job.config.part(MemorySettings), share.facts.detector_type.frame_pixels)
     attributes = provenance(job, share.facts.input_files, used, share.facts.beamline)
     begun = mpi.run_on_root(job.comm, lambda: begin_vds(job.experiment, attributes, share, memory))
     return begun or (None, ())
@@ -192,8 +193,6 @@ def _read_frames(
     comm, experiment, config = job.comm, job.experiment, job.config
     done_before = _begin_pass(job, selection, result, resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
-    if job.growing and not minutes:
-        minutes = Config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result, digests)
     share, sparsifier = result.share, result.sparsifier
     n_run, kind = share.facts.n_frames, share.facts.kind

@@ -196,10 +196,11 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int]:
     warnings = log_start(job, share, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        kept = FrameBuffer(len(share.frames), spare_memory(config.part(MemorySettings)) // 2)
+        spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
+        kept = FrameBuffer(len(share.frames), spare // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),
-            spare=spare_memory(config.part(MemorySettings)),
+            spare=spare,
             analysis=config.part(AnalysisSettings),
             share=share,
             masks=inputs.masks,

@@ -24,7 +24,7 @@ from xfelmpi.output.mask_file import write_mask
 from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.frame_loop import run_pass
-from xfelmpi.reduction.memory_budget import BASE_MEMORY
+from xfelmpi.reduction.memory_budget import base_memory
 from xfelmpi.reduction.observers import PassProgress
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
@@ -124,8 +124,8 @@ def _sum_and_judge(
         Of this rank.
     """
     facts, masks = inputs.share.facts, inputs.masks
-    spare = config.memory_per_rank - BASE_MEMORY
     detector = facts.detector_type
+    spare = max(0, config.memory_per_rank - base_memory(detector.frame_pixels))
     room = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
     planes = 3 if writer is None else 6
     n_cells = len(facts.cells)
