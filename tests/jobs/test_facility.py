@@ -7,10 +7,12 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from damage import frames_of, image_group, module_files
 from mockrun import tiny_run
 from mpi4py import MPI
 
 from xfelmpi.cli import process, verify
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import start_logging
 
 pytest.importorskip("extra_redu.spi")
@@ -51,6 +53,11 @@ def counted(folder):
 @pytest.fixture(scope="module")
 def redu(run):
     """The same with what EXtra-redu finds, in its own file."""
+    return find_hits(run)
+
+
+def find_hits(run):
+    """Let EXtra-redu find hits, and save these in its own file of the run."""
     from extra_redu.fileutils import exdf_save
     from extra_redu.spi import SpiHitfinder
 
@@ -144,6 +151,56 @@ def test_scores_of_the_facility(run, redu, tmp_path):
     assert "only theirs" in page
     assert "SPI_HITFINDER" in page
     assert (tmp_path / "facility" / "report" / "r0050.html").exists()
+
+
+@pytest.fixture
+def moved(run, redu, tmp_path):
+    """A copy of the run with what EXtra-redu finds."""
+    copy = shutil.copytree(run.options.prefix, tmp_path / "p007927")
+    paths = replace(run.paths, proc=copy / "proc" / "r0050")
+    return replace(run, options=replace(run.options, prefix=copy), paths=paths)
+
+
+def make_unreadable(run, modules):
+    """Let no frame of some modules inflate."""
+    for module in modules:
+        for path in module_files(run, module):
+            with h5py.File(path, "r+") as file:
+                data = frames_of(run, image_group(run, file)).id
+                for i in range(data.get_num_chunks()):
+                    data.write_direct_chunk(data.get_chunk_info(i).chunk_offset, b"garbage!" * 8)
+
+
+def test_module_of_which_no_frame_can_be_read(moved, redu, tmp_path, capfd):
+    """It is as good as absent, as in a job that reads all frames."""
+    make_unreadable(moved, [5])
+    own, about_own = job(moved, tmp_path / "own", "--no-report")
+    events, about = job(moved, tmp_path / "facility", "--hits", "facility", "--no-report")
+    lit = events["n_pulses"] > 0
+    np.testing.assert_array_equal(events["is_hit"], of_frames(events, redu, redu.hit_mask) & lit)
+    assert events["is_hit"].any()
+    np.testing.assert_array_equal(events["modules"], own["modules"])
+    assert about["modules_in_run"] == about_own["modules_in_run"] == 0xFFFF & ~(1 << 5)
+    assert "module 5: no frame of this module can be read" in capfd.readouterr().out
+    where = ["--prefix", str(moved.options.prefix), "--output", str(tmp_path / "facility")]
+    assert verify.main(["50", *where, "--all"], MPI.COMM_WORLD) == 0
+
+
+def test_no_frame_can_be_read(moved, tmp_path):
+    """Earlier outputs stay."""
+    job(moved, tmp_path / "out", "--hits", "facility", "--no-report")
+    before = (tmp_path / "out" / "emc" / "r0050.emc").read_bytes()
+    make_unreadable(moved, range(16))
+    with pytest.raises(InputError, match=r"no frame of any module can be read .* does not inflate"):
+        job(moved, tmp_path / "out", "--hits", "facility", "--no-report")
+    assert (tmp_path / "out" / "emc" / "r0050.emc").read_bytes() == before
+
+
+def test_no_frame_has_to_be_read(moved, tmp_path):
+    """Without hits and misses nothing is said of frames that cannot be read."""
+    nothing = ("--decide", "fixed", "--fixed-threshold", 1e9, "--miss-fraction", 0, "--no-report")
+    events, _ = job(moved, tmp_path / "out", "--score", "facility", *nothing)
+    assert not (events["is_hit"] | events["is_miss"]).any()
 
 
 class LitPixels:

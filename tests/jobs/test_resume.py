@@ -241,6 +241,13 @@ def test_without_resume_everything_is_read(mock, undisturbed, output):
     assert not (output / "checkpoint").exists()
 
 
+def test_resumes_if_the_run_has_nothing_of_the_facility(mock, undisturbed, output):
+    """The job of all frames that it is then goes on where it was stopped."""
+    done = run_here(options(mock, output, "--score", "facility", "--resume"), 2)
+    assert 0 < frames_done(done) < len(mock)
+    assert_same_outputs(output, undisturbed)
+
+
 def test_resume_without_a_checkpoint(mock, undisturbed, tmp_path):
     done = run_here(options(mock, tmp_path, "--resume"))
     assert "resume: no checkpoint that fits, starting over" in done.stdout

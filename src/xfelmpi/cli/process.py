@@ -1,5 +1,6 @@
 """The main job: from a run to events, powder, CXI and EMC; and re-thresholding a finished run."""
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,8 +84,6 @@ def main(argv: list[str], comm) -> int:
 
     given, sigmas = bcast_from_root(comm, lambda: _parse(argv))
     if not given.from_events:
-        from xfelmpi.workflows.process import process
-
         config = bcast_from_root(comm, lambda: _config(given))
         job = RunJob.of(comm, config, argv)
         with _only_job(job), _failure_recorded(job):
@@ -92,13 +91,13 @@ def main(argv: list[str], comm) -> int:
                 from xfelmpi.workflows.wait import wait_for_run
 
                 wait_for_run(job, given.wait)
-            by_facility = "facility" in (config.hits, config.score)
+            process = _process_of(config)
             if given.follow:
                 from xfelmpi.workflows.follow import Following, follow
 
                 how = Following(given.follow_timeout, given.resume)
-                return follow(comm, config, argv, how, _by_facility if by_facility else process)
-            return _by_facility(job) if by_facility else process(job, given.resume)
+                return follow(comm, config, argv, how, process)
+            return process(job, given.resume)
     from xfelmpi.workflows.rethreshold import hit_rates, rethreshold_run
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
@@ -110,11 +109,15 @@ def main(argv: list[str], comm) -> int:
     return 0
 
 
-def _by_facility(job: RunJob, _resume: bool = False) -> int:
-    """Process a run by what the facility found: nothing is read that could be continued."""
-    from xfelmpi.workflows.facility import process_by_facility
+def _process_of(config: Config) -> Callable[[RunJob, bool], int]:
+    """Return what processes a run: by what the facility found in it, or by all frames."""
+    if "facility" in (config.hits, config.score):
+        from xfelmpi.workflows.facility import process_by_facility
 
-    return process_by_facility(job)
+        return process_by_facility
+    from xfelmpi.workflows.process import process
+
+    return process
 
 
 def _parse(argv: list[str]):

@@ -167,6 +167,10 @@ class FrameSums:
         self.peak[rows] = np.maximum(self.peak[rows], other.peak)
         self.modules[rows[good]] |= self.modules.dtype.type(1 << module)
 
+    def take(self, rows: np.ndarray | slice) -> "FrameSums":
+        """Return the sums of some of the frames."""
+        return FrameSums(*(getattr(self, name)[rows] for name in self.names()))
+
     def put(self, first: int, other: "FrameSums") -> None:
         """Copy the sums of some frames to the rows from `first` on."""
         for name in self.__dataclass_fields__:

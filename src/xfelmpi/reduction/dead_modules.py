@@ -12,16 +12,24 @@ from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.run.distribution import LocalRun
 
 
-def require_frames(comm, share: LocalRun, sums: FrameSums, problems: list[Problem]) -> None:
+def require_frames(comm, sums: FrameSums, problems: list[Problem]) -> None:
     """Check that any frame of any module could be read; collective.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    sums : FrameSums
+        Of the frames that this rank had to read.
+    problems : list of Problem
+        What went wrong.
 
     Raises
     ------
     InputError
-        On all ranks, with one of the reasons, if the run has frames and none could.
+        On all ranks, with one of the reasons, if there were frames to read and none could be.
     """
     read = mpi.allreduce_bor(comm, np.array([np.bitwise_or.reduce(sums.modules, initial=0)]))[0]
-    if read or not share.facts.n_frames:
+    if read or not mpi.allreduce_max(comm, len(sums.modules)):
         return
     told = mpi.gather_objects(comm, problems[:1])
 
@@ -34,15 +42,25 @@ def require_frames(comm, share: LocalRun, sums: FrameSums, problems: list[Proble
     mpi.run_on_root(comm, refuse)
 
 
-def without_dead_modules(comm, share: LocalRun, sums: FrameSums) -> LocalRun:
+def without_dead_modules(
+    comm, share: LocalRun, sums: FrameSums, rows: np.ndarray | slice = slice(None)
+) -> LocalRun:
     """Return the share without modules of which no frame could be read; collective.
 
     Such a module is as good as absent from the run: it must not make every frame incomplete.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    share : LocalRun
+    sums : FrameSums
+        Of all frames of this rank.
+    rows : ndarray, int (frame,), or slice
+        Those that were read, if not all.
     """
-    present = bits_of((share.frames.file >= 0).any(axis=0))
-    found, read = mpi.allreduce_bor(
-        comm, np.array([present, np.bitwise_or.reduce(sums.modules, initial=0)], np.int64)
-    ).tolist()
+    present = bits_of((share.frames.file[rows] >= 0).any(axis=0))
+    read_here = np.bitwise_or.reduce(sums.modules[rows], initial=0)
+    found, read = mpi.allreduce_bor(comm, np.array([present, read_here], np.int64)).tolist()
     dead = found & ~read
     if not dead:
         return share

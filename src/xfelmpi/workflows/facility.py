@@ -15,31 +15,22 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import (
-    AnalysisSettings,
-    HitSettings,
-    MemorySettings,
-    OutputSettings,
-    RunSettings,
-)
+from xfelmpi.core.config.parts import HitSettings, MemorySettings, RunSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
-from xfelmpi.core.problems import summarised
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
 from xfelmpi.detectors.module_bits import bits_of, modules_of
-from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses, score_frames
+from xfelmpi.hitfinding.hit_finder import score_frames
 from xfelmpi.hitfinding.scores import unmasked_factor, usable_frames
 from xfelmpi.hitfinding.thresholds import Decision, named_decision
-from xfelmpi.output.write_inputs import WriteInputs
-from xfelmpi.output.write_stage import write_outputs
+from xfelmpi.reduction.checkpoint import ReductionState
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, share_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
@@ -49,15 +40,22 @@ from xfelmpi.workflows.inputs import (
     prepare_outputs,
     with_distance,
 )
-from xfelmpi.workflows.process import event_columns, finish, process, start_vds
+from xfelmpi.workflows.output_stage import (
+    check_sums,
+    finish,
+    forget_checkpoint,
+    gather_problems,
+    write_run,
+)
+from xfelmpi.workflows.process import decide_scored, event_columns, process, start_vds
 from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.selection import write_selection
 
 
-def process_by_facility(job: RunJob) -> int:
+def process_by_facility(job: RunJob, resume: bool = False) -> int:
     """Process a run by what the facility found, and return the exit status; collective.
 
-    If the run has nothing of it, this is the main job.
+    If the run has nothing of it, this is the main job, which `resume` continues.
 
     Raises
     ------
@@ -66,7 +64,7 @@ def process_by_facility(job: RunJob) -> int:
     """
     job, status = _run_stages(job)
     if status is None:
-        return process(job)
+        return process(job, resume)
     write_selection(job)
     report_run(job)
     return status
@@ -104,47 +102,38 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         sparsifier = make_sparsifier(config, inputs, files)
         spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
         kept = FrameBuffer(len(share.frames), spare // 2)
+        powder = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
+        result = ReductionState(share, sums, powder, kept, sparsifier)
         rows = np.flatnonzero(decision.is_hit | is_miss)
-        nothing = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
         with mpi.fail_together(comm):
-            _read_rows(share.frames, rows, sparsifier, nothing, _RowKeeper(sums, kept))
+            _read_rows(result, rows)
             files.check_unchanged()
+        result, _, doubts = check_sums(comm, inputs.masks, result, rows)
+        share = result.share
+        # frames that were not read lack the same modules
+        sums.modules[:] &= sums.modules.dtype.type(share.facts.modules_in_run)
         events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
-        done = WriteInputs(
-            settings=config.part(OutputSettings),
-            spare=spare,
-            analysis=config.part(AnalysisSettings),
-            share=share,
-            masks=inputs.masks,
-            sums=sums,
-            events=events,
+        done, written = write_run(
+            job,
+            inputs,
+            result,
+            events,
             powder=None,
-            reader=HitReader(share.frames, sums, sparsifier, inputs.masks, kept),
-            geometry=inputs.geometry,
-            problems=_problems(comm, share, left_out, inputs, sparsifier),
+            problems=gather_problems(comm, inputs, result, left_out),
             vds=vds,
-            warnings=warnings,
-            used=inputs.used,
+            warnings=(*warnings, *doubts),
             whole=False,
-            so_far=job.so_far,
         )
-        written = write_outputs(job, done)
-        files.close()
+    forget_checkpoint(job)
     return job, finish(job, done, sparsifier.bytes_read, written)
 
 
-def _read_rows(
-    table: FrameTable,
-    rows: np.ndarray,
-    sparsifier: Sparsifier,
-    powder: PowderSum,
-    keeper: "_RowKeeper",
-) -> None:
+def _read_rows(result: ReductionState, rows: np.ndarray) -> None:
     """Read some frames of this rank, and keep their sums and photons."""
     run_pass(
-        _blocks(table, rows, HitReader.BLOCK_FRAMES),
-        partial(sparsifier.frames, powder=powder, name_invalid=True),
-        (keeper,),
+        _blocks(result.share.frames, rows, HitReader.BLOCK_FRAMES),
+        partial(result.sparsifier.frames, powder=result.powder, name_invalid=True),
+        (_RowKeeper(result.sums, result.kept),),
         shutdown.defer_shutdown,
     )
 
@@ -160,11 +149,6 @@ def _lacking(config: Config, share: LocalRun) -> str:
     if config.hits == "own" and share.facility_score is None:
         return "--score facility: the run has no lit pixels (litpx) of all modules asked for"
     return ""
-
-
-def _problems(comm, share: LocalRun, left_out, inputs, sparsifier: Sparsifier):
-    own = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
-    return summarised(mpi.gather_objects(comm, [*own, *share.facts.machine_problems]))
 
 
 def _decide(
@@ -200,8 +184,7 @@ def _decide(
     ids = frames.train_id, frames.cell_id
     settings = config.part(HitSettings)
     scored = score_frames(comm, settings, *ids, share.pulse_energy, seen, score)
-    decision = decide_run(comm, settings, scored)
-    return scored.score, decision, draw_misses(comm, settings, scored, decision)
+    return scored.score, *decide_scored(comm, settings, scored)
 
 
 def _without_incomplete(events: EventColumns, share: LocalRun) -> EventColumns:

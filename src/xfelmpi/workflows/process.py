@@ -1,6 +1,5 @@
 """The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
 
-import resource
 from functools import partial
 
 import numpy as np
@@ -9,27 +8,18 @@ from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import PASS_GROUPS
-from xfelmpi.core.config.parts import (
-    AnalysisSettings,
-    HitSettings,
-    InputFileSettings,
-    MemorySettings,
-    OutputSettings,
-    RunSettings,
-)
-from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
+from xfelmpi.core.config.parts import HitSettings, InputFileSettings, MemorySettings, RunSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
-from xfelmpi.core.problems import summarised
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.hitfinding.hit_finder import decide_run, draw_misses
+from xfelmpi.hitfinding.scores import ScoredFrames
 from xfelmpi.hitfinding.thresholds import Decision
 from xfelmpi.output.provenance import provenance
-from xfelmpi.output.write_inputs import WriteInputs, begin_vds
-from xfelmpi.output.write_stage import write_outputs
+from xfelmpi.output.write_inputs import begin_vds
 from xfelmpi.reduction.checkpoint import (
     CheckpointWriter,
     ReductionState,
@@ -37,10 +27,8 @@ from xfelmpi.reduction.checkpoint import (
     restore,
     warn_of_failures,
 )
-from xfelmpi.reduction.dead_modules import require_frames, without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import run_pass, train_source
-from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.growing import digest_masks
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.observers import (
@@ -52,7 +40,6 @@ from xfelmpi.reduction.observers import (
 )
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.resume import ResumePlan, share_remaining, without_other_masks
-from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
@@ -62,10 +49,15 @@ from xfelmpi.workflows.inputs import (
     prepare_outputs,
     with_distance,
 )
-from xfelmpi.workflows.plausible import doubts_of_sums
+from xfelmpi.workflows.output_stage import (
+    check_sums,
+    finish,
+    forget_checkpoint,
+    gather_problems,
+    write_run,
+)
 from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.selection import write_selection
-from xfelmpi.workflows.summary import Summary
 
 
 def process(job: RunJob, resume: bool = False) -> int:
@@ -85,13 +77,12 @@ def process(job: RunJob, resume: bool = False) -> int:
 
 def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
     """Run all stages but the report; return the job with the run's proposal, and the status."""
-    comm, experiment, config, stages = job.comm, job.experiment, job.config, job.stages
+    comm, config, stages = job.comm, job.config, job.stages
     job.announce()
     with stages.timed("index"):
         about = config.part(RunSettings), config.part(InputFileSettings)
         share, selection = share_remaining(job, *about, config.of_groups(*PASS_GROUPS), resume)
         job = job.of_proposal(share.facts.proposal)
-        experiment = job.experiment
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
@@ -111,40 +102,23 @@ def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
         _read_frames(job, masks, selection, result, resume, digests)
-        require_frames(comm, share, sums, sparsifier.problems)
-        share = without_dead_modules(comm, share, sums)
-        total = sum_powder(comm, masks, powder)
-        warnings += doubts_of_sums(comm, masks, share.facts.detector_type, sums, total and total[1])
+        result, total, doubts = check_sums(comm, masks, result)
     with stages.timed("decide"):
-        events = decide(job, share, masks, sums)
-        agreement = compare_with_facility(comm, share, events)
+        events = decide(job, result.share, masks, sums)
+        agreement = compare_with_facility(comm, result.share, events)
     with stages.timed("write"):
-        own_problems = [*share.problems, *left_out, *inputs.problems, *sparsifier.problems]
-        own_problems += share.facts.machine_problems
-        done = WriteInputs(
-            settings=config.part(OutputSettings),
-            spare=spare,
-            analysis=config.part(AnalysisSettings),
-            share=share,
-            masks=masks,
-            sums=sums,
-            events=events,
+        done, written = write_run(
+            job,
+            inputs,
+            result,
+            events,
             powder=total,
-            reader=HitReader(share.frames, sums, sparsifier, masks, kept),
-            geometry=inputs.geometry,
-            problems=summarised(mpi.gather_objects(comm, own_problems)),
+            problems=gather_problems(comm, inputs, result, left_out),
             vds=vds,
-            warnings=warnings,
-            used=inputs.used,
+            warnings=(*warnings, *doubts),
             agreement=agreement,
-            so_far=job.so_far,
         )
-        written = write_outputs(job, done)
-        files.close()
-    # the outputs are complete: a job that is stopped from here on leaves no checkpoint
-    job.shutdown.save = lambda: None
-    if not job.so_far:
-        mpi.run_on_root(comm, lambda: discard_checkpoint(experiment.checkpoint))
+    forget_checkpoint(job)
     return job, finish(job, done, sparsifier.bytes_read, written, selection.n_done)
 
 
@@ -229,14 +203,18 @@ def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> Event
     comm, settings = job.comm, job.config.part(HitSettings)
     fault_injection.inject(comm, "decide")
     scored = frame_scorer(settings, share, masks).score(sums, comm=comm)
+    return event_columns(share, sums, scored.score, *decide_scored(comm, settings, scored))
+
+
+def decide_scored(comm, settings: HitSettings, scored: ScoredFrames) -> tuple[Decision, np.ndarray]:
+    """Return the decision, and which frames are misses, bool (frame,); collective."""
     decision = decide_run(comm, settings, scored)
     n_decided = mpi.allreduce_sum(comm, np.array([decision.decidable.sum()]))[0]
     if comm.rank == 0 and not n_decided:
         log.warning("no frame can be a hit: no hits, no misses")
     elif comm.rank == 0 and decision.note:
         log.info(decision.note)
-    is_miss = draw_misses(comm, settings, scored, decision)
-    return event_columns(share, sums, scored.score, decision, is_miss)
+    return decision, draw_misses(comm, settings, scored, decision)
 
 
 def event_columns(
@@ -284,40 +262,3 @@ def compare_with_facility(comm, share: LocalRun, events: EventColumns) -> dict[s
     }
     of_run = mpi.allreduce_sum(comm, np.array([values.sum() for values in counts.values()]))
     return dict(zip(counts, of_run.tolist(), strict=True))
-
-
-def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before: int = 0) -> int:
-    """Show the summary and return the exit status; collective.
-
-    Of all frames, an earlier job has read `done_before`.
-    """
-    comm = job.comm
-    fault_injection.inject(comm, "finish")
-    facts, events = done.share.facts, done.events
-    own = {
-        "complete": (events.modules == facts.modules_in_run).sum(),
-        "trains": len(np.unique(events.trainId)),
-        "hits": events.is_hit.sum(),
-        "misses": events.is_miss.sum(),
-        "dark": (events.is_dark & (events.modules == facts.modules_in_run)).sum(),
-        "bytes_read": bytes_read,
-    }
-    counts = [*own.values(), *done.sums.switched.sum(axis=0, dtype=np.int64)]
-    *of_run, medium, low = mpi.allreduce_sum(comm, np.array(counts)).tolist()
-    peak = mpi.allreduce_max(comm, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-    if comm.rank == 0:
-        summary = Summary(
-            frames=facts.n_frames,
-            **dict(zip(own, of_run, strict=True)),
-            peak_memory=peak,
-            ranks=comm.size,
-            seconds=job.stages.seconds,
-            problems=done.problems,
-            agreement=done.agreement,
-            reduction=facts.reduction,
-            files=[str(path) for path in written],
-            switched=(medium, low) if facts.kind == "raw" else None,
-            done_before=done_before,
-        )
-        summary.show()
-    return EXIT_PARTIAL if comm.bcast(bool(done.problems)) else EXIT_COMPLETE

@@ -45,7 +45,8 @@ from xfelmpi.workflows.inputs import (
     prepare_outputs,
     with_distance,
 )
-from xfelmpi.workflows.process import compare_with_facility, finish
+from xfelmpi.workflows.output_stage import finish
+from xfelmpi.workflows.process import compare_with_facility
 from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.selection import write_selection
 
