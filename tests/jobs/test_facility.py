@@ -196,6 +196,22 @@ def test_no_frame_can_be_read(moved, tmp_path):
     assert (tmp_path / "out" / "emc" / "r0050.emc").read_bytes() == before
 
 
+def test_all_frames_are_hits_or_misses(tmp_path, capfd):
+    """The outputs are those of a job that reads hits and misses, and are read back as such."""
+    run = tiny_run(tmp_path / "p007927", trains=2, with_mask=True)
+    find_hits(run)
+    fixed = ("--decide", "fixed", "--fixed-threshold", 1000)
+    more = ("--miss-fraction", 1, "--miss-base", "misses")
+    events, about = job(run, tmp_path / "out", "--score", "facility", *fixed, *more)
+    assert (events["is_hit"] | events["is_miss"]).all()
+    assert about["frames_read"] == "hits and misses"
+    assert "report could not be made" not in capfd.readouterr().err
+    where = ["50", "--prefix", str(run.options.prefix), "--output", str(tmp_path / "out")]
+    assert verify.main([*where, "--all"], MPI.COMM_WORLD) == 0
+    with pytest.raises(InputError, match="only hits and misses were read"):
+        process.main([*where, "--from-events", "--sigma", "3"], MPI.COMM_WORLD)
+
+
 def test_no_frame_has_to_be_read(moved, tmp_path):
     """Without hits and misses nothing is said of frames that cannot be read."""
     nothing = ("--decide", "fixed", "--fixed-threshold", 1e9, "--miss-fraction", 0, "--no-report")

@@ -143,10 +143,14 @@ class FinishedRun:
         return int(self.attributes["modules_in_run"])
 
     @property
+    def whole(self) -> bool:
+        """Whether the job was to read all frames; hits and misses may be all there are."""
+        return self.attributes.get("frames_read", ALL_READ) != SOME_READ
+
+    @property
     def was_read(self) -> np.ndarray:
         """Which frames were read, bool (frame,): all, or hits and misses."""
-        whole = self.attributes.get("frames_read", ALL_READ) != SOME_READ
-        return self.events.is_hit | self.events.is_miss | whole
+        return self.events.is_hit | self.events.is_miss | self.whole
 
     @property
     def detector_type(self) -> Detector:

@@ -58,7 +58,7 @@ def read_run_files(experiment: Experiment) -> RunFiles:
     with finished_file(experiment.powder, "a powder file") as file:
         for name in (f"{kind}{which}" for kind in ("powder", "good_frames") for which in SUMS):
             dtype = np.uint64 if name.startswith("powder") else np.uint32
-            if name in ("powder", "good_frames") and not run.was_read.all():
+            if name in ("powder", "good_frames") and not run.whole:
                 continue
             powder[name] = checked_array(file, name, dtype, frame).reshape(-1)
     for name in ("powder", "good_frames"):

@@ -238,7 +238,7 @@ def _read_powder(experiment: Experiment, run: FinishedRun):
     The same of the dark frames after that, None if there are none.
     """
     path = experiment.powder
-    if not run.was_read.all():
+    if not run.whole:
         raise InputError(
             f"{experiment.events}: only hits and misses were read (--hits facility or --score "
             "facility); process the run again"

@@ -76,9 +76,7 @@ def sums(outputs: Outputs) -> Iterator[Finding]:
     for what, right in possible.items():
         yield from compare(path, what, right, np.ones_like(right))
     config = outputs.run.config
-    everywhere = (
-        outputs.run.was_read.all() and config.hit_mask is None and config.hit_modules is None
-    )
+    everywhere = outputs.run.whole and config.hit_mask is None and config.hit_modules is None
     region = "hit-finding region" in str(outputs.run.attributes.get("used_files"))
     if everywhere and not region and config.normalise == "none":
         score = (lit if config.score == "litpixels" else photons).astype(np.float32)

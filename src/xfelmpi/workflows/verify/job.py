@@ -195,7 +195,7 @@ def _check_input(job: RunJob, outputs: Outputs | None, results: Results, frames:
         added = run_data.check_added(comm, experiment, data.share, columns)
         if comm.rank == 0:
             findings[run_data.FRAMES] = [*findings[run_data.FRAMES], *added]
-        whole = mpi.bcast_from_root(comm, lambda: bool(outputs.run.was_read.all()))
+        whole = mpi.bcast_from_root(comm, lambda: outputs.run.whole)
         if frames or not whole:
             rows = mpi.bcast_from_root(comm, lambda: _rows(outputs, frames))
             name = f"{SAMPLE}, {len(rows):,}"

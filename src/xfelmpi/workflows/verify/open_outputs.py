@@ -84,7 +84,7 @@ class Outputs:
         """
         file = self.files["powder"]
         names = [name]
-        if name in ("powder", "good_frames") and not self.run.was_read.all():
+        if name in ("powder", "good_frames") and not self.run.whole:
             names = [f"{name}_hits", f"{name}_misses"]
         frame, total = self.run.detector_type.frame_shape, 0
         for part in names:

@@ -15,7 +15,7 @@ def _sets(outputs: Outputs) -> dict[str, slice | np.ndarray]:
     dark = np.flatnonzero(outputs.run.events.is_dark)
     frames = (slice(None), outputs.hits, outputs.misses, dark)
     sets = dict(zip(_SUFFIXES, frames, strict=True))
-    whole = outputs.run.was_read.all()
+    whole = outputs.run.whole
     if not len(dark) or not whole:
         del sets["_dark"]
     if not whole:
