@@ -98,6 +98,24 @@ def test_only_on_request_and_without_hits_removed(mock, site, tmp_path):
     assert not [name for name in all_files(tmp_path) if name.startswith("npz/")]
 
 
+def test_what_an_earlier_job_wrote_on_request_goes(mock, site, tmp_path):
+    """A later job without the format removes its files: they do not fit the new hits."""
+    job(mock, site, tmp_path, 50, *FIXED, "--also-write", "npz")
+    job(mock, site, tmp_path, "merge", 50, "--name", "all", "--also-write", "npz")
+    assert {"npz/r0050_hits.npz", "merged/all_hits.npz"} <= set(all_files(tmp_path))
+    job(mock, site, tmp_path, 50, *FIXED)
+    job(mock, site, tmp_path, "merge", 50, "--name", "all")
+    assert not [name for name in all_files(tmp_path) if name.endswith(".npz")]
+
+
+def test_what_an_earlier_job_wrote_by_a_format_that_is_gone(mock, site, tmp_path):
+    """Its files stay, with a warning."""
+    job(mock, site, tmp_path, 50, *FIXED, "--also-write", "npz")
+    done = job(mock, tmp_path / "no_site", tmp_path, 50, *FIXED)
+    assert "may stay: --also-write npz: unknown" in done.stdout + done.stderr
+    assert (tmp_path / "npz" / "r0050_hits.npz").exists()
+
+
 def test_unknown_format(mock, site, tmp_path):
     done = job(mock, site, tmp_path, 50, *FIXED, "--also-write", "tiff", status=2)
     assert done.stderr.count("--also-write tiff: unknown, there are: npz") == 1

@@ -1,6 +1,8 @@
 """The output formats of hits by name, and the loop that writes all of them side by side."""
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,14 @@ from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import OutputSettings
+from xfelmpi.core.errors import InputError
+from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.core.plugins import load_named, load_object
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.io.checked import checked_attribute
+from xfelmpi.io.input_file import input_file
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
 GROUP = "xfelmpi.hit_writers"
@@ -48,6 +54,42 @@ def hit_formats(also_write: tuple[str, ...]) -> dict[str, type[HitWriter]]:
 def hit_paths(settings: OutputSettings, files: Experiment | MergedFiles) -> list[Path]:
     """Return the final names of all files that the formats may write."""
     return [path for cls in hit_formats(settings.also_write).values() for path in cls.paths(files)]
+
+
+def obsolete_hit_files(
+    settings: OutputSettings, files: Experiment | MergedFiles, earlier: Path, written: list[Path]
+) -> list[Path]:
+    """Return what the formats of this job and of an earlier one may have left; one rank.
+
+    Parameters
+    ----------
+    settings : OutputSettings
+    files : Experiment or MergedFiles
+    earlier : Path
+        An output of the earlier job, which names its formats, if it is there.
+    written : list of Path
+        What this job has written.
+    """
+    paths = hit_paths(settings, files)
+    for name in _formats_of(earlier):
+        try:
+            # only what that job has used is loaded
+            (cls,) = load_named([name], ON_REQUEST, GROUP, "--also-write").values()
+            paths += cls.paths(files)
+        # other people's code, and all outputs are complete
+        except Exception as error:
+            log.warning("files that an earlier job has written may stay: %s", error)
+    return [path for path in dict.fromkeys(paths) if path not in written]
+
+
+def _formats_of(path: Path) -> list[str]:
+    """Return the formats on request of the job that wrote an output; none if it does not tell."""
+    if not path.exists():
+        return []
+    with suppress(InputError, KeyError, TypeError, ValueError), input_file(path, "an output") as f:
+        named = json.loads(checked_attribute(f, "configuration", str))["also_write"]
+        return [name for name in named if isinstance(name, str)]
+    return []
 
 
 def check_formats(

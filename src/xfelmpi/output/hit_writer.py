@@ -188,7 +188,7 @@ class HitWriter(Protocol):
     def paths(cls, files: Experiment | MergedFiles) -> list[Path]:
         """Return the final names of all files that may be written.
 
-        One that this job does not write is removed: it is of an earlier job with other hits.
+        One that a later job does not write is removed by that: it has other hits.
         """
         ...
 

@@ -28,7 +28,7 @@ from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.events import ALL_READ, SOME_READ, write_events
 from xfelmpi.output.hit_columns import hit_columns
-from xfelmpi.output.hit_formats import HitOutputs, finish_formats, hit_paths
+from xfelmpi.output.hit_formats import HitOutputs, finish_formats, obsolete_hit_files
 from xfelmpi.output.hit_writer import FrameSet, HitHeader, HitsToWrite
 from xfelmpi.output.powder import write_powder
 from xfelmpi.output.provenance import provenance
@@ -304,7 +304,7 @@ def _obsolete(experiment: Experiment, done: WriteInputs, files: list[Path]) -> l
 
     Dragonfly reads out of bounds without frames, or with another detector.
     """
-    obsolete = [path for path in hit_paths(done.settings, experiment) if path not in files]
+    obsolete = obsolete_hit_files(done.settings, experiment, experiment.events, files)
     vds, events = experiment.vds(done.share.facts.kind), begin_partial(experiment.events)
     if vds not in files and vds.exists() and not same_frames(vds, events):
         obsolete.append(vds)

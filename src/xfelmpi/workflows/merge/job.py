@@ -4,6 +4,7 @@ Starts from the runs' CXI files; nothing of the runs themselves is read.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,13 @@ from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.hit_stream import stream_hits
-from xfelmpi.output.hit_formats import HitOutputs, check_formats, finish_formats, hit_paths
+from xfelmpi.output.hit_formats import (
+    HitOutputs,
+    check_formats,
+    finish_formats,
+    hit_paths,
+    obsolete_hit_files,
+)
 from xfelmpi.output.hit_writer import FrameColumn, FrameSet, HitsToWrite
 from xfelmpi.output.provenance import provenance
 from xfelmpi.output.publishing import publish_together
@@ -68,8 +75,8 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
         "where": where or "",
     }
     written = _write(job, files, hits, tally, attributes, merged)
-    old = [path for path in hit_paths(settings, files) if path not in written]
-    publish_together(comm, written, lambda: old)
+    obsolete = partial(obsolete_hit_files, settings, files, files.cxi, written)
+    publish_together(comm, written, obsolete)
     mpi.run_on_root(comm, lambda: finish_formats(settings, files, written))
     if comm.rank == 0:
         total = len(merged.row)
