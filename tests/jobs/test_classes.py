@@ -92,6 +92,7 @@ def test_columns_page_and_where(made, tmp_path):
     found, _ = columns(out / "merged/one_hits.cxi", "entry_1/classes/")
     assert found.tolist() == [best] * shown[best]
     assert command(made, out, "size", "--size", "none").returncode == 0
+    assert (out / PAGE).exists(), "its hits are the same"
     np.testing.assert_array_equal(columns(out / EVENTS, "")[0], number)
     np.testing.assert_array_equal(columns(out / CXI, "entry_1/classes/")[0], number[is_hit])
 

@@ -102,3 +102,28 @@ def test_chosen_again(selected):
     assert "no hit fulfils --where 'photons < 0'" in done.stderr
     assert not path.exists()
     assert (selected / "saved_hits" / "r0050_hits.cxi").exists()
+
+
+def selection_files(output):
+    return sorted(path.name for path in (output / "merged").glob("r0050_selected*"))
+
+
+def test_selection_of_an_earlier_job_goes(run, tmp_path):
+    """A later job without --where has other hits; what merge was asked for stays."""
+    options = ("--geometry", run.paths.geometry, "--size", "none", "--output", tmp_path)
+    process(run.options.prefix, *options, "--where", "photons > 0")
+    assert len(selection_files(tmp_path)) == 3
+    (tmp_path / "merged" / "r0051_selected_hits.cxi").write_text("of another run")
+    classes = tmp_path / "report" / "r0050_classes.html"
+    classes.parent.mkdir(exist_ok=True)
+    classes.write_text("classes of other hits")
+    done = process(run.options.prefix, *options)
+    assert "the selection of an earlier job" in done.stdout
+    assert selection_files(tmp_path) == []
+    assert not classes.exists()
+    assert (tmp_path / "merged" / "r0051_selected_hits.cxi").exists()
+    merge = ("merge", 50, "--where", "photons > 0", "--name", "r0050_selected")
+    done = call_xfelmpi([*merge, "--prefix", run.options.prefix, "--output", tmp_path])
+    assert done.returncode == 0, done.stderr
+    process(run.options.prefix, *options)
+    assert len(selection_files(tmp_path)) == 3

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from xfelmpi.report.run_files import RunFiles
 
 
-def report_run(job: RunJob) -> None:
+def report_run(job: RunJob, same_hits: bool = False) -> None:
     """Make run report, run overview and hit browser, if wanted; collective.
+
+    Pages of an earlier job are removed; that of the classes stays with the `same_hits`.
 
     The last rank makes report and overview; meanwhile the first one draws the hits of the report,
     and makes the hit browser. A rank that is ready sleeps: inside MPI it would take a core.
     """
     comm, experiment = job.comm, job.experiment
     fault_injection.inject(comm, "report")
-    mpi.run_on_root(comm, lambda: _remove_earlier(experiment))
+    mpi.run_on_root(comm, lambda: _remove_earlier(experiment, same_hits))
     if not job.config.report:
         return
     give_back()
@@ -47,9 +49,10 @@ def report_run(job: RunJob) -> None:
             log.warning("no hit browser of the run: %s", browser_failure)
 
 
-def _remove_earlier(experiment: Experiment) -> None:
+def _remove_earlier(experiment: Experiment, same_hits: bool) -> None:
     """Remove what an earlier job has shown of the run: it does not fit the new outputs."""
-    for path in (experiment.page, experiment.hit_browser, experiment.status):
+    pages = [experiment.page, experiment.hit_browser, experiment.status]
+    for path in pages if same_hits else [*pages, experiment.classes_page]:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

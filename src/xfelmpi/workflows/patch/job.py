@@ -67,7 +67,7 @@ def patch(job: RunJob, sets: list[Experiment | MergedFiles], change: Change) -> 
         settings = _hit_settings(own.config)
         mpi.run_on_root(comm, lambda s=settings, f=files, p=paths: finish_formats(s, f, p))
         if isinstance(files, Experiment):
-            report_run(own)
+            report_run(own, same_hits=True)
     if comm.rank == 0:
         for line in ("files written:", *(f"  {path}" for path in written)):
             log.info(line)
