@@ -38,8 +38,8 @@ def analysed_columns(
     if plan.merged:
         if comm.rank == 0 and plan.analyses:
             log.warning(
-                "columns of analyses and sizes become unknown (NaN, 0 in whole numbers): patch the "
-                "runs and merge them again instead"
+                "columns of analyses and sizes become unknown (NaN, -1 in whole numbers): patch "
+                "the runs and merge them again instead"
             )
         return None
     classes = {
@@ -115,4 +115,4 @@ def patched_columns(
 
 
 def _unknown(values: np.ndarray) -> np.ndarray:
-    return np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
+    return np.full_like(values, missing(values.dtype))
