@@ -67,12 +67,13 @@ def run_rank(argv: list[str]) -> None:
     process = load("process").main
     from xfelmpi.core.job_context import Stages
     from xfelmpi.output import write_stage
-    from xfelmpi.workflows import inputs
+    from xfelmpi.workflows import inputs, output_stage
     from xfelmpi.workflows import process as pipeline
 
     stage = Stage(clock=process_time)
     holders = {
         "pipeline": pipeline,
+        "ending": output_stage,
         "inputs": inputs,
         "outputs": write_stage,
         **writers(),

@@ -9,7 +9,7 @@ from launch import run_python
 from mockrun import tiny_run
 
 from xfelmpi.output import write_stage
-from xfelmpi.workflows import inputs, process
+from xfelmpi.workflows import inputs, output_stage, process
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from communication import writers
@@ -18,6 +18,7 @@ from rank_profile import PARTS
 PROGRAMS = Path(__file__).parents[1] / "benchmarks"
 HOLDERS = {
     "pipeline": process,
+    "ending": output_stage,
     "inputs": inputs,
     "outputs": write_stage,
     **writers(),
