@@ -120,6 +120,34 @@ def test_default_reference_frame_is_assumed(tmp_path):
     assert said(data, "assumed")
 
 
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("dark_cells", [0, 1, 3])
+def test_settings_without_a_bunch_pattern(tmp_path, step, dark_cells):
+    """The frame of the first pulse is known by the finder's settings, and not assumed."""
+    options = {"lit_frames": "settings", "bunch_pattern": "none", "pulse_step": step}
+    run = BeamlineRun(tmp_path, dark_cells=dark_cells, **options)
+    data = run.read()
+    np.testing.assert_array_equal(data.pulse_energy, run.truth)
+    np.testing.assert_array_equal(data.n_pulses, run.column("n_pulses"))
+    assert not said(data, "memory cell 1, as EXtra-redu assumes")
+
+
+@pytest.mark.parametrize("pattern", ["timeserver", "none"])
+def test_what_is_assumed_of_the_first_pulse_is_a_warning(tmp_path, pattern):
+    """Pulse energies may be those of the pulse before: nobody must find that out in the notes."""
+    run = BeamlineRun(tmp_path, lit_frames="none", bunch_pattern=pattern, dark_cells=0)
+    (warning,) = (w for w in run.read().warnings if "assumed" in w)
+    assert "may be off by one pulse or more" in warning
+    assert "memory cell 1" in warning
+
+
+def test_reference_frame_that_is_assumed_is_a_warning(tmp_path):
+    run = BeamlineRun(tmp_path, lit_frames="settings", pulse_step=4, first_pulse=100)
+    run.remove(f"RUN/{beamline.LITFRM}", f"CONTROL/{beamline.LITFRM}")
+    unlist(run, beamline.LITFRM)
+    assert any("may be off by one pulse" in w and "frame 1" in w for w in run.read().warnings)
+
+
 def unlist(run, source):
     """Remove a source from the list of sources."""
     with h5py.File(run.path, "r+") as file:

@@ -286,7 +286,7 @@ def test_fewer_pulses_than_frames(experiment, path):
     fill(path, packed(values_of(pulses=7)))
     data = read_machine_data(experiment, *frames())
     check(data, frames()[1] < 7 * STEP)
-    assert said(data, "assumed") == 1
+    assert sum("assumed" in line for line in data.warnings) == 1
 
 
 def test_fewer_pulses_in_one_train(experiment, path):
@@ -591,7 +591,7 @@ def test_bunch_pattern_from_another_zero(experiment, bunches):
     bunches(table_of(np.arange(PULSES) * STEP + 1001))
     data = read_machine_data(experiment, *frames())
     check(data)
-    assert said(data, "assumed") == 1
+    assert sum("assumed" in line for line in data.warnings) == 1
 
 
 def test_bunch_pattern_lacks_a_train(experiment, bunches, path):

@@ -43,6 +43,9 @@ _EVENTS = {"SPB": 180, "FXE": 180, "MID": 181, "HED": 181, "SQS": 182, "SCS": 18
 _FIXED_EVENT = 16
 """Number of the event that comes at the same time in every train."""
 
+ASSUMED_FRAME = "assumed, EXtra-redu's default"
+"""Of a frame of the first pulse that no setting tells."""
+
 BY_FIRST_PULSE, BY_DELAY = "by first pulse", "by reference delay"
 
 
@@ -216,18 +219,39 @@ def _control_device(files, detector: str, finder: _Device | None, damage: Damage
     return _Device(files, found[0], damage) if found else None
 
 
+def known_reference_frame(files: list, detector: str, damage: Damage) -> int | None:
+    """Return the frame of the first pulse by the lit-frame finder's settings, None if unknown.
+
+    Parameters
+    ----------
+    files : list of FileAccess
+    detector : str
+    damage : dict
+        Gets the files that cannot be read.
+    """
+    for name in lit_frame_finders(files, detector)[:1]:
+        finder = _Device(files, name, damage)
+        if finder.get("alignMethod") in (None, BY_FIRST_PULSE):
+            return _stored_frame(finder)
+    return None
+
+
+def _stored_frame(finder: _Device | None) -> int | None:
+    """Return the setting ``referenceFrame``, None if it is not there or no frame's number."""
+    stored = finder.get("referenceFrame") if finder else None
+    return stored if isinstance(stored, int) and 0 <= stored < MOST_FRAMES else None
+
+
 def _alignment(
     files: list, detector: str, stride: int, finder: _Device | None, damage: Damage
 ) -> tuple[int, str]:
     """Return the shift in bunch slots, and how it is known."""
     method = finder.get("alignMethod") if finder else None
     if method in (None, BY_FIRST_PULSE):
-        stored = finder.get("referenceFrame") if finder else None
-        known, frame = False, REFERENCE_FRAME
-        if isinstance(stored, int) and 0 <= stored < MOST_FRAMES:
-            known, frame = True, stored
+        stored = _stored_frame(finder)
+        frame = REFERENCE_FRAME if stored is None else stored
         rule = f"{BY_FIRST_PULSE}, which made frame {frame}"
-        return frame * stride, rule if known else f"{rule} (assumed, EXtra-redu's default)"
+        return frame * stride, f"{rule} ({ASSUMED_FRAME})" if stored is None else rule
     if method != BY_DELAY or finder is None:
         raise UnusableError(
             f"alignMethod is {method!r:.40}, expected {BY_FIRST_PULSE!r} or {BY_DELAY!r}"

@@ -16,6 +16,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.run.machine.control_data import opened
+from xfelmpi.run.machine.detector_timing import known_reference_frame
 from xfelmpi.run.machine.extra_columns import read_added
 from xfelmpi.run.machine.findings import Damage, Findings, tolerated
 from xfelmpi.run.machine.lit_frames import (
@@ -156,7 +157,7 @@ def _light(
     if light is None:
         found.warnings += aside.warnings
         found.problems += aside.problems
-        return _matched(folders, frames, found)
+        return _matched(folders, _with_reference(folders, frames, found), found)
     # arrays of the gas monitor that are to be added have the same slots
     frames, silent = replace(frames, slots=light.slots), Findings(damage=found.damage)
     by_slot = _first(pulse_energy, folders, frames, silent)
@@ -173,6 +174,18 @@ def _light(
         found.warn_missing("pulse energy", light.energy)
     record_unknown(np.isnan(light.energy), frames, found)
     return light, by_slot[1] if by_slot else None
+
+
+def _with_reference(folders: tuple[list, list], frames: Frames, found: Findings) -> Frames:
+    """Return frames that know the cell of the first pulse, if the settings tell it."""
+
+    def read(files: list, frames: Frames, found: Findings) -> int | None:
+        return known_reference_frame(files, frames.detector, found.damage)
+
+    if frames.grid is None:
+        return frames
+    reference = _first(read, folders, frames, found)
+    return replace(frames, grid=replace(frames.grid, reference=reference))
 
 
 def _compare(recorded: FrameLight, computed: FrameLight | None, by_slot, found: Findings) -> None:
@@ -208,6 +221,10 @@ def _matched(
 def _say_pulses(light: FrameLight, found: Findings) -> None:
     source = light.source or next(s.source for s in found.sources if s.value == "pulse_energy")
     found.sources.append(BeamlineSource("n_pulses", source, light.rule))
+    if "assumed" in light.rule:
+        found.warnings.append(
+            f"pulse energies and dark frames may be off by one pulse or more: {light.rule}"
+        )
     dark, n = int((light.n_pulses == 0).sum()), len(light.n_pulses)
     if dark:
         note = f"{dark:,} of {n:,} frames are dark: no X-ray pulse ({light.rule})"

@@ -31,6 +31,8 @@ NO_PULSE_IN_CELL_0 = (
     "(referenceFrame 1)"
 )
 
+_BY_SETTINGS = "the first pulse made the frames of memory cell {} (referenceFrame)"
+
 _UNFILLED = (-1, 0, 1)
 """Values of slots that hold no pulse: 1 is the XGM's default, 0 was never written, and -1 stands
 for no value elsewhere; a measured energy is none of them exactly."""
@@ -45,10 +47,25 @@ class Grid:
     Parameters
     ----------
     zero, stride : int
+    reference : int or None
+        Memory cell of the first pulse by the lit-frame finder's settings; None: not known.
     """
 
     zero: int
     stride: int
+    reference: int | None = None
+
+    @property
+    def first_lit(self) -> int:
+        """Memory cell of the first pulse, assumed if it is not known."""
+        return REFERENCE_FRAME if self.reference is None else self.reference
+
+    @property
+    def rule(self) -> str:
+        """What the log says of it."""
+        if self.reference is None:
+            return NO_PULSE_IN_CELL_0
+        return _BY_SETTINGS.format(self.reference)
 
     @classmethod
     def of(cls, cell_id: np.ndarray, pulse_id: np.ndarray) -> "Grid | None":
@@ -153,8 +170,8 @@ def match_pattern(
     counted : int
         Which pulses fill the XGM's slots, `LINE` or `OWN`.
     grid : Grid, optional
-        Pulse numbers of the memory cells. Unless the numbers say otherwise, cell 0 is assumed
-        to see no pulse (`REFERENCE_FRAME`).
+        Pulse numbers of the memory cells. Unless the numbers or the settings say otherwise,
+        cell 0 is assumed to see no pulse (`REFERENCE_FRAME`).
 
     Returns
     -------
@@ -172,14 +189,14 @@ def match_pattern(
         shift = 0
     assumed = bool(grid and pulses.size and (shift or pulses[0] == grid.zero))
     if grid and assumed:
-        shift = int(pulses[0]) - grid.zero - REFERENCE_FRAME * grid.stride
+        shift = int(pulses[0]) - grid.zero - grid.first_lit * grid.stride
     bunch = np.minimum(pulse_id, MAX_PULSES).astype(np.int64) + shift
     known = (row >= 0) & (pulse_id < MAX_PULSES) & (bunch < MAX_PULSES)
     before = bunch < 0
     bunch = np.where(known & ~before, bunch, 0)
     rule = "k-th value is the k-th pulse of the train's bunch pattern"
-    if assumed:
-        rule += f"; {NO_PULSE_IN_CELL_0}"
+    if grid and assumed:
+        rule += f"; {grid.rule}"
     elif shift:
         rule += f"; assumed: its first pulse, {pulses[0]}, made the frames of pulse {numbers[0]}"
     slot = np.where(own[row, bunch] & ~before, rank[row, bunch], DARK)
@@ -221,8 +238,9 @@ def match_slots(
        or as much lower as the XGM has more pulses. Frames off this grid get no slot.
 
     While the counts agree, no rule can see a detector that starts before the first pulse: its
-    delay is not in these data. With `grid`, memory cell 0 is assumed to see no pulse
-    (`REFERENCE_FRAME`): where slots are packed, every cell has the slot of the cell before.
+    delay is not in these data. With `grid`, the first pulse made the frames of the cell that the
+    settings name, else of cell 1 (`REFERENCE_FRAME`), and earlier cells are dark: where slots are
+    packed, every cell has the slot of so many cells before.
 
     Parameters
     ----------
@@ -262,9 +280,10 @@ def match_slots(
     packed = slots.size == n
     if grid is None or not packed or slot_of_pulse[min(grid.zero, MAX_PULSES)] != 0:
         return slot_of_pulse[number], rule
-    before = np.where(number < MAX_PULSES, number - grid.stride, MAX_PULSES)
-    slot = np.where(number == grid.zero, DARK, slot_of_pulse[np.maximum(before, -1)])
-    return slot, f"{rule}; {NO_PULSE_IN_CELL_0}"
+    delay = grid.first_lit * grid.stride
+    before = np.where(number < MAX_PULSES, number - delay, MAX_PULSES)
+    dark = (number >= grid.zero) & (number < grid.zero + delay)
+    return np.where(dark, DARK, slot_of_pulse[np.maximum(before, -1)]), f"{rule}; {grid.rule}"
 
 
 def run_pattern(pulse_id: np.ndarray) -> np.ndarray:
