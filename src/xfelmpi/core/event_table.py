@@ -1,6 +1,6 @@
 """What passes between the stages: one row per frame, and one record per problem found."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class AddedColumn:
         return {"source": self.source, **({"units": self.units} if self.units else {})}
 
 
+def _column(dtype, **default):
+    # by it, the events file is read back
+    return field(metadata={"dtype": np.dtype(dtype)}, **default)
+
+
 @dataclass(frozen=True)
 class EventColumns:
     """The columns of the events file, for some frames in ascending (trainId, cellId) order.
@@ -70,24 +75,24 @@ class EventColumns:
         What the user asked for besides.
     """
 
-    trainId: np.ndarray  # noqa: N815, names as in the file
-    pulseId: np.ndarray  # noqa: N815
-    cellId: np.ndarray  # noqa: N815
-    litpixels: np.ndarray
-    photons: np.ndarray
-    hitscore: np.ndarray
-    is_hit: np.ndarray
-    is_miss: np.ndarray
-    hit_median: np.ndarray
-    hit_std: np.ndarray
-    hit_threshold: np.ndarray
-    hit_sigma: np.ndarray
-    pulse_energy: np.ndarray
-    wavelength: np.ndarray
-    modules: np.ndarray
-    n_pulses: np.ndarray
-    gain_switched: np.ndarray | None = None
-    pumped: np.ndarray | None = None
+    trainId: np.ndarray = _column(np.uint64)  # noqa: N815, names as in the file
+    pulseId: np.ndarray = _column(np.uint64)  # noqa: N815
+    cellId: np.ndarray = _column(np.uint16)  # noqa: N815
+    litpixels: np.ndarray = _column(np.uint32)
+    photons: np.ndarray = _column(np.uint64)
+    hitscore: np.ndarray = _column(np.float32)
+    is_hit: np.ndarray = _column(bool)
+    is_miss: np.ndarray = _column(bool)
+    hit_median: np.ndarray = _column(np.float32)
+    hit_std: np.ndarray = _column(np.float32)
+    hit_threshold: np.ndarray = _column(np.float32)
+    hit_sigma: np.ndarray = _column(np.float32)
+    pulse_energy: np.ndarray = _column(np.float64)
+    wavelength: np.ndarray = _column(np.float64)
+    modules: np.ndarray = _column(np.uint16)
+    n_pulses: np.ndarray = _column(np.uint8)
+    gain_switched: np.ndarray | None = _column((np.uint32, 2), default=None)
+    pumped: np.ndarray | None = _column(np.uint8, default=None)
     added: tuple[AddedColumn, ...] = ()
 
     @property

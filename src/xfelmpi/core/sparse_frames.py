@@ -65,7 +65,7 @@ _LONG = 256
 
 
 def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
-    """Copy segments (frame,) or (frame, 16) of a list into one list by frame."""
+    """Copy segments (frame,) or (frame, module) of a list into one list by frame."""
     segments = stop - start
     length = segments.reshape(-1)
     ends = np.cumsum(length)
@@ -185,7 +185,7 @@ class FrameBlock:
     Parameters
     ----------
     sums : FrameSums
-    start, stop : ndarray, int64 (frame, 16)
+    start, stop : ndarray, int64 (frame, module)
         Segment of every module in `pixel` and `count`; start -1: it did not fit.
     pixel : ndarray, uint32 (room,)
     count : ndarray, uint16 (room,)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -101,13 +101,7 @@ _NEEDED += ("command_line",)
 _SOURCE = ("value", "source", "rule")
 """Of every entry of the attribute ``beamline_sources``."""
 
-_TYPES = {
-    **{"trainId": np.uint64, "pulseId": np.uint64, "cellId": np.uint16, "litpixels": np.uint32},
-    **{"photons": np.uint64, "hitscore": np.float32, "is_hit": bool, "is_miss": bool},
-    **dict.fromkeys(("hit_median", "hit_std", "hit_threshold", "hit_sigma"), np.float32),
-    **{"pulse_energy": np.float64, "wavelength": np.float64, "modules": np.uint16},
-    "n_pulses": np.uint8,
-}
+_COLUMNS = [column for column in fields(EventColumns) if column.metadata]
 _SUMS = {"ones": np.uint32, "peak": np.uint16, "entries": np.uint32}
 
 
@@ -308,17 +302,14 @@ def _plain_array(file: h5py.File, name: str, *_expected) -> np.ndarray:
 def _events(file: h5py.File, read) -> EventColumns:
     """Return the columns, each read by `read`, which is called as `checked_array`."""
     n = len(read(file, "trainId", np.uint64, (None,)))
-    columns = {
-        # files of earlier versions say nothing of pulses
-        name: np.full(n, UNKNOWN_PULSES, dtype)
-        if name == "n_pulses" and name not in file
-        else read(file, name, dtype, (n,))
-        for name, dtype in _TYPES.items()
-    }
-    if "gain_switched" in file:
-        columns["gain_switched"] = read(file, "gain_switched", np.uint32, (n, 2))
-    if "pumped" in file:
-        columns["pumped"] = read(file, "pumped", np.uint8, (n,))
+    columns = {}
+    for column in _COLUMNS:
+        name, dtype = column.name, column.metadata["dtype"]
+        if name == "n_pulses" and name not in file:
+            # files of earlier versions say nothing of pulses
+            columns[name] = np.full(n, UNKNOWN_PULSES, dtype)
+        elif name in file or column.default is MISSING:
+            columns[name] = read(file, name, dtype.base, (n, *dtype.shape))
     return EventColumns(**columns)
 
 

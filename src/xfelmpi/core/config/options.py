@@ -15,6 +15,7 @@ from xfelmpi.core.config.choices import (
     BIN_SIZES,
     POLARISATIONS,
     RECONSTRUCTIONS,
+    SCORES,
     SIZES,
     SUSPECT_TRAINS,
 )
@@ -244,7 +245,7 @@ class Config:
         "what the score counts in the hit-finding region: lit pixels or photons; facility:"
         " lit pixels in --hit-modules, as counted by the facility, so that only hits and"
         " misses are read",
-        choices=("litpixels", "photons", "facility"),
+        choices=SCORES,
     )
     hits: str = _option(
         "decision",
