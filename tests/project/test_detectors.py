@@ -1,6 +1,7 @@
 """AGIPD stays in its place: everything else takes shapes from arrays or a `Detector`."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "xfelmpi"
@@ -46,3 +47,12 @@ def test_no_constants_of_agipd_elsewhere():
         if inside not in ("detectors", "simulate"):
             text = path.read_text()
             assert not [name for name in names if name in text], path
+
+
+def test_no_shapes_of_agipd_in_texts_elsewhere():
+    """Shapes in docstrings are (frame, module), (row, byte), (pixel,)."""
+    shape = re.compile(r"\((?:[a-z]+, |\d, )*(?:16|8192|65536|1048576)(?:, [a-z]+)*,?\)")
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] not in ("detectors", "simulate"):
+            found = [words for words in shape.findall(path.read_text()) if words]
+            assert found == [], path

@@ -98,7 +98,7 @@ class SphereFit:
         edge = ((size <= lowest) | (size >= highest)).astype(np.float64)
         error = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         columns = (size, size * error[:, 0], fluence, fluence * error[:, 1])
-        fit = self._goodness(hits, rings, size, fluence)
+        fit = self._goodness(hits, size, fluence)
         return Spheres(*(np.where(usable, c, np.nan) for c in (*columns, fit, edge)))
 
     def _search(self, rings: BinnedHits, total: np.ndarray) -> np.ndarray:
@@ -166,7 +166,7 @@ class SphereFit:
                 break
         return np.exp(where[:, 0]), np.exp(where[:, 1]), covariance
 
-    def _goodness(self, hits: BinnedHits, rings: BinnedHits, size, fluence) -> np.ndarray:
+    def _goodness(self, hits: BinnedHits, size, fluence) -> np.ndarray:
         """Return the deviance per degree of freedom over the bins, float64 (hit,)."""
         bins, ring = self._bins, self._bins.ring_of_bin
         h = np.pi * size[:, None, None] * self._nodes

@@ -38,18 +38,18 @@ class ModuleConstants:
 
     Parameters
     ----------
-    cut : ndarray, uint16 (row, 65536)
+    cut : ndarray, uint16 (row, pixel)
         Smallest analogue value that is a photon in the high stage.
-    lowest1 : ndarray, uint16 (row, 1024)
+    lowest1 : ndarray, uint16 (row, pixel / 64)
         Smallest `level1` of every 64 pixels.
-    level1, level2 : ndarray, uint16 (row, 65536)
+    level1, level2 : ndarray, uint16 (row, pixel)
         High stage below the first, low stage above the second. Thresholds out of range stand as 0
         or 65535, numbers that a converter of 14 bits never gives for a good pixel.
-    offset : ndarray, int16 or float32 (row, 3, 65536)
+    offset : ndarray, int16 or float32 (row, 3, pixel)
         ADU.
-    gain : ndarray, float32 (row, 3, 65536)
+    gain : ndarray, float32 (row, 3, pixel)
         ADU of the high stage per ADU; may be broadcast along cells and pixels.
-    bad : ndarray, uint8 (3, row, 8192)
+    bad : ndarray, uint8 (3, row, byte)
         Bits of the bad pixels of every stage.
     """
 
@@ -98,7 +98,7 @@ class Calibration:
     warnings: tuple[str, ...] = ()
 
     def good_in_high_stage(self, module: int) -> np.ndarray:
-        """Return the bits of a module's good pixels, uint8 (row, 8192).
+        """Return the bits of a module's good pixels, uint8 (row, byte).
 
         None if it lacks constants; all if the run lacks the module, whose pixels are missing.
         """

@@ -195,7 +195,7 @@ class DarkFrames:
     ----------
     files : FilePool
     cell_id : ndarray, uint16 (frame,)
-    file, row : ndarray, int32 (frame, 16)
+    file, row : ndarray, int32 (frame, module)
         Where each module has the frame; file -1: nowhere.
     limit : int
         Bytes at most that are read at a time.

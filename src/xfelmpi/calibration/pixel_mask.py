@@ -35,11 +35,6 @@ from xfelmpi.mpi import (
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.mask_samples import MaskSamples
 
-_ONES = (
-    np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1)
-).sum(axis=1, dtype=np.uint8)
-"""Set bits of every number of 16 bits."""
-
 
 @dataclass(frozen=True)
 class Masks:
@@ -109,14 +104,14 @@ class Masks:
     @cached_property
     def region_pixels(self) -> int:
         """Number of pixels of the region, good or not."""
-        return int(_ONES[self.region.view(np.uint16)].sum(dtype=np.int64))
+        return int(np.bitwise_count(self.region).sum(dtype=np.int64))
 
 
 def count_good(good: np.ndarray, region: np.ndarray, modules: range) -> np.ndarray:
     """Return the good pixels of the region in some modules, 0 in others, int64 (module, row)."""
     n = np.zeros(good.shape[:2], np.int64)
     for m in modules:
-        n[m] = _ONES[(good[m] & region[m]).view(np.uint16)].sum(axis=1, dtype=np.int64)
+        n[m] = np.bitwise_count(good[m] & region[m]).sum(axis=1, dtype=np.int64)
     return n
 
 

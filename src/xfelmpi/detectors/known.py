@@ -30,21 +30,6 @@ MODULE_FILE = re.compile(
 """Names of the files of detector modules."""
 
 
-def detector_named(name: str) -> Detector:
-    """Return the detector of a name, such as ``AGIPD-1M``.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    for detector in DETECTORS:
-        if detector.name == name:
-            return detector
-    known = ", ".join(detector.name for detector in DETECTORS)
-    raise ValueError(f"detector {name!r}, expected one of {known}")
-
-
 def detectors_of(device: str | None) -> tuple[Detector, ...]:
     """Return the detectors that may have a name of the facility's: one, or all without a name.
 

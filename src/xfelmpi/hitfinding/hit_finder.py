@@ -1,4 +1,4 @@
-"""The hit decision of a run: gathers what spans ranks for the pure functions of select, scores."""
+"""The hit decision of a run: gathers what spans ranks for the functions of thresholds, scores."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Scores → hits and misses. Pure: the pipeline gathers what spans ranks."""
+"""Scores → hits and misses. Pure functions: `hit_finder` gathers what spans ranks."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -24,9 +24,9 @@ def count_invalid(sums: FrameSums, bad_here, good, mask_row) -> np.ndarray:
     ----------
     sums : FrameSums
         Of one module.
-    bad_here : ndarray, uint8 (frame, 8192)
+    bad_here : ndarray, uint8 (frame, byte)
         Bits of what the frames' own masks call bad; no frame if these do not count.
-    good : ndarray, uint8 (row, 8192)
+    good : ndarray, uint8 (row, byte)
         Bits of the good pixels by all other masks.
     mask_row : ndarray, int (frame,)
     """

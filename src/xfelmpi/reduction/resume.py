@@ -15,6 +15,7 @@ from xfelmpi.core.config.parts import InputFileSettings, RunSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import JobContext
+from xfelmpi.core.log import plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.io.checkpoint_file import FORMAT, DamagedError, open_checkpoint
@@ -354,7 +355,7 @@ def _beyond(n_frames: int, file: CheckpointInfo) -> str:
 
 
 def _files(n: int) -> str:
-    return f"{n} checkpoint file{'s' if n != 1 else ''}"
+    return f"{n} {plural(n, 'checkpoint file')}"
 
 
 def _why_not(foreign: list[CheckpointInfo], fingerprint: dict[str, str]) -> str:

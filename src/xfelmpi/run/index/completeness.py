@@ -63,10 +63,10 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
         except OSError:
             continue
 
-    def with_frames(file: h5py.File, path: Path) -> np.ndarray:
+    def with_frames(file: h5py.File, _path: Path) -> np.ndarray:
         return trains_with_frames(file, index.detector)
 
-    def listed(file: h5py.File, path: Path) -> np.ndarray:
+    def listed(file: h5py.File, _path: Path) -> np.ndarray:
         return listed_trains(file)
 
     # a reduced run may have trains of which no frame is left

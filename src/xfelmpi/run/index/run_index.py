@@ -2,9 +2,9 @@
 
 Several ranks may read the files; one joins what they found.
 
-A frame is named by (trainId, cellId); modules are joined by these ids, never by position. Files
-are opened by EXtra-data, which knows every version of the format; the index arrays are read as
-they are in the file, because damage (a train ID of 0, an index beyond the data) must be seen.
+A frame is named by (trainId, cellId); modules are joined by these ids, never by position. The index
+arrays are read as they are in the file, because damage (a train ID of 0, an index beyond the data)
+must be seen. EXtra-data, which knows every version of the format, opens only unusual files.
 """
 
 import re

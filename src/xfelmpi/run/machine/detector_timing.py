@@ -26,7 +26,6 @@ _LARGEST = 1e12
 _CONTROL = re.compile(r"/MDL/FPGA_COMP$")
 _FINDER = re.compile(r"/REDU/LITFRM")
 _GENERATION = {"AgipdComposite": 1, "Agipd2Composite": 2}
-_FINDER_CLASS = "AgipdLitFrameFinder"
 
 _CLOCKS_PER_PULSE = 22
 """Clocks of 10 ns between bunch slots; ``integrationTime`` is in these."""

@@ -109,7 +109,7 @@ class PartJudge:
         self._kinds = np.zeros((len(cells), self._end - self._first), np.uint8)
 
     def bad_bits(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (module, bits of the bad pixels, uint8 (cell, 8192)) of the part; collective."""
+        """Yield (module, bits of the bad pixels, uint8 (cell, byte)) of the part; collective."""
         level = self._levels()
         for at, n, module in self._chunks():
             counts = self._counts(at, n, module, level)
@@ -194,7 +194,7 @@ class PartJudge:
         return typical
 
     def _band_rates(self, place: int, totals: np.ndarray) -> np.ndarray:
-        """Return the typical rates of photons and pairs of a band, float64 (2, 8192)."""
+        """Return the typical rates of photons and pairs of a band, float64 (2, pixel)."""
         n_ss, n_fs = block_shape(self._part.detector)
         images = totals.reshape(3, n_ss, -1, n_fs)
         n_blocks, band = images.shape[2], self._part.bands[place // BAND_PIXELS]
@@ -277,7 +277,7 @@ def mask_dead_asics(detector: Detector, asics: np.ndarray, good: np.ndarray, tal
 def noise_outliers(
     comm, detector: Detector, folder: Path, modules: list[int], cells: np.ndarray, sigma: float
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (module, bits, uint8 (cell, 8192)) of pixels whose noise is unlike that of their ASIC.
+    """Yield (module, bits, uint8 (cell, byte)) of pixels whose noise is unlike that of their ASIC.
 
     Collective. Of a cell that the constants lack, none.
 

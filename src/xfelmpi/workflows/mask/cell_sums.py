@@ -55,7 +55,7 @@ class Part:
     Parameters
     ----------
     bands : ndarray, int64 (band,)
-        Bands of the part, ascending; band b has the pixels from b × 8192 on.
+        Bands of the part, ascending; band b has the pixels from b × `BAND_PIXELS` on.
     n_ranks : int
     detector : Detector
     """

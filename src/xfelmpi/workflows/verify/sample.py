@@ -34,8 +34,8 @@ _FILES_OPEN = 48
 """Two or three for every module."""
 
 FrameRead = tuple[np.ndarray, np.ndarray, int, list[str]]
-"""A frame: photons, int64 (1048576,), 0 where a pixel is bad; pixels that are bad in this frame
-only, bool (1048576,); bit field of the modules that were read; what is wrong with its ids."""
+"""A frame: photons, int64 (pixel,), 0 where a pixel is bad; pixels that are bad in this frame
+only, bool (pixel,); bit field of the modules that were read; what is wrong with its ids."""
 
 
 def draw(is_hit: np.ndarray, was_read: np.ndarray, n: int) -> np.ndarray:
