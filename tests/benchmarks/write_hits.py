@@ -22,7 +22,7 @@ from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, MAX_CELLS, MODULE_BYTES, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M, MAX_CELLS, N_MODULES
 from xfelmpi.output.cxi.writer import CxiFile
 from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_columns import hit_columns
@@ -37,10 +37,10 @@ KINDS = 100
 def made_up_hits() -> list[tuple[np.ndarray, np.ndarray]]:
     """Return pixels and counts of hits whose photons fall off from the middle of the modules."""
     rng = np.random.default_rng(1)
-    weight = np.exp(-np.abs(np.arange(FRAME_PIXELS) % 65536 - 32768) / 8000.0)
+    weight = np.exp(-np.abs(np.arange(AGIPD_1M.frame_pixels) % 65536 - 32768) / 8000.0)
     hits = []
     for _ in range(KINDS):
-        pixels = rng.choice(FRAME_PIXELS, PHOTONS, p=weight / weight.sum())
+        pixels = rng.choice(AGIPD_1M.frame_pixels, PHOTONS, p=weight / weight.sum())
         pixel, count = np.unique(pixels, return_counts=True)
         hits.append((pixel.astype(np.uint32), count.astype(np.uint16)))
     return hits
@@ -57,10 +57,12 @@ def columns(hits) -> EventColumns:
 
 def make_masks(n_cells: int) -> Masks:
     """Return masks of which 3 % are bad, one for every cell, or one for all."""
-    bits = np.random.default_rng(2).integers(0, 256, (5, N_MODULES, n_cells, MODULE_BYTES), "u1")
+    bits = np.random.default_rng(2).integers(
+        0, 256, (5, N_MODULES, n_cells, AGIPD_1M.module_bytes), "u1"
+    )
     good = ~np.bitwise_and.reduce(bits, axis=0)
     row = np.arange(MAX_CELLS, dtype="i4") % n_cells
-    return Masks(good, row, np.zeros((N_MODULES, MODULE_BYTES), "u1"))
+    return Masks(good, row, np.zeros((N_MODULES, AGIPD_1M.module_bytes), "u1"))
 
 
 def write(folder: Path, hits, header: HitHeader, masks: Masks) -> float:
@@ -76,7 +78,7 @@ def write(folder: Path, hits, header: HitHeader, masks: Masks) -> float:
     cxi.begin_frames()
     ones = np.array([(count == 1).sum() for _, count in hits])
     multi = np.array([len(count) for _, count in hits]) - ones
-    emc = EmcWriter(comm, folder / "hits.emc", ones, multi, FRAME_PIXELS)
+    emc = EmcWriter(comm, folder / "hits.emc", ones, multi, AGIPD_1M.frame_pixels)
     for a in range(0, len(hits), HitReader.BLOCK_FRAMES):
         block = hits[a : a + HitReader.BLOCK_FRAMES]
         sparse = SparseFrames(
@@ -95,7 +97,7 @@ def compress(hits) -> float:
     """Return the CPU time of zlib level 1 for the dense frames."""
     spent = 0.0
     for pixel, count in hits:
-        frame = np.zeros(FRAME_PIXELS, np.uint8)
+        frame = np.zeros(AGIPD_1M.frame_pixels, np.uint8)
         frame[pixel] = count
         data = frame.tobytes()
         start = process_time()

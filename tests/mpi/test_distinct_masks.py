@@ -3,11 +3,12 @@
 import h5py
 import numpy as np
 import pytest
+from readers import FRAME_PIXELS, FRAME_SHAPE
 
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import OutputError, PeerError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE, MAX_CELLS, MODULE_BYTES, N_MODULES
+from xfelmpi.detectors.agipd import AGIPD_1M, MAX_CELLS, N_MODULES
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io import chunk_writer, parallel_hdf5
 from xfelmpi.io.chunk_writer import ChunkAppender
@@ -26,11 +27,11 @@ def cell_masks(rows):
     """Return random masks of some rows; the last row is as the first, where there are several."""
     rng = np.random.default_rng(4)
     # one pixel of 32 is bad
-    bits = rng.integers(0, 256, (5, N_MODULES, rows, MODULE_BYTES), np.uint8)
+    bits = rng.integers(0, 256, (5, N_MODULES, rows, AGIPD_1M.module_bytes), np.uint8)
     good = ~np.bitwise_and.reduce(bits, axis=0)
     good[:, -1] = good[:, 0]
     row_of_cell = (np.arange(MAX_CELLS) % rows).astype(np.int32)
-    return Masks(good, row_of_cell, np.zeros((N_MODULES, MODULE_BYTES), np.uint8))
+    return Masks(good, row_of_cell, np.zeros((N_MODULES, AGIPD_1M.module_bytes), np.uint8))
 
 
 def frames_of(bad):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from readers import FRAME_PIXELS
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS
 from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.emc import EmcWriter
 

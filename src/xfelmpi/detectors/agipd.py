@@ -10,14 +10,9 @@ from xfelmpi.detectors.base import XTDF_SOURCE, Detector
 
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
-FRAME_SHAPE = (N_MODULES, *MODULE_SHAPE)
 MODULE_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
-FRAME_PIXELS = N_MODULES * MODULE_PIXELS
 ASIC_SIZE = 64
 """Edge of an ASIC in pixels; a module has 8 × 2 of them."""
-
-MODULE_BYTES = MODULE_PIXELS // 8
-"""Bytes of a mask of one module, one bit a pixel."""
 
 MAX_CELLS = 352
 """Analogue memory cells of every pixel; a cellId is 0 … 351."""

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
+from readers import FRAME_SHAPE
 
 from xfelmpi.api import html
-from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.report import assembly
 
 

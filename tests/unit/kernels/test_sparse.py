@@ -17,10 +17,11 @@ from modulefiles import (
     sparse_images,
     write_module,
 )
+from readers import FRAME_PIXELS
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier, one_photon_threshold
 from xfelmpi.run.frames.file_pool import FilePool

@@ -7,6 +7,7 @@ import pytest
 from dragonfly import Detector
 from extra_geom import AGIPD_1MGeometry
 from mpi4py import MPI
+from readers import FRAME_PIXELS, FRAME_SHAPE
 
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core.config.choices import BIN_SIZES
@@ -14,7 +15,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS, FRAME_SHAPE
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.scattering import ewald_vectors, solid_angle
 from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.dragonfly.binning import bin_frames, block_of_pixel, in_blocks, n_blocks

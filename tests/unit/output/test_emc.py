@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import reference
 from mpi4py import MPI
+from readers import FRAME_PIXELS, FRAME_SHAPE
 
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import FRAME_PIXELS, FRAME_SHAPE
 from xfelmpi.io.partial_file import begin_partial
 from xfelmpi.output.emc import EmcFile, EmcWriter
 

@@ -6,12 +6,13 @@ import h5py
 import numpy as np
 import pytest
 from modulefiles import DATASET, LAYOUTS, make_masks, make_table, sparse_images, write_module
+from readers import FRAME_PIXELS
 from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
-from xfelmpi.detectors.agipd import AGIPD_1M, FRAME_PIXELS
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.frame_buffer import WORD_BYTES, FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
