@@ -40,6 +40,17 @@ class SparseFrames:
         """Return some of the frames, int (frame,), in the order asked for."""
         return gather(self.indptr[frames], self.indptr[frames + 1], self.pixel, self.count)
 
+    @property
+    def frame_of_entry(self) -> np.ndarray:
+        """The frame of every entry, int64 (entry,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.indptr))
+
+    def ones_and_multi(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixels of each frame with exactly one photon and with more, int64 (frame,)."""
+        n, frame = len(self), self.frame_of_entry
+        ones, multi = (frame[chosen] for chosen in (self.count == 1, self.count > 1))
+        return np.bincount(ones, minlength=n), np.bincount(multi, minlength=n)
+
     @staticmethod
     def empty() -> "SparseFrames":
         """Return no frames."""

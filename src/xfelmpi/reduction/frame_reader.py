@@ -55,13 +55,7 @@ class HitReader:
 
     @cached_property
     def _unused(self) -> PowderSum:
-        shape = (self._masks.n_modules, self._masks.module_pixels)
-        rows = self._masks.good.shape[1]
-        return PowderSum(
-            np.zeros(shape, np.uint64),
-            np.zeros(shape, np.uint32),
-            np.zeros((len(self._masks.good), rows), np.int64),
-        )
+        return PowderSum.zeros(self._masks.good.shape[1], self._masks)
 
     def keep_only(self, frames: np.ndarray) -> None:
         """Let go of all kept frames but some, int (frame,): only these are going to be read."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi._kernels import _masks
+from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.detectors.base import Detector
 
 
@@ -30,8 +31,8 @@ class PowderSum:
     frames: np.ndarray
 
     @classmethod
-    def zeros(cls, n_mask_rows: int, detector: Detector) -> "PowderSum":
-        """Return the sum over no frames."""
+    def zeros(cls, n_mask_rows: int, detector: Detector | Masks) -> "PowderSum":
+        """Return the sum over no frames; masks tell the shape of the detector, too."""
         shape = (detector.n_modules, detector.module_pixels)
         return cls(
             np.zeros(shape, np.uint64),

@@ -11,11 +11,10 @@ from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.output.cxi.hit_stream import stream_hits
 from xfelmpi.output.cxi.reader import FinishedHits
+from xfelmpi.output.hit_columns import DETECTOR, SOURCE
 
 _BLOCK_HITS = 8
 """Hits that are read at once, dense."""
-
-_SOURCE, _DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 
 
 def median_wavelength(photon_energy: float | None, of_frames: np.ndarray) -> float:
@@ -71,8 +70,8 @@ def hits_of_file(
     rows : ndarray, int64 (hit,)
         Which hits, ascending.
     """
-    weighting = found.columns[f"{_DETECTOR}/background_weighting"].values
-    wavelength = found.columns[f"{_SOURCE}/photon_wavelength"].values
+    weighting = found.columns[f"{DETECTOR}/background_weighting"].values
+    wavelength = found.columns[f"{SOURCE}/photon_wavelength"].values
     if photon_energy is not None:
         wavelength = np.full(len(wavelength), PLANCK_TIMES_C / photon_energy)
     done = 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xfelmpi.core.sparse_frames import gather
+from xfelmpi.core.sparse_frames import SparseFrames, gather
 
 
 @pytest.mark.parametrize("longest", [3, 3000])
@@ -32,3 +32,12 @@ def test_no_segments():
     found = gather(nothing, nothing, np.zeros(3, np.uint32), np.zeros(3, np.uint16))
     assert len(found) == 0
     assert found.indptr.tolist() == [0]
+
+
+def test_pixels_with_one_photon_and_with_more():
+    counts = np.array([1, 0, 2, 1, 1, 0, 7], np.uint16)
+    frames = SparseFrames(np.array([0, 4, 4, 5, 7]), np.arange(7, dtype=np.uint32), counts)
+    assert frames.frame_of_entry.tolist() == [0, 0, 0, 0, 2, 3, 3]
+    ones, multi = frames.ones_and_multi()
+    assert (ones.tolist(), multi.tolist()) == ([2, 0, 1, 0], [1, 0, 0, 1])
+    assert [part.tolist() for part in SparseFrames.empty().ones_and_multi()] == [[], []]

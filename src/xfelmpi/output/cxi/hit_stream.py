@@ -9,6 +9,10 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_BAD
 from xfelmpi.output.cxi.reader import DETECTOR
+from xfelmpi.output.hit_columns import DETECTOR as IN_ENTRY
+
+BLOCK_FRAMES = 8
+"""Frames of a block, read dense: 1 or 2 MiB each."""
 
 
 def stream_hits(
@@ -72,7 +76,7 @@ def stream_masked(
     if not len(rows):
         return
     with finished_file(path, "a CXI file") as file:
-        data, mask = (file[f"{entry}/instrument_1/detector_1/{d}"] for d in ("data", "mask"))
+        data, mask = (file[f"{entry}/{IN_ENTRY}/{d}"] for d in ("data", "mask"))
         for a in range(rows.start, rows.stop, block_frames):
             part = range(a, min(a + block_frames, rows.stop))
             own = (mask[i].reshape(-1) & np.uint32(CXI_BAD) != 0 for i in part)

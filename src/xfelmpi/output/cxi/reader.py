@@ -15,9 +15,11 @@ from xfelmpi.detectors.module_bits import bits_of
 from xfelmpi.io.checked import check_stored, checked_array, checked_attribute, checked_text
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_MISSING
+from xfelmpi.output.hit_columns import DETECTOR as IN_ENTRY
+from xfelmpi.output.hit_columns import INSTRUMENT
 
 ENTRY = "entry_1"
-DETECTOR = f"{ENTRY}/instrument_1/detector_1"
+DETECTOR = f"{ENTRY}/{IN_ENTRY}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def read_finished_hits(path: Path) -> FinishedHits:
             modules,
             checked_text(file, f"{ENTRY}/start_time"),
             checked_text(file, f"{ENTRY}/sample_1/name"),
-            checked_text(file, f"{ENTRY}/instrument_1/name"),
+            checked_text(file, f"{ENTRY}/{INSTRUMENT}/name"),
             checked_attribute(file, "proposal", str),
             geometry,
             good,
@@ -163,7 +165,7 @@ def read_entry(path: Path, entry: str) -> tuple[str, dict[str, HitColumn]] | Non
         if entry not in file:
             return None
         columns = _columns(file[entry])
-        check_frames(file[f"{entry}/instrument_1/detector_1"], len(columns["trainId"].values))
+        check_frames(file[f"{entry}/{IN_ENTRY}"], len(columns["trainId"].values))
         return checked_text(file, f"{entry}/title"), columns
 
 

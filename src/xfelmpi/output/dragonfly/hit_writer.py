@@ -119,9 +119,8 @@ class DragonflyWriter(HitWriter):
         ones, multi = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for block in blocks:
             binned = bin_frames(block, self._n, self._usable)
-            frame = np.repeat(np.arange(len(block)), np.diff(binned.indptr))
-            ones.append(np.bincount(frame[binned.count == 1], minlength=len(block)))
-            multi.append(np.bincount(frame[binned.count > 1], minlength=len(block)))
+            for parts, own in zip((ones, multi), binned.ones_and_multi(), strict=True):
+                parts.append(own)
         return np.concatenate(ones), np.concatenate(multi)
 
     def write(self, block: HitBlock) -> None:

@@ -19,7 +19,8 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
-from xfelmpi.output.cxi.hit_stream import stream_hits
+from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES, stream_hits
+from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.hit_formats import (
     HitOutputs,
     check_formats,
@@ -32,10 +33,7 @@ from xfelmpi.output.provenance import provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.workflows.merge.hits import Merged, collect, run_type
 
-BLOCK_FRAMES = 8
-"""Hits of a block, read dense: 1 or 2 MiB each."""
-
-_WAVELENGTH = "instrument_1/source_1/photon_wavelength"
+_WAVELENGTH = f"{SOURCE}/photon_wavelength"
 
 
 def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> int:
@@ -129,9 +127,8 @@ class _Tally:
         bad = np.zeros(hits.detector.frame_pixels, np.int32)
         self.peak = 0
         for block in hits.stream():
-            frame = np.repeat(np.arange(len(block)), np.diff(block.indptr))
-            ones.append(np.bincount(frame[block.count == 1], minlength=len(block)))
-            multi.append(np.bincount(frame[block.count > 1], minlength=len(block)))
+            for parts, own in zip((ones, multi), block.ones_and_multi(), strict=True):
+                parts.append(own)
             bad += np.bincount(block.pixel[block.count == 0], minlength=len(bad))
             self.peak = max(self.peak, int(block.count.max(initial=0)))
         self.good = len(hits) - bad

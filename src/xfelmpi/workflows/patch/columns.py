@@ -17,10 +17,11 @@ from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.event_table import AddedColumn, missing
 from xfelmpi.core.log import log
 from xfelmpi.core.plugins import load_object
+from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_writer import FrameColumn
 from xfelmpi.workflows.patch.finished_set import FinishedSet, analysis_of
-from xfelmpi.workflows.patch.frames import BLOCK_FRAMES, PatchedFrames, Plan, Tally
+from xfelmpi.workflows.patch.frames import PatchedFrames, Plan, Tally
 
 _WAVELENGTH, _WEIGHTING = f"{SOURCE}/photon_wavelength", f"{DETECTOR}/background_weighting"
 

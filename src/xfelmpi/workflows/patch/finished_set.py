@@ -30,7 +30,7 @@ from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.provenance import JOB_ATTRIBUTES, check_same_job
 from xfelmpi.workflows.analyse_cxi import median_wavelength
 
-_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     with finished_file(files.cxi, "a CXI file") as file:
         first = Config.from_json(checked_attribute(file, "configuration", str))
         name, attributes = checked_text(file, "entry_1/name"), dict(file.attrs)
-    entries = {kind: read_entry(files.cxi, entry) for kind, entry in _ENTRIES.items()}
+    entries = {kind: read_entry(files.cxi, entry) for kind, entry in ENTRIES.items()}
     run = None
     if isinstance(files, Experiment):
         run = read_finished_run(files.events)

@@ -14,15 +14,9 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
-from xfelmpi.output.cxi.hit_stream import stream_masked
+from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES, stream_masked
 from xfelmpi.output.hit_writer import FrameColumn
-from xfelmpi.workflows.patch.finished_set import FinishedSet
-
-BLOCK_FRAMES = 8
-"""Frames of a block, read dense: 1 or 2 MiB each."""
-
-
-_ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
+from xfelmpi.workflows.patch.finished_set import ENTRIES, FinishedSet
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class PatchedFrames:
         self.title, self.n_frames = plan.titles[kind]
         bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
         self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
-        self._path, self._entry, self._bad = path, _ENTRIES[kind], plan.bad
+        self._path, self._entry, self._bad = path, ENTRIES[kind], plan.bad
         columns = found.entries[kind][1] if found else None
         self.columns = [
             FrameColumn(
@@ -114,14 +108,12 @@ class Tally:
         sums, n_pixels = [np.empty((4, 0), np.int64)], detector.frame_pixels
         self.bad, self.of_pixel = (np.zeros(n_pixels, np.int64) for _ in range(2))
         for block in frames.stream():
-            n, frame = len(block), np.repeat(np.arange(len(block)), np.diff(block.indptr))
+            n, frame = len(block), block.frame_of_entry
             peak = np.zeros(n, np.int64)
             np.maximum.at(peak, frame, block.count)
-            lit, ones = (
-                np.bincount(frame[i], minlength=n) for i in (block.count > 0, block.count == 1)
-            )
+            ones, multi = block.ones_and_multi()
             photons = np.bincount(frame, block.count.astype(np.float64), n).astype(np.int64)
-            sums.append(np.stack([lit, photons, ones, peak]))
+            sums.append(np.stack([ones + multi, photons, ones, peak]))
             self.bad += np.bincount(block.pixel[block.count == 0], minlength=n_pixels)
             self.of_pixel += np.bincount(block.pixel, block.count, n_pixels).astype(np.int64)
         self.lit, self.photons, self.ones, self.peak = np.concatenate(sums, axis=1)

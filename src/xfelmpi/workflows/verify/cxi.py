@@ -8,21 +8,21 @@ import numpy as np
 
 from xfelmpi.core.units import PLANCK_TIMES_C
 from xfelmpi.mpi import alone
+from xfelmpi.output.hit_columns import DETECTOR, SOURCE
 from xfelmpi.reduction.background import mean_background
 from xfelmpi.reduction.cell_background import background_row
 from xfelmpi.reduction.run_sums import background_weights
 from xfelmpi.workflows.verify.findings import Finding, compare, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs
 
-_SOURCE, _DETECTOR = "instrument_1/source_1", "instrument_1/detector_1"
 _CLASSES = {
     "": "NXentry",
     "process_1": "NXprocess",
     "sample_1": "NXsample",
     "data_1": "NXdata",
     "instrument_1": "NXinstrument",
-    _SOURCE: "NXsource",
-    _DETECTOR: "NXdetector",
+    SOURCE: "NXsource",
+    DETECTOR: "NXdetector",
 }
 _CLOSE = 1e-3
 """How well the photons of a background in float32 are known, and of pixels bad in few frames."""
@@ -30,22 +30,22 @@ _CLOSE = 1e-3
 _TEXTS = ("title", "name", "start_time", "sample_1/name", "instrument_1/name")
 _FRAME_AXES = "experiment_identifier:module_identifier:y:x"
 _UNITS = {
-    f"{_SOURCE}/photon_energy": "J",
-    f"{_SOURCE}/photon_wavelength": "m",
-    f"{_SOURCE}/pulse_energy": "J",
-    f"{_DETECTOR}/photon_counts": "photons",
-    f"{_DETECTOR}/data": "photons",
-    f"{_DETECTOR}/powder": "photons",
-    f"{_DETECTOR}/background": "photons",
+    f"{SOURCE}/photon_energy": "J",
+    f"{SOURCE}/photon_wavelength": "m",
+    f"{SOURCE}/pulse_energy": "J",
+    f"{DETECTOR}/photon_counts": "photons",
+    f"{DETECTOR}/data": "photons",
+    f"{DETECTOR}/powder": "photons",
+    f"{DETECTOR}/background": "photons",
     **{
-        f"{_DETECTOR}/{name}": "m"
+        f"{DETECTOR}/{name}": "m"
         for name in (
             *("x_pixel_size", "y_pixel_size", "distance"),
             *("xyz_map", "corner_position", "basis_vectors"),
             *("tile_corner_position", "tile_basis_vectors"),
         )
     },
-    f"{_DETECTOR}/pixel_area": "m2",
+    f"{DETECTOR}/pixel_area": "m2",
 }
 
 
@@ -67,10 +67,10 @@ def structure_of(path: Path, file: h5py.File, entries: list[str]) -> Iterator[Fi
             attributes = entry[group or "."].attrs
             yield from expect(path, f"{name}/{group}, class", attributes.get("NX_class"), kind)
         for link in ("background_index", "background_weighting"):
-            here, there = entry[link], entry[f"{_DETECTOR}/{link}"]
+            here, there = entry[link], entry[f"{DETECTOR}/{link}"]
             yield from expect(path, f"{name}/{link} is {there.name}", here == there, True)
         for link in ("data", "module_identifier"):
-            here, there = entry[f"data_1/{link}"], entry[f"{_DETECTOR}/{link}"]
+            here, there = entry[f"data_1/{link}"], entry[f"{DETECTOR}/{link}"]
             yield from expect(path, f"{name}/data_1/{link} is {there.name}", here == there, True)
         yield from expect(path, f"{name}, default", entry.attrs.get("default"), "data_1")
         yield from expect(path, f"{name}, signal", entry["data_1"].attrs.get("signal"), "data")
@@ -81,7 +81,7 @@ def structure_of(path: Path, file: h5py.File, entries: list[str]) -> Iterator[Fi
                 path, f"{name}/{dataset}, units", entry[dataset].attrs.get("units"), units
             )
         for dataset in ("data", "mask"):
-            axes = entry[f"{_DETECTOR}/{dataset}"].attrs.get("axes")
+            axes = entry[f"{DETECTOR}/{dataset}"].attrs.get("axes")
             yield from expect(path, f"{name}/{dataset}, axes", axes, _FRAME_AXES)
 
 
@@ -90,7 +90,7 @@ def shapes(outputs: Outputs) -> Iterator[Finding]:
     path, file = outputs.experiment.cxi, outputs.files["cxi"]
     about = outputs.run.detector_type
     for name, rows in outputs.rows_of_entries.items():
-        detector = file[f"{name}/{_DETECTOR}"]
+        detector = file[f"{name}/{DETECTOR}"]
         peak = int(outputs.run.sums.peak[rows].max(initial=0))
         types = {"data": np.dtype("u2" if peak > 255 else "u1"), "mask": np.dtype("u4")}
         for dataset, dtype in types.items():
@@ -124,7 +124,7 @@ def rows(outputs: Outputs) -> Iterator[Finding]:
     """Every value per frame is that of the events file, in its order."""
     path, file, events = outputs.experiment.cxi, outputs.files["cxi"], outputs.run.events
     weights = background_weights(alone(), events, outputs.run.modules_in_run, outputs.run.was_read)
-    detector = file[f"entry_1/{_DETECTOR}"]
+    detector = file[f"entry_1/{DETECTOR}"]
     named = "background_cell" in detector
     cells = detector["background_cell"][1:] if named else np.empty(0, np.int32)
     for name, chosen in outputs.rows_of_entries.items():
@@ -134,19 +134,19 @@ def rows(outputs: Outputs) -> Iterator[Finding]:
             "cellId": e.cellId,
             "pulseId": e.pulseId,
             "vds_index": chosen.astype(np.uint64),
-            f"{_SOURCE}/photon_wavelength": e.wavelength,
-            f"{_SOURCE}/photon_energy": PLANCK_TIMES_C / e.wavelength,
-            f"{_SOURCE}/pulse_energy": e.pulse_energy,
-            f"{_DETECTOR}/lit_pixels": e.litpixels,
-            f"{_DETECTOR}/photon_counts": e.photons,
-            f"{_DETECTOR}/hit_score": e.hitscore,
-            f"{_DETECTOR}/hit_sigma": e.hit_sigma,
-            f"{_DETECTOR}/background_weighting": weights[chosen],
-            f"{_DETECTOR}/background_index": background_row(cells, e.cellId),
+            f"{SOURCE}/photon_wavelength": e.wavelength,
+            f"{SOURCE}/photon_energy": PLANCK_TIMES_C / e.wavelength,
+            f"{SOURCE}/pulse_energy": e.pulse_energy,
+            f"{DETECTOR}/lit_pixels": e.litpixels,
+            f"{DETECTOR}/photon_counts": e.photons,
+            f"{DETECTOR}/hit_score": e.hitscore,
+            f"{DETECTOR}/hit_sigma": e.hit_sigma,
+            f"{DETECTOR}/background_weighting": weights[chosen],
+            f"{DETECTOR}/background_index": background_row(cells, e.cellId),
         }
         if outputs.mask_patched:
             # by the sums that the non-hits had before
-            del expected[f"{_DETECTOR}/background_weighting"]
+            del expected[f"{DETECTOR}/background_weighting"]
         for text in outputs.run.config.add:
             column = text.partition("=")[0]
             expected[f"instrument_1/{column}"] = outputs.files["events"][column][()][chosen]
@@ -163,7 +163,7 @@ def _backgrounds_of_cells(outputs: Outputs) -> Iterator[Finding]:
     if cells is None or outputs.mask_patched:
         return
     non_hits = outputs.run.was_read & ~events.is_hit & ~events.is_dark
-    rows = outputs.files["cxi"][f"entry_1/{_DETECTOR}/background"]
+    rows = outputs.files["cxi"][f"entry_1/{DETECTOR}/background"]
     for number, cell in enumerate(cells[1:].tolist(), 1):
         own = non_hits & (events.cellId == cell)
         mean = np.nansum(rows[number].reshape(len(rows[number]), -1), axis=1, dtype=np.float64)
@@ -207,7 +207,7 @@ def singles(outputs: Outputs) -> Iterator[Finding]:
         yield from expect(path, "distance", geometry.distance, distance)
     positions = np.isfinite(geometry.xyz[:2]).all()
     yield from expect(path, "xyz_map has a place for every pixel", bool(positions), True)
-    detector = outputs.files["cxi"][f"entry_1/{_DETECTOR}"]
+    detector = outputs.files["cxi"][f"entry_1/{DETECTOR}"]
     names = ("y_pixel_size", "x_pixel_size")
     for name, size in zip(names, outputs.run.detector_type.pixel_size, strict=True):
         yield from expect(path, name, float(detector[name][()]), size)

@@ -22,11 +22,10 @@ from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 from xfelmpi.output.dragonfly.binning import bin_frames
 from xfelmpi.output.emc import EmcFile
+from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.workflows.verify.dragonfly import readable_emc
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs
-
-DETECTOR = "instrument_1/detector_1"
 
 _MASKS_KEPT = 400
 """Different masks that are kept as bits, 128 KiB each: those of all cells."""

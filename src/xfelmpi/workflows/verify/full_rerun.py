@@ -13,6 +13,7 @@ from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.input_file import open_hdf5
+from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.frame_reader import HitReader
@@ -21,7 +22,7 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.process import decide
-from xfelmpi.workflows.verify.cxi_frames import DETECTOR, MaskReader
+from xfelmpi.workflows.verify.cxi_frames import MaskReader
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs
 from xfelmpi.workflows.verify.run_data import RunData

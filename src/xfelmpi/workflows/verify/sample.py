@@ -18,9 +18,9 @@ from xfelmpi.core.sparse_frames import MAX_COUNT
 from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.virtual_sources import lacking
+from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.workflows.inputs import make_sparsifier
-from xfelmpi.workflows.verify.cxi_frames import DETECTOR
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, describe
 from xfelmpi.workflows.verify.full_rerun import compare_hit, dense, good_pixels
 from xfelmpi.workflows.verify.run_data import RunData
