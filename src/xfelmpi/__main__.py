@@ -23,7 +23,7 @@ from xfelmpi.core.errors import (
     as_user_error,
 )
 from xfelmpi.core.hdf5_locks import open_without_locks
-from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.core.job import agree_on_process_id
 from xfelmpi.core.log import allow_any_text, shortened, start_logging
 from xfelmpi.core.streams import secure_streams
 from xfelmpi.core.text import printable
@@ -188,7 +188,7 @@ def _run(command: str, argv: list[str]) -> int:
     from xfelmpi.io.input_file import end_with_traceback
 
     end_with_traceback()
-    agree_on_job_id(comm)
+    agree_on_process_id(comm)
     start_logging(comm.rank)
     try:
         return load(command).main(argv, comm)

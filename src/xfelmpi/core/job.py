@@ -1,4 +1,4 @@
-"""One job among others: an id of its own, and whether the process of another id still runs.
+"""One job among others: the id of its process, and whether the process of another id still runs.
 
 Process numbers mean nothing across hosts, reboots and containers. A process is therefore told by
 the boot of its machine, its PID namespace, its number, and when it started.
@@ -59,7 +59,7 @@ def is_running(machine: str, pid: int, birth: int) -> bool | None:
 
 @dataclass
 class _Job:
-    """The id of this job, on all of its ranks that of rank 0."""
+    """The id of this process, on all ranks that of rank 0."""
 
     id: str = ""
 
@@ -67,17 +67,21 @@ class _Job:
 _job = _Job()
 
 
-def job_id() -> str:
-    """Return the id of this job, which nobody can foresee; made at the first call."""
+def process_id() -> str:
+    """Return the id of this process, which nobody can foresee; made at the first call.
+
+    It is in the names of unfinished files. A process may do several jobs (``--follow``), which the
+    attribute ``job_id`` of outputs tells apart.
+    """
     if not _job.id:
         birth = birth_of("self") or 0
         _job.id = f"{machine_id()}-{os.getpid()}-{birth}-{os.urandom(4).hex()}"
     return _job.id
 
 
-def agree_on_job_id(comm) -> None:
+def agree_on_process_id(comm) -> None:
     """Let all ranks have the id of rank 0; collective."""
-    _job.id = comm.bcast(job_id())
+    _job.id = comm.bcast(process_id())
 
 
 def job_is_running(job: str) -> bool | None:

@@ -13,7 +13,7 @@ import numpy as np
 from h5py import h5p, h5s
 
 from xfelmpi.core.errors import OutputError, XfelmpiError
-from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.core.job import agree_on_process_id
 from xfelmpi.io.chunk_index import UnknownLayoutError
 from xfelmpi.io.output_file import cannot_write, reserve
 from xfelmpi.io.partial_file import begin_partial, forget, open_own, write_new
@@ -80,7 +80,7 @@ class ParallelFile:
     def __init__(self, comm, path: Path, attributes: dict):
         self.comm = comm
         self.path = path
-        agree_on_job_id(comm)
+        agree_on_process_id(comm)
         self.part = begin_partial(path)
         texts = [value for value in attributes.values() if isinstance(value, str)]
         self._size = STRUCTURE_BYTES + 4 * sum(map(len, texts))

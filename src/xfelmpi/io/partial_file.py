@@ -1,6 +1,6 @@
 """Files that are not finished: names of their own, opened new, swept when their job is dead.
 
-An unfinished file is ``NAME.<job id>.part``. Nobody can foresee the id, so nobody can prepare
+An unfinished file is ``NAME.<process id>.part``. Nobody can foresee the id, so nobody can prepare
 such a name; the file is made new, without following links, and must be the same file when it gets
 its final name. A job that replaces the stale lock of another one removes the unfinished files of
 that one first: should the other wake up again, it has nothing left to give a name to.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.core.job import job_id, job_is_running
+from xfelmpi.core.job import job_is_running, process_id
 from xfelmpi.core.shutdown import plan
 
 ENDING = ".part"
@@ -66,7 +66,7 @@ def check_lock() -> None:
 
 def part_name(path: Path) -> Path:
     """Return the name of a file of this job while it is being written."""
-    return path.with_name(f"{path.name}.{job_id()}{ENDING}")
+    return path.with_name(f"{path.name}.{process_id()}{ENDING}")
 
 
 def begin_partial(path: Path) -> Path:
@@ -194,7 +194,7 @@ def _is_left_over(entry: os.DirEntry, names: set[str], held: bool) -> bool:
     if not found:
         # as version 0.1 named them
         return held and entry.name.removesuffix(ENDING) in names
-    if found["final"] not in names or found["job"] == job_id():
+    if found["final"] not in names or found["job"] == process_id():
         return False
     if held:
         return True

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.core.job import agree_on_job_id
+from xfelmpi.core.job import agree_on_process_id
 from xfelmpi.core.regular_file import open_regular
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.output_file import reserve
@@ -49,7 +49,7 @@ class EmcWriter:
             raise OutputError(f"{path}: {n_hits} hits, but EMC counts them in 32 bits")
         before_ones, all_ones = exscan_and_total(comm, ones.sum())
         before_multi, all_multi = exscan_and_total(comm, multi.sum())
-        agree_on_job_id(comm)
+        agree_on_process_id(comm)
         part = begin_partial(path)
         size = HEADER_BYTES + 4 * (2 * n_hits + all_ones + 2 * all_multi)
         run_on_root(comm, lambda: reserve(part, size, anew=True))

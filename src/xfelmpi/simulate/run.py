@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xfelmpi.calibration.geometry import nominal_geometry
 from xfelmpi.core.errors import UsageError
-from xfelmpi.core.job import agree_on_job_id, job_id
+from xfelmpi.core.job import agree_on_process_id, process_id
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.regular_file import open_regular
@@ -89,7 +89,7 @@ def simulate(options: SimulationOptions, comm=None) -> SimulationResult:
     paths = _Paths.of_run(options)
     scene = None
     if comm:
-        agree_on_job_id(comm)
+        agree_on_process_id(comm)
     with _together(comm):
         if rank == 0:
             _prepare(paths, options)
@@ -122,7 +122,7 @@ def _unfinished(paths: "_Paths") -> list[Path]:
     """Return the final names of all files that this simulation has written."""
     files = [paths.geometry, paths.truth]
     for folder in (paths.proc, paths.raw, paths.constants):
-        files += map(final_name, sorted(folder.glob(f"*.{job_id()}.part")))
+        files += map(final_name, sorted(folder.glob(f"*.{process_id()}.part")))
     return files
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from xfelmpi.core.errors import OutputError
-from xfelmpi.core.job import UNKNOWN, birth_of, job_id, job_is_running, machine_id
+from xfelmpi.core.job import UNKNOWN, birth_of, job_is_running, machine_id, process_id
 from xfelmpi.io import partial_file
 from xfelmpi.io.partial_file import (
     create_new,
@@ -28,14 +28,14 @@ ALIVE = name_of(machine_id(), os.getppid(), birth_of(os.getppid()))
 
 def test_names(tmp_path):
     part = part_name(tmp_path / "a.h5")
-    assert part.name == f"a.h5.{job_id()}.part"
+    assert part.name == f"a.h5.{process_id()}.part"
     assert final_name(part) == tmp_path / "a.h5"
     assert final_name(part_name(tmp_path / "a.h5.old")) == tmp_path / "a.h5"
     assert final_name(tmp_path / "b.part") == tmp_path / "b.part"
 
 
 def test_which_jobs_run():
-    assert job_is_running(job_id())
+    assert job_is_running(process_id())
     assert not job_is_running(DEAD[5:-5])
     assert job_is_running(ALIVE[5:-5])
     assert not job_is_running(name_of(machine_id(), os.getppid(), 1)[5:-5])
