@@ -28,8 +28,7 @@ from mockrun import MockRun, tiny_raw_run, tiny_run
 
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.known import detectors_of
-from xfelmpi.simulate.options import DEVICES
+from xfelmpi.detectors.known import DEVICES, detectors_of
 
 RANKS = (0, 1, 2, 3, 5)
 """Numbers of ranks; 0: without mpirun."""

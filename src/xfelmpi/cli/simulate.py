@@ -11,9 +11,9 @@ from time import perf_counter
 from xfelmpi.cli.parser import Parser, add_run
 from xfelmpi.core.errors import EXIT_COMPLETE, OutputError, UsageError
 from xfelmpi.core.paths import Experiment
-from xfelmpi.detectors.known import detectors_of
+from xfelmpi.detectors.known import DEVICES, detectors_of
 from xfelmpi.simulate import SimulationOptions, parse_cells, simulate
-from xfelmpi.simulate.options import CHOICES, DEVICES, STRIDE_OF_RATE
+from xfelmpi.simulate.options import CHOICES, STRIDE_OF_RATE
 
 SUMMARY = "write a simulated run with known ground truth, in the facility's format"
 

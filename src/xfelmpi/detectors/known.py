@@ -12,6 +12,15 @@ from xfelmpi.detectors.lpd import LPD_1M
 DETECTORS = (AGIPD_1M, AGIPD_500K, DSSC_1M, LPD_1M, JUNGFRAU_4M)
 """In the order in which they are chosen where a run has several."""
 
+DEVICES = {
+    "AGIPD-1M": "SPB_DET_AGIPD1M-1",
+    "AGIPD-500K": "HED_DET_AGIPD500K2G",
+    "DSSC-1M": "SCS_DET_DSSC1M-1",
+    "LPD-1M": "FXE_DET_LPD1M-1",
+    "JUNGFRAU-4M": "SPB_IRDA_JF4M",
+}
+"""The facility's name of a detector of every kind, for simulated runs."""
+
 MAX_CELLS = max(detector.max_cells for detector in DETECTORS)
 """Most memory cells of any of them."""
 

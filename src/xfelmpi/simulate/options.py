@@ -9,16 +9,7 @@ from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.known import MAX_CELLS, detectors_of
-
-DEVICES = {
-    "AGIPD-1M": "SPB_DET_AGIPD1M-1",
-    "AGIPD-500K": "HED_DET_AGIPD500K2G",
-    "DSSC-1M": "SCS_DET_DSSC1M-1",
-    "LPD-1M": "FXE_DET_LPD1M-1",
-    "JUNGFRAU-4M": "SPB_IRDA_JF4M",
-}
-"""The facility's name of a detector of every kind."""
+from xfelmpi.detectors.known import DEVICES, MAX_CELLS, detectors_of
 
 SOURCES = {"JUNGFRAU-4M": ("CORR/JNGFR{:02d}:output", "DET/JNGFR{:02d}:daqOutput")}
 """What follows in the names of sources, of corrected and raw images of a module, by its number."""
