@@ -1,5 +1,7 @@
 """The main job within the processes of the tests, where its limits can be made small."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from checks import check_outputs
@@ -11,6 +13,7 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.errors import InputError, PeerError
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.io import parallel_hdf5
+from xfelmpi.output import write_stage
 from xfelmpi.reduction import observers
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
@@ -49,6 +52,25 @@ def test_outputs_equal_the_truth(comm, shared_path):
     status = run(comm, mock, shared_path)
     check(comm, shared_path, mock)
     assert status == 0
+
+
+def test_what_needs_all_frames_is_computed_once_while_files_are_written(
+    comm, shared_path, monkeypatch
+):
+    """Also with sizes, which need it before the hits are written."""
+    called = []
+    for name in ("beam_wavelength", "background_weights"):
+        function = getattr(write_stage, name)
+        counted = partial(_counted, called, name, function)
+        monkeypatch.setattr(write_stage, name, counted)
+    mock = simulated(comm, shared_path)
+    assert run(comm, mock, shared_path, size="sphere") == 0
+    assert called == ["beam_wavelength", "background_weights"]
+
+
+def _counted(called, name, function, *arguments):
+    called.append(name)
+    return function(*arguments)
 
 
 @pytest.mark.parametrize("kept", [0, 50_000])

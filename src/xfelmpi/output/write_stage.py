@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -51,11 +52,12 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
         job, done.share.facts.input_files, done.used, done.share.facts.beamline
     )
     _load_hits(comm, done)
-    done = _analysed(comm, done)
+    beam = _Beam.of(comm, done)
+    done = _analysed(comm, done, beam)
     cells = _cell_background(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
-    outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells))
+    outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells, beam))
     sums = {"": done.powder} if done.whole else {}
     for kind, frames in rows.items():
         sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
@@ -81,6 +83,29 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     return files
 
 
+@dataclass(frozen=True)
+class _Beam:
+    """What is computed once of all ranks' frames.
+
+    Parameters
+    ----------
+    wavelength : float
+        Of the run in m, NaN if unknown.
+    weighting : ndarray, float64 (frame,)
+        How much background every frame of this rank has; see `background_weights`.
+    """
+
+    wavelength: float
+    weighting: np.ndarray
+
+    @classmethod
+    def of(cls, comm, done: WriteInputs) -> Self:
+        """Compute both; collective."""
+        events, modules = done.events, done.share.facts.modules_in_run
+        wavelength, _ = beam_wavelength(comm, done.settings.photon_energy, events.wavelength)
+        return cls(wavelength, background_weights(comm, events, modules, done.read))
+
+
 def _load_hits(comm, done: WriteInputs) -> None:
     """Read hits and misses that are not in memory, as far as there is room; collective.
 
@@ -93,24 +118,23 @@ def _load_hits(comm, done: WriteInputs) -> None:
         done.reader.load(*map(np.flatnonzero, (chosen, events.is_hit)))
 
 
-def _analysed(comm, done: WriteInputs) -> WriteInputs:
+def _analysed(comm, done: WriteInputs, beam: _Beam) -> WriteInputs:
     """Return the same with the columns that ``--size`` and ``--analyse`` ask for; collective."""
     settings, events = done.analysis, done.events
-    wavelength, _ = beam_wavelength(comm, settings.photon_energy, events.wavelength)
     distance = comm.bcast(done.geometry.distance if comm.rank == 0 else None)
-    classes = chosen_analyses(settings, distance, wavelength)
+    classes = chosen_analyses(settings, distance, beam.wavelength)
     if not classes:
         return done
     rows, modules = np.flatnonzero(events.is_hit), done.share.facts.modules_in_run
     done = _with_hits_summed(comm, done, rows)
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
-    run = AnalysedRun(settings, comm.bcast(done.geometry), wavelength, ground, done.masks, modules)
-    weighting = background_weights(comm, events, modules, done.read)
-    of_frame = np.full(len(events.wavelength), wavelength)
+    geometry = comm.bcast(done.geometry)
+    run = AnalysedRun(settings, geometry, beam.wavelength, ground, done.masks, modules)
+    of_frame = np.full(len(events.wavelength), beam.wavelength)
     if settings.photon_energy is None:
         of_frame = events.wavelength
     blocks = (
-        (part, AnalysedHits(frames, events.cellId[part], weighting[part], of_frame[part]))
+        (part, AnalysedHits(frames, events.cellId[part], beam.weighting[part], of_frame[part]))
         for part, frames in done.reader.stream(rows)
     )
     columns = analyse_hits(comm, classes, run, blocks, len(events.trainId))
@@ -192,26 +216,25 @@ def _hits_to_write(
     attributes: dict,
     rows: dict[str, np.ndarray],
     cells: CellBackground | None,
+    beam: _Beam,
 ) -> HitsToWrite:
     """Return what the output formats get; collective."""
     comm, settings = job.comm, done.settings
-    modules_in_run = done.share.facts.modules_in_run
-    weighting = background_weights(comm, done.events, modules_in_run, done.read)
     cell_id = done.events.cellId
     background_row = cells.row_of(cell_id) if cells else np.zeros(len(cell_id), np.uint32)
     kinds = ("hits", "misses") if settings.with_misses else ("hits",)
-    wavelength, _ = beam_wavelength(comm, settings.photon_energy, done.events.wavelength)
+    ground = beam.weighting, background_row
     return HitsToWrite(
         comm=comm,
         settings=settings,
         files=job.experiment,
         attributes=attributes,
-        sets={k: _frame_set(job, done, k, rows[k], (weighting, background_row)) for k in kinds},
+        sets={k: _frame_set(job, done, k, rows[k], ground) for k in kinds},
         detector=done.share.facts.detector_type,
         masks=done.masks,
-        modules_in_run=modules_in_run,
+        modules_in_run=done.share.facts.modules_in_run,
         geometry=done.geometry,
-        wavelength=wavelength,
+        wavelength=beam.wavelength,
         good_in_hits=lambda: _good_in_hits(comm, done, rows["hits"]),
     )
 
