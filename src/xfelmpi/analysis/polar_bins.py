@@ -13,7 +13,7 @@ from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.detectors.scattering import ewald_vectors, polarisation, solid_angle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolarBins:
     """Bins of pixels: rings of |q|, each in sectors; opposite sectors are one.
 
@@ -136,17 +136,17 @@ def make_bins(
     ring_q = np.add.reduceat(by_q, first) / ring_filled
     square = np.add.reduceat(by_square, first) / ring_filled
     return PolarBins(
-        np.concatenate(pixel_bin),
-        np.concatenate(exposure),
-        first,
-        np.repeat(np.arange(len(sectors)), sectors),
-        total,
-        by_q / filled,
-        np.sqrt(np.maximum(by_square / filled - (by_q / filled) ** 2, 0.0)),
-        ring_q,
-        np.sqrt(np.maximum(square - ring_q**2, 0.0)),
-        by_x / filled,
-        by_y / filled,
+        pixel_bin=np.concatenate(pixel_bin),
+        exposure=np.concatenate(exposure),
+        first=first,
+        ring_of_bin=np.repeat(np.arange(len(sectors)), sectors),
+        total=total,
+        q=by_q / filled,
+        spread=np.sqrt(np.maximum(by_square / filled - (by_q / filled) ** 2, 0.0)),
+        ring_q=ring_q,
+        ring_spread=np.sqrt(np.maximum(square - ring_q**2, 0.0)),
+        q_x=by_x / filled,
+        q_y=by_y / filled,
     )
 
 

@@ -144,15 +144,15 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
     if min(given.tries, 1 if given.jobs is None else given.jobs) < 1:
         raise UsageError("--tries and --jobs: expected numbers from 1 on")
     options = LookOptions(
-        prefix,
-        output,
-        rules,
-        tuple(words),
-        given.settle,
-        given.patience,
-        given.raw_after,
-        {"auto": None, "yes": True, "no": False}[given.redu],
-        given.every,
+        prefix=prefix,
+        output=output,
+        rules=rules,
+        options=tuple(words),
+        settle=given.settle,
+        patience=given.patience,
+        raw_after=given.raw_after,
+        redu={"auto": None, "yes": True, "no": False}[given.redu],
+        every=given.every,
     )
     queue = _queue(given, files)
     plan.advice = lambda: "its jobs go on; the next xfelmpi watch continues from here"

@@ -152,7 +152,7 @@ UNKNOWN_PULSES = 255
 """Instead of a number of pulses."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MachineData:
     """Per-frame values of the machine, NaN where unknown.
 

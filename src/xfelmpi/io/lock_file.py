@@ -269,15 +269,15 @@ def _user() -> str:
 
 def _myself() -> Owner:
     return Owner(
-        _user(),
-        os.uname().nodename,
-        machine_id(),
-        os.getpid(),
-        birth_of("self") or 0,
-        os.environ.get("SLURM_JOB_ID", ""),
-        os.environ.get("SLURM_RESTART_COUNT", ""),
-        time(),
-        os.urandom(8).hex(),
+        user=_user(),
+        host=os.uname().nodename,
+        machine=machine_id(),
+        pid=os.getpid(),
+        birth=birth_of("self") or 0,
+        job=os.environ.get("SLURM_JOB_ID", ""),
+        restart=os.environ.get("SLURM_RESTART_COUNT", ""),
+        since=time(),
+        token=os.urandom(8).hex(),
     )
 
 

@@ -366,14 +366,14 @@ def _header(
     frame_shape = facts.detector_type.frame_shape
     mean = background.mean_background((photons, good), *left_out)
     return HitHeader(
-        f"{experiment.proposal} {experiment.name}",
-        facts.start_time,
-        facts.sample,
-        facts.detector.split("_")[0],
-        done.geometry,
-        ever_good.reshape(frame_shape),
-        photons.reshape(frame_shape),
-        mean.reshape(frame_shape),
-        hit_good.reshape(-1),
-        cells,
+        name=f"{experiment.proposal} {experiment.name}",
+        start_time=facts.start_time,
+        sample=facts.sample,
+        instrument=facts.detector.split("_")[0],
+        geometry=done.geometry,
+        good_pixels=ever_good.reshape(frame_shape),
+        powder=photons.reshape(frame_shape),
+        background=mean.reshape(frame_shape),
+        good_in_hits=hit_good.reshape(-1),
+        cells=cells,
     )

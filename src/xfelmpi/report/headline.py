@@ -13,7 +13,7 @@ from xfelmpi.output.events import FinishedRun
 TRAINS_PER_SECOND = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Headline:
     """What is said of a run first.
 
@@ -85,24 +85,24 @@ def headline(run: FinishedRun, hit_file: HitFile | None) -> Headline:
     complete = run.complete
     wavelength = _mean(events.wavelength)
     return Headline(
-        int(attributes["run"]),
-        attributes["proposal"],
-        hit_file.sample if hit_file else "",
-        "proc" if events.gain_switched is None else "raw",
-        hit_file.start_time if hit_file else "",
-        attributes["creation_date"],
-        len(events.trainId),
-        int(complete.sum()),
-        int((complete & events.is_dark).sum()),
-        len(trains),
-        int(events.is_hit.sum()),
-        int(events.is_miss.sum()),
-        int(trains[-1] - trains[0] + 1) / TRAINS_PER_SECOND if len(trains) else 0.0,
-        _mean(events.pulse_energy[~events.is_dark]),
-        PLANCK_TIMES_C / ELECTRONVOLT / wavelength,
-        tuple(run.problems),
-        tuple(json.loads(attributes.get("warnings", "[]"))),
-        attributes.get("so_far", ""),
+        run=int(attributes["run"]),
+        proposal=attributes["proposal"],
+        sample=hit_file.sample if hit_file else "",
+        kind="proc" if events.gain_switched is None else "raw",
+        start_time=hit_file.start_time if hit_file else "",
+        created=attributes["creation_date"],
+        frames=len(events.trainId),
+        complete=int(complete.sum()),
+        dark=int((complete & events.is_dark).sum()),
+        trains=len(trains),
+        hits=int(events.is_hit.sum()),
+        misses=int(events.is_miss.sum()),
+        seconds=int(trains[-1] - trains[0] + 1) / TRAINS_PER_SECOND if len(trains) else 0.0,
+        pulse_energy=_mean(events.pulse_energy[~events.is_dark]),
+        photon_energy=PLANCK_TIMES_C / ELECTRONVOLT / wavelength,
+        problems=tuple(run.problems),
+        warnings=tuple(json.loads(attributes.get("warnings", "[]"))),
+        so_far=attributes.get("so_far", ""),
     )
 
 

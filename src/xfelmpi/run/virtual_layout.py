@@ -58,7 +58,7 @@ class Mappings:
         return zip(*(getattr(self, name).tolist() for name in names), strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VirtualLayout:
     """All that is needed to write the virtual dataset of a run.
 
@@ -119,15 +119,15 @@ def plan_virtual(index: "RunIndex") -> tuple[VirtualLayout | None, list[Problem]
         what = f"cells in ever new order: virtual dataset needs more than {MAX_MAPPINGS:,} mappings"
         return None, [*problems, Problem(what, action="virtual dataset not written")]
     layout = VirtualLayout(
-        index.kind,
-        index.detector,
-        index.detector_type,
-        dtype,
-        index.files,
-        mappings,
-        frames.train_id,
-        frames.pulse_id,
-        frames.cell_id,
+        kind=index.kind,
+        detector=index.detector,
+        detector_type=index.detector_type,
+        dtype=dtype,
+        files=index.files,
+        mappings=mappings,
+        train_id=frames.train_id,
+        pulse_id=frames.pulse_id,
+        cell_id=frames.cell_id,
     )
     return layout, problems
 

@@ -87,7 +87,9 @@ def test_slow_answers_are_not_waited_for(catalogue, monkeypatch):
 
 
 def described(catalogue, stored="No Sample", **options):
-    machine = MachineData(None, None, None, stored, run_type="Test")
+    machine = MachineData(
+        pulse_energy=None, wavelength=None, n_pulses=None, sample=stored, run_type="Test"
+    )
     config = Config(50, **options)
     asked = CatalogueQuery(7927, 50, config.ask_catalogue)
     return find_run._described(config.sample, machine, asked)

@@ -37,7 +37,7 @@ class HitColumn:
     attributes: dict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinishedHits:
     """What a CXI file has besides the frames.
 
@@ -98,17 +98,17 @@ def read_finished_hits(path: Path) -> FinishedHits:
             modules = int(bits_of(missing == 0))
         geometry = _geometry(detector, xyz, path)
         return FinishedHits(
-            columns,
-            modules,
-            checked_text(file, f"{ENTRY}/start_time"),
-            checked_text(file, f"{ENTRY}/sample_1/name"),
-            checked_text(file, f"{ENTRY}/{INSTRUMENT}/name"),
-            checked_attribute(file, "proposal", str),
-            geometry,
-            good,
-            powder,
-            background,
-            cells,
+            columns=columns,
+            modules=modules,
+            start_time=checked_text(file, f"{ENTRY}/start_time"),
+            sample=checked_text(file, f"{ENTRY}/sample_1/name"),
+            instrument=checked_text(file, f"{ENTRY}/{INSTRUMENT}/name"),
+            proposal=checked_attribute(file, "proposal", str),
+            geometry=geometry,
+            good_pixels=good,
+            powder=powder,
+            background=background,
+            background_cell=cells,
         )
 
 

@@ -22,7 +22,7 @@ _VOLUMES, _VOLUMES_PER_THREAD = 3, 2
 """Arrays of one float64 per voxel: model, new model, weights; each thread has the latter two."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DragonflyDetector:
     """Dragonfly's detector.
 
@@ -176,7 +176,16 @@ def make_detector(
             # Dragonfly's volume is as large as the largest |q|, also if masked
             vectors[:, beyond] = onto_sphere(vectors[:, beyond], q_max * _INSIDE, ewald_rad)
         q[:, at], mask[at] = vectors, np.where(good, USE, _BAD)
-    return DragonflyDetector(q, corr, mask, detd, ewald_rad, wavelength, n, settings.polarisation)
+    return DragonflyDetector(
+        q=q,
+        corr=corr,
+        mask=mask,
+        detd=detd,
+        ewald_rad=ewald_rad,
+        wavelength=wavelength,
+        bin=n,
+        polarisation=settings.polarisation,
+    )
 
 
 def _in_voxels(limit: tuple[float, str] | None, wavelength: float, ewald_rad: float):

@@ -23,7 +23,7 @@ FRAME_STATUS = {
 """What a kernel says of a frame that is not `OK`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FrameBytes:
     """Frames of one module in one file, ready for the kernel.
 
@@ -97,16 +97,16 @@ def in_memory(
     """Return frames of which each lies at its offset in an array in memory."""
     n = len(offset)
     return FrameBytes(
-        -1,
-        values.reshape(-1).view(np.uint8),
-        offset,
-        np.full(n, frame_bytes, np.int64),
-        np.zeros(n, np.uint8),
-        np.zeros(n, np.int32),
-        1,
-        values.dtype,
-        from_integers,
-        lacking,
+        fd=-1,
+        memory=values.reshape(-1).view(np.uint8),
+        offset=offset,
+        size=np.full(n, frame_bytes, np.int64),
+        filters=np.zeros(n, np.uint8),
+        index_in_chunk=np.zeros(n, np.int32),
+        chunk_frames=1,
+        dtype=values.dtype,
+        from_integers=from_integers,
+        lacking=lacking,
     )
 
 

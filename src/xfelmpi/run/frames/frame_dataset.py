@@ -157,15 +157,15 @@ class FrameDataset:
             place = np.where(place >= 0, place + index * self._frame_bytes, place)
             size, index, per_chunk = np.full_like(place, self._frame_bytes), 0 * index, 1
         return FrameBytes(
-            self._fd,
-            np.empty(0, np.uint8),
-            place,
-            size,
-            filters.astype(np.uint8),
-            index.astype(np.int32),
-            per_chunk,
-            self._data.dtype,
-            self._data.dtype.kind != "f",
+            fd=self._fd,
+            memory=np.empty(0, np.uint8),
+            offset=place,
+            size=size,
+            filters=filters.astype(np.uint8),
+            index_in_chunk=index.astype(np.int32),
+            chunk_frames=per_chunk,
+            dtype=self._data.dtype,
+            from_integers=self._data.dtype.kind != "f",
         )
 
     def chunk_of(self, rows: np.ndarray) -> np.ndarray:

@@ -193,14 +193,14 @@ def index_files(
     problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
     return RunIndex(
-        kind,
-        detector,
-        _any_module(example, about),
-        tuple(files),
-        frames,
-        modules_in_run,
-        tuple(dict.fromkeys(problems)),
-        about,
+        kind=kind,
+        detector=detector,
+        source=_any_module(example, about),
+        files=tuple(files),
+        frames=frames,
+        modules_in_run=modules_in_run,
+        problems=tuple(dict.fromkeys(problems)),
+        detector_type=about,
         start_time=start_time(Path(files[0].path)),
         proposal=proposal,
         listed=np.unique(np.concatenate([trains for trains, _ in listed])),

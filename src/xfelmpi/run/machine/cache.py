@@ -72,21 +72,21 @@ def _data(experiment: Experiment, arrays: dict[str, np.ndarray], about: dict) ->
         about["motors"], arrays["positions"], arrays["travel"]
     )
     return MachineData(
-        arrays["pulse_energy"],
-        arrays["wavelength"],
-        arrays["n_pulses"],
-        about["sample"],
-        (*about["notes"], f"beamline data of an earlier job: {experiment.machine}"),
-        tuple(about["warnings"]),
-        tuple(AddedColumn(values=values, **column) for column, values in columns),
-        motors or None,
-        tuple(about["files"]),
-        tuple(Problem(**problem) for problem in about["problems"]),
-        tuple(BeamlineSource(**source) for source in about["sources"]),
-        arrays["pumped"] if len(arrays["pumped"]) else None,
-        ZMotor(**about["z_motor"]) if about["z_motor"] else None,
-        _reduction(about["reduction"]),
-        about["run_type"],
+        pulse_energy=arrays["pulse_energy"],
+        wavelength=arrays["wavelength"],
+        n_pulses=arrays["n_pulses"],
+        sample=about["sample"],
+        notes=(*about["notes"], f"beamline data of an earlier job: {experiment.machine}"),
+        warnings=tuple(about["warnings"]),
+        added=tuple(AddedColumn(values=values, **column) for column, values in columns),
+        motors=motors or None,
+        files=tuple(about["files"]),
+        problems=tuple(Problem(**problem) for problem in about["problems"]),
+        sources=tuple(BeamlineSource(**source) for source in about["sources"]),
+        pumped=arrays["pumped"] if len(arrays["pumped"]) else None,
+        z_motor=ZMotor(**about["z_motor"]) if about["z_motor"] else None,
+        reduction=_reduction(about["reduction"]),
+        run_type=about["run_type"],
     )
 
 

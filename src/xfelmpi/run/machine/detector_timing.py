@@ -52,7 +52,7 @@ class UnusableError(Exception):
     """Why settings that are there do not tell how the detector was triggered."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DetectorTiming:
     """Which bunch slots the frames of a train were open for.
 
@@ -196,14 +196,14 @@ def detector_timing(files: list, detector: str, damage: Damage) -> DetectorTimin
     first = int(control.number("bunchStructure.firstPulse")) if _GENERATION[kind] == 1 else 0
     shift, rule = _alignment(files, detector, stride, finder, damage)
     return DetectorTiming(
-        min(int(control.number("bunchStructure.nPulses")), MOST_FRAMES),
-        first,
-        stride,
-        min(exposure, stride),
-        shift,
-        control.name,
-        rule,
-        finder is None,
+        n_frames=min(int(control.number("bunchStructure.nPulses")), MOST_FRAMES),
+        first=first,
+        stride=stride,
+        exposure=min(exposure, stride),
+        shift=shift,
+        source=control.name,
+        rule=rule,
+        assumed=finder is None,
     )
 
 

@@ -116,21 +116,21 @@ def read_machine_data(
     _warn_of_damage(found)
     n = len(train_id)
     return MachineData(
-        light.energy if light else np.full(n, np.nan),
-        wavelength,
-        light.n_pulses if light else np.full(n, UNKNOWN_PULSES, np.uint8),
-        sample,
-        tuple(found.notes),
-        tuple(found.warnings),
-        columns,
-        motors,
-        files,
-        tuple(found.problems),
-        tuple(found.sources),
-        pumped,
-        along,
-        reduction,
-        run_type,
+        pulse_energy=light.energy if light else np.full(n, np.nan),
+        wavelength=wavelength,
+        n_pulses=light.n_pulses if light else np.full(n, UNKNOWN_PULSES, np.uint8),
+        sample=sample,
+        notes=tuple(found.notes),
+        warnings=tuple(found.warnings),
+        added=columns,
+        motors=motors,
+        files=files,
+        problems=tuple(found.problems),
+        sources=tuple(found.sources),
+        pumped=pumped,
+        z_motor=along,
+        reduction=reduction,
+        run_type=run_type,
     )
 
 

@@ -78,14 +78,14 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
     if not len(row):
         raise UsageError("no hits" + (f" with --where {where!r}" if where else " in these runs"))
     header = HitHeader(
-        f"{first.proposal} " + " ".join(f"r{run:04d}" for run in runs),
-        first.start_time,
-        first.sample,
-        first.instrument,
-        first.geometry,
-        good,
-        powder,
-        np.stack(backgrounds),
+        name=f"{first.proposal} " + " ".join(f"r{run:04d}" for run in runs),
+        start_time=first.start_time,
+        sample=first.sample,
+        instrument=first.instrument,
+        geometry=first.geometry,
+        good_pixels=good,
+        powder=powder,
+        background=np.stack(backgrounds),
     )
     return Merged(header, modules, _join(parts, rows), np.concatenate(sources), row)
 

@@ -58,7 +58,7 @@ class Change:
     classes: Classes | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinishedSet:
     """What rank 0 knows of a finished set of hits, and of the change.
 
@@ -201,9 +201,21 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
     entries = {kind: found for kind, found in entries.items() if found}
     cells = _cells(files.cxi, run, entries, geometry.detector)
     warnings += _unlike(by_cell, cells)
-    about = (config, attributes, name, header, entries, run)
     found = FinishedSet(
-        *about, geometry, bad, by_cell, cells, warnings, obsolete, used, analyses=()
+        config=config,
+        attributes=attributes,
+        name=name,
+        header=header,
+        entries=entries,
+        run=run,
+        geometry=geometry,
+        bad=bad,
+        cell_mask=by_cell,
+        cells=cells,
+        warnings=warnings,
+        obsolete=obsolete,
+        files=used,
+        analyses=(),
     )
     classes = _classes(files, header, change.classes) if change.classes else ()
     return replace(found, analyses=_analyses(found, change), classes=classes)
