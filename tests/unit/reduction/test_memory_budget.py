@@ -3,6 +3,7 @@
 import pytest
 from otherdetectors import OTHERS
 
+from xfelmpi import mpi
 from xfelmpi.core.config.parts import MemorySettings
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.jungfrau import JUNGFRAU_4M
@@ -13,7 +14,9 @@ MIB = 1 << 20
 
 
 def spare(limit, detector, minutes=5.0):
-    settings = MemorySettings(memory_per_rank=limit * MIB, checkpoint_minutes=minutes)
+    # other tests of this process may have left arrays that no longer fit into shared memory
+    limit = limit * MIB + mpi.private_bytes()
+    settings = MemorySettings(memory_per_rank=limit, checkpoint_minutes=minutes)
     return spare_memory(settings, detector.frame_pixels) / MIB
 
 
