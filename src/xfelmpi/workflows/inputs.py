@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from xfelmpi import mpi
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
+from xfelmpi.calibration.photon_signal import check_photon_signal
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core import fault_injection
@@ -104,6 +105,10 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
         bad=bad,
     )
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
+    if facts.kind != "raw":
+        place = share.first_frame, facts.n_frames
+        adu = config.adu_per_photon
+        warnings += check_photon_signal(comm, files, facts.files, share.frames, *place, masks, adu)
     settings = config.part(OutputSettings)
     warnings = (*warnings, *check_formats(comm, settings, geometry, share.wavelength))
     check_selection(job, share, geometry)

@@ -265,6 +265,18 @@ class FrameDataset:
             return self._indirect(rows)
         return self._through_h5py(rows)
 
+    def values(self, row: int) -> np.ndarray:
+        """Return one frame as HDF5 reads it, with the type that it has in the file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read, or HDF5 would make it up.
+        """
+        if self._blank:
+            raise MissingFrameError("")
+        return self._read(row)
+
     def _read(self, row: int) -> np.ndarray:
         """Return a frame as HDF5 reads it.
 

@@ -1,0 +1,23 @@
+"""Float data whose photons are not those of --adu-per-photon, which is 1 if nobody gives it."""
+
+import pytest
+from launch import run_xfelmpi
+from mockrun import tiny_run
+
+
+@pytest.mark.parametrize("masks", ["auto", "run"])
+def test_unit_of_float_data(tmp_path, masks):
+    run = {"trains": 2, "cells": tuple(range(8)), "with_mask": True}
+    mock = tiny_run(tmp_path, dtype="f4", adu_per_photon=7.5, **run)
+    base = [50, "--prefix", mock.options.prefix, "--mask", masks]
+    text = "most signals of the frames are near 7.5, which is likely one photon"
+    warnings = []
+    for ranks in (1, 2):
+        done = run_xfelmpi([*base, "--output", tmp_path / f"out{ranks}"], ranks)
+        warnings += [line for line in done.stderr.splitlines() if text in line]
+        assert text in (tmp_path / f"out{ranks}/report/r0050.html").read_text()
+    # the same frames are looked at by any number of ranks
+    assert len(warnings) == 2
+    assert warnings[0] == warnings[1]
+    done = run_xfelmpi([*base, "--output", tmp_path / "right", "--adu-per-photon", 7.5], 2)
+    assert "most signals" not in done.stderr + done.stdout
