@@ -422,6 +422,22 @@ def test_module_without_constants(small, tmp_path):
     check_outputs(tmp_path / "out", Expected(small, good=good_of(small, without=[1])))
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_constants_of_other_modules_are_named(tmp_path, ranks):
+    """Nothing in the files tells whose they are: the photons do."""
+    raw = tiny_raw_run(tmp_path, trains=3, cells=tuple(range(16)), **FEW_MODULES)
+    constants = tmp_path / "constants"
+    shutil.copytree(raw.paths.constants, constants)
+    names = [constants / f"Cheetah-AGIPD{module:02}-calib.h5" for module in (0, 1)]
+    names[0].rename(constants / "other")
+    names[1].rename(names[0])
+    (constants / "other").rename(names[1])
+    text = "modules 0, 1: many pixels have photons all the time"
+    for folder, named in ((constants, True), (raw.paths.constants, False)):
+        done = process(raw, tmp_path / "out", "--constants", folder, ranks=ranks, status=3)
+        assert (text in done.stdout + done.stderr) == named
+
+
 def test_cells_without_constants(small, tmp_path):
     constants = tmp_path / "constants"
     shutil.copytree(small.paths.constants, constants)

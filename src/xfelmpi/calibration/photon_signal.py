@@ -6,8 +6,9 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
-from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.detectors.pixel_bits import unpack
+from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_masks import MaskReader
 
@@ -120,14 +121,7 @@ def doubtful_signal(histogram: SignalHistogram, adu_per_photon: float) -> tuple[
 
 
 def check_photon_signal(
-    comm,
-    files: FilePool,
-    about: tuple[ModuleFile, ...],
-    frames: FrameTable,
-    first_frame: int,
-    n_frames: int,
-    masks: Masks,
-    adu_per_photon: float,
+    comm, files: FilePool, share: LocalRun, masks: Masks, adu_per_photon: float
 ) -> tuple[str, ...]:
     """Return a warning on rank 0 if corrected float data contradict `adu_per_photon`; collective.
 
@@ -135,20 +129,17 @@ def check_photon_signal(
     ----------
     comm : Intracomm
     files : FilePool
-    about : tuple of ModuleFile
-        The run's files.
-    frames : FrameTable
-        Of this rank.
-    first_frame, n_frames : int
-        Its first frame in the run, and frames of the run.
+    share : LocalRun
     masks : Masks
     adu_per_photon : float
     """
     histogram = SignalHistogram()
-    reader = MaskReader(files)
-    wanted = np.unique(np.linspace(0, n_frames - 1, SAMPLED_FRAMES).round().astype(np.int64))
+    reader, frames, about = MaskReader(files), share.frames, share.facts.files
+    wanted = np.unique(
+        np.linspace(0, share.facts.n_frames - 1, SAMPLED_FRAMES).round().astype(np.int64)
+    )
     with mpi.fail_together(comm):
-        for number, row in enumerate((wanted - first_frame).tolist()):
+        for number, row in enumerate((wanted - share.first_frame).tolist()):
             if not 0 <= row < len(frames):
                 continue
             modules = np.flatnonzero(frames.file[row] >= 0)

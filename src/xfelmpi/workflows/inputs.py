@@ -106,9 +106,7 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     )
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
     if facts.kind != "raw":
-        place = share.first_frame, facts.n_frames
-        adu = config.adu_per_photon
-        warnings += check_photon_signal(comm, files, facts.files, share.frames, *place, masks, adu)
+        warnings += check_photon_signal(comm, files, share, masks, config.adu_per_photon)
     settings = config.part(OutputSettings)
     warnings = (*warnings, *check_formats(comm, settings, geometry, share.wavelength))
     check_selection(job, share, geometry)

@@ -23,7 +23,7 @@ from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.workflows.inputs import Inputs
-from xfelmpi.workflows.plausible import doubts_of_sums
+from xfelmpi.workflows.plausible import doubts_of_raw_powder, doubts_of_sums
 from xfelmpi.workflows.summary import Summary
 
 
@@ -59,7 +59,10 @@ def check_sums(
     share = without_dead_modules(comm, result.share, result.sums, rows)
     total = sum_powder(comm, masks, result.powder)
     about = share.facts.detector_type, sums, total and total[1]
-    return replace(result, share=share), total, doubts_of_sums(comm, masks, *about)
+    doubts = doubts_of_sums(comm, masks, *about)
+    if share.facts.kind == "raw":
+        doubts += doubts_of_raw_powder(total, share.facts.detector_type)
+    return replace(result, share=share), total, doubts
 
 
 def gather_problems(comm, inputs: Inputs, result: ReductionState, left_out) -> list[Problem]:
