@@ -158,6 +158,7 @@ def test_gather_objects(comm):
 
 
 def test_node_shared_array_is_one(comm):
+    private = mpi.private_bytes()
     shared = mpi.NodeSharedArray(comm, (3, 5), np.float64)
     rows = slice(shared.node_rank, 3, shared.node_size)
     shared.array[rows] = np.arange(15).reshape(3, 5)[rows]
@@ -170,6 +171,7 @@ def test_node_shared_array_is_one(comm):
     assert array[1, 1] == -1, "every rank has an array of its own"
     assert sorted(comm.allgather(shared.node_rank)) == list(range(comm.size))
     assert shared.node_size == comm.size
+    assert mpi.private_bytes() == private, "a single rank has one copy, like all others"
 
 
 SIZE = 4 << 20

@@ -12,6 +12,11 @@ def in_use() -> bool:
     return loaded is not None and loaded.Is_initialized() and not loaded.Is_finalized()
 
 
+def several_ranks() -> bool:
+    """Return whether this process is one of several ranks."""
+    return in_use() and sys.modules["mpi4py.MPI"].COMM_WORLD.size > 1
+
+
 def alone():
     """Return the communicator of this process alone, of MPI if the process uses it."""
     return sys.modules["mpi4py.MPI"].COMM_SELF if in_use() else OneProcess()

@@ -13,8 +13,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log, size_text
 from xfelmpi.mpi.collectives import CHUNK, allreduce_bor, allreduce_min
 from xfelmpi.mpi.consensus import agree
-from xfelmpi.mpi.library import alone
-from xfelmpi.mpi.one_process import OneProcess
+from xfelmpi.mpi.library import alone, several_ranks
 
 _FOLDER_VARIABLE = "OMPI_MCA_osc_sm_backing_store"
 _FOLDER = "/dev/shm"
@@ -123,7 +122,7 @@ class NodeSharedArray:
         if comm.size == 1:
             self._node = comm
             flat = np.zeros(n_bytes, np.uint8)
-            if not isinstance(comm, OneProcess):
+            if several_ranks():
                 # of `holders`: there is no room to share it
                 _room.held.append(_Held(weakref.ref(flat), n_bytes))
         else:
