@@ -198,7 +198,7 @@ def join_mask(about: MaskFile, good: np.ndarray, cells: np.ndarray, part: int, o
     Raises
     ------
     InputError
-        If the values are neither 0 nor 1.
+        If it cannot be read, or floating-point values are neither 0 nor 1.
     """
     rows = [slice(None)] if about.cells is None else []
     wanted = np.zeros(1, int)
@@ -256,7 +256,7 @@ def read_bits(about: MaskFile, detector: Detector) -> tuple[np.ndarray, int]:
     Raises
     ------
     InputError
-        If its values are neither 0 nor 1.
+        If it cannot be read, or floating-point values are neither 0 nor 1.
     """
     bits = all_pixels(detector)
     return bits, join_mask(about, bits[:, None], np.empty(0, int), 0, 1)

@@ -214,7 +214,7 @@ def load_mask(comm, file: MaskFile, cells: np.ndarray, memory_per_rank: int, det
     Raises
     ------
     InputError
-        On all ranks, if it has values that are neither 0 nor 1.
+        On all ranks, if it cannot be read, or floating-point values are neither 0 nor 1.
     """
     limit = private_limit(memory_per_rank)
     shared, odd = _read_shared(comm, (file,), cells, None, detector, limit, None)

@@ -39,8 +39,8 @@ class AddedColumn:
         return {"source": self.source, **({"units": self.units} if self.units else {})}
 
 
-def _column(dtype, **default):
-    # by it, the events file is read back
+def typed_field(dtype, **default):
+    """Return the field of a column, by whose type it is made empty, or read back from a file."""
     return field(metadata={"dtype": np.dtype(dtype)}, **default)
 
 
@@ -75,24 +75,24 @@ class EventColumns:
         What the user asked for besides.
     """
 
-    trainId: np.ndarray = _column(np.uint64)  # noqa: N815, names as in the file
-    pulseId: np.ndarray = _column(np.uint64)  # noqa: N815
-    cellId: np.ndarray = _column(np.uint16)  # noqa: N815
-    litpixels: np.ndarray = _column(np.uint32)
-    photons: np.ndarray = _column(np.uint64)
-    hitscore: np.ndarray = _column(np.float32)
-    is_hit: np.ndarray = _column(bool)
-    is_miss: np.ndarray = _column(bool)
-    hit_median: np.ndarray = _column(np.float32)
-    hit_std: np.ndarray = _column(np.float32)
-    hit_threshold: np.ndarray = _column(np.float32)
-    hit_sigma: np.ndarray = _column(np.float32)
-    pulse_energy: np.ndarray = _column(np.float64)
-    wavelength: np.ndarray = _column(np.float64)
-    modules: np.ndarray = _column(np.uint16)
-    n_pulses: np.ndarray = _column(np.uint8)
-    gain_switched: np.ndarray | None = _column((np.uint32, 2), default=None)
-    pumped: np.ndarray | None = _column(np.uint8, default=None)
+    trainId: np.ndarray = typed_field(np.uint64)  # noqa: N815, names as in the file
+    pulseId: np.ndarray = typed_field(np.uint64)  # noqa: N815
+    cellId: np.ndarray = typed_field(np.uint16)  # noqa: N815
+    litpixels: np.ndarray = typed_field(np.uint32)
+    photons: np.ndarray = typed_field(np.uint64)
+    hitscore: np.ndarray = typed_field(np.float32)
+    is_hit: np.ndarray = typed_field(bool)
+    is_miss: np.ndarray = typed_field(bool)
+    hit_median: np.ndarray = typed_field(np.float32)
+    hit_std: np.ndarray = typed_field(np.float32)
+    hit_threshold: np.ndarray = typed_field(np.float32)
+    hit_sigma: np.ndarray = typed_field(np.float32)
+    pulse_energy: np.ndarray = typed_field(np.float64)
+    wavelength: np.ndarray = typed_field(np.float64)
+    modules: np.ndarray = typed_field(np.uint16)
+    n_pulses: np.ndarray = typed_field(np.uint8)
+    gain_switched: np.ndarray | None = typed_field((np.uint32, 2), default=None)
+    pumped: np.ndarray | None = typed_field(np.uint8, default=None)
     added: tuple[AddedColumn, ...] = ()
 
     @property

@@ -4,9 +4,11 @@ An entry of a sparse list is a pixel number and a count; count 0 marks a pixel t
 frame only (NaN, ±inf, more than 65535 photons, a bad gain stage, or the frame's own mask).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+
+from xfelmpi.core.event_table import typed_field
 
 MAX_COUNT = 65535
 """More photons than this in one pixel of one frame cannot be a signal: the pixel is bad there."""
@@ -103,10 +105,6 @@ def gather(start: np.ndarray, stop: np.ndarray, pixel, count) -> SparseFrames:
     return SparseFrames(indptr, out_pixel, out_count)
 
 
-def _zeros(dtype):
-    return field(metadata={"dtype": dtype})
-
-
 _ADDED = (
     *("lit", "photons", "region_lit", "region_photons"),
     *("region_bad", "ones", "entries", "switched"),
@@ -138,16 +136,16 @@ class FrameSums:
         Good pixels in medium and in low gain; 0 in corrected data.
     """
 
-    lit: np.ndarray = _zeros(np.uint32)
-    photons: np.ndarray = _zeros(np.uint64)
-    region_lit: np.ndarray = _zeros(np.uint32)
-    region_photons: np.ndarray = _zeros(np.uint64)
-    region_bad: np.ndarray = _zeros(np.uint32)
-    ones: np.ndarray = _zeros(np.uint32)
-    peak: np.ndarray = _zeros(np.uint16)
-    entries: np.ndarray = _zeros(np.uint32)
-    modules: np.ndarray = _zeros(np.uint16)
-    switched: np.ndarray = _zeros((np.uint32, 2))
+    lit: np.ndarray = typed_field(np.uint32)
+    photons: np.ndarray = typed_field(np.uint64)
+    region_lit: np.ndarray = typed_field(np.uint32)
+    region_photons: np.ndarray = typed_field(np.uint64)
+    region_bad: np.ndarray = typed_field(np.uint32)
+    ones: np.ndarray = typed_field(np.uint32)
+    peak: np.ndarray = typed_field(np.uint16)
+    entries: np.ndarray = typed_field(np.uint32)
+    modules: np.ndarray = typed_field(np.uint16)
+    switched: np.ndarray = typed_field((np.uint32, 2))
 
     @classmethod
     def zeros(cls, n: int) -> "FrameSums":
