@@ -152,6 +152,20 @@ def test_raw_run(tmp_path):
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
 
+def test_other_constants_are_refused(tmp_path):
+    """Hits would have other photons than the scores by which they were found."""
+    mock = tiny_raw_run(tmp_path / PROPOSAL)
+    process(mock, tmp_path / "first", "--adu-per-photon", "60")
+    path = sorted(mock.paths.constants.glob("*.h5"))[3]
+    with h5py.File(path, "r+") as file:
+        file["AnalogOffset"][0] += 1
+    done = decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "3", status=2)
+    assert f"was made with other calibration constants than those found now (e.g. {path.name})" in (
+        done.stderr
+    )
+    assert_same_outputs(tmp_path / "first", tmp_path / "again")
+
+
 @pytest.mark.parametrize("masks", [("run",), ("run-static",), ("run", "file")])
 def test_masks_of_the_run(masks, tmp_path):
     mock = tiny_run(tmp_path / PROPOSAL, **FAINT, trains=4, masked_pixels=0.1, masked_at_times=20.0)

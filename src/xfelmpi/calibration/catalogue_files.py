@@ -34,7 +34,7 @@ _SECONDS = (5, 60)
 """How long to wait for a connection to the catalogue, and for an answer."""
 
 ADAPTIVE = 0
-_NO_LIST = (KeyError, TypeError, AttributeError, ValueError)
+_LIST = "calibration_metadata.yml"
 _LARGEST_LIST = 16 << 20
 
 
@@ -86,17 +86,50 @@ def find_catalogue_files(experiment: Experiment, detector: str) -> CatalogueFile
     InputError
         If they are neither listed nor to be had from the catalogue.
     """
-    folder = experiment.run_folder("proc")
-    names = (f"calibration_metadata_{detector}.yml", "calibration_metadata.yml")
-    path = next((folder / name for name in names if (folder / name).exists()), None)
+    path = _list_of_correction(experiment, detector)
     if path is not None:
         found = _listed(path, detector)
         mode = _gain_mode(experiment, detector, found)
         return CatalogueFiles(f"those of the correction, {path}", found, mode)
     address = os.environ.get(ADDRESS_VARIABLE, ADDRESS)
-    log.info(f"constants: no {folder / names[1]}; asking the catalogue at {address}")
+    folder = experiment.run_folder("proc")
+    log.info(f"constants: no {folder / _LIST}; asking the catalogue at {address}")
     found, mode = _asked(experiment, detector, address)
     return CatalogueFiles(f"by the run's conditions, from {address}", found, mode)
+
+
+def identify_catalogue_files(experiment: Experiment, detector: str) -> list:
+    """Return what tells the constants of a run from others, as JSON can hold it; one rank.
+
+    Files of the store are gigabytes and do not change: their size and time stand for them.
+
+    Raises
+    ------
+    InputError
+        As `find_catalogue_files`.
+    """
+    path = _list_of_correction(experiment, detector)
+    if path is not None:
+        found, mode = _listed(path, detector), None
+    else:
+        found, mode = _asked(experiment, detector, os.environ.get(ADDRESS_VARIABLE, ADDRESS))
+    files = sorted((m, kind, file) for m, own in found.items() for kind, file in own.items())
+    return [mode, *([m, kind, str(f.path), f.dataset, _stamp(f.path)] for m, kind, f in files)]
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        about = path.stat()
+    except OSError:  # reading it will say so
+        return None
+    return [about.st_size, about.st_mtime_ns]
+
+
+def _list_of_correction(experiment: Experiment, detector: str) -> Path | None:
+    """Return the list that the correction has left, None if there is none."""
+    folder = experiment.run_folder("proc")
+    names = (f"calibration_metadata_{detector}.yml", _LIST)
+    return next((folder / name for name in names if (folder / name).exists()), None)
 
 
 def _store() -> Path:

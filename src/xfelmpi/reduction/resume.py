@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi import __version__, mpi
 from xfelmpi._commit import COMMIT
+from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.config.parts import InputFileSettings, RunSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
@@ -167,7 +168,8 @@ def share_remaining(
         """Return the work that every frame makes, int64 (frame,), and note what is done."""
         nonlocal selection
         n_frames = len(index.frames)
-        selection = ResumePlan(fingerprint_of(options, index, contents, job.growing))
+        known = contents | _catalogue_constants(experiment, inputs.constants, index)
+        selection = ResumePlan(fingerprint_of(options, index, known, job.growing))
         if resume and (found or not job.growing):
             files = [_placed(file, index) for file in found] if job.growing else found
             selection = choose(files, selection.fingerprint, n_frames)
@@ -252,6 +254,18 @@ def _constants_to_digest(experiment: Experiment, data: str, named: Path | None) 
         return []
     folder = named or experiment.constants
     return sorted(map(str, folder.glob("*.h5"))) if kind == "raw" else []
+
+
+def _catalogue_constants(
+    experiment: Experiment, constants: Path | None, index: "RunIndex"
+) -> dict[str, str]:
+    """Return a digest of which constants the catalogue has for a raw run, if they count; rank 0."""
+    if index.kind != "raw" or constants != CATALOGUE:
+        return {}
+    # with yaml, which other jobs do without
+    from xfelmpi.calibration.catalogue_files import identify_catalogue_files
+
+    return {"constants": digest_of(identify_catalogue_files(experiment, index.detector))}
 
 
 def fingerprint_of(

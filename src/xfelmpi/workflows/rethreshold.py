@@ -5,7 +5,9 @@ With new options of the decision, only hits and misses have to be read to write 
 main job would.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -193,6 +195,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int]:
         inputs = load_inputs(job, share, files)
         share = with_distance(share, inputs)
         _check_masks(comm, experiment, inputs.masks, run)
+        mpi.run_on_root(comm, lambda: _check_constants(experiment, run, inputs.used))
         prepare_outputs(job, share)
     warnings = log_start(job, share, inputs)
     with stages.timed("write"):
@@ -298,6 +301,24 @@ def _check_files(experiment: Experiment, run: FinishedRun, share: LocalRun) -> N
                 f"{file['path']}: changed since {experiment.events} was made from it; process the "
                 "run again"
             )
+
+
+def _check_constants(experiment: Experiment, run: FinishedRun, used: Sequence[dict]) -> None:
+    """Check that calibration constants are those that the scores were made with, by content."""
+    before, now = (
+        sorted((Path(f["path"]).name, str(f["role"]), str(f["sha256"])) for f in files)
+        for files in map(_constants_among, (listed_files(run.attributes, "used_files"), used))
+    )
+    if before != now:
+        other = next(entry for entry in [*now, *before] if entry not in before or entry not in now)
+        raise InputError(
+            f"{experiment.events}: was made with other calibration constants than those found now "
+            f"(e.g. {other[0]}); process the run again"
+        )
+
+
+def _constants_among(files: Sequence[dict]) -> list[dict]:
+    return [file for file in files if str(file["role"]).partition(" ")[0] == "constants"]
 
 
 def _check_masks(comm, experiment: Experiment, masks: Masks, run: FinishedRun | None) -> None:

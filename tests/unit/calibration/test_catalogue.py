@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlparse
 
 import h5py
@@ -28,6 +29,7 @@ from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.reduction.resume import _catalogue_constants
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
 N_CELLS = 4
@@ -408,3 +410,29 @@ def test_no_catalogue_at_this_address(tmp_path, store, catalogue, monkeypatch):
     write_run(tmp_path)
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:1 has no answer"):
         load(tmp_path)
+
+
+def test_constants_of_another_time_are_others(tmp_path, monkeypatch):
+    """A job does not continue with frames that were made with other ones, whatever their names."""
+    monkeypatch.setenv("XFELMPI_CALDB", str(tmp_path / "store"))
+    entries = write_store(tmp_path / "store", catalogue_arrays())
+    experiment = Experiment(tmp_path, tmp_path / "out", 50)
+    index = SimpleNamespace(kind="raw", detector=DETECTOR)
+
+    def constants() -> dict[str, str]:
+        return _catalogue_constants(experiment, CATALOGUE, index)
+
+    write_list(tmp_path, entries)
+    first = constants()
+    assert set(first) == {"constants"}
+    assert constants() == first
+    write_list(tmp_path, {**entries, "Offset": entries["Offset"] | {"dataset": "/other/0"}})
+    assert constants() != first
+    write_list(tmp_path, {kind: entries[kind] for kind in entries if kind != "SlopesFF"})
+    assert constants() != first
+    write_list(tmp_path, entries)
+    write_store(tmp_path / "store", catalogue_arrays(seed=6), ["Offset"])
+    assert constants() != first
+    # corrected data need none, and neither does a folder that is called like this
+    assert not _catalogue_constants(experiment, CATALOGUE, SimpleNamespace(kind="proc"))
+    assert not _catalogue_constants(experiment, tmp_path / "catalogue", index)

@@ -18,6 +18,7 @@ from xfelmpi.io.input_file import (
 )
 from xfelmpi.io.links import require_files
 from xfelmpi.run.frames.frame_dataset import FrameDataset, MaskDataset
+from xfelmpi.run.frames.frame_origin import require_own_frames
 
 
 class OpenModuleFile(FrameDataset):
@@ -35,7 +36,9 @@ class OpenModuleFile(FrameDataset):
         try:
             self._check_unchanged()
             require_files(self._file, about.dataset, about.mask_dataset)
-            super().__init__(self._file[about.dataset], origins, frame_axes=about.frame_axes)
+            data = self._file[about.dataset]
+            require_own_frames(self._file, about.dataset, data)
+            super().__init__(data, origins, frame_axes=about.frame_axes)
         except Exception:
             self._file.close()
             raise
@@ -58,6 +61,7 @@ class OpenModuleFile(FrameDataset):
             If there are none, or none that can be used.
         """
         masks = self._file[self.about.mask_dataset]
+        require_own_frames(self._file, self.about.mask_dataset, masks)
         shape = *self._data.shape[1 : self.about.frame_axes], *self.module_shape
         arguments = masks, self._origins, frozenset(), self.about.frame_axes, shape
         return guarded_call(self.about.path, MaskDataset, *arguments)

@@ -15,6 +15,7 @@ from xfelmpi.core.log import log
 from xfelmpi.io.input_file import Origins, guarded_call
 from xfelmpi.io.virtual_sources import dataset_identity, lacking, map_rows, open_source
 from xfelmpi.run.frames.frame_bytes import FrameBytes, MissingFrameError, in_memory
+from xfelmpi.run.frames.frame_origin import require_own_frames
 
 MOST_OPEN = 8
 """Sources of a virtual dataset that are open at a time."""
@@ -145,6 +146,7 @@ class VirtualFrames:
                 # other programs crash on it
                 log.error("%s: %s is its own source", data.file.filename, data.name)
                 raise ValueError("it is its own source")
+            self._require_own(number, data)
             path = data.file.filename
             arguments = data, self._origins, self._above, self._axes
             source = guarded_call(path, self._kind, *arguments)
@@ -160,6 +162,14 @@ class VirtualFrames:
             source = f"source {name[0]} of the virtual dataset: {' '.join(str(error).split())}"
         self._open[name] = source, file
         return source
+
+    def _require_own(self, number: int, data: h5py.Dataset) -> None:
+        """Check that a source has frames of this module."""
+        here, rows, there = self._data, None, None
+        if self._axes == 1:
+            rows = np.flatnonzero(self._source == number)
+            there = self._row[rows]
+        require_own_frames(here.file, here.name, data, rows, there)
 
     def close(self) -> None:
         """Close all sources."""

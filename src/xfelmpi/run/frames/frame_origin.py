@@ -1,0 +1,71 @@
+"""Whether frames that a file takes from another one are its own: those of its module and run.
+
+HDF5 follows a link, or the mapping of a virtual dataset, wherever it leads. Ids and counts of all
+modules are alike, so that nothing else tells whose frames these are.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from xfelmpi.detectors.known import find_source
+from xfelmpi.run.index.identity import identity
+from xfelmpi.run.train_index import read_column
+
+_DAMAGED = (KeyError, OSError, RuntimeError, ValueError)
+
+
+def require_own_frames(
+    file: h5py.File,
+    name: str,
+    data: h5py.Dataset,
+    rows: np.ndarray | None = None,
+    source_rows: np.ndarray | None = None,
+) -> None:
+    """Check that a dataset elsewhere is of the same module, run and trains, as far as it is told.
+
+    Parameters
+    ----------
+    file : h5py.File
+        That takes frames, or their masks, from elsewhere.
+    name : str
+        Of the frames in this file.
+    data : h5py.Dataset
+        Where they really are.
+    rows, source_rows : ndarray, int (row,), optional
+        The same rows there and here; default: all.
+
+    Raises
+    ------
+    OSError
+        If it is not.
+    """
+    home = data.file
+    if home.filename == file.filename and (data.name or name).strip("/") == name.strip("/"):
+        return
+    place = f"of {Path(home.filename).name}, {data.name}"
+    own, found = _module_of(name), _module_of(data.name or "")
+    if own and found and own != found:
+        raise OSError(f"its frames are those {place}: of another module")
+    run, other = (identity(of, Path(of.filename)).run for of in (file, home))
+    if run and other and run != other:
+        raise OSError(f"its frames are those {place}: of run {other}, expected run {run}")
+    # whoever has mended some of the ids has links to other ones
+    trains, others = _trains(file, name, rows), _trains(home, data.name or "", source_rows)
+    if len(trains) and len(others) and not np.isin(trains, others).any():
+        raise OSError(f"its frames are those {place}: of other trains, {others[0]} …")
+
+
+def _module_of(name: str) -> tuple[str, int] | None:
+    """Return detector and module of a dataset by its path; None if it does not tell."""
+    return find_source("/".join(name.strip("/").split("/")[1:4]))
+
+
+def _trains(file: h5py.File, name: str, rows: np.ndarray | None) -> np.ndarray:
+    """Return the trains of frames by the ids beside them; none if they do not tell."""
+    with suppress(*_DAMAGED):
+        found = read_column(file, f"{name.strip('/').rpartition('/')[0]}/trainId")
+        return found if rows is None else found[rows[rows < len(found)]]
+    return np.empty(0, np.uint64)
