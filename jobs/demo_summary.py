@@ -18,7 +18,7 @@ class Comparison:
         self.rows = []
         self.failed = 0
 
-    def add(self, what: str, simulated, found, equal: bool | None = None) -> None:
+    def add(self, what: str, simulated, found, *, equal: bool | None = None) -> None:
         """Add a row; `equal` None is for numbers that need not agree."""
         verdict = "" if equal is None else "equal" if equal else "DIFFERENT"
         self.failed += equal is False
@@ -39,11 +39,11 @@ def compare_frames(table: Comparison, truth: h5py.File, events: h5py.File) -> No
     """Compare the rows of the events file with those of the truth."""
     ids = [(f["trainId"][:], f["cellId"][:]) for f in (truth, events)]
     same = all(np.array_equal(a, b) for a, b in zip(*ids, strict=True))
-    table.add("frames", len(ids[0][0]), len(ids[1][0]), same)
+    table.add("frames", len(ids[0][0]), len(ids[1][0]), equal=same)
     for name, label in (("photons", "photons"), ("litpixels", "lit pixels")):
         simulated, found = truth[name][:], events[name][:]
         equal = np.array_equal(simulated, found)
-        table.add(label, simulated.sum(dtype=np.uint64), found.sum(dtype=np.uint64), equal)
+        table.add(label, simulated.sum(dtype=np.uint64), found.sum(dtype=np.uint64), equal=equal)
     if not same:
         return
     particle, hit = truth["is_particle"][:], events["is_hit"][:]
@@ -56,7 +56,9 @@ def compare_frames(table: Comparison, truth: h5py.File, events: h5py.File) -> No
     ):
         scale = 1e3 if name == "pulse_energy" else 1e10
         values = [scale * np.mean(f[name][:], dtype=float) for f in (truth, events)]
-        table.add(label, *(f"{value:.6g}" for value in values), np.isclose(*values, rtol=1e-6))
+        table.add(
+            label, *(f"{value:.6g}" for value in values), equal=np.isclose(*values, rtol=1e-6)
+        )
 
 
 def sparse_rows(truth: h5py.File) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -85,7 +87,7 @@ def compare_cxi(table: Comparison, expected: dict, path: Path) -> None:
                 equal &= np.array_equal(pixel, expected[i][0])
                 equal &= np.array_equal(frame[pixel], expected[i][1])
     simulated = sum(int(expected[i][1].sum(dtype=np.uint64)) for i in known)
-    table.add(f"photons of {len(known)} CXI frames", simulated, photons, bool(equal))
+    table.add(f"photons of {len(known)} CXI frames", simulated, photons, equal=bool(equal))
 
 
 def compare_emc(table: Comparison, expected: dict, path: Path, index: np.ndarray) -> None:
@@ -103,7 +105,7 @@ def compare_emc(table: Comparison, expected: dict, path: Path, index: np.ndarray
             truth = int(expected[int(i)][1].sum(dtype=np.uint64))
             simulated, found = simulated + truth, found + photons
             equal &= photons == truth
-    table.add(f"photons of {n} EMC frames", simulated, found, bool(equal))
+    table.add(f"photons of {n} EMC frames", simulated, found, equal=bool(equal))
 
 
 def main(prefix: Path, run: int) -> int:
@@ -123,7 +125,7 @@ def main(prefix: Path, run: int) -> int:
         with h5py.File(paths["powder"]) as powder:
             sums = [f["powder"][:] for f in (truth, powder)]
         lit = [np.count_nonzero(a) for a in sums]
-        table.add("powder: pixels with photons", *lit, np.array_equal(*sums))
+        table.add("powder: pixels with photons", *lit, equal=np.array_equal(*sums))
         expected = sparse_rows(truth)
         hits = np.flatnonzero(events["is_hit"][:])
     if len(hits):

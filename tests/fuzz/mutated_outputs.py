@@ -148,8 +148,8 @@ def read_all(experiment: Experiment, path: Path) -> list[str]:
 
         # in the same words as the report, without its pictures
         if path == experiment.events:
-            show._run(experiment, 80, False)
-        show._hit(experiment, 0, 80, False)
+            show._run(experiment, 80, colour=False)
+        show._hit(experiment, 0, 80, colour=False)
 
     def emc() -> None:
         try:

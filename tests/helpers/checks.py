@@ -57,7 +57,7 @@ def close(found: np.ndarray, right: np.ndarray, rtol: float = 0.0, atol: float =
         np.testing.assert_allclose(found, right, rtol=rtol, atol=atol)
 
 
-def check_outputs(output: Path, expected: Expected, run: int = 50, binned: bool = False) -> None:
+def check_outputs(output: Path, expected: Expected, run: int = 50, *, binned: bool = False) -> None:
     """Assert that everything in an output folder is there and right, but an EMC file of blocks."""
     name = f"r{run:04d}"
     events = check_events(output / "events" / f"{name}_events.h5", expected)

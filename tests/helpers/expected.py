@@ -173,13 +173,13 @@ class Expected:
         if self.decide == "auto":
             names = np.unique(trains)
             groups = [score[self.usable & (trains == name)] for name in names]
-            found = reference.background(groups, self.min_scores, floor)
+            found = reference.background(groups, self.min_scores, floor=floor)
             background = dict(zip(names.tolist(), found, strict=True))
         for row in np.flatnonzero(self.usable):
             if self.decide == "auto":
                 median[row], std[row] = background[int(trains[row])]
                 threshold[row] = reference.skewed_threshold(
-                    median[row], std[row], self.sigma, floor
+                    median[row], std[row], self.sigma, floor=floor
                 )
                 continue
             if self.decide == "fixed":

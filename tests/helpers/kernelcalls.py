@@ -28,9 +28,10 @@ def run_kernel(
     room=None,
     adu=1.0,
     threshold=0.7,
-    readonly=False,
     spoilt=None,
     source=None,
+    *,
+    readonly=False,
 ):
     """Call the kernel of corrected frames itself; `room` entries are followed by a guard.
 
@@ -44,12 +45,12 @@ def run_kernel(
     room : int, optional
         Entries of the list; default: enough for all pixels.
     adu, threshold : float
-    readonly : bool
-        Whether all inputs refuse to be written to.
     spoilt : ndarray, bool (frame, 512, 128), optional
         Pixels that the frames' own masks call bad.
     source : dict, optional
         Inputs of the kernel that say where the bytes of the frames are, if not in memory.
+    readonly : bool
+        Whether all inputs refuse to be written to.
 
     Returns
     -------

@@ -86,7 +86,7 @@ def random_run(rng: random.Random, detector: str = "AGIPD-1M") -> RandomRun:
     about = detectors_of(DEVICES[detector])[0]
     n = about.n_modules
     raw = rng.random() < 0.2 and bool(about.raw_planes)
-    simulate = _simulated(rng, raw, about)
+    simulate = _simulated(rng, about, raw=raw)
     absent = _modules(rng, n - 2, n) if rng.random() < 0.6 else ()
     there = [m for m in range(n) if m not in absent]
     simulate["absent_modules"] = tuple(absent)
@@ -136,7 +136,7 @@ def _modules(rng, most: int, n: int = 16) -> list[int]:
     return sorted(rng.sample(range(n), rng.randint(1, most)))
 
 
-def _simulated(rng: random.Random, raw: bool, about: Detector) -> dict:
+def _simulated(rng: random.Random, about: Detector, *, raw: bool) -> dict:
     trains = rng.randint(1, 6)
     n_cells = rng.randint(1, min(8, MOST_FRAMES // trains))
     # the constants of raw data are large: cells up to the last one in use

@@ -206,7 +206,12 @@ def raw_twin(frames, cells, constants: Constants, setup=None) -> tuple[ModuleTwi
     region = everywhere if setup.region is None else setup.region
     found = [
         raw_photons(
-            *frame, *constants.of_cell(cell), good, setup.adu, setup.threshold, setup.common_mode
+            *frame,
+            *constants.of_cell(cell),
+            good,
+            setup.adu,
+            setup.threshold,
+            common_mode=setup.common_mode,
         )
         for frame, cell in zip(frames, cells, strict=True)
     ]

@@ -124,7 +124,7 @@ def bad_constants(offset, gain, level, bad):
 
 
 def raw_photons(
-    analogue, digital, offset, gain, level, bad, good, adu, threshold=0.7, common_mode=False
+    analogue, digital, offset, gain, level, bad, good, adu, threshold=0.7, *, common_mode=False
 ):
     """Return the photons of a raw frame, the pixels that are bad in it, and those that switched.
 
@@ -184,7 +184,7 @@ def quantile(values, q: float) -> float:
     return ordered[low] + (at - low) * (ordered[high] - ordered[low])
 
 
-def statistics(scores, width="lower", floor=True) -> tuple[float, float]:
+def statistics(scores, width="lower", *, floor=True) -> tuple[float, float]:
     """Return median and width of a group: 1.4826 (median - q25), at least √median and 1."""
     if not len(scores):
         return math.nan, math.nan
@@ -254,7 +254,7 @@ def blocks(counts, wanted) -> list[range]:
     return [range(a, b) for a, b in pairwise(edges)]
 
 
-def background(trains, min_scores=100, floor=True) -> list[tuple[float, float]]:
+def background(trains, min_scores=100, *, floor=True) -> list[tuple[float, float]]:
     """Return level and width for every train of a run, told its trains' usable scores."""
 
     def noise(level):
@@ -297,7 +297,7 @@ def background(trains, min_scores=100, floor=True) -> list[tuple[float, float]]:
     return list(zip(level, width, strict=True))
 
 
-def skewed_threshold(level, width, sigma, floor=True) -> float:
+def skewed_threshold(level, width, sigma, *, floor=True) -> float:
     """Return the threshold for counts; Cornish and Fisher's first term."""
     moment = max(3 * width**2 - 2 * max(level, 0), 0)
     if floor and level < 1:

@@ -54,7 +54,7 @@ sys.exit(importlib.import_module("xfelmpi.__main__").main(sys.argv[1:]))
 """
 
 
-def run_until(folder, args, ranks, signal, function, rank=0, call=1, stuck=True):
+def run_until(folder, args, ranks, signal, function, rank=0, call=1, *, stuck=True):
     """Run the program; before a call of a function by one rank, send all ranks a signal.
 
     Parameters

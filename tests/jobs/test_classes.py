@@ -132,7 +132,7 @@ def test_unusable_condition_changes_nothing(made, tmp_path, where, message):
     assert not (out / PAGE).exists()
 
 
-def scale_of(recon, background=False):
+def scale_of(recon, *, background=False):
     """Work out the scale of every hit from what Dragonfly reads, and read what it is given."""
     with h5py.File(recon / "data/detector.h5") as file:
         use, ground, weight = file["mask"][:] == 0, file["background"][:], file["scale"][:]
@@ -157,7 +157,7 @@ def test_scale_of_every_hit(made, tmp_path):
         config.write_text(text.replace("# b", "b") if on else text)
         done = run_xfelmpi(args, ranks) if ranks else call_xfelmpi([*args, "--from-events"])
         assert done.returncode == 0, done.stderr
-        right, found = scale_of(tmp_path / "out/recon", on)
+        right, found = scale_of(tmp_path / "out/recon", background=on)
         np.testing.assert_array_equal(found, right)
         assert np.array_equal(found, plain) == (not on)
 

@@ -146,7 +146,7 @@ def misfit(found, hit):
     """Return how far the rings of a hit are from the model of its columns, by chance and 10 %."""
     events, density = found.run.events, found.run.config.density
     values = {c.name: float(c.values[events.is_hit][hit]) for c in found.run.events.added}
-    rings = size_charts._Rings(found.hit_file, float(np.median(events.wavelength)), True)
+    rings = size_charts._Rings(found.hit_file, float(np.median(events.wavelength)), polarised=True)
     pixels = rings._sums(np.ones(len(rings._part))).reshape(len(rings.middle), -1).sum(axis=1)
     particle = size_charts._Particle.of_columns(values, density, 1.0)
     weighting = read_weighting(found.hit_file.path)[hit]

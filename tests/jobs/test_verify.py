@@ -79,8 +79,8 @@ def quiet(monkeypatch):
 
 def asked_for(argv):
     """Return what a command line of one run asks for."""
-    (config,), frames, whole = command._parse(argv)
-    return config, frames, whole
+    (config,), frames = command._parse(argv)
+    return config, frames
 
 
 def failures(mock, output, *options) -> dict:

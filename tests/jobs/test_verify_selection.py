@@ -61,8 +61,8 @@ def quiet(monkeypatch):
 
 def verified(prefix):
     """Check all but the run, in this process."""
-    (config,), frames, whole = command._parse(["50", "--prefix", str(prefix), "--frames", "0"])
-    return check_run(mpi.alone(), config, frames, whole)
+    (config,), frames = command._parse(["50", "--prefix", str(prefix), "--frames", "0"])
+    return check_run(mpi.alone(), config, frames)
 
 
 def failures(prefix, name, change):

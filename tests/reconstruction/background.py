@@ -78,7 +78,7 @@ def simulate(folder: Path, seed: int, n: int) -> None:
     write_detector(pixels, {}, detector)
     give_names([emc, pixels])
     hits = HitList.of(np.ones(n), np.arange(n), np.zeros(n), emc)
-    scale = fixed_scale(emc, pixels, True)
+    scale = fixed_scale(emc, pixels, background=True)
     write_folder(folder, emc, pixels, volume_config, hits, scale, background_config)
 
 

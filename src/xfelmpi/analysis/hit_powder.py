@@ -70,7 +70,7 @@ class HitPowder:
         photons = np.where(used > 0, photons.reshape(-1), 0).astype(np.float64)
         return cls(geometry, n_hits, photons, used, np.nan_to_num(ground) * used)
 
-    def near(self, quadrants: bool = False) -> tuple[PowderPixels, np.ndarray]:
+    def near(self, *, quadrants: bool = False) -> tuple[PowderPixels, np.ndarray]:
         """Return the pixels near the beam, and which these are, int (pixel,)."""
         geometry = self.geometry
         xyz = geometry.xyz.reshape(3, -1)

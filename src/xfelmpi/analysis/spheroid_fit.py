@@ -205,7 +205,7 @@ class SpheroidFit:
         scale = self._forward * (across**2 * along) ** 2 * self._visible[pair, angle]
         return np.stack([np.log(across), np.log(along), turn, np.log(signal / scale)], axis=1)
 
-    def _model(self, exposure: np.ndarray, where: np.ndarray, slopes: bool = True):
+    def _model(self, exposure: np.ndarray, where: np.ndarray, *, slopes: bool = True):
         """Return expected signal of the bins (hit, bin) and its derivatives (4 of them)."""
         across, along = np.exp(where[:, :2, None]).swapaxes(0, 1)
         cosine, sine = np.cos(where[:, 2, None]), np.sin(where[:, 2, None])

@@ -15,7 +15,7 @@ def _axes(ax):
     return ax if ax is not None else _pyplot().subplots(figsize=(7, 4))[1]
 
 
-def plot_image(image: np.ndarray, title: str, ax=None, colour_bar: bool = True):
+def plot_image(image: np.ndarray, title: str, ax=None, *, colour_bar: bool = True):
     """Draw an assembled image on a logarithmic scale; NaN stays empty."""
     from matplotlib.colors import LogNorm
 

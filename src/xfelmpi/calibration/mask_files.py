@@ -73,7 +73,7 @@ def _locate(named: Path | None, usual: Path, what: str) -> tuple[Path | None, st
 
 
 def find_mask_files(
-    experiment, settings: MaskSettings, cells, detector: Detector, usual: bool, only_global: bool
+    experiment, settings: MaskSettings, cells, detector: Detector, *, usual: bool, only_global: bool
 ):
     """Find and check the mask files; returns them, notes for the log, and problems.
 

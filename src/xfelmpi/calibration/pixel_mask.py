@@ -286,7 +286,7 @@ def _plan(
     wanted = set(settings.mask)
     usual = bool({"auto", "file"} & wanted)
     files, notes, problems = find_mask_files(
-        experiment, settings, cells, detector, usual, only_global
+        experiment, settings, cells, detector, usual=usual, only_global=only_global
     )
     if "file" in wanted and not files:
         raise InputError(

@@ -54,7 +54,7 @@ def main(argv: list[str], comm) -> int:
         for path in (lock, Experiment(config.prefix, config.output, runs[0]).geometry_lock):
             what = f"the geometry {out.name} is being made"
             locks.enter_context(held_if_there(comm, config.output, path, what))
-        return refine_geometry(job, runs, quadrants, out)
+        return refine_geometry(job, runs, out, quadrants=quadrants)
 
 
 def _parse(argv: list[str]) -> tuple[Config, list[int], bool, Path]:

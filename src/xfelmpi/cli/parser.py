@@ -48,10 +48,10 @@ class Parser(argparse.ArgumentParser):
         if rest:
             # a second word beside the run
             beside = bool(args) and args[1:2] == rest[:1] and rest[0].isdigit()
-            self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest, beside)}")
+            self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest, beside=beside)}")
         return found
 
-    def _hint(self, rest: list[str], beside: bool) -> str:
+    def _hint(self, rest: list[str], *, beside: bool) -> str:
         """Return what the first unknown word may mean, or nothing."""
         word = next((w.partition("=")[0] for w in rest if w.startswith("--")), None)
         if word is None:
@@ -101,7 +101,7 @@ def add_arguments(
     used = {f.metadata["group"] for f in chosen} | {"resources"}
     groups = {name: parser.add_argument_group(t) for name, t in GROUPS.items() if name in used}
     for f in chosen:
-        _add_option(groups[f.metadata["group"]], f, f.metadata["many"] or f.name in several)
+        _add_option(groups[f.metadata["group"]], f, several=f.metadata["many"] or f.name in several)
     groups["resources"].add_argument(
         "--config",
         type=Path,
@@ -153,7 +153,7 @@ class _Join(argparse.Action):
         setattr(namespace, self.dest, [number for word in values for number in word])
 
 
-def _add_option(group, f: dataclasses.Field, several: bool) -> None:
+def _add_option(group, f: dataclasses.Field, *, several: bool) -> None:
     """Add an option that is None if it is not given, so that the TOML file can have its say."""
     flag = f"--{f.name.replace('_', '-')}"
     about = f.metadata

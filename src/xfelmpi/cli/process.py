@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xfelmpi.cli.parser import Parser
 
 
-def parser(dry_run: bool = False) -> "Parser":
+def parser(*, dry_run: bool = False) -> "Parser":
     """Return the parser of the command's arguments; with `dry_run` sigma takes several values."""
     # rank 0 alone parses
     from xfelmpi.cli import parser as arguments
@@ -97,7 +97,7 @@ def main(argv: list[str], comm) -> int:
 
                 how = Following(given.follow_timeout, given.resume)
                 return follow(comm, config, argv, how, process)
-            return process(job, given.resume)
+            return process(job, resume=given.resume)
     from xfelmpi.workflows.rethreshold import hit_rates, rethreshold_run
 
     config = bcast_from_root(comm, lambda: _config_from_events(given))
@@ -124,7 +124,7 @@ def _parse(argv: list[str]):
     """Return the parsed arguments, and the sigmas of a dry run."""
     dry_run = "--dry-run" in argv
     # plain, for ranks without argparse
-    given = SimpleNamespace(**vars(parser(dry_run).parse_args(argv)))
+    given = SimpleNamespace(**vars(parser(dry_run=dry_run).parse_args(argv)))
     if given.resume and given.from_events:
         raise UsageError("--from-events reads only hits and misses: leave out --resume")
     if given.follow and (given.from_events or given.wait):

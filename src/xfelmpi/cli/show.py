@@ -53,13 +53,13 @@ def _lines(argv: list[str]) -> list[str]:
         config = arguments.from_arguments(given)
         experiment = Experiment(config.prefix, config.output, config.run)
         for hit in given.hit or ():
-            lines += _hit(experiment, hit, size.columns, colour)
+            lines += _hit(experiment, hit, size.columns, colour=colour)
         if given.hit is None:
-            lines += ["", *_run(experiment, min(size.columns, 120), colour)]
+            lines += ["", *_run(experiment, min(size.columns, 120), colour=colour)]
     return lines if given.hit else lines[1:]
 
 
-def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
+def _run(experiment: Experiment, columns: int, *, colour: bool) -> list[str]:
     import numpy as np
 
     from xfelmpi.report.curves import over_trains
@@ -73,7 +73,7 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
     curve = over_trains(events.trainId, run.complete, events.is_hit, events.pulse_energy)
     width = max(columns - 14, 30)
     return [
-        *headline_lines(found.head, colour),
+        *headline_lines(found.head, colour=colour),
         "",
         "hit rate against train, running mean",
         *rate_lines(curve, width, 8),
@@ -83,7 +83,7 @@ def _run(experiment: Experiment, columns: int, colour: bool) -> list[str]:
     ]
 
 
-def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[str]:
+def _hit(experiment: Experiment, hit: int, columns: int, *, colour: bool) -> list[str]:
     import numpy as np
 
     from xfelmpi.output.cxi.hit_file import check_rows, read_hit, read_hit_file
@@ -105,4 +105,7 @@ def _hit(experiment: Experiment, hit: int, columns: int, colour: bool) -> list[s
         f"{events.photons[row]:,} photons, score {events.hitscore[row]:,.0f}, "
         f"{events.hit_sigma[row]:.1f} σ"
     )
-    return [about, *hit_lines(assemble_counts(raster, *read_hit(hit_file.path, hit)), colour)]
+    return [
+        about,
+        *hit_lines(assemble_counts(raster, *read_hit(hit_file.path, hit)), colour=colour),
+    ]

@@ -48,16 +48,17 @@ def main(argv: list[str], comm) -> int:
     from xfelmpi.mpi import bcast_from_root
     from xfelmpi.workflows.verify.job import verify
 
-    configs, frames, whole = bcast_from_root(comm, lambda: _parse(argv))
+    configs, frames = bcast_from_root(comm, lambda: _parse(argv))
     statuses = []
     for config in configs:
         if len(configs) > 1 and comm.rank == 0:
             log.info("run %d:", config.run)
-        statuses.append(verify(comm, config, frames, whole))
+        statuses.append(verify(comm, config, frames))
     return max(statuses)
 
 
-def _parse(argv: list[str]) -> tuple[list[Config], int, bool]:
+def _parse(argv: list[str]) -> tuple[list[Config], int | None]:
+    """Return the settings of every run, and how many frames are read again; None: all."""
     given = parser().parse_args(argv)
     if given.frames is not None and (given.all or given.frames < 0):
         why = "--all reads all of them" if given.all else "expected 0 or more"
@@ -65,7 +66,9 @@ def _parse(argv: list[str]) -> tuple[list[Config], int, bool]:
     arguments.refuse_repeated(given.runs)
     values = arguments.given_values(given)
     configs = [_settings(values | {"run": run}) for run in given.runs]
-    return configs, FRAMES if given.frames is None else given.frames, given.all
+    if given.all:
+        return configs, None
+    return configs, FRAMES if given.frames is None else given.frames
 
 
 def _settings(values: dict) -> Config:

@@ -170,7 +170,7 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
         if watcher.state.runs:
             # an overview that is open somewhere is to be loaded again from now on
             _show(output)
-        return watcher.run(given.once)
+        return watcher.run(once=given.once)
 
 
 def _show(output: Path) -> None:

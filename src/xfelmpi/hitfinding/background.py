@@ -118,6 +118,7 @@ def fit_groups(
     low: np.ndarray,
     high: np.ndarray,
     least_width: Callable[[np.ndarray], np.ndarray],
+    *,
     spread: bool = False,
 ) -> np.ndarray:
     """Return level, width and background frames of groups low … high of the scores, (3, group).
@@ -209,7 +210,7 @@ class Levels:
 
 
 def train_levels(
-    run_scores: np.ndarray, count: np.ndarray, trains: np.ndarray, wanted: int, floor: bool
+    run_scores: np.ndarray, count: np.ndarray, trains: np.ndarray, wanted: int, *, floor: bool
 ) -> Levels:
     """Return the levels of some trains, from the fewest trains with enough background frames.
 
@@ -252,7 +253,7 @@ def _fit_windows(run_scores, low, high, floor) -> tuple[np.ndarray, np.ndarray]:
 
     spread = floor and bool((run_scores == np.rint(run_scores)).all())
     low, high = windows
-    level, _, n_background = fit_groups(run_scores, low, high, least_width, spread)
+    level, _, n_background = fit_groups(run_scores, low, high, least_width, spread=spread)
     same = same.reshape(-1)
     return level[same], n_background[same]
 
@@ -269,6 +270,7 @@ def train_widths(
     share: np.ndarray,
     trains: np.ndarray,
     wanted: int,
+    *,
     floor: bool,
 ) -> np.ndarray:
     """Return the widths of some trains, float64 (train,).
@@ -309,7 +311,7 @@ def blocks_of_trains(count: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def tail_threshold(
-    level: np.ndarray, width: np.ndarray, sigma: float, floor: bool = True
+    level: np.ndarray, width: np.ndarray, sigma: float, *, floor: bool = True
 ) -> np.ndarray:
     """Return the score that as few background frames exceed as a normal one exceeds `sigma`.
 

@@ -135,10 +135,10 @@ def _background(comm, settings: HitSettings, frames: ScoredFrames) -> _Backgroun
     trains = first_train + np.arange(len(own))
     run_scores, count = of_run(frames.score[frames.usable]), of_run(own)
     wanted = background.LEVEL_FRAMES * settings.min_scores
-    found = background.train_levels(run_scores, count, trains, wanted, floor)
+    found = background.train_levels(run_scores, count, trains, wanted, floor=floor)
     level, share = of_run(found.level), of_run(found.share)
     n_width = background.WIDTH_FRAMES * settings.min_scores
-    width = background.train_widths(run_scores, count, level, share, trains, n_width, floor)
+    width = background.train_widths(run_scores, count, level, share, trains, n_width, floor=floor)
     n_background = float((count * share).sum())
     note = _pooling(of_run(found.n_trains), count, n_background, wanted)
     per_train = np.diff(edges)

@@ -141,7 +141,7 @@ def decide_by_background(
 ) -> Decision:
     """Decide by level and width of the background around every frame, float64 (frame,)."""
     decidable = usable & ~np.isnan(level)
-    threshold = tail_threshold(level, width, rule.sigma, rule.floor)
+    threshold = tail_threshold(level, width, rule.sigma, floor=rule.floor)
     return _decide(score, decidable, level, width, threshold, rule)
 
 

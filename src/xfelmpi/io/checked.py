@@ -13,7 +13,7 @@ _LARGEST_CHUNK = 1 << 24
 """Bytes of a chunk, if the dataset itself has fewer: HDF5 takes memory for a whole one."""
 
 
-def check_stored(dataset: h5py.Dataset, known_shape: bool = False) -> None:
+def check_stored(dataset: h5py.Dataset, *, known_shape: bool = False) -> None:
     """Check that the values of a dataset are in its file: HDF5 makes up what is not there.
 
     Parameters
@@ -78,7 +78,7 @@ def checked_array(group: h5py.Group, name: str, dtype, shape: tuple[int | None, 
         raise ValueError(
             f"{name} is {dataset.dtype} {dataset.shape}, expected {np.dtype(dtype)} ({sizes})"
         )
-    check_stored(dataset, None not in shape)
+    check_stored(dataset, known_shape=None not in shape)
     values = dataset[()]
     if np.dtype(dtype) == bool and values.view(np.uint8).max(initial=0) > 1:
         raise ValueError(f"{name} has values that are neither true nor false")

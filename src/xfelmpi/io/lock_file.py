@@ -166,7 +166,7 @@ def held_by_one(path: Path, what: str, wait: float = 0.0):
 
 
 @contextmanager
-def _kept(path: Path, token: str, keeps: bool = True):
+def _kept(path: Path, token: str, *, keeps: bool = True):
     """Check in a block that a lock is still the own one, and keep it fresh if this rank `keeps` it.
 
     Blocks may be nested, as in a command that changes the outputs of several runs.

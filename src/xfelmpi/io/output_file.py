@@ -84,7 +84,7 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def reserve(path: Path, size: int, anew: bool = False) -> None:
+def reserve(path: Path, size: int, *, anew: bool = False) -> None:
     """Have the disk keep room for a file of `size` bytes, `anew` for one to be made; one rank.
 
     Raises

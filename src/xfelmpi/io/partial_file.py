@@ -161,7 +161,7 @@ def remove_unfinished() -> None:
         forget(part)
 
 
-def sweep(paths: Iterable[Path], held: bool = True) -> None:
+def sweep(paths: Iterable[Path], *, held: bool = True) -> None:
     """Remove what other jobs have left unfinished of files; one rank.
 
     What cannot be removed is left: names are different for every job.
@@ -177,7 +177,7 @@ def sweep(paths: Iterable[Path], held: bool = True) -> None:
     for folder, names in _by_folder(paths).items():
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.endswith(ENDING) and _is_left_over(entry, names, held):
+                if entry.name.endswith(ENDING) and _is_left_over(entry, names, held=held):
                     with suppress(OSError):
                         Path(entry.path).unlink()
 
@@ -189,7 +189,7 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, set[str]]:
     return folders
 
 
-def _is_left_over(entry: os.DirEntry, names: set[str], held: bool) -> bool:
+def _is_left_over(entry: os.DirEntry, names: set[str], *, held: bool) -> bool:
     found = _NAME.fullmatch(entry.name)
     if not found:
         # as version 0.1 named them

@@ -23,7 +23,7 @@ from xfelmpi.io.partial_file import (
 )
 
 
-def check_writable(path: Path, held: bool = True) -> None:
+def check_writable(path: Path, *, held: bool = True) -> None:
     """Make the folder of a file and check that it can be written; one rank.
 
     What other jobs have left unfinished of this file is removed.

@@ -26,10 +26,10 @@ def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
     LostLockError
         If another process has taken the lock.
     """
-    _replace(path, [data], len(data), locked)
+    _replace(path, [data], len(data), locked=locked)
 
 
-def _replace(path: Path, pieces: Iterable[bytes], size: int, locked: bool) -> None:
+def _replace(path: Path, pieces: Iterable[bytes], size: int, *, locked: bool) -> None:
     part = begin_partial(path)
     try:
         make_folder(path.parent)

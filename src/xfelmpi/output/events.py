@@ -183,7 +183,7 @@ def read_settings(path: Path) -> tuple[Config, dict[str, str]]:
         return _config(file), chosen
 
 
-def read_finished_run(path: Path, compared: bool = True) -> FinishedRun:
+def read_finished_run(path: Path, *, compared: bool = True) -> FinishedRun:
     """Read an events file; one rank.
 
     Parameters

@@ -140,6 +140,7 @@ def share_remaining(
     settings: RunSettings,
     inputs: InputFileSettings,
     options: dict[str, str],
+    *,
     resume: bool,
 ) -> tuple[LocalRun, ResumePlan]:
     """Share the run so that all ranks have as much to read; collective.
@@ -169,7 +170,7 @@ def share_remaining(
         nonlocal selection
         n_frames = len(index.frames)
         known = contents | _catalogue_constants(experiment, inputs.constants, index)
-        selection = ResumePlan(fingerprint_of(options, index, known, job.growing))
+        selection = ResumePlan(fingerprint_of(options, index, known, growing=job.growing))
         if resume and (found or not job.growing):
             files = [_placed(file, index) for file in found] if job.growing else found
             selection = choose(files, selection.fingerprint, n_frames)
@@ -178,7 +179,7 @@ def share_remaining(
             work[a:b] = _WORK_DONE
         return work
 
-    share = share_run(comm, experiment, settings, work_of, bool(job.so_far))
+    share = share_run(comm, experiment, settings, work_of, so_far=bool(job.so_far))
     return share, comm.bcast(selection)
 
 
@@ -269,7 +270,7 @@ def _catalogue_constants(
 
 
 def fingerprint_of(
-    options: dict[str, str], index: "RunIndex", contents: dict[str, str], growing: bool = False
+    options: dict[str, str], index: "RunIndex", contents: dict[str, str], *, growing: bool = False
 ) -> dict[str, str]:
     """Return everything that the pass depends on, by what a user calls it; rank 0.
 

@@ -134,7 +134,7 @@ class Sparsifier:
         return self._inflater.n_sparse
 
     def frames(
-        self, table: FrameTable, powder: PowderSum, name_invalid: bool = False
+        self, table: FrameTable, powder: PowderSum, *, name_invalid: bool = False
     ) -> FrameBlock:
         """Read frames of all modules and add them to `powder`.
 

@@ -18,7 +18,7 @@ class Axis:
 
 
 def axis_around(
-    label: str, values, log: bool = False, zero: bool = False, whole: bool = False
+    label: str, values, *, log: bool = False, zero: bool = False, whole: bool = False
 ) -> Axis:
     """Return an axis with room around finite values; `zero`: it begins there."""
     values = np.asarray(values, float)

@@ -125,7 +125,7 @@ def _radial(found: RunFiles, hit_file: HitFile, charts: Charts) -> str:
         ],
         (Mark(limit, "signal up to"),) if np.isfinite(limit) else (),
         top=top,
-        caption=_limit_words(limit, known),
+        caption=_limit_words(limit, known=known),
     )
     return f'<h2>Scattering</h2><div class="pair">{figure}{_strengths(found, charts)}</div>'
 
@@ -147,7 +147,7 @@ def _signal(found: RunFiles, hit_file: HitFile, radius: np.ndarray) -> tuple[np.
     return signal, curves.signal_limit(middle, photons, ground, variance)
 
 
-def _limit_words(limit: float, known: bool) -> str:
+def _limit_words(limit: float, *, known: bool) -> str:
     """Return how far out there is signal, in words."""
     if not known:
         return "Without wavelength and detector distance, q is unknown."

@@ -181,7 +181,7 @@ def _profiles(found: RunFiles, columns: dict[str, np.ndarray], charts: Charts) -
     usable = np.isfinite(columns["diameter"]) & np.isfinite(columns["fluence"])
     score = np.where(usable, events.hitscore[events.is_hit], -np.inf)
     chosen = np.argsort(-score, kind="stable")[:PROFILES]
-    rings = _Rings(hit_file, median, found.run.config.polarisation != "none")
+    rings = _Rings(hit_file, median, polarised=found.run.config.polarisation != "none")
     weighting = read_weighting(hit_file.path)
     if len(weighting) != len(hit_file.rows):
         what = f"{len(weighting)} values of background_weighting, expected {len(hit_file.rows)}"
@@ -231,7 +231,7 @@ def _wavelengths(found: RunFiles) -> np.ndarray:
 class _Rings:
     """Rings of equal width in |q| around the beam; models are made for parts of them."""
 
-    def __init__(self, hit_file: HitFile, wavelength: float, polarised: bool):
+    def __init__(self, hit_file: HitFile, wavelength: float, *, polarised: bool):
         self._file = hit_file
         x, y, z = hit_file.xyz
         length = np.sqrt(x * x + y * y + z * z)

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 
-def fill_page(title: str, body: str, script_name: str, with_bokeh: bool = False) -> str:
+def fill_page(title: str, body: str, script_name: str, *, with_bokeh: bool = False) -> str:
     """Return a whole page.
 
     Parameters

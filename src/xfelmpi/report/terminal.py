@@ -13,7 +13,7 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 _SHADES = " ·:-=+*#%@"
 
 
-def headline_lines(head: Headline, colour: bool) -> list[str]:
+def headline_lines(head: Headline, *, colour: bool) -> list[str]:
     """Return the headline as lines of text."""
     started = f", started {printable(clock(head.start_time))}" if head.start_time else ""
     sample = printable(head.sample) or "sample unknown"
@@ -129,7 +129,7 @@ def plot_lines(
     ]
 
 
-def hit_lines(image: images.Assembled, colour: bool) -> list[str]:
+def hit_lines(image: images.Assembled, *, colour: bool) -> list[str]:
     """Return a detector image as lines of text: two points above each other in a character.
 
     With `colour` in 24-bit colours, else in characters of growing weight.

@@ -162,7 +162,7 @@ def _sample(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
     why = f"hit rate by quarters of the run: {' → '.join(rates)} %"
     expected = [head.hit_rate * n for n in frames]
     steady = all(e < ENOUGH or h > e / 3 for h, e in zip(hits, expected, strict=True))
-    return _yes_or(question, steady, "not always", why)
+    return _yes_or(question, "not always", why, yes=steady)
 
 
 def _hits(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
@@ -190,7 +190,7 @@ def _hits(run: FinishedRun, head: Headline, chance: Chance) -> Answer:
     return Answer(*question, "many near the threshold", why, DOUBTFUL)
 
 
-def _yes_or(question: tuple[str, str], yes: bool, otherwise: str, why: str) -> Answer:
+def _yes_or(question: tuple[str, str], otherwise: str, why: str, *, yes: bool) -> Answer:
     return Answer(*question, *(("yes", why, GOOD) if yes else (otherwise, why, DOUBTFUL)))
 
 
@@ -205,7 +205,7 @@ def _detector(run: FinishedRun, head: Headline, bad_pixels: float) -> Answer:
         missing = plural(all_modules - modules, "module")
         return Answer(*question, f"{missing} missing", why, BAD)
     fine = incomplete <= FEW and not bad_pixels > FEW
-    return _yes_or(question, fine, "not quite", why)
+    return _yes_or(question, "not quite", why, yes=fine)
 
 
 def _reconstruction(

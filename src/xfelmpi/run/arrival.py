@@ -145,7 +145,7 @@ def list_folder(folder: Path, kind: str, detector: str | None = None) -> Listing
     return Listing(folder, names, by_module, name, redu, _LISTING_CALLS, detector or "")
 
 
-def missing_files(have: Listing, raw: Listing | None = None, redu: bool = False) -> str:
+def missing_files(have: Listing, raw: Listing | None = None, *, redu: bool = False) -> str:
     """Return what a listing lacks, in words; empty if it lacks nothing.
 
     Parameters

@@ -144,7 +144,7 @@ class LocalRun:
 
 
 def share_run(
-    comm, experiment: Experiment, settings: RunSettings, work_of=None, so_far: bool = False
+    comm, experiment: Experiment, settings: RunSettings, work_of=None, *, so_far: bool = False
 ) -> LocalRun:
     """Index the run, whose files all ranks read, and give every rank its share; collective.
 
@@ -167,8 +167,8 @@ def share_run(
     fault_injection.inject(comm, "index")
     looked = mpi.run_on_root(comm, lambda: _looked(experiment, settings))
     contents = _read_together(comm, looked[2].files if looked else (), settings.detector)
-    about = (experiment, settings, work_of, so_far, looked, contents)
-    found = mpi.run_on_root(comm, lambda: _found(*about))
+    about = (experiment, settings, work_of, looked, contents)
+    found = mpi.run_on_root(comm, lambda: _found(*about, so_far=so_far))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
@@ -255,11 +255,11 @@ def _read_together(comm, paths, detector: str | None) -> dict | None:
     return dict(mpi.gather_objects(comm, list(found.items())))
 
 
-def _found(*about):
+def _found(*about, so_far: bool):
     # the other ranks do without the thirty modules that read index and beamline data
     from xfelmpi.run.find_run import find_run
 
-    return find_run(*about)
+    return find_run(*about, so_far=so_far)
 
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:

@@ -30,7 +30,7 @@ def look_for_run(experiment: Experiment, settings: RunSettings) -> tuple[str, st
 
 
 def find_run(
-    experiment: Experiment, settings: RunSettings, work_of, so_far: bool, looked, contents
+    experiment: Experiment, settings: RunSettings, work_of, looked, contents, *, so_far: bool
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
     """Return what is known of the run, problems included, and how much work its frames are.
 
@@ -58,7 +58,7 @@ def find_run(
         unfinished += missing_parts(experiment, kind, index, settings.detector)
         index = replace(index, problems=(*index.problems, *unfinished))
     number = index.proposal or experiment.known_proposal or _number(experiment.proposal)
-    asked = CatalogueQuery(number, experiment.run, settings.ask_catalogue)
+    asked = CatalogueQuery(number, experiment.run, allowed=settings.ask_catalogue)
     frames = index.frames
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     ids = frames.train_id, frames.pulse_id

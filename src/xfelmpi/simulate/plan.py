@@ -101,7 +101,7 @@ class TrainPlan:
         """Return the direction of a spheroid's axis of revolution, float64 (3,)."""
         return rotation(self.orientation[frame])[:, 2]
 
-    def seen(self, spheroids: bool) -> np.ndarray:
+    def seen(self, *, spheroids: bool) -> np.ndarray:
         """Return short and long diameter in m and angle in rad, as seen, float64 (frame, 3).
 
         Those of spheres have no angle; without a particle there is nothing, NaN.

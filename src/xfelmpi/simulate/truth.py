@@ -262,7 +262,7 @@ class _Train:
 
 def _particles(plan: TrainPlan, options: SimulationOptions, scene: Scene) -> dict:
     """Return what is known of the particles of a train, by column; NaN where there is none."""
-    short, long, angle = plan.seen(options.particle == "spheroid").T
+    short, long, angle = plan.seen(spheroids=options.particle == "spheroid").T
     light = np.full(len(plan), np.nan)
     for i in np.flatnonzero(plan.is_particle):
         light[i] = model.fluence(scene, plan.diameter[i], plan.particle_photons[i]) * 1e-12

@@ -52,7 +52,7 @@ from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.selection import write_selection
 
 
-def process_by_facility(job: RunJob, resume: bool = False) -> int:
+def process_by_facility(job: RunJob, *, resume: bool = False) -> int:
     """Process a run by what the facility found, and return the exit status; collective.
 
     If the run has nothing of it, this is the main job, which `resume` continues.
@@ -64,7 +64,7 @@ def process_by_facility(job: RunJob, resume: bool = False) -> int:
     """
     job, status = _run_stages(job)
     if status is None:
-        return process(job, resume)
+        return process(job, resume=resume)
     write_selection(job)
     report_run(job)
     return status

@@ -49,7 +49,7 @@ class Following:
 
 
 def follow(
-    comm, config: Config, argv: list[str], how: Following, process: Callable[[RunJob, bool], int]
+    comm, config: Config, argv: list[str], how: Following, process: Callable[..., int]
 ) -> int:
     """Process a run while it is written, and once more when it is complete; collective.
 
@@ -96,16 +96,16 @@ def follow(
         if comm.rank == 0:
             job.shutdown.releases.remove(rounds.clean_up)
             rounds.clean_up()
-    return process(new_job(), True)
+    return process(new_job(), resume=True)
 
 
-def _show(job: RunJob, so_far: str, staging: Path, process: Callable[[RunJob, bool], int]) -> None:
+def _show(job: RunJob, so_far: str, staging: Path, process: Callable[..., int]) -> None:
     """Make outputs and report of what there is of a run; collective."""
     # the virtual dataset would be one of links that will be gone
     config = replace(job.config, vds=False)
     experiment = replace(job.experiment, prefix=staging)
     try:
-        process(replace(job, config=config, experiment=experiment, so_far=so_far), True)
+        process(replace(job, config=config, experiment=experiment, so_far=so_far), resume=True)
     except Exception as error:
         # alone with an error: the program ends all ranks
         if job.comm.size > 1 and not getattr(error, "agreed", False):

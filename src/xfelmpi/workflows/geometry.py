@@ -33,7 +33,7 @@ _POINT, _SHADES = 2.0, 200
 """Pixels of a point of the picture, and its colours."""
 
 
-def refine_geometry(job: RunJob, runs: list[int], quadrants: bool, out: Path) -> int:
+def refine_geometry(job: RunJob, runs: list[int], out: Path, *, quadrants: bool) -> int:
     """Fit the centre to the hits of runs, write the geometry, and return the exit status.
 
     Parameters
@@ -42,10 +42,10 @@ def refine_geometry(job: RunJob, runs: list[int], quadrants: bool, out: Path) ->
         With the folders.
     runs : list of int
         Processed with one geometry.
-    quadrants : bool
-        Whether each quadrant moves by itself.
     out : Path
         Of the geometry file.
+    quadrants : bool
+        Whether each quadrant moves by itself.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def refine_geometry(job: RunJob, runs: list[int], quadrants: bool, out: Path) ->
     files = [Experiment(config.prefix, config.output, run) for run in runs]
     first = files[0]
     picture = first.geometry_picture
-    written = mpi.run_on_root(comm, lambda: _refined(files, quadrants, out, picture))
+    written = mpi.run_on_root(comm, lambda: _refined(files, out, picture, quadrants=quadrants))
     publish_together(comm, written or [])
     if comm.rank == 0:
         log.info(f"picture, before and after: {picture}")
@@ -66,7 +66,7 @@ def refine_geometry(job: RunJob, runs: list[int], quadrants: bool, out: Path) ->
     return EXIT_COMPLETE
 
 
-def _refined(files: list[Experiment], quadrants: bool, out: Path, picture: Path) -> list[Path]:
+def _refined(files: list[Experiment], out: Path, picture: Path, *, quadrants: bool) -> list[Path]:
     """Write geometry and picture under their temporary names; one rank."""
     for path in (out, picture):
         check_writable(path)
@@ -77,7 +77,7 @@ def _refined(files: list[Experiment], quadrants: bool, out: Path, picture: Path)
             f"{files[0].cxi}: {detector.title} has no quadrants: leave out --quadrants"
         )
     _tell_of_bad_regions(files[0].cxi)
-    pixels, near = powder.near(quadrants)
+    pixels, near = powder.near(quadrants=quadrants)
     if not has_signal(pixels):
         raise InputError(f"{files[0].powder}: the hits have no photons within {NEAR} m of the beam")
     _check_parts(pixels, files[0].powder)

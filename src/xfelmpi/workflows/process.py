@@ -60,7 +60,7 @@ from xfelmpi.workflows.report_stage import report_run
 from xfelmpi.workflows.selection import write_selection
 
 
-def process(job: RunJob, resume: bool = False) -> int:
+def process(job: RunJob, *, resume: bool = False) -> int:
     """Run the main job on all ranks, or continue an earlier one, and return its exit status.
 
     Raises
@@ -69,19 +69,21 @@ def process(job: RunJob, resume: bool = False) -> int:
         On all ranks, if the run, a mask, the geometry or an output folder cannot be used.
     """
     # what the stages held is gone before the report, which holds much as well
-    job, status = _run_stages(job, resume)
+    job, status = _run_stages(job, resume=resume)
     write_selection(job)
     report_run(job)
     return status
 
 
-def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
+def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
     """Run all stages but the report; return the job with the run's proposal, and the status."""
     comm, config, stages = job.comm, job.config, job.stages
     job.announce()
     with stages.timed("index"):
         about = config.part(RunSettings), config.part(InputFileSettings)
-        share, selection = share_remaining(job, *about, config.of_groups(*PASS_GROUPS), resume)
+        share, selection = share_remaining(
+            job, *about, config.of_groups(*PASS_GROUPS), resume=resume
+        )
         job = job.of_proposal(share.facts.proposal)
         files = FilePool(share.facts.files)
         inputs = load_inputs(job, share, files)
@@ -101,7 +103,7 @@ def _run_stages(job: RunJob, resume: bool) -> tuple[RunJob, int]:
     powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
     result = ReductionState(share, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
-        _read_frames(job, masks, selection, result, resume, digests)
+        _read_frames(job, masks, selection, result, digests, resume=resume)
         result, total, doubts = check_sums(comm, masks, result)
     with stages.timed("decide"):
         events = decide(job, result.share, masks, sums)
@@ -132,7 +134,7 @@ def start_vds(job: RunJob, share: LocalRun, used):
 
 
 def _begin_pass(
-    job: RunJob, selection: ResumePlan, result: ReductionState, resume: bool
+    job: RunJob, selection: ResumePlan, result: ReductionState, *, resume: bool
 ) -> np.ndarray:
     """Restore what an earlier job has done, or remove its checkpoint; collective.
 
@@ -161,11 +163,11 @@ def digests_if_growing(job: RunJob, share: LocalRun, masks: Masks) -> dict[str, 
 
 
 def _read_frames(
-    job: RunJob, masks, selection: ResumePlan, result: ReductionState, resume: bool, digests
+    job: RunJob, masks, selection: ResumePlan, result: ReductionState, digests, *, resume: bool
 ) -> None:
     """Read what an earlier job has not read, and write checkpoints; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    done_before = _begin_pass(job, selection, result, resume)
+    done_before = _begin_pass(job, selection, result, resume=resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result, digests)
     share, sparsifier = result.share, result.sparsifier

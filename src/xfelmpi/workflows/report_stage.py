@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xfelmpi.report.run_files import RunFiles
 
 
-def report_run(job: RunJob, same_hits: bool = False) -> None:
+def report_run(job: RunJob, *, same_hits: bool = False) -> None:
     """Make run report, run overview and hit browser, if wanted; collective.
 
     Pages of an earlier job are removed; that of the classes stays with the `same_hits`.
@@ -27,7 +27,7 @@ def report_run(job: RunJob, same_hits: bool = False) -> None:
     """
     comm, experiment = job.comm, job.experiment
     fault_injection.inject(comm, "report")
-    mpi.run_on_root(comm, lambda: _remove_earlier(experiment, same_hits))
+    mpi.run_on_root(comm, lambda: _remove_earlier(experiment, same_hits=same_hits))
     if not job.config.report:
         return
     give_back()
@@ -49,7 +49,7 @@ def report_run(job: RunJob, same_hits: bool = False) -> None:
             log.warning("no hit browser of the run: %s", browser_failure)
 
 
-def _remove_earlier(experiment: Experiment, same_hits: bool) -> None:
+def _remove_earlier(experiment: Experiment, *, same_hits: bool) -> None:
     """Remove what an earlier job has shown of the run: it does not fit the new outputs."""
     pages = [experiment.page, experiment.hit_browser, experiment.status]
     for path in pages if same_hits else [*pages, experiment.classes_page]:

@@ -72,10 +72,11 @@ def test_statistics_equal_the_reference(n, mean, floor):
     found = hit_finder.decide_run(mpi.alone(), config, frames)
     names = np.unique(train)
     groups = [scores[usable & (train == name)].tolist() for name in names]
-    right = dict(zip(names, reference.background(groups, 20, floor), strict=True))
+    right = dict(zip(names, reference.background(groups, 20, floor=floor), strict=True))
     level, width = np.array([right[t] for t in train]).reshape(-1, 2).T
     threshold = [
-        reference.skewed_threshold(m, s, 4.0, floor) for m, s in zip(level, width, strict=True)
+        reference.skewed_threshold(m, s, 4.0, floor=floor)
+        for m, s in zip(level, width, strict=True)
     ]
     columns = {"median": level, "std": width, "threshold": threshold}
     for name, values in columns.items():

@@ -89,7 +89,7 @@ def test_sweep(held, left, tmp_path):
     old = DEAD.replace("a.h5", "a.h5.old")
     for name in {"a.h5.part", ELSEWHERE, ALIVE, DEAD, old} | always:
         (tmp_path / name).write_text("")
-    sweep([tmp_path / "a.h5"], held)
+    sweep([tmp_path / "a.h5"], held=held)
     assert {path.name for path in tmp_path.iterdir()} == left | always
 
 

@@ -172,7 +172,7 @@ def test_scale_of_every_hit(at_once, background, tmp_path, monkeypatch):
     if background:
         photons -= weight * ground[mask == 0].sum()
     photons[3] = 1
-    found = fixed_scale(tmp_path / "p.emc", tmp_path / "d.h5", background)
+    found = fixed_scale(tmp_path / "p.emc", tmp_path / "d.h5", background=background)
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, photons / photons.mean())
 

@@ -52,7 +52,7 @@ def test_answer(catalogue):
 @pytest.mark.parametrize(("proposal", "allowed"), [(0, True), (7927, False)])
 def test_not_asked(catalogue, proposal, allowed):
     catalogue(begin="raise SystemExit(9)")
-    assert CatalogueQuery(proposal, 50, allowed).answer() == ({}, "")
+    assert CatalogueQuery(proposal, 50, allowed=allowed).answer() == ({}, "")
 
 
 def test_not_installed(monkeypatch):
@@ -91,7 +91,7 @@ def described(catalogue, stored="No Sample", **options):
         pulse_energy=None, wavelength=None, n_pulses=None, sample=stored, run_type="Test"
     )
     config = Config(50, **options)
-    asked = CatalogueQuery(7927, 50, config.ask_catalogue)
+    asked = CatalogueQuery(7927, 50, allowed=config.ask_catalogue)
     return find_run._described(config.sample, machine, asked)
 
 

@@ -81,7 +81,7 @@ def medians(signal, good):
     return np.repeat(np.repeat(middle, 64, axis=0), 64, axis=1)
 
 
-def check_against_truth(mock, modules=range(16), common_mode=False):
+def check_against_truth(mock, modules=range(16), *, common_mode=False):
     """Compare all frames of some modules with the truth, and with all modules its sums too."""
     truth = mock.truth
     sums = {name: np.zeros_like(truth[name]) for name in ("litpixels", "photons")}

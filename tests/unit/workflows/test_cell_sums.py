@@ -146,7 +146,7 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     sparsifier = Sparsifier(FilePool(index.files), masks, 1.0, 0.7, room)
     is_hit = mock.truth["is_particle"]
     labels = index.frames.cell_id | JUDGED | np.where(is_hit, HIT, MISS).astype(np.uint16)
-    frames = LabelledFrames(index.frames, labels.astype(np.uint16), False, 6)
+    frames = LabelledFrames(index.frames, labels.astype(np.uint16), 6, leave_out_bright=False)
     part = Part(np.arange(24), 1, AGIPD_1M)
     summed = CellSums(MPI.COMM_SELF, part, frames, (6, 6), per_pair)
     read = partial(sparsifier.frames, powder=PowderSum.zeros(1, AGIPD_1M))
@@ -172,7 +172,7 @@ def test_frames_that_stand_out_in_their_train_do_not_count(mock):
     masks = Masks(bits, np.zeros(352, np.int32), bits[:, 0])
     sparsifier = Sparsifier(FilePool(index.files), masks, 1.0, 0.7, 1 << 21)
     labels = (index.frames.cell_id | JUDGED).astype(np.uint16)
-    frames = LabelledFrames(index.frames, labels, True, 6)
+    frames = LabelledFrames(index.frames, labels, 6, leave_out_bright=True)
     left_out = np.zeros((3, len(mock)), bool)
     part = Part(np.arange(24), 1, AGIPD_1M)
     for source in frames.source(part, sparsifier.room, "proc"):

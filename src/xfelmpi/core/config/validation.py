@@ -145,7 +145,7 @@ def validate_for(settings: RunSettings, detector: Detector) -> None:
     _need(edge % settings.bin == 0, "bin", settings.bin, expected)
 
 
-def _need(holds: bool, option: str, found, expected: str) -> None:
+def _need(holds: bool, option: str, found, expected: str) -> None:  # noqa: FBT001, as in an assert
     if not holds:
         raise UsageError(f"--{option.replace('_', '-')}: found {found}, expected {expected}")
 

@@ -163,7 +163,7 @@ class DragonflyWriter(HitWriter):
         if settings.recon == "2d":
             text = partial(class_config, n_hits=len(train), radius=_radius(detector))
             background, more = uses_background(settings.dragonfly), None
-        scale = fixed_scale(files.emc, detector, background)
+        scale = fixed_scale(files.emc, detector, background=background)
         hits = HitList.of(run, train, cell, files.emc)
         done = write_folder(settings.dragonfly, files.emc, detector, text, hits, scale, more)
         log.info(done)

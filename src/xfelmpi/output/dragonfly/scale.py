@@ -16,7 +16,7 @@ _FEWEST = 1.0
 """Photons: a scale of zero or less has no meaning."""
 
 
-def fixed_scale(emc: Path, detector: Path, background: bool) -> np.ndarray:
+def fixed_scale(emc: Path, detector: Path, *, background: bool) -> np.ndarray:
     """Return the photons of every hit on the pixels in use over their mean, float64 (hit,).
 
     Parameters

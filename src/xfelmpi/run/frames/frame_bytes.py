@@ -91,8 +91,9 @@ def in_memory(
     values: np.ndarray,
     offset: np.ndarray,
     frame_bytes: int,
-    from_integers: bool,
     lacking: str = "",
+    *,
+    from_integers: bool,
 ) -> FrameBytes:
     """Return frames of which each lies at its offset in an array in memory."""
     n = len(offset)

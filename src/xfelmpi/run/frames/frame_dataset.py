@@ -242,7 +242,9 @@ class FrameDataset:
     def _nothing(self, n: int) -> FrameBytes:
         """Return frames of a dataset that was never written."""
         offset = np.full(n, NEVER_WRITTEN, np.int64)
-        return in_memory(np.empty(0, self._converted_type), offset, 0, self._dtype.kind != "f")
+        return in_memory(
+            np.empty(0, self._converted_type), offset, 0, from_integers=self._dtype.kind != "f"
+        )
 
     def _through_h5py(self, rows: np.ndarray) -> FrameBytes:
         values = np.empty((len(rows), *self.frame_shape), self._converted_type)
@@ -254,7 +256,9 @@ class FrameDataset:
                 values[i] = self._converted(self._read(int(row)))
             except OSError as error:
                 offset[i], lacking = UNREADABLE, getattr(error, "lacking", lacking)
-        return in_memory(values, offset, frame_bytes, self._dtype.kind != "f", lacking)
+        return in_memory(
+            values, offset, frame_bytes, lacking, from_integers=self._dtype.kind != "f"
+        )
 
     def dense(self, rows: np.ndarray) -> FrameBytes:
         """Read frames by their rows into memory, int (frame,), with the type that they have there.
@@ -341,7 +345,7 @@ class MaskDataset(FrameDataset):
 
     def _nothing(self, n: int) -> FrameBytes:
         frame = np.full(self.module_shape, self._data.fillvalue, self._data.dtype).astype("u4")
-        return in_memory(frame, np.zeros(n, np.int64), frame.nbytes, True)
+        return in_memory(frame, np.zeros(n, np.int64), frame.nbytes, from_integers=True)
 
     def _converted(self, frame: np.ndarray) -> np.ndarray:
         return frame.astype("u4")

@@ -109,7 +109,8 @@ class VirtualFrames:
         some = max(parts.values(), key=lambda part: part.memory.nbytes)
         memory = np.concatenate([part.memory for part in parts.values()]).view(some.dtype)
         size = int(some.size[0]) if len(some.size) else 0
-        return in_memory(memory, offset, size, some.from_integers, "; ".join(filter(None, reasons)))
+        reason = "; ".join(filter(None, reasons))
+        return in_memory(memory, offset, size, reason, from_integers=some.from_integers)
 
     def _from_one(self, number: int, rows: np.ndarray, how: str) -> FrameBytes:
         """Return frames of one source, or nothing but the reason why there are none."""
@@ -123,10 +124,11 @@ class VirtualFrames:
                 offset = np.full(len(rows), UNREADABLE, np.int64)
                 offset[inside] = found.offset
                 values, size = found.memory.view(found.dtype), int(found.size[0])
-                return in_memory(values, offset, size, found.from_integers, reason)
+                return in_memory(values, offset, size, reason, from_integers=found.from_integers)
         if reason:
             offset = np.full(len(rows), UNREADABLE, np.int64)
-            return in_memory(np.empty(0, self._nothing), offset, 0, self.dtype.kind != "f", reason)
+            integers = self.dtype.kind != "f"
+            return in_memory(np.empty(0, self._nothing), offset, 0, reason, from_integers=integers)
         return getattr(source, how)(rows)
 
     def _get(self, number: int):

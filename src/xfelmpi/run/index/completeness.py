@@ -112,7 +112,7 @@ def missing_parts(
     redu = kind == "proc" and makes_redu(experiment)
     reference = raw if raw and raw.sequences else None
     gaps = _sequences_that_nobody_has(have)
-    reason = missing_files(have, reference, redu)
+    reason = missing_files(have, reference, redu=redu)
     if not reason or (reference is None and reason != REDU_FILE and not _lacks_the_end(index)):
         return gaps
     what = f"run is not complete: it lacks {reason}; is it still being written?"

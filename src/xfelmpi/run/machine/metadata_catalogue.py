@@ -27,7 +27,7 @@ class CatalogueQuery:
     allowed : bool
     """
 
-    def __init__(self, proposal: int, run: int, allowed: bool = True):
+    def __init__(self, proposal: int, run: int, *, allowed: bool = True):
         self._asked = proposal, run
         self._answer: dict[str, str] = {}
         self._error = ""

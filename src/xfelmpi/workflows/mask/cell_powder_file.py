@@ -23,12 +23,14 @@ class CellPowderWriter:
     attributes : dict
         Root attributes.
     cells : ndarray, int (cell,)
+    detector : Detector
     split : bool
         Whether hits and misses are known.
-    detector : Detector
     """
 
-    def __init__(self, comm, path: Path, attributes: dict, cells, split: bool, detector: Detector):
+    def __init__(
+        self, comm, path: Path, attributes: dict, cells, detector: Detector, *, split: bool
+    ):
         self._comm = comm
         self._detector = detector
         self._file = ParallelFile(comm, path, attributes)

@@ -154,10 +154,10 @@ class LabelledFrames:
         Whole trains.
     labels : ndarray, uint16 (frame,)
         Row of the frame's cell, and the bits `HIT`, `MISS`, `JUDGED`.
+    n_cells : int
     leave_out_bright : bool
         Whether a frame that stands out in its train, as a hit does, loses `JUDGED`, module by
         module.
-    n_cells : int
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ class LabelledFrames:
     """
 
     def __init__(
-        self, frames: FrameTable, labels: np.ndarray, leave_out_bright: bool, n_cells: int
+        self, frames: FrameTable, labels: np.ndarray, n_cells: int, *, leave_out_bright: bool
     ):
         self._table = frames
         self._labels = labels

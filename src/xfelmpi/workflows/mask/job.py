@@ -73,7 +73,12 @@ def make_mask(job: RunJob, options: MaskOptions) -> int:
     if options.powder_cells:
         split = inputs.events is not None
         writer = CellPowderWriter(
-            comm, experiment.cell_powder, attributes, facts.cells, split, facts.detector_type
+            comm,
+            experiment.cell_powder,
+            attributes,
+            facts.cells,
+            facts.detector_type,
+            split=split,
         )
     good, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
     found_before = _add_other_masks(comm, options, inputs, good, tally)
@@ -135,7 +140,7 @@ def _sum_and_judge(
     signal = (config.adu_per_photon, config.photon_threshold)
     sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
     bright = options.leave_out == "bright"
-    labelled = LabelledFrames(inputs.share.frames, inputs.labels, bright, n_cells)
+    labelled = LabelledFrames(inputs.share.frames, inputs.labels, n_cells, leave_out_bright=bright)
     read = partial(sparsifier.frames, powder=PowderSum.zeros(masks.good.shape[1], detector))
     good = np.full((detector.n_modules, n_cells, detector.module_bytes), 0xFF, np.uint8)
     tally = Tally.zeros(detector)

@@ -128,7 +128,7 @@ def _brightness(outputs: Outputs, path: Path, files: Experiment | MergedFiles) -
     models = (True, False) if outputs.run.config.recon == "2d" else (True,)
     with open_hdf5(path) as file:
         scale = checked_array(file, "scale", np.float64, (None,))
-    rights = [fixed_scale(emc, pixels, background) for background in models]
+    rights = [fixed_scale(emc, pixels, background=background) for background in models]
     differences = [list(compare(path, "scale", *_nearly(scale, right))) for right in rights]
     yield from min(differences, key=len)
 

@@ -72,19 +72,19 @@ _WITHOUT_COLUMNS = (COLUMNS, "powder: shapes", "provenance: complete", "provenan
 """Checks that need no column of the events file."""
 
 
-def verify(comm, config: Config, frames: int, whole: bool) -> int:
+def verify(comm, config: Config, frames: int | None) -> int:
     """Check the outputs of a run, show what was found, and return the exit status; collective.
 
     See `check_run` for the parameters and what is raised.
     """
-    results = check_run(comm, config, frames, whole)
+    results = check_run(comm, config, frames)
     if comm.rank == 0:
         results.show()
     failed = comm.bcast(bool(results.failed))
     return EXIT_FAILED if failed else EXIT_COMPLETE
 
 
-def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
+def check_run(comm, config: Config, frames: int | None) -> Results:
     """Do all checks of a run; collective.
 
     Parameters
@@ -92,10 +92,8 @@ def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
     comm : Intracomm
     config : Config
         Settings of the job that made the outputs, with where they lie now.
-    frames : int
-        Frames that are read again from the run; 0: none.
-    whole : bool
-        Read the whole run again instead.
+    frames : int or None
+        So many frames are read again from the run; None: all.
 
     Returns
     -------
@@ -114,8 +112,8 @@ def check_run(comm, config: Config, frames: int, whole: bool) -> Results:
         outputs = mpi.run_on_root(comm, lambda: _open(stack, experiment, results))
         if comm.bcast(outputs is not None):
             usable = _check_outputs(comm, experiment, outputs, results)
-            if usable and (frames or whole):
-                _check_input(job, outputs, results, 0 if whole else frames)
+            if usable and frames != 0:
+                _check_input(job, outputs, results, frames)
     return results
 
 
@@ -158,8 +156,8 @@ def _check_outputs(comm, experiment: Experiment, outputs: Outputs | None, result
     return usable
 
 
-def _rows(outputs: Outputs, frames: int) -> np.ndarray:
-    """Return the rows of a sample; of 0 frames: all that were read."""
+def _rows(outputs: Outputs, frames: int | None) -> np.ndarray:
+    """Return the rows of a sample; None: all that were read."""
     run = outputs.run
     return sample.draw(run.events.is_hit, run.was_read, frames or len(run.was_read))
 
@@ -173,8 +171,10 @@ def _introduction(outputs: Outputs) -> str:
     )
 
 
-def _check_input(job: RunJob, outputs: Outputs | None, results: Results, frames: int) -> None:
-    """Check the outputs against the run, all frames if `frames` is 0; collective."""
+def _check_input(
+    job: RunJob, outputs: Outputs | None, results: Results, frames: int | None
+) -> None:
+    """Check the outputs against the run, all frames if `frames` is None; collective."""
     comm, experiment = job.comm, job.experiment
     if comm.bcast(outputs and outputs.mask_patched):
         results.notes.append("frames are not compared with the run: pixels were masked later")

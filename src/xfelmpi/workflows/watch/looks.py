@@ -156,6 +156,7 @@ class Look:
         run: WatchedRun,
         now: float,
         file_now: Callable[[], float],
+        *,
         forced: bool = False,
     ):
         self._options, self._state, self._run = options, state, run
@@ -219,7 +220,7 @@ class Look:
     def _unfinished(self, have: Listing, raw: Listing | None) -> str:
         """Return what a listing lacks, or that it is not at rest, or where it ends too early."""
         redu = bool(raw) and self._redu_wanted()
-        if reason := missing_files(have, raw, redu):
+        if reason := missing_files(have, raw, redu=redu):
             self._see(Stamp(len(have.names)))
             return reason
         stamp = stamp_files(have)

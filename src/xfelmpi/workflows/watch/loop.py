@@ -87,7 +87,7 @@ class Watcher:
         """All runs."""
         return self._ledger.state
 
-    def run(self, once: bool = False) -> int:
+    def run(self, *, once: bool = False) -> int:
         """Watch until the process is stopped; with `once` until all that is there was looked at.
 
         Returns
@@ -116,7 +116,7 @@ class Watcher:
         for run in due:
             if min(self._allowance.left, self._files_allowance.left) <= 0 or self._jobs.full:
                 break
-            self._look_at(run, run.run in forced)
+            self._look_at(run, forced=run.run in forced)
         self._submit_darks()
         self._ledger.save()
 
@@ -177,7 +177,7 @@ class Watcher:
             log.info("run %d: %s", run, _ASKED)
         return asked
 
-    def _look_at(self, run: WatchedRun, forced: bool) -> None:
+    def _look_at(self, run: WatchedRun, *, forced: bool) -> None:
         files = self.files.lock
 
         def file_now() -> float:
@@ -185,7 +185,7 @@ class Watcher:
                 return file_system_now(files)
             return self.clock()
 
-        look = Look(self.options, self.state, run, self.clock(), file_now, forced)
+        look = Look(self.options, self.state, run, self.clock(), file_now, forced=forced)
         try:
             verdict = look.take()
         except OSError as error:
