@@ -15,6 +15,7 @@ from xfelmpi.calibration.pixel_mask import Masks, load_mask
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
+from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
@@ -92,12 +93,8 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     comm = job.comm
     found = mpi.run_on_root(comm, lambda: read_set(files, change))
     plan = mpi.bcast_from_root(comm, lambda: plan_of(found))
-    config = replace(plan.config, prefix=job.config.prefix, output=job.config.output)
-    experiment = Experiment(config.prefix, config.output, config.run)
-    if plan.proposal[1:].isdigit():
-        experiment = experiment.of_proposal(int(plan.proposal[1:]))
-    job = replace(job, experiment=experiment, config=config, settings=config.to_json())
-    settings = _hit_settings(config)
+    job = _job_of_set(job, plan)
+    settings = _hit_settings(job.config)
     mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, settings)])
     masks = None
     if plan.cell_mask is not None:
@@ -134,13 +131,24 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
     written = outputs.close(_header(files, found, good, masks) if found else None)
     if isinstance(files, Experiment):
         sums = {kind: tally.gathered(comm) for kind, tally in tallies.items()}
-        added = [
-            replace(column, values=mpi.allgather_concat(comm, column.values))
-            for column in columns or ()
-        ]
+        added = [_gathered(comm, column) for column in columns or ()]
         write_run_files(comm, files, found, attributes, sums, added, warnings)
         written = [files.events, files.powder, *written]
     return job, written, [path for path in hit_paths(settings, files) if path not in written]
+
+
+def _job_of_set(job: RunJob, plan: Plan) -> RunJob:
+    """Return the job as the one that made the set, with the folders of this one."""
+    config = replace(plan.config, prefix=job.config.prefix, output=job.config.output)
+    experiment = Experiment(config.prefix, config.output, config.run)
+    if plan.proposal[1:].isdigit():
+        experiment = experiment.of_proposal(int(plan.proposal[1:]))
+    return replace(job, experiment=experiment, config=config, settings=config.to_json())
+
+
+def _gathered(comm, column: AddedColumn) -> AddedColumn:
+    """Return a column with the values of all ranks; collective."""
+    return replace(column, values=mpi.allgather_concat(comm, column.values))
 
 
 def _hit_settings(config: Config) -> OutputSettings:
