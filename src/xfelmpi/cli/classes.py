@@ -46,7 +46,7 @@ def main(argv: list[str], comm) -> int:
     from xfelmpi.mpi import bcast_from_root, run_on_root
     from xfelmpi.output.dragonfly.classes import read_classes
     from xfelmpi.workflows.classes import check_where, write_pages
-    from xfelmpi.workflows.patch.finished_set import Change
+    from xfelmpi.workflows.patch.new_inputs import Change
 
     config, sets, path, where = bcast_from_root(comm, lambda: _parse(argv))
     found = run_on_root(comm, lambda: read_classes(path))

@@ -46,7 +46,7 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.mpi import bcast_from_root
-    from xfelmpi.workflows.patch.finished_set import Change
+    from xfelmpi.workflows.patch.new_inputs import Change
 
     config, sets, mask = bcast_from_root(comm, lambda: _parse(argv))
     change = Change(config.geometry, mask, config.distance)

@@ -29,7 +29,7 @@ def main(argv: list[str], comm) -> int:
     if comm is None:
         parser().parse_args(argv)
     from xfelmpi.mpi import bcast_from_root
-    from xfelmpi.workflows.patch.finished_set import Change
+    from xfelmpi.workflows.patch.new_inputs import Change
 
     config, sets, analysis = bcast_from_root(comm, lambda: _parse(argv))
     return patch_sets(comm, ["size", *argv], config, sets, Change(analysis=analysis))

@@ -1,4 +1,4 @@
-"""The hits of a finished run, or of a merged set, and what they become with other inputs."""
+"""A finished run's hits, or those of a merged set, as they are to be with other inputs."""
 
 import json
 from dataclasses import asdict, dataclass, field, replace
@@ -7,20 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from xfelmpi.analysis.hit_analysis import chosen_analyses
-from xfelmpi.analysis.hit_powder import GEOMETRY_OFF
-from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
-from xfelmpi.calibration.mask_files import MaskFile, check_mask, odd_numbers, read_bits
+from xfelmpi.calibration.geometry import DetectorGeometry
+from xfelmpi.calibration.mask_files import MaskFile
 from xfelmpi.core.config.choices import CLASS_COLUMNS
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import AnalysisSettings
-from xfelmpi.core.errors import InputError, UsageError
+from xfelmpi.core.errors import InputError
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.core.file_digest import file_digest
 from xfelmpi.core.input_files import UsedFile
-from xfelmpi.core.machine_records import motors_from_json
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.checked import checked_attribute, checked_text
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import FinishedHits, HitColumn, read_entry, read_finished_hits
@@ -29,33 +25,9 @@ from xfelmpi.output.events import FinishedRun, read_finished_run
 from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.provenance import JOB_ATTRIBUTES, check_same_job
 from xfelmpi.workflows.analyse_cxi import median_wavelength
+from xfelmpi.workflows.patch.new_inputs import Change, read_inputs
 
 ENTRIES = {"hits": "entry_1", "misses": "entry_2"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """What is to be different; at least one is given.
-
-    Parameters
-    ----------
-    geometry : Path or None
-    mask : Path or None
-        Further bad pixels, in all cells or by cell.
-    distance : float or None
-        In m.
-    analysis : dict or None
-        Other options of the analyses of hits, by their name in `Config`; None: there are only
-        those of which the hits have columns.
-    classes : Classes or None
-        On rank 0: become columns of the hits.
-    """
-
-    geometry: Path | None = None
-    mask: Path | None = None
-    distance: float | None = None
-    analysis: dict | None = None
-    classes: Classes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,43 +150,23 @@ def read_set(files: Experiment | MergedFiles, change: Change) -> FinishedSet:
             raise InputError(f"{files.cxi}: is not of the job of {files.events}")
         check_same_job(files.powder, "a powder file", str(attributes.get("job_id", "")))
         _check_rows(files, run, entries)
-    geometry = header.geometry
-    mask = check_mask(change.mask, geometry.detector) if change.mask else None
-    config = _config(first, attributes, change, mask)
-    bad = np.zeros(geometry.detector.frame_pixels, bool)
-    warnings, obsolete, used = (), (), ()
-    if change.geometry or change.distance is not None:
-        motors = _motors(files, attributes)
-        geometry, warnings = _geometry(config.geometry, geometry.detector, config, motors)
-        obsolete = _old_warnings(first, geometry.detector, attributes, motors)
-        obsolete += _said_of_powder(run)
-        used = geometry.files
-        if geometry.bad is not None:
-            bad |= geometry.bad.reshape(-1)
-    by_cell = mask if mask and mask.cells is not None else None
-    if mask:
-        used = (*used, UsedFile("per-cell mask" if by_cell else "global mask", str(mask.path)))
-        if not by_cell:
-            bits, largest = read_bits(mask, geometry.detector)
-            bad |= unpack(bits).reshape(-1) == 0
-            warnings += odd_numbers(mask, largest)
+    new = read_inputs(files, change, first, attributes, header.geometry, run)
     entries = {kind: found for kind, found in entries.items() if found}
-    cells = _cells(files.cxi, run, entries, geometry.detector)
-    warnings += _unlike(by_cell, cells)
+    cells = _cells(files.cxi, run, entries, header.geometry.detector)
     found = FinishedSet(
-        config=config,
+        config=new.config,
         attributes=attributes,
         name=name,
         header=header,
         entries=entries,
         run=run,
-        geometry=geometry,
-        bad=bad,
-        cell_mask=by_cell,
+        geometry=new.geometry,
+        bad=new.bad,
+        cell_mask=new.cell_mask,
         cells=cells,
-        warnings=warnings,
-        obsolete=obsolete,
-        files=used,
+        warnings=(*new.warnings, *_unlike(new.cell_mask, cells)),
+        obsolete=new.obsolete,
+        files=new.files,
         analyses=(),
     )
     classes = _classes(files, header, change.classes) if change.classes else ()
@@ -300,82 +252,3 @@ def analysis_of(attributes) -> str:
     """Return the analysis that a column comes from, by its attributes; empty if from none."""
     source = str(attributes.get("source", ""))
     return source.removeprefix("analysis ") if source.startswith("analysis ") else ""
-
-
-def _config(first: Config, attributes: dict, change: Change, mask: MaskFile | None) -> Config:
-    """Return the settings that the main job would have had with the new inputs."""
-    changed = dict(change.analysis or {})
-    if change.analysis is not None:
-        changed["size"] = _size(first, changed)
-    if mask:
-        changed["global_mask" if mask.cells is None else "cell_mask"] = mask.path
-    if change.distance is not None:
-        changed["distance"] = change.distance
-    if change.geometry:
-        changed["geometry"] = change.geometry
-    elif change.distance is not None:
-        changed["geometry"] = _known_geometry(attributes)
-    return replace(first, **changed)
-
-
-def _size(first: Config, changed: dict) -> str:
-    """Return how sizes are to be measured where options of analyses change."""
-    of_sizes = {"size", "density", "size_range"} & changed.keys()
-    if changed.keys() and not of_sizes:
-        # other analyses alone: sizes stay as they were
-        return first.size
-    size = changed.get("size") or first.size.replace("none", "auto")
-    # whoever asks for sizes wants them, or hears why not
-    return "sphere" if size == "auto" else size
-
-
-def _known_geometry(attributes: dict) -> Path | None:
-    """Return the geometry file that was used, None for the nominal positions."""
-    if "where" in attributes:
-        raise UsageError("--distance: merged hits do not say their geometry; add --geometry")
-    used = [file for file in json.loads(attributes["used_files"]) if file["role"] == "geometry"]
-    if not used:
-        return None
-    path = Path(used[0]["path"])
-    if not path.exists():
-        raise InputError(f"{path}: the geometry is not there any more; name it with --geometry")
-    if file_digest(str(path)) != used[0]["sha256"]:
-        raise InputError(f"{path}: the geometry is another one now; name it with --geometry")
-    return path
-
-
-def _motors(files: Experiment | MergedFiles, attributes: dict) -> tuple:
-    """Return where the detector's motors stood, by the events file; of merged hits, the first."""
-    if isinstance(files, Experiment):
-        path = files.events
-    else:
-        path = Experiment(files.output, files.output, int(np.ravel(attributes["run"])[0])).events
-        if not path.exists():
-            return None, None
-    with finished_file(path, "an events file") as file:
-        # older files have none
-        text = file.attrs.get("detector_motors")
-        return motors_from_json(text) if text else (None, None)
-
-
-def _geometry(path: Path | None, detector: Detector, config: Config, motors: tuple):
-    quadrants, along = motors
-    return load_geometry(path, detector, config.distance, quadrants, config.distance_offset, along)
-
-
-def _old_warnings(
-    first: Config, detector: Detector, attributes: dict, motors: tuple
-) -> tuple[str, ...]:
-    """Return what the log said of the geometry that is replaced, as far as that can be told."""
-    if "where" in attributes:
-        return ()
-    try:
-        return _geometry(_known_geometry(attributes), detector, first, motors)[1]
-    except InputError:
-        return ()
-
-
-def _said_of_powder(run: FinishedRun | None) -> tuple[str, ...]:
-    """Return what the job said of the geometry that is replaced, by the powder of its hits."""
-    said = json.loads(run.attributes.get("warnings", "[]")) if run else []
-    return tuple(text for text in said if text.startswith(GEOMETRY_OFF))

@@ -29,8 +29,9 @@ from xfelmpi.output.provenance import describe_used, provenance
 from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.cell_background import CellBackground
 from xfelmpi.workflows.patch.columns import analysed_columns, class_columns, patched_columns
-from xfelmpi.workflows.patch.finished_set import Change, FinishedSet, read_set
+from xfelmpi.workflows.patch.finished_set import FinishedSet, read_set
 from xfelmpi.workflows.patch.frames import PatchedFrames, Plan, Tally, good_frames, plan_of
+from xfelmpi.workflows.patch.new_inputs import Change
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.report_stage import report_run
 
