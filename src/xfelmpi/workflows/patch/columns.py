@@ -21,7 +21,7 @@ from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_writer import FrameColumn
 from xfelmpi.workflows.patch.finished_set import FinishedSet, analysis_of
-from xfelmpi.workflows.patch.frames import PatchedFrames, Plan, Tally
+from xfelmpi.workflows.patch.frames import PatchedFrames, SetFacts, Tally
 
 _WAVELENGTH, _WEIGHTING = f"{SOURCE}/photon_wavelength", f"{DETECTOR}/background_weighting"
 
@@ -30,14 +30,14 @@ _LIT, _PHOTONS = f"{DETECTOR}/lit_pixels", f"{DETECTOR}/photon_counts"
 
 
 def analysed_columns(
-    comm, plan: Plan, hits: PatchedFrames, found: FinishedSet | None, wavelength: float
+    comm, facts: SetFacts, hits: PatchedFrames, finished: FinishedSet | None, wavelength: float
 ) -> tuple[AddedColumn, ...] | None:
     """Return the columns of analyses anew; collective.
 
     Those of merged hits become unknown, without any here: each run has a background of its own.
     """
-    if plan.merged:
-        if comm.rank == 0 and plan.analyses:
+    if facts.merged:
+        if comm.rank == 0 and facts.analyses:
             log.warning(
                 "columns of analyses and sizes become unknown (NaN, -1 in whole numbers): patch "
                 "the runs and merge them again instead"
@@ -45,16 +45,17 @@ def analysed_columns(
         return None
     classes = {
         name: load_object(SIZES[name]) if name in SIZES else hit_analyses((name,))[name]
-        for name in plan.analyses
+        for name in facts.analyses
     }
     old = {column.path: column.values for column in hits.columns}
-    geometry = comm.bcast(found.geometry if found else None)
+    geometry = comm.bcast(finished.geometry if finished else None)
     ground = mpi.bcast_from_root(
-        comm, lambda: np.where(found.bad, np.float32(np.nan), found.header.background.reshape(-1))
+        comm,
+        lambda: np.where(finished.bad, np.float32(np.nan), finished.header.background.reshape(-1)),
     )
-    settings, n = plan.config.part(AnalysisSettings), len(hits.rows)
-    masks = Masks.all_good(plan.detector)
-    run = AnalysedRun(settings, geometry, wavelength, ground, masks, plan.modules)
+    settings, n = facts.config.part(AnalysisSettings), len(hits.rows)
+    masks = Masks.all_good(facts.detector)
+    run = AnalysedRun(settings, geometry, wavelength, ground, masks, facts.modules)
     of_frame = np.full(n, wavelength) if settings.photon_energy else old[_WAVELENGTH]
     cells = np.zeros(BLOCK_FRAMES, np.int64)
 
@@ -69,14 +70,16 @@ def analysed_columns(
     return analyse_hits(comm, classes, run, blocks(), n)
 
 
-def class_columns(comm, hits: PatchedFrames, found: FinishedSet | None) -> tuple[AddedColumn, ...]:
+def class_columns(
+    comm, hits: PatchedFrames, finished: FinishedSet | None
+) -> tuple[AddedColumn, ...]:
     """Return the columns of classes of this rank's hits; collective."""
     bounds = hits.n_frames * np.arange(comm.size + 1) // comm.size
-    about = mpi.bcast_from_root(comm, lambda: [replace(c, values=None) for c in found.classes])
+    about = mpi.bcast_from_root(comm, lambda: [replace(c, values=None) for c in finished.classes])
     return tuple(
         replace(
             column,
-            values=mpi.scatter_rows(comm, found.classes[i].values if found else None, bounds),
+            values=mpi.scatter_rows(comm, finished.classes[i].values if finished else None, bounds),
         )
         for i, column in enumerate(about)
     )
@@ -87,7 +90,7 @@ def patched_columns(
     kind: str,
     tally: Tally,
     analysed: tuple[AddedColumn, ...] | None,
-    plan: Plan,
+    facts: SetFacts,
 ) -> list[FrameColumn]:
     """Return the columns of some frames, those of analyses anew; non-hits have NaN there.
 
@@ -95,7 +98,7 @@ def patched_columns(
     """
     sums = {_LIT: tally.lit, _PHOTONS: tally.photons}
     new = [f"{column.group or INSTRUMENT}/{column.name}" for column in analysed or ()]
-    old = [not plan.has_classes and bool(analysis_of(c.attributes)) for c in frames.columns]
+    old = [not facts.has_classes and bool(analysis_of(c.attributes)) for c in frames.columns]
     stay = [
         (c, its_old)
         for c, its_old in zip(frames.columns, old, strict=True)

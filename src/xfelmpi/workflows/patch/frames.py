@@ -20,7 +20,7 @@ from xfelmpi.workflows.patch.finished_set import ENTRIES, FinishedSet
 
 
 @dataclass(frozen=True)
-class Plan:
+class SetFacts:
     """What all ranks must know of a set."""
 
     config: Config
@@ -37,29 +37,29 @@ class Plan:
     merged: bool
 
 
-def plan_of(found: FinishedSet) -> Plan:
+def facts_of(finished: FinishedSet) -> SetFacts:
     """Return what all ranks must know of a set; one rank."""
-    entries = found.entries.items()
-    return Plan(
-        config=found.config,
-        proposal=str(found.attributes.get("proposal", "")),
-        detector=found.detector,
-        modules=found.modules,
-        bad=found.bad,
-        cell_mask=found.cell_mask,
-        cells=found.cells,
+    entries = finished.entries.items()
+    return SetFacts(
+        config=finished.config,
+        proposal=str(finished.attributes.get("proposal", "")),
+        detector=finished.detector,
+        modules=finished.modules,
+        bad=finished.bad,
+        cell_mask=finished.cell_mask,
+        cells=finished.cells,
         titles={k: (title, len(columns["trainId"].values)) for k, (title, columns) in entries},
         columns={k: [(p, c.attributes) for p, c in cols.items()] for k, (_, cols) in entries},
-        analyses=found.analyses,
-        has_classes=bool(found.classes),
-        merged=found.run is None,
+        analyses=finished.analyses,
+        has_classes=bool(finished.classes),
+        merged=finished.run is None,
     )
 
 
-def good_frames(plan: Plan, n_frames: int, bad: np.ndarray) -> np.ndarray:
+def good_frames(facts: SetFacts, n_frames: int, bad: np.ndarray) -> np.ndarray:
     """Return in how many frames every pixel is good, int64 (pixel,)."""
-    detector = plan.detector
-    there = np.repeat(modules_of(plan.modules, detector.n_modules), detector.module_pixels)
+    detector = facts.detector
+    there = np.repeat(modules_of(facts.modules, detector.n_modules), detector.module_pixels)
     return np.where(there, n_frames - bad, 0)
 
 
@@ -70,21 +70,21 @@ class PatchedFrames:
         self,
         comm,
         path: Path,
-        plan: Plan,
+        facts: SetFacts,
         kind: str,
-        found: FinishedSet | None,
+        finished: FinishedSet | None,
         masks: Masks | None,
     ):
-        self.title, self.n_frames = plan.titles[kind]
+        self.title, self.n_frames = facts.titles[kind]
         bounds = self.n_frames * np.arange(comm.size + 1) // comm.size
         self.rows = range(int(bounds[comm.rank]), int(bounds[comm.rank + 1]))
-        self._path, self._entry, self._bad = path, ENTRIES[kind], plan.bad
-        columns = found.entries[kind][1] if found else None
+        self._path, self._entry, self._bad = path, ENTRIES[kind], facts.bad
+        columns = finished.entries[kind][1] if finished else None
         self.columns = [
             FrameColumn(
                 name, mpi.scatter_rows(comm, columns and columns[name].values, bounds), attributes
             )
-            for name, attributes in plan.columns[kind]
+            for name, attributes in facts.columns[kind]
         ]
         self._masks = masks
         self._cells = next(c.values for c in self.columns if c.path == "cellId")

@@ -30,7 +30,7 @@ from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.cell_background import CellBackground
 from xfelmpi.workflows.patch.columns import analysed_columns, class_columns, patched_columns
 from xfelmpi.workflows.patch.finished_set import FinishedSet, read_set
-from xfelmpi.workflows.patch.frames import PatchedFrames, Plan, Tally, good_frames, plan_of
+from xfelmpi.workflows.patch.frames import PatchedFrames, SetFacts, Tally, facts_of, good_frames
 from xfelmpi.workflows.patch.new_inputs import Change
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.report_stage import report_run
@@ -92,58 +92,58 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         Final names.
     """
     comm = job.comm
-    found = mpi.run_on_root(comm, lambda: read_set(files, change))
-    plan = mpi.bcast_from_root(comm, lambda: plan_of(found))
-    job = _job_of_set(job, plan)
+    finished = mpi.run_on_root(comm, lambda: read_set(files, change))
+    facts = mpi.bcast_from_root(comm, lambda: facts_of(finished))
+    job = _job_of_set(job, facts)
     settings = _hit_settings(job.config)
     mpi.run_on_root(comm, lambda: [check_writable(path) for path in _paths(files, settings)])
     masks = None
-    if plan.cell_mask is not None:
+    if facts.cell_mask is not None:
         limit = job.config.memory_per_rank
-        masks = load_mask(comm, plan.cell_mask, plan.cells, limit, plan.detector)
-        found = found and _with_cells_masked(found, masks)
+        masks = load_mask(comm, facts.cell_mask, facts.cells, limit, facts.detector)
+        finished = finished and _with_cells_masked(finished, masks)
     frames = {
-        kind: PatchedFrames(comm, files.cxi, plan, kind, found, masks) for kind in plan.titles
+        kind: PatchedFrames(comm, files.cxi, facts, kind, finished, masks) for kind in facts.titles
     }
     with mpi.fail_together(comm):
-        tallies = {kind: Tally(own, plan.detector) for kind, own in frames.items()}
-    if masks is not None and not plan.merged:
-        found = _with_sums(comm, files, plan, tallies, found)
-    wavelength = found.wavelength if found else np.empty(0)
+        tallies = {kind: Tally(own, facts.detector) for kind, own in frames.items()}
+    if masks is not None and not facts.merged:
+        finished = _with_sums(comm, files, facts, tallies, finished)
+    wavelength = finished.wavelength if finished else np.empty(0)
     median, _ = beam_wavelength(comm, settings.photon_energy, wavelength)
-    if plan.has_classes:
-        columns = class_columns(comm, frames["hits"], found)
+    if facts.has_classes:
+        columns = class_columns(comm, frames["hits"], finished)
     else:
-        columns = analysed_columns(comm, plan, frames["hits"], found, median)
-    warnings = check_formats(comm, settings, found.geometry if found else None, wavelength)
-    _log_start(comm, files, found, (*(found.warnings if found else ()), *warnings))
-    attributes = _attributes(job, found)
-    hits = _hits_to_write(comm, settings, files, plan, frames, tallies, columns)
+        columns = analysed_columns(comm, facts, frames["hits"], finished, median)
+    warnings = check_formats(comm, settings, finished.geometry if finished else None, wavelength)
+    _log_start(comm, files, finished, (*(finished.warnings if finished else ()), *warnings))
+    attributes = _attributes(job, finished)
+    hits = _hits_to_write(comm, settings, files, facts, frames, tallies, columns)
     hits = replace(
         hits,
         attributes=attributes,
-        geometry=found.geometry if found else None,
+        geometry=finished.geometry if finished else None,
         wavelength=median,
     )
     outputs = HitOutputs(hits)
     for kind, own in frames.items():
         outputs.write(kind, own.stream())
     good = hits.good_in_hits()
-    written = outputs.close(_header(files, found, good, masks) if found else None)
+    written = outputs.close(_header(files, finished, good, masks) if finished else None)
     if isinstance(files, Experiment):
         sums = {kind: tally.gathered(comm) for kind, tally in tallies.items()}
         added = [_gathered(comm, column) for column in columns or ()]
-        write_run_files(comm, files, found, attributes, sums, added, warnings)
+        write_run_files(comm, files, finished, attributes, sums, added, warnings)
         written = [files.events, files.powder, *written]
     return job, written, [path for path in hit_paths(settings, files) if path not in written]
 
 
-def _job_of_set(job: RunJob, plan: Plan) -> RunJob:
+def _job_of_set(job: RunJob, facts: SetFacts) -> RunJob:
     """Return the job as the one that made the set, with the folders of this one."""
-    config = replace(plan.config, prefix=job.config.prefix, output=job.config.output)
+    config = replace(facts.config, prefix=job.config.prefix, output=job.config.output)
     experiment = Experiment(config.prefix, config.output, config.run)
-    if plan.proposal[1:].isdigit():
-        experiment = experiment.of_proposal(int(plan.proposal[1:]))
+    if facts.proposal[1:].isdigit():
+        experiment = experiment.of_proposal(int(facts.proposal[1:]))
     return replace(job, experiment=experiment, config=config, settings=config.to_json())
 
 
@@ -162,33 +162,37 @@ def _paths(files: Experiment | MergedFiles, settings: OutputSettings) -> list[Pa
     return [*own, *hit_paths(settings, files)]
 
 
-def _with_cells_masked(found: FinishedSet, masks: Masks) -> FinishedSet:
+def _with_cells_masked(finished: FinishedSet, masks: Masks) -> FinishedSet:
     """Return a set of which pixels that are bad in all cells are bad; one rank."""
-    rows = masks.row_of_cell[found.cells]
+    rows = masks.row_of_cell[finished.cells]
     bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in masks.good]
-    bad = found.bad | (unpack(np.stack(bits)).reshape(-1) == 0)
-    return replace(found, bad=bad, warnings=(*found.warnings, *masks.warnings))
+    bad = finished.bad | (unpack(np.stack(bits)).reshape(-1) == 0)
+    return replace(finished, bad=bad, warnings=(*finished.warnings, *masks.warnings))
 
 
 def _with_sums(
-    comm, files: Experiment, plan: Plan, tallies: dict[str, Tally], found: FinishedSet | None
+    comm,
+    files: Experiment,
+    facts: SetFacts,
+    tallies: dict[str, Tally],
+    finished: FinishedSet | None,
 ) -> FinishedSet | None:
     """Return a set with the powders of its frames, of which some cells lost pixels; collective."""
     sums = {}
     for kind, tally in tallies.items():
         photons, bad = (mpi.allreduce_sum(comm, values) for values in (tally.of_pixel, tally.bad))
-        sums[kind] = photons, good_frames(plan, plan.titles[kind][1], bad)
-    return mpi.run_on_root(comm, lambda: without_lost(files, found, sums))
+        sums[kind] = photons, good_frames(facts, facts.titles[kind][1], bad)
+    return mpi.run_on_root(comm, lambda: without_lost(files, finished, sums))
 
 
-def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> HitsToWrite:
+def _hits_to_write(comm, settings, files, facts, frames, tallies, analysed) -> HitsToWrite:
     sets = {}
     for kind, own in frames.items():
         tally = tallies[kind]
         sets[kind] = FrameSet(
             title=own.title,
             n_frames=own.n_frames,
-            columns=patched_columns(own, kind, tally, analysed, plan),
+            columns=patched_columns(own, kind, tally, analysed, facts),
             # the masks call every pixel of every cell good: bad pixels come with the frames
             cell_id=np.zeros(len(own.rows), np.int64),
             ones=tally.ones,
@@ -196,7 +200,7 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
             peak=mpi.allreduce_max(comm, tally.peak.max(initial=0)),
             read=own.stream,
         )
-    n_hits, detector = frames["hits"].n_frames, plan.detector
+    n_hits, detector = frames["hits"].n_frames, facts.detector
     bad = mpi.allreduce_sum(comm, tallies["hits"].bad)
     return HitsToWrite(
         comm=comm,
@@ -206,52 +210,56 @@ def _hits_to_write(comm, settings, files, plan, frames, tallies, analysed) -> Hi
         sets=sets,
         detector=detector,
         masks=Masks.all_good(detector),
-        modules_in_run=plan.modules,
+        modules_in_run=facts.modules,
         geometry=None,
         wavelength=np.nan,
-        good_in_hits=lambda: good_frames(plan, n_hits, bad),
+        good_in_hits=lambda: good_frames(facts, n_hits, bad),
     )
 
 
-def _attributes(job: RunJob, found: FinishedSet | None) -> dict:
+def _attributes(job: RunJob, finished: FinishedSet | None) -> dict:
     """Return the root attributes: those of this job, and of those before; collective."""
     comm = job.comm
-    new = describe_used(comm, found.files if found else ())
-    before = mpi.bcast_from_root(comm, lambda: found.used_before())
+    new = describe_used(comm, finished.files if finished else ())
+    before = mpi.bcast_from_root(comm, lambda: finished.used_before())
     made = provenance(job, (), (*before, *new))
     kept = mpi.bcast_from_root(
         comm,
         lambda: (
-            {name: found.attributes[name] for name in _KEPT if name in found.attributes}
+            {name: finished.attributes[name] for name in _KEPT if name in finished.attributes}
             | {
-                "patched_from": json.dumps(found.earlier),
-                "beamline_sources": found.beamline_sources,
+                "patched_from": json.dumps(finished.earlier),
+                "beamline_sources": finished.beamline_sources,
             }
         ),
     )
     return made | kept
 
 
-def _header(files, found: FinishedSet, good_in_hits: np.ndarray, masks: Masks | None) -> HitHeader:
-    header, frame = found.header, found.detector.frame_shape
-    bad = found.bad.reshape(frame)
+def _header(
+    files, finished: FinishedSet, good_in_hits: np.ndarray, masks: Masks | None
+) -> HitHeader:
+    header, frame = finished.header, finished.detector.frame_shape
+    bad = finished.bad.reshape(frame)
     powder, background = header.powder.copy(), header.background.copy()
     powder[bad] = 0
     background[..., bad] = np.nan
     about = (header.start_time, header.sample, header.instrument)
     good = header.good_pixels & ~bad
     arrays = good, powder, background, good_in_hits
-    cells = _cell_backgrounds(files.cxi, found, masks)
-    return HitHeader(found.name, *about, found.geometry, *arrays, cells)
+    cells = _cell_backgrounds(files.cxi, finished, masks)
+    return HitHeader(finished.name, *about, finished.geometry, *arrays, cells)
 
 
-def _cell_backgrounds(path: Path, found: FinishedSet, masks: Masks | None) -> CellBackground | None:
+def _cell_backgrounds(
+    path: Path, finished: FinishedSet, masks: Masks | None
+) -> CellBackground | None:
     """Return the backgrounds of memory cells without pixels that are bad now; one rank."""
-    mean, cells = read_cell_backgrounds(path), found.header.background_cell
+    mean, cells = read_cell_backgrounds(path), finished.header.background_cell
     if mean is None:
         return None
     mean = mean.reshape(len(mean), len(mean[0]), -1)
-    bad = found.bad.reshape(mean[0].shape)
+    bad = finished.bad.reshape(mean[0].shape)
     for own, cell in zip(mean, cells[1:].tolist(), strict=True):
         own[bad] = np.nan
         if masks is not None:
@@ -259,13 +267,12 @@ def _cell_backgrounds(path: Path, found: FinishedSet, masks: Masks | None) -> Ce
     return CellBackground(cells[1:], mean)
 
 
-def _log_start(comm, files, found: FinishedSet | None, warnings: tuple[str, ...]) -> None:
+def _log_start(comm, files, finished: FinishedSet | None, warnings: tuple[str, ...]) -> None:
     if comm.rank:
         return
-    n = int((found.bad & found.header.good_pixels.reshape(-1)).sum())
-    where = " in all cells, others by cell" if found.cell_mask else ""
-    log.info(
-        f"{files.cxi}: {found.geometry.description}; {n:,} {plural(n, 'pixel')} more are bad{where}"
-    )
+    n = int((finished.bad & finished.header.good_pixels.reshape(-1)).sum())
+    about = finished.geometry.description
+    where = " in all cells, others by cell" if finished.cell_mask else ""
+    log.info(f"{files.cxi}: {about}; {n:,} {plural(n, 'pixel')} more are bad{where}")
     for line in warnings:
         log.warning(line)

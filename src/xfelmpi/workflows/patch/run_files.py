@@ -25,7 +25,7 @@ _SUFFIXES = ("", "_hits", "_misses", "_dark")
 def write_run_files(
     comm,
     experiment: Experiment,
-    found: FinishedSet | None,
+    finished: FinishedSet | None,
     attributes: dict,
     sums: dict[str, dict[str, np.ndarray]],
     analysed: list[AddedColumn],
@@ -37,7 +37,7 @@ def write_run_files(
     ----------
     comm : Intracomm
     experiment : Experiment
-    found : FinishedSet or None
+    finished : FinishedSet or None
         On rank 0.
     attributes : dict
         Root attributes.
@@ -49,15 +49,15 @@ def write_run_files(
         Of the output formats.
     """
     run_on_root(
-        comm, lambda: _write_events(experiment, found, attributes, sums, analysed, warnings)
+        comm, lambda: _write_events(experiment, finished, attributes, sums, analysed, warnings)
     )
-    powder = run_on_root(comm, lambda: _powder(experiment, found))
-    frame = found.detector.frame_shape if found else None
+    powder = run_on_root(comm, lambda: _powder(experiment, finished))
+    frame = finished.detector.frame_shape if finished else None
     write_powder(comm, experiment.powder, attributes, powder, frame)
 
 
 def without_lost(
-    experiment: Experiment, found: FinishedSet, sums: dict[str, tuple[np.ndarray, np.ndarray]]
+    experiment: Experiment, finished: FinishedSet, sums: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> FinishedSet:
     """Return a set whose powders lose what its frames have lost by a mask per cell; one rank.
 
@@ -66,7 +66,7 @@ def without_lost(
     Parameters
     ----------
     experiment : Experiment
-    found : FinishedSet
+    finished : FinishedSet
     sums : dict of (ndarray, ndarray)
         For hits, and misses that the CXI file has: photons, and in how many frames a pixel is good,
         with that mask, int64 (pixel,).
@@ -76,7 +76,7 @@ def without_lost(
     InputError
         If the powder file is not that of the frames.
     """
-    frame, lost = found.detector.frame_shape, {}
+    frame, lost = finished.detector.frame_shape, {}
     with finished_file(experiment.powder, "a powder file") as file:
         for kind, (photons, good) in sums.items():
             lost[f"_{kind}"] = (
@@ -85,16 +85,16 @@ def without_lost(
             )
     # hits and misses are parts of all
     lost[""] = tuple(sum(parts[1:], parts[0]) for parts in zip(*lost.values(), strict=True))
-    found = replace(found, lost=lost)
-    powder = _powder(experiment, found)
+    finished = replace(finished, lost=lost)
+    powder = _powder(experiment, finished)
     left_out = [powder[name] for name in ("_hits", "_dark") if name in powder]
     mean = mean_background(powder[""], *left_out)
     header = replace(
-        found.header,
-        powder=found.header.powder - lost[""][0],
-        background=np.where(lost[""][1] > 0, mean, found.header.background),
+        finished.header,
+        powder=finished.header.powder - lost[""][0],
+        background=np.where(lost[""][1] > 0, mean, finished.header.background),
     )
-    return replace(found, header=header)
+    return replace(finished, header=header)
 
 
 def _lost(file, name: str, dtype: type, new: np.ndarray) -> np.ndarray:
@@ -105,22 +105,22 @@ def _lost(file, name: str, dtype: type, new: np.ndarray) -> np.ndarray:
     return old - new
 
 
-def _powder(experiment: Experiment, found: FinishedSet) -> dict[str, tuple]:
+def _powder(experiment: Experiment, finished: FinishedSet) -> dict[str, tuple]:
     """Return the sums of the powder file without the newly bad pixels; see `write_powder`."""
-    frame, sums = found.detector.frame_shape, {}
-    bad = found.bad.reshape(frame)
+    frame, sums = finished.detector.frame_shape, {}
+    bad = finished.bad.reshape(frame)
     with finished_file(experiment.powder, "a powder file") as file:
         for suffix in (s for s in _SUFFIXES if f"powder{s}" in file or s != "_dark"):
             photons = checked_array(file, f"powder{suffix}", np.uint64, frame)
             good = checked_array(file, f"good_frames{suffix}", np.uint32, frame)
-            for values, lost in zip((photons, good), found.lost.get(suffix, ()), strict=False):
+            for values, lost in zip((photons, good), finished.lost.get(suffix, ()), strict=False):
                 values -= lost
             photons[bad] = good[bad] = 0
             sums[suffix] = photons, good
     return sums
 
 
-def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, warnings) -> None:
+def _write_events(experiment, finished: FinishedSet, attributes, sums, analysed, warnings) -> None:
     """Copy the events file; rows of frames that the CXI file has get their sums anew."""
     path, part = experiment.events, begin_partial(experiment.events)
     try:
@@ -128,22 +128,22 @@ def _write_events(experiment, found: FinishedSet, attributes, sums, analysed, wa
             shutil.copyfileobj(old, new, 1 << 20)
     except OSError as error:
         raise cannot_write(part, error) from None
-    events = found.run.events
+    events = finished.run.events
     rows = {"hits": np.flatnonzero(events.is_hit), "misses": np.flatnonzero(events.is_miss)}
-    before = json.loads(found.run.attributes.get("warnings", "[]"))
-    said = [text for text in before if text not in found.obsolete]
-    said += [text for text in (*found.warnings, *warnings) if text not in said]
+    before = json.loads(finished.run.attributes.get("warnings", "[]"))
+    said = [text for text in before if text not in finished.obsolete]
+    said += [text for text in (*finished.warnings, *warnings) if text not in said]
     with serial_file(part, "r+") as file:
         file.attrs.update(attributes)
         file.attrs["warnings"] = json.dumps(said)
-        if found.bad.any() or found.cell_mask is not None:
+        if finished.bad.any() or finished.cell_mask is not None:
             file.attrs["mask_patched"] = True
         for kind, columns in sums.items():
             for name, values in columns.items():
                 _put(file[name], rows[kind], values)
         for name in [name for name, item in file.items() if analysis_of(item.attrs)]:
             # classes leave them as they are
-            if not found.classes:
+            if not finished.classes:
                 del file[name]
         for column in analysed:
             dtype = column.values.dtype
