@@ -116,16 +116,9 @@ def make_bins(
         xyz = geometry.xyz[:, module]
         weight = solid_angle(xyz, geometry.detector.asic_shape) * polarisation(xyz, direction)
         weight = weight.reshape(-1)
-        x, y, _ = vectors = ewald_vectors(xyz.reshape(3, -1), 1 / wavelength)
-        length = np.sqrt((vectors**2).sum(axis=0))
-        ring = np.searchsorted(edges, length, side="right") - 1
-        inside = ring < len(sectors)
-        ring = np.where(inside, ring, 0)
-        half = np.where((y < 0) | ((y == 0) & (x < 0)), -1.0, 1.0)
-        turn = np.arctan2(y * half, x * half) / np.pi * sectors[ring]
-        sector = np.minimum(turn.astype(np.int64), sectors[ring] - 1)
-        bins = np.where(inside, first[ring] + sector, n_bins)
-        for row, value in enumerate((1.0, length, length**2, x * half, y * half)):
+        vectors = ewald_vectors(xyz.reshape(3, -1), 1 / wavelength)
+        bins, moments = _binned(vectors, edges, sectors)
+        for row, value in enumerate(moments):
             sums[row] += np.bincount(bins, weight * value, n_bins + 1)
         pixel_bin.append(bins.astype(np.int32))
         exposure.append(weight)
@@ -148,6 +141,38 @@ def make_bins(
         q_x=by_x / filled,
         q_y=by_y / filled,
     )
+
+
+def _binned(vectors: np.ndarray, edges: np.ndarray, sectors: np.ndarray) -> tuple:
+    """Return the bin of every scattering vector, and of what means over bins are made.
+
+    Opposite vectors have the same bin, and the signs of those with y above 0.
+
+    Parameters
+    ----------
+    vectors : ndarray, float64 (3, pixel)
+        In 1/m.
+    edges, sectors : ndarray
+        See `make_bins`.
+
+    Returns
+    -------
+    bins : ndarray, int64 (pixel,)
+        The number of bins where no ring has it.
+    moments : tuple
+        1, |q|, |q|², and its components along x and y.
+    """
+    x, y, _ = vectors
+    length = np.sqrt((vectors**2).sum(axis=0))
+    ring = np.searchsorted(edges, length, side="right") - 1
+    inside = ring < len(sectors)
+    ring = np.where(inside, ring, 0)
+    half = np.where((y < 0) | ((y == 0) & (x < 0)), -1.0, 1.0)
+    turn = np.arctan2(y * half, x * half) / np.pi * sectors[ring]
+    sector = np.minimum(turn.astype(np.int64), sectors[ring] - 1)
+    first = np.cumsum(sectors) - sectors
+    bins = np.where(inside, first[ring] + sector, sectors.sum())
+    return bins, (1.0, length, length**2, x * half, y * half)
 
 
 @dataclass(frozen=True)

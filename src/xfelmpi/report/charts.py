@@ -106,17 +106,7 @@ class Charts:
         x_range = self._ranges.get(link) or _range(x)
         if link:
             self._ranges[link] = x_range
-        shown, items, hovers = [], [], []
-        for one in series:
-            renderers, hover = _series(one, (x, y))
-            shown += renderers
-            items.append(new("LegendItem", label=Value(one.label), renderers=renderers))
-            hovers.append(hover)
-        for i, mark in enumerate(marks):
-            line = _mark(mark, y, i)
-            shown.append(line)
-            name = f"{mark.label}: {number(mark.x)}"
-            items.append(new("LegendItem", label=Value(name), renderers=[line]))
+        shown, items, hovers = _drawn(series, marks, (x, y))
         ticks = {"below": _axis(x), "left": _axis(y)}
         legend = _legend(items)
         plot = new(
@@ -236,6 +226,24 @@ def _resolution_axis(x: Axis, label: str) -> BokehObject:
         if x.low + 0.02 * (x.high - x.low) < place < x.high and not near:
             places.append(place)
     return _axis(Axis(label, x.low, x.high), places)
+
+
+def _drawn(
+    all_series: list[Series], marks: tuple[Mark, ...], axes: tuple[Axis, Axis]
+) -> tuple[list[BokehObject], list[BokehObject], list[BokehObject]]:
+    """Return what draws series and marks, their places in the legend, and the hover tools."""
+    shown, items, hovers = [], [], []
+    for series in all_series:
+        renderers, hover = _series(series, axes)
+        shown += renderers
+        items.append(new("LegendItem", label=Value(series.label), renderers=renderers))
+        hovers.append(hover)
+    for i, mark in enumerate(marks):
+        line = _mark(mark, axes[1], i)
+        shown.append(line)
+        name = f"{mark.label}: {number(mark.x)}"
+        items.append(new("LegendItem", label=Value(name), renderers=[line]))
+    return shown, items, hovers
 
 
 def _series(series: Series, axes: tuple[Axis, Axis]) -> tuple[list[BokehObject], BokehObject]:

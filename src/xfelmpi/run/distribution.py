@@ -175,38 +175,42 @@ def share_run(
         table = index.frames
         for_all = _facts(settings, index, machine), _bounds(table, work, comm.size)
     facts, bounds = comm.bcast(for_all)
+    fault_injection.inject(comm, "deal")
+    columns = [
+        mpi.scatter_rows(comm, getattr(table, name, None), bounds)
+        for name in FrameTable.__dataclass_fields__
+    ]
+    of_machine = _deal_machine(comm, machine, bounds)
+    hits, score = _deal_facility(comm, facility, bounds)
+    return LocalRun(
+        facts=facts,
+        frames=FrameTable(*columns).compact(),
+        first_frame=int(bounds[comm.rank]),
+        problems=problems,
+        facility=hits,
+        facility_score=score,
+        virtual=virtual,
+        **of_machine,
+    )
+
+
+def _deal_machine(comm, machine, bounds: np.ndarray) -> dict:
+    """Give every rank its rows of the beamline data, by their names in `LocalRun`; collective."""
 
     def deal(column):
         return mpi.scatter_rows(comm, column, bounds)
 
-    fault_injection.inject(comm, "deal")
-    columns = [deal(getattr(table, name, None)) for name in FrameTable.__dataclass_fields__]
-    energy = deal(machine.pulse_energy if machine else None)
-    wavelength = deal(machine.wavelength if machine else None)
-    n_pulses = deal(machine.n_pulses if machine else None)
+    names = ["pulse_energy", "wavelength", "n_pulses"]
+    dealt = {name: deal(getattr(machine, name, None)) for name in names}
     has_laser = comm.bcast(machine is not None and machine.pumped is not None)
     pumped = deal(machine.pumped if machine else None) if has_laser else None
-    of_facility = _deal_facility(comm, facility, bounds)
     whole = machine.added if machine else ()
     empty = comm.bcast(tuple(replace(column, values=None) for column in whole))
     added = tuple(
         replace(column, values=deal(whole[i].values if machine else None))
         for i, column in enumerate(empty)
     )
-    return LocalRun(
-        facts=facts,
-        frames=FrameTable(*columns).compact(),
-        first_frame=int(bounds[comm.rank]),
-        pulse_energy=energy,
-        wavelength=wavelength,
-        n_pulses=n_pulses,
-        pumped=pumped,
-        added=added,
-        problems=problems,
-        facility=of_facility[0],
-        facility_score=of_facility[1],
-        virtual=virtual,
-    )
+    return {**dealt, "pumped": pumped, "added": added}
 
 
 def _deal_facility(comm, facility, bounds: np.ndarray):

@@ -203,12 +203,8 @@ def join_pieces(
         _write_powder(file, modules, options.detector_type)
         if options.kind != "proc" or options.bad_cells:
             write_bad_kinds(file, options)
-        file["pulse_energy"].attrs["units"] = "J"
-        file["wavelength"].attrs["units"] = "m"
-        for name in ("diameter", "short_axis_diameter", "long_axis_diameter"):
-            file[name].attrs["units"] = "m"
-        file["theta_z"].attrs["units"] = "rad"
-        file["fluence"].attrs["units"] = "photons/um2"
+        for name, unit in _UNITS.items():
+            file[name].attrs["units"] = unit
         file.attrs["run"] = options.run
         file.attrs["options"] = options.to_json()
     return n_rows, int(np.concatenate(columns["is_particle"]).sum())
@@ -245,6 +241,15 @@ _COLUMNS = {
     "n_pulses": "u1",
     "wavelength": "f8",
     "frames": "i8",
+}
+_UNITS = {
+    "pulse_energy": "J",
+    "wavelength": "m",
+    "diameter": "m",
+    "short_axis_diameter": "m",
+    "long_axis_diameter": "m",
+    "theta_z": "rad",
+    "fluence": "photons/um2",
 }
 _RAW_ONLY = ("medium_pixels", "low_pixels")
 _MASKED_ONLY = ("unmasked_litpixels", "unmasked_photons")

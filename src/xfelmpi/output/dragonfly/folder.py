@@ -229,12 +229,17 @@ def write_folder(
             give_names(written)
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+    return _done(folder, kept, photons.name, pixels.name)
+
+
+def _done(folder: Path, kept: list[str], photons: str, pixels: str) -> str:
+    """Return what was done, given the files of the user that stay and the names of the links."""
     text = f"Dragonfly: {folder}"
     if kept:
         ends = ("was", "stays") if len(kept) == 1 else ("were", "stay")
         text += f", {' and '.join(kept)} {ends[0]} there already and {ends[1]}"
-    if photons.name != "photons.emc":
-        text += f"; your own files in data/ stay, the new ones are {photons.name}, {pixels.name}"
+    if photons != "photons.emc":
+        text += f"; your own files in data/ stay, the new ones are {photons}, {pixels}"
     return text
 
 

@@ -92,9 +92,7 @@ def read_machine_data(
         was missing or assumed.
     """
     found = Findings()
-    grid = None
-    if cell_id is not None and detectors_of(detector)[0].dark_first_cell:
-        grid = Grid.of(cell_id, pulse_id)
+    grid = _grid_of(detector, cell_id, pulse_id)
     frames = Frames(train_id, pulse_id, detector.partition("_")[0], grid, detector=detector)
     with (
         opened(experiment.run_folder("proc"), found.damage, proposal=proposal) as proc,
@@ -132,6 +130,13 @@ def read_machine_data(
         reduction=reduction,
         run_type=run_type,
     )
+
+
+def _grid_of(detector: str, cell_id: np.ndarray | None, pulse_id: np.ndarray) -> Grid | None:
+    """Return the pulse numbers of cells; None if nothing may be assumed of the first cell."""
+    if cell_id is None or not detectors_of(detector)[0].dark_first_cell:
+        return None
+    return Grid.of(cell_id, pulse_id)
 
 
 def _first(read: Callable, folders: tuple[list, list], frames: Frames, found: Findings):
