@@ -1,6 +1,8 @@
 """What an analysis of hits is, the analyses by name, and the loop that runs them."""
 
+import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -10,9 +12,10 @@ from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import AnalysisSettings
-from xfelmpi.core.errors import InputError
+from xfelmpi.core.config.validation import TAKEN_COLUMNS
+from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.event_table import AddedColumn
-from xfelmpi.core.plugins import load_named, load_object
+from xfelmpi.core.plugins import blame, load_named, load_object
 from xfelmpi.core.sparse_frames import SparseFrames
 
 GROUP = "xfelmpi.hit_analyses"
@@ -27,6 +30,9 @@ SIZES = {
 }
 """Analyses for ``--size``, likewise."""
 
+_OTHERS_GROUPS = ("instrument_1/", "data_1", "entry")
+"""Starts of groups below the entry of the CXI file whose datasets others write."""
+
 
 class AnalysisColumn(NamedTuple):
     """A value per hit.
@@ -39,7 +45,7 @@ class AnalysisColumn(NamedTuple):
     group : str
         Where it is below the entry of the CXI file; empty: with the instrument.
     dtype : str
-        ``f8`` or ``f4``.
+        ``f8`` or ``f4``: frames that are no hits have NaN.
     """
 
     name: str
@@ -122,9 +128,58 @@ def hit_analyses(names: tuple[str, ...]) -> dict[str, type[HitAnalysis]]:
     Raises
     ------
     UsageError
-        If one is unknown.
+        If one is unknown, or its columns cannot be in the outputs.
     """
-    return load_named(names, ANALYSES, GROUP, "--analyse")
+    classes = load_named(names, ANALYSES, GROUP, "--analyse")
+    require_columns(classes)
+    return classes
+
+
+def require_columns(classes: dict[str, type[HitAnalysis]], added: tuple[str, ...] = ()) -> None:
+    """Check what analyses say of their columns.
+
+    Parameters
+    ----------
+    classes : dict
+        Analyses by name.
+    added : tuple of str
+        Names of columns that ``--add`` asks for.
+
+    Raises
+    ------
+    UsageError
+        If a column is no column of floats, or has the name of another one.
+    """
+    taken = dict.fromkeys(TAKEN_COLUMNS, "the outputs have that already")
+    taken |= dict.fromkeys(added, "--add has that already")
+    for analysis, cls in classes.items():
+        who = f"--analyse {analysis}"
+        columns = getattr(cls, "columns", None)
+        if not isinstance(cls, type) or not isinstance(columns, tuple | list) or not columns:
+            raise UsageError(f"{who}: is no HitAnalysis with columns, see AnalysisColumn")
+        for column in columns:
+            if not isinstance(column, AnalysisColumn) or not all(map(_is_text, column)):
+                raise UsageError(f"{who}: found the column {column!r}, expected an AnalysisColumn")
+            if column.dtype not in ("f4", "f8"):
+                raise UsageError(
+                    f"{who}: column {column.name} is {column.dtype}, expected f4 or f8: frames "
+                    "that are no hits have NaN"
+                )
+            path = [*column.group.split("/"), column.name] if column.group else [column.name]
+            if not all(re.fullmatch(r"[A-Za-z_]\w*", part, re.ASCII) for part in path):
+                raise UsageError(
+                    f"{who}: column {'/'.join(path)!r}, expected letters, digits and _ in its name "
+                    "and group"
+                )
+            if column.group.startswith(_OTHERS_GROUPS) or path[0] in TAKEN_COLUMNS - {column.name}:
+                raise UsageError(f"{who}: group {column.group} of the CXI file has other things")
+            if column.name in taken:
+                raise UsageError(f"{who}: the name {column.name}: {taken[column.name]}")
+            taken[column.name] = f"{analysis} has that already"
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
 
 
 def size_analysis(settings: AnalysisSettings, distance: float, wavelength: float) -> str | None:
@@ -193,12 +248,44 @@ def analyse_hits(
     with mpi.fail_together(comm):
         for rows, hits in blocks:
             # a rank without hits prepares nothing
-            analyses = analyses or {name: cls(run) for name, cls in classes.items()}
-            for name, analysis in analyses.items():
-                for (_, column), values in zip(columns[name], analysis.process(hits), strict=True):
+            for name in classes.keys() - analyses.keys():
+                with _blamed(name):
+                    analyses[name] = classes[name](run)
+            for name in classes:
+                with _blamed(name):
+                    found = list(analyses[name].process(hits))
+                _check_values(name, columns[name], found, len(rows))
+                for (_, column), values in zip(columns[name], found, strict=True):
                     column[rows] = values
     return tuple(
         AddedColumn(about.name, values, f"analysis {name}", about.units, about.group)
         for name, of_analysis in columns.items()
         for about, values in of_analysis
     )
+
+
+def _blamed(name: str) -> AbstractContextManager:
+    """Return what an analysis is called in: errors in those of others name it."""
+    return nullcontext() if name in ANALYSES | SIZES else blame(f"--analyse {name}")
+
+
+def _check_values(name: str, columns: list, found: list, n: int) -> None:
+    """Check what an analysis returns for `n` hits.
+
+    Raises
+    ------
+    UsageError
+        If it is not one number per hit for every column.
+    """
+    if len(found) != len(columns):
+        raise UsageError(
+            f"--analyse {name}: process returned {len(found)} arrays, expected one for each of its "
+            f"{len(columns)} columns"
+        )
+    for (about, _), values in zip(columns, found, strict=True):
+        array = np.asarray(values)
+        if array.shape != (n,) or array.dtype.kind not in "fiub":
+            raise UsageError(
+                f"--analyse {name}: process returned {array.dtype} of shape {array.shape} for "
+                f"{about.name}, expected {n} numbers, one for each hit"
+            )

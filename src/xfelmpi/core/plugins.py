@@ -1,9 +1,12 @@
 """What other packages, or a table of this one, offer by name: loaded when an option asks for it."""
 
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
-from xfelmpi.core.errors import UsageError
+from xfelmpi.core.errors import UsageError, XfelmpiError
 
 
 def load_object(place: str):
@@ -33,7 +36,7 @@ def load_named(names: Iterable[str], built_in: dict[str, str], group: str, optio
     Raises
     ------
     UsageError
-        If a name is unknown, or its module cannot be imported.
+        If a name is unknown or means several things, or its module cannot be imported.
     """
     names = tuple(dict.fromkeys(names))
     if not names:
@@ -41,14 +44,43 @@ def load_named(names: Iterable[str], built_in: dict[str, str], group: str, optio
     # slow to import, and seldom needed
     from importlib.metadata import entry_points
 
-    known = {entry.name: entry.value for entry in entry_points(group=group)} | built_in
+    known: dict[str, set[str]] = {name: {place} for name, place in built_in.items()}
+    for entry in entry_points(group=group):
+        known.setdefault(entry.name, set()).add(entry.value)
     loaded = {}
     for name in names:
         if name not in known:
             there = ", ".join(sorted(known)) or "none"
             raise UsageError(f"{option} {name}: unknown, there are: {there} (entry points {group})")
-        try:
-            loaded[name] = load_object(known[name])
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"{option} {name}: {known[name]}: {error}") from None
+        if len(known[name]) > 1:
+            several = ", ".join(sorted(known[name]))
+            raise UsageError(f"{option} {name}: is the name of several: {several}")
+        (place,) = known[name]
+        with blame(f"{option} {name}: {place}"):
+            loaded[name] = load_object(place)
     return loaded
+
+
+@contextmanager
+def blame(who: str) -> Iterator[None]:
+    """Turn an error in other people's code into a message that names it, and the line.
+
+    Parameters
+    ----------
+    who : str
+        Start of the message.
+
+    Raises
+    ------
+    UsageError
+        Instead of any error but those of xfelmpi, and those of the system's memory.
+    """
+    try:
+        yield
+    except (XfelmpiError, MemoryError):
+        raise
+    except Exception as error:
+        said, last = str(error), traceback.extract_tb(error.__traceback__)[-1]
+        if last.filename != __file__ and not isinstance(error, ImportError):
+            said = f"{Path(last.filename).name}, line {last.lineno}: {type(error).__name__}: {said}"
+        raise UsageError(f"{who}: {' '.join(said.split())}") from error

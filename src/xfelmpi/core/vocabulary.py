@@ -16,6 +16,9 @@ SPELLINGS = (
 
 _OTHER = {name: other for pair in SPELLINGS for name, other in (pair, pair[::-1])}
 
+OF_HITS = ("vds_index", "run", "photon_energy", "background_weighting", "background_index")
+"""Further columns of hits in CXI and merged files, which the events file lacks."""
+
 Value = TypeVar("Value")
 
 

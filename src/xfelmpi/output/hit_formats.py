@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ from xfelmpi import mpi
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import OutputSettings
-from xfelmpi.core.errors import InputError
+from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment, MergedFiles
-from xfelmpi.core.plugins import load_named, load_object
+from xfelmpi.core.plugins import blame, load_named, load_object
 from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.io.checked import checked_attribute
@@ -45,15 +45,38 @@ def hit_formats(also_write: tuple[str, ...]) -> dict[str, type[HitWriter]]:
     Raises
     ------
     UsageError
-        If ``--also-write`` names one that is unknown or cannot be loaded.
+        If ``--also-write`` names one that is unknown, cannot be loaded, or is no format.
     """
     always = {name: load_object(place) for name, place in EVERY_JOB.items()}
-    return always | load_named(also_write, ON_REQUEST, GROUP, "--also-write")
+    if twice := [name for name in also_write if name in always]:
+        raise UsageError(f"--also-write {twice[0]}: every job writes that")
+    asked_for = load_named(also_write, ON_REQUEST, GROUP, "--also-write")
+    for name, cls in asked_for.items():
+        if HitWriter not in getattr(cls, "__mro__", ()):
+            raise UsageError(f"--also-write {name}: {cls!r:.80} is no subclass of HitWriter")
+    return always | asked_for
 
 
 def hit_paths(settings: OutputSettings, files: Experiment | MergedFiles) -> list[Path]:
-    """Return the final names of all files that the formats may write."""
-    return [path for cls in hit_formats(settings.also_write).values() for path in cls.paths(files)]
+    """Return the final names of all files that the formats may write.
+
+    Raises
+    ------
+    UsageError
+        As `hit_formats`, and if one that is asked for would write a file of another one.
+    """
+    of_job = [getattr(files, name, None) for name in ("events", "powder")]
+    taken = dict.fromkeys(of_job, "of every job")
+    for name, cls in hit_formats(settings.also_write).items():
+        with nullcontext() if name in EVERY_JOB else blame(f"--also-write {name}"):
+            paths = list(cls.paths(files))
+        for path in paths:
+            if not isinstance(path, Path):
+                raise UsageError(f"--also-write {name}: paths has {path!r:.80}, expected a Path")
+            if path in taken:
+                raise UsageError(f"--also-write {name}: {path} is a file {taken[path]}")
+        taken |= dict.fromkeys(paths, f"of {name}")
+    return [path for path in taken if path not in of_job]
 
 
 def obsolete_hit_files(

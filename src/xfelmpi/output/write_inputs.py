@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.analysis.hit_analysis import hit_analyses
+from xfelmpi.analysis.hit_analysis import hit_analyses, require_columns
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import AnalysisSettings, OutputSettings
@@ -105,7 +105,11 @@ class WriteInputs:
 
 
 def prepare_folders(
-    experiment: Experiment, settings: OutputSettings, analyse: tuple[str, ...], n_frames: int
+    experiment: Experiment,
+    settings: OutputSettings,
+    analyse: tuple[str, ...],
+    added: tuple[str, ...],
+    n_frames: int,
 ) -> None:
     """Make the output folders and check that they can be written; one rank.
 
@@ -117,6 +121,8 @@ def prepare_folders(
     settings : OutputSettings
     analyse : tuple of str
         Names of analyses: one that is unknown shall not be found after the pass.
+    added : tuple of str
+        Names of columns that ``--add`` asks for.
     n_frames : int
         Of the run.
 
@@ -125,7 +131,7 @@ def prepare_folders(
     OutputError
         If they cannot.
     """
-    hit_analyses(analyse)
+    require_columns(hit_analyses(analyse), added)
     for path in (experiment.events, experiment.powder, *hit_paths(settings, experiment)):
         check_writable(path)
     check_mpi_io(experiment.events)

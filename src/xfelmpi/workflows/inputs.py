@@ -118,7 +118,8 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
 def prepare_outputs(job: RunJob, share: LocalRun) -> None:
     """Make the output folders, and check them before frames are read; collective."""
     settings, analyse = job.config.part(OutputSettings), job.config.analyse
-    about = (job.experiment, settings, analyse, share.facts.n_frames)
+    added = tuple(column.name for column in share.added)
+    about = (job.experiment, settings, analyse, added, share.facts.n_frames)
     mpi.run_on_root(job.comm, lambda: prepare_folders(*about))
     if settings.background == "cell":
         detector = share.facts.detector_type

@@ -646,6 +646,13 @@ def test_values_to_add_of_another_form(toml, text):
         ("sums",),
         ("name",),
         ("detector_1",),
+        # columns of hits, of which --where knows only the name
+        ("lit_pixels",),
+        ("hit_score",),
+        ("train_id",),
+        ("vds_index",),
+        ("photon_energy",),
+        ("run",),
         ("a", "a"),
     ],
 )

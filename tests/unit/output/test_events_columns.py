@@ -6,9 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
+from xfelmpi.core.config.validation import TAKEN_COLUMNS
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.io.checked import checked_array
 from xfelmpi.output.events import _events
+from xfelmpi.output.hit_columns import hit_columns
 
 COLUMNS = [column for column in fields(EventColumns) if column.name != "added"]
 OPTIONAL = ("gain_switched", "pumped", "n_pulses")
@@ -43,3 +46,13 @@ def test_a_column_that_lacks(tmp_path, name):
         else:
             found = getattr(_events(file, checked_array), name)
             assert found is None or (found == 255).all()
+
+
+def test_no_column_of_hits_may_have_its_name_twice():
+    """Conditions on hits know only the last part of a column's path."""
+    none = EventColumns(
+        **{c.name: np.zeros(0, c.metadata["dtype"]) for c in COLUMNS if c.name not in OPTIONAL[:2]}
+    )
+    nothing = np.zeros(0)
+    columns = hit_columns("p000001_r0001", none, nothing, nothing, nothing, AGIPD_1M)
+    assert {column.name for column in columns} <= TAKEN_COLUMNS

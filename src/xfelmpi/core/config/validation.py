@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 from xfelmpi.core.config.choices import BIN_SIZES, CLASS_COLUMNS, SIZE_COLUMNS
@@ -10,16 +11,18 @@ from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.units import ELECTRONVOLT
+from xfelmpi.core.vocabulary import OF_HITS, SPELLINGS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import MAX_CELLS, MAX_MODULES
 
 _MODULES, _CELLS = range(MAX_MODULES), range(MAX_CELLS)
 """What options may name before the run says which detector it has; see `validate_for`."""
 
-_TAKEN = {*EventColumns.__dataclass_fields__, "problems", "sums"}
-_TAKEN |= {*SIZE_COLUMNS, *CLASS_COLUMNS}
-_TAKEN |= {"name", "source_1", "detector_1", "experiment_identifier"}
-"""Names of the events file, and of the group ``instrument_1`` of the CXI."""
+TAKEN_COLUMNS = {*EventColumns.__dataclass_fields__, "problems", "sums"}
+TAKEN_COLUMNS |= {*SIZE_COLUMNS, *CLASS_COLUMNS, *OF_HITS, *chain(*SPELLINGS)}
+TAKEN_COLUMNS |= {"name", "source_1", "detector_1", "experiment_identifier"}
+"""Names of the events file, of the group ``instrument_1`` of the CXI, and of columns of hits, which
+``--where`` tells from others by their name alone."""
 
 
 class _Limit(NamedTuple):
@@ -205,6 +208,6 @@ def _shown(value) -> str:
 
 
 def _validate_added(names: list[str]) -> None:
-    taken = ", ".join(sorted(_TAKEN.intersection(names)))
+    taken = ", ".join(sorted(TAKEN_COLUMNS.intersection(names)))
     _need(not taken, "add", f"the name {taken}", "another: the outputs have that already")
     _need(len(set(names)) == len(names), "add", f"names {', '.join(names)}", "each only once")
