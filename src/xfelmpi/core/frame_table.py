@@ -1,11 +1,16 @@
 """Which frame is where: the table that the index makes and every later stage reads."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 FARTHEST_TRAIN = 1_000_000
 """Trains (28 hours) from the run's median train beyond which a train ID cannot be of this run."""
+
+_AT_ONCE = 4096
+"""Frames that are compared with the next at a time: they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,51 @@ class FrameTable:
     file: np.ndarray
     row: np.ndarray
 
+    @classmethod
+    def of_segments(cls, train_id, cell_id, pulse_id, segments, n_modules) -> "FrameTable":
+        """Return the table with these `segments`, as compact as `compact` makes it."""
+        shape = len(train_id), n_modules
+        file = np.full(shape, -1, file_type(segments[:, 3].max(initial=0)))
+        bounds = np.searchsorted(segments[:, 0], np.arange(n_modules + 1))
+        parts = [segments[a:b, [1, 2, 4]] for a, b in pairwise(bounds.tolist())]
+        same_rows = all(np.array_equal(part, parts[0]) for part in parts[1:])
+        row = np.zeros((shape[0], 1) if same_rows else shape, np.int32)
+        # segments of several modules with the same frames are written together, row by row
+        segments = segments[np.lexsort(segments[:, :3].T)]
+        new = (np.diff(segments[:, 1:3], axis=0) != 0).any(axis=1)
+        for alike in np.split(segments, np.flatnonzero(new) + 1) if len(segments) else ():
+            modules, (first, end) = alike[:, 0], alike[0, 1:3].tolist()
+            columns = slice(None) if len(modules) == n_modules else modules
+            file[first:end, columns] = alike[:, 3]
+            starts = alike[:1, 4] if same_rows else alike[:, 4]
+            row[first:end, slice(None) if same_rows else columns] = (
+                np.arange(end - first, dtype=np.int32)[:, None] + starts
+            )
+        return cls(train_id, cell_id, pulse_id, file, np.broadcast_to(row, shape))
+
+    @cached_property
+    def segments(self) -> np.ndarray:
+        """The runs of frames that stand one after the other in a file, int32 (run, 5).
+
+        Columns: module, first frame, end, file, row of the first; in the order of the first two.
+        """
+        n, n_modules = self.file.shape
+        found = [np.arange(n_modules if n else 0)]
+        # one column stands for all if the modules have the same rows
+        rows = self.row[:, :1] if self.row.strides[1] == 0 else self.row
+        for start in range(1, n, _AT_ONCE):
+            file, row = (x[start - 1 : start + _AT_ONCE] for x in (self.file, rows))
+            new = (row[1:] - row[:-1] != 1) & (file[1:] >= 0)
+            new |= file[1:] != file[:-1]
+            found.append(np.flatnonzero(new) + start * n_modules)
+        first, module = np.divmod(np.concatenate(found), n_modules)
+        order = np.argsort(module.astype(np.uint16), kind="stable")
+        first, module = first[order], module[order]
+        end = np.append(np.where(module[1:] == module[:-1], first[1:], n), [n] * (n > 0))
+        columns = module, first, end, self.file[first, module], self.row[first, module]
+        segments = np.stack([column.astype(np.int32) for column in columns], axis=1)
+        return segments[segments[:, 3] >= 0]
+
     @property
     def n_modules(self) -> int:
         """Modules of the detector, whether they have frames or not."""
@@ -85,9 +135,9 @@ class FrameTable:
         row stands for all, and files have short numbers.
         """
         file, row = self.file, self.row
-        if file.max(initial=0) <= np.iinfo(np.int16).max:
-            file = file.astype(np.int16)
-        if all(np.array_equal(row[:, 0], column) for column in row.T[1:]):
+        file = file.astype(file_type(file.max(initial=0)), copy=False)
+        is_one = row.strides[1] == 0
+        if not is_one and all(np.array_equal(row[:, 0], column) for column in row.T[1:]):
             row = np.broadcast_to(row[:, :1].copy(), row.shape)
         return FrameTable(self.train_id, self.cell_id, self.pulse_id, file, row)
 
@@ -99,3 +149,8 @@ class FrameTable:
             self.file[rows],
             self.row[rows],
         )
+
+
+def file_type(largest) -> type[np.signedinteger]:
+    """Return the type of numbers of files."""
+    return np.int16 if largest <= np.iinfo(np.int16).max else np.int32

@@ -320,8 +320,9 @@ def digest_of(about: list) -> str:
 
 def _digest_of_frames(frames: FrameTable) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for name in FrameTable.__dataclass_fields__:
-        digest.update(np.ascontiguousarray(getattr(frames, name)).reshape(-1).view(np.uint8))
+    # segments tell file and row of every frame and module in a tenth of the time
+    for column in (frames.train_id, frames.cell_id, frames.pulse_id, frames.segments):
+        digest.update(np.ascontiguousarray(column).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 

@@ -176,15 +176,12 @@ def share_run(
         for_all = _facts(settings, index, machine), _bounds(table, work, comm.size)
     facts, bounds = comm.bcast(for_all)
     fault_injection.inject(comm, "deal")
-    columns = [
-        mpi.scatter_rows(comm, getattr(table, name, None), bounds)
-        for name in FrameTable.__dataclass_fields__
-    ]
+    frames = _deal_frames(comm, table, bounds)
     of_machine = _deal_machine(comm, machine, bounds)
     hits, score = _deal_facility(comm, facility, bounds)
     return LocalRun(
         facts=facts,
-        frames=FrameTable(*columns).compact(),
+        frames=frames,
         first_frame=int(bounds[comm.rank]),
         problems=problems,
         facility=hits,
@@ -192,6 +189,19 @@ def share_run(
         virtual=virtual,
         **of_machine,
     )
+
+
+def _deal_frames(comm, table: FrameTable | None, bounds: np.ndarray) -> FrameTable:
+    """Give every rank its frames of the table that rank 0 holds; collective."""
+    dealt = {}
+    for name in FrameTable.__dataclass_fields__:
+        column = getattr(table, name, None)
+        if name == "row" and column is not None and column.strides[1] == 0:
+            # one column stands for all
+            column = column[:, :1]
+        dealt[name] = mpi.scatter_rows(comm, column, bounds)
+    dealt["row"] = np.broadcast_to(dealt["row"], dealt["file"].shape)
+    return FrameTable(**dealt).compact()
 
 
 def _deal_machine(comm, machine, bounds: np.ndarray) -> dict:

@@ -7,6 +7,7 @@ on both sides, whose rows must be in ascending order on both sides.
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,8 +101,7 @@ def plan_virtual(index: "RunIndex") -> tuple[VirtualLayout | None, list[Problem]
         That, and files left out because their frames have another type than most.
     """
     # the run index may name files none of whose frames are used
-    used = np.unique(index.frames.file)
-    used = used[used >= 0]
+    used = np.unique(index.frames.segments[:, 3])
     types = Counter(index.files[number].dtype for number in used)
     dtype = min(types, key=lambda name: (-types[name], name))
     problems = []
@@ -152,8 +152,9 @@ def find_mappings(
     train_start[new_train] = new_train
     train_start = np.maximum.accumulate(train_start)
     parts, total = [], 0
-    for module in range(frames.n_modules):
-        runs = _find_runs(frames.file[:, module], frames.row[:, module], fits, per_train)
+    bounds = np.searchsorted(frames.segments[:, 0], np.arange(frames.n_modules + 1))
+    for module, (a, b) in enumerate(pairwise(bounds.tolist())):
+        runs = _find_runs(frames.segments[a:b].astype(np.int64), fits, per_train)
         parts.append(_join_repeats(module, *runs, train_start, per_train))
         total += len(parts[-1][0])
         if total > MAX_MAPPINGS:
@@ -162,23 +163,31 @@ def find_mappings(
 
 
 def _find_runs(
-    file: np.ndarray, row: np.ndarray, fits: np.ndarray, per_train: np.ndarray
+    segments: np.ndarray, fits: np.ndarray, per_train: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Return file, frame, row and length of the runs in which both frame and row advance by one.
 
     No run goes on in the next row of a dataset whose rows are trains.
+
+    Parameters
+    ----------
+    segments : ndarray, int64 (run, 5)
+        Those of a module, see `FrameTable.segments`.
+    fits, per_train
+        As for `find_mappings`.
     """
-    file, row = np.ascontiguousarray(file), np.ascontiguousarray(row)
-    frame = np.flatnonzero((file >= 0) & fits[file])
-    if len(frame) < len(file):
-        file, row = file[frame], row[frame]
-    goes_on = (np.diff(frame) == 1) & (np.diff(row) == 1) & (np.diff(file) == 0)
-    if per_train.any():
-        by_train = per_train[file[1:]] > 0
-        goes_on &= ~by_train | (row[1:] % np.maximum(per_train[file[1:]], 1) > 0)
-    start = np.flatnonzero(np.concatenate([np.ones(len(frame[:1]), bool), ~goes_on]))
-    length = np.diff(start, append=len(frame))
-    return file[start].astype(np.int64), frame[start], row[start].astype(np.int64), length
+    _, first, end, file, row = segments[fits[segments[:, 3]]].T
+    length, n = end - first, per_train[file]
+    if not n.any():
+        return file, first, row, length
+    before = np.where(n > 0, row % np.maximum(n, 1), 0)
+    n = np.where(n > 0, n, length)
+    pieces = -(-(before + length) // n)
+    of = np.repeat(np.arange(len(file)), pieces)
+    number = np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = np.maximum(number * n[of] - before[of], 0)
+    stop = np.minimum((number + 1) * n[of] - before[of], length[of])
+    return file[of], first[of] + start, row[of] + start, stop - start
 
 
 def _join_repeats(

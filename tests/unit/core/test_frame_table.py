@@ -50,3 +50,61 @@ def test_more_files_than_short_numbers_have():
 def test_no_frames():
     file, row = same_rows()
     assert len(a_table(file[:0], row[:0]).compact()) == 0
+
+
+def absent(file: np.ndarray, row: np.ndarray, frame, module) -> None:
+    file[frame, module], row[frame, module] = -1, 0
+
+
+def whole_run():
+    return same_rows()
+
+
+def lacking_frames():
+    file, row = same_rows()
+    absent(file, row, [2, 3, 6], [0, 0, 5])
+    absent(file, row, slice(None), 9)
+    return file, row
+
+
+def next_file_and_other_order():
+    file, row = same_rows()
+    file[4:] += MODULES
+    row[:, 3] = row[::-1, 3]
+    return file, row
+
+
+def many_frames():
+    file, row = (np.concatenate([x] * 2000) for x in lacking_frames())
+    file[9000:, 1] = 40_000
+    return file, row
+
+
+@pytest.mark.parametrize(
+    "places", [whole_run, lacking_frames, next_file_and_other_order, many_frames]
+)
+def test_segments_tell_where_all_frames_are(places):
+    file, row = places()
+    table = a_table(file, row)
+    for module, first, end, number, start in table.segments.tolist():
+        assert (file[first:end, module] == number).all()
+        assert row[first:end, module].tolist() == list(range(start, start + end - first))
+        follows = end < len(file) and file[end, module] == number
+        assert not follows or row[end, module] != start + end - first
+    order = [tuple(segment) for segment in table.segments[:, :2].tolist()]
+    assert order == sorted(order)
+    ids = table.train_id, table.cell_id, table.pulse_id
+    again = FrameTable.of_segments(*ids, table.segments, MODULES)
+    compact = table.compact()
+    for name in ("file", "row"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
+        assert getattr(again, name).dtype == getattr(compact, name).dtype
+    assert (again.row.strides[1] == 0) == (compact.row.strides[1] == 0)
+
+
+def test_segments_of_no_frames():
+    file, row = same_rows()
+    table = a_table(file[:0], row[:0])
+    assert table.segments.shape == (0, 5)
+    ids = table.train_id, table.cell_id, table.pulse_id
+    assert FrameTable.of_segments(*ids, table.segments, MODULES).file.shape == (0, MODULES)

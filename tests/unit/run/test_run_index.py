@@ -129,10 +129,11 @@ def test_valid_run(run):
     assert len(index.files) == 32
     assert index.problems == ()
     assert index.start_time.endswith("+00:00")
-    dtypes = {name: getattr(index.frames, name).dtype for name in index.frames.__dict__}
+    names = FrameTable.__dataclass_fields__
+    dtypes = {name: getattr(index.frames, name).dtype for name in names}
     assert dtypes == {
         **{"train_id": np.uint64, "pulse_id": np.uint64, "cell_id": np.uint16},
-        **{"file": np.int32, "row": np.int32},
+        **{"file": np.int16, "row": np.int32},
     }
 
 

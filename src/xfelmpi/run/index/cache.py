@@ -17,7 +17,7 @@ from xfelmpi.run.index.identity import FILE_LEFT_OUT
 from xfelmpi.run.index.module_file import FileContent, module_files
 from xfelmpi.run.index.run_index import RunIndex, index_files, slice_trains
 
-SCHEMA = 6
+SCHEMA = 7
 """Of what is kept: another number for every change of its content, or of how it is found."""
 
 _TEXTS = ("kind", "detector", "source", "start_time", "proposal")
@@ -105,15 +105,16 @@ def _load(path: Path, key: str) -> RunIndex | None:
 
 
 def _index(path: Path, table: dict[str, np.ndarray], about: dict) -> RunIndex:
-    n, detector = len(table["cell"]), detectors_of(about["detector"])[0]
+    detector = detectors_of(about["detector"])[0]
     return RunIndex(
         **{name: about[name] for name in _TEXTS},
         files=tuple(ModuleFile(**f) for f in about["files"]),
-        frames=FrameTable(
+        frames=FrameTable.of_segments(
             np.repeat(table["train"], table["per_train"]),
             table["cell"],
             table["pulse"],
-            *_places(table["segments"], (n, detector.n_modules)),
+            table["segments"],
+            detector.n_modules,
         ),
         modules_in_run=about["modules_in_run"],
         detector_type=detector,
@@ -135,40 +136,8 @@ def _save(path: Path, key: str, index: RunIndex) -> None:
         "per_train": per_train,
         "cell": frames.cell_id,
         "pulse": frames.pulse_id,
-        "segments": _segments(frames),
+        "segments": frames.segments,
         "listed": index.listed,
         "recorded": index.recorded,
     }
     cache_file.save(path, key, arrays, about)
-
-
-def _segments(frames: FrameTable) -> np.ndarray:
-    """Return the runs of frames that stand one after the other in a file, int64 (run, 5).
-
-    Columns: module, first frame, end, file, row of the first.
-    """
-    found = []
-    for module in range(frames.n_modules):
-        file, row = frames.file[:, module], frames.row[:, module]
-        breaks = (np.diff(file) != 0) | (np.diff(row) != 1)
-        first = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-        end = np.append(first[1:], len(file))
-        columns = (np.full(len(first), module), first, end, file[first], row[first])
-        found.append(np.stack(columns, axis=1).astype(np.int64)[file[first] >= 0])
-    return np.concatenate(found)
-
-
-def _places(segments: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return file and row of every frame and module, int32 `shape` each, from `_segments`."""
-    file = np.full(shape, -1, np.int32)
-    row = np.zeros(shape, np.int32)
-    # runs that are the same frames of several modules are written together, row by row
-    segments = segments[np.lexsort(segments[:, :3].T)]
-    new = (np.diff(segments[:, 1:3], axis=0) != 0).any(axis=1)
-    for alike in np.split(segments, np.flatnonzero(new) + 1):
-        modules, number, start = alike[:, 0], alike[:, 3], alike[:, 4]
-        first, end = alike[0, 1:3].tolist()
-        columns = slice(None) if len(modules) == shape[1] else modules
-        file[first:end, columns] = number
-        row[first:end, columns] = np.arange(end - first)[:, None] + start
-    return file, row

@@ -30,7 +30,8 @@ def gap_problems(frames: FrameTable, modules_in_run: int) -> list[Problem]:
         for m in range(frames.n_modules)
         if not modules_in_run >> m & 1
     ]
-    lacking = (frames.file >= 0).sum(axis=0) < len(frames)
+    module, first, end = frames.segments[:, :3].T
+    lacking = np.bincount(module, end - first, frames.n_modules) < len(frames)
     lacking &= modules_of(modules_in_run, frames.n_modules)
     if not lacking.any():
         return absent

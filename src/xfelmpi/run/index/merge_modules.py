@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.frame_table import FARTHEST_TRAIN, FrameTable, ModuleFile
+from xfelmpi.core.frame_table import FARTHEST_TRAIN, FrameTable, ModuleFile, file_type
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.index.file_index import ModuleRows
 from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
@@ -144,15 +144,20 @@ def join_modules(
             union = np.union1d(union, module.key)
     pulse = settle_pulses(union, modules, _CELL_BITS, problems)
     n = len(union)
-    file = np.full((n, n_modules), -1, np.int32)
-    row = np.zeros((n, n_modules), np.int32)
+    largest = max(int(module.file.max(initial=0)) for module in modules.values())
+    file = np.full((n, n_modules), -1, file_type(largest))
     whole = {m: modules.pop(m) for m in sorted(modules) if modules[m].key is union}
+    # as a rule all modules have a frame in the same row of their files, which is kept once
+    rows = [module.row for module in whole.values()]
+    same = len(rows) == n_modules and all(np.array_equal(other, rows[0]) for other in rows[1:])
+    row = rows[0][:, None] if same else np.zeros(file.shape, np.int32)
     # a block of rows for all modules at a time: it stays in the processor's cache meanwhile
     for start in range(0, n if whole else 0, _AT_ONCE):
         block = slice(start, start + _AT_ONCE)
         for m, module in whole.items():
             file[block, m] = module.file[block]
-            row[block, m] = module.row[block]
+            if not same:
+                row[block, m] = module.row[block]
     whole.clear()
     for m in sorted(modules):
         module = modules.pop(m)
@@ -160,4 +165,5 @@ def join_modules(
         file[at, m] = module.file
         row[at, m] = module.row
     train_id = (union >> _CELL_BITS).astype(np.uint64)
+    row = np.broadcast_to(row, file.shape)
     return FrameTable(train_id, union.astype(np.uint16), pulse, file, row)

@@ -171,40 +171,37 @@ def index_files(
     if contents is None:
         contents = read_files(module_files(folder, kind, detector), detector)
     paths = sorted(contents)
-    files: list[ModuleFile] = []
     problems: list[Problem] = []
-    suspects: list[SuspectTrain] = []
     sources, proposal = _find_sources(paths, contents, folder, problems)
     detector = _choose_detector(detector, sources, folder, problems)
     exclude = suspect_trains == "exclude"
-    listed: list[list[np.ndarray]] = []
     about = detectors_of(detector)[0]
     _refuse_raw(folder, kind, about)
     found = _by_module(sources[detector], contents)
-    unlisted: list[tuple[np.ndarray, np.ndarray]] = []
-    modules = _join_files(found, about, files, problems, suspects, exclude, (listed, unlisted))
-    drop_foreign_trains(modules, files, problems)
+    said = _FilesSay(problems=problems)
+    modules = _join_files(found, about, said, exclude=exclude)
+    drop_foreign_trains(modules, said.files, problems)
     if not any(len(m.key) for m in modules.values()):
-        why = _reasons(problems, suspects if exclude else ())
+        why = _reasons(problems, said.suspects if exclude else ())
         raise InputError(f"{folder}: no usable frame of {detector} in {len(paths)} files{why}")
     frames = join_modules(modules, about.n_modules, problems)
-    problems += _unlisted(unlisted, frames)
-    modules_in_run = int(bits_of((frames.file >= 0).any(axis=0)))
-    problems += suspect_problems(suspects, suspect_trains, *_modules_of_trains(frames))
+    problems += _unlisted(said.unlisted, frames)
+    there = np.isin(np.arange(about.n_modules), frames.segments[:, 0])
+    problems += suspect_problems(said.suspects, suspect_trains, *_modules_of_trains(frames))
     example = sources[detector][0][1]
     return RunIndex(
         kind=kind,
         detector=detector,
         source=_any_module(example, about),
-        files=tuple(files),
+        files=tuple(said.files),
         frames=frames,
-        modules_in_run=modules_in_run,
+        modules_in_run=int(bits_of(there)),
         problems=tuple(dict.fromkeys(problems)),
         detector_type=about,
-        start_time=start_time(Path(files[0].path)),
+        start_time=start_time(Path(said.files[0].path)),
         proposal=proposal,
-        listed=np.unique(np.concatenate([trains for trains, _ in listed])),
-        recorded=np.unique(np.concatenate([trains for _, trains in listed])),
+        listed=np.unique(np.concatenate(said.listed)),
+        recorded=np.unique(np.concatenate(said.recorded)),
     )
 
 
@@ -284,35 +281,67 @@ def _unlisted(unlisted: list[tuple[np.ndarray, np.ndarray]], frames: FrameTable)
     return [Problem(what, "", -1, trains[0], "frames left out")]
 
 
+@dataclass(frozen=True)
+class _FilesSay:
+    """What the files of a run say besides their frames, collected file by file.
+
+    Parameters
+    ----------
+    problems : list of Problem
+    files : list of ModuleFile
+        Those that are used.
+    suspects : list of SuspectTrain
+    listed, recorded : list of ndarray, uint64 (train,)
+        Trains that a file lists, used or not, and those of them with frames.
+    unlisted : list of (ndarray, ndarray)
+        Train and cell of the frames that a file's INDEX does not name.
+    """
+
+    problems: list[Problem]
+    files: list[ModuleFile] = field(default_factory=list)
+    suspects: list[SuspectTrain] = field(default_factory=list)
+    listed: list[np.ndarray] = field(default_factory=list)
+    recorded: list[np.ndarray] = field(default_factory=list)
+    unlisted: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
 def _join_files(
-    found, detector: Detector, files, problems, suspects, exclude, of_files
+    found, detector: Detector, said: _FilesSay, *, exclude: bool
 ) -> dict[int, ModuleFrames]:
     """Put the files of every module together: only one module is in memory as in its files.
 
-    Two lists in `of_files` get the trains that files list, used or not, with those of them that
-    have frames, and the frames that the files' INDEX does not name.
+    Parameters
+    ----------
+    found : iterable
+        Of `_by_module`.
+    detector : Detector
+    said : _FilesSay
+        Gets what the files say besides their frames.
+    exclude : bool
+        Leave out frames of trains that their file flags as suspect.
     """
-    listed, unlisted = of_files
+    files = said.files
     modules: dict[int, ModuleFrames] = {}
     for module, group in groupby(found, key=lambda found: found[2]):
         parts = []
         for path, source, _, content in group:
             if content.error is not None:
                 raise content.error
-            problems += content.problems
+            said.problems.extend(content.problems)
             new = content.suspects
-            suspects += new
-            unlisted.append(content.unlisted)
+            said.suspects.extend(new)
+            said.unlisted.append(content.unlisted)
             if content.frames is not None:
                 rows = content.frames.of_file(len(files))
-                listed.append([content.trains, content.recorded])
+                said.listed.append(content.trains)
+                said.recorded.append(content.recorded)
                 if exclude and new:
                     rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/{detector.datasets.data}"
                 files.append(ModuleFile(str(path), module, dataset, *content.about))
                 parts.append(rows)
         if sum(len(part.train) for part in parts):
-            modules[module] = order_frames(module, parts, files, problems, modules)
+            modules[module] = order_frames(module, parts, files, said.problems, modules)
     return modules
 
 
