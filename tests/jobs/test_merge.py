@@ -228,6 +228,27 @@ def test_refused(runs, merged, tmp_path, args, message):
     assert all_files(merged[0]) == before
 
 
+def test_runs_of_different_settings_are_named(runs, tmp_path, capfd):
+    """Those that say what a photon or a score is."""
+    paths = [tmp_path / f"r{run:04d}_hits.cxi" for run in (50, 53)]
+    for path in paths:
+        shutil.copy(runs / "scratch" / "saved_hits" / path.name, path)
+    start_logging(0)
+    collect((50, 53), paths, None)
+    assert "settings" not in "".join(capfd.readouterr())
+    with h5py.File(paths[1], "r+") as file:
+        settings = json.loads(file.attrs["configuration"])
+        settings |= {"photon_threshold": 0.5, "score": "photons", "sigma": 7.0}
+        file.attrs["configuration"] = json.dumps(settings)
+    collect((50, 53), paths, None)
+    told = (
+        "run 53 was processed with --photon-threshold 0.5 (run 50: 0.7), --score photons (run 50:"
+    )
+    said = "".join(capfd.readouterr())
+    assert told in said
+    assert "--sigma" not in said
+
+
 def test_damaged(runs, tmp_path):
     output = copied(runs, tmp_path)
     path = output / "saved_hits" / "r0051_hits.cxi"

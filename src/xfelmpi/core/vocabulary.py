@@ -19,6 +19,20 @@ _OTHER = {name: other for pair in SPELLINGS for name, other in (pair, pair[::-1]
 OF_HITS = ("vds_index", "run", "photon_energy", "background_weighting", "background_index")
 """Further columns of hits in CXI and merged files, which the events file lacks."""
 
+PLAIN_NUMBERS = (
+    "trainId",
+    "cellId",
+    "pulseId",
+    "vds_index",
+    "run",
+    "modules",
+    "n_pulses",
+    "pumped",
+)
+PLAIN_NUMBERS += ("litpixels", "hitscore", "hit_median", "hit_std", "hit_threshold", "hit_sigma")
+PLAIN_NUMBERS += ("background_weighting", "background_index", "class", "class_weight")
+"""Columns without a unit by their meaning; of others the unit may only be unknown."""
+
 Value = TypeVar("Value")
 
 

@@ -156,6 +156,8 @@ def test_units_and_both_names(condition, rows):
     [
         ("pulse_energy > 200 nm", "pulse_energy is in J, 200 nm is not"),
         ("60 mJ > size", "size is in m, 60 mJ is not"),
+        ("lit_pixels > 3 uJ", "lit_pixels is a plain number, 3 uJ is not"),
+        ("2 nm < train_id", "train_id is a plain number, 2 nm is not"),
         ("pulse_energy > 5 parsec", "'5 parsec': parsec is not a known unit"),
         ("pulse_energy > 5 uJ uJ", "invalid syntax"),
         ("uJ > 5", "no column uJ"),

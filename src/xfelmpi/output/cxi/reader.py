@@ -1,6 +1,7 @@
 """The CXI file of a finished run, read back: all but the frames."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -55,6 +56,8 @@ class FinishedHits:
     background_cell : ndarray, int32 (background,), or None
         Of a file with backgrounds of memory cells: -1, that of all, which `background` is, and the
         cells of the others.
+    configuration : dict
+        The options that the run was processed with, as JSON has them.
     """
 
     columns: dict[str, HitColumn]
@@ -68,6 +71,7 @@ class FinishedHits:
     powder: np.ndarray
     background: np.ndarray
     background_cell: np.ndarray | None = None
+    configuration: dict = field(default_factory=dict)
 
 
 def read_finished_hits(path: Path) -> FinishedHits:
@@ -109,7 +113,15 @@ def read_finished_hits(path: Path) -> FinishedHits:
             powder=powder,
             background=background,
             background_cell=cells,
+            configuration=_configuration(file),
         )
+
+
+def _configuration(file: h5py.File) -> dict:
+    found = json.loads(checked_attribute(file, "configuration", str))
+    if not isinstance(found, dict):
+        raise ValueError(f"configuration: {str(found)[:40]!r}, expected the options of a job")
+    return found
 
 
 def read_background(

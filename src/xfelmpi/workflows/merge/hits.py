@@ -14,6 +14,9 @@ from xfelmpi.output.hit_columns import DETECTOR
 from xfelmpi.output.hit_writer import HitHeader
 from xfelmpi.workflows.merge.row_filter import rows_where, signed
 
+_OF_PHOTONS = ("photon_threshold", "adu_per_photon", "common_mode", "score", "normalise")
+"""Options without which photons or scores of two runs are not alike."""
+
 _SHIFT, _TOO_FAR = 0.02, 0.5
 """Pixels: how far apart the runs' pixels may lie for a warning, and for an error."""
 
@@ -72,6 +75,7 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
                 f"run {run} is of sample {printable(found.sample)!r}, run {runs[0]} of "
                 f"{printable(first.sample)!r}; the merged files name the latter"
             )
+        _warn_of_settings(run, found.configuration, runs[0], first.configuration)
         modules |= found.modules
         good, powder = good | found.good_pixels, powder + found.powder
     row = np.concatenate(rows)
@@ -88,6 +92,19 @@ def collect(runs: tuple[int, ...], paths: list[Path], where: str | None) -> Merg
         background=np.stack(backgrounds),
     )
     return Merged(header, modules, _join(parts, rows), np.concatenate(sources), row)
+
+
+def _warn_of_settings(run: int, settings: dict, first_run: int, first: dict) -> None:
+    """Say which settings differ that say what a photon, or a score, is."""
+    differ = [
+        f"--{name.replace('_', '-')} {settings[name]} (run {first_run}: {first[name]})"
+        for name in _OF_PHOTONS
+        if name in settings and name in first and settings[name] != first[name]
+    ]
+    if differ:
+        log.warning(
+            f"run {run} was processed with {', '.join(differ)}; hits are merged as they are"
+        )
 
 
 def run_type(runs) -> type:

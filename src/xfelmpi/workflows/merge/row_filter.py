@@ -15,7 +15,7 @@ import numpy as np
 
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.units import Unit, parse_unit
-from xfelmpi.core.vocabulary import under_both_names
+from xfelmpi.core.vocabulary import PLAIN_NUMBERS, under_both_names
 
 _COMPARISONS = {
     ast.Lt: operator.lt,
@@ -132,7 +132,7 @@ class _Evaluation:
     ):
         self._named = columns
         self._columns = under_both_names(columns)
-        self._units = under_both_names(units)
+        self._units = under_both_names(dict.fromkeys(PLAIN_NUMBERS, "") | dict(units))
         self._quantities = quantities
 
     def value_of(self, node: ast.expr):
@@ -190,9 +190,8 @@ class _Evaluation:
             units = self._unit_of(one), self._unit_of(other)
             written = isinstance(other, ast.Name) and other.id in self._quantities
             if written and None not in units and units[0] != units[1]:
-                raise ValueError(
-                    f"{ast.unparse(one)} is in {units[0]}, {ast.unparse(other)} is not"
-                )
+                what = f"is in {units[0]}" if units[0] else "is a plain number"
+                raise ValueError(f"{ast.unparse(one)} {what}, {ast.unparse(other)} is not")
 
     def _one_comparison(self, left: ast.expr, how: ast.cmpop, right: ast.expr):
         value = self._number(left)
