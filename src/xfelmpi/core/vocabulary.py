@@ -20,17 +20,10 @@ OF_HITS = ("vds_index", "run", "photon_energy", "background_weighting", "backgro
 """Further columns of hits in CXI and merged files, which the events file lacks."""
 
 PLAIN_NUMBERS = (
-    "trainId",
-    "cellId",
-    "pulseId",
-    "vds_index",
-    "run",
-    "modules",
-    "n_pulses",
-    "pumped",
+    *("trainId", "cellId", "pulseId", "vds_index", "run", "modules", "n_pulses", "pumped"),
+    *("litpixels", "hitscore", "hit_median", "hit_std", "hit_threshold", "hit_sigma"),
+    *("background_weighting", "background_index", "class", "class_weight"),
 )
-PLAIN_NUMBERS += ("litpixels", "hitscore", "hit_median", "hit_std", "hit_threshold", "hit_sigma")
-PLAIN_NUMBERS += ("background_weighting", "background_index", "class", "class_weight")
 """Columns without a unit by their meaning; of others the unit may only be unknown."""
 
 Value = TypeVar("Value")
