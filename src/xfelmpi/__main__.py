@@ -197,7 +197,7 @@ def _run(command: str, argv: list[str]) -> int:
         return _leave(comm, stop.code if isinstance(stop.code, int) and stop.code else EXIT_BUG)
     except BaseException as error:
         # mpirun sends SIGTERM to the ranks that are left when one has failed
-        shutdown.plan.speaks = False
+        shutdown.stop_plan.speaks = False
         return _fail(comm, error)
 
 

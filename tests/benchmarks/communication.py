@@ -35,7 +35,7 @@ _WIDTH = 24
 """Calls of a stage in the library's table."""
 
 PARTS = (
-    ("pipeline", "share_remaining", "index: share"),
+    ("pipeline", "distribute_remaining", "index: share"),
     ("pipeline", "load_inputs", "index: masks, geometry"),
     ("ending", "sum_powder", "photons: powder"),
     ("outputs", "sum_powder", "write: powder sums"),

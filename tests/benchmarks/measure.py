@@ -21,7 +21,7 @@ from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.paths import Experiment
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
-from xfelmpi.run.distribution import share_run
+from xfelmpi.run.distribution import distribute_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.simulate import SimulationOptions, simulate
 
@@ -60,8 +60,8 @@ class Pass:
 def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> Pass:
     """Share out a run and load what its pass needs."""
     experiment = Experiment(config.prefix, config.output, config.run)
-    share = share_run(comm, experiment, config.part(RunSettings))
-    facts = share.facts
+    local_run = distribute_run(comm, experiment, config.part(RunSettings))
+    facts = local_run.facts
     calibration = None
     if config.data == "raw":
         calibration = load_calibration(
@@ -78,7 +78,7 @@ def set_up(comm: MPI.Comm, config: Config, inflater: Inflater | None = None) -> 
     adu = config.adu_per_photon or 1.0
     sparsifier = Sparsifier(files, masks, adu, 0.7, 8 << 20, calibration, inflater)
     powder = PowderSum.zeros(masks.good.shape[1], detector)
-    return Pass(share.frames, files, sparsifier, powder, calibration)
+    return Pass(local_run.frames, files, sparsifier, powder, calibration)
 
 
 class Floor:

@@ -217,7 +217,7 @@ def try_frames(rng, file: int) -> int:
     n, readable = len(chunks.values), chunks.readable
     options = {}
     if rng.random() < 0.3:
-        options["spoilt"] = rng.random((n, SS, FS), np.float32) < rng.choice(SHARES)
+        options["masked_in_frame"] = rng.random((n, SS, FS), np.float32) < rng.choice(SHARES)
     if rng.random() < 0.2:
         options["room"] = int(rng.integers(1, 3000))
     good = rng.random((2, SS, FS), np.float32) < rng.choice((0, 0.5, 0.99, 1))
@@ -225,7 +225,7 @@ def try_frames(rng, file: int) -> int:
     row = rng.integers(0, 2, n).astype(np.int32)
     out = run_kernel(chunks.values, good, region, row, source=chunks.place, **options)
     assert ((out.status == 0) == readable).all(), out.status
-    masks = options.get("spoilt")
+    masks = options.get("masked_in_frame")
     masks = None if masks is None else masks[readable].astype(np.uint32)
     twin = module_twin(chunks.values[readable], good[row[readable]], region, masks=masks)
     for name in (*EMPTY, "entries"):

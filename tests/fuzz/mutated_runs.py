@@ -135,29 +135,29 @@ def read_run(prefix: Path, output: Path, kind: str):
     from xfelmpi.core.problems import summarised
     from xfelmpi.detectors.agipd import AGIPD_1M
     from xfelmpi.reduction.powder import PowderSum
-    from xfelmpi.run.distribution import share_run
+    from xfelmpi.run.distribution import distribute_run
     from xfelmpi.run.frames.file_pool import FilePool
     from xfelmpi.workflows.inputs import load_inputs, make_sparsifier
 
     config = Config(50, prefix, output, **OPTIONS[kind])
     experiment = Experiment(prefix, output, 50)
-    share = share_run(MPI.COMM_SELF, experiment, config.part(RunSettings))
-    files = FilePool(share.facts.files)
+    local_run = distribute_run(MPI.COMM_SELF, experiment, config.part(RunSettings))
+    files = FilePool(local_run.facts.files)
     try:
-        inputs = load_inputs(RunJob.of(MPI.COMM_SELF, config), share, files)
+        inputs = load_inputs(RunJob.of(MPI.COMM_SELF, config), local_run, files)
         sparsifier = make_sparsifier(config, inputs, files)
         powder = PowderSum.zeros(inputs.masks.good.shape[1], AGIPD_1M)
-        block = sparsifier.frames(share.frames, powder)
+        block = sparsifier.frames(local_run.frames, powder)
     finally:
         files.close()
-    table, found = share.frames, {}
+    table, found = local_run.frames, {}
     for row, module in np.argwhere(table.file >= 0):
         if block.sums.modules[row] >> module & 1:
             entries = slice(block.start[row, module], block.stop[row, module])
             lists = (block.pixel[entries].tolist(), block.count[entries].tolist())
             name = files.name(table.file[row, module])
             found[name, int(table.train_id[row]), int(table.cell_id[row])] = lists
-    problems = summarised([*share.problems, *inputs.problems, *sparsifier.problems])
+    problems = summarised([*local_run.problems, *inputs.problems, *sparsifier.problems])
     return found, len(problems)
 
 

@@ -28,7 +28,7 @@ def run_kernel(
     room=None,
     adu=1.0,
     threshold=0.7,
-    spoilt=None,
+    masked_in_frame=None,
     source=None,
     *,
     readonly=False,
@@ -45,7 +45,7 @@ def run_kernel(
     room : int, optional
         Entries of the list; default: enough for all pixels.
     adu, threshold : float
-    spoilt : ndarray, bool (frame, 512, 128), optional
+    masked_in_frame : ndarray, bool (frame, 512, 128), optional
         Pixels that the frames' own masks call bad.
     source : dict, optional
         Inputs of the kernel that say where the bytes of the frames are, if not in memory.
@@ -77,7 +77,7 @@ def run_kernel(
         "good": pack(good),
         "mask_row": np.zeros(n, np.int32) if mask_row is None else mask_row,
         "roi": pack(region),
-        "masked_in_frame": None if spoilt is None else pack(spoilt),
+        "masked_in_frame": None if masked_in_frame is None else pack(masked_in_frame),
     }
     if readonly:
         for array in [*place.values(), *masks.values()]:

@@ -67,7 +67,7 @@ def call_xfelmpi(args) -> subprocess.CompletedProcess:
     log = logging.getLogger("xfelmpi")
     before = log.handlers[:], log.propagate, log.level
     # and a plan of how it stops
-    vars(shutdown.plan).update(vars(type(shutdown.plan)()))
+    vars(shutdown.stop_plan).update(vars(type(shutdown.stop_plan)()))
     with (
         # every job has an id of its own
         patch.object(job, "_job", type(job._job)()),

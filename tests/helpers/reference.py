@@ -143,7 +143,7 @@ def raw_photons(
     -------
     photons : ndarray, int64 (512, 128)
         0 in all bad pixels.
-    spoilt : ndarray, bool (512, 128)
+    bad_in_frame : ndarray, bool (512, 128)
         Good pixels that are bad in this frame only: bad in their stage, or too many photons.
     switched : (int, int)
         Good pixels in medium and in low gain.
@@ -155,8 +155,8 @@ def raw_photons(
         return np.take_along_axis(values, stage[None], axis=0)[0]
 
     good = good & ~bad[0]
-    spoilt = good & of_stage(bad)
-    usable = good & ~spoilt
+    bad_in_frame = good & of_stage(bad)
+    usable = good & ~bad_in_frame
     with np.errstate(invalid="ignore", over="ignore"):
         signal = analogue.astype(np.float32) - of_stage(offset).astype(np.float32)
         signal *= of_stage(gain).astype(np.float32)
@@ -170,9 +170,9 @@ def raw_photons(
                     assert middle.dtype == np.float32
                     signal[asic] -= middle
     photons, too_many = photon_image(signal, adu, threshold)
-    spoilt |= usable & too_many
+    bad_in_frame |= usable & too_many
     switched = tuple(int((good & (stage == s)).sum()) for s in (1, 2))
-    return np.where(usable & ~too_many, photons, 0), spoilt, switched
+    return np.where(usable & ~too_many, photons, 0), bad_in_frame, switched
 
 
 def quantile(values, q: float) -> float:

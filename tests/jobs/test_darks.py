@@ -536,7 +536,7 @@ def test_two_stages(made, dark_runs, tmp_path):
 
 @pytest.fixture
 def copied(dark_runs, tmp_path):
-    """Two dark runs that can be spoilt, with the path of module 4 in the second."""
+    """Two dark runs that can be damaged, with the path of module 4 in the second."""
     prefix = tmp_path / "p007927"
     for run in ("r0010", "r0011"):
         shutil.copytree(dark_runs[0].options.prefix / "raw" / run, prefix / "raw" / run)

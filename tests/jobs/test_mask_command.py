@@ -164,7 +164,7 @@ def test_faint_float_run_without_bad_cells(tmp_path):
 
 
 @pytest.fixture
-def spoilt(tmp_path):
+def damaged(tmp_path):
     """A run in which an ASIC is dead, a cell of a module too bright, and a pixel often NaN."""
     tiny_run(
         tmp_path, **{**LIT, "trains": 20, "cells": CELLS[:8], "dtype": "f4", "compression": "none"}
@@ -180,9 +180,9 @@ def spoilt(tmp_path):
     return tmp_path
 
 
-def test_bright_cell_dead_asic_and_nan(spoilt):
-    done = make(spoilt)
-    _, good = read_mask(spoilt / MASK)
+def test_bright_cell_dead_asic_and_nan(damaged):
+    done = make(damaged)
+    _, good = read_mask(damaged / MASK)
     assert not good[2, 0].any()
     assert not good[:, 0, 128:192, 64:].any()
     good[2, 0] = good[:, 0, 128:192, 64:] = True

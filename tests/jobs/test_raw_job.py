@@ -69,18 +69,18 @@ def raw_image(mock, row, module) -> np.ndarray:
 
 
 def numpy_photons(mock, row, module, common_mode) -> tuple[np.ndarray, np.ndarray]:
-    """Return photons and spoilt pixels of one module's frame by the formula."""
+    """Return photons of a frame of a module, and its pixels that are bad, by the formula."""
     cell = mock.truth["cellId"][row]
     constants = mock.constants(module)
     names = ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
-    photons, spoilt, _ = raw_photons(
+    photons, bad_in_frame, _ = raw_photons(
         *raw_image(mock, row, module),
         *(constants[name][:, cell] for name in names),
         np.ones((512, 128), bool),
         60.0,
         common_mode=common_mode,
     )
-    return photons, spoilt
+    return photons, bad_in_frame
 
 
 def hits_of(output, run=50):
@@ -238,9 +238,9 @@ def test_common_mode_equals_numpy_on_every_frame(bright, bright_outputs):
     differ = 0
     for row in rows:
         for module in range(16):
-            photons, spoilt = numpy_photons(bright, row, module, common_mode=True)
+            photons, bad_in_frame = numpy_photons(bright, row, module, common_mode=True)
             np.testing.assert_array_equal(images[row, module], photons)
-            right = bright.good(row)[module] & ~spoilt
+            right = bright.good(row)[module] & ~bad_in_frame
             np.testing.assert_array_equal(masks[row, module] == 0, right)
             differ += np.count_nonzero(photons != bright.frame(row)[module])
     assert differ > 0, "the common mode should matter here"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.mpi
 
 MODULES = (3, 5, 9, 10)
 CELLS = np.array([0, 2, 3])
-ARRAYS = ("cut", "level1", "level2", "offset", "gain", "bad")
+ARRAYS = ("one_photon_adc", "level1", "level2", "offset", "gain", "bad")
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ SINGLE = {
 def test_what_only_rank_0_has(comm, shared_path):
     def work(file):
         for name, value in SINGLE.items():
-            file.put(name, value if comm.rank == 0 else None, note=name)
+            file.store(name, value if comm.rank == 0 else None, note=name)
 
     with h5py.File(write(comm, shared_path / "a.h5", work)) as file:
         for name, value in SINGLE.items():
@@ -178,7 +178,7 @@ def test_attributes_groups_and_links(comm, shared_path):
     def work(file):
         file.group("entry/data", NX_class="NXdata", axes=[".", "."])
         file.group("entry", NX_class="NXentry")
-        file.put("entry/x", 5)
+        file.store("entry/x", 5)
         file.link("entry/data/x", "/entry/x")
 
     with h5py.File(write(comm, shared_path / "a.h5", work, attributes)) as file:
@@ -198,7 +198,7 @@ def test_name_only_when_complete(comm, shared_path):
         begin_partial(path).write_bytes(b"left over" * 10000)
     comm.Barrier()
     file = ParallelFile(comm, path, {})
-    file.put("x", 1)
+    file.store("x", 1)
     file.close()
     comm.Barrier()
     before = path.read_text()

@@ -224,7 +224,7 @@ class _Module:
 
     def fill(self, arrays: dict[str, np.ndarray]) -> None:
         """Write everything into the shared arrays of the module."""
-        for name in ("cut", "lowest1", "level1", "level2"):
+        for name in ("one_photon_adc", "lowest1", "level1", "level2"):
             arrays[name][:] = NEVER
         arrays["offset"][:] = 0
         arrays["bad"][:] = 0xFF
@@ -272,7 +272,7 @@ class _Module:
     def _put(self, arrays, first: int, last: int, found: dict[str, np.ndarray]) -> None:
         rows, n = self._rows, len(self._rows)
         parts = {"lowest1": slice(first // 64, last // 64)}
-        for name in ("cut", "lowest1", "level1", "level2"):
+        for name in ("one_photon_adc", "lowest1", "level1", "level2"):
             part = parts.get(name, slice(first, last))
             arrays[name][rows, part] = found[name].reshape(n, -1)
         offset = found["offset"].reshape(STAGES, n, -1).swapaxes(0, 1)

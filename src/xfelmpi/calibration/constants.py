@@ -38,7 +38,7 @@ class ModuleConstants:
 
     Parameters
     ----------
-    cut : ndarray, uint16 (row, pixel)
+    one_photon_adc : ndarray, uint16 (row, pixel)
         Smallest analogue value that is a photon in the high stage.
     lowest1 : ndarray, uint16 (row, pixel / 64)
         Smallest `level1` of every 64 pixels.
@@ -53,7 +53,7 @@ class ModuleConstants:
         Bits of the bad pixels of every stage.
     """
 
-    cut: np.ndarray
+    one_photon_adc: np.ndarray
     lowest1: np.ndarray
     level1: np.ndarray
     level2: np.ndarray
@@ -257,7 +257,7 @@ def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int, detector: Detec
         n_pixels if form.gain_pixels else 1,
     )
     return [
-        ("cut", per_cell, "u2"),
+        ("one_photon_adc", per_cell, "u2"),
         ("lowest1", (*per_cell[:2], n_pixels // 64), "u2"),
         ("level1", per_cell, "u2"),
         ("level2", per_cell, "u2"),
@@ -318,7 +318,7 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> No
         n_cells = file["AnalogOffset"].shape[1]
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
-                for name in ("cut", "lowest1", "level1", "level2"):
+                for name in ("one_photon_adc", "lowest1", "level1", "level2"):
                     arrays[name][row] = NEVER
                 arrays["offset"][row] = 0
                 arrays["bad"][:, row] = 0xFF
@@ -330,7 +330,7 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> No
                 for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
             )
             cell_arrays = prepare_cell(offset, gain, level, bad != 0, settings)
-            for name in ("cut", "lowest1", "level1", "level2", "offset"):
+            for name in ("one_photon_adc", "lowest1", "level1", "level2", "offset"):
                 arrays[name][row] = cell_arrays[name]
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0

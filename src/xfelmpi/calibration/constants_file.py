@@ -165,7 +165,7 @@ def prepare_cell(offset, gain, level, bad, settings: RawSettings) -> dict[str, n
     level1 = np.where(bad[0], NEVER, np.clip(np.ceil(level[1]), 0, 65535)).astype(np.uint16)
     level2 = np.clip(np.floor(level[2]), 0, 65535)
     return {
-        "cut": np.where(bad[0], NEVER, cut).astype(np.uint16),
+        "one_photon_adc": np.where(bad[0], NEVER, cut).astype(np.uint16),
         "lowest1": level1.reshape(-1, 64).min(axis=1),
         "level1": level1,
         "level2": level2.astype(np.uint16),

@@ -121,7 +121,7 @@ def doubtful_signal(histogram: SignalHistogram, adu_per_photon: float) -> tuple[
 
 
 def check_photon_signal(
-    comm, files: FilePool, share: LocalRun, masks: Masks, adu_per_photon: float
+    comm, files: FilePool, local_run: LocalRun, masks: Masks, adu_per_photon: float
 ) -> tuple[str, ...]:
     """Return a warning on rank 0 if corrected float data contradict `adu_per_photon`; collective.
 
@@ -129,17 +129,17 @@ def check_photon_signal(
     ----------
     comm : Intracomm
     files : FilePool
-    share : LocalRun
+    local_run : LocalRun
     masks : Masks
     adu_per_photon : float
     """
     histogram = SignalHistogram()
-    reader, frames, about = MaskReader(files), share.frames, share.facts.files
+    reader, frames, about = MaskReader(files), local_run.frames, local_run.facts.files
     wanted = np.unique(
-        np.linspace(0, share.facts.n_frames - 1, SAMPLED_FRAMES).round().astype(np.int64)
+        np.linspace(0, local_run.facts.n_frames - 1, SAMPLED_FRAMES).round().astype(np.int64)
     )
     with mpi.fail_together(comm):
-        for number, row in enumerate((wanted - share.first_frame).tolist()):
+        for number, row in enumerate((wanted - local_run.first_frame).tolist()):
             if not 0 <= row < len(frames):
                 continue
             modules = np.flatnonzero(frames.file[row] >= 0)

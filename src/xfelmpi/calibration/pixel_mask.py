@@ -119,7 +119,7 @@ _ROLES = ("per-cell mask", "global mask")
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _MaskChoice:
     # which masks are used, as rank 0 decides
     files: tuple[MaskFile, ...]
     frame_bits: int
@@ -170,28 +170,28 @@ def load_masks(
         If a named mask is missing, or one has the wrong shape or dtype.
     """
     about = (experiment, settings, cells, files, samples, only_global, detector)
-    plan = bcast_from_root(comm, lambda: _plan(*about))
-    used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in plan.files)
+    choice = bcast_from_root(comm, lambda: _choose_masks(*about))
+    used = tuple(UsedFile(_ROLES[file.cells is None], str(file.path)) for file in choice.files)
     region, region_file, *region_notes = all_pixels(detector), ()
     if not only_global:
         find = partial(find_region, experiment, settings, detector)
         region, region_file, *region_notes = bcast_from_root(comm, find)
     # without anything per cell, one row serves all cells
-    per_cell = calibration is not None or any(file.cells is not None for file in plan.files)
-    rows = cells if per_cell or plan.static_bits else cells[:0]
+    per_cell = calibration is not None or any(file.cells is not None for file in choice.files)
+    rows = cells if per_cell or choice.static_bits else cells[:0]
     limit = private_limit(settings.memory_per_rank)
-    shared, odd = _read_shared(comm, plan.files, rows, calibration, detector, limit, bad)
+    shared, odd = _read_shared(comm, choice.files, rows, calibration, detector, limit, bad)
     problems, drift, warnings = (), (), ()
-    if plan.static_bits:
-        problems, drift, warnings = _apply_static(comm, shared, files, samples, plan.static_bits)
+    if choice.static_bits:
+        problems, drift, warnings = _apply_static(comm, shared, files, samples, choice.static_bits)
     good, mine = shared.array, range(comm.rank, detector.n_modules, comm.size)
     return Masks(
         good=good,
         row_of_cell=detector.rows_of_cells(rows),
         region=region,
-        notes=(*plan.notes, *drift, *region_notes),
-        problems=(*plan.problems, *problems),
-        frame_bits=plan.frame_bits,
+        notes=(*choice.notes, *drift, *region_notes),
+        problems=(*choice.problems, *problems),
+        frame_bits=choice.frame_bits,
         warnings=(*odd, *warnings),
         files=(*used, *region_file),
         counted=allreduce_sum(comm, count_good(good, region, mine)),
@@ -273,9 +273,9 @@ def module_mask(calibration, bad: np.ndarray | None, module: int) -> np.ndarray:
     return good
 
 
-def _plan(
+def _choose_masks(
     experiment, settings, cells, pool: FilePool | None, samples, only_global, detector
-) -> _Plan:
+) -> _MaskChoice:
     """Decide which masks are used.
 
     Raises
@@ -306,7 +306,7 @@ def _plan(
     elif "auto" in wanted and not files and not only_global:
         notes += ("masks in the data: none (the files have no image/mask)",)
     frame_bits, static_bits = (bits if name in wanted else 0 for name in ("run", "run-static"))
-    return _Plan(tuple(files), frame_bits, static_bits, notes, problems)
+    return _MaskChoice(tuple(files), frame_bits, static_bits, notes, problems)
 
 
 def _describe(of_run: list[str], settings, bits: int) -> str:

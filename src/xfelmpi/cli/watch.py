@@ -131,7 +131,7 @@ def main(argv: list[str], _comm) -> int:
 
 def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Path, files) -> int:
     from xfelmpi.core.log import log
-    from xfelmpi.core.shutdown import plan
+    from xfelmpi.core.shutdown import stop_plan
     from xfelmpi.io.lock_file import held_by_one
     from xfelmpi.workflows.watch.looks import LookOptions
     from xfelmpi.workflows.watch.loop import Watcher
@@ -155,7 +155,7 @@ def _watch(given: argparse.Namespace, words: list[str], prefix: Path, output: Pa
         every=given.every,
     )
     queue = _queue(given, files)
-    plan.advice = lambda: "its jobs go on; the next xfelmpi watch continues from here"
+    stop_plan.advice = lambda: "its jobs go on; the next xfelmpi watch continues from here"
     with held_by_one(files.lock, f"{output} is being watched"):
         watcher = Watcher(
             options,

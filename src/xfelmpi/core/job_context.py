@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
-from xfelmpi.core.shutdown import StopPlan, describe_job, plan
+from xfelmpi.core.shutdown import StopPlan, describe_job, stop_plan
 
 STAGE_TITLES = {
     "index": "indexing the run",
@@ -71,7 +71,7 @@ class JobContext:
     settings: str
     argv: tuple[str, ...] = ()
     stages: Stages = field(default_factory=Stages)
-    shutdown: StopPlan = field(default_factory=lambda: plan)
+    shutdown: StopPlan = field(default_factory=lambda: stop_plan)
     job_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     growing: bool = False

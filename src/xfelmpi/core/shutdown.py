@@ -76,7 +76,7 @@ class StopPlan:
     unfinished: set[Path] = field(default_factory=set)
 
 
-plan = StopPlan()
+stop_plan = StopPlan()
 """Of this process: signals are, too."""
 
 _busy = threading.Lock()
@@ -91,7 +91,7 @@ def watch() -> None:
     """
     wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-    plan.speaks = next((os.environ[n] for n in names if n in os.environ), "0") == "0"
+    stop_plan.speaks = next((os.environ[n] for n in names if n in os.environ), "0") == "0"
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     threading.Thread(target=_wait_and_stop, args=(wanted,), daemon=True).start()
 
@@ -136,14 +136,14 @@ def describe_job(rank: int, n_ranks: int, argv: list[str], stages) -> None:
     def advice() -> str:
         if "write" in stages.seconds:
             return "all outputs are complete; only the run report may be missing"
-        if plan.resumable and "--resume" not in argv:
+        if stop_plan.resumable and "--resume" not in argv:
             return f"continue with: {launched_as([*argv, '--resume'], n_ranks)}"
         what = "continue" if "--resume" in argv else "start again"
         return f"{what} with: {launched_as(argv, n_ranks)}"
 
-    plan.speaks = rank == 0
-    plan.stage = lambda: stages.now
-    plan.advice = advice
+    stop_plan.speaks = rank == 0
+    stop_plan.stage = lambda: stages.now
+    stop_plan.advice = advice
 
 
 def launched_as(argv: list[str], n_ranks: int) -> str:
@@ -178,7 +178,7 @@ def _wait_and_stop(wanted: list[int]) -> None:
 
 
 def _stop(number: int) -> None:
-    speaks = plan.speaks
+    speaks = stop_plan.speaks
     told = ""
     if speaks:
         # whatever it says, what follows must be done
@@ -193,16 +193,16 @@ def _stop(number: int) -> None:
             late.start()
     if _busy.acquire(timeout=PATIENCE):
         with suppress(Exception):
-            plan.save()
+            stop_plan.save()
     if speaks:
         _remove_unfinished()
         with suppress(Exception):
-            plan.record(told)
+            stop_plan.record(told)
         _release()
 
 
 def _release() -> None:
-    for release in plan.releases:
+    for release in stop_plan.releases:
         with suppress(Exception):
             release()
 
@@ -218,7 +218,7 @@ def _remove_unfinished() -> None:
     if not _naming.acquire(timeout=PATIENCE):
         return
     with suppress(RuntimeError):  # another file was begun meanwhile
-        for path in plan.unfinished:
+        for path in stop_plan.unfinished:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
     _naming.release()
@@ -233,9 +233,9 @@ def _tell(number: int) -> str:
     # where a progress bar may stand
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""
     what = f"stopped by {signal.Signals(number).name}{limit}"
-    if plan.stage():
-        what += f" in stage {plan.stage()} {plan.progress()}".rstrip()
-    advice = plan.advice()
+    if stop_plan.stage():
+        what += f" in stage {stop_plan.stage()} {stop_plan.progress()}".rstrip()
+    advice = stop_plan.advice()
     lines = [printable(line) for line in (what, advice) if line]
     sys.stderr.write(clear + "".join(f"xfelmpi: {line}\n" for line in lines))
     sys.stderr.flush()

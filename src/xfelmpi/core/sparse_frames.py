@@ -180,7 +180,7 @@ class FrameSums:
         """Return the sums of some of the frames."""
         return FrameSums(*(getattr(self, name)[rows] for name in self.names()))
 
-    def put(self, first: int, other: "FrameSums") -> None:
+    def store(self, first: int, other: "FrameSums") -> None:
         """Copy the sums of some frames to the rows from `first` on."""
         for name in self.__dataclass_fields__:
             column = getattr(other, name)

@@ -19,7 +19,7 @@ import numpy as np
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.regular_file import open_regular
 from xfelmpi.io.output_file import make_folder, make_readable, serial_file
-from xfelmpi.io.partial_file import begin_partial, forget, open_own, sweep
+from xfelmpi.io.partial_file import begin_partial, end_partial, open_own, sweep
 
 T = TypeVar("T")
 
@@ -95,4 +95,4 @@ def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> No
     except (OSError, OutputError):
         with suppress(OSError):
             part.unlink()
-    forget(part)
+    end_partial(part)

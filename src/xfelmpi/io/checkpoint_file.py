@@ -16,7 +16,7 @@ import numpy as np
 
 from xfelmpi.core.errors import LostLockError
 from xfelmpi.io.output_file import make_folder
-from xfelmpi.io.partial_file import check_lock, create_new, forget, part_name
+from xfelmpi.io.partial_file import check_lock, create_new, end_partial, part_name
 
 FORMAT = "xfelmpi checkpoint 4"
 
@@ -70,7 +70,7 @@ def write_checkpoint(path: Path, about: dict, arrays: dict[str, np.ndarray]) -> 
             part.unlink(missing_ok=True)
         raise
     finally:
-        forget(part)
+        end_partial(part)
 
 
 @dataclass(frozen=True)

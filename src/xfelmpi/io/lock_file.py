@@ -29,12 +29,12 @@ from time import monotonic, sleep, time
 from xfelmpi.core.errors import BusyError, LostLockError, OutputError
 from xfelmpi.core.job import UNKNOWN, birth_of, is_running, machine_id
 from xfelmpi.core.log import date_text, log
-from xfelmpi.core.shutdown import plan
+from xfelmpi.core.shutdown import stop_plan
 from xfelmpi.core.text import printable
 from xfelmpi.io.output_file import make_folder, make_readable, owned_by
 from xfelmpi.io.partial_file import (
     begin_partial,
-    forget,
+    end_partial,
     guarded_by,
     remove_unfinished,
     sweep,
@@ -174,14 +174,14 @@ def _kept(path: Path, token: str, *, keeps: bool = True):
     stop, let_go = threading.Event(), partial(release, path, token)
     with guarded_by(lambda: check_held(path, token)):
         if keeps:
-            plan.releases.append(let_go)
+            stop_plan.releases.append(let_go)
             threading.Thread(target=_keep_fresh, args=(path, token, stop), daemon=True).start()
         try:
             yield
         finally:
             stop.set()
             if keeps:
-                plan.releases.remove(let_go)
+                stop_plan.releases.remove(let_go)
 
 
 def check_held(path: Path, token: str) -> None:
@@ -248,7 +248,7 @@ def acquire(path: Path, what: str) -> str:
     finally:
         with suppress(OSError):
             mine.unlink()
-        forget(mine)
+        end_partial(mine)
     raise BusyError(f"{path}: other jobs take this lock all the time")
 
 

@@ -16,7 +16,7 @@ from xfelmpi.core.errors import OutputError, XfelmpiError
 from xfelmpi.core.job import agree_on_process_id
 from xfelmpi.io.chunk_index import UnknownLayoutError
 from xfelmpi.io.output_file import cannot_write, reserve
-from xfelmpi.io.partial_file import begin_partial, forget, open_own, write_new
+from xfelmpi.io.partial_file import begin_partial, end_partial, open_own, write_new
 from xfelmpi.mpi import MpiFile, allreduce_max, alone, name_for_mpi, run_on_root
 
 ROUND_BYTES = 128 << 20
@@ -52,7 +52,7 @@ def check_mpi_io(path: Path) -> None:
     except OSError as error:
         raise cannot_write(path, error) from None
     finally:
-        forget(part)
+        end_partial(part)
 
 
 class ParallelFile:
@@ -189,7 +189,7 @@ class ParallelFile:
             in_file.select_none()
         self._write_together(dataset, in_memory, in_file, rows)
 
-    def put(self, name: str, value, **attributes) -> None:
+    def store(self, name: str, value, **attributes) -> None:
         """Write a whole small array, string or number that rank 0 has; every rank calls it."""
         array = fixed_length(value)
         shape, dtype = self.comm.bcast((array.shape, array.dtype))

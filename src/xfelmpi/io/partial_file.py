@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xfelmpi.core.errors import OutputError
 from xfelmpi.core.job import job_is_running, process_id
-from xfelmpi.core.shutdown import plan
+from xfelmpi.core.shutdown import stop_plan
 
 ENDING = ".part"
 
@@ -72,7 +72,7 @@ def part_name(path: Path) -> Path:
 def begin_partial(path: Path) -> Path:
     """Return the name of a file while it is being written; removed if the job is stopped."""
     part = part_name(path)
-    plan.unfinished.add(part)
+    stop_plan.unfinished.add(part)
     return part
 
 
@@ -147,18 +147,18 @@ def write_new(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def forget(part: Path) -> None:
+def end_partial(part: Path) -> None:
     """Take note that an unfinished file is finished, or removed."""
-    plan.unfinished.discard(part)
+    stop_plan.unfinished.discard(part)
     _state.made.pop(part, None)
 
 
 def remove_unfinished() -> None:
     """Remove what this job has not finished: it failed. The names are its own."""
-    for part in list(plan.unfinished):
+    for part in list(stop_plan.unfinished):
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        forget(part)
+        end_partial(part)
 
 
 def sweep(paths: Iterable[Path], *, held: bool = True) -> None:

@@ -17,8 +17,8 @@ from xfelmpi.io.partial_file import (
     check_lock,
     check_own,
     create_new,
+    end_partial,
     final_name,
-    forget,
     sweep,
 )
 
@@ -49,7 +49,7 @@ def check_writable(path: Path, *, held: bool = True) -> None:
             f"{path.parent}: cannot be written ({error.strerror}{owned_by(path.parent, error)})"
         ) from None
     finally:
-        forget(part)
+        end_partial(part)
     sweep([path], held=held)
     check_name(path)
 
@@ -170,7 +170,7 @@ class _Renaming:
             self._take_back()
             raise
         for path in paths:
-            forget(begin_partial(path))
+            end_partial(begin_partial(path))
         self._drop_old()
 
     def _keep_old(self, path: Path) -> None:
@@ -179,7 +179,7 @@ class _Renaming:
         try:
             os.link(path, old, follow_symlinks=False)
         except FileNotFoundError:
-            forget(old)
+            end_partial(old)
             old = None
         except OSError:
             # no links here, or not to files of others
@@ -206,7 +206,7 @@ class _Renaming:
                 with suppress(OSError):
                     # renaming a name to another one of the same file does nothing
                     old.unlink(missing_ok=True)
-                forget(old)
+                end_partial(old)
 
 
 def _sync_together(paths: tuple[Path, ...]) -> None:

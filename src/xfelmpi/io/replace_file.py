@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
-from xfelmpi.io.partial_file import begin_partial, check_lock, create_new, forget, sweep
+from xfelmpi.io.partial_file import begin_partial, check_lock, create_new, end_partial, sweep
 
 
 def replace_file(path: Path, data: bytes, *, locked: bool = False) -> None:
@@ -47,7 +47,7 @@ def _replace(path: Path, pieces: Iterable[bytes], size: int, *, locked: bool) ->
         raise cannot_write(path, error, size) from None
     finally:
         part.unlink(missing_ok=True)
-        forget(part)
+        end_partial(part)
 
 
 def replace_text(path: Path, text: str) -> None:

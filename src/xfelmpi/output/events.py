@@ -70,7 +70,7 @@ def write_events(
     rows = [(name, column, units.get(name, {})) for name, column in columns]
     rows += [(added.name, added.values, added.attributes()) for added in events.added]
     file.columns(start, n_frames, rows)
-    file.put(
+    file.store(
         "problems",
         np.array(
             [

@@ -38,7 +38,7 @@ class WriteInputs:
     spare : int
         Bytes that a rank has for frames; see `spare_memory`.
     analysis : AnalysisSettings
-    share : LocalRun
+    local_run : LocalRun
     masks : Masks
     sums : FrameSums
     events : EventColumns
@@ -75,7 +75,7 @@ class WriteInputs:
     settings: OutputSettings
     spare: int
     analysis: AnalysisSettings
-    share: LocalRun
+    local_run: LocalRun
     masks: Masks
     sums: FrameSums
     events: EventColumns
@@ -101,7 +101,7 @@ class WriteInputs:
 
     def no_frames(self) -> PowderSum:
         """Return the sum over no frames, with the shapes of this run."""
-        return PowderSum.zeros(self.masks.good.shape[1], self.share.facts.detector_type)
+        return PowderSum.zeros(self.masks.good.shape[1], self.local_run.facts.detector_type)
 
 
 def prepare_folders(
@@ -144,7 +144,7 @@ def prepare_folders(
 
 
 def begin_vds(
-    experiment: Experiment, attributes: dict, share: LocalRun, memory: int
+    experiment: Experiment, attributes: dict, local_run: LocalRun, memory: int
 ) -> tuple[Path | None, tuple[Problem, ...]]:
     """Write the virtual dataset, if wanted, under its temporary name; rank 0 only.
 
@@ -155,7 +155,7 @@ def begin_vds(
     experiment : Experiment
     attributes : dict
         Root attributes.
-    share : LocalRun
+    local_run : LocalRun
     memory : int
         Bytes; with more mappings than fit there is a problem instead of a virtual dataset.
 
@@ -165,11 +165,11 @@ def begin_vds(
         The final name.
     problems : tuple of Problem
     """
-    if share.virtual is None:
+    if local_run.virtual is None:
         return None, ()
-    n, limit = len(share.virtual.mappings), memory // BYTES_PER_MAPPING
+    n, limit = len(local_run.virtual.mappings), memory // BYTES_PER_MAPPING
     if n > limit:
         what = f"virtual dataset needs {n:,} mappings, {limit:,} fit into --memory-per-rank"
         return None, (Problem(what, action="not written; xfelmpi vds writes it, however many"),)
-    check_writable(experiment.vds(share.facts.kind))
-    return write_vds(experiment, attributes, share.virtual), ()
+    check_writable(experiment.vds(local_run.facts.kind))
+    return write_vds(experiment, attributes, local_run.virtual), ()

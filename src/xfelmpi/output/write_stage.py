@@ -49,7 +49,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     """Write all files and give them their names at the end; collective. Returns their paths."""
     comm, experiment = job.comm, job.experiment
     attributes = done.earlier | provenance(
-        job, done.share.facts.input_files, done.used, done.share.facts.beamline
+        job, done.local_run.facts.input_files, done.used, done.local_run.facts.beamline
     )
     _load_hits(comm, done)
     beam = _Beam.of(comm, done)
@@ -65,7 +65,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
         sums["_dark"] = _dark_sum(comm, done)
     done.reader.release()
     fault_injection.inject(comm, "powder")
-    frame_shape = done.share.facts.detector_type.frame_shape
+    frame_shape = done.local_run.facts.detector_type.frame_shape
     write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
     header = _header(experiment, done, sums, ever_good, cells) if comm.rank == 0 else None
@@ -101,7 +101,7 @@ class _Beam:
     @classmethod
     def of(cls, comm, done: WriteInputs) -> Self:
         """Compute both; collective."""
-        events, modules = done.events, done.share.facts.modules_in_run
+        events, modules = done.events, done.local_run.facts.modules_in_run
         wavelength, _ = beam_wavelength(comm, done.settings.photon_energy, events.wavelength)
         return cls(wavelength, background_weights(comm, events, modules, done.read))
 
@@ -125,7 +125,7 @@ def _analysed(comm, done: WriteInputs, beam: _Beam) -> WriteInputs:
     classes = chosen_analyses(settings, distance, beam.wavelength)
     if not classes:
         return done
-    rows, modules = np.flatnonzero(events.is_hit), done.share.facts.modules_in_run
+    rows, modules = np.flatnonzero(events.is_hit), done.local_run.facts.modules_in_run
     done = _with_hits_summed(comm, done, rows)
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
     geometry = comm.bcast(done.geometry)
@@ -165,7 +165,7 @@ def _cell_background(comm, done: WriteInputs) -> CellBackground | None:
     """Return the backgrounds of the memory cells, if they are asked for; collective."""
     if done.settings.background != "cell":
         return None
-    events, facts = done.events, done.share.facts
+    events, facts = done.events, done.local_run.facts
     # hits come first in what is kept
     done.reader.keep_only(np.flatnonzero(events.is_hit | events.is_miss))
     non_hits = done.read & ~events.is_hit & ~events.is_dark
@@ -230,9 +230,9 @@ def _hits_to_write(
         files=job.experiment,
         attributes=attributes,
         sets={k: _frame_set(job, done, k, rows[k], ground) for k in kinds},
-        detector=done.share.facts.detector_type,
+        detector=done.local_run.facts.detector_type,
         masks=done.masks,
-        modules_in_run=done.share.facts.modules_in_run,
+        modules_in_run=done.local_run.facts.modules_in_run,
         geometry=done.geometry,
         wavelength=beam.wavelength,
         good_in_hits=lambda: _good_in_hits(comm, done, rows["hits"]),
@@ -242,7 +242,7 @@ def _hits_to_write(
 def _frame_set(
     job: JobContext, done: WriteInputs, kind: str, rows: np.ndarray, ground: tuple
 ) -> FrameSet:
-    sums, share, experiment = done.sums, done.share, job.experiment
+    sums, local_run, experiment = done.sums, done.local_run, job.experiment
     ones = sums.ones[rows].astype(np.int64)
     return FrameSet(
         title=f"{_TITLES[kind]} of {experiment.proposal} run {experiment.run}",
@@ -250,11 +250,11 @@ def _frame_set(
         columns=hit_columns(
             f"{experiment.proposal}_{experiment.name}",
             done.events.take(rows),
-            (rows + share.first_frame).astype(np.uint64),
+            (rows + local_run.first_frame).astype(np.uint64),
             *(values[rows] for values in ground),
-            share.facts.detector_type,
+            local_run.facts.detector_type,
         ),
-        cell_id=share.frames.cell_id[rows],
+        cell_id=local_run.frames.cell_id[rows],
         ones=ones,
         multi=sums.lit[rows] - ones,
         peak=mpi.allreduce_max(job.comm, sums.peak[rows].max(initial=0)),
@@ -271,7 +271,7 @@ def _good_in_hits(comm, done: WriteInputs, rows: np.ndarray) -> np.ndarray | Non
 
 def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: dict) -> None:
     fault_injection.inject(comm, "events")
-    facts = done.share.facts
+    facts = done.local_run.facts
     attributes = attributes | {
         "masks_digest": mask_digest(comm, done.masks),
         "modules_in_run": facts.modules_in_run,
@@ -285,7 +285,7 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
         **({"facility_hits": json.dumps(done.agreement)} if done.agreement else {}),
         **({"so_far": done.so_far} if done.so_far else {}),
     }
-    rows, path = (done.share.first_frame, facts.n_frames), experiment.events
+    rows, path = (done.local_run.first_frame, facts.n_frames), experiment.events
     write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)
 
 
@@ -328,7 +328,7 @@ def _obsolete(experiment: Experiment, done: WriteInputs, files: list[Path]) -> l
     Dragonfly reads out of bounds without frames, or with another detector.
     """
     obsolete = obsolete_hit_files(done.settings, experiment, experiment.events, files)
-    vds, events = experiment.vds(done.share.facts.kind), begin_partial(experiment.events)
+    vds, events = experiment.vds(done.local_run.facts.kind), begin_partial(experiment.events)
     if vds not in files and vds.exists() and not same_frames(vds, events):
         obsolete.append(vds)
         log.warning(f"{vds} of an earlier job has other frames and is removed")
@@ -338,14 +338,14 @@ def _obsolete(experiment: Experiment, done: WriteInputs, files: list[Path]) -> l
 def _ever_good(comm, done: WriteInputs) -> np.ndarray | None:
     """Return on rank 0 which pixels are good in at least one cell, bool (module, pixel)."""
     used = np.zeros(done.masks.good.shape[1], np.int64)
-    used[done.masks.row_of_cell[done.share.frames.cell_id]] = 1
+    used[done.masks.row_of_cell[done.local_run.frames.cell_id]] = 1
     rows = mpi.allreduce_sum(comm, used) > 0
     if comm.rank:
         return None
     # module by module: choosing rows copies them
     bits = [np.bitwise_or.reduce(good[rows], axis=0) for good in done.masks.good]
     good = unpack(np.stack(bits)).astype(bool)
-    in_run = modules_of(done.share.facts.modules_in_run, len(good))
+    in_run = modules_of(done.local_run.facts.modules_in_run, len(good))
     return good & in_run[:, None]
 
 
@@ -362,7 +362,7 @@ def _header(
     parts = zip(sums["_hits"], sums["_misses"], strict=True)
     photons, good = sums.get("") or (hits + misses for hits, misses in parts)
     left_out = [sums[name] for name in ("_hits", "_dark") if name in sums]
-    facts = done.share.facts
+    facts = done.local_run.facts
     frame_shape = facts.detector_type.frame_shape
     mean = background.mean_background((photons, good), *left_out)
     return HitHeader(

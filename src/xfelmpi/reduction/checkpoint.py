@@ -53,7 +53,7 @@ class ReductionState:
 
     Parameters
     ----------
-    share : LocalRun
+    local_run : LocalRun
     sums : FrameSums
     powder : PowderSum
     kept : FrameBuffer
@@ -61,7 +61,7 @@ class ReductionState:
         Which collects the problems.
     """
 
-    share: LocalRun
+    local_run: LocalRun
     sums: FrameSums
     powder: PowderSum
     kept: FrameBuffer
@@ -139,7 +139,7 @@ class CheckpointWriter(Observer):
         if not self._rows:
             return
         first = self._rows[0][0]
-        train = int(self._result.share.frames.train_id[first])
+        train = int(self._result.local_run.frames.train_id[first])
         path = self._folder / f"train{train:012}_rank{self._rank:04}_{self._key}{ENDING}"
         try:
             write_checkpoint(path, *self._content())
@@ -153,7 +153,7 @@ class CheckpointWriter(Observer):
         self._last = monotonic()
 
     def _content(self) -> tuple[dict, dict[str, np.ndarray]]:
-        share, sums, kept = self._result.share, self._result.sums, self._result.kept
+        local_run, sums, kept = self._result.local_run, self._result.sums, self._result.kept
         rows = _joined(self._rows)
         mine = np.concatenate([np.arange(a, b) for a, b in rows])
         start, stop, words = kept.since(self._kept_before, mine)
@@ -161,22 +161,22 @@ class CheckpointWriter(Observer):
         about = {
             "fingerprint": self._fingerprint,
             "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "rows": [[a + share.first_frame, b + share.first_frame] for a, b in rows],
+            "rows": [[a + local_run.first_frame, b + local_run.first_frame] for a, b in rows],
             "problems": [asdict(problem) for problem in problems],
         }
         if self._masks is not None:
-            frames = share.frames[mine]
-            about["frames"] = digest_frames(frames, share.facts.files)
+            frames = local_run.frames[mine]
+            about["frames"] = digest_frames(frames, local_run.facts.files)
             cells = np.unique(frames.cell_id).tolist()
             about["masks"] = {str(cell): self._masks[str(cell)] for cell in cells}
         powder = {f"powder/{n}": _small(getattr(self.recent, n)) for n in PowderSum.names()}
         cells, frames_of_row = by_cell(
-            self.recent.frames, self._result.sparsifier.row_of_cell, share.frames.cell_id[mine]
+            self.recent.frames, self._result.sparsifier.row_of_cell, local_run.frames.cell_id[mine]
         )
         powder |= {"powder/cells": cells, "powder/frames": frames_of_row}
         arrays = {
-            "train_id": share.frames.train_id[mine],
-            "cell_id": share.frames.cell_id[mine],
+            "train_id": local_run.frames.train_id[mine],
+            "cell_id": local_run.frames.cell_id[mine],
             **{f"sums/{name}": getattr(sums, name)[mine] for name in FrameSums.names()},
             **powder,
             "kept/start": start,
@@ -280,7 +280,7 @@ def restore(
     InputError
         If a file changed since it was chosen.
     """
-    done = np.zeros(len(result.share.frames), bool)
+    done = np.zeros(len(result.local_run.frames), bool)
     for path, ranges in files:
         try:
             _restore_file(open_checkpoint(path), ranges, result, done)
@@ -291,10 +291,10 @@ def restore(
 
 def _restore_file(file: CheckpointFile, ranges, result: ReductionState, done: np.ndarray) -> None:
     rows = np.concatenate([np.arange(a, b) for a, b in ranges])
-    rows -= result.share.first_frame
+    rows -= result.local_run.first_frame
     here = np.flatnonzero((rows >= 0) & (rows < len(done)))
     if len(here):
-        _check_ids(file, rows[here], here, result.share)
+        _check_ids(file, rows[here], here, result.local_run)
         done[rows[here]] = True
         _restore_frames(file, rows[here], here, result)
     if 0 <= rows[0] < len(done):
@@ -303,10 +303,10 @@ def _restore_file(file: CheckpointFile, ranges, result: ReductionState, done: np
         result.sparsifier.problems += [Problem(**p) for p in file.about["problems"]]
 
 
-def _check_ids(file: CheckpointFile, rows, here, share: LocalRun) -> None:
+def _check_ids(file: CheckpointFile, rows, here, local_run: LocalRun) -> None:
     """Check that a file's frames are those of the rows that it names."""
     for name in ("train_id", "cell_id"):
-        if not np.array_equal(file.array(name)[here], getattr(share.frames, name)[rows]):
+        if not np.array_equal(file.array(name)[here], getattr(local_run.frames, name)[rows]):
             raise DamagedError(f"{name} are not those of the run's frames")
 
 

@@ -43,31 +43,31 @@ def require_frames(comm, sums: FrameSums, problems: list[Problem]) -> None:
 
 
 def without_dead_modules(
-    comm, share: LocalRun, sums: FrameSums, rows: np.ndarray | slice = slice(None)
+    comm, local_run: LocalRun, sums: FrameSums, rows: np.ndarray | slice = slice(None)
 ) -> LocalRun:
-    """Return the share without modules of which no frame could be read; collective.
+    """Return the local run without modules of which no frame could be read; collective.
 
     Such a module is as good as absent from the run: it must not make every frame incomplete.
 
     Parameters
     ----------
     comm : Intracomm
-    share : LocalRun
+    local_run : LocalRun
     sums : FrameSums
         Of all frames of this rank.
     rows : ndarray, int (frame,), or slice
         Those that were read, if not all.
     """
-    present = bits_of((share.frames.file[rows] >= 0).any(axis=0))
+    present = bits_of((local_run.frames.file[rows] >= 0).any(axis=0))
     read_here = np.bitwise_or.reduce(sums.modules[rows], initial=0)
     found, read = mpi.allreduce_bor(comm, np.array([present, read_here], np.int64)).tolist()
     dead = found & ~read
     if not dead:
-        return share
-    facts = replace(share.facts, modules_in_run=share.facts.modules_in_run & ~dead)
+        return local_run
+    facts = replace(local_run.facts, modules_in_run=local_run.facts.modules_in_run & ~dead)
     problems = [
         Problem("no frame of this module can be read", "", m, 0, "its pixels count as missing")
-        for m in range(share.frames.n_modules)
+        for m in range(local_run.frames.n_modules)
         if dead >> m & 1 and comm.rank == 0
     ]
-    return replace(share, facts=facts, problems=(*share.problems, *problems))
+    return replace(local_run, facts=facts, problems=(*local_run.problems, *problems))

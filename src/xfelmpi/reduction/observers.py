@@ -43,7 +43,7 @@ class SumKeeper(Observer):
 
     def block(self, source: SourceBlock, block: FrameBlock) -> None:
         """Put the sums of a block of consecutive frames where they belong."""
-        self._sums.put(source.rows.start, block.sums)
+        self._sums.store(source.rows.start, block.sums)
 
 
 class LikelyHits(Observer):
@@ -156,14 +156,14 @@ class PassProgress(Observer):
         self._board.finish()
 
 
-def frame_scorer(settings: HitSettings, share: LocalRun, masks: Masks) -> FrameScorer:
+def frame_scorer(settings: HitSettings, local_run: LocalRun, masks: Masks) -> FrameScorer:
     """Return what scores the frames of this rank."""
     return FrameScorer(
         settings=settings,
-        frames=share.frames,
-        pulse_energy=share.pulse_energy,
-        is_dark=share.n_pulses == 0,
-        modules_in_run=share.facts.modules_in_run,
+        frames=local_run.frames,
+        pulse_energy=local_run.pulse_energy,
+        is_dark=local_run.n_pulses == 0,
+        modules_in_run=local_run.facts.modules_in_run,
         good_in_region=masks.good_in_region,
         region_pixels=masks.region_pixels,
     )

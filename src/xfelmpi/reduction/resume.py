@@ -24,7 +24,7 @@ from xfelmpi.io.partial_file import check_lock
 from xfelmpi.reduction.checkpoint import ENDING
 from xfelmpi.reduction.growing import digest_frames, rows_of_trains
 from xfelmpi.run.data_choice import choose_data
-from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.run.distribution import LocalRun, distribute_run
 
 if TYPE_CHECKING:
     from xfelmpi.run.index.run_index import RunIndex
@@ -88,9 +88,9 @@ class ResumePlan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def files_of(self, share: LocalRun) -> list[tuple[Path, tuple[tuple[int, int], ...]]]:
+    def files_of(self, local_run: LocalRun) -> list[tuple[Path, tuple[tuple[int, int], ...]]]:
         """Return the files with frames of this rank, and which frames of the run they have."""
-        first, end = share.first_frame, share.first_frame + len(share.frames)
+        first, end = local_run.first_frame, local_run.first_frame + len(local_run.frames)
         return [
             (file.path, file.rows)
             for file in self.files
@@ -135,7 +135,7 @@ def without_other_masks(comm, plan: ResumePlan, masks: dict[str, str]) -> Resume
     return fitting
 
 
-def share_remaining(
+def distribute_remaining(
     job: JobContext,
     settings: RunSettings,
     inputs: InputFileSettings,
@@ -158,7 +158,7 @@ def share_remaining(
     Raises
     ------
     InputError
-        As `share_run`.
+        As `distribute_run`.
     """
     comm, experiment = job.comm, job.experiment
     found = _find_files(comm, experiment.checkpoint) if resume else []
@@ -179,8 +179,8 @@ def share_remaining(
             work[a:b] = _WORK_DONE
         return work
 
-    share = share_run(comm, experiment, settings, work_of, so_far=bool(job.so_far))
-    return share, comm.bcast(selection)
+    local_run = distribute_run(comm, experiment, settings, work_of, so_far=bool(job.so_far))
+    return local_run, comm.bcast(selection)
 
 
 def _find_files(comm, folder: Path) -> list[CheckpointInfo]:

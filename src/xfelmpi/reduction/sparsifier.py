@@ -250,7 +250,7 @@ class Sparsifier:
         constants = self._calibration.modules[module]
         return _raw.RawConstants(
             row=self._calibration.row_of_cell[cells],
-            one_photon_adc=constants.cut,
+            one_photon_adc=constants.one_photon_adc,
             lowest1=constants.lowest1,
             level1=constants.level1,
             level2=constants.level2,

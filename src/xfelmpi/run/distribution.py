@@ -143,7 +143,7 @@ class LocalRun:
     virtual: "VirtualLayout | None" = None
 
 
-def share_run(
+def distribute_run(
     comm, experiment: Experiment, settings: RunSettings, work_of=None, *, so_far: bool = False
 ) -> LocalRun:
     """Index the run, whose files all ranks read, and give every rank its share; collective.
@@ -314,9 +314,9 @@ def _facts(settings: RunSettings, index: "RunIndex", machine: MachineData) -> Ru
     )
 
 
-def scatter_table(comm, share: LocalRun, table: FrameSums | EventColumns | None, cls) -> dict:
+def scatter_table(comm, local_run: LocalRun, table: FrameSums | EventColumns | None, cls) -> dict:
     """Give every rank its rows of each column of a table that rank 0 holds, by name; collective."""
-    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
+    bounds = np.array([*comm.allgather(local_run.first_frame), local_run.facts.n_frames])
 
     def columns():
         names = [f.name for f in fields(cls)]

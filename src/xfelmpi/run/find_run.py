@@ -41,7 +41,7 @@ def find_run(
     experiment : Experiment
     settings : RunSettings
     work_of, so_far
-        See `share_run`.
+        See `distribute_run`.
     looked : (str, str, KeptIndex)
         Of `look_for_run`.
     contents : dict of Path to FileContent, or None

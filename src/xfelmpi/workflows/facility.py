@@ -31,7 +31,7 @@ from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.run.distribution import LocalRun, distribute_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
     load_inputs,
@@ -79,40 +79,42 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
     job.announce()
     with stages.timed("index"):
         settings = config.part(RunSettings)
-        share = share_run(comm, job.experiment, settings, so_far=bool(job.so_far))
-        if lacking := _lacking(config, share):
+        local_run = distribute_run(comm, job.experiment, settings, so_far=bool(job.so_far))
+        if lacking := _lacking(config, local_run):
             if comm.rank == 0:
                 log.warning(
                     f"{lacking}; all frames are read, and hits found in the scores of these"
                 )
             own = replace(config, hits="own", score=_own_score(config))
             return replace(job, config=own, settings=own.to_json()), None
-        job = job.of_proposal(share.facts.proposal)
-        files = FilePool(share.facts.files)
-        inputs = load_inputs(job, share, files)
-        share = with_distance(share, inputs)
-        prepare_outputs(job, share)
-        vds, left_out = start_vds(job, share, inputs.used)
-    warnings = log_start(job, share, inputs)
-    sums = FrameSums.zeros(len(share.frames))
-    sums.modules[:] = bits_of(share.frames.file >= 0)
+        job = job.of_proposal(local_run.facts.proposal)
+        files = FilePool(local_run.facts.files)
+        inputs = load_inputs(job, local_run, files)
+        local_run = with_distance(local_run, inputs)
+        prepare_outputs(job, local_run)
+        vds, left_out = start_vds(job, local_run, inputs.used)
+    warnings = log_start(job, local_run, inputs)
+    sums = FrameSums.zeros(len(local_run.frames))
+    sums.modules[:] = bits_of(local_run.frames.file >= 0)
     with stages.timed("decide"):
-        score, decision, is_miss = _decide(job, share, sums.modules)
+        score, decision, is_miss = _decide(job, local_run, sums.modules)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
-        kept = FrameBuffer(len(share.frames), spare // 2)
-        powder = PowderSum.zeros(inputs.masks.good.shape[1], share.facts.detector_type)
-        result = ReductionState(share, sums, powder, kept, sparsifier)
+        kept = FrameBuffer(len(local_run.frames), spare // 2)
+        powder = PowderSum.zeros(inputs.masks.good.shape[1], local_run.facts.detector_type)
+        result = ReductionState(local_run, sums, powder, kept, sparsifier)
         rows = np.flatnonzero(decision.is_hit | is_miss)
         with mpi.fail_together(comm):
             _read_rows(result, rows)
             files.check_unchanged()
         result, _, doubts = check_sums(comm, inputs.masks, result, rows)
-        share = result.share
+        local_run = result.local_run
         # frames that were not read lack the same modules
-        sums.modules[:] &= sums.modules.dtype.type(share.facts.modules_in_run)
-        events = _without_incomplete(event_columns(share, sums, score, decision, is_miss), share)
+        sums.modules[:] &= sums.modules.dtype.type(local_run.facts.modules_in_run)
+        events = _without_incomplete(
+            event_columns(local_run, sums, score, decision, is_miss), local_run
+        )
         done, written = write_run(
             job,
             inputs,
@@ -131,7 +133,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
 def _read_rows(result: ReductionState, rows: np.ndarray) -> None:
     """Read some frames of this rank, and keep their sums and photons."""
     run_pass(
-        _blocks(result.share.frames, rows, HitReader.BLOCK_FRAMES),
+        _blocks(result.local_run.frames, rows, HitReader.BLOCK_FRAMES),
         partial(result.sparsifier.frames, powder=result.powder, name_invalid=True),
         (_RowKeeper(result.sums, result.kept),),
         shutdown.defer_shutdown,
@@ -142,23 +144,23 @@ def _own_score(config: Config) -> str:
     return "litpixels" if config.score == "facility" else config.score
 
 
-def _lacking(config: Config, share: LocalRun) -> str:
+def _lacking(config: Config, local_run: LocalRun) -> str:
     """Return what the run does not have, the same on all ranks; empty if all is there."""
-    if config.hits == "facility" and share.facility is None:
+    if config.hits == "facility" and local_run.facility is None:
         return "--hits facility: the run has no REDU/SPI_HITFINDER with hit flags"
-    if config.hits == "own" and share.facility_score is None:
+    if config.hits == "own" and local_run.facility_score is None:
         return "--score facility: the run has no lit pixels (litpx) of all modules asked for"
     return ""
 
 
 def _decide(
-    job: RunJob, share: LocalRun, modules: np.ndarray
+    job: RunJob, local_run: LocalRun, modules: np.ndarray
 ) -> tuple[np.ndarray, Decision, np.ndarray]:
     """Return scores, float32 (frame,), decision, and which frames are misses; collective."""
-    comm, config, frames = job.comm, job.config, share.frames
-    seen = (modules == share.facts.modules_in_run) & (share.n_pulses != 0)
+    comm, config, frames = job.comm, job.config, local_run.frames
+    seen = (modules == local_run.facts.modules_in_run) & (local_run.n_pulses != 0)
     if config.hits == "facility":
-        named = share.facility
+        named = local_run.facility
         lost = named.is_hit & ~seen
         n_lost = int(mpi.allreduce_sum(comm, np.array([lost.sum()]))[0])
         if n_lost and comm.rank == 0:
@@ -166,7 +168,7 @@ def _decide(
         seen = usable_frames(
             seen & named.known,
             frames.cell_id,
-            share.pulse_energy,
+            local_run.pulse_energy,
             excluded=config.exclude_cells,
             first_cell=config.first_cell,
             min_energy=config.min_pulse_energy,
@@ -175,21 +177,23 @@ def _decide(
             named.is_hit, seen, named.score, named.median, named.width, named.threshold
         )
         return named.score.astype(np.float32), decision, named.is_miss & seen & ~decision.is_hit
-    lit, good = share.facility_score
+    lit, good = local_run.facility_score
     score = np.where(good > 0, lit, np.nan)
     if config.normalise == "unmasked":
-        in_run = modules_of(share.facts.modules_in_run, share.frames.n_modules)
+        in_run = modules_of(local_run.facts.modules_in_run, local_run.frames.n_modules)
         n_modules = len(config.hit_modules) if config.hit_modules else int(in_run.sum())
-        score = score * unmasked_factor(good, n_modules * share.facts.detector_type.module_pixels)
+        score = score * unmasked_factor(
+            good, n_modules * local_run.facts.detector_type.module_pixels
+        )
     ids = frames.train_id, frames.cell_id
     settings = config.part(HitSettings)
-    scored = score_frames(comm, settings, *ids, share.pulse_energy, seen, score)
+    scored = score_frames(comm, settings, *ids, local_run.pulse_energy, seen, score)
     return scored.score, *decide_scored(comm, settings, scored)
 
 
-def _without_incomplete(events: EventColumns, share: LocalRun) -> EventColumns:
+def _without_incomplete(events: EventColumns, local_run: LocalRun) -> EventColumns:
     """Return the same without hits and misses that could not be read in every module."""
-    whole = events.modules == share.facts.modules_in_run
+    whole = events.modules == local_run.facts.modules_in_run
     return replace(events, is_hit=events.is_hit & whole, is_miss=events.is_miss & whole)
 
 

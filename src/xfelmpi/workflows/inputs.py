@@ -58,13 +58,13 @@ class Inputs:
         return [*self.masks.problems, *(self.calibration.problems if self.calibration else ())]
 
 
-def with_distance(share: LocalRun, inputs: Inputs) -> LocalRun:
-    """Return the share that says where the distance came from, too; on rank 0, others as it is."""
+def with_distance(local_run: LocalRun, inputs: Inputs) -> LocalRun:
+    """Return a local run that says where the distance came from; others than rank 0, as it is."""
     along = inputs.geometry.along if inputs.geometry else None
     if along is None:
-        return share
-    facts = replace(share.facts, beamline=(*share.facts.beamline, along))
-    return replace(share, facts=facts)
+        return local_run
+    facts = replace(local_run.facts, beamline=(*local_run.facts.beamline, along))
+    return replace(local_run, facts=facts)
 
 
 def load_constants(job: RunJob, facts: RunInfo) -> Calibration | None:
@@ -83,10 +83,10 @@ def load_constants(job: RunJob, facts: RunInfo) -> Calibration | None:
     )
 
 
-def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
+def load_inputs(job: RunJob, local_run: LocalRun, files: FilePool) -> Inputs:
     """Load constants, masks and geometry; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    facts = share.facts
+    facts = local_run.facts
     calibration = load_constants(job, facts)
     fault_injection.inject(comm, "geometry")
     found = mpi.run_on_root(comm, lambda: load_run_geometry(experiment, config, facts))
@@ -106,25 +106,25 @@ def load_inputs(job: RunJob, share: LocalRun, files: FilePool) -> Inputs:
     )
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
     if facts.kind != "raw":
-        warnings += check_photon_signal(comm, files, share, masks, config.adu_per_photon)
+        warnings += check_photon_signal(comm, files, local_run, masks, config.adu_per_photon)
     settings = config.part(OutputSettings)
-    warnings = (*warnings, *check_formats(comm, settings, geometry, share.wavelength))
-    check_selection(job, share, geometry)
+    warnings = (*warnings, *check_formats(comm, settings, geometry, local_run.wavelength))
+    check_selection(job, local_run, geometry)
     files_used = [*masks.files, *(calibration.files if calibration else ())]
     files_used += geometry.files if geometry else ()
     return Inputs(masks, calibration, geometry, warnings, describe_used(comm, files_used))
 
 
-def prepare_outputs(job: RunJob, share: LocalRun) -> None:
+def prepare_outputs(job: RunJob, local_run: LocalRun) -> None:
     """Make the output folders, and check them before frames are read; collective."""
     settings, analyse = job.config.part(OutputSettings), job.config.analyse
-    added = tuple(column.name for column in share.added)
-    about = (job.experiment, settings, analyse, added, share.facts.n_frames)
+    added = tuple(column.name for column in local_run.added)
+    about = (job.experiment, settings, analyse, added, local_run.facts.n_frames)
     mpi.run_on_root(job.comm, lambda: prepare_folders(*about))
     if settings.background == "cell":
-        detector = share.facts.detector_type
+        detector = local_run.facts.detector_type
         spare = spare_memory(job.config.part(MemorySettings), detector.frame_pixels)
-        needs = len(share.facts.cells), detector, spare
+        needs = len(local_run.facts.cells), detector, spare
         mpi.run_on_root(job.comm, lambda: check_cell_memory(*needs))
 
 
@@ -140,17 +140,22 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
     )
 
 
-def log_start(job: RunJob, share: LocalRun, inputs: Inputs) -> tuple[str, ...]:
+def log_start(job: RunJob, local_run: LocalRun, inputs: Inputs) -> tuple[str, ...]:
     """Say on rank 0 what is going to be processed, and with what; return the warnings there."""
     comm, config = job.comm, job.config
     if comm.rank:
         return ()
-    log.info(f"run: {share.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
+    log.info(f"run: {local_run.facts.n_frames:,} frames, {comm.size} {plural(comm.size, 'rank')}")
     calibration = inputs.calibration
     constants = calibration.notes if calibration else ()
-    for line in (*share.facts.notes, *constants, *inputs.masks.notes, inputs.geometry.description):
+    for line in (
+        *local_run.facts.notes,
+        *constants,
+        *inputs.masks.notes,
+        inputs.geometry.description,
+    ):
         log.info(line)
-    warnings = (*share.facts.warnings, *inputs.warnings)
+    warnings = (*local_run.facts.warnings, *inputs.warnings)
     if calibration and config.adu_per_photon == Config.adu_per_photon:
         warnings += ("raw data with --adu-per-photon 1: every ADU counts as a photon",)
     warnings += calibration.warnings if calibration else ()

@@ -56,20 +56,20 @@ def check_sums(
     """
     sums = result.sums.take(rows)
     require_frames(comm, sums, result.sparsifier.problems)
-    share = without_dead_modules(comm, result.share, result.sums, rows)
+    local_run = without_dead_modules(comm, result.local_run, result.sums, rows)
     total = sum_powder(comm, masks, result.powder)
-    about = share.facts.detector_type, sums, total and total[1]
+    about = local_run.facts.detector_type, sums, total and total[1]
     doubts = doubts_of_sums(comm, masks, *about)
-    if share.facts.kind == "raw":
-        doubts += doubts_of_raw_powder(total, share.facts.detector_type)
-    return replace(result, share=share), total, doubts
+    if local_run.facts.kind == "raw":
+        doubts += doubts_of_raw_powder(total, local_run.facts.detector_type)
+    return replace(result, local_run=local_run), total, doubts
 
 
 def gather_problems(comm, inputs: Inputs, result: ReductionState, left_out) -> list[Problem]:
     """Return all problems of a pass on rank 0; collective. `left_out` are those of `start_vds`."""
-    share = result.share
-    own = [*share.problems, *left_out, *inputs.problems, *result.sparsifier.problems]
-    return summarised(mpi.gather_objects(comm, [*own, *share.facts.machine_problems]))
+    local_run = result.local_run
+    own = [*local_run.problems, *left_out, *inputs.problems, *result.sparsifier.problems]
+    return summarised(mpi.gather_objects(comm, [*own, *local_run.facts.machine_problems]))
 
 
 def write_run(
@@ -91,16 +91,16 @@ def write_run(
     done : WriteInputs
     written : list of Path
     """
-    config, share, sparsifier = job.config, result.share, result.sparsifier
+    config, local_run, sparsifier = job.config, result.local_run, result.sparsifier
     done = WriteInputs(
         settings=config.part(OutputSettings),
         spare=spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels),
         analysis=config.part(AnalysisSettings),
-        share=share,
+        local_run=local_run,
         masks=inputs.masks,
         sums=result.sums,
         events=events,
-        reader=HitReader(share.frames, result.sums, sparsifier, inputs.masks, result.kept),
+        reader=HitReader(local_run.frames, result.sums, sparsifier, inputs.masks, result.kept),
         geometry=inputs.geometry,
         used=inputs.used,
         so_far=job.so_far,
@@ -126,7 +126,7 @@ def finish(job: RunJob, done: WriteInputs, bytes_read: int, written, done_before
     """
     comm = job.comm
     fault_injection.inject(comm, "finish")
-    facts, events = done.share.facts, done.events
+    facts, events = done.local_run.facts, done.events
     own = {
         "complete": (events.modules == facts.modules_in_run).sum(),
         "trains": len(np.unique(events.trainId)),

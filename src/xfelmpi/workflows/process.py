@@ -39,7 +39,7 @@ from xfelmpi.reduction.observers import (
     frame_scorer,
 )
 from xfelmpi.reduction.powder import PowderSum
-from xfelmpi.reduction.resume import ResumePlan, share_remaining, without_other_masks
+from xfelmpi.reduction.resume import ResumePlan, distribute_remaining, without_other_masks
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
@@ -81,33 +81,33 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
     job.announce()
     with stages.timed("index"):
         about = config.part(RunSettings), config.part(InputFileSettings)
-        share, selection = share_remaining(
+        local_run, selection = distribute_remaining(
             job, *about, config.of_groups(*PASS_GROUPS), resume=resume
         )
-        job = job.of_proposal(share.facts.proposal)
-        files = FilePool(share.facts.files)
-        inputs = load_inputs(job, share, files)
-        share = with_distance(share, inputs)
-        prepare_outputs(job, share)
-        vds, left_out = start_vds(job, share, inputs.used)
+        job = job.of_proposal(local_run.facts.proposal)
+        files = FilePool(local_run.facts.files)
+        inputs = load_inputs(job, local_run, files)
+        local_run = with_distance(local_run, inputs)
+        prepare_outputs(job, local_run)
+        vds, left_out = start_vds(job, local_run, inputs.used)
     give_back()
-    warnings = log_start(job, share, inputs)
+    warnings = log_start(job, local_run, inputs)
     masks = inputs.masks
-    digests = digests_if_growing(job, share, masks)
+    digests = digests_if_growing(job, local_run, masks)
     if digests is not None:
         selection = without_other_masks(comm, selection, digests)
     spare = spare_memory(config.part(MemorySettings), masks.frame_pixels)
-    kept = FrameBuffer(len(share.frames), spare // 2)
+    kept = FrameBuffer(len(local_run.frames), spare // 2)
     sparsifier = make_sparsifier(config, inputs, files)
-    sums = FrameSums.zeros(len(share.frames))
-    powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
-    result = ReductionState(share, sums, powder, kept, sparsifier)
+    sums = FrameSums.zeros(len(local_run.frames))
+    powder = PowderSum.zeros(masks.good.shape[1], local_run.facts.detector_type)
+    result = ReductionState(local_run, sums, powder, kept, sparsifier)
     with stages.timed("photons"):
         _read_frames(job, masks, selection, result, digests, resume=resume)
         result, total, doubts = check_sums(comm, masks, result)
     with stages.timed("decide"):
-        events = decide(job, result.share, masks, sums)
-        agreement = compare_with_facility(comm, result.share, events)
+        events = decide(job, result.local_run, masks, sums)
+        agreement = compare_with_facility(comm, result.local_run, events)
     with stages.timed("write"):
         done, written = write_run(
             job,
@@ -124,12 +124,16 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
     return job, finish(job, done, sparsifier.bytes_read, written, selection.n_done)
 
 
-def start_vds(job: RunJob, share: LocalRun, used):
+def start_vds(job: RunJob, local_run: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems."""
     fault_injection.inject(job.comm, "vds")
-    memory = spare_memory(job.config.part(MemorySettings), share.facts.detector_type.frame_pixels)
-    attributes = provenance(job, share.facts.input_files, used, share.facts.beamline)
-    begun = mpi.run_on_root(job.comm, lambda: begin_vds(job.experiment, attributes, share, memory))
+    memory = spare_memory(
+        job.config.part(MemorySettings), local_run.facts.detector_type.frame_pixels
+    )
+    attributes = provenance(job, local_run.facts.input_files, used, local_run.facts.beamline)
+    begun = mpi.run_on_root(
+        job.comm, lambda: begin_vds(job.experiment, attributes, local_run, memory)
+    )
     return begun or (None, ())
 
 
@@ -152,14 +156,14 @@ def _begin_pass(
     for line in selection.notes:
         log.info(line)
     with mpi.fail_together(job.comm):
-        return restore(selection.files_of(result.share), result)
+        return restore(selection.files_of(result.local_run), result)
 
 
-def digests_if_growing(job: RunJob, share: LocalRun, masks: Masks) -> dict[str, str] | None:
+def digests_if_growing(job: RunJob, local_run: LocalRun, masks: Masks) -> dict[str, str] | None:
     """Return digests of the masks for checkpoints of a run that is being written; collective."""
     if not job.growing:
         return None
-    return mpi.bcast_from_root(job.comm, lambda: digest_masks(masks, share.facts.cells))
+    return mpi.bcast_from_root(job.comm, lambda: digest_masks(masks, local_run.facts.cells))
 
 
 def _read_frames(
@@ -170,23 +174,23 @@ def _read_frames(
     done_before = _begin_pass(job, selection, result, resume=resume)
     folder, minutes = experiment.checkpoint, config.checkpoint_minutes
     writer = CheckpointWriter(folder, selection.fingerprint, minutes, comm.rank, result, digests)
-    share, sparsifier = result.share, result.sparsifier
-    n_run, kind = share.facts.n_frames, share.facts.kind
+    local_run, sparsifier = result.local_run, result.sparsifier
+    n_run, kind = local_run.facts.n_frames, local_run.facts.kind
     n_before = int(mpi.allreduce_sum(comm, np.array([done_before.sum()]))[0])
     progress = Progress(n_run - n_before)
     settings = config.part(HitSettings)
-    hits = LikelyHits(settings, frame_scorer(settings, share, masks))
+    hits = LikelyHits(settings, frame_scorer(settings, local_run, masks))
     shown = PassProgress(comm, progress, hits)
     job.shutdown.progress = lambda: f"after about {n_before + shown.total:,} of {n_run:,} frames"
     job.shutdown.save = writer.write
     job.shutdown.resumable = minutes > 0
     run_pass(
-        train_source(share.frames, result.sums, sparsifier.room, kind, done_before),
+        train_source(local_run.frames, result.sums, sparsifier.room, kind, done_before),
         partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
         (
             SumKeeper(result.sums),
             hits,
-            FrameKeeper(settings, result.kept, hits, share.n_pulses == 0),
+            FrameKeeper(settings, result.kept, hits, local_run.n_pulses == 0),
             writer,
             shown,
         ),
@@ -200,12 +204,12 @@ def _read_frames(
     warn_of_failures(comm, writer)
 
 
-def decide(job: RunJob, share: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
+def decide(job: RunJob, local_run: LocalRun, masks: Masks, sums: FrameSums) -> EventColumns:
     """Decide hits and draw misses; collective. Returns the rows of the events file."""
     comm, settings = job.comm, job.config.part(HitSettings)
     fault_injection.inject(comm, "decide")
-    scored = frame_scorer(settings, share, masks).score(sums, comm=comm)
-    return event_columns(share, sums, scored.score, *decide_scored(comm, settings, scored))
+    scored = frame_scorer(settings, local_run, masks).score(sums, comm=comm)
+    return event_columns(local_run, sums, scored.score, *decide_scored(comm, settings, scored))
 
 
 def decide_scored(comm, settings: HitSettings, scored: ScoredFrames) -> tuple[Decision, np.ndarray]:
@@ -220,14 +224,14 @@ def decide_scored(comm, settings: HitSettings, scored: ScoredFrames) -> tuple[De
 
 
 def event_columns(
-    share: LocalRun,
+    local_run: LocalRun,
     sums: FrameSums,
     score: np.ndarray,
     decision: Decision,
     is_miss: np.ndarray,
 ) -> EventColumns:
     """Return the rows of the events file."""
-    frames = share.frames
+    frames = local_run.frames
     return EventColumns(
         trainId=frames.train_id,
         pulseId=frames.pulse_id,
@@ -241,19 +245,19 @@ def event_columns(
         hit_std=decision.std,
         hit_threshold=decision.threshold,
         hit_sigma=decision.sigma,
-        pulse_energy=share.pulse_energy,
-        wavelength=share.wavelength,
+        pulse_energy=local_run.pulse_energy,
+        wavelength=local_run.wavelength,
         modules=sums.modules,
-        n_pulses=share.n_pulses,
-        gain_switched=sums.switched if share.facts.kind == "raw" else None,
-        pumped=share.pumped,
-        added=share.added,
+        n_pulses=local_run.n_pulses,
+        gain_switched=sums.switched if local_run.facts.kind == "raw" else None,
+        pumped=local_run.pumped,
+        added=local_run.added,
     )
 
 
-def compare_with_facility(comm, share: LocalRun, events: EventColumns) -> dict[str, int]:
+def compare_with_facility(comm, local_run: LocalRun, events: EventColumns) -> dict[str, int]:
     """Return how many hits both have, or one alone; empty without the facility's; collective."""
-    named = share.facility
+    named = local_run.facility
     if named is None:
         return {}
     own = events.is_hit

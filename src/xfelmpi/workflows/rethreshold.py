@@ -37,7 +37,7 @@ from xfelmpi.reduction.dead_modules import without_dead_modules
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
-from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
+from xfelmpi.run.distribution import LocalRun, distribute_run, scatter_table
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.workflows.inputs import (
@@ -182,43 +182,45 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int]:
         found = mpi.run_on_root(comm, lambda: _decided(experiment, config))
         run, events, total, dark = found or (None, None, None, None)
     with stages.timed("index"):
-        share = _share_by_chosen(job, events)
-        mpi.run_on_root(comm, lambda: _check_files(experiment, run, share))
-        job = job.of_proposal(share.facts.proposal)
+        local_run = _distribute_by_chosen(job, events)
+        mpi.run_on_root(comm, lambda: _check_files(experiment, run, local_run))
+        job = job.of_proposal(local_run.facts.proposal)
         experiment = job.experiment
-        sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
-        events = EventColumns(**scatter_table(comm, share, events, EventColumns), added=share.added)
+        sums = FrameSums(**scatter_table(comm, local_run, run.sums if run else None, FrameSums))
+        events = EventColumns(
+            **scatter_table(comm, local_run, events, EventColumns), added=local_run.added
+        )
         # what was distributed is not kept by rank 0
         found, run = None, run and _without_tables(run)
-        share = without_dead_modules(comm, share, sums)
-        files = FilePool(share.facts.files)
-        inputs = load_inputs(job, share, files)
-        share = with_distance(share, inputs)
+        local_run = without_dead_modules(comm, local_run, sums)
+        files = FilePool(local_run.facts.files)
+        inputs = load_inputs(job, local_run, files)
+        local_run = with_distance(local_run, inputs)
         _check_masks(comm, experiment, inputs.masks, run)
         mpi.run_on_root(comm, lambda: _check_constants(experiment, run, inputs.used))
-        prepare_outputs(job, share)
-    warnings = log_start(job, share, inputs)
+        prepare_outputs(job, local_run)
+    warnings = log_start(job, local_run, inputs)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
-        kept = FrameBuffer(len(share.frames), spare // 2)
+        kept = FrameBuffer(len(local_run.frames), spare // 2)
         done = WriteInputs(
             settings=config.part(OutputSettings),
             spare=spare,
             analysis=config.part(AnalysisSettings),
-            share=share,
+            local_run=local_run,
             masks=inputs.masks,
             sums=sums,
             events=events,
             powder=total,
-            reader=HitReader(share.frames, sums, sparsifier, inputs.masks, kept),
+            reader=HitReader(local_run.frames, sums, sparsifier, inputs.masks, kept),
             geometry=inputs.geometry,
             problems=run.problems if run else [],
             warnings=warnings,
             used=inputs.used,
             earlier={"scores_by": comm.bcast(run and run.scores_by)},
             dark_powder=dark,
-            agreement=compare_with_facility(comm, share, events),
+            agreement=compare_with_facility(comm, local_run, events),
         )
         written = write_outputs(job, done)
         files.close()
@@ -266,7 +268,7 @@ def _read_powder(experiment: Experiment, run: FinishedRun):
     return (photons, good), dark
 
 
-def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
+def _distribute_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
     """Share the run so that every rank has as many hits and misses to read; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
 
@@ -287,14 +289,14 @@ def _share_by_chosen(job: RunJob, events: EventColumns | None) -> LocalRun:
     # what `auto` chose the first time
     kind = mpi.bcast_from_root(comm, lambda: read_settings(experiment.events)[1]["data"])
     settings = replace(config.part(RunSettings), vds=False, data=kind)
-    return share_run(comm, experiment, settings, work_of)
+    return distribute_run(comm, experiment, settings, work_of)
 
 
-def _check_files(experiment: Experiment, run: FinishedRun, share: LocalRun) -> None:
+def _check_files(experiment: Experiment, run: FinishedRun, local_run: LocalRun) -> None:
     """Check that the run's files are those that the scores were made from, where they still lie."""
     listed = listed_files(run.attributes, "input_files")
     before = {file["path"]: (file["size"], file["mtime"]) for file in listed}
-    for file in describe_files([file.path for file in share.facts.files]):
+    for file in describe_files([file.path for file in local_run.facts.files]):
         now = file["size"], file["mtime"]
         if before.get(file["path"], now) != now:
             raise InputError(

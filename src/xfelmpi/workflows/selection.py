@@ -37,7 +37,7 @@ def selected_files(experiment: Experiment) -> MergedFiles:
     return MergedFiles(experiment.output, f"{experiment.name}_selected")
 
 
-def check_selection(job: RunJob, share: LocalRun, geometry: DetectorGeometry | None) -> None:
+def check_selection(job: RunJob, local_run: LocalRun, geometry: DetectorGeometry | None) -> None:
     """Check the condition against the columns that the hits will have; collective.
 
     Raises
@@ -49,27 +49,27 @@ def check_selection(job: RunJob, share: LocalRun, geometry: DetectorGeometry | N
     if not config.where:
         return
     settings = config.part(AnalysisSettings)
-    wavelength, _ = beam_wavelength(comm, settings.photon_energy, share.wavelength)
+    wavelength, _ = beam_wavelength(comm, settings.photon_energy, local_run.wavelength)
 
     def check() -> None:
         analyses = chosen_analyses(settings, geometry.distance, wavelength)
         found = [c for analysis in analyses.values() for c in analysis.columns]
-        choose_hits(with_run(_without_rows(share, found), config.run), config.where, config.run)
+        choose_hits(with_run(_without_rows(local_run, found), config.run), config.where, config.run)
         for path in hit_paths(config.part(OutputSettings), selected_files(job.experiment)):
             check_writable(path)
 
     mpi.run_on_root(comm, check)
 
 
-def _without_rows(share: LocalRun, analysed: list) -> dict[str, HitColumn]:
+def _without_rows(local_run: LocalRun, analysed: list) -> dict[str, HitColumn]:
     """Return the columns that hits will have, for no hits."""
     none = np.empty(0)
     tables = {f.name: none for f in fields(EventColumns) if f.name != "added"}
-    added = [(c.name, c.units, c.group) for c in (*share.added, *analysed)]
+    added = [(c.name, c.units, c.group) for c in (*local_run.added, *analysed)]
     events = EventColumns(
         **tables, added=tuple(AddedColumn(name, none, "", *about) for name, *about in added)
     )
-    columns = hit_columns("", events, none, none, none, share.facts.detector_type)
+    columns = hit_columns("", events, none, none, none, local_run.facts.detector_type)
     return {column.path: HitColumn(column.values, column.attributes) for column in columns}
 
 

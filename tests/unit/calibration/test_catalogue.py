@@ -34,7 +34,7 @@ from xfelmpi.reduction.resume import _catalogue_constants
 DETECTOR = "SPB_DET_AGIPD1M-1"
 N_CELLS = 4
 CELLS = np.array([0, 1, 3])
-FIELDS = ("cut", "lowest1", "level1", "level2", "offset", "gain", "bad")
+FIELDS = ("one_photon_adc", "lowest1", "level1", "level2", "offset", "gain", "bad")
 
 
 def catalogue_arrays(seed=5) -> dict[str, np.ndarray]:
@@ -234,7 +234,7 @@ def test_cells_and_modules_that_lack_constants(tmp_path, store):
     assert "the run uses cell 9" in " ".join(p.what for p in found.problems)
     own = found.modules[MODULE]
     assert (own.bad[:, 2] == 0xFF).all()
-    assert (own.cut[2] == 65535).all()
+    assert (own.one_photon_adc[2] == 65535).all()
     assert not (own.bad[:, 0] == 0xFF).all()
 
 

@@ -28,8 +28,8 @@ import os, signal, sys, time
 from xfelmpi.core import shutdown
 
 shutdown.watch()
-shutdown.plan.save = lambda: time.sleep(100)
-shutdown.plan.releases.append(lambda: (print("released", flush=True), os.close(1)))
+shutdown.stop_plan.save = lambda: time.sleep(100)
+shutdown.stop_plan.releases.append(lambda: (print("released", flush=True), os.close(1)))
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(100)
 """

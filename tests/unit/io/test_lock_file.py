@@ -17,7 +17,7 @@ from mpi4py import MPI
 
 from xfelmpi.core.errors import BusyError, LostLockError, OutputError
 from xfelmpi.core.job import UNKNOWN
-from xfelmpi.core.shutdown import plan
+from xfelmpi.core.shutdown import stop_plan
 from xfelmpi.io import lock_file
 from xfelmpi.io.partial_file import check_lock
 
@@ -229,14 +229,14 @@ def test_each_of_several_locks_is_looked_at(lost, path):
     with lock_file.held(MPI.COMM_SELF, path, WHAT):
         with lock_file.held(MPI.COMM_SELF, other, WHAT):
             check_lock()
-            assert len(plan.releases) == 2
+            assert len(stop_plan.releases) == 2
             held_by(path.with_name(f"{lost}.lock"), token="ab")
             with pytest.raises(LostLockError, match=lost):
                 check_lock()
         if lost == "r0051":
             check_lock()
     assert [p.name for p in path.parent.iterdir()] == [f"{lost}.lock"]
-    assert not plan.releases
+    assert not stop_plan.releases
 
 
 def test_lock_from_the_future_of_nobody(path, monkeypatch, caplog):

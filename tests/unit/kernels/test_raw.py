@@ -218,8 +218,8 @@ def test_saturated_numbers(setup, tmp_path):
     reading = assert_reads_raw(tmp_path, frames, [0] * 6, constants, setup)
     assert not reading.block.sums.lit[0] or setup.common_mode
     if not setup.common_mode:
-        spoilt = [(reading.lists(i)[1] == 0).sum() for i in range(3, 6)]
-        assert spoilt[0] > 12000
+        n_bad = [(reading.lists(i)[1] == 0).sum() for i in range(3, 6)]
+        assert n_bad[0] > 12000
 
 
 def test_too_many_photons(tmp_path):
@@ -250,9 +250,9 @@ def test_pixels_bad_in_some_stage(setup, tmp_path):
     pixel, count = reading.lists(0)
     here = kinds[pixel - MODULE * PIXELS]
     assert (here & 1 == 0).all(), "bad in the high stage is bad always"
-    spoilt = (stage > 0) & (bad[np.maximum(stage, 0), np.arange(PIXELS)] == 1) & (bad[0] == 0)
-    assert (count == 0).sum() == spoilt.sum() == reading.powder.invalid.sum()
-    assert set(here[count == 0]) == set(kinds[spoilt])
+    bad_here = (stage > 0) & (bad[np.maximum(stage, 0), np.arange(PIXELS)] == 1) & (bad[0] == 0)
+    assert (count == 0).sum() == bad_here.sum() == reading.powder.invalid.sum()
+    assert set(here[count == 0]) == set(kinds[bad_here])
     other_stage_bad = (stage == 1) & (bad[2] == 1) & (bad[1] == 0) & (bad[0] == 0)
     assert not np.isin(np.flatnonzero(other_stage_bad), pixel[count == 0] - MODULE * PIXELS).any()
 

@@ -44,8 +44,8 @@ def assert_kernel(values, good=None, region=None, **options):
     formula["adu_per_photon"] = formula.pop("adu", 1.0)
     rows = options.get("mask_row")
     mask = good[np.zeros(len(values), int) if rows is None else rows]
-    if "spoilt" in options:
-        formula["masks"] = options["spoilt"].astype(np.uint32)
+    if "masked_in_frame" in options:
+        formula["masks"] = options["masked_in_frame"].astype(np.uint32)
     twin = module_twin(values, mask, region, **formula)
     for name in SUMS:
         assert getattr(out, name).tolist() == getattr(twin, name), name
@@ -103,11 +103,16 @@ def test_masks_of_frames(dtype, share):
     values = sparse_images(rng, 4, dtype)
     if dtype == "f4":
         values[:, 7, ::5] = np.nan
-    spoilt = rng.random((4, SS, FS)) < share
-    spoilt[1], spoilt[2, :, 0], spoilt[3, 0, 0], spoilt[3, -1, -1] = False, True, True, True
+    masked_in_frame = rng.random((4, SS, FS)) < share
+    (
+        masked_in_frame[1],
+        masked_in_frame[2, :, 0],
+        masked_in_frame[3, 0, 0],
+        masked_in_frame[3, -1, -1],
+    ) = False, True, True, True
     row = np.array([0, 1, 1, 0], np.int32)
     masks = {"good": random_mask(rng, 2), "region": random_mask(rng), "mask_row": row}
-    out, twin = assert_kernel(values, spoilt=spoilt, **masks)
+    out, twin = assert_kernel(values, masked_in_frame=masked_in_frame, **masks)
     assert (out.lit[0] > 0) == (share < 1)
     assert out.region_bad[2] > 100
     assert twin.lit[1] > 100
@@ -115,9 +120,9 @@ def test_masks_of_frames(dtype, share):
 
 def test_frame_that_its_mask_leaves_nothing_of():
     values = sparse_images(np.random.default_rng(4), 2, "u1")
-    spoilt = np.zeros((2, SS, FS), bool)
-    spoilt[0] = True
-    out, _ = assert_kernel(values, spoilt=spoilt)
+    masked_in_frame = np.zeros((2, SS, FS), bool)
+    masked_in_frame[0] = True
+    out, _ = assert_kernel(values, masked_in_frame=masked_in_frame)
     assert out.entries[0] == out.region_bad[0] == PIXELS
     assert out.lit[0] == out.photons[0] == out.peak[0] == 0
     assert not out.count[out.start[0] : out.stop[0]].any()
@@ -129,10 +134,12 @@ def test_masked_frame_that_does_not_fit(missing):
     """Nothing is written behind the end, whether photons or masked pixels are too many."""
     rng = np.random.default_rng(5)
     values = sparse_images(rng, 3, "u1")
-    spoilt = rng.random((3, SS, FS)) < 0.2
-    twin = module_twin(values, np.ones((3, SS, FS), bool), np.ones((SS, FS), bool), masks=spoilt)
+    masked_in_frame = rng.random((3, SS, FS)) < 0.2
+    twin = module_twin(
+        values, np.ones((3, SS, FS), bool), np.ones((SS, FS), bool), masks=masked_in_frame
+    )
     room = twin.entries[0] + twin.entries[1] - missing
-    out, _ = assert_kernel(values, spoilt=spoilt, room=room)
+    out, _ = assert_kernel(values, masked_in_frame=masked_in_frame, room=room)
     used, fits = 0, []
     for entries in twin.entries:
         fits.append(used + entries <= room)

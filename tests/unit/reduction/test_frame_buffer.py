@@ -93,7 +93,7 @@ class FirstPass:
         for a in range(0, N, PER_TRAIN):
             rows = slice(a, a + PER_TRAIN)
             block = self.sparsifier.frames(run.table[rows], self.powder)
-            self.sums.put(a, block.sums)
+            self.sums.store(a, block.sums)
             self.kept.append(a, block, likely[rows])
             self.kept.append(a, block, ~likely[rows])
         self.reader = HitReader(run.table, self.sums, self.sparsifier, run.masks, self.kept)

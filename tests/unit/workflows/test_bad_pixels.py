@@ -51,7 +51,7 @@ def test_good_pixels_are_good(rng, expected, cells):
     assert np.count_nonzero(kinds & HOT) <= 1e-5 * kinds.size
 
 
-def spoilt(counts, cell=3, pixels=100, photons=None, pairs=None):
+def with_bad_cell(counts, cell=3, pixels=100, photons=None, pairs=None):
     """Return the counts with other ones in the first pixels of a cell."""
     changed = {n: getattr(counts, n).copy() for n in ("photons", "pairs")}
     for name, values in (("photons", photons), ("pairs", pairs)):
@@ -63,14 +63,14 @@ def spoilt(counts, cell=3, pixels=100, photons=None, pairs=None):
 @pytest.mark.parametrize(("cells", "photons"), [(8, 80), (100, 45)])
 def test_hot_cells(rng, cells, photons):
     """The quartiles of few cells are not well known."""
-    kinds = judge_cells(spoilt(good_counts(rng, 14, cells), photons=photons), LIMITS)
+    kinds = judge_cells(with_bad_cell(good_counts(rng, 14, cells), photons=photons), LIMITS)
     assert (kinds[3, :100] == HOT).mean() > 0.97
     assert not kinds[:, 100:].any()
 
 
 @pytest.mark.parametrize(("expected", "found"), [(5, False), (14, True), (300, True)])
 def test_dead_cells_where_good_ones_had_light(rng, expected, found):
-    counts = spoilt(good_counts(rng, expected, 64), photons=0, pairs=0)
+    counts = with_bad_cell(good_counts(rng, expected, 64), photons=0, pairs=0)
     kinds = judge_cells(counts, LIMITS)
     assert (kinds[3, :100] == DEAD).mean() == pytest.approx(float(found), abs=0.02)
     rate = np.full(2000, expected / FRAMES)
@@ -78,20 +78,20 @@ def test_dead_cells_where_good_ones_had_light(rng, expected, found):
 
 
 def test_few_photons_are_as_bad_as_none(rng):
-    kinds = judge_cells(spoilt(good_counts(rng, 300, 64), photons=100), LIMITS)
+    kinds = judge_cells(with_bad_cell(good_counts(rng, 300, 64), photons=100), LIMITS)
     assert (kinds[3, :100] == DEAD).all()
 
 
 def test_flicker_that_the_sum_does_not_show(rng):
     """As many photons as in the other cells, but several of them in the same frames."""
-    kinds = judge_cells(spoilt(good_counts(rng, 100, 64), photons=110, pairs=60), LIMITS)
+    kinds = judge_cells(with_bad_cell(good_counts(rng, 100, 64), photons=110, pairs=60), LIMITS)
     assert (kinds[3, :100] == NOISY).all()
     assert np.count_nonzero(kinds) == 100
 
 
 def test_one_frame_is_no_flicker(rng):
     """Four photons count as 6 pairs, and so do more."""
-    kinds = judge_cells(spoilt(good_counts(rng, 5, 64), pairs=6), LIMITS)
+    kinds = judge_cells(with_bad_cell(good_counts(rng, 5, 64), pairs=6), LIMITS)
     assert not kinds.any()
 
 
@@ -104,7 +104,7 @@ def test_brightness_of_cells(rng):
     level = np.linspace(0.5, 1.5, 64)
     counts = good_counts(rng, 400, 64, level=level)
     assert not (judge_cells(counts, LIMITS) & (HOT | DEAD)).any()
-    photons = spoilt(counts, photons=1e6).photons.astype(np.uint32)
+    photons = with_bad_cell(counts, photons=1e6).photons.astype(np.uint32)
     frames = np.full((1, 64), FRAMES * 2000)
     found = brightness(capped(photons).sum(axis=1)[None], frames)
     # 5 % of the pixels of a faint cell are hot: 10000 times as bright, but for the cap
@@ -116,7 +116,7 @@ def test_brightness_of_cells(rng):
 def test_what_has_no_frames_is_not_judged(rng):
     counts = good_counts(rng, 50, 64)
     counts.frames[3] = 0
-    counts = spoilt(counts, photons=0)
+    counts = with_bad_cell(counts, photons=0)
     counts.photons[5, 7] = 1e6
     kinds = judge_cells(counts, LIMITS)
     kinds |= judge_by_neighbours(counts, np.full(2000, 0.05), np.full(2000, 0.001), LIMITS)

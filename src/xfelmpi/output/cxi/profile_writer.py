@@ -43,8 +43,8 @@ def write_profiles(
     )
     pixels = file.create(f"{group}/pixels", shape, np.uint32, axes=AXES)
     comment = "4 pi sin(theta) / lambda"
-    file.put(f"{group}/q", rings.q, units="1/m", comment=comment)
-    file.put(f"{group}/edges", rings.edges, units="1/m", comment=comment)
+    file.store(f"{group}/q", rings.q, units="1/m", comment=comment)
+    file.store(f"{group}/edges", rings.edges, units="1/m", comment=comment)
     batches = _batches(frames, rings)
     # all ranks write as often as the one with most batches
     while mpi.allreduce_max(file.comm, (batch := next(batches, None)) is not None):

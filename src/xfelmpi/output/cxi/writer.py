@@ -72,7 +72,7 @@ class CxiFile:
         name = f"entry_{len(self._entries) + 1}"
         n_pixels = self._detector.frame_pixels
         new = CxiEntry(self._comm, self._file, name, columns, count_dtype, n_pixels)
-        self._file.put(f"{name}/title", title)
+        self._file.store(f"{name}/title", title)
         self._entries.append(new)
         return new
 

@@ -34,7 +34,7 @@ class CellPowderWriter:
         self._comm = comm
         self._detector = detector
         self._file = ParallelFile(comm, path, attributes)
-        self._file.put("cellIds", cells.astype(np.uint16))
+        self._file.store("cellIds", cells.astype(np.uint16))
         shape = (detector.n_modules, len(cells), *detector.module_shape)
         self._suffixes = list(_KINDS) if split else [""]
         self._datasets = {}
@@ -82,5 +82,5 @@ class CellPowderWriter:
                     for cell in range(dataset.shape[1]):
                         dataset[module, cell] = np.zeros(self._detector.module_shape, np.uint32)
             counts = frames[_KINDS[suffix][0]].astype(np.uint32)
-            self._file.put(f"frames{suffix}", counts, units="frames")
+            self._file.store(f"frames{suffix}", counts, units="frames")
         self._file.close()

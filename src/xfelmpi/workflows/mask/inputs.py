@@ -18,7 +18,7 @@ from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.module_bits import modules_of
-from xfelmpi.run.distribution import LocalRun, share_run
+from xfelmpi.run.distribution import LocalRun, distribute_run
 from xfelmpi.workflows.inputs import load_constants
 from xfelmpi.workflows.mask.bad_pixels import BadPixelCriteria
 from xfelmpi.workflows.mask.hit_labels import HitLabels, share_hit_labels
@@ -60,7 +60,7 @@ class MaskInputs:
 
     Parameters
     ----------
-    share : LocalRun
+    local_run : LocalRun
         This rank's part of the run.
     masks : Masks
         Those that apply already.
@@ -73,7 +73,7 @@ class MaskInputs:
         and `MISS`.
     """
 
-    share: LocalRun
+    local_run: LocalRun
     masks: Masks
     calibration: Calibration | None
     events: HitLabels | None
@@ -82,7 +82,7 @@ class MaskInputs:
 
 def used_files(experiment: Experiment, options: MaskOptions, inputs: MaskInputs) -> list[UsedFile]:
     """Return the files that are read besides the run."""
-    masks, calibration, facts = inputs.masks, inputs.calibration, inputs.share.facts
+    masks, calibration, facts = inputs.masks, inputs.calibration, inputs.local_run.facts
     files = [*masks.files, *(calibration.files if calibration else ())]
     if inputs.events is not None:
         files.append(UsedFile("events", str(experiment.events)))
@@ -95,8 +95,8 @@ def used_files(experiment: Experiment, options: MaskOptions, inputs: MaskInputs)
 def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
     """Index the run, read masks and constants, and say so; collective."""
     comm, experiment, config = job.comm, job.experiment, job.config
-    share = share_run(comm, experiment, config.part(RunSettings))
-    facts = share.facts
+    local_run = distribute_run(comm, experiment, config.part(RunSettings))
+    facts = local_run.facts
     calibration = load_constants(job, facts)
     masks = load_masks(
         comm,
@@ -119,19 +119,21 @@ def load_mask_inputs(job: RunJob, options: MaskOptions) -> MaskInputs:
         events = share_hit_labels(comm, experiment.events)
         if events is None and options.leave_out == "hits":
             raise UsageError(f"--leave-out hits: no events file {experiment.events}")
-    labels, unknown = _labels(share, events, options.leave_out)
+    labels, unknown = _labels(local_run, events, options.leave_out)
     unknown = int(mpi.allreduce_sum(comm, np.array([unknown]))[0])
     if comm.rank == 0 and options.powder_cells and events is None:
         log.warning(f"no powder of hits and misses: {experiment.events} does not exist")
     if comm.rank == 0 and unknown:
         log.warning(f"{unknown:,} frames are not in {experiment.events}: neither hits nor misses")
-    return MaskInputs(share, masks, calibration, events, labels)
+    return MaskInputs(local_run, masks, calibration, events, labels)
 
 
-def _labels(share: LocalRun, events: HitLabels | None, leave_out: str) -> tuple[np.ndarray, int]:
+def _labels(
+    local_run: LocalRun, events: HitLabels | None, leave_out: str
+) -> tuple[np.ndarray, int]:
     """Return the label of every frame of this rank, uint16 (frame,), and how many are unknown."""
-    frames = share.frames
-    labels = np.searchsorted(share.facts.cells, frames.cell_id).astype(np.uint16)
+    frames = local_run.frames
+    labels = np.searchsorted(local_run.facts.cells, frames.cell_id).astype(np.uint16)
     labels |= np.uint16(JUDGED)
     if events is None or not len(frames):
         return labels, 0

@@ -63,10 +63,10 @@ def make_mask(job: RunJob, options: MaskOptions) -> int:
     mpi.run_on_root(comm, lambda: _refuse_to_replace(path, options))
     log.info("indexing the run …")
     inputs = load_mask_inputs(job, options)
-    job = job.of_proposal(inputs.share.facts.proposal)
+    job = job.of_proposal(inputs.local_run.facts.proposal)
     experiment = job.experiment
     mpi.run_on_root(comm, lambda: _prepare(experiment, path, options))
-    facts, masks, calibration = inputs.share.facts, inputs.masks, inputs.calibration
+    facts, masks, calibration = inputs.local_run.facts, inputs.masks, inputs.calibration
     used = describe_used(comm, used_files(experiment, options, inputs))
     attributes = provenance(job, facts.input_files, used)
     writer = None
@@ -82,7 +82,7 @@ def make_mask(job: RunJob, options: MaskOptions) -> int:
         )
     good, tally, problems = _sum_and_judge(comm, config, options, inputs, writer)
     found_before = _add_other_masks(comm, options, inputs, good, tally)
-    problems += inputs.share.problems
+    problems += inputs.local_run.problems
     if comm.rank == 0:
         problems += [*masks.problems, *(calibration.problems if calibration else ())]
     problems = summarised(mpi.gather_objects(comm, problems))
@@ -128,7 +128,7 @@ def _sum_and_judge(
     problems : list of Problem
         Of this rank.
     """
-    facts, masks = inputs.share.facts, inputs.masks
+    facts, masks = inputs.local_run.facts, inputs.masks
     detector = facts.detector_type
     spare = max(0, config.memory_per_rank - base_memory(detector.frame_pixels))
     room = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
@@ -140,7 +140,9 @@ def _sum_and_judge(
     signal = (config.adu_per_photon, config.photon_threshold)
     sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
     bright = options.leave_out == "bright"
-    labelled = LabelledFrames(inputs.share.frames, inputs.labels, n_cells, leave_out_bright=bright)
+    labelled = LabelledFrames(
+        inputs.local_run.frames, inputs.labels, n_cells, leave_out_bright=bright
+    )
     read = partial(sparsifier.frames, powder=PowderSum.zeros(masks.good.shape[1], detector))
     good = np.full((detector.n_modules, n_cells, detector.module_bytes), 0xFF, np.uint8)
     tally = Tally.zeros(detector)
@@ -188,7 +190,7 @@ def _add_other_masks(
     dict of str to ndarray, int64 (module,)
         Cells × pixels of every kind of mask, by module.
     """
-    facts, masks = inputs.share.facts, inputs.masks
+    facts, masks = inputs.local_run.facts, inputs.masks
     n_modules = facts.detector_type.n_modules
     in_run = np.flatnonzero(modules_of(facts.modules_in_run, n_modules)).tolist()
     mask_dead_asics(facts.detector_type, dead_asics(tally, options.limits), good, tally)
@@ -218,7 +220,7 @@ def _summary(
     inputs: MaskInputs, tally: Tally, others: dict[str, np.ndarray], good: np.ndarray
 ) -> list[str]:
     """Return what was found as lines of text, and warn of what could not be."""
-    facts = inputs.share.facts
+    facts = inputs.local_run.facts
     n_modules = facts.modules_in_run.bit_count()
     total = facts.detector_type.module_pixels * len(facts.cells) * n_modules
     found = dict(zip(KINDS.values(), tally.kinds, strict=True)) | others

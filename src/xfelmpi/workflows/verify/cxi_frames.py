@@ -39,7 +39,7 @@ SUMS, MASKS, POWDER, EMC = (
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Facts:
     # what rank 0 tells the others
     entries: tuple[tuple[str, int], ...]
     detector: Detector
@@ -84,24 +84,24 @@ def check_frames(
     dict or None
         Findings by check, on rank 0; checks that are not possible are left out.
     """
-    plan = mpi.bcast_from_root(comm, lambda: _plan(outputs))
+    facts = mpi.bcast_from_root(comm, lambda: _facts(outputs))
     results: dict[str, list[Finding]] = {}
-    for name, n in plan.entries:
+    for name, n in facts.entries:
         expected = mpi.run_on_root(comm, lambda name=name: _expected(outputs, name))
         bounds = split_trains(np.ones(n, np.int64), comm.size)
         own = mpi.scatter_rows(comm, expected, bounds)
-        found = FrameFindings(*np.zeros((2, plan.detector.frame_pixels), np.int64))
+        found = FrameFindings(*np.zeros((2, facts.detector.frame_pixels), np.int64))
         progress = Progress(n, stage=f"checking {name}", unit="frames", found="")
         board = mpi.ProgressBoard(comm, progress.show, n_values=1)
         with mpi.fail_together(comm):
-            _check_entry(experiment, plan, name, int(bounds[comm.rank]), own, found, board)
+            _check_entry(experiment, facts, name, int(bounds[comm.rank]), own, found, board)
         board.finish()
         progress.close()
         photons = mpi.reduce_sum(comm, found.photons)
         good = mpi.reduce_sum(comm, found.good)
         for check, findings in found.by_check.items():
             everyone = mpi.gather_objects(comm, findings)
-            if check != EMC or (plan.has_emc and name == "entry_1"):
+            if check != EMC or (facts.has_emc and name == "entry_1"):
                 results.setdefault(check, []).extend(everyone)
         if comm.rank == 0 and "powder" in outputs.files:
             sums = _compare_powder(outputs, name, photons, good)
@@ -109,7 +109,7 @@ def check_frames(
     return results if comm.rank == 0 else None
 
 
-def _plan(outputs: Outputs) -> _Plan:
+def _facts(outputs: Outputs) -> _Facts:
     config, entries = outputs.run.config, []
     for name, rows in outputs.rows_of_entries.items():
         try:
@@ -128,7 +128,7 @@ def _plan(outputs: Outputs) -> _Plan:
             has_emc = False
     run = outputs.run
     about = (run.detector_type, run.modules_in_run, config.bin)
-    return _Plan(tuple(entries), *about, usable, has_emc)
+    return _Facts(tuple(entries), *about, usable, has_emc)
 
 
 def _expected(outputs: Outputs, name: str) -> np.ndarray:
@@ -138,13 +138,13 @@ def _expected(outputs: Outputs, name: str) -> np.ndarray:
     return np.stack([column[rows].astype(np.int64) for column in columns], axis=1)
 
 
-def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFindings, board):
+def _check_entry(experiment, facts: _Facts, name, first, expected, found: FrameFindings, board):
     """Check frames of this rank, whose numbers start at `first`."""
-    emc = EmcFile(experiment.emc) if plan.has_emc and name == "entry_1" else None
+    emc = EmcFile(experiment.emc) if facts.has_emc and name == "entry_1" else None
     with open_hdf5(experiment.cxi) as file:
         data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
-        missing = ~modules_of(plan.modules_in_run, plan.detector.n_modules)
-        missing = np.repeat(missing, plan.detector.module_pixels)
+        missing = ~modules_of(facts.modules_in_run, facts.detector.n_modules)
+        missing = np.repeat(missing, facts.detector.module_pixels)
         reader = MaskReader(masks, missing, first, len(expected))
         for i, sums in enumerate(expected):
             number = first + i
@@ -156,7 +156,7 @@ def _check_entry(experiment, plan: _Plan, name, first, expected, found: FrameFin
                 hit = pixel, image[pixel]
                 _check_frame(experiment, where, hit, reader.bad(number), sums, found)
                 if emc:
-                    how = plan.bin, plan.usable
+                    how = facts.bin, facts.usable
                     found.by_check[EMC] += compare_emc(experiment.emc, emc, number, hit, how)
             except DAMAGE as error:
                 text = f"{where}: cannot be read: {describe(error)}"

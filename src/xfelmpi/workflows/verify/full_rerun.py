@@ -78,22 +78,22 @@ def check_all(job: RunJob, data: RunData, outputs: Outputs | None) -> dict[str, 
         On rank 0.
     """
     comm, experiment, config = job.comm, job.experiment, job.config
-    share, masks, first = data.share, data.inputs.masks, data.share.first_frame
+    local_run, masks, first = data.local_run, data.inputs.masks, data.local_run.first_frame
     sparsifier = make_sparsifier(config, data.inputs, data.files)
-    sums = FrameSums.zeros(len(share.frames))
-    powder = PowderSum.zeros(masks.good.shape[1], share.facts.detector_type)
-    progress = Progress(share.facts.n_frames, found="")
+    sums = FrameSums.zeros(len(local_run.frames))
+    powder = PowderSum.zeros(masks.good.shape[1], local_run.facts.detector_type)
+    progress = Progress(local_run.facts.n_frames, found="")
     compared = SumComparison(experiment.events, data.sums, sums, first)
     run_pass(
-        train_source(share.frames, sums, sparsifier.room, share.facts.kind),
+        train_source(local_run.frames, sums, sparsifier.room, local_run.facts.kind),
         partial(sparsifier.frames, powder=powder, name_invalid=True),
         (compared, PassProgress(comm, progress)),
     )
     progress.close()
     path = experiment.events
     findings: dict[str, list[Finding]] = {SUMS: compared.findings, DECISION: [], HITS: []}
-    share = without_dead_modules(comm, share, sums)
-    events = decide(job, share, masks, sums)
+    local_run = without_dead_modules(comm, local_run, sums)
+    events = decide(job, local_run, masks, sums)
     for name in _DECISION:
         pair = (getattr(data.events, name), getattr(events, name))
         findings[DECISION] += compare(path, name, *pair, first=first)
@@ -102,7 +102,7 @@ def check_all(job: RunJob, data: RunData, outputs: Outputs | None) -> dict[str, 
         # frames with other sums would stop the reading of the hits
         del findings[HITS]
     else:
-        reader = HitReader(share.frames, data.sums, sparsifier, masks)
+        reader = HitReader(local_run.frames, data.sums, sparsifier, masks)
         findings[HITS] = _check_entries(comm, experiment, config, data, reader)
     gathered = {name: mpi.gather_objects(comm, own) for name, own in findings.items()}
     if comm.rank == 0:
@@ -139,7 +139,7 @@ def _check_entries(comm, experiment, config: Config, data: RunData, reader: HitR
 def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data: RunData):
     """Compare frames of this rank with those of an entry, where they start with number `first`."""
     findings: list[Finding] = []
-    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.share.facts.detector_type)
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.local_run.facts.detector_type)
     number, path = first, experiment.cxi
     try:
         with open_hdf5(path) as file:
@@ -181,7 +181,7 @@ def good_pixels(data: RunData, row: int, bad_here: np.ndarray) -> np.ndarray:
         Those that are bad in this frame only.
     """
     masks = data.inputs.masks
-    of_cell = masks.row_of_cell[data.share.frames.cell_id[row]]
+    of_cell = masks.row_of_cell[data.local_run.frames.cell_id[row]]
     good = unpack(masks.good[:, of_cell]).reshape(-1).astype(bool)
     good[bad_here] = False
     return good & _pixels_in_run(data)
@@ -190,7 +190,7 @@ def good_pixels(data: RunData, row: int, bad_here: np.ndarray) -> np.ndarray:
 def _pixels_in_run(data: RunData) -> np.ndarray:
     """Return which pixels belong to modules of the run, bool (pixel,)."""
     masks = data.inputs.masks
-    there = modules_of(data.share.facts.modules_in_run, masks.n_modules)
+    there = modules_of(data.local_run.facts.modules_in_run, masks.n_modules)
     return np.repeat(there, masks.module_pixels)
 
 

@@ -190,9 +190,9 @@ def _check_input(
     if data is not None:
         columns = None
         if outputs:
-            names = [added.name for added in data.share.added]
+            names = [added.name for added in data.local_run.added]
             columns = {name: outputs.files["events"][name][()] for name in names}
-        added = run_data.check_added(comm, experiment, data.share, columns)
+        added = run_data.check_added(comm, experiment, data.local_run, columns)
         if comm.rank == 0:
             findings[run_data.FRAMES] = [*findings[run_data.FRAMES], *added]
         whole = mpi.bcast_from_root(comm, lambda: outputs.run.whole)

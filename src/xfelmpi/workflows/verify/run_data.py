@@ -13,7 +13,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.reduction.dead_modules import without_dead_modules
-from xfelmpi.run.distribution import LocalRun, scatter_table, share_run
+from xfelmpi.run.distribution import LocalRun, distribute_run, scatter_table
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import Inputs, load_inputs
 from xfelmpi.workflows.verify.findings import Finding, compare
@@ -28,14 +28,14 @@ class RunData:
 
     Parameters
     ----------
-    share : LocalRun
+    local_run : LocalRun
     files : FilePool
     inputs : Inputs
     events : EventColumns
     sums : FrameSums
     """
 
-    share: LocalRun
+    local_run: LocalRun
     files: FilePool
     inputs: Inputs
     events: EventColumns
@@ -69,18 +69,18 @@ def open_run(
     comm, experiment = job.comm, job.experiment
     kind = mpi.bcast_from_root(comm, lambda: str(run.attributes["data"]))
     settings = replace(job.config.part(RunSettings), vds=False, data=kind, ask_catalogue=False)
-    share = share_run(comm, experiment, settings)
+    local_run = distribute_run(comm, experiment, settings)
     n = mpi.bcast_from_root(comm, lambda: len(run.events.trainId))
-    if n != share.facts.n_frames:
-        text = f"has {n:,} frames, expected the {share.facts.n_frames:,} of the run"
+    if n != local_run.facts.n_frames:
+        text = f"has {n:,} frames, expected the {local_run.facts.n_frames:,} of the run"
         return None, {FRAMES: [Finding(experiment.events.name, text)]}
-    sums = FrameSums(**scatter_table(comm, share, run.sums if run else None, FrameSums))
-    columns = scatter_table(comm, share, run.events if run else None, EventColumns)
-    events = EventColumns(**columns, added=share.added)
-    findings = {FRAMES: mpi.gather_objects(comm, _compare_frames(experiment, share, events))}
-    files = FilePool(share.facts.files)
-    share = without_dead_modules(comm, share, sums)
-    inputs = load_inputs(job, share, files)
+    sums = FrameSums(**scatter_table(comm, local_run, run.sums if run else None, FrameSums))
+    columns = scatter_table(comm, local_run, run.events if run else None, EventColumns)
+    events = EventColumns(**columns, added=local_run.added)
+    findings = {FRAMES: mpi.gather_objects(comm, _compare_frames(experiment, local_run, events))}
+    files = FilePool(local_run.facts.files)
+    local_run = without_dead_modules(comm, local_run, sums)
+    inputs = load_inputs(job, local_run, files)
     digest = mask_digest(comm, inputs.masks)
     findings[MASKS] = mpi.bcast_from_root(
         comm, lambda: compare(experiment.events, "masks_digest", run.masks, digest, "digest")
@@ -88,21 +88,23 @@ def open_run(
     if findings[MASKS]:
         text = "was made with other masks than those found now, so that frames are not compared"
         return None, findings | {MASKS: [Finding(experiment.events.name, text)]}
-    return RunData(share, files, inputs, events, sums), findings
+    return RunData(local_run, files, inputs, events, sums), findings
 
 
-def _compare_frames(experiment: Experiment, share: LocalRun, events: EventColumns) -> list[Finding]:
-    frames, first = share.frames, share.first_frame
+def _compare_frames(
+    experiment: Experiment, local_run: LocalRun, events: EventColumns
+) -> list[Finding]:
+    frames, first = local_run.frames, local_run.first_frame
     pairs = {
         "trainId": (events.trainId, frames.train_id),
         "cellId": (events.cellId, frames.cell_id),
         "pulseId": (events.pulseId, frames.pulse_id),
-        "pulse_energy": (events.pulse_energy, share.pulse_energy),
-        "wavelength": (events.wavelength, share.wavelength),
-        "n_pulses": (events.n_pulses, share.n_pulses),
+        "pulse_energy": (events.pulse_energy, local_run.pulse_energy),
+        "wavelength": (events.wavelength, local_run.wavelength),
+        "n_pulses": (events.n_pulses, local_run.n_pulses),
     }
-    if events.pumped is not None and share.pumped is not None:
-        pairs["pumped"] = (events.pumped, share.pumped)
+    if events.pumped is not None and local_run.pumped is not None:
+        pairs["pumped"] = (events.pumped, local_run.pumped)
     found = []
     for name, (here, there) in pairs.items():
         found += compare(experiment.events, name, here, there, first=first)
@@ -110,14 +112,14 @@ def _compare_frames(experiment: Experiment, share: LocalRun, events: EventColumn
 
 
 def check_added(
-    comm, experiment: Experiment, share: LocalRun, columns: dict[str, np.ndarray] | None
+    comm, experiment: Experiment, local_run: LocalRun, columns: dict[str, np.ndarray] | None
 ) -> list[Finding]:
     """Compare the columns that ``--add`` names, given on rank 0 from the file; collective."""
-    bounds = np.array([*comm.allgather(share.first_frame), share.facts.n_frames])
+    bounds = np.array([*comm.allgather(local_run.first_frame), local_run.facts.n_frames])
     found = []
-    for added in share.added:
+    for added in local_run.added:
         values = mpi.scatter_rows(comm, columns[added.name] if columns else None, bounds)
         found += compare(
-            experiment.events, added.name, values, added.values, first=share.first_frame
+            experiment.events, added.name, values, added.values, first=local_run.first_frame
         )
     return mpi.gather_objects(comm, found)

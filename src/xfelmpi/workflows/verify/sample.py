@@ -67,12 +67,12 @@ def check_sample(job: RunJob, data: RunData, rows: np.ndarray) -> list[Finding]:
         Rows of the events file, the same on all ranks.
     """
     comm, experiment, config = job.comm, job.experiment, job.config
-    first = data.share.first_frame
-    own = rows[(rows >= first) & (rows < first + len(data.share.frames))] - first
+    first = data.local_run.first_frame
+    own = rows[(rows >= first) & (rows < first + len(data.local_run.frames))] - first
     before, _ = mpi.exscan_and_total(comm, int(data.events.is_hit.sum()))
     number = before + np.cumsum(data.events.is_hit) - 1
     opened = _RunFiles()
-    raw = data.share.facts.kind == "raw"
+    raw = data.local_run.facts.kind == "raw"
     read = _kernel_reader(config, data) if raw else _h5py_reader(config, data, opened)
     found: list[Finding] = []
     with mpi.fail_together(comm):
@@ -90,7 +90,7 @@ def check_sample(job: RunJob, data: RunData, rows: np.ndarray) -> list[Finding]:
 def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead) -> list[Finding]:
     """Compare one frame as it was read with the events, and with hit number `hit` if not -1."""
     image, bad_here, modules, complaints = frame
-    events, sums, where = data.events, data.sums, f"row {data.share.first_frame + row}"
+    events, sums, where = data.events, data.sums, f"row {data.local_run.first_frame + row}"
     found = [Finding(experiment.events.name, f"{where}: {text}") for text in complaints]
     own = {
         "litpixels": (events.litpixels, np.count_nonzero(image)),
@@ -114,11 +114,11 @@ def _check_frame(experiment, data: RunData, row: int, hit: int, frame: FrameRead
 def _kernel_reader(config: Config, data: RunData) -> Callable[[int], FrameRead]:
     """Return what reads a frame of raw data by its row, by the same kernels as the job."""
     sparsifier = make_sparsifier(config, data.inputs, data.files)
-    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.share.facts.detector_type)
+    powder = PowderSum.zeros(data.inputs.masks.good.shape[1], data.local_run.facts.detector_type)
 
     def read(row: int) -> FrameRead:
         """Read a frame by itself, not in a block as the job does, and make its list dense."""
-        block = sparsifier.frames(data.share.frames[row : row + 1], powder)
+        block = sparsifier.frames(data.local_run.frames[row : row + 1], powder)
         sparse = block.take(np.arange(1))
         image = dense(sparse.pixel, sparse.count, powder.photons.size)
         bad_here = np.zeros(len(image), bool)
@@ -154,7 +154,7 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
 
     def read(row: int) -> FrameRead:
         """Read all modules that have the frame; of those that cannot be read, the bit is unset."""
-        table = data.share.frames
+        table = data.local_run.frames
         good = good_pixels(data, row, np.empty(0, np.int64))
         n_pixels = len(good) // table.n_modules
         image = np.zeros(len(good), np.int64)
@@ -163,7 +163,7 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
         for module in range(table.n_modules):
             if table.file[row, module] < 0:
                 continue
-            file = data.share.facts.files[table.file[row, module]]
+            file = data.local_run.facts.files[table.file[row, module]]
             ids = (int(table.train_id[row]), int(table.cell_id[row]))
             found = _read_module(opened, file, int(table.row[row, module]), ids, data, config)
             if found is None:
@@ -200,7 +200,7 @@ def _read_module(
     frame_bits = data.inputs.masks.frame_bits
     try:
         # not the dataset's own parent, which is in another file if it is behind a link
-        names = data.share.facts.detector_type.datasets
+        names = data.local_run.facts.detector_type.datasets
         frames = opened.get(file.path)[file.dataset.removesuffix(f"/{names.data}")]
         at = divmod(row, file.frames_per_train) if file.frames_per_train else (row,)
         in_file = (

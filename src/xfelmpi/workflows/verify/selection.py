@@ -47,7 +47,7 @@ _OWN |= {f"{DETECTOR}/{name}" for name in ("data", "mask")}
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _Facts:
     # what rank 0 tells the others
     cxi: Path
     emc: Path
@@ -74,21 +74,21 @@ def check_selection(
     """
     with ExitStack() as stack:
         opened = mpi.run_on_root(comm, lambda: _open(stack, outputs, results))
-        plan = mpi.bcast_from_root(comm, lambda: opened and opened.plan())
-        if not plan:
+        facts = mpi.bcast_from_root(comm, lambda: opened and opened.facts())
+        if not facts:
             return
         n = mpi.bcast_from_root(comm, lambda: len(opened.rows))
         bounds = split_trains(np.ones(n, np.int64), comm.size)
         rows = mpi.scatter_rows(comm, opened.rows if opened else None, bounds)
         first = int(bounds[comm.rank])
-        found, good = _check_frames(comm, experiment, plan, first, rows)
-        good = mpi.allreduce_sum(comm, good).reshape(plan.detector.frame_shape)
-        usable = usable_pixels(good, n, plan.max_bad)
+        found, good = _check_frames(comm, experiment, facts, first, rows)
+        good = mpi.allreduce_sum(comm, good).reshape(facts.detector.frame_shape)
+        usable = usable_pixels(good, n, facts.max_bad)
         frames = mpi.gather_objects(comm, found)
-        of_emc = mpi.gather_objects(comm, _check_emc(comm, plan, usable, first, len(rows)))
+        of_emc = mpi.gather_objects(comm, _check_emc(comm, facts, usable, first, len(rows)))
         if comm.rank == 0:
             results.add(FRAMES, frames)
-            results.add(EMC, [*dragonfly.emc_header_of(outputs, plan.emc, n), *of_emc])
+            results.add(EMC, [*dragonfly.emc_header_of(outputs, facts.emc, n), *of_emc])
             path = opened.paths.dragonfly_detector
             results.run(PIXELS, lambda: opened.check_detector(usable), path)
 
@@ -151,12 +151,12 @@ class _Selection:
     file: h5py.File
     rows: np.ndarray
 
-    def plan(self) -> _Plan:
+    def facts(self) -> _Facts:
         """Return what all ranks must know."""
         run, emc = self.outputs.run, self.paths.emc
         has_emc = dragonfly.readable_emc(emc, len(self.rows))
         about = (run.detector_type, run.modules_in_run, run.config.bin, run.config.max_bad)
-        return _Plan(self.paths.cxi, emc, *about, has_emc)
+        return _Facts(self.paths.cxi, emc, *about, has_emc)
 
     def check_origin(self) -> Iterator[Finding]:
         """Files are there, of the job of the run's files, with their structure and condition."""
@@ -227,7 +227,7 @@ def _datasets(group: h5py.Group) -> list[str]:
 
 
 def _check_frames(
-    comm, experiment: Experiment, plan: _Plan, first: int, rows: np.ndarray
+    comm, experiment: Experiment, facts: _Facts, first: int, rows: np.ndarray
 ) -> tuple[list[Finding], np.ndarray]:
     """Compare frames and masks with those of the run's CXI file; collective.
 
@@ -238,10 +238,10 @@ def _check_frames(
         In how many of these frames each pixel is good, by the run's file.
     """
     found: list[Finding] = []
-    good = np.zeros(plan.detector.frame_pixels, np.int64)
-    missing = ~modules_of(plan.modules_in_run, plan.detector.n_modules)
-    missing = np.repeat(missing, plan.detector.module_pixels)
-    with mpi.fail_together(comm), open_hdf5(plan.cxi) as own, open_hdf5(experiment.cxi) as of_run:
+    good = np.zeros(facts.detector.frame_pixels, np.int64)
+    missing = ~modules_of(facts.modules_in_run, facts.detector.n_modules)
+    missing = np.repeat(missing, facts.detector.module_pixels)
+    with mpi.fail_together(comm), open_hdf5(facts.cxi) as own, open_hdf5(experiment.cxi) as of_run:
         (data, mask), (run_data, run_mask) = (
             [file[f"entry_1/{DETECTOR}/{name}"] for name in ("data", "mask")]
             for file in (own, of_run)
@@ -255,32 +255,32 @@ def _check_frames(
                 (bad, complaint), (right, _) = masks.bad(number), run_masks.bad(row)
                 good += ~right
                 if complaint:
-                    found.append(Finding(plan.cxi.name, f"{where}: {complaint}"))
-                found += compare(plan.cxi, f"{where}, bad pixels", bad, right, "pixel")
+                    found.append(Finding(facts.cxi.name, f"{where}: {complaint}"))
+                found += compare(facts.cxi, f"{where}, bad pixels", bad, right, "pixel")
                 found += compare(
-                    plan.cxi, f"{where}, photons", data[number], run_data[row], "pixel"
+                    facts.cxi, f"{where}, photons", data[number], run_data[row], "pixel"
                 )
             except DAMAGE as error:
                 text = f"{where}: cannot be read: {describe(error)}"
-                found.append(Finding(plan.cxi.name, text))
+                found.append(Finding(facts.cxi.name, text))
     return found, good
 
 
-def _check_emc(comm, plan: _Plan, usable: np.ndarray, first: int, n: int) -> list[Finding]:
+def _check_emc(comm, facts: _Facts, usable: np.ndarray, first: int, n: int) -> list[Finding]:
     """Compare frames of the EMC file with those of the selection's CXI file; collective."""
     found: list[Finding] = []
-    if not plan.has_emc:
+    if not facts.has_emc:
         # the check of the header says so
         return found
-    with mpi.fail_together(comm), open_hdf5(plan.cxi) as file:
-        emc, data = EmcFile(plan.emc), file[f"entry_1/{DETECTOR}/data"]
+    with mpi.fail_together(comm), open_hdf5(facts.cxi) as file:
+        emc, data = EmcFile(facts.emc), file[f"entry_1/{DETECTOR}/data"]
         for number in range(first, first + n):
             try:
                 image = data[number].reshape(-1)
                 pixel = np.flatnonzero(image != 0)
                 hit = pixel, image[pixel]
-                found += compare_emc(plan.emc, emc, number, hit, (plan.bin, usable))
+                found += compare_emc(facts.emc, emc, number, hit, (facts.bin, usable))
             except DAMAGE as error:
                 text = f"frame {number}: cannot be read: {describe(error)}"
-                found.append(Finding(plan.emc.name, text))
+                found.append(Finding(facts.emc.name, text))
     return found
