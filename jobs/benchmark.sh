@@ -36,7 +36,7 @@ all)
     python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
     python "$programs/index_run.py" "$folder/index" "$repeats"
     python "$programs/mask_layouts.py" "$folder/masks" "$repeats"
-    python "$programs/decide_again.py" "$folder/again" 2 64 "$repeats"
+    python "$programs/rethreshold.py" "$folder/again" 2 64 "$repeats"
     python "$programs/whole_job.py" "$folder/jobs" "$repeats" 16 64 256
     if type perf >/dev/null 2>&1; then
         python "$programs/microsecond.py" "$folder/microsecond" "$folder/microsecond.svg"

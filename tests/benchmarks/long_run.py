@@ -15,7 +15,7 @@ from statistics import median
 
 import h5py
 from bench import Spent, row, simulated, xfelmpi
-from decide_again import stages
+from rethreshold import stages
 
 RUN = 900
 TRAINS = 63

@@ -37,7 +37,7 @@ def programs(folder: Path, repeats: int) -> list[list]:
         ["pass_floor.py", folder / "pass", 16, 352, "libdeflate", "zlib", "weak"],
         ["mask_layouts.py", folder / "masks", repeats],
         ["index_run.py", folder / "index", repeats],
-        ["decide_again.py", folder / "again", 2, 64, repeats],
+        ["rethreshold.py", folder / "again", 2, 64, repeats],
         ["whole_job.py", folder / "jobs", repeats, 16, 64],
         ["start.py", folder / "start", repeats],
         ["peers.py", folder / "peers", repeats, 64],

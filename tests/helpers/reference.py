@@ -321,7 +321,7 @@ def decide(score, complete, group, n_sigma) -> list[tuple]:
     return rows
 
 
-def lottery(train: int, cell: int) -> int:
+def sampling_key(train: int, cell: int) -> int:
     """Return SplitMix64's output for the seed train x 512 + cell."""
     modulo = 1 << 64
     z = (train * 512 + cell + 0x9E3779B97F4A7C15) % modulo

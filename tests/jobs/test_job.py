@@ -388,7 +388,7 @@ def test_misses_are_drawn_the_same_way_every_time(tmp_path):
     assert 0 < np.flatnonzero(drawn[0] != ~expected.is_hit)[0] < 18, "not simply the first ones"
 
 
-def test_without_machine_data_and_geometry(tmp_path):
+def test_without_beamline_data_and_geometry(tmp_path):
     """What is not known is NaN, and the log says so."""
     mock = tiny_run(tmp_path / PROPOSAL, trains=2, absent_modules=())
     for folder in (mock.paths.raw, mock.paths.proc):

@@ -201,10 +201,10 @@ def draw_misses(
     comm, settings: HitSettings, frames: ScoredFrames, decision: Decision
 ) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
-    lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
-    numbers = mpi.allgather_concat(comm, lottery[decision.is_blank])
+    key = sampling.sampling_key(frames.train_id, frames.cell_id)
+    numbers = mpi.allgather_concat(comm, key[decision.is_blank])
     base = len(numbers)
     if settings.miss_base == "hits":
         base = int(mpi.allreduce_sum(comm, np.array([decision.is_hit.sum()]))[0])
     limit = sampling.sampling_cutoff(numbers, round(base * settings.miss_fraction))
-    return sampling.sampled(lottery, decision.is_blank, limit)
+    return sampling.sampled(key, decision.is_blank, limit)

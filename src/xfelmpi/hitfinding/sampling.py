@@ -24,7 +24,7 @@ def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
 
 
 def sampling_cutoff(numbers: np.ndarray, n_wanted: int) -> int:
-    """Return the largest lottery number that wins when the `n_wanted` lowest do, -1 if none.
+    """Return the largest sampling key that is drawn when the `n_wanted` lowest are, -1 if none.
 
     Parameters
     ----------

@@ -117,8 +117,8 @@ class FrameKeeper(Observer):
     def _candidates(self, frames: FrameTable) -> np.ndarray:
         """Return which frames are drawn if they are non-hits, as far as known, bool (frame,)."""
         base = self._hits.n if self._settings.miss_base == "hits" else self._non_hits
-        lottery = sampling.sampling_key(frames.train_id, frames.cell_id)
-        return lottery < _cutoff(base * self._settings.miss_fraction, self._non_hits)
+        key = sampling.sampling_key(frames.train_id, frames.cell_id)
+        return key < _cutoff(base * self._settings.miss_fraction, self._non_hits)
 
 
 class PassProgress(Observer):

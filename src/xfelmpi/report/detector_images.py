@@ -77,8 +77,8 @@ def _hits(found: RunFiles, hit_file: HitFile, layout) -> Iterator[str]:
     events, rows = found.run.events, hit_file.rows
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)
-    lottery = sampling_key(events.trainId[rows[others]], events.cellId[rows[others]])
-    random = np.sort(others[np.argsort(lottery)[:HITS_SHOWN]])
+    key = sampling_key(events.trainId[rows[others]], events.cellId[rows[others]])
+    random = np.sort(others[np.argsort(key)[:HITS_SHOWN]])
     good_by_place: dict[int, np.ndarray] = {}
     room = _MOST_BYTES
     for title, chosen in (("strongest hits", strongest), ("random hits", random)):

@@ -169,17 +169,17 @@ def test_no_frames(decide):
     assert all(len(getattr(decision, name)) == 0 for name in (*COLUMNS, "decidable"))
 
 
-# the lottery of the misses
+# which non-hits are sampled
 
 TRAINS = np.array([0, 1, 10_000, 1_500_000_000, 2**40], np.uint64)
 
 
-def test_lottery_numbers():
+def test_sampling_keys():
     train, cell = (a.reshape(-1) for a in np.meshgrid(TRAINS, np.arange(352, dtype=np.uint16)))
     numbers = sampling.sampling_key(train, cell)
     assert numbers.dtype == np.uint64
     assert numbers.tolist() == [
-        reference.lottery(int(t), int(c)) for t, c in zip(train, cell, strict=True)
+        reference.sampling_key(int(t), int(c)) for t, c in zip(train, cell, strict=True)
     ]
 
 
@@ -187,11 +187,11 @@ def test_known_numbers_of_splitmix64():
     """The generator with seed 0 gives these first."""
     step = 0x9E3779B97F4A7C15
     expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    found = [reference.lottery(0, i * step) for i in range(3)]
+    found = [reference.sampling_key(0, i * step) for i in range(3)]
     assert found == expected
 
 
-def test_lottery_is_even_and_without_ties():
+def test_sampling_keys_are_even_and_without_ties():
     train = np.repeat(np.arange(1_234_000, 1_234_200, dtype=np.uint64), 352)
     cell = np.tile(np.arange(352, dtype=np.uint16), 200)
     numbers = sampling.sampling_key(train, cell)
@@ -204,7 +204,7 @@ def test_lottery_is_even_and_without_ties():
     assert np.bincount(cell[low], minlength=352).max() < 200 / 16 + 6 * math.sqrt(200 / 16)
 
 
-def test_lottery_has_no_ties_with_any_number_of_cells():
+def test_sampling_keys_have_no_ties_with_any_number_of_cells():
     """512 and more cells of a train are no cells of the trains after it."""
     trains = [0, 1, 2, 127, 128, 1_500_000_000, 1_500_000_001, 2**47 - 2, 2**47 - 1]
     cells = np.unique([*range(1100), *(2**n + i for n in range(11, 16) for i in (-1, 0, 1)), 65535])

@@ -182,11 +182,11 @@ def test_windows(frames, min_scores):
     st.sets(st.tuples(st.integers(0, 2**53 - 1), st.integers(0, 351)), min_size=1, max_size=30),
     st.integers(0, 40),
 )
-def test_lottery(frames, n_wanted):
+def test_sampling(frames, n_wanted):
     """As many win as shall, the same ones whichever frames take part besides the losers."""
     train, cell = np.array(sorted(frames), np.uint64).T
     numbers = sampling.sampling_key(train, cell.astype(np.uint16))
-    assert numbers.tolist() == [reference.lottery(int(t), int(c)) for t, c in sorted(frames)]
+    assert numbers.tolist() == [reference.sampling_key(int(t), int(c)) for t, c in sorted(frames)]
     won = sampling.sampled(
         numbers, np.ones(len(train), bool), sampling.sampling_cutoff(numbers, n_wanted)
     )

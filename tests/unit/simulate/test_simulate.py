@@ -96,7 +96,7 @@ def test_extra_data_reads_the_detector(plain_run):
         np.testing.assert_array_equal(images[:, row], plain_run.frame(row))
 
 
-def test_extra_data_reads_the_machine_data(plain_run):
+def test_extra_data_reads_the_beamline_data(plain_run):
     raw = RunDirectory(plain_run.paths.raw)
     truth = plain_run.truth
     energy = raw["SPB_XTD9_XGM/DOOCS/MAIN:output", "data.intensityTD"]

@@ -1,6 +1,6 @@
 """Deciding a finished run again, against what the full run needs to write.
 
-    python tests/benchmarks/decide_again.py FOLDER [RANKS TRAINS REPEATS]
+    python tests/benchmarks/rethreshold.py FOLDER [RANKS TRAINS REPEATS]
 
 FOLDER gets a simulated run (run 91; 64 trains x 352 cells, 5 % hits) unless it has one, and its
 events file with 10^6 frames. Shows medians (of 5): seconds of the write stage of a full

@@ -40,7 +40,7 @@ def process(mock, output, *options, ranks=0, status=0):
     return done
 
 
-def decide_again(mock, first, output, *options, **how):
+def rethreshold(mock, first, output, *options, **how):
     """Decide again in a copy of the first outputs."""
     shutil.copytree(first, output)
     return process(mock, output, "--from-events", *options, **how)
@@ -87,7 +87,7 @@ def test_same_as_a_full_run(proc, name, tmp_path):
     options = DECISIONS[name]
     ranks = (0, 1, 2, 3, 5)[list(DECISIONS).index(name) % 5]
     process(mock, tmp_path / "full", *options, status=3)
-    decide_again(mock, first, tmp_path / "again", *options, ranks=ranks, status=3)
+    rethreshold(mock, first, tmp_path / "again", *options, ranks=ranks, status=3)
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
     config = configuration(tmp_path / "again")
     assert config == configuration(tmp_path / "full") | {"output": str(tmp_path / "again")}
@@ -100,14 +100,14 @@ def test_same_on_several_ranks(proc, tmp_path):
     mock, first = proc
     for n in (0, 3):
         options = ("--sigma", "1", "--miss-fraction", "0.5")
-        decide_again(mock, first, tmp_path / str(n), *options, ranks=n, status=3)
+        rethreshold(mock, first, tmp_path / str(n), *options, ranks=n, status=3)
     assert_same_outputs(tmp_path / "0", tmp_path / "3")
 
 
 def test_from_no_hits_to_hits_and_back(proc, tmp_path):
     mock, first = proc
     output = tmp_path / "out"
-    decide_again(mock, first, output, "--decide", "fixed", "--fixed-threshold", "1e9", status=3)
+    rethreshold(mock, first, output, "--decide", "fixed", "--fixed-threshold", "1e9", status=3)
     assert hits_and_misses(output) == (0, 0)
     # the threshold of the time before belongs to a decision that is not wanted any more
     process(mock, output, "--from-events", "--decide", "auto", status=3)
@@ -120,7 +120,7 @@ def test_settings_of_the_first_time_hold(tmp_path):
     settings += ("--trains", "1:3", "--normalise", "unmasked", "--decide", "run", "--sigma", "3")
     process(mock, tmp_path / "first", *settings)
     process(mock, tmp_path / "full", *settings, "--sigma", "-1")
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1")
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1")
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
@@ -130,7 +130,7 @@ def test_normalised_by_pulse_energy(tmp_path):
     settings = ("--normalise", "pulse-energy", "--min-pulse-energy", "1.2mJ", "--min-scores", "9")
     process(mock, tmp_path / "first", *settings)
     process(mock, tmp_path / "full", *settings, "--sigma", "-1")
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
     for option in (("--min-scores", "8"), ("--first-cell", "1"), ("--exclude-cells", "3")):
@@ -147,7 +147,7 @@ def test_raw_run(tmp_path):
     # what is there now must not make a difference
     (mock.options.prefix / "proc" / "r0050").mkdir(parents=True, exist_ok=True)
     (mock.options.prefix / "proc" / "r0050" / "CORR-R0050-AGIPD00-S00000.h5").touch()
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
@@ -159,7 +159,7 @@ def test_other_constants_are_refused(tmp_path):
     path = sorted(mock.paths.constants.glob("*.h5"))[3]
     with h5py.File(path, "r+") as file:
         file["AnalogOffset"][0] += 1
-    done = decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "3", status=2)
+    done = rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "3", status=2)
     assert f"was made with other calibration constants than those found now (e.g. {path.name})" in (
         done.stderr
     )
@@ -176,7 +176,7 @@ def test_masks_of_the_run(masks, tmp_path):
     settings = ("--mask", *masks, "--with-misses")
     process(mock, tmp_path / "first", *settings)
     process(mock, tmp_path / "full", *settings, "--sigma", "-1")
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
@@ -192,7 +192,7 @@ def test_only_hits_and_misses_are_read(tmp_path):
     assert 0 < len(ids) < len(needed)
     for path in mock.paths.proc.glob("CORR-*-AGIPD*.h5"):
         spoil_frames(path, ids)
-    done = decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "2")
+    done = rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "2")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
     assert re.search(r"^read .* GB +hits and misses only$", done.stdout, re.M)
 
@@ -254,7 +254,7 @@ def test_the_same_value_is_not_refused(proc, tmp_path):
         "--sigma",
         "4",
     )
-    decide_again(mock, first, tmp_path / "again", *same, status=3)
+    rethreshold(mock, first, tmp_path / "again", *same, status=3)
     assert_same_outputs(first, tmp_path / "again")
 
 
@@ -321,7 +321,7 @@ def test_module_that_is_only_in_trains_left_out(tmp_path):
     dry = ("--from-events", "--dry-run", "--sigma", "-5")
     assert rows_of(process(mock, tmp_path / "first", *dry).stdout) == {-5.0: (0, 0.0)}
     process(mock, tmp_path / "full", *chosen, "--sigma", "-5", status=3)
-    decide_again(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-5", status=3)
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-5", status=3)
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
 
