@@ -137,7 +137,7 @@ def check_events(path: Path, expected: Expected) -> dict[str, np.ndarray]:
         else:
             np.testing.assert_array_equal(found[name], right, name)
     assert found["is_miss"].sum() == expected.n_misses
-    assert not (found["is_miss"] & ~expected.blank).any()
+    assert not (found["is_miss"] & ~expected.non_hits).any()
     return found
 
 

@@ -217,12 +217,12 @@ class Expected:
     @property
     def n_misses(self) -> int:
         """How many misses must be drawn."""
-        others = int(self.blank.sum())
+        others = int(self.non_hits.sum())
         base = int(self.is_hit.sum()) if self.miss_base == "hits" else others
         return min(others, round(self.miss_fraction * base))
 
     @property
-    def blank(self) -> np.ndarray:
+    def non_hits(self) -> np.ndarray:
         """What misses may be drawn from, bool (frame,)."""
         return self.usable & ~self.is_hit & (self.sums["score"] <= self.max_score)
 

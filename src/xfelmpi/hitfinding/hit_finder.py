@@ -202,9 +202,9 @@ def draw_misses(
 ) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
     key = sampling.sampling_key(frames.train_id, frames.cell_id)
-    numbers = mpi.allgather_concat(comm, key[decision.is_blank])
-    base = len(numbers)
+    of_run = mpi.allgather_concat(comm, key[decision.is_non_hit])
+    base = len(of_run)
     if settings.miss_base == "hits":
         base = int(mpi.allreduce_sum(comm, np.array([decision.is_hit.sum()]))[0])
-    limit = sampling.sampling_cutoff(numbers, round(base * settings.miss_fraction))
-    return sampling.sampled(key, decision.is_blank, limit)
+    cutoff = sampling.sampling_cutoff(of_run, round(base * settings.miss_fraction))
+    return sampling.sampled(key, decision.is_non_hit, cutoff)

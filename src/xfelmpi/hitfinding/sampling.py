@@ -23,22 +23,22 @@ def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def sampling_cutoff(numbers: np.ndarray, n_wanted: int) -> int:
+def sampling_cutoff(keys: np.ndarray, n_wanted: int) -> int:
     """Return the largest sampling key that is drawn when the `n_wanted` lowest are, -1 if none.
 
     Parameters
     ----------
-    numbers : ndarray, uint64
+    keys : ndarray, uint64
         Of all frames of the run that take part.
     n_wanted : int
-        How many to draw; all win if there are fewer.
+        How many to draw; all if there are fewer.
     """
-    n = min(n_wanted, len(numbers))
-    return int(np.partition(numbers, n - 1)[n - 1]) if n else -1
+    n = min(n_wanted, len(keys))
+    return int(np.partition(keys, n - 1)[n - 1]) if n else -1
 
 
-def sampled(numbers: np.ndarray, takes_part: np.ndarray, limit: int) -> np.ndarray:
+def sampled(keys: np.ndarray, takes_part: np.ndarray, cutoff: int) -> np.ndarray:
     """Return which frames were drawn, bool (frame,)."""
-    if limit < 0:
-        return np.zeros(len(numbers), bool)
-    return takes_part & (numbers <= np.uint64(limit))
+    if cutoff < 0:
+        return np.zeros(len(keys), bool)
+    return takes_part & (keys <= np.uint64(cutoff))

@@ -49,7 +49,7 @@ class Decision:
     is_hit : ndarray, bool (frame,)
     decidable : ndarray, bool (frame,)
         Usable frames of a group with statistics.
-    is_blank : ndarray, bool (frame,)
+    is_non_hit : ndarray, bool (frame,)
         Decidable and no hit, but for those above the maximum score: misses are drawn from these.
     median, std, threshold, sigma : ndarray, float32 (frame,)
         Statistics of the frame's group; sigma = (score - median) / std, NaN if std is 0.
@@ -59,7 +59,7 @@ class Decision:
 
     is_hit: np.ndarray
     decidable: np.ndarray
-    is_blank: np.ndarray
+    is_non_hit: np.ndarray
     median: np.ndarray
     std: np.ndarray
     threshold: np.ndarray
@@ -167,7 +167,7 @@ def named_decision(
     """Return a decision that somebody else made, with its statistics, (frame,) each."""
     rule = ThresholdRule()
     decision = _decide(score, usable, median, width, threshold, rule)
-    return replace(decision, is_hit=is_hit & usable, is_blank=usable & ~is_hit)
+    return replace(decision, is_hit=is_hit & usable, is_non_hit=usable & ~is_hit)
 
 
 def _decide_by(score, usable, median, std, rule) -> Decision:

@@ -125,7 +125,7 @@ def test_few_frames(monkeypatch, name, lengths):
     (found,) = Ranks(monkeypatch).run(lambda part: decide(config, part), [columns])
     frames, decided, misses = found
     assert not (decided.is_hit & ~decided.decidable).any()
-    assert not (misses & ~decided.is_blank).any()
+    assert not (misses & ~decided.is_non_hit).any()
     assert not np.isinf(decided.threshold).any()
     assert len(frames.score) == sum(lengths)
 
