@@ -4,7 +4,6 @@ EXtra-data has them as ``run.auxiliary``, from version 1.23 on. Rules are in the
 detector's modules (``PULSE_REDUCTION/<source>``, ``…/REDU/LITFRM:daqFilter``), errata in any file.
 """
 
-import re
 from pathlib import Path
 
 import h5py
@@ -20,7 +19,6 @@ from xfelmpi.run.machine.xgm import Frames
 from xfelmpi.run.train_index import first_and_count
 
 _PULSES = "PULSE_REDUCTION/"
-_FILTER = re.compile(r"/REDU/LITFRM\w*:daqFilter$")
 
 
 def run_reduction(

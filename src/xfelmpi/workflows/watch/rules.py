@@ -12,8 +12,6 @@ from xfelmpi.core.config.parsing import parse_runs
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.regular_file import open_regular
 
-_TESTS = ("type", "sample", "runs")
-
 
 @dataclass(frozen=True)
 class Rule:
