@@ -40,8 +40,6 @@ class StageStatistics:
         Frames that count, after clipping.
     mean, noise : ndarray, float64 (pixel,)
         Of the analogue signal, clipped, in ADU; NaN without frames.
-    plain_mean : ndarray, float64 (pixel,)
-        Without clipping.
     digital : ndarray, float64 (pixel,)
         Mean digital level.
     """
@@ -49,7 +47,6 @@ class StageStatistics:
     frames: np.ndarray
     mean: np.ndarray
     noise: np.ndarray
-    plain_mean: np.ndarray
     digital: np.ndarray
 
 
@@ -83,8 +80,7 @@ def stage_statistics(analogue: np.ndarray, digital: np.ndarray) -> StageStatisti
     """
     n_pixels = analogue.shape[1]
     low, high = np.zeros(n_pixels, np.uint16), np.full(n_pixels, 65535, np.uint16)
-    number, plain_mean, noise = _moments(analogue, low, high)
-    mean = plain_mean
+    number, mean, noise = _moments(analogue, low, high)
     for _ in range(CLIP_ROUNDS):
         # at least one ADU, so that rounding alone never clips
         reach = np.maximum(CLIP * np.nan_to_num(noise), 1)
@@ -92,7 +88,7 @@ def stage_statistics(analogue: np.ndarray, digital: np.ndarray) -> StageStatisti
         high = np.clip(np.floor(np.nan_to_num(mean) + reach), 0, 65535).astype(np.uint16)
         number, mean, noise = _moments(analogue, low, high)
     _, level, _ = _moments(digital, np.zeros_like(low), np.full_like(high, 65535))
-    return StageStatistics(number, mean, noise, plain_mean, level)
+    return StageStatistics(number, mean, noise, level)
 
 
 def _moments(values, low, high) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

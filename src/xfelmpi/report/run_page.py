@@ -6,6 +6,7 @@ from html import escape
 
 import numpy as np
 
+from xfelmpi.core.config.choices import SCORES
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.detectors.module_bits import modules_of
@@ -29,9 +30,6 @@ _GROUPS = {
     "run": "frames of the run",
 }
 """What median and width are computed from, by ``--decide``."""
-
-_SCORES = {"litpixels": "hit score: lit pixels", "photons": "hit score: photons"}
-"""What an axis of scores says, by ``--score``."""
 
 
 def run_page(found: RunFiles, hits: Callable[[], str] = str) -> str:
@@ -223,7 +221,7 @@ def _scores(found: RunFiles, charts: Charts) -> str:
     figure = charts.chart(
         "Hit-score histogram",
         Axis(
-            _SCORES.get(config.score, f"score ({config.score})"),
+            SCORES.get(config.score, f"score ({config.score})"),
             float(edges[0]),
             float(edges[-1]),
             logarithmic,

@@ -8,8 +8,13 @@ _EDGE = max(math.gcd(*detector.asic_shape) for detector in DETECTORS)
 BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
 """``--bin``: bins never reach over the edge of an ASIC, which is checked again with the run."""
 
-SCORES = ("litpixels", "photons", "facility")
-"""``--score``; those but the facility's are in `hitfinding.frame_scores`."""
+SCORES = {
+    "litpixels": "hit score: lit pixels",
+    "photons": "hit score: photons",
+    "facility": "score (facility)",
+}
+"""``--score``: name → title in the report; those but the facility's are in
+`hitfinding.frame_scores`."""
 
 POLARISATIONS = ("x", "y", "none")
 """``--polarisation``: direction of the electric field."""

@@ -245,7 +245,7 @@ class Config:
         "what the score counts in the hit-finding region: lit pixels or photons; facility:"
         " lit pixels in --hit-modules, as counted by the facility, so that only hits and"
         " misses are read",
-        choices=SCORES,
+        choices=tuple(SCORES),
     )
     hits: str = _option(
         "decision",

@@ -78,8 +78,10 @@ def sums(outputs: Outputs) -> Iterator[Finding]:
     config = outputs.run.config
     everywhere = outputs.run.whole and config.hit_mask is None and config.hit_modules is None
     region = "hit-finding region" in str(outputs.run.attributes.get("used_files"))
-    if everywhere and not region and config.normalise == "none":
-        score = (lit if config.score == "litpixels" else photons).astype(np.float32)
+    # what other scores must be is told by the run alone
+    columns = {"litpixels": lit, "photons": photons}
+    if everywhere and not region and config.normalise == "none" and config.score in columns:
+        score = columns[config.score].astype(np.float32)
         score[np.isnan(e.hitscore)] = np.nan
         if outputs.mask_patched:
             # hits were found before pixels were masked, which can only lower their sums
