@@ -323,23 +323,31 @@ def _open_access(path):
         return FileAccess(str(path))
 
 
-def plain_sources(file: h5py.File) -> tuple[str, frozenset[str]]:
-    """Return format and instrument sources of a file that is stored as the facility does.
+def plain_sources(
+    file: h5py.File, *, all_strings: bool = False
+) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Return format, instrument and control sources of a file stored as the facility does.
 
     As EXtra-data reads them (``FileAccess._read_data_sources``), of the formats since 1.0.
+
+    Parameters
+    ----------
+    file : h5py.File
+    all_strings : bool
+        Check the heaps of all strings, not only of those that are read here.
 
     Raises
     ------
     ValueError
         If there is anything unusual: EXtra-data reads it, or says what is wrong.
     """
-    _check_strings(file, _TOLD)
+    _check_strings(file, _STRINGS if all_strings else _TOLD)
     version, names = (plain_values(file, f"METADATA/{n}", "OS", _MOST_ENTRIES) for n in _TOLD)
     if version is None or names is None or version.ndim != 1 or names.ndim != 1:
         raise ValueError("format or sources are missing, or not stored as usual")
     if (number := version[0].decode("ascii")) not in _USUAL_FORMATS:
         raise ValueError(f"format {number}")
-    sources = set()
+    sources, control = set(), set()
     for name in filter(None, names.tolist()):
         category, _, source = name.decode().partition("/")
         if category not in ("INSTRUMENT", "CONTROL"):
@@ -347,7 +355,9 @@ def plain_sources(file: h5py.File) -> tuple[str, frozenset[str]]:
         if category == "INSTRUMENT":
             device, _, channel = source.partition(":")
             sources.add(f"{device}:{channel.partition('/')[0]}")
-    return number, frozenset(sources)
+        else:
+            control.add(source)
+    return number, frozenset(sources), frozenset(control)
 
 
 def _check_sizes(file: h5py.File) -> None:

@@ -37,6 +37,35 @@ def require_files(file: h5py.File, *names: str) -> None:
             _check(file, f"{group}/{member}", "", 0)
 
 
+def leads_on(file: h5py.File, name: str, plain: set[str]) -> bool:
+    """Return ``name in file``, having checked the links on the way as `require_files` does.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+    plain : set of str
+        Paths that are known to be there, by hard links only; gets new ones. Kept by the caller as
+        long as the file is open.
+
+    Raises
+    ------
+    OSError
+        If a link leads to something else than a regular file.
+    """
+    name = name.strip("/")
+    _walk(file, name, 0, plain)
+    if name in plain:
+        return True
+    parts = name.split("/")
+    unknown = next(n for n in range(1, len(parts) + 1) if "/".join(parts[:n]) not in plain)
+    with suppress(*_DAMAGED):
+        # faster where the first unknown link is not there
+        if not file.id.links.exists(os.fsencode("/".join(parts[:unknown]))):
+            return False
+    return name in file
+
+
 def require_files_everywhere(file: h5py.File) -> None:
     """Check all links of a file that a person made, which has few; see `require_files`.
 

@@ -144,14 +144,16 @@ def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray
     )
 
 
-def rows_of_trains(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows_of_trains(
+    file: h5py.File, group: str, trains: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the train IDs (without zeros), and first row and number of rows of each.
 
     ``INDEX`` alone decides which row belongs to a train, as in EXtra-data. It is read here
     because ``FileAccess`` drops zero train IDs from its list but not from ``first`` and
     ``count``: every later train would get its neighbour's values.
     """
-    trains = listed_trains(file)
+    trains = listed_trains(file) if trains is None else trains
     first, count = first_and_count(file, group)
     n = min(trains.size, first.size, count.size)
     use = trains[:n] != 0

@@ -235,7 +235,7 @@ def _read_plainly(path: Path, detector: str | None):
         Of any class if the file is unusual or damaged: it must be read with more care.
     """
     with open_hdf5(path) as file:
-        version, names = plain_sources(file)
+        version, names, _ = plain_sources(file)
         about = identity(file, path, version, plain=True)
         indices = {
             source: _read_index(file, source, version, detectors_of(device)[0].datasets)

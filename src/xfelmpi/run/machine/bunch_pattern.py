@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.findings import Damage
 from xfelmpi.run.machine.pulse_matching import (
     LASER,
@@ -22,7 +23,7 @@ _LASER_BIT = {"SPB": 10, "FXE": 11, "SQS": 12, "SCS": 13, "MID": 9, "HED": 9}
 
 
 def bunch_pattern(
-    files: list, sase: int, topic: str, damage: Damage
+    files: BeamlineFiles, sase: int, topic: str, damage: Damage
 ) -> tuple[TrainTable, str] | None:
     """Return the pulses of every train, uint8 (train, 2700), and the source.
 
@@ -32,7 +33,7 @@ def bunch_pattern(
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     sase : int
         Undulator, 1, 2 or 3.
     topic : str
@@ -46,6 +47,12 @@ def bunch_pattern(
         Codes of `LINE`, `OWN` and `LASER`. None if the files have no pattern of any train: a
         source without an entry gives way to the next one.
     """
+    return files.once(
+        ("pattern", sase, topic), damage, lambda own: _bunch_pattern(files, sase, topic, own)
+    )
+
+
+def _bunch_pattern(files: list, sase: int, topic: str, damage: Damage):
     laser_bit = _LASER_BIT.get(topic, -1)
 
     def decode(table: np.ndarray) -> np.ndarray:

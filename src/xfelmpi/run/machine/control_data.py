@@ -5,7 +5,8 @@ is named in `Damage`, and its values are unknown.
 """
 
 import re
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 import h5py
 
 from xfelmpi.detectors.known import MODULE_NAMES
-from xfelmpi.io.input_file import guarded_call, open_access
-from xfelmpi.io.links import require_files
+from xfelmpi.io.input_file import guarded_call
 from xfelmpi.run.index.identity import FileIdentity, expected_run, identity
+from xfelmpi.run.machine.beamline_file import BeamlineFile
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.texts import first_text
 from xfelmpi.run.train_index import shape_of
+
+_SHARE_OF_FILES = 4
+"""Of the files that a process may have open, a folder's are this share at most."""
 
 _NOT_MACHINE = re.compile(rf"-({MODULE_NAMES})\d+-|-OVERVIEW")
 
@@ -39,6 +43,34 @@ def machine_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.glob("*.h5") if not _NOT_MACHINE.search(p.name))
+
+
+class BeamlineFiles(list[BeamlineFile]):
+    """The files of a folder, with what was found in them before."""
+
+    def __init__(self):
+        super().__init__()
+        self._found: dict[Any, tuple[Any, Damage]] = {}
+
+    def once(self, what, damage: Damage, find: Callable[[Damage], Any]):
+        """Return ``find(damage)``, called only the first time that it is asked for.
+
+        Parameters
+        ----------
+        what : hashable
+            What is found.
+        damage : dict
+            Gets the files that cannot be read, each time.
+        find : callable
+            Its result is not to be changed.
+        """
+        if what not in self._found:
+            own: Damage = {}
+            self._found[what] = find(own), own
+        found, own = self._found[what]
+        for name, why in own.items():
+            damage.setdefault(name, why)
+        return found
 
 
 @contextmanager
@@ -66,18 +98,19 @@ def opened(
 
     Yields
     ------
-    list of extra_data.FileAccess
+    BeamlineFiles
         All but the files of the detector's modules, in the order of their names.
     """
     if paths is None:
         paths = []
         with tolerated(str(folder), damage):
             paths = [p for p in machine_files(folder) if not named or named.search(p.name)]
-    files = []
+    files = BeamlineFiles()
     expected = expected_run(folder)
+    plain = len(paths) < resource.getrlimit(resource.RLIMIT_NOFILE)[0] // _SHARE_OF_FILES
     for path in paths:
         with tolerated(path.name, damage):
-            file = open_access(path)
+            file = BeamlineFile(path, plain=plain)
             about = guarded_call(path, _identity_of, file, path)
             if expected and about.run not in (0, expected):
                 raise ValueError(f"file is of run {about.run}, expected run {expected}")
@@ -92,8 +125,8 @@ def opened(
             guarded_call(file.filename, file.close)
 
 
-def _identity_of(access, path: Path) -> FileIdentity:
-    return identity(access.file, path)
+def _identity_of(file: BeamlineFile, path: Path) -> FileIdentity:
+    return identity(file.file, path)
 
 
 def run_value(files: list, source: str, key: str, damage: Damage) -> Any:
@@ -101,7 +134,7 @@ def run_value(files: list, source: str, key: str, damage: Damage) -> Any:
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     source : str
         A control source.
     key : str
@@ -116,16 +149,15 @@ def run_value(files: list, source: str, key: str, damage: Damage) -> Any:
     """
     path = f"RUN/{source}/{key.replace('.', '/')}/value"
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
-            value = guarded_call(file.filename, _first_value, file.file, path)
+        with tolerated(file.name, damage):
+            value = guarded_call(file.filename, _first_value, file, path)
             if value is not None:
                 return value
     return None
 
 
-def _first_value(file: h5py.File, path: str):
-    require_files(file, path)
-    dataset = file.get(path)
+def _first_value(file: BeamlineFile, path: str):
+    dataset = file.file.get(path) if file.has(path) else None
     if not isinstance(dataset, h5py.Dataset) or 0 in shape_of(dataset):
         return None
     if dataset.dtype.kind not in "fiub":
@@ -133,16 +165,18 @@ def _first_value(file: h5py.File, path: str):
     return dataset[(0,) * len(dataset.shape)].item()
 
 
-def data_selectors(files: list, damage: Damage) -> list[str]:
+def data_selectors(files: BeamlineFiles, damage: Damage) -> list[str]:
     """Return the slow data selectors, known by their names or the class they tell."""
+    return files.once("selectors", damage, lambda own: _data_selectors(files, own))
+
+
+def _data_selectors(files: list, damage: Damage) -> list[str]:
     names = set()
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
+        with tolerated(file.name, damage):
             for source in file.control_sources:
                 path = f"RUN/{source}/classId/value"
                 named = source.endswith("/MDL/DATA_SELECTOR")
-                if named or (
-                    path in file.file and first_text(file.file[path]) == "SlowDataSelector"
-                ):
+                if named or (file.has(path) and first_text(file.file[path]) == "SlowDataSelector"):
                     names.add(source)
     return sorted(names)

@@ -85,7 +85,7 @@ class _Device:
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     name : str
     damage : dict
     """
@@ -138,7 +138,7 @@ def lit_frame_finders(files: list, detector: str, section: str = "control_source
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     detector : str
         E.g. ``SPB_DET_AGIPD1M-1``.
     section : str
@@ -161,7 +161,7 @@ def detector_timing(files: list, detector: str, damage: Damage) -> DetectorTimin
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     detector : str
         Its name, e.g. ``SPB_DET_AGIPD1M-1``.
     damage : dict
@@ -223,7 +223,7 @@ def known_reference_frame(files: list, detector: str, damage: Damage) -> int | N
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     detector : str
     damage : dict
         Gets the files that cannot be read.

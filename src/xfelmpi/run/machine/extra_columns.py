@@ -4,7 +4,6 @@ import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -51,7 +50,7 @@ def read_added(
 
     Parameters
     ----------
-    folders : tuple of lists of FileAccess
+    folders : tuple of BeamlineFiles
         The first one that has the key is read.
     wanted : str
         ``NAME=SOURCE/KEY``. Sources have slashes too: of those that the run has, it is the longest
@@ -136,7 +135,7 @@ def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
     shape = dtype = None
     most, pulses = 0, True
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
+        with tolerated(file.name, damage):
             dataset = file.file.get(place.path)
             if isinstance(dataset, h5py.Dataset):
                 shape, dtype = shape_of(dataset)[1:], dataset.dtype
@@ -230,7 +229,7 @@ def _keys(files: list, source: str) -> set[str]:
     keys = set()
     for file in files:
         # no reason to name a damaged file here: it has been when it was to be read
-        with tolerated(Path(file.filename).name, {}):
+        with tolerated(file.name, {}):
             if source in file.all_sources:
-                keys |= file.get_keys(source)
+                keys |= file.access.get_keys(source)
     return {key.removesuffix(".value") for key in keys if not key.endswith(".timestamp")}

@@ -74,7 +74,7 @@ def recorded_light(files: list, frames: Frames, found: Findings) -> FrameLight |
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
     found : Findings
     """
@@ -158,7 +158,12 @@ class _Finder:
 
     def _place(self, row: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
         """Return which frame of its row has a pulse number, int64 (frame,), -1 if none."""
-        patterns, of_row = np.unique(self.pulse_ids.values, axis=0, return_inverse=True)
+        values = self.pulse_ids.values
+        if (values == values[0]).all():
+            # as a rule, all trains are alike
+            patterns, of_row = values[:1], np.zeros(len(values), np.int64)
+        else:
+            patterns, of_row = np.unique(values, axis=0, return_inverse=True)
         place = np.full((len(patterns), _NUMBERS + 1), -1)
         pattern, frame = np.nonzero((patterns >= 0) & (patterns < _NUMBERS))
         place[pattern, patterns[pattern, frame]] = frame
@@ -210,7 +215,7 @@ def computed_light(files: list, frames: Frames, found: Findings) -> FrameLight |
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
     found : Findings
         Gets a warning if there are settings that do not tell.
@@ -302,7 +307,7 @@ def matched_light(
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
     matched : MonitorSlots
     energy : ndarray, float64 (frame,)
@@ -345,7 +350,7 @@ def pumped_frames(files: list, frames: Frames, light: FrameLight, found: Finding
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
     light : FrameLight
     found : Findings

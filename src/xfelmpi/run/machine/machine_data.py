@@ -7,7 +7,6 @@ NaN and a warning, and for pulse energies a problem; it never stops a run.
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -323,7 +322,7 @@ def _per_train(
 def _metadata(files: list, name: str, damage: Damage) -> str:
     """Return the first value in the files' metadata that says something, empty if there is none."""
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
+        with tolerated(file.name, damage):
             if f"METADATA/{name}" in file.file:
                 value = first_text(file.file[f"METADATA/{name}"])
                 if not says_nothing(value):

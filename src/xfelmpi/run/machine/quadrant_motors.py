@@ -32,7 +32,7 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
         Of whose trains.
     found : Findings
@@ -68,7 +68,7 @@ def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
         Of whose trains.
     found : Findings

@@ -29,7 +29,7 @@ def run_reduction(
     Parameters
     ----------
     experiment : Experiment
-    files : list of FileAccess
+    files : BeamlineFiles
         Those that are not of the detector's modules.
     frames : Frames
         All of the run.
@@ -70,7 +70,7 @@ def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
 def _look(files: list, rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
     """Collect rules by name, events of errata by name, and ratios of frames that were kept."""
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
+        with tolerated(file.name, damage):
             for source in sorted(getattr(file, "reduction_sources", ())):
                 rule = source.partition("/")[0] if source.startswith(_PULSES) else source
                 rules.setdefault(rule, rule)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import h5py
 import numpy as np
@@ -11,15 +11,18 @@ import numpy as np
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import guarded_call
-from xfelmpi.io.links import require_files
+from xfelmpi.io.plain_values import plain_values
 from xfelmpi.io.virtual_sources import rows_there
+from xfelmpi.run.machine.beamline_file import BeamlineFile
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.texts import text
-from xfelmpi.run.train_index import check_size, read_column, rows_of_trains, shape_of
+from xfelmpi.run.train_index import check_size, read_column, shape_of
 
 _LARGEST = 256 << 20
 """Bytes of a dataset in one file at most."""
 
+_SMALL = 1 << 20
+"""Values of a dataset that takes so little memory that it is read without a further look."""
 
 _NO_PULSE = np.uint64(2**64 - 1)
 
@@ -80,7 +83,7 @@ def read_table(
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
         Where to look; a file without the dataset is passed over.
     index : str
         The source's group below ``INDEX/``.
@@ -105,74 +108,80 @@ def read_table(
     attributes: dict[str, object] = {}
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
-        with tolerated(Path(file.filename).name, damage):
-            found = guarded_call(file.filename, _read_samples, file.file, index, path, samples)
+        with tolerated(file.name, damage):
+            read = partial(_read_samples, describe=not attributes)
+            found = guarded_call(file.filename, read, file, index, path, samples)
             if found is None:
                 continue
-            new_trains, new_values, about, lacking = found
+            new_trains, new_values, described, lacking = found
             if lacking:
-                damage.setdefault(Path(file.filename).name, f"{path}: {lacking}")
+                damage.setdefault(file.name, f"{path}: {lacking}")
             new_values = convert(new_values)
             if values and new_values.shape[1:] != values[0].shape[1:]:
                 raise ValueError(f"{path} has another shape than in the files before")
             trains.append(new_trains)
             values.append(new_values)
-            attributes = attributes or about
+            attributes = attributes or described
     if not trains:
         return None
     return TrainTable(*_unique(np.concatenate(trains), np.concatenate(values)), attributes)
 
 
-def _read_samples(file: h5py.File, index: str, path: str, samples: Callable):
+def _read_samples(file: BeamlineFile, index: str, path: str, samples: Callable, *, describe: bool):
     """Return trains, values and attributes of a dataset, None if the file does not have it.
 
     The fourth is what of it is not there: HDF5 would make that up, and its trains are left out.
+    Attributes are read if `describe`.
     """
-    require_files(file, path)
-    if path not in file:
+    if not file.has(path):
         return None
-    dataset = file[path]
-    shape_of(dataset)
+    attributes = {}
+    values = plain_values(file.file, path, "fiub", _SMALL)
+    if values is None or not values.ndim or describe:
+        dataset = file.file[path]
+        shape_of(dataset)
+        # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
+        attributes = {**dataset.attrs, **dataset.parent.attrs} if describe else {}
+    if values is not None and values.ndim:
+        return *samples(file, index, path, values, np.ones(len(values), bool)), attributes, ""
     if dataset.dtype.kind not in "fiub":
         raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
     check_size(dataset, _LARGEST)
     require_readable(dataset)
     there, reason = rows_there(dataset)
-    # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
-    attributes = {**dataset.attrs, **dataset.parent.attrs}
-    return *samples(file, index, dataset, there), attributes, reason
+    return *samples(file, index, path, dataset, there), attributes, reason
 
 
 def _first_samples(
-    file: h5py.File, index: str, dataset: h5py.Dataset, there: np.ndarray
+    file: BeamlineFile, index: str, path: str, stored: h5py.Dataset | np.ndarray, there: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the train IDs (without zeros) and the first sample of each train."""
-    trains, first, count = rows_of_trains(file, index)
-    use = (count > 0) & (first < len(dataset))
+    trains, first, count = file.rows_of_trains(index)
+    use = (count > 0) & (first < len(stored))
     use[use] = there[first[use]]
-    _check_taken(dataset, int(use.sum()))
-    return trains[use], dataset[:][first[use]]
+    _check_taken(path, stored, int(use.sum()))
+    return trains[use], stored[:][first[use]]
 
 
-def _check_taken(dataset: h5py.Dataset, n: int) -> None:
+def _check_taken(path: str, stored: h5py.Dataset | np.ndarray, n: int) -> None:
     """Check that an INDEX does not take the same few rows again and again, beyond the memory."""
-    if n * math.prod(dataset.shape[1:]) * dataset.dtype.itemsize > _LARGEST:
-        raise ValueError(f"INDEX takes {n} rows of {dataset.name}, which has {len(dataset)}")
+    if n * math.prod(stored.shape[1:]) * stored.dtype.itemsize > _LARGEST:
+        raise ValueError(f"INDEX takes {n} rows of /{path}, which has {len(stored)}")
 
 
 def _pulse_samples(
-    file: h5py.File, index: str, dataset: h5py.Dataset, there: np.ndarray
+    file: BeamlineFile, index: str, path: str, stored: h5py.Dataset | np.ndarray, there: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys of train and pulse, and the sample of each pulse."""
-    trains, first, count = rows_of_trains(file, index)
-    pulses = read_column(file, f"INSTRUMENT/{index}/pulseId")
-    n = min(len(dataset), len(pulses))
+    trains, first, count = file.rows_of_trains(index)
+    pulses = read_column(file.file, f"INSTRUMENT/{index}/pulseId")
+    n = min(len(stored), len(pulses))
     count = np.clip(count, 0, np.maximum(n - first, 0))
-    _check_taken(dataset, int(count.sum()))
+    _check_taken(path, stored, int(count.sum()))
     row = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
     key = pulse_key(np.repeat(trains, count), pulses[row])
     use = (key < _NO_PULSE) & there[row]
-    return key[use], dataset[:][row[use]]
+    return key[use], stored[:][row[use]]
 
 
 def pulse_key(train_id: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:

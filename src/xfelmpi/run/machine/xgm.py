@@ -118,7 +118,7 @@ def beamline_sources(files: list, section: str, pattern: re.Pattern, topic: str)
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     section : str
         ``control_sources`` or ``instrument_sources``.
     pattern : re.Pattern
@@ -230,7 +230,7 @@ def pulse_energy(
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     frames : Frames
     found : Findings
     """
@@ -270,7 +270,7 @@ def monitor_slots(files: list, monitor: Monitor, frames: Frames, found: Findings
 
     Parameters
     ----------
-    files : list of FileAccess
+    files : BeamlineFiles
     monitor : Monitor
     frames : Frames
     found : Findings
