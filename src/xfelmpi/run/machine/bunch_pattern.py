@@ -52,7 +52,7 @@ def bunch_pattern(
     )
 
 
-def _bunch_pattern(files: list, sase: int, topic: str, damage: Damage):
+def _bunch_pattern(files: BeamlineFiles, sase: int, topic: str, damage: Damage):
     laser_bit = _LASER_BIT.get(topic, -1)
 
     def decode(table: np.ndarray) -> np.ndarray:
@@ -76,12 +76,12 @@ def _bunch_pattern(files: list, sase: int, topic: str, damage: Damage):
     return None
 
 
-def _sources(files: list, section: str, pattern: re.Pattern, topic: str) -> list[str]:
+def _sources(files: BeamlineFiles, section: str, pattern: re.Pattern, topic: str) -> list[str]:
     found = {s for f in files for s in getattr(f, section) if pattern.search(s)}
     return sorted(found, key=lambda s: (s[:3] != topic, s))
 
 
-def _decoded(files: list, source: str, sase: int, damage: Damage) -> TrainTable | None:
+def _decoded(files: BeamlineFiles, source: str, sase: int, damage: Damage) -> TrainTable | None:
     """Return the codes of what a decoder lists; None if it does not list this undulator."""
     names = {OWN | LINE: f"sase{sase}"}
     if sase != 2:
@@ -101,7 +101,9 @@ def _decoded(files: list, source: str, sase: int, damage: Damage) -> TrainTable 
     return table
 
 
-def decoded_pulses(files: list, source: str, name: str, damage: Damage) -> TrainTable | None:
+def decoded_pulses(
+    files: BeamlineFiles, source: str, name: str, damage: Damage
+) -> TrainTable | None:
     """Return which bunch slots a decoder lists under a name, bool (train, 2700)."""
     tables = []
     for key in ("nPulses", "pulseIds"):

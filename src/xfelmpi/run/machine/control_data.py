@@ -80,7 +80,7 @@ def opened(
     named: re.Pattern | None = None,
     paths: list[Path] | None = None,
     proposal: int = 0,
-) -> Iterator[list]:
+) -> Iterator[BeamlineFiles]:
     """Open the files of a run folder that can hold beamline data.
 
     Parameters

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xfelmpi.detectors.known import names_another
-from xfelmpi.run.machine.control_data import data_selectors, run_value
+from xfelmpi.run.machine.control_data import BeamlineFiles, data_selectors, run_value
 from xfelmpi.run.machine.findings import Damage
 from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
 
@@ -90,7 +90,7 @@ class _Device:
     damage : dict
     """
 
-    def __init__(self, files: list, name: str, damage: Damage):
+    def __init__(self, files: BeamlineFiles, name: str, damage: Damage):
         self._files, self._damage, self.name = files, damage, name
         self._places = [(name, "", ".")] if _is_control(files, name) else []
         if not self._places:
@@ -129,11 +129,13 @@ class _Device:
         return value
 
 
-def _is_control(files: list, name: str) -> bool:
+def _is_control(files: BeamlineFiles, name: str) -> bool:
     return any(name in file.control_sources for file in files)
 
 
-def lit_frame_finders(files: list, detector: str, section: str = "control_sources") -> list[str]:
+def lit_frame_finders(
+    files: BeamlineFiles, detector: str, section: str = "control_sources"
+) -> list[str]:
     """Return the lit-frame finders of a detector, or of one whose name does not tell.
 
     Parameters
@@ -156,7 +158,7 @@ def _of_detector(sources: set[str], detector: str) -> list[str]:
     return [s for s in own if name and name in s.partition("/")[0]] or own
 
 
-def detector_timing(files: list, detector: str, damage: Damage) -> DetectorTiming | None:
+def detector_timing(files: BeamlineFiles, detector: str, damage: Damage) -> DetectorTiming | None:
     """Return how the detector was triggered; None if the files do not have its control device.
 
     Parameters
@@ -218,7 +220,7 @@ def _control_device(files, detector: str, finder: _Device | None, damage: Damage
     return _Device(files, found[0], damage) if found else None
 
 
-def known_reference_frame(files: list, detector: str, damage: Damage) -> int | None:
+def known_reference_frame(files: BeamlineFiles, detector: str, damage: Damage) -> int | None:
     """Return the frame of the first pulse by the lit-frame finder's settings, None if unknown.
 
     Parameters
@@ -242,7 +244,7 @@ def _stored_frame(finder: _Device | None) -> int | None:
 
 
 def _alignment(
-    files: list, detector: str, stride: int, finder: _Device | None, damage: Damage
+    files: BeamlineFiles, detector: str, stride: int, finder: _Device | None, damage: Damage
 ) -> tuple[int, str]:
     """Return the shift in bunch slots, and how it is known."""
     method = finder.get("alignMethod") if finder else None
@@ -258,7 +260,7 @@ def _alignment(
     return _shift_by_delay(files, detector, finder, damage), BY_DELAY
 
 
-def _shift_by_delay(files: list, detector: str, finder: _Device, damage: Damage) -> int:
+def _shift_by_delay(files: BeamlineFiles, detector: str, finder: _Device, damage: Damage) -> int:
     """Return the shift by the trigger's delay, against that of a reference."""
     # versions before 0.4 name the devices in other places
     device = finder.get("trigger.deviceId") or finder.get("Timer")
@@ -284,7 +286,7 @@ def _shift_by_delay(files: list, detector: str, finder: _Device, damage: Damage)
     return round(ticks / _TICKS_PER_PULSE)
 
 
-def _motor_position(files: list, finder: _Device, damage: Damage) -> float:
+def _motor_position(files: BeamlineFiles, finder: _Device, damage: Damage) -> float:
     """Return where the detector's motor stood, in m; 0 if that is not known."""
     device, key = finder.get("motor.deviceId"), finder.get("motor.positionProperty")
     if not isinstance(device, str) or not isinstance(key, str) or not device:

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.event_table import AddedColumn
+from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.findings import Damage, Findings, tolerated
 from xfelmpi.run.machine.pulse_matching import MAX_PULSES, match_slots, run_pattern
 from xfelmpi.run.machine.train_table import pulse_key, read_table
@@ -37,7 +38,7 @@ class _Place:
 
 
 def read_added(
-    folders: tuple[list, ...],
+    folders: tuple[BeamlineFiles, ...],
     wanted: str,
     frames: Frames,
     energy_slots: MonitorSlots | None,
@@ -75,7 +76,7 @@ def read_added(
 
 
 def _read(
-    folders: tuple[list, ...],
+    folders: tuple[BeamlineFiles, ...],
     where: str,
     frames: Frames,
     energy_slots: MonitorSlots | None,
@@ -111,7 +112,7 @@ def _read(
     raise _UnusableError(_not_found([f for files in folders for f in files], where))
 
 
-def _places(files: list, where: str) -> Iterator[_Place]:
+def _places(files: BeamlineFiles, where: str) -> Iterator[_Place]:
     """Yield what ``SOURCE/KEY`` can mean, the longest source first; keys may have dots."""
     control = {s for f in files for s in f.control_sources}
     sources = control | {s for f in files for s in f.instrument_sources}
@@ -127,7 +128,7 @@ def _places(files: list, where: str) -> Iterator[_Place]:
             yield _Place(source, f"{source}/{group}", f"INSTRUMENT/{source}/{key}")
 
 
-def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
+def _form(files: BeamlineFiles, place: _Place, damage: Damage) -> tuple[int, bool]:
     """Return how many numbers an entry has, 0 if there is no such dataset, and if it is a pulse's.
 
     This looks before anything is read: a camera's images would not fit into the memory.
@@ -160,7 +161,7 @@ def _form(files: list, place: _Place, damage: Damage) -> tuple[int, bool]:
 
 
 def _slots(
-    files: list,
+    files: BeamlineFiles,
     place: _Place,
     width: int,
     frames: Frames,

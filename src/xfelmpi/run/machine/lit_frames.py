@@ -11,6 +11,7 @@ import numpy as np
 
 from xfelmpi.core.machine_records import UNKNOWN_PULSES
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
+from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.detector_timing import (
     DetectorTiming,
     UnusableError,
@@ -69,7 +70,7 @@ class FrameLight:
     rule: str
 
 
-def recorded_light(files: list, frames: Frames, found: Findings) -> FrameLight | None:
+def recorded_light(files: BeamlineFiles, frames: Frames, found: Findings) -> FrameLight | None:
     """Return what the facility's lit-frame finder wrote; None if it wrote nothing.
 
     Parameters
@@ -107,7 +108,7 @@ class _Finder:
     master: TrainTable | None
 
     @classmethod
-    def read(cls, files: list, source: str, found: Findings) -> "_Finder | None":
+    def read(cls, files: BeamlineFiles, source: str, found: Findings) -> "_Finder | None":
         """Read what the finder wrote; None if tables are missing, or do not fit each other."""
         keys = ("detectorPulseId", "nPulsePerFrame", "energyPerFrame", "xgmPulseId")
         tables = {}
@@ -130,7 +131,7 @@ class _Finder:
         ids = replace(ids, values=pulse_ids)
         return cls(source, ids, n_pulses, energy, xgm, tables["masterPulseId"])
 
-    def light(self, files: list, frames: Frames, found: Findings) -> FrameLight:
+    def light(self, files: BeamlineFiles, frames: Frames, found: Findings) -> FrameLight:
         """Return the light of frames, found by train ID and pulse number."""
         row = self.pulse_ids.rows(frames.train_id)
         place = self._place(row, frames.pulse_id)
@@ -189,7 +190,7 @@ class _Finder:
 
 
 def _own_ranks(
-    files: list, frames: Frames, bunch: np.ndarray, found: Findings
+    files: BeamlineFiles, frames: Frames, bunch: np.ndarray, found: Findings
 ) -> np.ndarray | None:
     """Return which of the undulator's pulses those in the bunch slots are, None if unknown."""
     pattern = bunch_pattern(files, frames.sase, frames.topic, found.damage)
@@ -210,7 +211,7 @@ def _last(listed: np.ndarray, n_pulses: np.ndarray) -> np.ndarray:
     return slot
 
 
-def computed_light(files: list, frames: Frames, found: Findings) -> FrameLight | None:
+def computed_light(files: BeamlineFiles, frames: Frames, found: Findings) -> FrameLight | None:
     """Return what follows from bunch pattern, gas monitor and detector settings; None if it cannot.
 
     Parameters
@@ -301,7 +302,7 @@ def light_by_timing(
 
 
 def matched_light(
-    files: list, frames: Frames, matched: MonitorSlots, energy: np.ndarray, found: Findings
+    files: BeamlineFiles, frames: Frames, matched: MonitorSlots, energy: np.ndarray, found: Findings
 ) -> FrameLight:
     """Return what the rules of `pulse_matching` tell: one pulse for every slot of the monitor.
 
@@ -343,7 +344,7 @@ def contradictions(recorded: FrameLight, other: FrameLight) -> str:
     return " and ".join(parts)
 
 
-def pumped_frames(files: list, frames: Frames, light: FrameLight, found: Findings):
+def pumped_frames(files: BeamlineFiles, frames: Frames, light: FrameLight, found: Findings):
     """Return which frames saw a pulse of the pump laser, uint8 (frame,), and the source.
 
     1: with laser, 0: without, 255: not known. None if the files say nothing of a laser.

@@ -14,7 +14,7 @@ from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, Machine
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.detectors.known import detectors_of
-from xfelmpi.run.machine.control_data import opened
+from xfelmpi.run.machine.control_data import BeamlineFiles, opened
 from xfelmpi.run.machine.detector_timing import known_reference_frame
 from xfelmpi.run.machine.extra_columns import read_added
 from xfelmpi.run.machine.findings import Damage, Findings, tolerated
@@ -138,7 +138,9 @@ def _grid_of(detector: str, cell_id: np.ndarray | None, pulse_id: np.ndarray) ->
     return Grid.of(cell_id, pulse_id)
 
 
-def _first(read: Callable, folders: tuple[list, list], frames: Frames, found: Findings):
+def _first(
+    read: Callable, folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, found: Findings
+):
     """Return what `read` finds in the first folder that has it, or None."""
     for files in folders:
         if (got := read(files, frames, found)) is not None:
@@ -147,7 +149,7 @@ def _first(read: Callable, folders: tuple[list, list], frames: Frames, found: Fi
 
 
 def _light(
-    folders: tuple[list, list], frames: Frames, found: Findings
+    folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, found: Findings
 ) -> tuple[FrameLight | None, MonitorSlots | None]:
     """Return the light of the frames, and which slots of the gas monitor are theirs.
 
@@ -180,10 +182,12 @@ def _light(
     return light, by_slot[1] if by_slot else None
 
 
-def _with_reference(folders: tuple[list, list], frames: Frames, found: Findings) -> Frames:
+def _with_reference(
+    folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, found: Findings
+) -> Frames:
     """Return frames that know the cell of the first pulse, if the settings tell it."""
 
-    def read(files: list, frames: Frames, found: Findings) -> int | None:
+    def read(files: BeamlineFiles, frames: Frames, found: Findings) -> int | None:
         return known_reference_frame(files, frames.detector, found.damage)
 
     if frames.grid is None:
@@ -207,7 +211,7 @@ def _compare(recorded: FrameLight, computed: FrameLight | None, by_slot, found: 
 
 
 def _matched(
-    folders: tuple[list, list], frames: Frames, found: Findings
+    folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, found: Findings
 ) -> tuple[FrameLight | None, MonitorSlots | None]:
     """Return the light by the rules of `pulse_matching`; None and a warning without a monitor."""
     for files in folders:
@@ -235,7 +239,9 @@ def _say_pulses(light: FrameLight, found: Findings) -> None:
         (found.warnings if dark == n else found.notes).append(note)
 
 
-def _pumped(folders: tuple[list, list], frames: Frames, light: FrameLight, found: Findings):
+def _pumped(
+    folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, light: FrameLight, found: Findings
+):
     """Return which frames saw the pump laser, uint8 (frame,); None if nothing tells."""
     for files in folders:
         known = pumped_frames(files, frames, light, found)
@@ -247,7 +253,9 @@ def _pumped(folders: tuple[list, list], frames: Frames, light: FrameLight, found
     return None
 
 
-def _wavelength_or_nan(folders: tuple[list, list], frames: Frames, found: Findings) -> np.ndarray:
+def _wavelength_or_nan(
+    folders: tuple[BeamlineFiles, BeamlineFiles], frames: Frames, found: Findings
+) -> np.ndarray:
     """Return the wavelength of every frame in m, float64 (frame,), from monitor or undulator."""
     for read in (_monitor_wavelength, _undulator_wavelength):
         wavelength = _first(read, folders, frames, found)
@@ -266,7 +274,7 @@ def _warn_of_damage(found: Findings) -> None:
         found.warnings.append(f"{UNREADABLE} {reasons}")
 
 
-def _monitor_wavelength(files: list, frames: Frames, found: Findings) -> np.ndarray | None:
+def _monitor_wavelength(files: BeamlineFiles, frames: Frames, found: Findings) -> np.ndarray | None:
     """Return the wavelength of every frame in m, float64 (frame,); None if no XGM tells it.
 
     ``pulseEnergy.wavelengthUsed`` is the nominal wavelength in nm (EXtra, ``XGM.wavelength``).
@@ -276,7 +284,9 @@ def _monitor_wavelength(files: list, frames: Frames, found: Findings) -> np.ndar
     return _per_train(files, WAVELENGTH, XGM, key, nanometre, frames, found)
 
 
-def _undulator_wavelength(files: list, frames: Frames, found: Findings) -> np.ndarray | None:
+def _undulator_wavelength(
+    files: BeamlineFiles, frames: Frames, found: Findings
+) -> np.ndarray | None:
     """Return the wavelength from the undulator's photon energy; None if the run has none.
 
     ``actualPosition`` of ``MID_XTD1_UND/DOOCS/ENERGY`` is in keV (EXtra-data, "Using aliases").
@@ -289,7 +299,7 @@ def _undulator_wavelength(files: list, frames: Frames, found: Findings) -> np.nd
 
 
 def _per_train(
-    files: list,
+    files: BeamlineFiles,
     possible: Possible,
     pattern: re.Pattern,
     key: str,

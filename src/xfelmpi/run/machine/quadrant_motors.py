@@ -6,7 +6,7 @@ import numpy as np
 
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
 from xfelmpi.detectors.known import names_another
-from xfelmpi.run.machine.control_data import data_selectors
+from xfelmpi.run.machine.control_data import BeamlineFiles, data_selectors
 from xfelmpi.run.machine.findings import Damage, Findings
 from xfelmpi.run.machine.possible import MOTOR_POSITION, without_impossible
 from xfelmpi.run.machine.train_table import TrainTable, read_table
@@ -23,7 +23,7 @@ _Z_MOTORS = {
 """What moves the detector along the beam, in mm (EXtra-redu 1.1, ``litfrm/agipd_offline.py``)."""
 
 
-def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMotors | None:
+def quadrant_motors(files: BeamlineFiles, frames: Frames, found: Findings) -> QuadrantMotors | None:
     """Read the positions of the eight motors that move the quadrants.
 
     Sources are those of EXtra's ``AGIPD1MQuadrantMotors``: ``SPB_IRU_AGIPD1M/MOTOR/Q1M1`` and so
@@ -63,7 +63,7 @@ def quadrant_motors(files: list, frames: Frames, found: Findings) -> QuadrantMot
     return QuadrantMotors(device, positions, travel)
 
 
-def z_motor(files: list, frames: Frames, found: Findings) -> ZMotor | None:
+def z_motor(files: BeamlineFiles, frames: Frames, found: Findings) -> ZMotor | None:
     """Read the position of the motor that moves the detector along the beam.
 
     Parameters
@@ -100,7 +100,7 @@ def _metres(table: TrainTable, trains: np.ndarray, source: str, found: Findings)
 
 
 def motor_table(
-    files: list, name: str, selectors: list[str], damage: Damage, key: str = _KEY
+    files: BeamlineFiles, name: str, selectors: list[str], damage: Damage, key: str = _KEY
 ) -> TrainTable | None:
     """Return the positions of a motor, recorded as itself or by a slow data selector."""
     places = [(name, f"CONTROL/{name}/{key}/value")]

@@ -9,6 +9,7 @@ import numpy as np
 
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
+from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.findings import Findings
 from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
@@ -113,7 +114,9 @@ class MonitorSlots:
         return self.table.values.shape[1]
 
 
-def beamline_sources(files: list, section: str, pattern: re.Pattern, topic: str) -> list[str]:
+def beamline_sources(
+    files: BeamlineFiles, section: str, pattern: re.Pattern, topic: str
+) -> list[str]:
     """Return the sources of one kind that see the light of the detector's undulator.
 
     Parameters
@@ -188,7 +191,7 @@ class Monitor:
         return np.where(known, self.values[row, np.where(known, slot, 0)], np.nan)
 
 
-def monitors(files: list, frames: Frames, found: Findings) -> Iterator[Monitor]:
+def monitors(files: BeamlineFiles, frames: Frames, found: Findings) -> Iterator[Monitor]:
     """Yield the pulse energies of the gas monitors that have any, in the order of their use.
 
     XGMs that serve two undulators also have ``data.intensitySa1TD`` and ``data.intensitySa3TD``
@@ -203,7 +206,7 @@ def monitors(files: list, frames: Frames, found: Findings) -> Iterator[Monitor]:
                 yield monitor
 
 
-def read_monitor(files: list, source: str, key: str, found: Findings) -> Monitor | None:
+def read_monitor(files: BeamlineFiles, source: str, key: str, found: Findings) -> Monitor | None:
     """Return the pulse energies under one key, None if there is nothing."""
     table = read_table(files, f"{source}/data", f"INSTRUMENT/{source}/data/{key}", found.damage)
     if table is None:
@@ -221,7 +224,7 @@ def _joule(table: TrainTable) -> float | None:
 
 
 def pulse_energy(
-    files: list, frames: Frames, found: Findings
+    files: BeamlineFiles, frames: Frames, found: Findings
 ) -> tuple[np.ndarray, MonitorSlots] | None:
     """Return the pulse energy of every frame in J, float64 (frame,), and where it was found.
 
@@ -265,7 +268,9 @@ def record_unknown(unknown: np.ndarray, frames: Frames, found: Findings) -> None
     found.problems.append(Problem(what, file, -1, train, "pulse energy is NaN there"))
 
 
-def monitor_slots(files: list, monitor: Monitor, frames: Frames, found: Findings) -> MonitorSlots:
+def monitor_slots(
+    files: BeamlineFiles, monitor: Monitor, frames: Frames, found: Findings
+) -> MonitorSlots:
     """Match the slots of a gas monitor with the frames.
 
     Parameters
