@@ -1,5 +1,6 @@
 """Float data whose photons are not those of --adu-per-photon, which is 1 if nobody gives it."""
 
+import h5py
 import pytest
 from launch import run_xfelmpi
 from mockrun import tiny_run
@@ -21,3 +22,18 @@ def test_unit_of_float_data(tmp_path, masks):
     assert warnings[0] == warnings[1]
     done = run_xfelmpi([*base, "--output", tmp_path / "right", "--adu-per-photon", 7.5], 2)
     assert "most signals" not in done.stderr + done.stdout
+
+
+def test_one_module_in_other_units(tmp_path):
+    """Corrected once more in another way: most frames still say that one photon is 1."""
+    mock = tiny_run(tmp_path, dtype="f4", trains=2, cells=tuple(range(8)), background=2e3)
+    base = [50, "--prefix", mock.options.prefix, "--no-report"]
+    done = run_xfelmpi([*base, "--output", tmp_path / "right"])
+    assert "most signals" not in done.stderr + done.stdout
+    (path,) = mock.paths.proc.glob("*AGIPD08-S00000.h5")
+    with h5py.File(path, "r+") as file:
+        data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/8CH0:output/image/data"]
+        data[...] = data[...] * 6
+    for ranks in (0, 3):
+        done = run_xfelmpi([*base, "--output", tmp_path / f"out{ranks}"], ranks)
+        assert "most signals of module 8 are near 6, which is likely one photon" in done.stderr

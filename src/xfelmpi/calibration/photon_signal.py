@@ -7,6 +7,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable
+from xfelmpi.core.log import plural
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
@@ -17,6 +18,11 @@ SAMPLED_FRAMES = 16
 
 SAMPLED_MODULES = 4
 """Modules that are looked at of each of them, others of the next one."""
+
+_QUARTERS = ("first", "second", "third", "last")
+
+PARTS = len(_QUARTERS)
+"""Parts of the run whose signals are looked at by themselves, as those of every module are."""
 
 _DROPPED_BITS = 18
 """Of a float32: a bin of the histogram is 1.6 to 3.1 % wide, relative to its value."""
@@ -110,14 +116,49 @@ class SignalHistogram:
 
 def doubtful_signal(histogram: SignalHistogram, adu_per_photon: float) -> tuple[str, ...]:
     """Return a warning if the values contradict `adu_per_photon`, else nothing."""
-    peak = histogram.photon_signal()
-    if peak is None or _LEAST_RATIO <= peak / adu_per_photon <= _LARGEST_RATIO:
+    peak = _other_peak(histogram, adu_per_photon)
+    if peak is None:
         return ()
     return (
         f"most signals of the frames are near {peak:.2g}, which is likely one photon, but "
         f"--adu-per-photon is {adu_per_photon:g}: photons are miscounted. Give --adu-per-photon "
         f"{peak:.2g}, or the exact value",
     )
+
+
+def doubtful_parts(histograms: list[SignalHistogram], adu_per_photon: float) -> tuple[str, ...]:
+    """Return a warning if a part of the frames is in other units than the others, else nothing.
+
+    Parameters
+    ----------
+    histograms : list of SignalHistogram
+        Of all frames; of `PARTS` parts of the run, one after the other; of every module.
+    adu_per_photon : float
+    """
+    parts, modules = (
+        [(n, peak) for n, h in enumerate(some) if (peak := _other_peak(h, adu_per_photon))]
+        for some in (histograms[1 : 1 + PARTS], histograms[1 + PARTS :])
+    )
+    if not parts and not modules:
+        return ()
+    # most modules are in other units where a part of the run is
+    found = parts or modules
+    numbers = [n for n, _ in found]
+    where = f"{plural(len(found), 'module')} {', '.join(map(str, numbers))}"
+    if parts:
+        where = f"the {' and '.join(_QUARTERS[n] for n in numbers)} quarter of the run"
+    return (
+        f"most signals of {where} are near {found[0][1]:.2g}, which is likely one photon, but "
+        f"--adu-per-photon is {adu_per_photon:g}: photons are miscounted there. Were these data "
+        "corrected in another way than the others?",
+    )
+
+
+def _other_peak(histogram: SignalHistogram, adu_per_photon: float) -> float | None:
+    """Return the signal of single photons if it contradicts `adu_per_photon`, else None."""
+    peak = histogram.photon_signal()
+    fits = peak is None or _LEAST_RATIO <= peak / adu_per_photon <= _LARGEST_RATIO
+    return None if fits else peak
 
 
 def check_photon_signal(
@@ -133,8 +174,9 @@ def check_photon_signal(
     masks : Masks
     adu_per_photon : float
     """
-    histogram = SignalHistogram()
-    reader, frames, about = MaskReader(files), local_run.frames, local_run.facts.files
+    frames, about = local_run.frames, local_run.facts.files
+    reader = MaskReader(files)
+    counts = np.zeros((1 + PARTS + frames.n_modules, *SignalHistogram().counts.shape), np.int64)
     wanted = np.unique(
         np.linspace(0, local_run.facts.n_frames - 1, SAMPLED_FRAMES).round().astype(np.int64)
     )
@@ -144,10 +186,17 @@ def check_photon_signal(
                 continue
             modules = np.flatnonzero(frames.file[row] >= 0)
             step = max(1, math.ceil(len(modules) / SAMPLED_MODULES))
+            part = number * PARTS // len(wanted)
             for module in modules[number % step :: step].tolist():
-                _add_module(histogram, files, about, reader, frames[row : row + 1], module, masks)
-    counts = mpi.allreduce_sum(comm, histogram.counts)
-    return () if comm.rank else doubtful_signal(SignalHistogram(counts), adu_per_photon)
+                own = SignalHistogram()
+                _add_module(own, files, about, reader, frames[row : row + 1], module, masks)
+                for place in (0, 1 + part, 1 + PARTS + module):
+                    counts[place] += own.counts
+    counts = mpi.allreduce_sum(comm, counts)
+    if comm.rank:
+        return ()
+    found = [SignalHistogram(some) for some in counts]
+    return doubtful_signal(found[0], adu_per_photon) or doubtful_parts(found, adu_per_photon)
 
 
 def _add_module(histogram, files, about, reader, frame: FrameTable, module: int, masks) -> None:

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from xfelmpi.calibration.photon_signal import SignalHistogram, doubtful_signal
+from xfelmpi.calibration.photon_signal import (
+    SignalHistogram,
+    doubtful_parts,
+    doubtful_signal,
+)
 
 
 def histogram_of(photons, adu=1.0, noise=0.0, seed=1):
@@ -70,3 +74,28 @@ def test_too_little_to_tell(values):
 
 def test_exact_value_of_quantised_data():
     assert histogram_of(0.01, 7.5).photon_signal() == pytest.approx(7.5, rel=1e-6)
+
+
+def of_run(part_adu, module_adu) -> list[SignalHistogram]:
+    """Return the histograms of a run whose parts and modules have these signals of a photon."""
+    parts, modules = ([histogram_of(0.01, adu, 0.1) for adu in of] for of in (part_adu, module_adu))
+    whole = SignalHistogram(sum(h.counts for h in modules))
+    return [whole, *parts, *modules]
+
+
+@pytest.mark.parametrize(
+    ("parts", "modules", "where"),
+    [
+        # the parts have all modules, of which one does not count as much
+        ((1, 1, 1, 1), (*(1,) * 5, 6, *(1,) * 10), "module 5 are near 6"),
+        ((1, 1, 1, 1), (7.5, *(1,) * 14, 7.5), "modules 0, 15 are near 7"),
+        ((1, 1, 6, 6), (1,) * 16, "the third and last quarter of the run are near 6"),
+        ((1, 1, 1, 1), (1,) * 16, ""),
+    ],
+)
+def test_parts_in_other_units(parts, modules, where):
+    histograms = of_run(parts, modules)
+    assert not doubtful_signal(histograms[0], 1)
+    warnings = doubtful_parts(histograms, 1)
+    assert len(warnings) == bool(where)
+    assert all(f"most signals of {where}" in text for text in warnings)
