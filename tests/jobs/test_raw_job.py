@@ -438,6 +438,25 @@ def test_constants_of_other_modules_are_named(tmp_path, ranks):
         assert (text in done.stdout + done.stderr) == named
 
 
+@pytest.mark.parametrize("moved", ["reversed", "rolled"])
+def test_constants_of_other_cells_are_named(moved, tmp_path):
+    """Each pixel has photons in some cells and none in others: only single frames show it."""
+    raw = tiny_raw_run(tmp_path, trains=3, cells=tuple(range(8)), **FEW_MODULES)
+    constants = tmp_path / "constants"
+    shutil.copytree(raw.paths.constants, constants)
+    with h5py.File(constants / "Cheetah-AGIPD01-calib.h5", "r+") as file:
+        for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel"):
+            values = file[name][()]
+            file[name][...] = values[:, ::-1] if moved == "reversed" else np.roll(values, 1, axis=1)
+    said = []
+    for folder, ranks in ((constants, 1), (constants, 5), (raw.paths.constants, 2)):
+        done = process(raw, tmp_path / "out", "--constants", folder, ranks=ranks, status=3)
+        said.append([line for line in done.stderr.splitlines() if "from train to train" in line])
+    assert said[0] == said[1]
+    assert [line.split(": ")[1] for line in said[0]] == ["module 1"]
+    assert not said[2]
+
+
 def test_cells_without_constants(small, tmp_path):
     constants = tmp_path / "constants"
     shutil.copytree(small.paths.constants, constants)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from xfelmpi import mpi
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.geometry import DetectorGeometry, load_geometry
+from xfelmpi.calibration.offset_check import check_offsets
 from xfelmpi.calibration.photon_signal import check_photon_signal
 from xfelmpi.calibration.pixel_mask import Masks, load_masks
 from xfelmpi.calibration.plausible import few_good_pixels
@@ -107,6 +108,8 @@ def load_inputs(job: RunJob, local_run: LocalRun, files: FilePool) -> Inputs:
     warnings += few_good_pixels(comm, masks, facts.modules_in_run)
     if facts.kind != "raw":
         warnings += check_photon_signal(comm, files, local_run, masks, config.adu_per_photon)
+    elif calibration:
+        warnings += check_offsets(comm, files, local_run, calibration, config.adu_per_photon)
     settings = config.part(OutputSettings)
     warnings = (*warnings, *check_formats(comm, settings, geometry, local_run.wavelength))
     check_selection(job, local_run, geometry)
