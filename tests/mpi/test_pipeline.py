@@ -17,7 +17,7 @@ from xfelmpi.output import write_stage
 from xfelmpi.reduction import observers
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
-from xfelmpi.workflows import process
+from xfelmpi.workflows import inputs, process
 
 pytestmark = [pytest.mark.mpi, pytest.mark.filterwarnings("default::UserWarning")]
 
@@ -76,7 +76,7 @@ def _counted(called, name, function, *arguments):
 @pytest.mark.parametrize("kept", [0, 50_000])
 def test_without_room_for_the_hits(comm, shared_path, monkeypatch, kept):
     """None or some of the hits stay in memory; small blocks, many rounds."""
-    monkeypatch.setattr(process, "FrameBuffer", lambda n, _: FrameBuffer(n, kept), raising=True)
+    monkeypatch.setattr(inputs, "FrameBuffer", lambda n, *_, **__: FrameBuffer(n, kept))
     monkeypatch.setattr(HitReader, "BLOCK_FRAMES", 2)
     monkeypatch.setattr(parallel_hdf5, "ROUND_BYTES", 1 << 20)
     mock = simulated(comm, shared_path, cells=tuple(range(5)), missing=((3, 1),))

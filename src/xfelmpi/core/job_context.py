@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, Self, cast
 
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.shutdown import StopPlan, describe_job, stop_plan
@@ -31,11 +32,12 @@ class Stages:
 
     @contextmanager
     def timed(self, name: str):
-        """Say that a stage begins, and time it."""
+        """Say that a stage begins, and time it; at its end, give back what it no longer uses."""
         log.info("%s …", STAGE_TITLES.get(name, name))
         start = monotonic()
         self.now = name
         yield
+        give_back()
         self.now = ""
         self.seconds[name] = self.seconds.get(name, 0.0) + monotonic() - start
 

@@ -18,6 +18,7 @@ from xfelmpi.analysis.hit_analysis import (
 from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
 from xfelmpi.calibration.pixel_mask import mask_digest
 from xfelmpi.core import fault_injection
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.job_context import JobContext
 from xfelmpi.core.log import log
 from xfelmpi.core.machine_records import motors_as_json
@@ -57,14 +58,20 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     cells = _cell_background(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
+    give_back()
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells, beam))
-    sums = {"": done.powder} if done.whole else {}
-    for kind, frames in rows.items():
-        sums[f"_{kind}"] = _write_frames(comm, done, outputs, kind, frames)
+    own = {kind: _write_frames(done, outputs, kind, frames) for kind, frames in rows.items()}
+    dark = {}
     if done.whole and mpi.allreduce_max(comm, done.events.is_dark.any()):
-        sums["_dark"] = _dark_sum(comm, done)
+        dark["_dark"] = _dark_sum(comm, done)
+    # before the sums, which need memory
     done.reader.release()
     fault_injection.inject(comm, "powder")
+    sums = {"": done.powder} if done.whole else {}
+    for kind in rows:
+        powder = own.pop(kind)
+        sums[f"_{kind}"] = sum_powder(comm, done.masks, powder) if powder else done.hit_powder
+    sums |= dark
     frame_shape = done.local_run.facts.detector_type.frame_shape
     write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
@@ -183,14 +190,13 @@ def _mean_background(done: WriteInputs) -> np.ndarray:
     return background.mean_background(done.powder, *(sums for sums in left_out if sums))
 
 
-def _write_frames(comm, done: WriteInputs, outputs: HitOutputs, kind: str, rows: np.ndarray):
-    """Stream frames of this rank into all formats; returns their powder, see `sum_powder`."""
-    if kind == "hits" and done.hits_summed:
-        outputs.write(kind, _sparse(done, rows))
-        return done.hit_powder
-    powder = done.no_frames()
+def _write_frames(
+    done: WriteInputs, outputs: HitOutputs, kind: str, rows: np.ndarray
+) -> PowderSum | None:
+    """Stream frames of this rank into all formats; returns their powder, unless it is known."""
+    powder = None if kind == "hits" and done.hits_summed else done.no_frames()
     outputs.write(kind, _sparse(done, rows, powder))
-    return sum_powder(comm, done.masks, powder)
+    return powder
 
 
 def _dark_sum(comm, done: WriteInputs):

@@ -133,6 +133,9 @@ class CheckpointWriter(Observer):
             if self.recent is not self._result.powder and not self._merged:
                 self._result.powder.add(self.recent)
                 self._merged = True
+            if not self._rows:
+                # nothing is left to be written: its memory is free for the next stages
+                self.recent = self._result.powder
 
     def write(self) -> None:
         """Write what is new; what goes wrong is noted in `error` and is no reason to stop."""

@@ -22,6 +22,8 @@ class FrameBuffer:
         Frames of this rank.
     budget : int
         Bytes at most.
+    reserve : int
+        Bytes more once `use_reserve` is called.
 
     Attributes
     ----------
@@ -29,9 +31,10 @@ class FrameBuffer:
         Words so far, and at most.
     """
 
-    def __init__(self, n_frames: int, budget: int):
+    def __init__(self, n_frames: int, budget: int, reserve: int = 0):
         self._n_frames = n_frames
-        self._make_room(budget // WORD_BYTES)
+        self._make_room((budget + reserve) // WORD_BYTES)
+        self.room = budget // WORD_BYTES
 
     def _make_room(self, words: int) -> None:
         self._words = np.empty(words, np.uint16)
@@ -40,6 +43,10 @@ class FrameBuffer:
         # words and entries of each frame
         self._length = np.zeros(self._n_frames, np.uint32)
         self._entries = np.zeros(self._n_frames, np.uint32)
+
+    def use_reserve(self) -> None:
+        """Take the reserve, too: what else needed memory is done."""
+        self.room = len(self._words)
 
     def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""

@@ -30,6 +30,8 @@ class HitReader:
     masks : Masks
     kept : FrameBuffer, optional
         Frames that need not be read again.
+    unused : PowderSum, optional
+        What nobody needs any longer. The kernels add frames to a powder in any case.
     """
 
     BLOCK_FRAMES = 32
@@ -44,7 +46,13 @@ class HitReader:
     """Entries of these at most, which take memory until they are packed."""
 
     def __init__(
-        self, table, sums, sparsifier: Sparsifier, masks: Masks, kept: FrameBuffer | None = None
+        self,
+        table,
+        sums,
+        sparsifier: Sparsifier,
+        masks: Masks,
+        kept: FrameBuffer | None = None,
+        unused: PowderSum | None = None,
     ):
         self._kept = kept
         self._table = table
@@ -53,9 +61,11 @@ class HitReader:
         self._mask_row = masks.row_of_cell[table.cell_id]
         self._masks = masks
 
+        self._given = unused
+
     @cached_property
     def _unused(self) -> PowderSum:
-        return PowderSum.zeros(self._masks.good.shape[1], self._masks)
+        return self._given or PowderSum.zeros(self._masks.good.shape[1], self._masks)
 
     def keep_only(self, frames: np.ndarray) -> None:
         """Let go of all kept frames but some, int (frame,): only these are going to be read."""
@@ -80,6 +90,7 @@ class HitReader:
         """
         if not self._kept:
             return
+        self._kept.use_reserve()
         for frames in selections:
             lacking = frames[~self._kept.has(frames)]
             if self._kept.has_room(self._sums.entries[lacking]):
@@ -184,7 +195,6 @@ class HitReader:
         return SparseFrames.join([sparse, again]).take(np.argsort(np.concatenate([old, new])))
 
     def _read_again(self, frames: np.ndarray, powder: PowderSum | None) -> SparseFrames:
-        # the kernels add to one in any case
         powder = powder or self._unused
         block = self._sparsifier.frames(self._table[frames], powder)
         # offsets in the EMC file and the type of the CXI file stand on these sums

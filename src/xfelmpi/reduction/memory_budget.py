@@ -15,6 +15,9 @@ _PIXEL_BYTES = 48
 _CHECKPOINT_PIXEL_BYTES = 24
 """The same of checkpoints: another powder, and copies while it is written."""
 
+_FRAME_BYTES = 160
+"""Bytes per frame of a rank: where it lies in the files, its sums, its columns in the outputs."""
+
 _LEAST = 32 << 20
 """Bytes that a rank has for frames, whatever the limit is."""
 
@@ -29,7 +32,7 @@ def base_memory(frame_pixels: int) -> int:
     return _PROGRAM + _PIXEL_BYTES * frame_pixels
 
 
-def spare_memory(settings: MemorySettings, frame_pixels: int) -> int:
+def spare_memory(settings: MemorySettings, frame_pixels: int, n_frames: int = 0) -> int:
     """Return the bytes that a rank has for frames: sparse lists, kept frames.
 
     A limit above the memory of the node counts as that: results do not depend on it.
@@ -39,9 +42,11 @@ def spare_memory(settings: MemorySettings, frame_pixels: int) -> int:
     settings : MemorySettings
     frame_pixels : int
         Of the detector.
+    n_frames : int
+        Of this rank, as far as known.
     """
     spare = min(settings.memory_per_rank, node_memory())
-    spare -= base_memory(frame_pixels) + mpi.private_bytes()
+    spare -= base_memory(frame_pixels) + mpi.private_bytes() + _FRAME_BYTES * n_frames
     if settings.checkpoint_minutes:
         spare -= _CHECKPOINT_PIXEL_BYTES * frame_pixels
     return max(_LEAST, spare)

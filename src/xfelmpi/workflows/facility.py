@@ -15,7 +15,7 @@ import numpy as np
 from xfelmpi import mpi
 from xfelmpi.core import shutdown
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import HitSettings, MemorySettings, RunSettings
+from xfelmpi.core.config.parts import HitSettings, RunSettings
 from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.job_context import RunJob
@@ -29,13 +29,13 @@ from xfelmpi.reduction.checkpoint import ReductionState
 from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader
-from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.distribution import LocalRun, distribute_run
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
     load_inputs,
     log_start,
+    make_frame_buffer,
     make_sparsifier,
     prepare_outputs,
     with_distance,
@@ -92,7 +92,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         inputs = load_inputs(job, local_run, files)
         local_run = with_distance(local_run, inputs)
         prepare_outputs(job, local_run)
-        vds, left_out = start_vds(job, local_run, inputs.used)
+        local_run, vds, left_out = start_vds(job, local_run, inputs.used)
     warnings = log_start(job, local_run, inputs)
     sums = FrameSums.zeros(len(local_run.frames))
     sums.modules[:] = bits_of(local_run.frames.file >= 0)
@@ -100,8 +100,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         score, decision, is_miss = _decide(job, local_run, sums.modules)
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
-        spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
-        kept = FrameBuffer(len(local_run.frames), spare // 2)
+        kept = make_frame_buffer(config, inputs, len(local_run.frames))
         powder = PowderSum.zeros(inputs.masks.good.shape[1], local_run.facts.detector_type)
         result = ReductionState(local_run, sums, powder, kept, sparsifier)
         rows = np.flatnonzero(decision.is_hit | is_miss)

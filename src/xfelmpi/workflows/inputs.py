@@ -23,6 +23,7 @@ from xfelmpi.output.hit_formats import check_formats
 from xfelmpi.output.provenance import describe_used
 from xfelmpi.output.write_inputs import prepare_folders
 from xfelmpi.reduction.cell_background import check_cell_memory
+from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.memory_budget import node_memory, spare_memory
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.distribution import LocalRun, RunInfo
@@ -141,6 +142,17 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
         spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels) // 4 // ENTRY_BYTES,
         inputs.calibration,
     )
+
+
+def make_frame_buffer(config: Config, inputs: Inputs, n_frames: int) -> FrameBuffer:
+    """Return what keeps frames of this rank's, of which there are `n_frames`.
+
+    A quarter of what there is for frames is for those that are being read; they are few after the
+    pass.
+    """
+    settings = config.part(MemorySettings)
+    spare = spare_memory(settings, inputs.masks.frame_pixels, n_frames)
+    return FrameBuffer(n_frames, spare // 2, reserve=spare // 4)
 
 
 def log_start(job: RunJob, local_run: LocalRun, inputs: Inputs) -> tuple[str, ...]:

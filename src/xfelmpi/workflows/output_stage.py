@@ -82,6 +82,7 @@ def write_run(
     job : RunJob
     inputs : Inputs
     result : ReductionState
+        Whose powder is no longer needed, see `check_sums`.
     events : EventColumns
     **known
         What else `WriteInputs` takes.
@@ -100,7 +101,14 @@ def write_run(
         masks=inputs.masks,
         sums=result.sums,
         events=events,
-        reader=HitReader(local_run.frames, result.sums, sparsifier, inputs.masks, result.kept),
+        reader=HitReader(
+            local_run.frames,
+            result.sums,
+            sparsifier,
+            inputs.masks,
+            result.kept,
+            unused=result.powder,
+        ),
         geometry=inputs.geometry,
         used=inputs.used,
         so_far=job.so_far,

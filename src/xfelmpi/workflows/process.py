@@ -1,5 +1,6 @@
 """The main job: its stages in order. No file format here, and arithmetic only elsewhere."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,6 @@ from xfelmpi.core import fault_injection, shutdown
 from xfelmpi.core.config.options import PASS_GROUPS
 from xfelmpi.core.config.parts import HitSettings, InputFileSettings, MemorySettings, RunSettings
 from xfelmpi.core.event_table import EventColumns
-from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log
 from xfelmpi.core.progress import Progress
@@ -27,7 +27,6 @@ from xfelmpi.reduction.checkpoint import (
     restore,
     warn_of_failures,
 )
-from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_loop import run_pass, train_source
 from xfelmpi.reduction.growing import digest_masks
 from xfelmpi.reduction.memory_budget import spare_memory
@@ -45,6 +44,7 @@ from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
     load_inputs,
     log_start,
+    make_frame_buffer,
     make_sparsifier,
     prepare_outputs,
     with_distance,
@@ -89,15 +89,13 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
         inputs = load_inputs(job, local_run, files)
         local_run = with_distance(local_run, inputs)
         prepare_outputs(job, local_run)
-        vds, left_out = start_vds(job, local_run, inputs.used)
-    give_back()
+        local_run, vds, left_out = start_vds(job, local_run, inputs.used)
     warnings = log_start(job, local_run, inputs)
     masks = inputs.masks
     digests = digests_if_growing(job, local_run, masks)
     if digests is not None:
         selection = without_other_masks(comm, selection, digests)
-    spare = spare_memory(config.part(MemorySettings), masks.frame_pixels)
-    kept = FrameBuffer(len(local_run.frames), spare // 2)
+    kept = make_frame_buffer(config, inputs, len(local_run.frames))
     sparsifier = make_sparsifier(config, inputs, files)
     sums = FrameSums.zeros(len(local_run.frames))
     powder = PowderSum.zeros(masks.good.shape[1], local_run.facts.detector_type)
@@ -125,7 +123,10 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
 
 
 def start_vds(job: RunJob, local_run: LocalRun, used):
-    """Write the virtual dataset on rank 0; return its path there, and problems."""
+    """Write the virtual dataset on rank 0; return its path there, and problems.
+
+    Before them, the rank's part without the layout of the virtual dataset, which would stay in memory.
+    """
     fault_injection.inject(job.comm, "vds")
     memory = spare_memory(
         job.config.part(MemorySettings), local_run.facts.detector_type.frame_pixels
@@ -134,7 +135,8 @@ def start_vds(job: RunJob, local_run: LocalRun, used):
     begun = mpi.run_on_root(
         job.comm, lambda: begin_vds(job.experiment, attributes, local_run, memory)
     )
-    return begun or (None, ())
+    path, problems = begun or (None, ())
+    return replace(local_run, virtual=None), path, problems
 
 
 def _begin_pass(

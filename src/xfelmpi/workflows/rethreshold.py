@@ -34,7 +34,6 @@ from xfelmpi.output.provenance import describe_files
 from xfelmpi.output.write_inputs import WriteInputs
 from xfelmpi.output.write_stage import write_outputs
 from xfelmpi.reduction.dead_modules import without_dead_modules
-from xfelmpi.reduction.frame_buffer import FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.memory_budget import spare_memory
 from xfelmpi.run.distribution import LocalRun, distribute_run, scatter_table
@@ -43,6 +42,7 @@ from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.workflows.inputs import (
     load_inputs,
     log_start,
+    make_frame_buffer,
     make_sparsifier,
     prepare_outputs,
     with_distance,
@@ -203,7 +203,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int]:
     with stages.timed("write"):
         sparsifier = make_sparsifier(config, inputs, files)
         spare = spare_memory(config.part(MemorySettings), inputs.masks.frame_pixels)
-        kept = FrameBuffer(len(local_run.frames), spare // 2)
+        kept = make_frame_buffer(config, inputs, len(local_run.frames))
         done = WriteInputs(
             settings=config.part(OutputSettings),
             spare=spare,

@@ -326,6 +326,23 @@ def test_a_stopped_job_waits_for_changes_of_the_buffer(run, first_pass):
     assert kept.changes == [(name, True) for name in names]
 
 
+def test_reserve():
+    """What does not fit during the pass fits into the reserve after it, and not more."""
+    lists = SparseFrames(
+        np.array([0, 2, 4, 6]), np.arange(6, dtype=np.uint32), np.ones(6, np.uint16)
+    )
+    buffer = FrameBuffer(3, 2 * WORD_BYTES, reserve=2 * WORD_BYTES)
+    buffer.store(np.arange(3), lists)
+    assert buffer.has(np.arange(3)).tolist() == [True, False, False]
+    assert not buffer.has_room(np.array([2]))
+    buffer.use_reserve()
+    assert buffer.has_room(np.array([2]))
+    buffer.store(np.arange(1, 3), lists.take(np.arange(1, 3)))
+    assert buffer.has(np.arange(3)).tolist() == [True, True, False]
+    frames = buffer.take(np.arange(2))
+    assert frames.pixel.tolist() == [0, 1, 2, 3]
+
+
 def test_keep_only_makes_room():
     """Frames that are not wanted go, and the others stay as they were."""
     lists = SparseFrames(

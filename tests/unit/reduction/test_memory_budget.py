@@ -13,17 +13,18 @@ from xfelmpi.reduction.powder import PowderSum
 MIB = 1 << 20
 
 
-def spare(limit, detector, minutes=5.0):
+def spare(limit, detector, minutes=5.0, n_frames=0):
     # other tests of this process may have left arrays that no longer fit into shared memory
     limit = limit * MIB + mpi.private_bytes()
     settings = MemorySettings(memory_per_rank=limit, checkpoint_minutes=minutes)
-    return spare_memory(settings, detector.frame_pixels) / MIB
+    return spare_memory(settings, detector.frame_pixels, n_frames) / MIB
 
 
 def test_agipd_1m():
     assert base_memory(AGIPD_1M.frame_pixels) == 200 * MIB
     assert spare(400, AGIPD_1M) == 176
     assert spare(400, AGIPD_1M, 0.0) == 200
+    assert spare(400, AGIPD_1M, n_frames=1 << 19) == 176 - 80
 
 
 @pytest.mark.parametrize("detector", [AGIPD_1M, *OTHERS.values()], ids=lambda d: d.name)
