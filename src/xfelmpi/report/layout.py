@@ -42,7 +42,9 @@ def lay_out(
         return _by_positions(xyz, bins, pixel_size)
     assembler = Assembler(frames, detector)
     height, width = assembler.shape
-    place = assembler.target.reshape(detector.n_modules, -1, math.prod(detector.tile_shape))
+    # of 32 bits: a dozen arrays of all pixels are needed for a moment
+    place = assembler.target.astype(np.int32)
+    place = place.reshape(detector.n_modules, -1, math.prod(detector.tile_shape))
     there = place < height * width
     if not there.any(axis=2).all():
         # a tile that others cover has no place
@@ -55,7 +57,7 @@ def lay_out(
         column, first_column = _binned(width - 1 - place % width, there, size)
         shape = int(row.max()) + 1, int(column.max()) + 1
         beam = (height - y) / size - first_row, (width - x) / size - first_column
-        point = (row * shape[1] + column).reshape(-1)
+        point = (row * shape[1] + column).reshape(-1).astype(np.int64)
         found.append((Raster(point, shape, size * pixel_size), beam))
     return found
 
@@ -122,12 +124,12 @@ def _binned(at: np.ndarray, there: np.ndarray, bins: int) -> tuple[np.ndarray, i
 
     Parameters
     ----------
-    at : ndarray, int64 (module, tile, pixel)
+    at : ndarray, int32 (module, tile, pixel)
     there : ndarray, bool (module, tile, pixel)
         Pixels that have a place; another tile may cover some.
     bins : int
     """
-    first = np.where(there, at, np.iinfo(np.int64).max).min(axis=2, keepdims=True)
+    first = np.where(there, at, np.iinfo(at.dtype).max).min(axis=2, keepdims=True)
     within = np.maximum(at - first, 0) // bins
     module = first.min(axis=1, keepdims=True)
     # steps from tile to tile are rounded within a module, so that its gaps are alike

@@ -90,6 +90,7 @@ def test_cxi(tmp_path, good, photons, monkeypatch):
     photons = photons * good
     photons[:, 1] = 0
     about = {"command_line": "", "program_version": "", "creation_date": "", "proposal": "p1"}
+    about["configuration"] = "{}"
     cxi = CxiFile(comm, path, about, masks_of(good), IN_RUN, MINI)
     rows = np.arange(len(CELLS), dtype="u8")
     columns = hit_columns("p1_r0001", events(), rows, rows.astype("f8"), rows.astype("u4"), MINI)
