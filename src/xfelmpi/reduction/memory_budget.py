@@ -16,7 +16,7 @@ _CHECKPOINT_PIXEL_BYTES = 24
 """The same of checkpoints: another powder, and copies while it is written."""
 
 _FRAME_BYTES = 160
-"""Bytes per frame of a rank: where it lies in the files, its sums, its columns in the outputs."""
+"""Bytes per frame of a rank: its positions in the files, its sums, its columns in the outputs."""
 
 _LEAST = 32 << 20
 """Bytes that a rank has for frames, whatever the limit is."""

@@ -125,7 +125,7 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
 def start_vds(job: RunJob, local_run: LocalRun, used):
     """Write the virtual dataset on rank 0; return its path there, and problems.
 
-    Before them, the rank's part without the layout of the virtual dataset, which would stay in memory.
+    Before them, `local_run` without the layout of the virtual dataset, which would stay in memory.
     """
     fault_injection.inject(job.comm, "vds")
     memory = spare_memory(

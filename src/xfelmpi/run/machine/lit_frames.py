@@ -43,6 +43,9 @@ _TOLERANCE = 1e-3
 _NUMBERS = 1 << 12
 """Pulse numbers are below."""
 
+_PART = 1 << 17
+"""Frames that are looked at together."""
+
 
 @dataclass(frozen=True)
 class FrameLight:
@@ -264,41 +267,97 @@ def light_by_timing(
     found : Findings
     """
     codes = pattern.values
-    own, row = (codes & OWN) != 0, rows_by_pattern(pattern.rows(frames.train_id), codes)
-    ranks = {
-        code: np.cumsum((codes & code) != 0, axis=1, dtype=np.int16) - 1 for code in (LINE, OWN)
-    }
-    number = np.minimum(frames.pulse_id, _NUMBERS).astype(np.int64) - timing.first
-    cell, rest = np.divmod(number, timing.stride)
-    known = (row >= 0) & (rest == 0) & (cell >= 0) & (cell < timing.n_frames)
-    row = np.where(known, row, 0)
-    begin = own.argmax(axis=1)[row] - timing.shift + cell * timing.stride
-    n, energy = np.zeros(len(row), np.int64), np.zeros(len(row))
-    bunch = np.full((len(row), timing.exposure), -1)
-    last = {code: np.full(len(row), DARK) for code in ranks}
-    for i in range(timing.exposure):
-        slot = np.clip(begin + i, 0, MAX_PULSES - 1)
-        lit = known & (slot == begin + i) & own[row, slot]
-        bunch[lit, n[lit]] = slot[lit]
-        n += lit
-        for code, rank in ranks.items():
-            last[code][lit] = rank[row, slot][lit]
-        if monitor is not None:
-            counted = ranks[LINE if monitor.counts_line else OWN]
-            pulse = monitor.at(frames.train_id, np.where(lit, counted[row, slot], -1))
-            energy += np.where(lit, pulse, 0.0)
-    # as the lit-frame finder writes it, so that both give the same number
-    energy = energy.astype(np.float32).astype(np.float64)
+    slots = _OpenSlots(
+        timing=timing,
+        own=(codes & OWN) != 0,
+        ranks={
+            code: np.cumsum((codes & code) != 0, axis=1, dtype=np.int16) - 1 for code in (LINE, OWN)
+        },
+        monitor=monitor,
+    )
+    row = rows_by_pattern(pattern.rows(frames.train_id), codes)
+    # a part at a time: a dozen arrays of all frames would be in memory for a moment
+    parts = [
+        slots.light(
+            frames.train_id[a : a + _PART], frames.pulse_id[a : a + _PART], row[a : a + _PART]
+        )
+        for a in range(0, max(len(row), 1), _PART)
+    ]
+    n_pulses, energy, bunch, line, own = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
     energy *= monitor.joule(found) if monitor else np.nan
-    energy = np.where(known, np.where(n > 0, energy, 0.0), np.nan)
-    for of_pulses in last.values():
-        of_pulses[~known] = -1
+    energy[n_pulses == 0] = 0.0
     source, rule = origin
     if monitor is not None:
         source = f"{monitor.source} data.{monitor.key}, {source}"
-    n_pulses = np.where(known, n, UNKNOWN_PULSES).astype(np.uint8)
-    slots = PulseSlots(last[LINE], last[OWN], rule)
-    return FrameLight(n_pulses, energy, bunch, slots, source, rule)
+    return FrameLight(n_pulses, energy, bunch, PulseSlots(line, own, rule), source, rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenSlots:
+    """The slots of the bunch pattern that frames are open for.
+
+    Parameters
+    ----------
+    timing : DetectorTiming
+    own : ndarray, bool (pattern, slot)
+        Slots with a pulse of the instrument's undulator.
+    ranks : dict of int to ndarray, int16 (pattern, slot)
+        How many pulses of the line (or of the undulator) there were before, by `LINE` and `OWN`.
+    monitor : Monitor or None
+    """
+
+    timing: DetectorTiming
+    own: np.ndarray
+    ranks: dict[int, np.ndarray]
+    monitor: Monitor | None
+
+    def light(self, train_id, pulse_id, row) -> tuple[np.ndarray, ...]:
+        """Return the light of some frames.
+
+        Parameters
+        ----------
+        train_id, pulse_id : ndarray, uint64 (frame,)
+        row : ndarray, int64 (frame,)
+            Pattern of each, -1 if unknown.
+
+        Returns
+        -------
+        n_pulses : ndarray, uint8 (frame,)
+        energy : ndarray, float64 (frame,)
+            In the unit of the monitor.
+        bunch : ndarray, int64 (frame, pulse)
+        line, own : ndarray, int64 (frame,)
+            See `PulseSlots`.
+        """
+        timing, monitor = self.timing, self.monitor
+        number = np.minimum(pulse_id, _NUMBERS).astype(np.int64) - timing.first
+        cell, rest = np.divmod(number, timing.stride)
+        known = (row >= 0) & (rest == 0) & (cell >= 0) & (cell < timing.n_frames)
+        row = np.where(known, row, 0)
+        begin = self.own.argmax(axis=1)[row] - timing.shift + cell * timing.stride
+        n, energy = np.zeros(len(row), np.int64), np.zeros(len(row))
+        bunch = np.full((len(row), timing.exposure), -1)
+        last = {code: np.full(len(row), DARK) for code in self.ranks}
+        for i in range(timing.exposure):
+            slot = np.clip(begin + i, 0, MAX_PULSES - 1)
+            lit = known & (slot == begin + i) & self.own[row, slot]
+            bunch[lit, n[lit]] = slot[lit]
+            n += lit
+            for code, rank in self.ranks.items():
+                last[code][lit] = rank[row, slot][lit]
+            if monitor is not None:
+                counted = self.ranks[LINE if monitor.counts_line else OWN]
+                pulse = monitor.at(train_id, np.where(lit, counted[row, slot], -1))
+                energy += np.where(lit, pulse, 0.0)
+        # as the lit-frame finder writes it, so that both give the same number
+        energy = energy.astype(np.float32).astype(np.float64)
+        energy[~known] = np.nan
+        for of_pulses in last.values():
+            of_pulses[~known] = -1
+        n_pulses = np.where(known, n, UNKNOWN_PULSES).astype(np.uint8)
+        return n_pulses, energy, bunch, last[LINE], last[OWN]
 
 
 def matched_light(
