@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from launch import write_script
 from mockrun import tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -47,18 +48,13 @@ def quick_project(folder: Path, seconds: float = 0.0) -> Path:
     (folder / "calls").mkdir()
     # under Slurm there is no mpirun: srun starts the program itself
     note = f'set -e; shift 2; echo "$@" >>"{folder}/calls/$1"; sleep {seconds}'
-    _script(programs / "python", f"[[ $1 == -m ]] || exit 0; {note}")
-    _script(
+    write_script(programs / "python", f"[[ $1 == -m ]] || exit 0; {note}")
+    write_script(
         programs / "mpirun",
         f'set -e; shift 5; echo "$@" >>"{folder}/calls/$1"; sleep {seconds}; '
         'if [[ -e "$(dirname "$0")/status" ]]; then exit "$(cat "$(dirname "$0")/status")"; fi',
     )
     return folder
-
-
-def _script(path: Path, text: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
 
 
 def calls(project: Path) -> dict[int, list[str]]:

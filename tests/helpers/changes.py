@@ -11,6 +11,20 @@ def own(path):
     return path
 
 
+def overwrite(path, offset: int, data: bytes) -> None:
+    """Overwrite bytes of a file."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def mask_a_pixel(file):
+    """Mask a pixel of the first hit that has photons, in a CXI file."""
+    detector = file["entry_1/instrument_1/detector_1"]
+    lit = np.argwhere(detector["data"][0])[0]
+    detector["mask"][(0, *lit)] = 0x80
+
+
 def add_one(name, where=0):
     def change(file):
         values = file[name]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from changes import overwrite
 from mockrun import MockRun
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
@@ -61,9 +62,7 @@ class DamagedRun:
 
     def patch(self, path: Path, offset: int, data: bytes) -> None:
         """Overwrite bytes of a file."""
-        with open(path, "r+b") as file:
-            file.seek(offset)
-            file.write(data)
+        overwrite(path, offset, data)
 
     def chunk_entry(self, path: Path, row: int) -> int:
         """Return where the index of the chunks has the entry of a frame: size, mask, start, at."""

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import run_program
+from launch import run_program, write_script
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -126,11 +126,11 @@ def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
-        _script(programs / viewer, '[[ -s "${!#}" ]]')
-    _script(programs / "module", ":")
-    _script(programs / "mpirun", f'exec {_where("mpirun")} -n {ranks} "${{@:3}}"')
-    _script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
-    _script(programs / "srun", _FEWER.format(srun=_where("srun")))
+        write_script(programs / viewer, '[[ -s "${!#}" ]]')
+    write_script(programs / "module", ":")
+    write_script(programs / "mpirun", f'exec {_where("mpirun")} -n {ranks} "${{@:3}}"')
+    write_script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
+    write_script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RANKS": "2",
@@ -152,11 +152,6 @@ exec {srun} "${{arguments[@]}}"
 
 def _where(program: str) -> str:
     return shutil.which(program) or f"/usr/bin/{program}"
-
-
-def _script(path: Path, text: str) -> None:
-    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
-    path.chmod(0o755)
 
 
 def shape(line: str, project: Path) -> str:

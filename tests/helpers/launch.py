@@ -205,3 +205,9 @@ def output_files(folder: Path) -> list[str]:
 def all_files(folder: Path) -> list[str]:
     """Return the names of all files below a folder, relative to it."""
     return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def write_script(path: Path, text: str) -> None:
+    """Write a program of lines for bash."""
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)

@@ -26,6 +26,18 @@ TINY = {
 TINY_RAW = {**TINY, "kind": "raw", "trains": 2, "cells": (0, 2, 3)}
 TINY_DARK = {**TINY, "kind": "dark", "trains": 4, "cells": (0, 2, 3)}
 
+TINY_500K = {
+    "detector": "AGIPD-500K",
+    "seed": 3,
+    "trains": 3,
+    # cell 0 of this detector is dark
+    "cells": tuple(range(1, 8)),
+    "dark_cells": 1,
+    "hit_photons": (500.0, 3e3),
+    "absent_modules": (5,),
+}
+"""Of the detector with the fewest modules, for what is done to the same run many times."""
+
 NEAR = {"absent_modules": tuple(module for module in range(16) if module not in (3, 4, 8, 15))}
 """Only the modules around the beam, where most photons are, for what is said of single pixels."""
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 from modulefiles import Reading, assert_same_as_twin, make_table, write_module
 from mpi4py import MPI
-from reference import FS, SS, ModuleTwin, bad_constants, images_twin, raw_photons
+from reference import FS, SS, ModuleTwin, bad_constants, images_twin, of_stage, raw_photons
 
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
@@ -92,13 +92,10 @@ def make_frames(rng, constants: Constants, cells, adu=ADU, switched=0.01) -> np.
         offset, gain, level, _ = (a.astype(np.float64) for a in constants.of_cell(cell))
         stage = rng.choice(3, (SS, FS), p=[1 - 2 * switched, switched, switched])
 
-        def of_stage(values, stage=stage):
-            return np.take_along_axis(values, stage[None], axis=0)[0]
-
         signal = adu * (rng.poisson(0.02, (SS, FS)) + rng.normal(0, 0.2, (SS, FS)))
         edge = rng.random((SS, FS)) < 0.1
         signal[edge] = adu * 0.7
-        analogue = of_stage(offset) + signal / of_stage(gain)
+        analogue = of_stage(offset, stage) + signal / of_stage(gain, stage)
         analogue[edge] += rng.integers(-2, 3, edge.sum())
         digital = np.choose(stage, [level[1] - 900, level[1] + 900, level[2] + 900])
         for threshold in (1, 2):

@@ -116,6 +116,11 @@ def gain_stage(digital, level):
     return np.where(digital < level[1], 0, np.where(digital > level[2], 2, 1))
 
 
+def of_stage(values, stage):
+    """Return the value of every pixel's stage, of values by stage."""
+    return np.take_along_axis(values, stage[None], axis=0)[0]
+
+
 def bad_constants(offset, gain, level, bad):
     """Return the bad pixels of every stage, those with unusable constants among them."""
     finite = np.isfinite(offset.astype(np.float32)) & np.isfinite(gain.astype(np.float32))
@@ -150,16 +155,12 @@ def raw_photons(
     """
     stage = gain_stage(digital.astype(np.int64), level)
     bad = bad_constants(offset, gain, level, bad)
-
-    def of_stage(values):
-        return np.take_along_axis(values, stage[None], axis=0)[0]
-
     good = good & ~bad[0]
-    bad_in_frame = good & of_stage(bad)
+    bad_in_frame = good & of_stage(bad, stage)
     usable = good & ~bad_in_frame
     with np.errstate(invalid="ignore", over="ignore"):
-        signal = analogue.astype(np.float32) - of_stage(offset).astype(np.float32)
-        signal *= of_stage(gain).astype(np.float32)
+        signal = analogue.astype(np.float32) - of_stage(offset, stage).astype(np.float32)
+        signal *= of_stage(gain, stage).astype(np.float32)
     signal[~usable] = 0
     if common_mode:
         for ss in range(0, SS, 64):

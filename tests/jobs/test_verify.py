@@ -9,9 +9,19 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from changes import add_one, attribute, emc_number, flip, move_photon, own, replace, swap
+from changes import (
+    add_one,
+    attribute,
+    emc_number,
+    flip,
+    mask_a_pixel,
+    move_photon,
+    own,
+    replace,
+    swap,
+)
 from launch import call_xfelmpi, run_job, run_xfelmpi
-from mockrun import TINY_RAW, tiny_raw_run, tiny_run
+from mockrun import TINY_500K, TINY_RAW, tiny_raw_run, tiny_run
 from stopped import run_until
 
 from xfelmpi import mpi
@@ -23,18 +33,7 @@ from xfelmpi.workflows.verify.sample import draw, photons_of
 
 # the smallest detector: every check reads whole frames, and there are hundreds of checks here
 DEVICE = "HED_DET_AGIPD500K2G"
-RUN = {
-    "detector": "AGIPD-500K",
-    "seed": 3,
-    "trains": 3,
-    # cell 0 of this detector is dark
-    "cells": tuple(range(1, 8)),
-    "dark_cells": 1,
-    "hit_photons": (500.0, 3e3),
-    "missing": ((2, 1),),
-    "absent_modules": (5,),
-    "chunk_frames": 1,
-}
+RUN = {**TINY_500K, "missing": ((2, 1),), "chunk_frames": 1}
 ADDED = "used"
 SETTINGS = ["--decide", "run", "--sigma", "2", "--with-misses"]
 SETTINGS += ["--add", f"{ADDED}=SPB_XTD9_XGM/DOOCS/MAIN/pulseEnergy.wavelengthUsed"]
@@ -87,12 +86,6 @@ def failures(mock, output, *options) -> dict:
     """Return what does not pass, checked in this process."""
     argv = ["50", "--prefix", str(mock.options.prefix), "--output", str(output), *options]
     return check_run(mpi.alone(), *asked_for(argv)).failed
-
-
-def dark_pixel(file):
-    """Mask a pixel that has photons."""
-    lit = np.argwhere(file[f"{DETECTOR}/data"][0])[0]
-    file[f"{DETECTOR}/mask"][(0, *lit)] = 0x80
 
 
 def other_bit(file):
@@ -185,7 +178,7 @@ DAMAGE = {
     "frames swapped": (CXI, swap(f"{DETECTOR}/data"), cxi_frames.SUMS),
     "a photon more": (CXI, add_one(f"{DETECTOR}/data", (0, 0, 0, 0)), cxi_frames.SUMS),
     "photon of a hit elsewhere": (CXI, move_photon(f"{DETECTOR}/data"), cxi_frames.EMC),
-    "lit pixel masked": (CXI, dark_pixel, cxi_frames.MASKS),
+    "lit pixel masked": (CXI, mask_a_pixel, cxi_frames.MASKS),
     "foreign bit": (CXI, other_bit, cxi_frames.MASKS),
     "no link": (CXI, no_link, "CXI: structure"),
     "another class": (CXI, attribute("NX_class", "NXentry", DETECTOR), "CXI: structure"),

@@ -5,9 +5,9 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from changes import add_one, attribute, emc_number, flip, move_photon, replace
+from changes import add_one, attribute, emc_number, flip, mask_a_pixel, move_photon, replace
 from launch import call_xfelmpi, run_job
-from mockrun import tiny_run
+from mockrun import TINY_500K, tiny_run
 
 from xfelmpi import mpi
 from xfelmpi.cli import verify as command
@@ -17,17 +17,7 @@ from xfelmpi.workflows.verify import job, selection
 from xfelmpi.workflows.verify.job import check_run
 
 DETECTOR = "entry_1/instrument_1/detector_1"
-RUN = {
-    "detector": "AGIPD-500K",
-    "seed": 3,
-    "trains": 3,
-    "cells": tuple(range(1, 8)),
-    "dark_cells": 1,
-    "hit_photons": (500.0, 3e3),
-    "absent_modules": (5,),
-    "masked_pixels": 0.01,
-    "with_mask": True,
-}
+RUN = {**TINY_500K, "masked_pixels": 0.01, "with_mask": True}
 WHERE = "lit_pixels > 0 and cellId in (1, 2, 3, 4)"
 LIST = "recon/data/hits.h5"
 CXI, EMC, DET = (f"scratch/merged/r0050_selected{end}" for end in ("_hits.cxi", ".emc", "_det.h5"))
@@ -100,11 +90,6 @@ def with_digest(change):
 
 def add_to_scale(file):
     file["scale"][1] *= 1.001
-
-
-def mask_a_pixel(file):
-    lit = np.argwhere(file[f"{DETECTOR}/data"][0])[0]
-    file[f"{DETECTOR}/mask"][(0, *lit)] = 0x80
 
 
 LISTED = {

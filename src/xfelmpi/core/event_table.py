@@ -100,6 +100,10 @@ class EventColumns:
         """Which frames have no X-ray pulse, bool (frame,)."""
         return self.n_pulses == 0
 
+    def was_read(self, *, whole: bool) -> np.ndarray:
+        """Return which frames were read, bool (frame,): all of a whole run, or hits and misses."""
+        return self.is_hit | self.is_miss | whole
+
     def take(self, rows: np.ndarray) -> "EventColumns":
         """Return some of the rows."""
         added = tuple(replace(column, values=column.values[rows]) for column in self.added)

@@ -144,7 +144,7 @@ class FinishedRun:
     @property
     def was_read(self) -> np.ndarray:
         """Which frames were read, bool (frame,): all, or hits and misses."""
-        return self.events.is_hit | self.events.is_miss | self.whole
+        return self.events.was_read(whole=self.whole)
 
     @property
     def detector_type(self) -> Detector:

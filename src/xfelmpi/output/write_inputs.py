@@ -97,7 +97,7 @@ class WriteInputs:
     @property
     def read(self) -> np.ndarray:
         """Which frames were read, bool (frame,)."""
-        return self.events.is_hit | self.events.is_miss | self.whole
+        return self.events.was_read(whole=self.whole)
 
     def no_frames(self) -> PowderSum:
         """Return the sum over no frames, with the shapes of this run."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from changes import overwrite
 from launch import run_python
 from mockrun import tiny_run
 
@@ -38,16 +39,15 @@ def path(good, tmp_path):
     return shutil.copy(good, tmp_path / good.name)
 
 
+def number(value: int) -> bytes:
+    """Return a number as HDF5 stores it."""
+    return value.to_bytes(8, "little")
+
+
 def heap_address(path) -> int:
     raw = path.read_bytes()
     assert raw.count(b"GCOL") == 1
     return raw.index(b"GCOL")
-
-
-def patch(path, offset, data):
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 @pytest.mark.parametrize("opened", [input_file, finished_file])
@@ -92,15 +92,15 @@ def test_good_file(path):
 
 HEAPS = {
     # on which HDF5 1.10.8 reads for ever
-    "first object cleared": lambda path, at: patch(path, at + 16, bytes(16)),
-    "objects cleared": lambda path, at: patch(path, at + 24, bytes(2000)),
-    "object of no end": lambda path, at: patch(path, at + 24, b"\xff" * 8),
-    "object that ends behind": lambda path, at: patch(path, at + 24, (5000).to_bytes(8, "little")),
-    "no heap": lambda path, at: patch(path, at, b"GCOB"),
-    "another version": lambda path, at: patch(path, at + 4, b"\x07"),
-    "size 0": lambda path, at: patch(path, at + 8, bytes(8)),
-    "size garbage": lambda path, at: patch(path, at + 8, b"\xff" * 8),
-    "longer than the file": lambda path, at: patch(path, at + 8, (1 << 25).to_bytes(8, "little")),
+    "first object cleared": lambda path, at: overwrite(path, at + 16, bytes(16)),
+    "objects cleared": lambda path, at: overwrite(path, at + 24, bytes(2000)),
+    "object of no end": lambda path, at: overwrite(path, at + 24, b"\xff" * 8),
+    "object that ends behind": lambda path, at: overwrite(path, at + 24, number(5000)),
+    "no heap": lambda path, at: overwrite(path, at, b"GCOB"),
+    "another version": lambda path, at: overwrite(path, at + 4, b"\x07"),
+    "size 0": lambda path, at: overwrite(path, at + 8, bytes(8)),
+    "size garbage": lambda path, at: overwrite(path, at + 8, b"\xff" * 8),
+    "longer than the file": lambda path, at: overwrite(path, at + 8, number(1 << 25)),
 }
 
 
@@ -115,7 +115,7 @@ def test_damaged_heap(name, path):
 def test_string_that_lies_nowhere(path):
     with h5py.File(path) as file:
         place = file["METADATA/dataFormatVersion"].id.get_offset()
-    patch(path, place + 4, (1 << 62).to_bytes(8, "little"))
+    overwrite(path, place + 4, (1 << 62).to_bytes(8, "little"))
     with pytest.raises(ValueError, match="heap of strings"):
         open_access(path)
 

@@ -6,6 +6,7 @@ import shutil
 import h5py
 import pytest
 from arrivingruns import arrive, arriving_run
+from changes import own
 
 from xfelmpi.core.paths import Experiment
 from xfelmpi.run.arrival import (
@@ -34,14 +35,6 @@ def prefix(source, tmp_path):
 
 def listings(prefix):
     return [list_folder(prefix / kind / "r0050", kind) for kind in ("proc", "raw")]
-
-
-def own(path):
-    """Make a file of the test's own from a link to that of the fixture."""
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data)
-    return path
 
 
 @pytest.mark.slow

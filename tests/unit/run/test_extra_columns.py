@@ -30,7 +30,6 @@ from machinerun import (
 from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx
 
-from xfelmpi.core.paths import Experiment
 from xfelmpi.run.machine.machine_data import read_machine_data
 
 FLOW = "SPB_IRU_AEROSOL/FLOW/HE"
@@ -63,11 +62,6 @@ DEVICES = (
     ),
 )
 PER_TRAIN = 3.5 + np.arange(TRAINS)
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    return Experiment(tmp_path, tmp_path / "scratch", 50)
 
 
 @pytest.fixture

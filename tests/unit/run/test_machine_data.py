@@ -27,7 +27,6 @@ from machinerun import (
     write_run,
 )
 
-from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.machine_data import read_machine_data
 from xfelmpi.run.machine.pulse_matching import (
@@ -39,11 +38,6 @@ from xfelmpi.run.machine.pulse_matching import (
     match_slots,
     written_slots,
 )
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    return Experiment(tmp_path, tmp_path / "scratch", 50)
 
 
 @pytest.fixture

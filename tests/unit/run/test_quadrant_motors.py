@@ -29,7 +29,6 @@ from xfelmpi.core.machine_records import (
     motors_as_json,
     motors_from_json,
 )
-from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.machine.machine_data import read_machine_data
 
@@ -47,11 +46,6 @@ MANGLED = "SPB_IRU_AGIPD1M_MOTOR_{}/actualPosition"
 
 def each():
     return [(NAMES[q][m], POSITIONS[q, m]) for q in range(4) for m in range(2)]
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    return Experiment(tmp_path, tmp_path / "scratch", 50)
 
 
 @pytest.fixture

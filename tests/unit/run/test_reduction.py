@@ -8,7 +8,6 @@ from extra_data.tests.mockdata import write_file
 from extra_data.tests.mockdata.detectors import AGIPDModule
 from extra_data.tests.mockdata.xgm import XGM
 
-from xfelmpi.core.paths import Experiment
 from xfelmpi.run.machine.machine_data import read_machine_data
 
 auxiliary = pytest.importorskip("extra_data.tests.mockdata.auxiliary")
@@ -45,11 +44,6 @@ def read(experiment):
     pulse = np.tile(np.arange(FRAMES, dtype="u8"), TRAINS)
     cells = pulse.astype("u2")
     return read_machine_data(experiment, train, pulse, (), DETECTOR, cells)
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    return Experiment(tmp_path, tmp_path / "scratch", 50)
 
 
 def test_reduced_run(experiment):

@@ -8,6 +8,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from damagedrun import replace_dataset
 from mockrun import tiny_run
 
 from xfelmpi.core.errors import InputError
@@ -58,11 +59,6 @@ def images_of(run, module, sequence=0):
         yield file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
 
 
-def write(group, name, values):
-    del group[name]
-    group[name] = values
-
-
 def told(index):
     return [(p.module, p.file, p.what, p.action) for p in index.problems]
 
@@ -79,7 +75,7 @@ def energies(experiment, index):
 def test_whole_folder_of_another_run(run):
     for path in run.iterdir():
         with h5py.File(path, "r+") as file:
-            write(file, "METADATA/runNumber", np.array([51], np.uint32))
+            replace_dataset(file, "METADATA/runNumber", np.array([51], np.uint32))
     with pytest.raises(InputError, match=r"its 64 detector files are of run 51 .*expected run 50"):
         index_run(run, "proc")
 
@@ -107,7 +103,7 @@ def test_names_count_where_files_say_nothing(run):
 )
 def test_one_foreign_file_is_left_out(run, key, number, words):
     with h5py.File(run / file_name(3, 1), "r+") as file:
-        write(file, f"METADATA/{key}", np.array([number], np.uint32))
+        replace_dataset(file, f"METADATA/{key}", np.array([number], np.uint32))
     index = index_run(run, "proc")
     assert (3, file_name(3, 1), words, "file left out") in told(index)
     lacks = index.frames.file[:, 3] < 0
@@ -121,7 +117,7 @@ def test_proposal_that_only_a_few_files_say(run):
     for path in run.iterdir():
         with h5py.File(path, "r+") as file:
             say = 8316 if path.name in (file_name(3), file_name(3, 1)) else 0
-            write(file, "METADATA/proposalNumber", np.array([say], np.uint32))
+            replace_dataset(file, "METADATA/proposalNumber", np.array([say], np.uint32))
     index = index_run(run, "proc")
     what = "2 of 64 detector files are of proposal p008316, most others of none"
     assert told(index) == [(3, file_name(3), what, "used")]
@@ -158,7 +154,7 @@ def test_beamline_file_of_another_run(experiment):
     right = energies(experiment, index)
     paths = sorted(experiment.run_folder("raw").glob("*DA01*"))
     with h5py.File(paths[1], "r+") as file:
-        write(file, "METADATA/runNumber", np.array([51], np.uint32))
+        replace_dataset(file, "METADATA/runNumber", np.array([51], np.uint32))
     found = energies(experiment, index)
     assert any(f"{paths[1].name} (file is of run 51, expected run 50)" in w for w in found.warnings)
     lost = np.isin(index.frames.train_id, [FIRST + 2, FIRST + 3])
@@ -172,7 +168,7 @@ def test_beamline_file_of_another_proposal(experiment):
     assert index.proposal == 7927
     path = sorted(experiment.run_folder("raw").glob("*DA01*"))[1]
     with h5py.File(path, "r+") as file:
-        write(file, "METADATA/proposalNumber", np.array([1234], np.uint32))
+        replace_dataset(file, "METADATA/proposalNumber", np.array([1234], np.uint32))
     ids = index.frames.train_id, index.frames.pulse_id
     found = read_machine_data(experiment, *ids, (), index.detector, proposal=index.proposal)
     said = f"{path.name} (file is of proposal p001234, expected p007927)"
@@ -302,7 +298,7 @@ def test_one_module_with_more_trains_is_the_one_named(run):
 @pytest.mark.parametrize("name", ["trainId", "cellId", "pulseId"])
 def test_ids_of_two_columns_are_refused(run, name):
     with images_of(run, 6) as images:
-        write(images, name, np.stack([images[name][:]] * 2, axis=1))
+        replace_dataset(images, name, np.stack([images[name][:]] * 2, axis=1))
     index = index_run(run, "proc")
     (problem,) = (p for p in index.problems if p.file)
     assert (problem.file, problem.action) == (file_name(6), "file left out")
@@ -340,7 +336,7 @@ def test_correction_that_lists_trains_without_frames(experiment, run):
         for module in range(16):
             with h5py.File(run / file_name(module, sequence), "r+") as file:
                 index = file[f"INDEX/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
-                write(index, "count", np.zeros(2, np.uint64))
+                replace_dataset(index, "count", np.zeros(2, np.uint64))
 
     empty(0)
     assert unfinished(experiment) == []
@@ -508,7 +504,7 @@ def test_header_that_asks_for_memory(run, name):
 @pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
 def test_dataset_without_a_space(run, name):
     with images_of(run, 3) as images:
-        write(images, name, h5py.Empty("u1"))
+        replace_dataset(images, name, h5py.Empty("u1"))
     (problem,) = (p for p in index_run(run, "proc").problems if p.file)
     assert (problem.file, problem.action) == (file_name(3), "file left out")
     assert "has no values (its dataspace is null)" in problem.what

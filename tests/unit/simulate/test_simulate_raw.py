@@ -12,6 +12,7 @@ from extra_data.components import AGIPD1M
 from extra_data.validation import RunValidator
 from launch import limit, run_xfelmpi
 from mockrun import NEAR, tiny_dark_runs, tiny_raw_run, tiny_run
+from reference import gain_stage, of_stage
 
 from xfelmpi.cli import simulate as command
 from xfelmpi.core.errors import UsageError
@@ -45,15 +46,6 @@ def raw_frames(mock, module):
             trains, cells = group["trainId"][:, 0], group["cellId"][:, 0]
             for train, cell, image in zip(trains, cells, group["data"], strict=True):
                 yield mock.row(train, cell), cell, image
-
-
-def gain_stage(digital, level):
-    """Return the gain stage of every pixel."""
-    return np.where(digital < level[1], 0, np.where(digital > level[2], 2, 1))
-
-
-def of_stage(values, stage):
-    return np.take_along_axis(values, stage[None], axis=0)[0]
 
 
 def signal_and_stage(image, constants, cell):
