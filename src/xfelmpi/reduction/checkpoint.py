@@ -76,7 +76,7 @@ class CheckpointWriter(Observer):
     folder : Path
         Of this run's checkpoint.
     fingerprint : dict
-        What the result depends on, see `resume.fingerprint_of`.
+        What the result depends on, see `fingerprint.fingerprint_of`.
     minutes : float
         Between two files; 0: none is written.
     rank : int

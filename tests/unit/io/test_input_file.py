@@ -16,13 +16,12 @@ from mockrun import tiny_run
 
 from xfelmpi.core import hdf5_locks
 from xfelmpi.core.errors import InputError
+from xfelmpi.io.facility_file import _check_strings, open_access
 from xfelmpi.io.input_file import (
-    _check_strings,
     check_input,
     finished_file,
     guarded_call,
     input_file,
-    open_access,
     open_hdf5,
 )
 

@@ -23,13 +23,12 @@ from xfelmpi.detectors.known import (
     module_of_file,
 )
 from xfelmpi.io.dataset_storage import require_readable
+from xfelmpi.io.facility_file import plain_sources, read_access
 from xfelmpi.io.input_file import (
     ChangedFileError,
     file_stamp,
     guarded_call,
     open_hdf5,
-    plain_sources,
-    read_access,
 )
 from xfelmpi.io.links import require_files
 from xfelmpi.io.plain_values import is_there, plain_form

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 from xfelmpi.core.errors import InputError
-from xfelmpi.io.input_file import guarded_call, open_access, open_hdf5, plain_sources
+from xfelmpi.io.facility_file import open_access, plain_sources
+from xfelmpi.io.input_file import guarded_call, open_hdf5
 from xfelmpi.io.links import leads_on
 from xfelmpi.io.plain_values import plain_form
 from xfelmpi.run import train_index
