@@ -18,7 +18,8 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import InputFileSettings, RunSettings
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checkpoint_file import DamagedError, open_checkpoint, write_checkpoint
-from xfelmpi.reduction.resume import CheckpointInfo, _digest_contents, choose
+from xfelmpi.reduction.fingerprint import digest_contents
+from xfelmpi.reduction.resume import CheckpointInfo, choose
 
 TRAINS = 10
 OFTEN = ("--checkpoint-minutes", "1e-5")
@@ -341,7 +342,7 @@ def test_another_mask_of_the_same_size_and_time_is_another(mock, tmp_path):
     for content in ("one", "two"):
         path.write_text(content)
         os.utime(path, (1, 1))
-        found.append(_digest_contents(mpi.alone(), Experiment(prefix, tmp_path, 50), *settings))
+        found.append(digest_contents(mpi.alone(), Experiment(prefix, tmp_path, 50), *settings))
     assert found[0]["mask files"] != found[1]["mask files"]
     assert found[0]["geometry file"] == found[1]["geometry file"]
 

@@ -190,11 +190,25 @@ class Run(OpenHits):
     def radial_profile(self, which: str = "all", bins: int = 240):
         """Return mean photons per frame and pixel against the distance from the beam.
 
+        Parameters
+        ----------
+        which : str
+            See `powder`.
+        bins : int
+            Rings of the same width in distance.
+
         Returns
         -------
         DataFrame
             Columns ``radius`` in m, ``q`` in 1/m (4 π sin θ / λ; NaN if distance or wavelength
             are unknown) and ``photons``.
+
+        Raises
+        ------
+        UsageError
+            If there is no such sum.
+        InputError
+            If the run has no CXI file with the positions of the pixels.
         """
         import pandas as pd
 

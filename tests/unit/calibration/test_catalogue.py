@@ -29,7 +29,7 @@ from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.reduction.resume import _catalogue_constants
+from xfelmpi.reduction.fingerprint import catalogue_constants
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
 N_CELLS = 4
@@ -420,7 +420,7 @@ def test_constants_of_another_time_are_others(tmp_path, monkeypatch):
     index = SimpleNamespace(kind="raw", detector=DETECTOR)
 
     def constants() -> dict[str, str]:
-        return _catalogue_constants(experiment, CATALOGUE, index)
+        return catalogue_constants(experiment, CATALOGUE, index)
 
     write_list(tmp_path, entries)
     first = constants()
@@ -434,5 +434,5 @@ def test_constants_of_another_time_are_others(tmp_path, monkeypatch):
     write_store(tmp_path / "store", catalogue_arrays(seed=6), ["Offset"])
     assert constants() != first
     # corrected data need none, and neither does a folder that is called like this
-    assert not _catalogue_constants(experiment, CATALOGUE, SimpleNamespace(kind="proc"))
-    assert not _catalogue_constants(experiment, tmp_path / "catalogue", index)
+    assert not catalogue_constants(experiment, CATALOGUE, SimpleNamespace(kind="proc"))
+    assert not catalogue_constants(experiment, tmp_path / "catalogue", index)
