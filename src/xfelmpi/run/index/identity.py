@@ -43,7 +43,9 @@ class FileIdentity:
     version: str = ""
 
 
-def identity(file: h5py.File, path: Path, version: str = "", plain: bool = False) -> FileIdentity:
+def identity(
+    file: h5py.File, path: Path, version: str = "", *, plain: bool = False
+) -> FileIdentity:
     """Return what a file says of itself, and the version of its format.
 
     Parameters
@@ -62,14 +64,14 @@ def identity(file: h5py.File, path: Path, version: str = "", plain: bool = False
     match = _NAME.match(path.name)
     named = int(match[1]) if match else 0
     return FileIdentity(
-        _number(file, "METADATA/runNumber", plain) or named,
-        _number(file, "METADATA/proposalNumber", plain),
+        _number(file, "METADATA/runNumber", plain=plain) or named,
+        _number(file, "METADATA/proposalNumber", plain=plain),
         named,
         version,
     )
 
 
-def _number(file: h5py.File, name: str, plain: bool) -> int:
+def _number(file: h5py.File, name: str, *, plain: bool) -> int:
     """Return a number of METADATA, 0 if there is none or it is damaged."""
     values = plain_values(file, name, "iu", 1)
     if values is not None and values.size:

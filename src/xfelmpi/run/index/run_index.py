@@ -116,7 +116,7 @@ def _sequence_and_name(path: Path) -> tuple[str, str]:
 
 
 def read_files(
-    paths: Sequence[Path], detector: str | None = None, quiet: bool = False
+    paths: Sequence[Path], detector: str | None = None, *, quiet: bool = False
 ) -> dict[Path, FileContent]:
     """Return what files have, read by this rank; most modules' ids are kept once.
 
