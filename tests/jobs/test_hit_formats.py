@@ -127,3 +127,43 @@ def test_format_that_cannot_be_loaded(mock, site, tmp_path):
     (tmp_path / "site" / "npz_hits.py").write_text("import not_there\n")
     done = job(mock, tmp_path / "site", tmp_path, 50, "--also-write", "npz", status=2)
     assert "--also-write npz: npz_hits:NpzWriter: No module named 'not_there'" in done.stderr
+
+
+BROKEN = """
+from xfelmpi.output.hit_writer import HitWriter
+
+class Broken(HitWriter):
+    @classmethod
+    def paths(cls, files):
+        return [files.hit_file("broken", ".bin")]
+    def __init__(self, hits):
+        pass
+    def write(self, block):
+        {write}
+    def close(self, header):
+        {close}
+"""
+
+
+@pytest.mark.parametrize(
+    ("write", "close", "ranks", "said"),
+    [
+        ("1 / 0", "return []", 0, "line 11: ZeroDivisionError: division by zero"),
+        ("pass", "return []['x']", 2, "line 13: TypeError"),
+        ("pass", "return ['x']", 0, "close returned 'x', which is none of its paths"),
+    ],
+)
+def test_error_of_a_format_of_others(mock, tmp_path, write, close, ranks, said):
+    """The line in its code is named, and no output is replaced."""
+    (tmp_path / "broken_hits.py").write_text(BROKEN.format(write=write, close=close))
+    about = tmp_path / "broken_hits-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken_hits\nVersion: 1\n")
+    entry = "[xfelmpi.hit_writers]\nbroken = broken_hits:Broken\n"
+    (about / "entry_points.txt").write_text(entry)
+    output = tmp_path / "out"
+    done = job(mock, tmp_path, output, 50, "--also-write", "broken", ranks=ranks, status=2)
+    assert "--also-write broken: " in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [name for name in all_files(output) if name.endswith((".cxi", ".part", ".bin"))]

@@ -73,13 +73,16 @@ def blame(who: str) -> Iterator[None]:
     Raises
     ------
     UsageError
-        Instead of any error but those of xfelmpi, and those of the system's memory.
+        Instead of any error but those of xfelmpi, and of the system about memory or a file.
     """
     try:
         yield
     except (XfelmpiError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename:
+            # the system's refusal names the file
+            raise
         said, last = str(error), traceback.extract_tb(error.__traceback__)[-1]
         if last.filename != __file__ and not isinstance(error, ImportError):
             said = f"{Path(last.filename).name}, line {last.lineno}: {type(error).__name__}: {said}"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,7 @@ def hit_paths(settings: OutputSettings, files: Experiment | MergedFiles) -> list
     of_job = [getattr(files, name, None) for name in ("events", "powder")]
     taken = dict.fromkeys(of_job, "of every job")
     for name, cls in hit_formats(settings.also_write).items():
-        with nullcontext() if name in EVERY_JOB else blame(f"--also-write {name}"):
+        with _blamed(name):
             paths = list(cls.paths(files))
         for path in paths:
             if not isinstance(path, Path):
@@ -127,9 +127,17 @@ def check_formats(
     """
     # one that is unknown on all ranks is one message
     mpi.run_on_root(comm, lambda: hit_formats(settings.also_write) and None)
-    formats = hit_formats(settings.also_write).values()
-    return tuple(
-        line for cls in formats for line in cls.check(comm, settings, geometry, wavelength)
+    lines: list[str] = []
+    for name, cls in hit_formats(settings.also_write).items():
+        with _blamed(name):
+            lines += cls.check(comm, settings, geometry, wavelength)
+    return tuple(lines)
+
+
+def _blamed(name: str) -> AbstractContextManager:
+    """Return what a format is called in: errors in those of others name it."""
+    return (
+        nullcontext() if name in EVERY_JOB or name in ON_REQUEST else blame(f"--also-write {name}")
     )
 
 
@@ -137,8 +145,9 @@ def finish_formats(
     settings: OutputSettings, files: Experiment | MergedFiles, written: list[Path]
 ) -> None:
     """Let every format do what needs its files under their final names; one rank."""
-    for cls in hit_formats(settings.also_write).values():
-        cls.published(settings, files, written)
+    for name, cls in hit_formats(settings.also_write).items():
+        with _blamed(name):
+            cls.published(settings, files, written)
 
 
 class HitOutputs:
@@ -151,11 +160,12 @@ class HitOutputs:
 
     def __init__(self, hits: HitsToWrite):
         self._hits = hits
-        self._writers: list[HitWriter] = []
+        self._writers: dict[str, HitWriter] = {}
         for name, cls in hit_formats(hits.settings.also_write).items():
             fault_injection.inject(hits.comm, name)
             if cls.without_hits or hits.sets["hits"].n_frames:
-                self._writers.append(cls(hits))
+                with _blamed(name):
+                    self._writers[name] = cls(hits)
 
     def write(self, kind: str, blocks: Iterator[SparseFrames]) -> None:
         """Stream this rank's frames of one kind into all files that take them.
@@ -163,7 +173,7 @@ class HitOutputs:
         Without any such file the blocks are consumed all the same.
         """
         comm, frame_set = self._hits.comm, self._hits.sets.get(kind)
-        writers = [writer for writer in self._writers if kind in writer.takes]
+        writers = {n: writer for n, writer in self._writers.items() if kind in writer.takes}
         if frame_set is None or not writers:
             for _ in blocks:
                 pass
@@ -179,12 +189,22 @@ class HitOutputs:
             written += len(frames)
             board.update(written)
             fault_injection.inject(comm, kind)
-            for writer in writers:
-                writer.write(block)
+            for name, writer in writers.items():
+                with _blamed(name):
+                    writer.write(block)
         board.finish()
         progress.close()
 
     def close(self, header: HitHeader | None) -> list[Path]:
         """Complete all files; return their final names in the order of the registry."""
-        written = [writer.close(header) for writer in reversed(self._writers)]
+        written: list[list[Path]] = []
+        for name, writer in reversed(self._writers.items()):
+            with _blamed(name):
+                paths = list(writer.close(header))
+                if wrong := [p for p in paths if p not in writer.paths(self._hits.files)]:
+                    raise UsageError(
+                        f"--also-write {name}: close returned {wrong[0]!r:.80}, which is none of "
+                        "its paths"
+                    )
+            written.append(paths)
         return [path for paths in reversed(written) for path in paths]
