@@ -152,7 +152,7 @@ def _check_sources(file: h5py.File) -> None:
 def _check_strings(file: h5py.File, names: tuple[str, ...] = _STRINGS) -> None:
     """Check the heaps of the strings that tell format and sources."""
     plist = file.id.get_create_plist()
-    if file.driver != "sec2" or file.userblock_size or tuple(plist.get_sizes()) != (8, 8):
+    if file.driver != "sec2" or plist.get_userblock() or tuple(plist.get_sizes()) != (8, 8):
         # addresses of another width, or counted from another place: not those of the DAQ's files
         return
     fd = file.id.get_vfd_handle()

@@ -132,7 +132,11 @@ def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray
         return read_column(file, f"INDEX/{group}/{name}", MOST_TRAINS)
 
     first = column("first")
-    if is_there(file, f"INDEX/{group}/count"):
+    # of damaged ones, reading with care says what is wrong
+    counted = plain_values(file, f"INDEX/{group}/count", "iu", MOST_TRAINS)
+    if counted is not None and counted.ndim == 1:
+        count = counted
+    elif is_there(file, f"INDEX/{group}/count"):
         count = column("count")
     else:
         last, status = column("last"), column("status")

@@ -55,8 +55,14 @@ class TrainTable:
         """
         if not self.trains.size:
             return np.full(len(train_id), -1)
-        row = np.minimum(np.searchsorted(self.trains, train_id), self.trains.size - 1)
-        return np.where(self.trains[row] == train_id, row, -1)
+        # frames of a train are neighbours, as a rule: it is looked for once
+        new = np.ones(len(train_id), bool)
+        np.not_equal(train_id[1:], train_id[:-1], out=new[1:])
+        first = np.flatnonzero(new)
+        asked = train_id[first]
+        row = np.minimum(np.searchsorted(self.trains, asked), self.trains.size - 1)
+        row = np.where(self.trains[row] == asked, row, -1)
+        return np.repeat(row, np.diff(first, append=len(train_id)))
 
     def unit(self) -> Unit | None:
         """Return the SI unit by the file's own attributes, None if it has none.
