@@ -526,3 +526,15 @@ def test_polls_leave_calls_for_looks(source, tmp_path, project):
     else:
         pytest.fail(f"never looked at: {found}")
     assert watch.finish() == {50: DONE}
+
+
+def test_clock_that_is_set_back(source, tmp_path, project):
+    """A run that waits is not forgotten until it is that late again."""
+    watch = Watch(tmp_path, project)
+    watch.clock.now += 3 * 86400
+    put(source, tmp_path, kinds=("raw",))
+    for _ in range(3):
+        assert watch.look()[50][0] == WAITING
+    watch.clock.now = time.time()
+    put(source, tmp_path, kinds=("proc",))
+    assert watch.finish() == {50: DONE}

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import sleep, time
 
 from xfelmpi.core.errors import EXIT_COMPLETE, EXIT_PARTIAL
@@ -25,6 +25,7 @@ from xfelmpi.workflows.watch.ledger import Ledger
 from xfelmpi.workflows.watch.looks import (
     CALLS_A_MINUTE,
     FILES_A_MINUTE,
+    RARELY,
     Allowance,
     Look,
     LookOptions,
@@ -40,6 +41,9 @@ _ASKED = "asked for"
 
 _BUSY_PAUSE = 0.2
 """Seconds between two polls of who looks only once, and has jobs that run here."""
+
+_CLOCK_ERROR = 60.0
+"""Seconds by which clocks of machines that have watched may differ."""
 
 _LISTING_RESERVE = 30
 """File system calls that must be left for runs to be listed: polls that follow each other quickly
@@ -106,6 +110,7 @@ class Watcher:
         """Look once at all that is due, and at the jobs."""
         for allowance in (self._allowance, self._files_allowance):
             allowance.refill(self.clock())
+        self._forget_the_future()
         self._allowance.spend(self._jobs.follow())
         self._see_new_runs()
         forced = self._requests()
@@ -119,6 +124,22 @@ class Watcher:
             self._look_at(run, forced=run.run in forced)
         self._submit_darks()
         self._ledger.save()
+
+    def _forget_the_future(self) -> None:
+        """Take times that are yet to come for now: the clock was set back.
+
+        Runs would not be looked at, and lost jobs not be missed, until it is that late again.
+        """
+        now = self.clock()
+        for run in list(self.state.runs.values()):
+            names = ("since", "stamp_since", "raw_since")
+            changed: dict = {n: now for n in names if getattr(run, n) > now + _CLOCK_ERROR}
+            if run.next_look > now + RARELY + _CLOCK_ERROR:
+                changed["next_look"] = now
+            if run.job is not None and run.job.missing_since > now + _CLOCK_ERROR:
+                changed["job"] = replace(run.job, missing_since=now)
+            if changed:
+                self.state.change(run.run, **changed)
 
     def _is_due(self, run: WatchedRun, forced: set[int]) -> bool:
         return run.run in forced or (run.next_look <= self.clock() and not run.dark_of)
