@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class Outputs:
     run: FinishedRun
     files: dict[str, h5py.File]
     findings: list[Finding]
+    _sums: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def hits(self) -> np.ndarray:
@@ -78,10 +79,12 @@ class Outputs:
         return read_finished_hits(self.experiment.cxi)
 
     def powder(self, name: str) -> np.ndarray:
-        """Return a dataset of the powder file, int64 (pixel,).
+        """Return a dataset of the powder file, int64 (pixel,), read once and read-only.
 
         If only hits and misses were read, these are all frames.
         """
+        if name in self._sums:
+            return self._sums[name]
         file = self.files["powder"]
         names = [name]
         if name in ("powder", "good_frames") and not self.run.whole:
@@ -91,6 +94,8 @@ class Outputs:
             if file[part].shape != frame:
                 raise ValueError(f"{part}: found shape {file[part].shape}, expected {frame}")
             total = total + file[part][()].reshape(-1).astype(np.int64)
+        total.flags.writeable = False
+        self._sums[name] = total
         return total
 
     @property
