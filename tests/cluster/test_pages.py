@@ -67,7 +67,9 @@ def shell(request, project, tmp_path):
         shutil.copytree(experiment, prefix, copy_function=os.link, symlinks=True)
     words = ("sbatch", "srun", "xfelmpi submit")
     with_slurm = any(word in b.text for b in blocks(request.param) for word in words)
-    environment = reader_environment(tmp_path / "programs")
+    # every command has tests on several ranks in tests/jobs: one is enough in most how-to pages
+    ranks = 2 if with_slurm or "howto" not in request.param.parts else 1
+    environment = reader_environment(tmp_path / "programs", ranks)
     if with_slurm:
         environment["SLURM_CONF"] = str(request.getfixturevalue("slurm").config)
     yield Shell(tmp_path / "state", project, environment), prefix

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch import patient_ranks, run_program, write_script
+from launch import run_program, write_script
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -117,23 +117,21 @@ class Shell:
         return self.run(f"python - <<'END OF PROGRAM'\n{text}END OF PROGRAM\n")
 
 
-def reader_environment(programs: Path) -> dict[str, str]:
+def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
     """Return what a reader's environment on this machine has besides that of all programs here.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
     viewers, which look whether the file is there, and launchers that start few ranks on one node:
-    those of Slurm two, ``mpirun`` one where a page says more than two. Every command has tests on
-    several ranks in tests/jobs.
+    ``mpirun`` as many as `ranks`, those of Slurm two.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         write_script(programs / viewer, '[[ -s "${!#}" ]]')
     write_script(programs / "module", ":")
-    write_script(programs / "mpirun", _FEW.format(mpirun=_where("mpirun")))
+    write_script(programs / "mpirun", f'exec {_where("mpirun")} -n {ranks} "${{@:3}}"')
     write_script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     write_script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
-        **patient_ranks(),
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RANKS": "2",
         "TRAINS": "2",
@@ -141,11 +139,6 @@ def reader_environment(programs: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
 
-
-_FEW = """\
-[[ $1 == -n ]] || exit 99
-exec {mpirun} -n $(($2 > 2 ? 1 : $2)) "${{@:3}}"
-"""
 
 _FEWER = """\
 arguments=()

@@ -1,7 +1,6 @@
 """The program as users start it: a process of its own, alone or under mpirun."""
 
 import faulthandler
-import functools
 import logging
 import os
 import shutil
@@ -13,7 +12,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
-from compiled import compile_c
 from patience import patience
 
 
@@ -34,26 +32,6 @@ _FOR_TESTS = {
     "OMPI_MCA_pml": "ob1",
     "PYTHONWARNINGS": "error::RuntimeWarning",
 }
-
-
-_folder = tempfile.TemporaryDirectory(prefix="xfelmpi-launch-")
-
-
-@functools.cache
-def patient_ranks() -> dict[str, str]:
-    """Return the environment in which ranks that wait leave the processors to others.
-
-    Without it, jobs of several ranks take half as long again, or longer, if the machine has other
-    work. Empty without a C compiler.
-    """
-    library = Path(_folder.name) / "sleeping_yield.so"
-    try:
-        compile_c("helpers/sleeping_yield.c", library, "-shared", "-fPIC")
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    # behind those that a build with sanitizers needs
-    preload = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
-    return {"LD_PRELOAD": preload, "OMPI_MCA_mpi_yield_when_idle": "1"}
 
 
 _NO_PAGE = "the run report could not be made"
@@ -176,7 +154,6 @@ def run_python(args, ranks: int = 0, *, seconds: float | None = None, **env):
         mpirun = shutil.which("mpirun")
         assert mpirun, "no mpirun"
         command = [mpirun, "-n", str(ranks), *command]
-        env = {**patient_ranks(), **env}
     return run_program(command, seconds=seconds, **env)
 
 
