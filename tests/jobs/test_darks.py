@@ -168,7 +168,6 @@ def statistics_of(rng, offset=6000.0, digital=4000.0, noise=5.0, frames=50, **ch
         np.full(PIXELS, frames, np.uint32),
         asic_image(rng, offset, 300),
         rng.normal(noise, noise / 10, PIXELS),
-        np.zeros(PIXELS),
         rng.normal(digital, 50, PIXELS),
     )
     return replace(made, **changes)
