@@ -28,8 +28,6 @@ _FOR_TESTS = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
-    # what Open MPI takes on one node anyway, after 0.2 s of looking for networks
-    "OMPI_MCA_pml": "ob1",
     "PYTHONWARNINGS": "error::RuntimeWarning",
 }
 

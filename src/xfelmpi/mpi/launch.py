@@ -43,6 +43,18 @@ def started_processes(environment: Mapping[str, str] = os.environ) -> int | None
     return None if any(name in environment for name in RANKS) else 1
 
 
+def on_one_node(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the launcher tells that all processes are on this node: Open MPI's, or srun.
+
+    Parameters
+    ----------
+    environment : mapping of str to str
+    """
+    if "OMPI_COMM_WORLD_SIZE" in environment:
+        return environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == environment["OMPI_COMM_WORLD_SIZE"]
+    return "SLURM_PROCID" in environment and environment.get("SLURM_STEP_NUM_NODES") == "1"
+
+
 def all_ranks():
     """Return the communicator of all processes; MPI is loaded if there may be several.
 
@@ -59,6 +71,9 @@ def all_ranks():
         return OneProcess()
     # ranks that wait must not take the core from ranks that work
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    if on_one_node() and "OMPI_MCA_mtl" not in os.environ:
+        # Open MPI's "cm" sleeps 0.2 s to look for networks that one node does not need
+        os.environ.setdefault("OMPI_MCA_pml", "^cm")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

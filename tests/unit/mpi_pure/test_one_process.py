@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from launch import run_python
 
 from xfelmpi import mpi
 from xfelmpi.core.errors import OutputError
-from xfelmpi.mpi.launch import started_processes
+from xfelmpi.mpi.launch import on_one_node, started_processes
 from xfelmpi.mpi.one_process import OneProcess
 
 
@@ -36,6 +37,49 @@ from xfelmpi.mpi.one_process import OneProcess
 )
 def test_processes_of_launchers(environment, expected):
     assert started_processes(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "8"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_NODES": "1"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_NODES": "2"}, False),
+        # mpirun over several nodes, in a step of one
+        (
+            {
+                "OMPI_COMM_WORLD_SIZE": "8",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+                "SLURM_PROCID": "0",
+                "SLURM_STEP_NUM_NODES": "1",
+            },
+            False,
+        ),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3"}, False),
+    ],
+)
+def test_nodes_of_launchers(environment, expected):
+    assert on_one_node(environment) is expected
+
+
+_PML = """
+import os
+from xfelmpi.mpi import all_ranks
+if all_ranks().rank == 0:
+    print(os.environ["OMPI_MCA_pml"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "^cm"), ({"OMPI_MCA_pml": "ob1"}, "ob1")], ids=["default", "given"]
+)
+def test_mpi_looks_for_no_network_on_one_node(given, expected):
+    """Unless the site asks for it."""
+    done = run_python(["-c", _PML], 2, **given)
+    assert (done.returncode, done.stdout.split()) == (0, [expected]), done.stderr
 
 
 def test_collectives_of_one_process():
