@@ -36,7 +36,7 @@ _WIDTH = 24
 
 PARTS = (
     ("pipeline", "distribute_remaining", "index: share"),
-    ("pipeline", "load_inputs", "index: masks, geometry"),
+    ("inputs", "load_inputs", "index: masks, geometry"),
     ("ending", "sum_powder", "photons: powder"),
     ("outputs", "sum_powder", "write: powder sums"),
     ("outputs", "background_weights", "write: background"),
@@ -133,12 +133,18 @@ def count(library: str, argv: list[str]) -> None:
     from xfelmpi.cli.process import main as process
     from xfelmpi.core.job_context import Stages
     from xfelmpi.output import write_stage
-    from xfelmpi.workflows import output_stage
+    from xfelmpi.workflows import inputs, output_stage
     from xfelmpi.workflows import process as pipeline
 
     loaded = ctypes.CDLL(library)
     stage = Stage(loaded.count_stage)
-    holders = {"pipeline": pipeline, "ending": output_stage, "outputs": write_stage, **writers()}
+    holders = {
+        "pipeline": pipeline,
+        "inputs": inputs,
+        "ending": output_stage,
+        "outputs": write_stage,
+        **writers(),
+    }
     for holder, function, name in PARTS:
         stage.around(holders[holder], function, name)
     Stages.timed = lambda _, name: stage.of(name)

@@ -20,7 +20,7 @@ from communication import Stage, writers
 
 PARTS = (
     *(part for part in COUNTED if part[1] != "load_inputs"),
-    ("pipeline", "load_inputs", "index: inputs, other"),
+    ("inputs", "load_inputs", "index: inputs, other"),
     ("inputs", "load_masks", "index: masks"),
     ("inputs", "load_run_geometry", "index: geometry"),
     ("pipeline", "start_vds", "index: virtual dataset"),

@@ -1,4 +1,4 @@
-"""The powder of hits near the beam: what its centre is told from. Pure."""
+"""The powder of hits near the beam, from which the position of the beam is found. Pure."""
 
 from dataclasses import dataclass
 
@@ -100,7 +100,7 @@ class HitPowder:
 
 
 def has_signal(pixels: PowderPixels) -> bool:
-    """Whether there are more photons near the beam than the background explains."""
+    """Return whether the pixels have more photons than the background explains."""
     return bool(pixels.photons.sum() > pixels.background.sum() + 100)
 
 

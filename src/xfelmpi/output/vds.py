@@ -23,8 +23,8 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
     """Write the virtual dataset; the file is complete, but under its temporary name afterwards.
 
     Datasets in ``/INSTRUMENT/<detector>/DET/image``: ``data`` (module, N, ss, fs), in raw
-    data (module, N, 2, ss, fs), and ``trainId``, ``pulseId``, ``cellId`` (N,). Where a module lacks
-    the frame, data read as NaN (float) or the largest value of their type (integer).
+    data (module, N, 2, ss, fs), and ``trainId``, ``pulseId``, ``cellId`` (N,). If a module
+    does not have a frame, its data are NaN (float) or the largest value of their type (integer).
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def source_names(sources: list[Path], prefix: Path, folder: Path) -> list[str]:
 
 
 def fill_value(dtype) -> np.ndarray:
-    """Return what stands for a frame that a module lacks: NaN, or the type's largest integer."""
+    """Return the value of frames that a module does not have: NaN, or the largest integer."""
     dtype = np.dtype(dtype)
     return np.array(np.nan if dtype.kind == "f" else np.iinfo(dtype).max, dtype)
 

@@ -58,6 +58,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     cells = _cell_background(comm, done)
     chosen = {"hits": done.events.is_hit, "misses": done.events.is_miss}
     rows = {kind: np.flatnonzero(is_kind) for kind, is_kind in chosen.items()}
+    # sums and weights of all frames needed memory for a moment
     give_back()
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells, beam))
     own = {kind: _write_frames(done, outputs, kind, frames) for kind, frames in rows.items()}

@@ -31,14 +31,11 @@ from xfelmpi.reduction.frame_loop import Observer, SourceBlock, run_pass
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.distribution import LocalRun, distribute_run
-from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
-    load_inputs,
+    load_and_prepare,
     log_start,
     make_frame_buffer,
     make_sparsifier,
-    prepare_outputs,
-    with_distance,
 )
 from xfelmpi.workflows.output_stage import (
     check_sums,
@@ -87,11 +84,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
                 )
             own = replace(config, hits="own", score=_own_score(config))
             return replace(job, config=own, settings=own.to_json()), None
-        job = job.of_proposal(local_run.facts.proposal)
-        files = FilePool(local_run.facts.files)
-        inputs = load_inputs(job, local_run, files)
-        local_run = with_distance(local_run, inputs)
-        prepare_outputs(job, local_run)
+        job, local_run, files, inputs = load_and_prepare(job, local_run)
         local_run, vds, left_out = start_vds(job, local_run, inputs.used)
     warnings = log_start(job, local_run, inputs)
     sums = FrameSums.zeros(len(local_run.frames))

@@ -132,6 +132,27 @@ def prepare_outputs(job: RunJob, local_run: LocalRun) -> None:
         mpi.run_on_root(job.comm, lambda: check_cell_memory(*needs))
 
 
+def load_and_prepare(job: RunJob, local_run: LocalRun) -> tuple[RunJob, LocalRun, FilePool, Inputs]:
+    """Load what frames are read with, and prepare the outputs; collective.
+
+    Returns
+    -------
+    job : RunJob
+        Of the run's proposal.
+    local_run : LocalRun
+        With the distance of its motors, see `with_distance`.
+    files : FilePool
+        Of the run's files.
+    inputs : Inputs
+    """
+    job = job.of_proposal(local_run.facts.proposal)
+    files = FilePool(local_run.facts.files)
+    inputs = load_inputs(job, local_run, files)
+    local_run = with_distance(local_run, inputs)
+    prepare_outputs(job, local_run)
+    return job, local_run, files, inputs
+
+
 def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifier:
     """Return what turns this rank's frames into sparse lists."""
     return Sparsifier(

@@ -40,14 +40,11 @@ from xfelmpi.reduction.observers import (
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.resume import ResumePlan, distribute_remaining, without_other_masks
 from xfelmpi.run.distribution import LocalRun
-from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.workflows.inputs import (
-    load_inputs,
+    load_and_prepare,
     log_start,
     make_frame_buffer,
     make_sparsifier,
-    prepare_outputs,
-    with_distance,
 )
 from xfelmpi.workflows.output_stage import (
     check_sums,
@@ -84,11 +81,7 @@ def _run_stages(job: RunJob, *, resume: bool) -> tuple[RunJob, int]:
         local_run, selection = distribute_remaining(
             job, *about, config.of_groups(*PASS_GROUPS), resume=resume
         )
-        job = job.of_proposal(local_run.facts.proposal)
-        files = FilePool(local_run.facts.files)
-        inputs = load_inputs(job, local_run, files)
-        local_run = with_distance(local_run, inputs)
-        prepare_outputs(job, local_run)
+        job, local_run, files, inputs = load_and_prepare(job, local_run)
         local_run, vds, left_out = start_vds(job, local_run, inputs.used)
     warnings = log_start(job, local_run, inputs)
     masks = inputs.masks

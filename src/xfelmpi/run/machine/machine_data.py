@@ -14,17 +14,16 @@ from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, Machine
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
 from xfelmpi.detectors.known import detectors_of
+from xfelmpi.run.machine.computed_light import computed_light
 from xfelmpi.run.machine.control_data import BeamlineFiles, opened
 from xfelmpi.run.machine.detector_timing import known_reference_frame
 from xfelmpi.run.machine.extra_columns import read_added
 from xfelmpi.run.machine.findings import Damage, Findings, tolerated
 from xfelmpi.run.machine.lit_frames import (
     FrameLight,
-    computed_light,
     contradictions,
     matched_light,
     pumped_frames,
-    recorded_light,
 )
 from xfelmpi.run.machine.possible import (
     PHOTON_ENERGY,
@@ -34,6 +33,7 @@ from xfelmpi.run.machine.possible import (
 )
 from xfelmpi.run.machine.pulse_matching import Grid
 from xfelmpi.run.machine.quadrant_motors import quadrant_motors, z_motor
+from xfelmpi.run.machine.recorded_light import recorded_light
 from xfelmpi.run.machine.reduction import run_reduction
 from xfelmpi.run.machine.texts import first_text
 from xfelmpi.run.machine.train_table import read_table

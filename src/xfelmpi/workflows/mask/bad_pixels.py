@@ -1,7 +1,7 @@
-"""Which pixels and memory cells are bad, told from sums over many frames; pure.
+"""Finds bad pixels and memory cells in sums over many frames; pure.
 
 Two comparisons: every cell of a pixel with its other cells, and with the pixels around it. Both
-allow for the shot noise of the counts, so that few frames make few pixels bad, not many.
+allow for the shot noise of the counts: with few frames, few pixels are called bad.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ LEAST_CELLS = 8
 """With fewer cells, a cell is only compared with the pixels around it."""
 
 LEAST_PART = 0.2
-"""Cells whose counts differ from the others' by less than this part are alike, however well the
-counts are known."""
+"""Cells whose counts differ from the others' by less than this fraction are alike, even if the
+difference is significant."""
 
 _CLIP = 4.0
 _FAR = 2.5
@@ -83,7 +83,7 @@ class Counts:
 def capped(photons: np.ndarray) -> np.ndarray:
     """Return counts (cell, pixel) cut above three times a typical one of the pixel, int64.
 
-    What a hot cell has too much hardly counts in the sum over many pixels then.
+    The excess of a hot cell then hardly changes the sum over many pixels.
     """
     lower = np.sort(photons, axis=0)[(len(photons) - 1) // 4].astype(np.int64)
     return np.minimum(photons, 3 * lower + 8)
