@@ -24,7 +24,17 @@ from watch_calls import count_calls, make_runs
 
 from xfelmpi.core.errors import EXIT_NOT_STARTED, InputError, OutputError, UsageError
 from xfelmpi.core.paths import WatchFiles
-from xfelmpi.output.watch_state import DONE, FAILED, SKIPPED, WAITING, read_state, write_state
+from xfelmpi.output.watch_state import (
+    DONE,
+    FAILED,
+    SKIPPED,
+    WAITING,
+    WatchedRun,
+    WatchState,
+    read_state,
+    write_state,
+)
+from xfelmpi.workflows.watch.changed import CALLS_A_MINUTE as CHECKS_A_MINUTE
 from xfelmpi.workflows.watch.looks import CALLS_A_MINUTE, FILES_A_MINUTE, LookOptions
 from xfelmpi.workflows.watch.loop import Watcher, ask_again
 from xfelmpi.workflows.watch.nodes import MOST_NODES, nodes_for
@@ -300,6 +310,161 @@ def test_runs_with_outputs_are_not_processed_again(source, tmp_path, project):
     (tmp_path / "scratch" / "events" / "r0050_events.h5").touch()
     watch = Watch(tmp_path, project)
     assert watch.look()[50] == (DONE, "had been processed before")
+
+
+def test_run_with_outputs_of_old(source, tmp_path, project):
+    """Nobody knows of which files they were made: nothing is said of these."""
+    put(source, tmp_path)
+    (tmp_path / "scratch" / "events").mkdir(parents=True)
+    (tmp_path / "scratch" / "events" / "r0050_events.h5").touch()
+    watch = Watch(tmp_path, project)
+    watch.look()
+    transfer_again(tmp_path / "proc/r0050")
+    assert [watch.look(4000)[50] for _ in range(3)] == 3 * [(DONE, "had been processed before")]
+
+
+def processed(source, prefix, project, **options):
+    """Return who has watched while a run was processed."""
+    put(source, prefix)
+    for path in sorted((prefix / "proc/r0050").iterdir()):
+        # no hard links: those of the source stay as they are
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    watch = Watch(prefix, project, **options)
+    for _ in range(3):
+        watch.look(2000)
+    assert watch.finish() == {50: DONE}
+    return watch
+
+
+def transfer_again(folder, pattern="*.h5", change=lambda data: data, seconds=100.0):
+    """Write files again, in place, with a later time."""
+    for path in sorted(folder.glob(pattern)):
+        later = path.stat().st_mtime + seconds
+        path.write_bytes(change(path.read_bytes()))
+        os.utime(path, (later, later))
+
+
+AGAIN = "; its files have changed since then: xfelmpi watch --again 50 processes it again"
+
+
+@pytest.mark.parametrize("pattern", ["*.h5", "*AGIPD03-S00000.h5"])
+def test_finished_run_that_is_transferred_again(source, tmp_path, project, caplog, pattern):
+    """Its outputs may have been patched since: somebody has to say that it is processed again."""
+    caplog.set_level("INFO", "xfelmpi")
+    watch = processed(source, tmp_path, project)
+    assert watch.look(700)[50] == (DONE, "complete")
+    transfer_again(tmp_path / "proc/r0050", pattern)
+    watch.look(700)
+    assert watch.look(700)[50] == (DONE, f"complete{AGAIN}")
+    assert f"run 50: complete{AGAIN}" in caplog.messages
+    assert status_table(watch.files)[1].endswith(AGAIN)
+    for _ in range(3):
+        watch.look(4000)
+    assert len(calls(project)[50]) == 1
+    assert sum(AGAIN in line for line in caplog.messages) == 1
+    ask_again(watch.files, [50])
+    watch.look()
+    assert watch.finish() == {50: DONE}
+    assert len(calls(project)[50]) == 2
+    assert [watch.look(4000)[50] for _ in range(3)] == 3 * [(DONE, "complete")]
+
+
+def test_finished_run_whose_contents_alone_have_changed(source, tmp_path, project):
+    watch = processed(source, tmp_path, project)
+    transfer_again(tmp_path / "proc/r0050", "*AGIPD00-S00001.h5", lambda data: data[::-1], 1e-3)
+    watch.look(700)
+    assert watch.look(700)[50][1].endswith(AGAIN)
+
+
+def test_failed_run_that_is_transferred_again(source, tmp_path, project):
+    put(source, tmp_path)
+    (project / ".venv/bin/status").write_text("2")
+    watch = Watch(tmp_path, project)
+    watch.look()
+    watch.look()
+    assert watch.finish() == {50: FAILED}
+    late = tmp_path / "proc/r0050/CORR-R0050-REDU00-S00000.h5"
+    late.write_bytes(b"late")
+    watch.look(700)
+    state, about = watch.look(700)[50]
+    assert state == FAILED
+    assert about.startswith("failed, status 2")
+    assert about.endswith(AGAIN)
+
+
+def test_finished_run_that_is_being_transferred(source, tmp_path, project):
+    """It is said when the files are at rest."""
+    watch = processed(source, tmp_path, project, settle=1000.0)
+    for n in range(5):
+        transfer_again(tmp_path / "proc/r0050", "*AGIPD00-*.h5")
+        assert watch.look(700)[50] == (DONE, "complete"), n
+    watch.look(1100)
+    assert watch.look(1100)[50][1].endswith(AGAIN)
+
+
+def touch_access_time(folder):
+    for path in folder.iterdir():
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def read_and_write_beside(folder):
+    for path in folder.iterdir():
+        path.read_bytes()
+    (folder / "r0050_events.h5").write_bytes(b"an output, if that is where somebody wants them")
+
+
+def copy_as_it_was(folder):
+    for path in list(folder.iterdir()):
+        shutil.copy2(path, path.with_suffix(".new"))
+        path.with_suffix(".new").rename(path)
+
+
+def go_to_tape(folder):
+    for path in sorted(folder.iterdir())[::3]:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "what", [touch_access_time, read_and_write_beside, copy_as_it_was, go_to_tape, shutil.rmtree]
+)
+def test_finished_run_whose_files_are_the_same(source, tmp_path, project, what):
+    watch = processed(source, tmp_path, project)
+    what(tmp_path / "proc/r0050")
+    for _ in range(4):
+        assert watch.look(3000)[50] == (DONE, "complete")
+
+
+def test_state_of_an_earlier_version(source, tmp_path, project):
+    """It does not say which files a run had."""
+    watch = processed(source, tmp_path, project)
+    state = json.loads(watch.files.state.read_text())
+    for run in state["runs"]:
+        del run["inputs"]
+    watch.files.state.write_text(json.dumps(state))
+    watch = Watch(tmp_path, project)
+    transfer_again(tmp_path / "proc/r0050")
+    for _ in range(3):
+        assert watch.look(3000)[50] == (DONE, "complete")
+
+
+def test_finished_runs_are_looked_at_gently(tmp_path, project):
+    """A thousand runs with 17 files each; the first minutes have what was saved up before."""
+    make_runs(tmp_path, 1000, "lack files", modules=16)
+    state = WatchState({n: WatchedRun(n, DONE, "complete", inputs="17 x", done_kind="raw")
+                        for n in range(1, 1001)})  # fmt: skip
+    watch = Watch(tmp_path, project)
+    watch.files.folder.mkdir(parents=True)
+    write_state(watch.files.state, state)
+    watch = Watch(tmp_path, project)
+    looked = []
+    for _ in range(30):
+        watch.look(20.0)
+        looked.append(len(watch.watcher._changed._next))
+    calls = CHECKS_A_MINUTE * (1 + 29 / 3)
+    assert 0 < looked[0] <= CHECKS_A_MINUTE // 21 + 1
+    assert 0.9 * calls <= 21 * looked[-1] <= 1.1 * calls
 
 
 def test_table_of_all_runs(source, tmp_path, project):

@@ -15,7 +15,7 @@ _DEEPEST = 16
 _DAMAGED = (KeyError, OSError, RuntimeError, ValueError)
 
 
-def require_files(file: h5py.File, *names: str) -> None:
+def require_files(file: h5py.File, *names: str) -> list[str]:
     """Check that links on the way to datasets lead to regular files, or nowhere.
 
     Parameters
@@ -24,17 +24,74 @@ def require_files(file: h5py.File, *names: str) -> None:
     *names : str
         Paths in the file; one that ends with ``/*`` is everything in a group.
 
+    Returns
+    -------
+    list of str
+        Paths with a soft or external link on the way.
+
     Raises
     ------
     OSError
         If one leads to something else.
     """
     plain: set[str] = set()
+    linked = []
     for name in names:
         group, star, _ = name.partition("/*")
         _walk(file, group, 0, plain)
+        if group not in plain and _is_linked(file, group):
+            linked.append(group)
         for member in _members_elsewhere(file, group) if star else ():
             _check(file, f"{group}/{member}", "", 0)
+            linked.append(f"{group}/{member}")
+    return linked
+
+
+def _is_linked(file: h5py.File, name: str) -> bool:
+    """Return whether there is a soft or external link on the way to something in a file."""
+    parts = name.split("/")
+    with suppress(*_DAMAGED):
+        for i in range(len(parts)):
+            link = file.id.links.get_info(os.fsencode("/".join(parts[: i + 1])))
+            if link.type != h5l.TYPE_HARD:
+                return True
+    return False
+
+
+def follow(file: h5py.File, name: str) -> tuple[h5py.File, str]:
+    """Return in which file, and under which name, something is that links may lead to.
+
+    HDF5 does not tell: what a soft link leads to has the name of the link.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+        Of what is there; `require_files` has checked it.
+
+    Raises
+    ------
+    KeyError, OSError, RuntimeError, ValueError
+        If it is not, or damaged.
+    """
+    for _ in range(_DEEPEST):
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        for i in range(len(parts)):
+            path, rest = "/".join(parts[: i + 1]), "/".join(parts[i + 1 :])
+            kind = file.id.links.get_info(os.fsencode(path)).type
+            if kind == h5l.TYPE_HARD:
+                continue
+            if kind == h5l.TYPE_SOFT:
+                target = os.fsdecode(file.id.links.get_val(os.fsencode(path)))
+                folder = "" if target.startswith("/") else path.rpartition("/")[0]
+                name = f"{folder}/{target}/{rest}"
+            else:
+                found = file[path]
+                file, name = found.file, f"{found.name}/{rest}"
+            break
+        else:
+            return file, "/".join(parts)
+    raise OSError(f"{name}: more than {_DEEPEST} links that lead to links")
 
 
 def leads_on(file: h5py.File, name: str, plain: set[str]) -> bool:

@@ -84,6 +84,9 @@ class WatchedRun:
         How many of them there must be; 0: it is no dark run.
     next_look : float
         When it is looked at again.
+    inputs : str
+        What tells whether the files that were processed have changed since (`Stamp.inputs`); empty
+        if that is not known, or was told.
     """
 
     run: int
@@ -101,6 +104,7 @@ class WatchedRun:
     dark_of: tuple[int, ...] = ()
     darks: int = 0
     next_look: float = 0.0
+    inputs: str = ""
 
 
 @dataclass

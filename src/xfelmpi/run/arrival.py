@@ -7,6 +7,7 @@ tell most of it. Only when these say that a run is complete, the last file of ev
 opened.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -106,11 +107,15 @@ class Stamp:
         Number of files, and their bytes.
     latest : float
         The latest time of a change of a file itself (ctime), which copying does not preserve.
+    inputs : str
+        Number of the facility's files, and a digest of their names, sizes and times of the last
+        change of their contents (mtime); see `other_inputs`.
     """
 
     files: int = 0
     size: int = 0
     latest: float = 0.0
+    inputs: str = ""
 
 
 def list_folder(folder: Path, kind: str, detector: str | None = None) -> Listing:
@@ -177,6 +182,7 @@ def missing_files(have: Listing, raw: Listing | None = None, *, redu: bool = Fal
 def stamp_files(*listings: Listing) -> Stamp:
     """Return number, size and latest change of the files of listings; a call for each file."""
     files, size, latest = 0, 0, 0.0
+    told = []
     for listing in listings:
         for name in listing.names:
             try:
@@ -186,7 +192,21 @@ def stamp_files(*listings: Listing) -> Stamp:
                 continue
             files, size = files + 1, size + about.st_size
             latest = max(latest, about.st_ctime)
-    return Stamp(files, size, latest)
+            if _FILE.fullmatch(name):
+                told.append((name, about.st_size, about.st_mtime_ns))
+    digest = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return Stamp(files, size, latest, f"{len(told)} {digest}")
+
+
+def other_inputs(now: str, before: str) -> bool:
+    """Return whether files have changed or come, and none has gone, since they were stamped.
+
+    Parameters
+    ----------
+    now, before : str
+        `Stamp.inputs`.
+    """
+    return now != before and int(now.partition(" ")[0]) >= int(before.partition(" ")[0])
 
 
 def file_system_now(path: Path) -> float:

@@ -3,13 +3,12 @@
 import os
 
 import h5py
-import numpy as np
 import pytest
 from extra_data.file_access import FileAccess
 from machinerun import write_run
 
 from xfelmpi.io.links import leads_on
-from xfelmpi.run.machine import beamline_file, train_table
+from xfelmpi.run.machine import beamline_file
 from xfelmpi.run.machine.beamline_file import BeamlineFile
 from xfelmpi.run.machine.control_data import opened
 
@@ -81,29 +80,6 @@ def test_index_is_read_once(path, monkeypatch):
     monkeypatch.setattr(beamline_file.train_index, "rows_of_trains", None)
     assert file.rows_of_trains(group) is first
     file.close()
-
-
-def test_attributes_of_later_files_are_not_read(path, monkeypatch):
-    """Only the first file that has any tells the unit."""
-    asked = []
-    read = train_table._read_samples
-
-    def counted(*arguments, describe):
-        asked.append(describe)
-        return read(*arguments, describe=describe)
-
-    monkeypatch.setattr(train_table, "_read_samples", counted)
-    with h5py.File(path, "r+") as file:
-        name = "INSTRUMENT/S/A/B:output/data/x"
-        file[name] = np.arange(len(file["INDEX/trainId"]), dtype="f4")
-        file[name].attrs["unitName"] = "joule"
-        index = "INDEX/S/A/B:output/data"
-        file[f"{index}/first"] = np.arange(len(file[name]), dtype="u8")
-        file[f"{index}/count"] = np.ones(len(file[name]), "u8")
-    with opened(path.parent, {}, paths=[path, path]) as files:
-        table = train_table.read_table(files, index.removeprefix("INDEX/"), name, {})
-    assert asked == [True, False]
-    assert table.unit().symbol == "J"
 
 
 def test_what_links_lead_to(tmp_path):

@@ -42,6 +42,46 @@ def write_here(folder, there, how):
     return ModuleFile(str(folder / "here.h5"), 3, DATASET)
 
 
+def write_in_one_file(folder, there, how):
+    """Write a file of module 3 whose frames are a soft link to others of the file."""
+    values = write_source(folder, there)
+    (folder / "there.h5").rename(folder / "here.h5")
+    group, name = DATASET.rpartition("/")[0], there
+    with h5py.File(folder / "here.h5", "r+") as file:
+        if how == "link to link":
+            name = "elsewhere"
+            file[name] = h5py.SoftLink(f"/{there}")
+        if how == "group":
+            file.require_group(group.rpartition("/")[0])
+            file[group] = h5py.SoftLink(f"/{there.rpartition('/')[0]}")
+        else:
+            file[DATASET] = h5py.SoftLink(f"/{name}")
+            file[f"{group}/trainId"] = np.arange(1000, 1000 + N)
+    return values, ModuleFile(str(folder / "here.h5"), 3, DATASET)
+
+
+SOFT = ("link", "group", "link to link")
+
+
+@pytest.mark.parametrize("how", SOFT)
+def test_frames_of_another_module_in_the_same_file_are_missing(how, tmp_path):
+    reading = read_all(write_in_one_file(tmp_path, MODULE_4, how)[1])
+    assert not reading.block.sums.modules.any()
+    what = f"its frames are those of here.h5, /{MODULE_4}: of another module"
+    assert all(what in problem.what for problem in reading.problems)
+    assert sum(int(problem.what.split()[0]) for problem in reading.problems) == N
+
+
+@pytest.mark.parametrize("how", SOFT)
+def test_soft_links_to_own_frames_are_followed(how, tmp_path):
+    """The facility links old names of sources to new ones."""
+    values, about = write_in_one_file(tmp_path, LEGACY, how)
+    reading = read_all(about)
+    assert reading.problems == []
+    photons = values.sum(axis=(1, 2), dtype=np.int64)
+    assert reading.block.sums.photons.tolist() == photons.tolist()
+
+
 def read_all(about):
     return read([about], make_table({3: (0, np.arange(N))}))
 

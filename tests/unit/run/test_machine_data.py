@@ -370,6 +370,75 @@ def test_no_units(experiment, path):
     assert said(data, "microjoule assumed") == 1
 
 
+def sequences(path, n):
+    """Write further sequences of a good run; return all of them."""
+    for k in range(1, n):
+        other = path.with_name(f"RAW-R0050-DA01-S{k:05}.h5")
+        write_run(other, first=FIRST + k * TRAINS)
+        fill(other, packed(values_of(FIRST + k * TRAINS)))
+    return sorted(path.parent.iterdir())
+
+
+PLACES = {
+    intensity(): {"unitName": b"joule", "metricPrefixName": b"micro"},
+    f"CONTROL/{NAME}/pulseEnergy/wavelengthUsed": {
+        "unitName": b"meter",
+        "metricPrefixName": b"nano",
+    },
+}
+DAMAGED_UNITS = {
+    "prefix": {"metricPrefixName": b"pico", "metricPrefixSymbol": b"p"},
+    "no prefix": {"metricPrefixName": b"", "metricPrefixSymbol": b""},
+    "unit": {"unitName": b"second", "unitSymbol": b"s"},
+    "garbage": {"unitName": b"\xff\x01ule"},
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_UNITS)
+@pytest.mark.parametrize("which", range(3))
+def test_unit_that_one_sequence_says_is_that_of_the_others(experiment, path, which, damaged):
+    """Of numbers whose unit is not that of most files nothing is known."""
+    paths = sequences(path, 3)
+    for n, other in enumerate(paths):
+        with h5py.File(other, "r+") as file:
+            for place, words in PLACES.items():
+                file[place].attrs.update(words)
+                file[place].attrs.update(DAMAGED_UNITS[damaged] if n == which else {})
+    ids = frames(trains=3 * TRAINS)
+    data = read_machine_data(experiment, *ids)
+    bad = (ids[0] - FIRST) // TRAINS == which
+    check(data, ~bad, ids=ids)
+    assert np.isnan(data.wavelength[bad]).all()
+    assert np.isfinite(data.wavelength[~bad]).all()
+    assert said(data, f"{paths[which].name} ({intensity()} is in ")
+    assert said(data, "expected 1e-06 J as in most files")
+    (problem,) = data.problems
+    assert problem.file == paths[which].name
+
+
+def test_two_sequences_that_say_different_units(experiment, path):
+    """Nobody knows which one is right."""
+    paths = sequences(path, 2)
+    with h5py.File(paths[1], "r+") as file:
+        file[intensity()].attrs.update(DAMAGED_UNITS["prefix"])
+    data = read_machine_data(experiment, *frames(trains=2 * TRAINS))
+    assert np.isnan(data.pulse_energy).all()
+    for path, said_there in zip(paths, ("1e-06 J", "1e-12 J"), strict=True):
+        why = f"{path.name} ({intensity()} is in {said_there}, expected the same unit in all files)"
+        assert said(data, why)
+
+
+def test_unit_that_one_sequence_does_not_say(experiment, path):
+    """It is that of the others."""
+    with h5py.File(sequences(path, 2)[0], "r+") as file:
+        for name in list(file[intensity()].attrs):
+            del file[intensity()].attrs[name]
+    ids = frames(trains=2 * TRAINS)
+    data = read_machine_data(experiment, *ids)
+    check(data, ids=ids)
+    assert not said(data, "microjoule assumed")
+
+
 def test_wavelength_unit_and_gaps(experiment, path):
     key = f"CONTROL/{NAME}/pulseEnergy/wavelengthUsed"
     with h5py.File(path, "r+") as file:

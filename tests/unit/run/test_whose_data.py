@@ -306,6 +306,60 @@ def test_ids_of_two_columns_are_refused(run, name):
     assert (np.flatnonzero(index.frames.file[:, 6] < 0) == np.arange(8)).all()
 
 
+LINKED = (
+    *(f"INSTRUMENT/{{}}/image/{name}" for name in ("data", "trainId", "cellId", "pulseId")),
+    *(f"INDEX/{{}}/image/{name}" for name in ("first", "count")),
+    "INSTRUMENT/{}/image",
+    "INSTRUMENT/{}",
+    "INDEX/{}/image",
+    "INDEX/{}",
+)
+SOURCE, OTHER, LEGACY = (
+    f"SPB_DET_AGIPD1M-1/{name}"
+    for name in ("CORR/6CH0:output", "CORR/7CH0:output", "DET/6CH0:xtdf")
+)
+
+
+def link(run, name, source, how):
+    """Have one name of module 6 be a link to what another source has."""
+    own, target = name.format(SOURCE), name.format(source)
+    with h5py.File(run / file_name(6), "r+") as file:
+        # files have such links already, of the whole source
+        del file[f"INSTRUMENT/{LEGACY}"], file[f"INDEX/{LEGACY}"]
+        if how == "soft":
+            file.move(own, target)
+            file[own] = h5py.SoftLink(f"/{target}")
+        elif source == LEGACY:
+            file.move(own, target)
+            file[own] = h5py.ExternalLink(file_name(6), target)
+        else:
+            del file[own]
+            file[own] = h5py.ExternalLink(file_name(7), target)
+    return target
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("how", ["soft", "external"])
+def test_links_to_what_another_module_has(run, name, how):
+    target = link(run, name, OTHER, how)
+    index = index_run(run, "proc")
+    (problem,) = (p for p in index.problems if p.file)
+    assert (problem.file, problem.action) == (file_name(6), "file left out")
+    home = file_name(6 if how == "soft" else 7)
+    assert f" is that of {home}, /{target}" in problem.what
+    assert problem.what.endswith(": of another module")
+    assert (np.flatnonzero(index.frames.file[:, 6] < 0) == np.arange(8)).all()
+
+
+@pytest.mark.parametrize("name", LINKED)
+@pytest.mark.parametrize("how", ["soft", "external"])
+def test_links_to_old_names_of_the_module(run, name, how):
+    link(run, name, LEGACY, how)
+    index = index_run(run, "proc")
+    assert index.problems == ()
+    assert (index.frames.file >= 0).all()
+
+
 # ---------------------------------------------------------------- what is missing
 
 

@@ -1,4 +1,4 @@
-"""Whether frames that a file takes from another one are its own: those of its module and run.
+"""Whether frames behind links, or virtual ones, are a file's own: those of its module and run.
 
 HDF5 follows a link, or the mapping of a virtual dataset, wherever it leads. Ids and counts of all
 modules are alike, so that nothing else tells whose frames these are.
@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.detectors.known import find_source
+from xfelmpi.io.links import follow
 from xfelmpi.run.index.identity import identity
 from xfelmpi.run.train_index import read_column
 
@@ -24,12 +25,12 @@ def require_own_frames(
     rows: np.ndarray | None = None,
     source_rows: np.ndarray | None = None,
 ) -> None:
-    """Check that a dataset elsewhere is of the same module, run and trains, as far as it is told.
+    """Check that frames elsewhere are of the same module, run and trains, as far as it is told.
 
     Parameters
     ----------
     file : h5py.File
-        That takes frames, or their masks, from elsewhere.
+        Which may take frames, or their masks, from elsewhere.
     name : str
         Of the frames in this file.
     data : h5py.Dataset
@@ -42,20 +43,52 @@ def require_own_frames(
     OSError
         If it is not.
     """
-    home = data.file
-    if home.filename == file.filename and (data.name or name).strip("/") == name.strip("/"):
+    home, where = data.file, data.name or name
+    with suppress(*_DAMAGED):
+        home, where = follow(home, where)
+    if home.filename == file.filename and where.strip("/") == name.strip("/"):
         return
-    place = f"of {Path(home.filename).name}, {data.name}"
-    own, found = _module_of(name), _module_of(data.name or "")
-    if own and found and own != found:
-        raise OSError(f"its frames are those {place}: of another module")
-    run, other = (identity(of, Path(of.filename)).run for of in (file, home))
-    if run and other and run != other:
-        raise OSError(f"its frames are those {place}: of run {other}, expected run {run}")
+    place = f"of {Path(home.filename).name}, /{where.strip('/')}"
+    if reason := _other_owner(file, name, home, where):
+        raise OSError(f"its frames are those {place}: {reason}")
     # whoever has mended some of the ids has links to other ones
-    trains, others = _trains(file, name, rows), _trains(home, data.name or "", source_rows)
+    trains, others = _trains(file, name, rows), _trains(home, where, source_rows)
     if len(trains) and len(others) and not np.isin(trains, others).any():
         raise OSError(f"its frames are those {place}: of other trains, {others[0]} …")
+
+
+def require_own(file: h5py.File, name: str) -> None:
+    """Check that what links lead to is of the same module and run, as far as it is told.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+        In this file, e.g. of ids or of a group of ``INDEX``.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    try:
+        home, where = follow(file, name)
+    except _DAMAGED:
+        # whoever reads it says so
+        return
+    if reason := _other_owner(file, name, home, where):
+        raise ValueError(f"{name} is that of {Path(home.filename).name}, /{where}: {reason}")
+
+
+def _other_owner(file: h5py.File, name: str, home: h5py.File, where: str) -> str:
+    """Return which other module or run something is of, by its place; empty if of none."""
+    own, found = _module_of(name), _module_of(where)
+    if own and found and own != found:
+        return "of another module"
+    run, other = (identity(of, Path(of.filename)).run for of in (file, home))
+    if run and other and run != other:
+        return f"of run {other}, expected run {run}"
+    return ""
 
 
 def _module_of(name: str) -> tuple[str, int] | None:

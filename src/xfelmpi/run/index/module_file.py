@@ -32,6 +32,7 @@ from xfelmpi.io.input_file import (
 )
 from xfelmpi.io.links import require_files
 from xfelmpi.io.plain_values import is_there, plain_form
+from xfelmpi.run.frames.frame_origin import require_own
 from xfelmpi.run.index.file_index import (
     FileFrames,
     FileIndex,
@@ -338,8 +339,12 @@ def _read_newer_index(path: Path, source: str, version: str, datasets: FrameData
 def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=None) -> FileIndex:
     group = f"INSTRUMENT/{source}"
     names = (datasets.mask, datasets.data, datasets.cell_id, datasets.train_id, datasets.pulse_id)
-    require_files(file, f"INDEX/{source}/{datasets.group}/*")
-    require_files(file, *(f"{group}/{name}" for name in names if name))
+    linked = require_files(file, f"INDEX/{source}/{datasets.group}/*")
+    linked += require_files(file, *(f"{group}/{name}" for name in names if name))
+    for name in linked:
+        # masks are not needed without --mask run
+        if name != f"{group}/{datasets.mask}":
+            require_own(file, name)
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
     has_mask = is_there(file, f"{group}/{datasets.mask}")

@@ -1,12 +1,13 @@
 """One dataset of a source over all files of a run: one row per train, or per pulse."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import h5py
 import numpy as np
+from h5py import h5a
 
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.dataset_storage import require_readable
@@ -26,6 +27,8 @@ _SMALL = 1 << 20
 
 _NO_PULSE = np.uint64(2**64 - 1)
 
+_TELL_UNIT = ("unitName", "unitSymbol", "metricPrefixName", "metricPrefixSymbol")
+
 
 @dataclass(frozen=True)
 class TrainTable:
@@ -37,8 +40,8 @@ class TrainTable:
         Ascending, without repetition.
     values : ndarray (train, ...)
         As stored.
-    attributes : dict
-        The dataset's own attributes, with those of its group.
+    attributes : dict of str to str
+        Those that tell the unit, of the dataset or its group.
     """
 
     trains: np.ndarray
@@ -71,8 +74,8 @@ class TrainTable:
         ``metricPrefixSymbol`` (EXtra-data, ``KeyData.units``).
         """
         known = self.attributes
-        name = text(known.get("unitName", known.get("unitSymbol", "")))
-        prefix = text(known.get("metricPrefixName", known.get("metricPrefixSymbol", "")))
+        name = known.get("unitName", known.get("unitSymbol", ""))
+        prefix = known.get("metricPrefixName", known.get("metricPrefixSymbol", ""))
         return si_unit(name, prefix) if name else None
 
 
@@ -86,6 +89,8 @@ def read_table(
     by_pulse: bool = False,
 ) -> TrainTable | None:
     """Collect one dataset of a source over all files of a folder.
+
+    A file that says another unit than most is damaged: it does not tell what its numbers are.
 
     Parameters
     ----------
@@ -109,53 +114,87 @@ def read_table(
         None if no file has values. A train that several rows claim with different values is
         not in it.
     """
-    trains: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    attributes: dict[str, object] = {}
+    found: list[tuple[str, TrainTable]] = []
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:
         with tolerated(file.name, damage):
-            read = partial(_read_samples, describe=not attributes)
-            found = guarded_call(file.filename, read, file, index, path, samples)
-            if found is None:
+            read = guarded_call(file.filename, _read_samples, file, index, path, samples)
+            if read is None:
                 continue
-            new_trains, new_values, described, lacking = found
+            table, lacking = read
             if lacking:
                 damage.setdefault(file.name, f"{path}: {lacking}")
-            new_values = convert(new_values)
-            if values and new_values.shape[1:] != values[0].shape[1:]:
+            table = TrainTable(table.trains, convert(table.values), table.attributes)
+            if found and table.values.shape[1:] != found[0][1].values.shape[1:]:
                 raise ValueError(f"{path} has another shape than in the files before")
-            trains.append(new_trains)
-            values.append(new_values)
-            attributes = attributes or described
-    if not trains:
+            found.append((file.name, table))
+    tables = _of_one_unit(path, found, damage)
+    if not tables:
         return None
-    return TrainTable(*_unique(np.concatenate(trains), np.concatenate(values)), attributes)
+    trains, values = (
+        np.concatenate([getattr(table, name) for table in tables]) for name in ("trains", "values")
+    )
+    attributes = next((table.attributes for table in tables if table.unit()), {})
+    return TrainTable(*_unique(trains, values), attributes)
 
 
-def _read_samples(file: BeamlineFile, index: str, path: str, samples: Callable, *, describe: bool):
-    """Return trains, values and attributes of a dataset, None if the file does not have it.
+def _of_one_unit(
+    path: str, found: list[tuple[str, TrainTable]], damage: Damage
+) -> list[TrainTable]:
+    """Return the tables of files that say the unit of most, or none; the others are damage."""
+    units = [(name, table.unit() if table.trains.size else None) for name, table in found]
+    said = Counter(unit for _, unit in units if unit)
+    if len(said) < 2:
+        return [table for _, table in found]
+    (unit, n), *_ = said.most_common(1)
+    settled = 2 * n > said.total()
+    expected = f"{_words(unit)} as in most files" if settled else "the same unit in all files"
+    for name, other in units:
+        if other and not (settled and other == unit):
+            damage.setdefault(name, f"{path} is in {_words(other)}, expected {expected}")
+    fits = [settled and other in (None, unit) for _, other in units]
+    return [table for (_, table), good in zip(found, fits, strict=True) if good]
 
-    The fourth is what of it is not there: HDF5 would make that up, and its trains are left out.
-    Attributes are read if `describe`.
+
+def _words(unit: Unit) -> str:
+    return f"{unit.factor:g} {unit.symbol}"
+
+
+def _read_samples(
+    file: BeamlineFile, index: str, path: str, samples: Callable
+) -> tuple[TrainTable, str] | None:
+    """Return what a file has of a dataset, None if it does not have it.
+
+    The second is what of it is not there: HDF5 would make that up, and its trains are left out.
     """
     if not file.has(path):
         return None
-    attributes = {}
+    attributes = _unit_words(file.file, path)
     values = plain_values(file.file, path, "fiub", _SMALL)
-    if values is None or not values.ndim or describe:
-        dataset = file.file[path]
-        shape_of(dataset)
-        # Control data have their attributes at the group (EXtra-data, KeyData.attributes).
-        attributes = {**dataset.attrs, **dataset.parent.attrs} if describe else {}
     if values is not None and values.ndim:
-        return *samples(file, index, path, values, np.ones(len(values), bool)), attributes, ""
+        there = np.ones(len(values), bool)
+        trains, rows = samples(file, index, path, values, there)
+        return TrainTable(trains, rows, attributes), ""
+    dataset = file.file[path]
+    shape_of(dataset)
     if dataset.dtype.kind not in "fiub":
         raise TypeError(f"{path} is {dataset.dtype}, expected numbers")
     check_size(dataset, _LARGEST)
     require_readable(dataset)
     there, reason = rows_there(dataset)
-    return *samples(file, index, path, dataset, there), attributes, reason
+    trains, rows = samples(file, index, path, dataset, there)
+    return TrainTable(trains, rows, attributes), reason
+
+
+def _unit_words(file: h5py.File, path: str) -> dict[str, str]:
+    """Return the attributes that tell a dataset's unit."""
+    words = {}
+    # control data have their attributes at the group (EXtra-data, KeyData.attributes)
+    for place in (path, path.rpartition("/")[0]):
+        for name in _TELL_UNIT:
+            if h5a.exists(file.id, name.encode(), obj_name=place.encode()):
+                words[name] = text(file[place].attrs[name])
+    return words
 
 
 def _first_samples(

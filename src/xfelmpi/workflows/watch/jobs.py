@@ -95,7 +95,7 @@ class Jobs:
         # a job that may be there must be known before it is
         self._ledger.tell(
             run, about, state=SUBMITTED, job=job, jobs=known.jobs + 1, tries=known.tries + 1,
-            status=None,
+            status=None, inputs=verdict.inputs,
         )  # fmt: skip
         self._ledger.save()
         self._submit(run, verdict.n_bytes)

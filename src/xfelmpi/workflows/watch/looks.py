@@ -123,6 +123,8 @@ class Verdict:
         Of the files to be processed.
     as_it_is : str
         What is still missing if the run is processed all the same.
+    inputs : str
+        Of the files to be processed, see `Stamp.inputs`.
     """
 
     what: str
@@ -131,6 +133,7 @@ class Verdict:
     rule: Rule = field(default_factory=Rule)
     n_bytes: int = 0
     as_it_is: str = ""
+    inputs: str = ""
 
 
 class Look:
@@ -164,7 +167,7 @@ class Look:
         experiment = Experiment(options.prefix, options.output, run.run)
         self._folders = {kind: experiment.run_folder(kind) for kind in ("raw", "proc")}
         self.calls = self.files = 0
-        self._bytes: dict[Path, int] = {}
+        self._stamps: dict[Path, Stamp] = {}
 
     def take(self) -> Verdict:
         """Look, and return what is to be done."""
@@ -197,7 +200,7 @@ class Look:
             return Verdict("dark", f"one of {rule.darks} dark runs", "raw", rule)
         wanted = chosen_data(self._options.words(rule))
         if wanted == "raw":
-            return Verdict("process", "", "raw", rule, self._size(raw), as_it_is)
+            return self._process("", raw, rule, as_it_is)
         return self._look_at_corrected(raw, proc, rule, as_it_is)
 
     def _look_at_corrected(self, raw: Listing, proc: Listing, rule: Rule, as_it_is: str) -> Verdict:
@@ -206,15 +209,15 @@ class Look:
         if proc.sequences:
             reason = self._unfinished(proc, origin)
             if not reason:
-                return Verdict("process", "", "proc", rule, self._size(proc), as_it_is)
+                return self._process("", proc, rule, as_it_is)
             waits = f"waiting for {reason}"
         ends = proc.sequences and not (origin and missing_files(proc, origin))
         if self._forced or (ends and self._gave_up()):
-            kind, chosen = ("proc", proc) if proc.sequences else ("raw", raw)
-            return Verdict("process", "", kind, rule, self._size(chosen), reason or as_it_is)
+            chosen = proc if proc.sequences else raw
+            return self._process("", chosen, rule, reason or as_it_is)
         wait, since = self._options.raw_after, self._run.raw_since
         if wait is not None and since and not self._run.done_kind and self._now - since >= wait:
-            return Verdict("process", waits, "raw", rule, self._size(raw), as_it_is)
+            return self._process(waits, raw, rule, as_it_is)
         return Verdict("wait", waits, rule=rule)
 
     def _unfinished(self, have: Listing, raw: Listing | None) -> str:
@@ -225,7 +228,7 @@ class Look:
             return reason
         stamp = stamp_files(have)
         self.files += stamp.files
-        self._bytes[have.folder] = stamp.size
+        self._stamps[have.folder] = stamp
         self._see(replace(stamp, files=stamp.files + (len(raw.names) if raw else 0)))
         rest = self._now - self._run.stamp_since
         age = self._file_now() - stamp.latest
@@ -252,12 +255,13 @@ class Look:
         self.calls += 5
         return rules.rule_for(self._run.run, *run_labels(listing))
 
-    def _size(self, listing: Listing) -> int:
-        if listing.folder not in self._bytes:
-            stamp = stamp_files(listing)
-            self.files += stamp.files
-            self._bytes[listing.folder] = stamp.size
-        return self._bytes[listing.folder]
+    def _process(self, about: str, listing: Listing, rule: Rule, as_it_is: str) -> Verdict:
+        kind = "raw" if listing.folder == self._folders["raw"] else "proc"
+        if listing.folder not in self._stamps:
+            self._stamps[listing.folder] = stamp_files(listing)
+            self.files += self._stamps[listing.folder].files
+        stamp = self._stamps[listing.folder]
+        return Verdict("process", about, kind, rule, stamp.size, as_it_is, stamp.inputs)
 
     def _gave_up(self) -> bool:
         """Return whether nothing has changed for so long that nothing will."""

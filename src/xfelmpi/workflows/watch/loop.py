@@ -20,6 +20,7 @@ from xfelmpi.output.watch_state import (
     WatchState,
 )
 from xfelmpi.run.arrival import file_system_now
+from xfelmpi.workflows.watch.changed import ChangedRuns
 from xfelmpi.workflows.watch.jobs import Jobs
 from xfelmpi.workflows.watch.ledger import Ledger
 from xfelmpi.workflows.watch.looks import (
@@ -83,6 +84,7 @@ class Watcher:
     def __post_init__(self):
         self._ledger = Ledger(self.files, self.clock, self.show)
         self._jobs = Jobs(self._ledger, self.queue, self.options, self.tries, self.extra)
+        self._changed = ChangedRuns(self._ledger, self.options, self._file_now)
         self._allowance = Allowance(CALLS_A_MINUTE)
         self._files_allowance = Allowance(FILES_A_MINUTE)
 
@@ -123,6 +125,7 @@ class Watcher:
                 break
             self._look_at(run, forced=run.run in forced)
         self._submit_darks()
+        self._changed.look()
         self._ledger.save()
 
     def _forget_the_future(self) -> None:
@@ -199,14 +202,7 @@ class Watcher:
         return asked
 
     def _look_at(self, run: WatchedRun, *, forced: bool) -> None:
-        files = self.files.lock
-
-        def file_now() -> float:
-            with suppress(OSError):
-                return file_system_now(files)
-            return self.clock()
-
-        look = Look(self.options, self.state, run, self.clock(), file_now, forced=forced)
+        look = Look(self.options, self.state, run, self.clock(), self._file_now, forced=forced)
         try:
             verdict = look.take()
         except OSError as error:
@@ -227,6 +223,12 @@ class Watcher:
         else:
             self._jobs.process(run.run, verdict)
             self._forget_request(run.run)
+
+    def _file_now(self) -> float:
+        """Return the time by the clock of the file system."""
+        with suppress(OSError):
+            return file_system_now(self.files.lock)
+        return self.clock()
 
     def _submit_darks(self) -> None:
         """Submit the dark runs that belong together, when all of them are there."""
