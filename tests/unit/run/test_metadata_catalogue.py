@@ -37,6 +37,7 @@ def catalogue(tmp_path, monkeypatch):
         (tmp_path / "extra_proposal.py").write_text(PACKAGE.format(**ANSWERS | answers))
         sys.modules.pop("extra_proposal", None)
         monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("EXTRA_DATA_DATA_ROOT", str(tmp_path))
 
     yield write
     sys.modules.pop("extra_proposal", None)
@@ -53,6 +54,15 @@ def test_answer(catalogue):
 def test_not_asked(catalogue, proposal, allowed):
     catalogue(begin="raise SystemExit(9)")
     assert CatalogueQuery(proposal, 50, allowed=allowed).answer() == ({}, "")
+
+
+def test_not_at_the_facility(catalogue, monkeypatch, tmp_path):
+    catalogue()
+    monkeypatch.setenv("EXTRA_DATA_DATA_ROOT", str(tmp_path / "none"))
+    answer, why = CatalogueQuery(7927, 50).answer()
+    assert answer == {}
+    assert f"not asked: no folder {tmp_path}/none" in why
+    assert "extra_proposal" not in sys.modules
 
 
 def test_not_installed(monkeypatch):

@@ -22,6 +22,7 @@ from xfelmpi.core.progress import Progress
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import detectors_of
 from xfelmpi.detectors.module_bits import bits_of
+from xfelmpi.io.read_ahead import with_read_ahead
 from xfelmpi.run.index.gaps import gap_problems
 from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
@@ -131,7 +132,7 @@ def read_files(
     reader, found = ModuleFileReader(detector), {}
     progress = Progress(len(paths), stage="indexing", unit="files", found="")
     # files of one sequence have the same frames, as a rule
-    for n, path in enumerate(sorted(paths, key=_sequence_and_name), 1):
+    for n, path in enumerate(with_read_ahead(sorted(paths, key=_sequence_and_name)), 1):
         found[path] = reader.read(path)
         if not quiet:
             progress.show([n])

@@ -5,7 +5,9 @@ site's network and credentials: whatever goes wrong is only a note.
 """
 
 import importlib.util
+import os
 import threading
+from pathlib import Path
 from time import monotonic
 
 from xfelmpi.core.text import printable
@@ -40,6 +42,11 @@ class CatalogueQuery:
 
     def _ask(self) -> None:
         proposal, run = self._asked
+        # elsewhere no proposal can be found, and the import alone takes 80 ms
+        root = Path(os.environ.get("EXTRA_DATA_DATA_ROOT", "/gpfs/exfel/exp"))
+        if not root.is_dir():
+            self._error = f"not asked: no folder {root} (EXTRA_DATA_DATA_ROOT)"
+            return
         try:
             from extra_proposal import Proposal
 
