@@ -3,7 +3,14 @@
 #define XFELMPI_CHUNK_BYTES_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
+
+/* Have the system bring bytes into memory meanwhile; a hint, which may do nothing. */
+static inline void will_need(int fd, size_t size, long long offset)
+{
+    if (size > 0 && offset >= 0) posix_fadvise(fd, (off_t)offset, (off_t)size, POSIX_FADV_WILLNEED);
+}
 
 /* Read exactly `size` bytes at `offset`: 0, or 1 if the file ends before or cannot be read. */
 static inline int pread_fully(int fd, unsigned char *to, size_t size, long long offset)

@@ -99,7 +99,9 @@ static int tree_take(TreeSearch *t, const uint8_t *entry, size_t width, int n, s
     return TREE_FOUND;
 }
 
-/* Look the rows up in the children that may hold them: from their own key up to the next one. */
+/* Look the rows up in the children that may hold them: from their own key up to the next one.
+ *
+ * Children are all over the file: the system reads those that are needed at the same time. */
 static int tree_descend(TreeSearch *t, const uint8_t *entry, size_t width, int n, int level,
                         int is_root, size_t first, size_t end)
 {
@@ -109,19 +111,23 @@ static int tree_descend(TreeSearch *t, const uint8_t *entry, size_t width, int n
         if (next < edge) return TREE_NOT_ASCENDING;
     }
     first = n ? tree_below(t->row, first, end, tree_row(t, entry)) : end;
-    for (int i = 0; i < n && first < end; i++) {
-        const uint8_t *e = entry + i * width;
-        size_t stop;
-        next = tree_row(t, e + width);
-        if (i < n - 1) stop = tree_below(t->row, first, end, next);
-        /* the last key is that of the last chunk itself, or what follows it */
-        else if (is_root || next == INT64_MAX) stop = end;
-        else stop = tree_below(t->row, first, end, next + 1);
-        if (stop > first) {
-            int status = tree_find(t, tree_number(e + width - 8, 8), level - 1, first, stop);
-            if (status) return status;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t from = first, stop;
+        for (int i = 0; i < n && from < end; i++, from = stop) {
+            const uint8_t *e = entry + i * width;
+            uint64_t child = tree_number(e + width - 8, 8);
+            next = tree_row(t, e + width);
+            if (i < n - 1) stop = tree_below(t->row, from, end, next);
+            /* the last key is that of the last chunk itself, or what follows it */
+            else if (is_root || next == INT64_MAX) stop = end;
+            else stop = tree_below(t->row, from, end, next + 1);
+            if (stop == from) continue;
+            if (pass == 0) will_need(t->fd, TREE_HEADER + (TREE_USUAL + 1) * width, (int64_t)child);
+            else {
+                int status = tree_find(t, child, level - 1, from, stop);
+                if (status) return status;
+            }
         }
-        first = stop;
     }
     return TREE_FOUND;
 }

@@ -1,4 +1,4 @@
-"""Beginnings of the next files, in memory before somebody reads them."""
+"""What is read soon is in memory before somebody asks for it."""
 
 import ctypes
 import mmap
@@ -6,20 +6,26 @@ import os
 import threading
 from time import monotonic, sleep
 
+import numpy as np
 import pytest
 from launch import limit
 
 from xfelmpi.io import read_ahead
-from xfelmpi.io.read_ahead import with_read_ahead
+from xfelmpi.io.read_ahead import read_soon, with_read_ahead
 
 
 def is_cached(path) -> bool:
-    """Whether the first page of a file is in memory; asking does not bring it there."""
+    """Whether the first page of a file is in memory."""
+    return 0 in pages_in_memory(path)
+
+
+def pages_in_memory(path) -> set[int]:
+    """Return the pages of a file that are in memory; asking does not bring them there."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as bytes_of_it:
         start = ctypes.addressof(ctypes.c_char.from_buffer(bytes_of_it))
-        there = ctypes.create_string_buffer(len(bytes_of_it) // mmap.PAGESIZE)
+        there = (ctypes.c_uint8 * (len(bytes_of_it) // mmap.PAGESIZE))()
         assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), len(bytes_of_it), there) == 0
-    return bool(there[0][0] & 1)
+    return {number for number, page in enumerate(there) if page & 1}
 
 
 def drop(path) -> None:
@@ -58,8 +64,10 @@ def test_next_files_are_in_memory(files):
     ahead = files[1 : 1 + read_ahead._FILES]
     assert_soon(lambda: all(map(is_cached, ahead)))
     assert not any(map(is_cached, files[len(ahead) + 1 :]))
-    assert [*paths] == files[1:]
-    assert_soon(lambda: all(map(is_cached, files[1:])))
+    for number in range(1, len(files)):
+        assert next(paths) == files[number]
+        ahead = files[1 : number + read_ahead._FILES]
+        assert_soon(lambda ahead=ahead: all(map(is_cached, ahead)))
 
 
 def test_whatever_cannot_be_read(tmp_path, files):
@@ -74,6 +82,41 @@ def test_whatever_cannot_be_read(tmp_path, files):
     assert_soon(lambda: not readers() - before)
 
 
+def test_nobody_wants_the_rest(files):
+    before = readers()
+    paths = with_read_ahead(files)
+    next(paths)
+    assert readers() - before
+    paths.close()
+    assert_soon(lambda: not readers() - before)
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_few_files(files, number):
     assert [*with_read_ahead(files[:number])] == files[:number]
+
+
+@pytest.mark.parametrize("scattered", [True, False])
+def test_parts_of_a_file(tmp_path, scattered):
+    """Those that lie together are left to the system, which reads ahead by itself."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    drop(path)
+    if pages_in_memory(path):
+        pytest.skip("this file system is in memory")
+    pages = np.array([100, 7, 200] if scattered else [7, 8, 9])
+    offset, size = pages * mmap.PAGESIZE, np.full(3, mmap.PAGESIZE)
+    with path.open("rb") as file:
+        read_soon(file.fileno(), np.append(offset, -1), np.append(size, 0))
+    if scattered:
+        assert_soon(lambda: pages_in_memory(path) == set(pages.tolist()))
+    else:
+        assert not pages_in_memory(path)
+
+
+@pytest.mark.parametrize("offsets", [[], [-1], [-1, -2], [0], [0, 0]])
+def test_parts_that_need_no_hint(tmp_path, offsets):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 13))
+    with path.open("rb") as file:
+        read_soon(file.fileno(), np.array(offsets, np.int64), np.full(len(offsets), 4096))

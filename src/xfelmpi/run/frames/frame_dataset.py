@@ -25,6 +25,7 @@ from xfelmpi.io.dataset_storage import (
     written_rows,
 )
 from xfelmpi.io.input_file import Origins, guarded_call
+from xfelmpi.io.read_ahead import read_soon
 from xfelmpi.run.frames.frame_bytes import FrameBytes, MissingFrameError, in_memory
 from xfelmpi.run.frames.virtual_frames import VirtualFrames
 
@@ -152,6 +153,7 @@ class FrameDataset:
             size, filters = np.full_like(place, self._frame_bytes), np.zeros_like(place)
         else:
             place, size, filters = self._chunk_table(chunk)
+        read_soon(self._fd, place, size)
         if not self._filters and (size[place >= 0] == per_chunk * self._frame_bytes).all():
             # nothing is packed: every frame can be read by itself, straight into place
             place = np.where(place >= 0, place + index * self._frame_bytes, place)
