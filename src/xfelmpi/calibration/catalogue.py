@@ -74,8 +74,8 @@ class CatalogueConstants:
         has_slopes = any(kind.startswith("Slopes") for kind in self.files.modules[module])
         return ConstantsLayout("f4", has_slopes, has_slopes)
 
-    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
-        """Write a module's constants into its part of the shared arrays."""
+    def fill(self, module: int, arrays, cells_used, settings) -> list[Problem]:
+        """Write a module's constants into its part of the shared arrays; return no problems."""
         with ExitStack() as stack:
             data = {
                 kind: stack.enter_context(_values(file))
@@ -83,6 +83,7 @@ class CatalogueConstants:
             }
             cells, shape = np.asarray(cells_used), self.detector.module_shape
             _Module(data, self.files.gain_mode, cells, settings, shape).fill(arrays)
+        return []
 
 
 def find_constants(

@@ -13,6 +13,7 @@ from xfelmpi.calibration.constants_file import (
     check_constants,
     constants_file,
     descending_thresholds,
+    lacking_constants,
     open_constants,
     prepare_cell,
     survey,
@@ -21,10 +22,20 @@ from xfelmpi.core.config.parsing import CATALOGUE
 from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
+from xfelmpi.core.log import plural
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
-from xfelmpi.mpi import NodeSharedArray, bcast_from_root, fail_together, holders, private_limit
+from xfelmpi.mpi import (
+    NodeSharedArray,
+    bcast_from_root,
+    fail_together,
+    gather_objects,
+    holders,
+    private_limit,
+)
+
+_STAGE_NAMES = ("high", "medium", "low")
 
 if TYPE_CHECKING:
     from xfelmpi.calibration.catalogue import CatalogueConstants
@@ -146,7 +157,7 @@ def load_calibration(
     )
     modules = source.modules
     form = _tightest_form(comm, source, cells_used)
-    arrays = _read_shared(comm, source, form, cells_used, settings)
+    arrays, problems = _read_shared(comm, source, form, cells_used, settings)
     full = (len(cells_used), STAGES, detector.module_pixels)
     by_module = {}
     for i, module in enumerate(modules):
@@ -165,7 +176,7 @@ def load_calibration(
             f"constants: {source.origin}, {len(modules)} modules, {len(cells_used)} cells, "
             f"{nbytes / 2**20:,.0f} MiB on each node",
         ),
-        problems=source.problems,
+        problems=(*source.problems, *problems),
         files=source.used,
         warnings=source.warnings,
     )
@@ -193,8 +204,14 @@ class _FolderConstants:
     def layout(self, module: int, cells_used) -> ConstantsLayout:
         return survey(constants_file(self.folder, module), cells_used)
 
-    def fill(self, module: int, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
-        _fill(constants_file(self.folder, module), arrays, cells_used, settings)
+    def fill(self, module: int, arrays, cells_used, settings) -> list[Problem]:
+        path = constants_file(self.folder, module)
+        lacking = _fill(path, arrays, cells_used, settings)
+        problems = [_problem_of_lacking(path.name, module, lacking)] if lacking else []
+        if len(cells_used) and not arrays["offset"].any():
+            what = f"AnalogOffset is 0 for all pixels of {len(cells_used)} cells"
+            problems.append(Problem(what, path.name, module, 0, "used"))
+        return problems
 
 
 def _find_source(
@@ -228,8 +245,11 @@ def _read_shared(
     form: ConstantsLayout,
     cells_used,
     settings,
-) -> dict[str, np.ndarray]:
-    """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`."""
+) -> tuple[dict[str, np.ndarray], list[Problem]]:
+    """Return the constants of all modules, (module, ...), by the names of `ModuleConstants`.
+
+    Besides, which modules lack some of them, the same on all ranks.
+    """
     modules = source.modules
     layouts = _arrays(form, len(modules), len(cells_used), source.detector)
     # together: the ranks that fill one of them fill them all
@@ -238,12 +258,16 @@ def _read_shared(
     )
     shared = {name: NodeSharedArray(several, *layout) for name, *layout in layouts}
     any_array = next(iter(shared.values()))
+    problems: list[Problem] = []
     with fail_together(comm):
         # every rank of a node fills some of the modules
         for i in range(any_array.node_rank, len(modules), any_array.node_size):
             own = {name: array.array[i] for name, array in shared.items()}
-            source.fill(modules[i], own, cells_used, settings)
-    return {name: array.ready() for name, array in shared.items()}
+            problems += source.fill(modules[i], own, cells_used, settings)
+    # those of other nodes are the same
+    found = dict.fromkeys(comm.bcast(gather_objects(comm, problems)))
+    ready = {name: array.ready() for name, array in shared.items()}
+    return ready, sorted(found, key=lambda problem: problem.module)
 
 
 def _arrays(form: ConstantsLayout, n_modules: int, n_cells: int, detector: Detector):
@@ -312,10 +336,28 @@ def _find(
     return modules, tuple(problems), tuple(complaints)
 
 
-def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> None:
-    """Write a module's constants into its part of the shared arrays, one cell at a time."""
+def _problem_of_lacking(file: str, module: int, lacking: dict[int, np.ndarray]) -> Problem:
+    """Return the problem of constants that are missing, (stage,) pixels by cell."""
+    pixels = np.array(list(lacking.values()))
+    stages = [name for name, n in zip(_STAGE_NAMES, pixels.sum(axis=0), strict=True) if n]
+    cells = plural(len(lacking), "cell")
+    what = (
+        f"calibration constants of {', '.join(stages)} gain are 0, or no numbers, for "
+        f"{pixels.max():,} pixels of {len(lacking)} {cells}, e.g. cell {min(lacking)}"
+    )
+    return Problem(what, file, module, 0, "pixels count as bad in these stages")
+
+
+def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> dict[int, np.ndarray]:
+    """Write a module's constants into its part of the shared arrays, one cell at a time.
+
+    Returns how many pixels lack constants, int (stage,), by cell, where many do.
+    """
+    found = {}
     with open_constants(path) as file:
-        n_cells = file["AnalogOffset"].shape[1]
+        offsets = file["AnalogOffset"]
+        n_cells = offsets.shape[1]
+        subtracted = not any(offsets[:, cell].any() for cell in cells_used if cell < n_cells)
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
                 for name in ("one_photon_adc", "lowest1", "level1", "level2"):
@@ -329,9 +371,13 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> No
                 file[name][:, cell].reshape(STAGES, -1)
                 for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
             )
-            cell_arrays = prepare_cell(offset, gain, level, bad != 0, settings)
+            lacking = lacking_constants(offset, gain, level, bad != 0, subtracted=subtracted)
+            if lacking.any():
+                found[int(cell)] = lacking.sum(axis=1)
+            cell_arrays = prepare_cell(offset, gain, level, (bad != 0) | lacking, settings)
             for name in ("one_photon_adc", "lowest1", "level1", "level2", "offset"):
                 arrays[name][row] = cell_arrays[name]
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0
             arrays["gain"][gain_row] = cell_arrays["gain"][:, : arrays["gain"].shape[2]]
+    return found

@@ -24,6 +24,9 @@ STAGES = 3
 NEVER = 65535
 """Cut of a pixel that cannot have a photon in the high stage."""
 
+_FEW = 0.01
+"""Of the pixels of a cell: constants that so many good ones lack are no damage of the file."""
+
 
 @dataclass(frozen=True)
 class ConstantsLayout:
@@ -93,6 +96,7 @@ def descending_thresholds(file: h5py.File, name: str) -> str:
     """
     level, bad = (file[key][:, 0] for key in ("DigitalGainLevel", "Badpixel"))
     judged = ~(bad != 0).any(axis=0)
+    judged &= np.isfinite(level[1:]).all(axis=0)
     if not judged.any():
         return ""
     first, second = (float(np.median(level[i][judged])) for i in (1, 2))
@@ -129,6 +133,29 @@ def _fits_i2(values: np.ndarray) -> bool:
     # NaN is neither: such offsets stay floats, and their pixels become bad
     with np.errstate(invalid="ignore"):
         return bool(((values >= -32768) & (values <= 32767) & (values == np.trunc(values))).all())
+
+
+def lacking_constants(offset, gain, level, bad, *, subtracted: bool) -> np.ndarray:
+    """Return pixels of a cell without constants that are not called bad, bool (3, pixel).
+
+    No offset or threshold of the detector's converters is 0: an array has that where nobody has
+    filled it in. A few pixels may have anything.
+
+    Parameters
+    ----------
+    offset, gain, level : ndarray (3, pixel)
+    bad : ndarray, bool (3, pixel)
+    subtracted : bool
+        All offsets of the file are 0.
+    """
+    with np.errstate(invalid="ignore"):
+        lacking = ~np.isfinite(offset) | ~(np.isfinite(gain) & (gain > 0))
+        if not subtracted:
+            lacking |= offset == 0
+        lacking |= ~(level[1:] > 0).all(axis=0)
+    lacking &= ~bad
+    lacking[lacking.mean(axis=1) <= _FEW] = False
+    return lacking
 
 
 def prepare_cell(offset, gain, level, bad, settings: RawSettings) -> dict[str, np.ndarray]:

@@ -65,6 +65,70 @@ def test_gain_stages_in_the_wrong_order(tmp_path, written):
     assert told.endswith("were the dark runs in the wrong order? (and 1 files more alike)")
 
 
+def part(value, name, stages, cells=slice(None), pixels=slice(256)):
+    """Put a number in place of constants of some stages, cells and rows."""
+
+    def work(file):
+        values = file[name][:].astype("f4" if np.isnan(value) else file[name].dtype)
+        values[stages, cells, pixels] = value
+        replace_dataset(name, values)(file)
+
+    return work
+
+
+ALL = "high, medium, low"
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "value", "stages"),
+    [
+        ("AnalogOffset", 0, 0, "high"),
+        ("AnalogOffset", 1, 0, "medium"),
+        ("AnalogOffset", 2, np.nan, "low"),
+        ("RelativeGain", 1, 0, "medium"),
+        ("RelativeGain", 0, np.nan, "high"),
+        ("DigitalGainLevel", 1, 0, ALL),
+        ("DigitalGainLevel", 2, 0, ALL),
+        ("DigitalGainLevel", 2, np.nan, ALL),
+    ],
+)
+@pytest.mark.parametrize("cells", [slice(None), 1])
+def test_constants_that_lack_a_part_of_a_stage(
+    tmp_path, written, name, stage, value, stages, cells
+):
+    """What nobody has filled in is 0: a threshold of 0 made a thousand photons of each pixel."""
+    change(tmp_path, part(value, name, stage, cells))
+    calibration = calibrate(tmp_path, [0, 1])
+    (problem,) = calibration.problems
+    assert problem.what.startswith(f"calibration constants of {stages} gain are 0, or no numbers, ")
+    expected = "1 cell, e.g. cell 1" if cells == 1 else "2 cells, e.g. cell 0"
+    assert problem.what.endswith(expected)
+    assert (problem.file, problem.module) == ("Cheetah-AGIPD03-calib.h5", MODULE)
+    bad = unpack(calibration.modules[MODULE].bad)[:, 1].reshape(3, SS, FS).astype(bool)
+    lacking = [0, 1, 2] if stages == ALL else [stage]
+    for s in range(3):
+        own = written.bad[s, 1] != 0
+        own[:256] |= s in lacking
+        np.testing.assert_array_equal(bad[s], own)
+    assert calibration.warnings == () or name == "DigitalGainLevel"
+
+
+def test_a_few_pixels_that_lack_constants_are_no_problem(tmp_path, written):
+    change(tmp_path, part(0, "AnalogOffset", 0, pixels=slice(5)))
+    assert calibrate(tmp_path, [0, 1]).problems == ()
+
+
+def test_offsets_that_were_subtracted(tmp_path, written):
+    """They are used, and that is told: it is not what the detector gives."""
+    change(tmp_path, part(0, "AnalogOffset", slice(None), pixels=slice(None)))
+    calibration = calibrate(tmp_path, [0, 1])
+    (problem,) = calibration.problems
+    assert (problem.what, problem.action) == ("AnalogOffset is 0 for all pixels of 2 cells", "used")
+    np.testing.assert_array_equal(
+        unpack(calibration.modules[MODULE].bad).reshape(written.bad.shape), written.bad
+    )
+
+
 # what is refused
 
 

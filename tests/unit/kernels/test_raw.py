@@ -23,6 +23,7 @@ from rawfiles import (
 )
 from reference import FS, PIXELS, SS
 
+from xfelmpi.calibration import constants_file
 from xfelmpi.calibration.dark_statistics import ALWAYS_HIGH
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
@@ -391,7 +392,13 @@ MEDIANS = {
 NUMBERS = (1, 2, 3, 63, 64, 65, 66, 127, 1000, 2049, 4095, 4096)
 
 
-def test_median_of_whatever_values(tmp_path):
+@pytest.fixture
+def any_offsets(monkeypatch):
+    """Take offsets of 0 for numbers like any other, however many there are."""
+    monkeypatch.setattr(constants_file, "_FEW", 1.0)
+
+
+def test_median_of_whatever_values(tmp_path, any_offsets):
     """An offset of -v and an analogue number of 0 make a signal of exactly v, any float32.
 
     The photons of all pixels show the median: less than a tenth of the steps between values is
@@ -453,7 +460,7 @@ SEQUENCES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 0.005, 0.3, 0.99, 1 - 1 / 4096])
-def test_median_of_frame_after_frame(bad, tmp_path):
+def test_median_of_frame_after_frame(bad, tmp_path, any_offsets):
     """What is remembered of a frame's median says nothing about the next one's.
 
     Every ASIC has frames of its own kind; with the last of `bad`, one good pixel.
