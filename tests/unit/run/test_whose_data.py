@@ -351,6 +351,17 @@ def test_links_to_what_another_module_has(run, name, how):
     assert (np.flatnonzero(index.frames.file[:, 6] < 0) == np.arange(8)).all()
 
 
+def test_frames_that_two_modules_have(run):
+    """A hard link: nobody knows whose they are."""
+    data = "INSTRUMENT/{}/image/data"
+    with h5py.File(run / file_name(6), "r+") as file:
+        file[data.format(OTHER)] = file[data.format(SOURCE)]
+    index = index_run(run, "proc")
+    (problem,) = (p for p in index.problems if p.file)
+    assert (problem.file, problem.action) == (file_name(6), "file left out")
+    assert f"its frames are those of {OTHER}, too: of another module" in problem.what
+
+
 @pytest.mark.parametrize("name", LINKED)
 @pytest.mark.parametrize("how", ["soft", "external"])
 def test_links_to_old_names_of_the_module(run, name, how):

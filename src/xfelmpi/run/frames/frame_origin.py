@@ -4,11 +4,13 @@ HDF5 follows a link, or the mapping of a virtual dataset, wherever it leads. Ids
 modules are alike, so that nothing else tells whose frames these are.
 """
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5g
 
 from xfelmpi.detectors.known import find_source
 from xfelmpi.io.links import follow
@@ -78,6 +80,38 @@ def require_own(file: h5py.File, name: str) -> None:
         return
     if reason := _other_owner(file, name, home, where):
         raise ValueError(f"{name} is that of {Path(home.filename).name}, /{where}: {reason}")
+
+
+def require_one_owner(file: h5py.File, source: str, data: str) -> None:
+    """Check that a file has the frames of a module under the names of no other module, too.
+
+    Of a hard link nobody knows which one of the names was there first.
+
+    Parameters
+    ----------
+    file : h5py.File
+    source : str
+        E.g. ``SPB_DET_AGIPD1M-1/CORR/3CH0:output``.
+    data : str
+        Of the frames, below the source.
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    own, (device, group, *_) = find_source(source), source.split("/")
+    for kind in dict.fromkeys((group, "CORR", "DET")):
+        members: list[bytes] = []
+        with suppress(*_DAMAGED):
+            members = list(h5g.open(file.id, f"INSTRUMENT/{device}/{kind}".encode()))
+        for name in members:
+            other = f"{device}/{kind}/{os.fsdecode(name)}"
+            if find_source(other) in (None, own):
+                continue
+            found = file.get(f"INSTRUMENT/{other}/{data}")
+            if found is not None and found == file.get(f"INSTRUMENT/{source}/{data}"):
+                raise ValueError(f"its frames are those of {other}, too: of another module")
 
 
 def _other_owner(file: h5py.File, name: str, home: h5py.File, where: str) -> str:

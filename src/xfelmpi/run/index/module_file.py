@@ -32,7 +32,7 @@ from xfelmpi.io.input_file import (
 )
 from xfelmpi.io.links import require_files
 from xfelmpi.io.plain_values import is_there, plain_form
-from xfelmpi.run.frames.frame_origin import require_own
+from xfelmpi.run.frames.frame_origin import require_one_owner, require_own
 from xfelmpi.run.index.file_index import (
     FileFrames,
     FileIndex,
@@ -345,6 +345,7 @@ def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=
         # masks are not needed without --mask run
         if name != f"{group}/{datasets.mask}":
             require_own(file, name)
+    require_one_owner(file, source, datasets.data)
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
     has_mask = is_there(file, f"{group}/{datasets.mask}")
