@@ -188,12 +188,14 @@ def _read_samples(
 
 def _unit_words(file: h5py.File, path: str) -> dict[str, str]:
     """Return the attributes that tell a dataset's unit."""
-    words = {}
+    words: dict[str, str] = {}
     # control data have their attributes at the group (EXtra-data, KeyData.attributes)
     for place in (path, path.rpartition("/")[0]):
-        for name in _TELL_UNIT:
-            if h5a.exists(file.id, name.encode(), obj_name=place.encode()):
-                words[name] = text(file[place].attrs[name])
+        at = place.encode()
+        names = [n for n in _TELL_UNIT if h5a.exists(file.id, n.encode(), obj_name=at)]
+        if names:
+            attributes = file[place].attrs
+            words |= {name: text(attributes[name]) for name in names}
     return words
 
 
