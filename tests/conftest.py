@@ -7,6 +7,7 @@ on, one that hangs fails by its name.
 """
 
 import ctypes
+import gc
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def pytest_configure(config):
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    # what pytest collects is kept to the end, and each search for garbage would walk all of it
+    gc.disable()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,6 +66,13 @@ def pytest_collection_modifyitems(items):
         if folder in FOLDERS:
             item.add_marker(FOLDERS[folder])
     _apart(items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Leave all that exists from now on out of searches for garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def _apart(items) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -17,12 +18,15 @@ from mockrun import tiny_raw_run, tiny_run, write_mask
 SMALL_SHM = ("--map-root-user", "--mount", "sh", "-c")
 CELLS = tuple(range(0, 24, 2))
 
+DISK = "/var/tmp"
+"""Not in /dev/shm, which these tests cover, and where files of tests may be (`jobs/test.sh`)."""
+
 
 def in_small_shm(n_bytes, ranks, *args):
     """Run a job where the shared memory of the node is small, as in a container."""
     mount = f'mount -t tmpfs -o size={n_bytes} tmpfs /dev/shm && exec "$@"'
     job = ["mpirun", "-n", ranks, "python", "-m", "xfelmpi", *args]
-    env = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1"}
+    env = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_ALLOW_RUN_AS_ROOT": "1", "TMPDIR": DISK}
     return subprocess.run(
         ["unshare", *SMALL_SHM, mount, "sh", *map(str, job)],
         env=os.environ | env | {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"},
@@ -42,9 +46,20 @@ def namespaces():
 
 
 @pytest.fixture(scope="module")
-def mock(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("surroundings") / "p007927"
-    return tiny_run(folder, trains=2, cells=CELLS, background=5.0, sample="No Sample")
+def on_disk():
+    with tempfile.TemporaryDirectory(dir=DISK, prefix="xfelmpi-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def tmp_path(on_disk):
+    """In place of pytest's own."""
+    return Path(tempfile.mkdtemp(dir=on_disk))
+
+
+@pytest.fixture(scope="module")
+def mock(on_disk):
+    return tiny_run(on_disk / "p007927", trains=2, cells=CELLS, background=5.0, sample="No Sample")
 
 
 def test_shared_memory_too_small_for_masks(mock, namespaces, tmp_path):
@@ -118,7 +133,7 @@ def test_shared_memory_that_is_read_only(mock, namespaces, tmp_path):
     mount = 'mount -t tmpfs -o ro tmpfs /dev/shm && exec "$@"'
     args = [sys.executable, "-m", "xfelmpi", 50, "--prefix", mock.options.prefix]
     args += ["--output", tmp_path, "--no-report"]
-    done = run_program(["unshare", *SMALL_SHM, mount, "sh", *args])
+    done = run_program(["unshare", *SMALL_SHM, mount, "sh", *args], TMPDIR=DISK)
     assert done.returncode in (0, 2), done.stderr
     assert "Traceback" not in done.stderr
     if done.returncode:

@@ -59,7 +59,7 @@ def test_times_are_of_the_test_and_its_processes(options, tmp_path):
     )
     ((name, seconds, of_cpu),) = slow_files(tmp_path)
     assert name == "test_some.py"
-    assert of_cpu >= 0.3
+    assert of_cpu >= 0.27  # four times in ticks of 0.01 s each
     assert seconds > 0
 
 
