@@ -2,10 +2,11 @@
 
     python tests/benchmarks/scaling_model.py                    the tables of docs/scaling.md
     python tests/benchmarks/scaling_model.py --rows             the efficiencies with a target
-    python tests/benchmarks/scaling_model.py --check COUNTS FRAMES HITS
+    python tests/benchmarks/scaling_model.py --check COUNTS FRAMES TRAINS HITS
 
-COUNTS is what `communication.py` printed for a run of so many frames and hits, all complete and
-used: every count of it is compared with the formulas here, and the status is 1 if one differs.
+COUNTS is what `communication.py` printed for a run of so many frames, trains and hits, all complete
+and used, on 2 or more ranks with as many trains each: every count of it is compared with the
+formulas here, and the status is 1 if one differs.
 """
 
 import csv
@@ -19,10 +20,10 @@ BLOCK = 32
 """Hits of a block, `HitReader.BLOCK_FRAMES`."""
 
 POWDER_BYTES = MODULES * 65536 * (4 + 4)
-FRAME_BYTES = 162
+FRAME_BYTES = 71
 """Of the frame table and the machine data of a frame, scattered."""
 
-HIT_COLUMNS, EVENT_COLUMNS = 14, 18
+HIT_COLUMNS, EVENT_COLUMNS = 23, 27
 
 # Measured, CPU seconds; docs/scaling.md says with which command.
 START_CPU = 0.21
@@ -30,15 +31,21 @@ START_FILE_CALLS = 2360
 OPEN_FILE_CALLS = 3
 """Of a rank, for a file that it reads."""
 
-INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 2.2e-3, 0.03e-3, 1.5e-6
+INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 1.4e-3, 0.03e-3, 0.2e-6
+LEAST_SHARE = 8
+"""Files that a rank reads for the index at least."""
+
+BEAMLINE_FILE, BEAMLINE_FRAME = 9e-3, 0.2e-6
+"""Of one file of each sequence; rank 0 reads them."""
+
 CONSTANTS, CONSTANTS_BYTES = 4.5e-3, 1.58e6
 """Of one cell of one module, on every node."""
 DECIDE_FRAME = 0.1e-6
-HIT = 0.65e-3
+HIT = 1.0e-3
 REDUCE = 0.01
 POWDER_FILE = 0.08
 CXI_BASE, CXI_HIT = 0.02, 11e-6
-REST_OF_WRITE, PAGE = 0.2, 0.36
+REST_OF_WRITE, PAGE = 0.2, 0.8
 CXI_BYTES, EMC_BYTES, EVENT_BYTES = 53e3, 59e3, 83
 
 
@@ -53,7 +60,7 @@ class Data:
     """Cells of all modules that have constants."""
 
 
-U1 = Data("u1, packed", 8.3e-6, 943)
+U1 = Data("u1, packed", 5.3e-6, 943)
 F4 = Data("f4, not packed", 22.6e-6, 262144)
 RAW = Data("raw", 24.0e-6, 262144, 352 * MODULES)
 
@@ -134,8 +141,13 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
     m, p = machine, ranks
     module_frames = run.frames * MODULES
     share = run.most(1, p)
-    file = INDEX_FILE_AGAIN if run.indexed_before else INDEX_FILE
-    frame = 0 if run.indexed_before else INDEX_FRAME
+    if run.indexed_before:
+        index = run.files * (INDEX_FILE_AGAIN + m.file_call)
+    else:
+        readers = min(p, ceil(run.files / LEAST_SHARE))
+        index = ceil(run.files / readers) * (INDEX_FILE + m.file_call)
+        index += ceil(run.files / MODULES) * BEAMLINE_FILE
+        index += run.frames * (INDEX_FRAME + BEAMLINE_FRAME)
     reduced = REDUCE * (p > 1) + m.reduce(p, POWDER_BYTES)
     n = blocks(run, p)
     loaded = data.constants * CONSTANTS / min(p, m.ranks_per_node)
@@ -147,16 +159,17 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         # the other ranks of a node find the files in its cache
         + m.metadata_calls(START_FILE_CALLS, m.nodes(p)),
         "index": INDEX_BASE
-        + run.files * (file + m.file_call)
-        + run.frames * frame
+        + index
         + run.frames * FRAME_BYTES / m.network * (m.nodes(p) > 1)
-        + 7 * (p - 1) * m.latency,
+        + 8 * (p - 1) * m.latency,
         **({"constants": loaded} if data.constants else {}),
         "read": module_frames * data.stored / m.files_bandwidth(p)
         + m.metadata_calls(OPEN_FILE_CALLS * MODULES, p),
         "kernel": module_frames * share * data.kernel,
         "powder": 3 * reduced,
-        "decide": run.frames * share * DECIDE_FRAME + 2 * m.gather(p, 8 * run.frames),
+        "decide": run.frames * share * DECIDE_FRAME
+        + m.gather(p, 12 * run.frames)
+        + m.gather(p, 8 * run.frames),
         "hits": run.hits * share * HIT + 4 * n * m.file_call + 8 * n * m.small(p),
         "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS),
         "bytes": (run.hits * (CXI_BYTES + EMC_BYTES) + run.frames * EVENT_BYTES)
@@ -182,19 +195,21 @@ def below(run: Run, data: Data, machine: Machine, limit: float = 0.8) -> str:
     return f"more than {64 * full}"
 
 
-def counts(run: Run, ranks: int, hits_of_rank: int) -> dict[tuple[str, str], tuple[int, int]]:
+def counts(
+    run: Run, trains: int, ranks: int, hits_of_rank: int
+) -> dict[tuple[str, str], tuple[int, int]]:
     """Return calls and, of large ones, bytes of every part, as `communication.py` counts them."""
     p, n = ranks, ceil(hits_of_rank / BLOCK)
     blanks = 8 * (run.frames - run.hits)
     scattered = round(run.frames * FRAME_BYTES * (1 - 1 / p))
     return {
-        ("index: share", "bcast"): (20, 0),
-        ("index: share", "send"): (7 * (p - 1), scattered),
+        ("index: share", "bcast"): (36, 0),
+        ("index: share", "send"): (8 * (p - 1), scattered),
         ("photons: powder", "reduce"): (2, POWDER_BYTES),
         ("write: powder sums", "reduce"): (4, 2 * POWDER_BYTES),
-        ("decide", "allgatherv"): (1, blanks),
+        ("decide", "allgatherv"): (6, blanks + 4 * run.frames + 32 * trains),
         ("write: background", "allgatherv"): (1, blanks),
-        ("write: frames", "allgather"): (2 + 3 * n, 0),
+        ("write: frames", "allgather"): (1 + 3 * n, 0),
         ("write: frames", "allgatherv"): (1 + n, 24 * run.hits + 5 * p),
         ("write: frames", "allreduce"): (1 + 2 * n, 0),
         ("write: frames", "bcast"): (2 * n, 0),
@@ -207,7 +222,7 @@ def counts(run: Run, ranks: int, hits_of_rank: int) -> dict[tuple[str, str], tup
     }
 
 
-def check(path: str, frames: int, hits: int) -> int:
+def check(path: str, frames: int, trains: int, hits: int) -> int:
     """Compare formulas and counts; return how many differ."""
     found = defaultdict(dict)
     with open(path) as file:
@@ -220,12 +235,13 @@ def check(path: str, frames: int, hits: int) -> int:
     for ranks, table in found.items():
         # how the hits are spread is not known here, but the EMC file has four pieces a block
         n = table["write: frames", "file write_at"][0] // 4
-        for key, (calls, n_bytes) in counts(Run(frames, 0, hits), ranks, n * BLOCK).items():
+        formulas = counts(Run(frames, 0, hits), trains, ranks, n * BLOCK)
+        for key, (calls, n_bytes) in formulas.items():
             counted = table.get(key, (0, 0))
             if counted[0] != calls or (n_bytes and counted[1] != n_bytes):
                 wrong += 1
                 print(f"{ranks} ranks, {key}: counted {counted}, formula {(calls, n_bytes)}")
-        print(f"{ranks} ranks: {len(counts(Run(frames, 0, hits), ranks, n * BLOCK))} compared")
+        print(f"{ranks} ranks: {len(formulas)} compared")
     return wrong
 
 
@@ -285,7 +301,7 @@ def main() -> None:
         rows()
         return
     if sys.argv[1:2] == ["--check"]:
-        sys.exit(check(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])) > 0)
+        sys.exit(check(sys.argv[2], *map(int, sys.argv[3:6])) > 0)
     for data in (U1, F4, RAW):
         table(data, Run())
     what_if()
