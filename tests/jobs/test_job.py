@@ -57,7 +57,7 @@ CASES = {
         {"dtype": "u2", "hit_photons": (2e6, 4e6), "seed": 3, "cells": (0, 5, 9)},
         ("--with-misses", "--miss-fraction", "3"),
         {"with_misses": True, "miss_fraction": 3},
-        ranks=3,
+        ranks=2,
     ),
     "u2 faint": Case({"dtype": "u2", "hit_rate": 0.2}, page=False),
     "u1 cut at 255": Case({"hit_photons": (2e6, 4e6), "seed": 3}),
@@ -67,20 +67,20 @@ CASES = {
         ("--adu-per-photon", "55"),
     ),
     "plain": Case({"compression": "none"}),
-    "chunks of 4": Case({"chunk_frames": 4, "veto": 0.2, "seed": 12}, ranks=3, page=False),
+    "chunks of 4": Case({"chunk_frames": 4, "veto": 0.2, "seed": 12}, ranks=2, page=False),
     "contiguous": Case({"compression": "none", "chunk_frames": 0}, page=False),
     "contiguous u2": Case({"compression": "none", "chunk_frames": 0, "dtype": "u2"}, page=False),
     "legacy, with mask": Case({"layout": "legacy", "with_mask": True}),
     "veto and reordered cells": Case(
         {"veto": 0.4, "reorder_cells": True, "cells": tuple(range(1, 24, 2)), "pulse_step": 4},
-        ranks=3,
+        ranks=2,
     ),
     "ragged files": Case(
-        {"trains": 7, "cells": (3, 4, 8), "sequence_length": 3, "ragged_sequences": True}, ranks=5
+        {"trains": 7, "cells": (3, 4, 8), "sequence_length": 3, "ragged_sequences": True}, ranks=3
     ),
     "missing trains": Case(
         {"trains": 5, "missing": ((3, 0), (3, 1), (15, 4)), "missing_style": "gone"},
-        ranks=3,
+        ranks=2,
         status=3,
         named=("module 3 train 1500000000: module lacks 2 trains: 1500000000 … 1500000001",
                "module 15 train 1500000004: module lacks 1 train: 1500000004"),
@@ -117,7 +117,7 @@ CASES = {
          "--decide", "window", "--width", "iqr", "--sigma", "1", "--exclude-cells", "3"),
         {"normalise": "pulse-energy", "min_pulse_energy": 1.6e-3, "min_scores": 14,
          "decide": "window", "width": "iqr", "sigma": 1, "excluded": (3,)},
-        ranks=3,
+        ranks=2,
     ),
     "range of scores, cells, misses of misses": Case(
         {"trains": 4, "cells": tuple(range(12))},

@@ -85,7 +85,7 @@ DECISIONS = {
 def test_same_as_a_full_run(proc, name, tmp_path):
     mock, first = proc
     options = DECISIONS[name]
-    ranks = (0, 1, 2, 3, 5)[list(DECISIONS).index(name) % 5]
+    ranks = (0, 0, 2, 0, 3)[list(DECISIONS).index(name) % 5]
     process(mock, tmp_path / "full", *options, status=3)
     rethreshold(mock, first, tmp_path / "again", *options, ranks=ranks, status=3)
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
@@ -176,7 +176,8 @@ def test_masks_of_the_run(masks, tmp_path):
     settings = ("--mask", *masks, "--with-misses")
     process(mock, tmp_path / "first", *settings)
     process(mock, tmp_path / "full", *settings, "--sigma", "-1")
-    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=2)
+    ranks = 2 * (len(masks) > 1)
+    rethreshold(mock, tmp_path / "first", tmp_path / "again", "--sigma", "-1", ranks=ranks)
     assert hits_and_misses(tmp_path / "first") != hits_and_misses(tmp_path / "full")
     assert_same_outputs(tmp_path / "full", tmp_path / "again")
 
