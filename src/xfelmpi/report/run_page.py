@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from xfelmpi.core.config.choices import SCORES
+from xfelmpi.core.config.choices import score_title
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.detectors.module_bits import modules_of
@@ -16,7 +16,7 @@ from xfelmpi.report import curves
 from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.detector_images import detector_images
-from xfelmpi.report.headline import Headline, clock, duration, energy
+from xfelmpi.report.headline import Headline, clock, duration_in_words, energy
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.size_charts import size_section
 from xfelmpi.report.tables import SIGMAS, beamline, commands, complaints, module_table, settings
@@ -75,7 +75,7 @@ def _header(found: RunFiles) -> str:
         ("frames", f"{head.frames:,}", ""),
         *([("dark frames", f"{head.dark:,}", "")] if head.dark else []),
         ("trains", f"{head.trains:,}", ""),
-        ("duration", duration(head.seconds), ""),
+        ("duration", duration_in_words(head.seconds), ""),
         ("sample", head.sample or "unknown", ""),
         ("pulse energy, mean", energy(head.pulse_energy), ""),
         ("photon energy", _kilo_electronvolt(head.photon_energy), ""),
@@ -221,7 +221,7 @@ def _scores(found: RunFiles, charts: Charts) -> str:
     figure = charts.chart(
         "Hit-score histogram",
         Axis(
-            SCORES.get(config.score, f"score ({config.score})"),
+            score_title(config.score),
             float(edges[0]),
             float(edges[-1]),
             logarithmic,

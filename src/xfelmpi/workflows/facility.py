@@ -133,7 +133,7 @@ def _read_rows(result: ReductionState, rows: np.ndarray) -> None:
 
 
 def _own_score(config: Config) -> str:
-    return "litpixels" if config.score == "facility" else config.score
+    return Config.score if config.score == "facility" else config.score
 
 
 def _lacking(config: Config, local_run: LocalRun) -> str:

@@ -1,6 +1,7 @@
 """What an option with a fixed set of values may be, where other parts use the same set."""
 
 import math
+from typing import NamedTuple
 
 from xfelmpi.detectors.known import DETECTORS
 
@@ -8,13 +9,38 @@ _EDGE = max(math.gcd(*detector.asic_shape) for detector in DETECTORS)
 BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
 """``--bin``: bins never reach over the edge of an ASIC, which is checked again with the run."""
 
+
+class Score(NamedTuple):
+    """What is said of a score.
+
+    Parameters
+    ----------
+    title : str
+        In the report.
+    help : str
+        In the help text: what it counts.
+    """
+
+    title: str
+    help: str
+
+
 SCORES = {
-    "litpixels": "hit score: lit pixels",
-    "photons": "hit score: photons",
-    "facility": "score (facility)",
+    "litpixels": Score("hit score: lit pixels", "lit pixels of the hit-finding region"),
+    "photons": Score("hit score: photons", "photons in the hit-finding region"),
+    "facility": Score(
+        "score (facility)",
+        "lit pixels in --hit-modules, as counted by the facility, so that only hits and misses are"
+        " read",
+    ),
 }
-"""``--score``: name → title in the report; those but the facility's are in
-`hitfinding.frame_scores`."""
+"""``--score``, by name; the function of each but the facility's is in `hitfinding.frame_scores`."""
+
+
+def score_title(name: str) -> str:
+    """Return what the report calls a score, also one of another version."""
+    return SCORES[name].title if name in SCORES else f"score ({name})"
+
 
 POLARISATIONS = ("x", "y", "none")
 """``--polarisation``: direction of the electric field."""

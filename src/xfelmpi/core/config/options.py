@@ -242,9 +242,8 @@ class Config:
         "decision",
         "litpixels",
         str,
-        "what the score counts in the hit-finding region: lit pixels or photons; facility:"
-        " lit pixels in --hit-modules, as counted by the facility, so that only hits and"
-        " misses are read",
+        "what the score counts; "
+        + "; ".join(f"{name}: {score.help}" for name, score in SCORES.items()),
         choices=tuple(SCORES),
     )
     hits: str = _option(
