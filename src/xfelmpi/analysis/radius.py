@@ -16,8 +16,7 @@ class PhotonRadius(HitAnalysis):
 
     def process(self, hits: AnalysedHits) -> list[np.ndarray]:
         """Return the mean radius of each hit; NaN without photons."""
-        frames = hits.frames
-        frame = np.repeat(np.arange(len(frames)), np.diff(frames.indptr))
+        frames, frame = hits.frames, hits.frames.frame_of_entry
         count = frames.count.astype(np.float64)
         total = np.bincount(frame, count * self._radius[frames.pixel], len(frames))
         photons = np.bincount(frame, count, len(frames))

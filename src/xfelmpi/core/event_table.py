@@ -1,4 +1,4 @@
-"""What passes between the stages: one row per frame, and one record per problem found."""
+"""The events table, one row per frame: what passes between the stages, and is written at last."""
 
 from dataclasses import dataclass, field, replace
 

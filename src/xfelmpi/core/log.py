@@ -80,6 +80,11 @@ def plural(n: int, what: str) -> str:
     return what if n == 1 else f"{what}s"
 
 
+def counted(n: int, what: str) -> str:
+    """Return how many there are of what was counted, e.g. ``1 hit`` or ``1,234 hits``."""
+    return f"{n:,} {plural(n, what)}"
+
+
 def size_text(n_bytes: float) -> str:
     """Return a number of bytes with a unit in which it is easily read."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):

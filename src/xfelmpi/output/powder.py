@@ -26,9 +26,8 @@ def write_powder(
     attributes : dict
         Root attributes.
     sums : dict
-        For the suffixes "", "_hits", "_misses", and "_dark" if there are such frames,
-        the photons, uint64 (module, pixel), and the
-        good frames, uint32 (module, pixel), on rank 0.
+        For the suffixes "", "_hits", "_misses", and "_dark" if there are such frames, the photons,
+        uint64 (module, pixel), and the good frames, uint32 (module, pixel), on rank 0.
     frame_shape : (int, int, int)
         Modules, ss, fs.
 

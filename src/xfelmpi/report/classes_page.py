@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xfelmpi.report.headline import plural
+from xfelmpi.core.log import counted
 from xfelmpi.report.images import Assembled, data_uri, logarithmic_limits, palette, png, shade
 from xfelmpi.report.template import fill_page
 
@@ -61,7 +61,7 @@ def classes_page(
     only = f", only hits with {where}" if where else ""
     body = (
         f'<header><nav><a href="{name}.html">run report</a></nav>'
-        f'<h1>{name}: classes</h1><p class="soft">{plural(n_hits, "hit")} in '
+        f'<h1>{name}: classes</h1><p class="soft">{counted(n_hits, "hit")} in '
         f"{len(classes):,} classes, {n_without:,} without{escape(only)}; {escape(source)}</p>"
         "</header><p>Tick the classes that you want, and copy the condition:</p>"
         f'<div class="command"><pre id="where" data-command="xfelmpi merge {int(name[1:])} '
@@ -81,7 +81,7 @@ def _figure(one: ClassOfRun, limits: tuple[float, float] | None) -> str:
     return (
         f'<figure><label><img src="{_picture(one.average)}" alt="average of class {one.number}">'
         f'<figcaption><input type="checkbox" value="{one.number}" data-hits="{one.n_hits}"> '
-        f"<b>class {one.number}</b>: {plural(one.n_hits, 'hit')}{size}</figcaption></label>"
+        f"<b>class {one.number}</b>: {counted(one.n_hits, 'hit')}{size}</figcaption></label>"
         f"{_bars(known, limits)}</figure>"
     )
 

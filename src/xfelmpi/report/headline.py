@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xfelmpi.core.log import counted
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C
 from xfelmpi.output.cxi.hit_file import HitFile
@@ -73,8 +74,8 @@ class Headline:
     @property
     def excluded(self) -> str:
         """What was excluded, in a few words; empty if nothing was."""
-        words = [plural(len(self.problems), "problem")] if self.problems else []
-        words += [plural(self.incomplete, "incomplete frame")] if self.incomplete else []
+        words = [counted(len(self.problems), "problem")] if self.problems else []
+        words += [counted(self.incomplete, "incomplete frame")] if self.incomplete else []
         return ", ".join(words)
 
 
@@ -111,12 +112,7 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean()) if len(known) else float("nan")
 
 
-def plural(n: int, what: str) -> str:
-    """Return a number of things as text."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Return a time as text, e.g. ``1.6 s`` or ``12 min 5 s``."""
     if seconds < 60:
         return f"{seconds:.1f} s"

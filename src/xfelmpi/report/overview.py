@@ -21,13 +21,14 @@ from xfelmpi.core.errors import (
     LostLockError,
     XfelmpiError,
 )
+from xfelmpi.core.log import counted
 from xfelmpi.core.paths import Experiment, WatchFiles
 from xfelmpi.core.regular_file import read_small
 from xfelmpi.core.text import printable
 from xfelmpi.io.replace_file import replace_text
 from xfelmpi.output.watch_state import read_state
 from xfelmpi.report.comments import Comment, comments_folder, read_comments
-from xfelmpi.report.headline import Headline, clock, energy, plural
+from xfelmpi.report.headline import Headline, clock, energy
 from xfelmpi.report.shift import Watch, trend_section, watch_section
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.trends import RunNumbers
@@ -283,7 +284,7 @@ def overview_page(
     failed = f', <span class="alarm">{n_failed} failed</span>' if n_failed else ""
     refresh = ' data-refresh="30"' if watch and watch.alive else ""
     body = (
-        f'<header><h1>All runs</h1><p class="soft">{plural(len(runs), "run")}{failed}; '
+        f'<header><h1>All runs</h1><p class="soft">{counted(len(runs), "run")}{failed}; '
         f"{escape(clock(_now()))}</p></header>"
         f"{watch_section(watch) if watch else ''}{_comments(alone)}"
         f"{trend_section([asdict(run) for run in runs])}{_filters(runs)}"

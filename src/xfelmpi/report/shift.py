@@ -5,9 +5,9 @@ from html import escape
 
 import numpy as np
 
+from xfelmpi.core.log import counted
 from xfelmpi.output.watch_state import ACTIVE, WAITING, WatchedRun
 from xfelmpi.report.axes import Axis, axis_around
-from xfelmpi.report.headline import plural
 from xfelmpi.report.trend_chart import trend_chart
 
 _TRENDS = (
@@ -36,7 +36,7 @@ def watch_section(watch: Watch) -> str:
     waiting = [run for run in watch.runs if run.state == WAITING]
     shown = sorted(jobs, key=lambda r: -r.run) + sorted(waiting, key=lambda r: -r.run)
     state = "watching" if watch.alive else "nobody watches"
-    head = f"{state}; {plural(len(jobs), 'job')}, {plural(len(waiting), 'run')} waiting"
+    head = f"{state}; {counted(len(jobs), 'job')}, {counted(len(waiting), 'run')} waiting"
     lines = "".join(
         f"<li>run {run.run}: {escape(run.about)}</li>" for run in shown[: len(jobs) + _MOST_WAITING]
     )

@@ -8,8 +8,9 @@ from html import escape
 import numpy as np
 
 from xfelmpi.core.config.options import Config
+from xfelmpi.core.log import counted
 from xfelmpi.core.problems import foremost
-from xfelmpi.report.headline import Headline, plural
+from xfelmpi.report.headline import Headline
 from xfelmpi.report.run_files import RunFiles
 
 SIGMAS = (3.0, 4.0, 5.0, 6.0)
@@ -91,7 +92,7 @@ def complaints(head: Headline) -> str:
     parts = ["<h2>Problems and warnings</h2>"]
     if rows:
         parts.append(
-            f'<h3 class="alarm">{plural(len(head.problems), "problem")}: what was excluded</h3>'
+            f'<h3 class="alarm">{counted(len(head.problems), "problem")}: what was excluded</h3>'
             '<div class="wide"><table><thead><tr><th>found</th><th class="text">file</th>'
             '<th>module</th><th>train</th><th class="text">what was done</th></tr></thead>'
             f"<tbody>{rows}</tbody></table></div>"
@@ -100,7 +101,7 @@ def complaints(head: Headline) -> str:
         parts.append(f"<p>… and {more:,} more, all in the events file (problems).</p>")
     if warnings:
         parts.append(
-            f'<h3>{plural(len(head.warnings), "warning")}</h3><ul class="list">{warnings}</ul>'
+            f'<h3>{counted(len(head.warnings), "warning")}</h3><ul class="list">{warnings}</ul>'
         )
     if not rows and not warnings:
         parts.append("<p>None.</p>")
@@ -183,7 +184,7 @@ def settings(found: RunFiles) -> str:
         f"</details><details><summary>{len(inputs):,} input files</summary>"
         f'<ul class="list">{listed}</ul></details>'
         f"<details><summary>masks, calibration constants and geometry: "
-        f"{plural(len(used), 'file')}</summary>"
+        f"{counted(len(used), 'file')}</summary>"
         f'<ul class="list">{used_listed}</ul></details>'
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 from xfelmpi.core.log import BOLD, PLAIN, RED
 from xfelmpi.core.text import printable
 from xfelmpi.report import curves, images
-from xfelmpi.report.headline import Headline, clock, duration, energy
+from xfelmpi.report.headline import Headline, clock, duration_in_words, energy
 
 _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 """Bits of the dots of a braille character: 4 rows of 2 (Unicode, block U+2800)."""
@@ -29,7 +29,7 @@ def headline_lines(head: Headline, *, colour: bool) -> list[str]:
         ),
         ("misses", f"{head.misses:,}", "drawn for comparison"),
         ("frames", f"{head.frames:,}", f"{head.complete:,} complete"),
-        ("trains", f"{head.trains:,}", duration(head.seconds)),
+        ("trains", f"{head.trains:,}", duration_in_words(head.seconds)),
         ("pulse energy", energy(head.pulse_energy), "mean"),
     ]
     lines = [f"{bold}run {head.run}, {printable(head.proposal)}, {sample}{plain}"]

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from xfelmpi.core.log import counted
 from xfelmpi.hitfinding.background import LEVEL_FRAMES
 from xfelmpi.output.events import FinishedRun
-from xfelmpi.report.headline import Headline, energy, plural
+from xfelmpi.report.headline import Headline, energy
 
 GOOD, DOUBTFUL, BAD = "good", "doubtful", "bad"
 
@@ -202,7 +203,7 @@ def _detector(run: FinishedRun, head: Headline, bad_pixels: float) -> Answer:
     if np.isfinite(bad_pixels):
         why += f", {100 * bad_pixels:.2g} % of the pixels bad"
     if modules < all_modules:
-        missing = plural(all_modules - modules, "module")
+        missing = counted(all_modules - modules, "module")
         return Answer(*question, f"{missing} missing", why, BAD)
     fine = incomplete <= FEW and not bad_pixels > FEW
     return _yes_or(question, "not quite", why, yes=fine)
@@ -250,8 +251,8 @@ def _uncertain(run: FinishedRun) -> str:
     n, wanted = int((distance <= run.config.sigma).sum()), LEVEL_FRAMES * run.config.min_scores
     if n >= wanted or not len(distance):
         return ""
-    return f"only {plural(n, 'frame')} without a particle, fewer than {wanted:,}"
+    return f"only {counted(n, 'frame')} without a particle, fewer than {wanted:,}"
 
 
 def _against(head: Headline, chance: Chance) -> str:
-    return f"{plural(head.hits, 'hit')}, {chance.words}"
+    return f"{counted(head.hits, 'hit')}, {chance.words}"

@@ -18,7 +18,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from xfelmpi.core.log import plural
+from xfelmpi.core.log import counted, plural
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import MODULE_FILE, detectors_of, find_source, module_of_file
 from xfelmpi.io.input_file import guarded_call, open_hdf5
@@ -244,7 +244,7 @@ def unequal_ends(have: Listing, raw: Listing | None, run: int) -> str:
         return ""
     trains = max(early.values())
     end = "" if not raw else " of the raw run"
-    return f"the last {trains:,} {plural(trains, 'train')}{end} in {_modules(early)}"
+    return f"the last {counted(trains, 'train')}{end} in {_modules(early)}"
 
 
 def _modules(numbers: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""Which frames' own masks are compared."""
+"""Which frames' own masks are compared, to tell pixels that are bad in all frames from others."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,6 @@ from xfelmpi.core.frame_table import FrameTable
 
 LATER_PLACES = 2
 """How often, after its first trains, the run is looked at again: evenly, and once at its end."""
-
 
 CHECKED_CELLS = 8
 """Cells that are looked at there."""

@@ -12,7 +12,7 @@ from xfelmpi.calibration import geometry_file
 from xfelmpi.calibration.geometry_writer import crystfel_text, moved
 from xfelmpi.core.errors import EXIT_COMPLETE, InputError
 from xfelmpi.core.job_context import RunJob
-from xfelmpi.core.log import log, plural
+from xfelmpi.core.log import counted, log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array, checked_attribute
 from xfelmpi.io.input_file import finished_file
@@ -164,7 +164,7 @@ def _powder(own: Experiment, header: FinishedHits) -> HitPowder:
 
 
 def _tell(powder: HitPowder, found: Shifts, pixel_size: float) -> None:
-    log.info(f"from {powder.n_hits:,} {plural(powder.n_hits, 'hit')}, misfit {found.misfit:.2f}")
+    log.info(f"from {counted(powder.n_hits, 'hit')}, misfit {found.misfit:.2f}")
     for part, (shift, error) in enumerate(zip(found.shift, found.error, strict=True), 1):
         name = "detector" if len(found.shift) == 1 else f"quadrant {part}"
         along = (

@@ -136,8 +136,8 @@ def validate_for(settings: RunSettings, detector: Detector) -> None:
     cells, modules = range(detector.max_cells), range(detector.n_modules)
     last = f"0 … {{}} of the {detector.name}"
     named = (
-        ("exclude_cells", settings.exclude_cells or (), cells),
-        ("first_cell", () if settings.first_cell is None else (settings.first_cell,), cells),
+        ("exclude_cells", settings.exclude_cells, cells),
+        ("first_cell", (settings.first_cell,), cells),
         ("hit_modules", settings.hit_modules or (), modules),
     )
     for option, numbers, there in named:

@@ -1,7 +1,7 @@
-"""Mask bits of the CXI format."""
+"""Mask bits of the CXI format 1.6 (Maia 2012)."""
 
 CXI_BAD = 0x80
-
+"""The pixel is bad."""
 
 CXI_MISSING = 0x200
-"""Mask bits of the CXI format 1.6 (Maia 2012): pixel is bad; no data from this pixel."""
+"""There are no data from this pixel."""

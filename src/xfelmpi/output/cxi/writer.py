@@ -188,56 +188,47 @@ def _write_backgrounds(entry: h5py.Group, header: HitHeader) -> None:
     entry[_BACKGROUND_CELL] = np.concatenate([[-1], cells.cells]).astype(np.int32)
 
 
-def _value(holder, name: str):
-    """Return an attribute of what only rank 0 has, None elsewhere."""
-    return getattr(holder, name) if holder else None
-
-
-def _single_values(header: HitHeader | None, provenance: dict, detector: Detector):
-    """Return (path below the entry, value, attributes) of what all entries have in common.
-
-    Values of the header are None but on rank 0.
-    """
-    h = header
-    g = header.geometry if header else None
+def _single_values(header: HitHeader, provenance: dict, detector: Detector):
+    """Return (path below the entry, value, attributes) of what all entries have in common."""
+    geometry = header.geometry
     size_y, size_x = detector.pixel_size
     metre = {"units": "m"}
 
     return [
-        ("name", _value(h, "name"), {}),
-        ("start_time", _value(h, "start_time"), {}),
+        ("name", header.name, {}),
+        ("start_time", header.start_time, {}),
         ("process_1/command", provenance["command_line"], {}),
         ("process_1/version", provenance["program_version"], {}),
         ("process_1/date", provenance["creation_date"], {}),
-        ("sample_1/name", _value(h, "sample"), {}),
-        (f"{INSTRUMENT}/name", _value(h, "instrument"), {}),
-        (f"{DETECTOR}/good_pixels", _value(h, "good_pixels"), {}),
-        (f"{DETECTOR}/powder", _value(h, "powder"), {"units": "photons"}),
-        (_BACKGROUND, _value(h, "background"), {"units": "photons"}),
+        ("sample_1/name", header.sample, {}),
+        (f"{INSTRUMENT}/name", header.instrument, {}),
+        (f"{DETECTOR}/good_pixels", header.good_pixels, {}),
+        (f"{DETECTOR}/powder", header.powder, {"units": "photons"}),
+        (_BACKGROUND, header.background, {"units": "photons"}),
         (f"{DETECTOR}/x_pixel_size", size_x, metre),
         (f"{DETECTOR}/y_pixel_size", size_y, metre),
         (f"{DETECTOR}/pixel_area", detector.pixel_area, {"units": "m2"}),
-        (f"{DETECTOR}/distance", _value(g, "distance"), metre),
-        (f"{DETECTOR}/xyz_map", _value(g, "xyz"), metre),
+        (f"{DETECTOR}/distance", geometry.distance, metre),
+        (f"{DETECTOR}/xyz_map", geometry.xyz, metre),
         (
             f"{DETECTOR}/corner_position",
-            _value(g, "corner_position"),
+            geometry.corner_position,
             {"axes": "module_identifier:coordinate", **metre},
         ),
         (
             f"{DETECTOR}/basis_vectors",
-            _value(g, "basis_vectors"),
+            geometry.basis_vectors,
             {"axes": "module_identifier:dimension:coordinate", **metre},
         ),
         (f"{DETECTOR}/module_identifier", list(detector.module_names), {}),
         (
             f"{DETECTOR}/tile_corner_position",
-            _value(g, "tile_corners"),
+            geometry.tile_corners,
             {"axes": "tile_identifier:coordinate", **metre},
         ),
         (
             f"{DETECTOR}/tile_basis_vectors",
-            _value(g, "tile_basis"),
+            geometry.tile_basis,
             {"axes": "tile_identifier:dimension:coordinate", **metre},
         ),
         (f"{DETECTOR}/tile_identifier", list(detector.tile_names), {}),

@@ -42,7 +42,7 @@ def bin_frames(frames: SparseFrames, n: int, usable: np.ndarray) -> SparseFrames
     SparseFrames
         With block numbers for pixel numbers, and counts in uint32, none of them 0.
     """
-    frame = np.repeat(np.arange(len(frames)), np.diff(frames.indptr))
+    frame = frames.frame_of_entry
     counts = (frames.count > 0) & usable.reshape(-1)[frames.pixel]
     block = block_of_pixel(frames.pixel[counts], usable.shape[-1], n)
     per_frame = n_blocks(usable.size, n)

@@ -38,6 +38,7 @@ from xfelmpi.output.emc import EmcWriter
 from xfelmpi.output.hit_writer import HitBlock, HitHeader, HitsToWrite, HitWriter
 
 _THREADS, _MUCH_MEMORY = 4, 32 << 30
+"""Of Dragonfly, for the log; with more bytes there is a warning."""
 
 
 def _check_options(settings: OutputSettings, geometry: DetectorGeometry, wavelength: float) -> None:
@@ -134,8 +135,8 @@ class DragonflyWriter(HitWriter):
         """Close the EMC file and write the detector file, if the distance is known."""
         fault_injection.inject(self._hits.comm, "detector")
         self._emc.close()
-        columns = {column.name: column.values for column in self._hits.sets["hits"].columns}
-        weighting = mpi.allgather_concat(self._hits.comm, columns["background_weighting"])
+        own = self._hits.sets["hits"].column("background_weighting")
+        weighting = mpi.allgather_concat(self._hits.comm, own)
         written = mpi.bcast_from_root(
             self._hits.comm, lambda: self._write_detector(header, weighting)
         )

@@ -75,7 +75,15 @@ class OpenModuleFile(FrameDataset):
 
 
 class FilePool:
-    """The files of a rank, the least recently used closed beyond `limit`."""
+    """The files of a rank, the least recently used closed beyond a limit.
+
+    Parameters
+    ----------
+    files : tuple of ModuleFile
+        Of the run index.
+    limit : int
+        Files that are open at a time, at most.
+    """
 
     def __init__(self, files: tuple[ModuleFile, ...], limit: int = 40):
         self._files = files
@@ -84,7 +92,15 @@ class FilePool:
         self._origins = Origins()
 
     def get(self, number: int) -> OpenModuleFile:
-        """Return a file by its number in the run index, opened if need be."""
+        """Return a file by its number in the run index, opened if need be.
+
+        Raises
+        ------
+        OSError, KeyError
+            If it cannot be opened.
+        OutOfFilesError
+            If the process may not open another file.
+        """
         if number in self._open:
             self._open.move_to_end(number)
         else:

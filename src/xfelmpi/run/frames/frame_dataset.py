@@ -1,6 +1,6 @@
 """Where the bytes of a module's frames are, and how they are packed.
 
-HDF5 is asked once for the place of every chunk; the bytes are then read by `pread` and inflated by
+`ChunkIndex` finds the place of every chunk; the bytes are then read by `pread` and inflated by
 libdeflate in the kernel, several times faster than through HDF5's own filters. Layouts that this
 cannot read (other filters, other dtypes) go through h5py, slower but right. Neither reads what was
 never written, and what HDF5 would only fill in: such frames are missing.

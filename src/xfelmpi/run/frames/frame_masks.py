@@ -1,7 +1,8 @@
-"""The corrected data's own masks, ``image/mask``: which frames' are looked at, and reading them.
+"""The corrected data's own masks, ``image/mask``, read frame by frame.
 
 A corrected file holds 32 bits per pixel and frame. Almost all of what they say is the same in every
-train, by memory cell; the rest comes and goes from frame to frame.
+train, by memory cell; the rest comes and goes from frame to frame. `run.mask_samples` chooses the
+frames by which the two are told apart.
 """
 
 import math

@@ -63,18 +63,15 @@ def unfinished_correction(experiment: Experiment, index: RunIndex) -> list[Probl
         except OSError:
             continue
 
-    def with_frames(file: h5py.File, _path: Path) -> np.ndarray:
+    def with_frames(file: h5py.File) -> np.ndarray:
         return trains_with_frames(file, index.detector)
-
-    def listed(file: h5py.File, _path: Path) -> np.ndarray:
-        return listed_trains(file)
 
     # a reduced run may have trains of which no frame is left
     last_recorded = index.recorded.max(initial=0)
     begun = np.union1d(index.recorded, index.listed[index.listed < last_recorded])
     for paths, read, have, allowed in (
         (raw, with_frames, begun, 0.0),
-        (beamline, listed, begun, _OTHER_STARTS),
+        (beamline, listed_trains, begun, _OTHER_STARTS),
     ):
         expected, last = _trains(_fullest_part(paths), read, experiment.run)
         middle = index.listed[len(index.listed) // 2].astype(np.int64)
@@ -148,7 +145,7 @@ def _fullest_part(paths: list[Path]) -> list[Path]:
 
 
 def _trains(
-    paths: list[Path], read: Callable[[h5py.File, Path], np.ndarray], run: int
+    paths: list[Path], read: Callable[[h5py.File], np.ndarray], run: int
 ) -> tuple[np.ndarray, str]:
     """Return all trains that files have, ascending, and the name of the last file."""
     found, last = [np.zeros(0, np.uint64)], ""
@@ -163,8 +160,8 @@ def _trains(
     return trains[(trains > 0) & (trains < 1 << 62)], last
 
 
-def _of_file(path: Path, read: Callable[[h5py.File, Path], np.ndarray], run: int) -> np.ndarray:
+def _of_file(path: Path, read: Callable[[h5py.File], np.ndarray], run: int) -> np.ndarray:
     with open_hdf5(path) as file:
         if identity(file, path).run not in (0, run):
             return np.zeros(0, np.uint64)
-        return read(file, path)
+        return read(file)

@@ -5,8 +5,6 @@ pixels themselves (index group ``litpx``), ``REDU/LITPX_COUNTER``, into files ``
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +133,8 @@ def facility_lit_pixels(
     for module in modules:
         paths = [Path(file.path) for file in module_files if file.module == module]
         source = f"{detector}/CORR/{module}CH0:output"
-        with _opened(paths, found.damage) as files:
+        folder = paths[0].parent if paths else Path()
+        with opened(folder, found.damage, paths=paths) as files:
             parts.append(_counts(files, f"{source}/litpx", key, found))
     if parts and all(part is not None for part in parts):
         lit, good = (np.sum([part[i] for part in parts], axis=0) for i in (0, 1))
@@ -199,9 +198,3 @@ def _columns_of(files: list, device: str, modules, damage: Damage) -> np.ndarray
     if not set(modules) <= set(counted):
         return None
     return np.array([counted.index(module) for module in modules])
-
-
-@contextmanager
-def _opened(paths: list[Path], damage: Damage) -> Iterator[list]:
-    with opened(paths[0].parent if paths else Path(), damage, paths=paths) as files:
-        yield files

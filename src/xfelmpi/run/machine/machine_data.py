@@ -109,7 +109,7 @@ def read_machine_data(
         everything = [*proc, *raw]
         sample, run_type = (_metadata(everything, n, found.damage) for n in ("sample", "runType"))
         reduction = run_reduction(experiment, everything, frames, found.damage)
-        files = tuple(file.filename for file in (*proc, *raw))
+        files = tuple(file.filename for file in everything)
     _warn_of_damage(found)
     n = len(train_id)
     return MachineData(

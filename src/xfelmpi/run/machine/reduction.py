@@ -12,7 +12,8 @@ import numpy as np
 from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import MODULE_FILE, detectors_of
-from xfelmpi.run.machine.control_data import guarded_call, opened
+from xfelmpi.io.input_file import guarded_call
+from xfelmpi.run.machine.control_data import BeamlineFiles, opened
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.train_table import read_table
 from xfelmpi.run.machine.xgm import Frames
@@ -22,7 +23,7 @@ _PULSES = "PULSE_REDUCTION/"
 
 
 def run_reduction(
-    experiment: Experiment, files: list, frames: Frames, damage: Damage
+    experiment: Experiment, files: BeamlineFiles, frames: Frames, damage: Damage
 ) -> RunReduction | None:
     """Return what was left out of a run; None if nothing is said of it.
 
@@ -36,7 +37,8 @@ def run_reduction(
     damage : dict
         Gets the files that cannot be read.
     """
-    rules: dict[str, str] = {}
+    # in the order of the files, each once
+    rules: dict[str, None] = {}
     errata: dict[str, int] = {}
     ratios: list[np.ndarray] = []
     _look(files, rules, errata, ratios, damage)
@@ -52,7 +54,7 @@ def run_reduction(
     if not rules and not errata:
         return None
     n = len(frames.train_id)
-    return RunReduction(n, _before(files, frames, ratios, damage), tuple(rules.values()), errata)
+    return RunReduction(n, _before(files, frames, ratios, damage), tuple(rules), errata)
 
 
 def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
@@ -67,16 +69,16 @@ def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
     return found[min(found)] if found else []
 
 
-def _look(files: list, rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
-    """Collect rules by name, events of errata by name, and ratios of frames that were kept."""
+def _look(files: BeamlineFiles, rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
+    """Collect the names of rules, events of errata by name, and ratios of frames that were kept."""
     for file in files:
         with tolerated(file.name, damage):
-            for source in sorted(getattr(file, "reduction_sources", ())):
+            for source in sorted(file.reduction_sources):
                 rule = source.partition("/")[0] if source.startswith(_PULSES) else source
-                rules.setdefault(rule, rule)
+                rules[rule] = None
                 if source.startswith(_PULSES):
                     ratios += guarded_call(file.filename, _ratios, file.file, source)
-            for source in sorted(getattr(file, "errata_sources", ())):
+            for source in sorted(file.errata_sources):
                 n = guarded_call(file.filename, _events, file.file, source)
                 errata[source] = errata.get(source, 0) + n
 
@@ -104,7 +106,7 @@ def _events(file: h5py.File, source: str) -> int:
     return sum(int(first_and_count(file, name)[1].sum()) for name in names)
 
 
-def _before(files: list, frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
+def _before(files: BeamlineFiles, frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
     """Return how many frames the detector took in the run's trains, 0 if that is not known."""
     trains = np.unique(frames.train_id)
     sources = {s for f in files for s in f.instrument_sources if "/REDU/LITFRM" in s}

@@ -14,7 +14,7 @@ from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.job_context import RunJob
-from xfelmpi.core.log import log, plural
+from xfelmpi.core.log import counted, log, plural
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
@@ -77,8 +77,7 @@ def merge(job: RunJob, runs: tuple[int, ...], where: str | None, name: str) -> i
     publish_together(comm, written, obsolete)
     mpi.run_on_root(comm, lambda: finish_formats(settings, files, written))
     if comm.rank == 0:
-        total = len(merged.row)
-        log.info(f"{total:,} {plural(total, 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
+        log.info(f"{counted(len(merged.row), 'hit')} of {len(runs)} {plural(len(runs), 'run')}")
         for line in ("files written:", *(f"  {path}" for path in written)):
             log.info(line)
     return EXIT_COMPLETE

@@ -17,7 +17,7 @@ from xfelmpi.core.config.parts import OutputSettings
 from xfelmpi.core.errors import EXIT_COMPLETE
 from xfelmpi.core.event_table import AddedColumn
 from xfelmpi.core.job_context import RunJob
-from xfelmpi.core.log import log, plural
+from xfelmpi.core.log import counted, log
 from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.publish import check_writable
@@ -273,6 +273,6 @@ def _log_start(comm, files, finished: FinishedSet | None, warnings: tuple[str, .
     n = int((finished.bad & finished.header.good_pixels.reshape(-1)).sum())
     about = finished.geometry.description
     where = " in all cells, others by cell" if finished.cell_mask else ""
-    log.info(f"{files.cxi}: {about}; {n:,} {plural(n, 'pixel')} more are bad{where}")
+    log.info(f"{files.cxi}: {about}; {counted(n, 'pixel')} more are bad{where}")
     for line in warnings:
         log.warning(line)
