@@ -20,7 +20,7 @@ from stopped import run_until
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.reduction.growing import digest_frames, digest_masks, rows_of_trains
+from xfelmpi.reduction.growing import digest_frames, digest_masks, ranges_of_trains
 from xfelmpi.run import arrival
 from xfelmpi.workflows import follow
 
@@ -353,9 +353,9 @@ def test_digest_of_masks_is_by_cell():
     ("trains", "rows"),
     [([5], ((0, 2),)), ([5, 6], ((0, 3),)), ([5, 8], ((0, 2), (3, 6))), ([5, 7], ()), ([], ())],
 )
-def test_rows_of_trains(trains, rows):
+def test_ranges_of_trains(trains, rows):
     table = np.array([5, 5, 6, 8, 8, 8], np.uint64)
-    assert rows_of_trains(np.array(trains, np.uint64), table) == rows
+    assert ranges_of_trains(np.array(trains, np.uint64), table) == rows
 
 
 def test_what_does_not_go_with_following(tmp_path):

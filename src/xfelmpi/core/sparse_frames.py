@@ -196,8 +196,8 @@ class FrameBlock:
     sums : FrameSums
     start, stop : ndarray, int64 (frame, module)
         Segment of every module in `pixel` and `count`; start -1: it did not fit.
-    pixel : ndarray, uint32 (room,)
-    count : ndarray, uint16 (room,)
+    pixel : ndarray, uint32 (capacity,)
+    count : ndarray, uint16 (capacity,)
     """
 
     sums: FrameSums

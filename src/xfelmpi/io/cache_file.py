@@ -26,7 +26,7 @@ T = TypeVar("T")
 _DIGEST_BYTES = 32
 
 
-def describe_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int, int]]:
+def stamps_of_files(paths: Iterable[Path]) -> list[tuple[str, int | str, int, int]]:
     """Return name, size, time and inode of files; while these are the same, so is what is read."""
     found = []
     for path in paths:

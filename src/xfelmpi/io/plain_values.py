@@ -95,7 +95,7 @@ def _is_whole(dataset: h5d.DatasetID, plist: h5p.PropDCID, shape: tuple[int, ...
     return dataset.get_num_chunks() == math.prod(grid)
 
 
-def is_there(file: h5py.File, name: str) -> bool:
+def has_object(file: h5py.File, name: str) -> bool:
     """Return ``name in file``, faster where there is a dataset, or no link of that name."""
     group, _, last = name.rpartition("/")
     try:

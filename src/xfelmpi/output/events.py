@@ -224,7 +224,7 @@ def read_finished_run(path: Path, *, compared: bool = True) -> FinishedRun:
         )
 
 
-def read_added(path: Path) -> tuple[AddedColumn, ...]:
+def read_added_columns(path: Path) -> tuple[AddedColumn, ...]:
     """Read the columns that ``--add`` and analyses of hits have put into an events file.
 
     Raises

@@ -27,18 +27,18 @@ class FrameBuffer:
 
     Attributes
     ----------
-    used, room : int
+    used, capacity : int
         Words so far, and at most.
     """
 
     def __init__(self, n_frames: int, budget: int, reserve: int = 0):
         self._n_frames = n_frames
         self._make_room((budget + reserve) // WORD_BYTES)
-        self.room = budget // WORD_BYTES
+        self.capacity = budget // WORD_BYTES
 
     def _make_room(self, words: int) -> None:
         self._words = np.empty(words, np.uint16)
-        self.used, self.room = 0, words
+        self.used, self.capacity = 0, words
         self._start = np.full(self._n_frames, -1, np.int64)
         # words and entries of each frame
         self._length = np.zeros(self._n_frames, np.uint32)
@@ -46,7 +46,7 @@ class FrameBuffer:
 
     def use_reserve(self) -> None:
         """Take the reserve, too: what else needed memory is done."""
-        self.room = len(self._words)
+        self.capacity = len(self._words)
 
     def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""
@@ -60,7 +60,7 @@ class FrameBuffer:
         With these, there are `most` words at most.
         """
         frames = np.flatnonzero(wanted & block.stored)
-        most = self.room if most is None else min(most, self.room)
+        most = self.capacity if most is None else min(most, self.capacity)
         # an entry takes a word at least
         ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
         frames = frames[ends <= most]
@@ -70,7 +70,7 @@ class FrameBuffer:
     def store(self, frames: np.ndarray, sparse: SparseFrames, most: int | None = None) -> None:
         """Keep the first of some frames, int (frame,), as many as fit into `most` words."""
         stop = np.empty(len(frames), np.int64)
-        most = self.room if most is None else most
+        most = self.capacity if most is None else most
         n = pack(sparse.indptr, sparse.pixel, sparse.count, self._words, self.used, most, stop)
         ends = np.concatenate([[self.used], stop[:n]])
         self._start[frames[:n]] = ends[:-1]
@@ -96,7 +96,7 @@ class FrameBuffer:
 
     def has_room(self, entries: np.ndarray) -> bool:
         """Whether frames with so many entries, int (frame,), fit if each entry takes a word."""
-        return bool(self.used + entries.sum(dtype=np.int64) <= self.room)
+        return bool(self.used + entries.sum(dtype=np.int64) <= self.capacity)
 
     def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the words after the first `used` ones, and where those of the frames are.

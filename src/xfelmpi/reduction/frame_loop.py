@@ -79,15 +79,15 @@ def run_pass(
 
 
 def train_source(
-    frames: FrameTable, sums: FrameSums, room: int, kind: str, skip: np.ndarray | None = None
+    frames: FrameTable, sums: FrameSums, capacity: int, kind: str, skip: np.ndarray | None = None
 ) -> Iterator[SourceBlock]:
     """Yield the blocks of `train_blocks`."""
-    for first, end in train_blocks(frames, sums, room, kind, skip):
+    for first, end in train_blocks(frames, sums, capacity, kind, skip):
         yield SourceBlock(slice(first, end), frames[first:end])
 
 
 def train_blocks(
-    frames: FrameTable, sums: FrameSums, room: int, kind: str, skip: np.ndarray | None = None
+    frames: FrameTable, sums: FrameSums, capacity: int, kind: str, skip: np.ndarray | None = None
 ) -> Iterator[tuple[int, int]]:
     """Yield (first, end) of blocks of whole trains, as many as fit the sparse buffer.
 
@@ -96,7 +96,7 @@ def train_blocks(
     frames : FrameTable
     sums : FrameSums
         Of the same frames, filled between the blocks; see `SumKeeper`.
-    room : int
+    capacity : int
         Entries of the sparse buffer.
     kind : str
         ``proc`` or ``raw``.
@@ -125,7 +125,7 @@ def train_blocks(
             per_frame = int(sums.entries[:first].sum()) / first
             last = min(train + most, n_trains)
             while stop < last and not skipped[stop]:
-                if per_frame * (edges[stop + 1] - first) > room:
+                if per_frame * (edges[stop + 1] - first) > capacity:
                     break
                 stop += 1
         yield first, edges[stop]

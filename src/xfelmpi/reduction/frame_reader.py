@@ -139,7 +139,7 @@ class HitReader:
         InputError
             If a frame reads differently the second time.
         """
-        for block in self._blocks(frames, self.BLOCK_FRAMES, self._sparsifier.room):
+        for block in self._blocks(frames, self.BLOCK_FRAMES, self._sparsifier.capacity):
             yield block, self._read(block, powder)
 
     def add_to(self, sums: list[PowderSum], which: np.ndarray, frames: np.ndarray) -> None:
@@ -171,11 +171,11 @@ class HitReader:
 
     def _blocks(self, frames: np.ndarray, most: int, entries: int) -> Iterator[np.ndarray]:
         """Yield up to so many frames with up to so many entries, or a single frame."""
-        room = min(entries, self._sparsifier.room)
+        capacity = min(entries, self._sparsifier.capacity)
         a = 0
         while a < len(frames):
             part = frames[a : a + most]
-            fits = np.cumsum(self._sums.entries[part].astype(np.int64)) <= room
+            fits = np.cumsum(self._sums.entries[part].astype(np.int64)) <= capacity
             block = part[: max(1, int(fits.sum()))]
             yield block
             a += len(block)

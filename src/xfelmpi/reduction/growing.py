@@ -63,7 +63,7 @@ def digest_masks(masks: Masks, cells: Iterable[int]) -> dict[str, str]:
     return found
 
 
-def rows_of_trains(trains: np.ndarray, train_id: np.ndarray) -> tuple[tuple[int, int], ...]:
+def ranges_of_trains(trains: np.ndarray, train_id: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Return the rows of trains in a table as ranges (first, end), ascending; none if one lacks.
 
     Parameters

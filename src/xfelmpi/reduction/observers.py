@@ -99,7 +99,7 @@ class FrameKeeper(Observer):
         self._hits = hits
         self._is_dark = is_dark
         self._non_hits = 0
-        self._room = int(MISS_ROOM * kept.room)
+        self._room = int(MISS_ROOM * kept.capacity)
 
     def block(self, source: SourceBlock, block: FrameBlock) -> None:
         """Copy the lists, as far as they fit; hits first."""

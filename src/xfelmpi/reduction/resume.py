@@ -20,7 +20,7 @@ from xfelmpi.reduction.fingerprint import (
     digest_contents,
     fingerprint_of,
 )
-from xfelmpi.reduction.growing import digest_frames, rows_of_trains
+from xfelmpi.reduction.growing import digest_frames, ranges_of_trains
 from xfelmpi.run.distribution import LocalRun, distribute_run
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _placed(file: CheckpointInfo, index: "RunIndex") -> CheckpointInfo:
     """
     if file.damage or file.trains is None:
         return file
-    rows = rows_of_trains(file.trains, index.frames.train_id)
+    rows = ranges_of_trains(file.trains, index.frames.train_id)
     if rows:
         frames = index.frames[np.concatenate([np.arange(a, b) for a, b in rows])]
         if digest_frames(frames, index.files) == file.frames:

@@ -81,7 +81,7 @@ class Sparsifier:
     masks : Masks
     adu_per_photon, photon_threshold : float
         How float and raw signals become photons.
-    room : int
+    capacity : int
         Entries that the sparse buffer holds, at least one full frame; frames that do not fit are
         counted but not stored.
     calibration : Calibration, optional
@@ -96,7 +96,7 @@ class Sparsifier:
         masks: Masks,
         adu_per_photon: float,
         photon_threshold: float,
-        room: int,
+        capacity: int,
         calibration: Calibration | None = None,
         inflater: Inflater | None = None,
     ):
@@ -108,11 +108,11 @@ class Sparsifier:
             adu_per_photon=adu_per_photon,
             threshold=photon_threshold,
         )
-        self.room = max(room, full_frame(masks))
+        self.capacity = max(capacity, full_frame(masks))
         self._inflater = inflater or Inflater()
         self._frame_masks = MaskReader(files)
-        self._pixel = np.empty(self.room, np.uint32)
-        self._count = np.empty(self.room, np.uint16)
+        self._pixel = np.empty(self.capacity, np.uint32)
+        self._count = np.empty(self.capacity, np.uint16)
         self._entries = EntryList(pixel=self._pixel, count=self._count)
         self._buffers, self._chunk_bytes = None, 0
         self.problems: list[Problem] = []

@@ -9,7 +9,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.io.checked import checked_array
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.hit_file import HitFile, check_rows, read_hit_file
-from xfelmpi.output.events import FinishedRun, read_added, read_finished_run
+from xfelmpi.output.events import FinishedRun, read_added_columns, read_finished_run
 from xfelmpi.output.provenance import check_same_job
 from xfelmpi.report.headline import Headline, headline
 
@@ -51,7 +51,7 @@ def read_run_files(experiment: Experiment) -> RunFiles:
         If events or powder file are missing or damaged.
     """
     run = read_finished_run(experiment.events)
-    run = replace(run, events=replace(run.events, added=read_added(experiment.events)))
+    run = replace(run, events=replace(run.events, added=read_added_columns(experiment.events)))
     job = str(run.attributes.get("job_id", ""))
     check_same_job(experiment.powder, "a powder file", job)
     powder, frame = {}, run.detector_type.frame_shape

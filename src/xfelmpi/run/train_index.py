@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from xfelmpi.io.dataset_storage import require_readable
-from xfelmpi.io.plain_values import is_there, plain_values
+from xfelmpi.io.plain_values import has_object, plain_values
 from xfelmpi.io.virtual_sources import lacking
 
 MOST_TRAINS, MOST_ROWS = 100_000, 4_000_000
@@ -136,7 +136,7 @@ def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray
     counted = plain_values(file, f"INDEX/{group}/count", "iu", MOST_TRAINS)
     if counted is not None and counted.ndim == 1:
         count = counted
-    elif is_there(file, f"INDEX/{group}/count"):
+    elif has_object(file, f"INDEX/{group}/count"):
         count = column("count")
     else:
         last, status = column("last"), column("status")

@@ -180,7 +180,7 @@ def _read_frames(
     job.shutdown.save = writer.write
     job.shutdown.resumable = minutes > 0
     run_pass(
-        train_source(local_run.frames, result.sums, sparsifier.room, kind, done_before),
+        train_source(local_run.frames, result.sums, sparsifier.capacity, kind, done_before),
         partial(sparsifier.frames, powder=writer.recent, name_invalid=True),
         (
             SumKeeper(result.sums),

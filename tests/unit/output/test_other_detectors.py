@@ -203,7 +203,7 @@ def test_detector_with_eight_modules_is_read(tmp_path):
     sparsifier = Sparsifier(pool, masks, 1.0, 0.7, 0)
     block = sparsifier.frames(table, powder)
     pool.close()
-    assert sparsifier.room == half.frame_pixels
+    assert sparsifier.capacity == half.frame_pixels
     assert np.array_equal(powder.photons[7].reshape(512, 128), images.sum(axis=0))
     expected = read(files, whole)
     found, right = block.take(np.arange(3)), expected.block.take(np.arange(3))

@@ -233,7 +233,7 @@ def test_frames_that_were_not_stored_are_not_kept(tmp_path, first_pass, run):
     )
     full = Run(files, table, make_masks(), None, None)
     done = first_pass(full, HUGE, np.ones(N, bool))
-    assert done.sparsifier.room == FRAME_PIXELS
+    assert done.sparsifier.capacity == FRAME_PIXELS
     assert done.kept.has(np.arange(N)).tolist() == [False] * 5 + [True] * (N - 5)
     powder = PowderSum.zeros(1, AGIPD_1M)
     blocks = [

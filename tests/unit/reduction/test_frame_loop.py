@@ -62,7 +62,7 @@ def test_blocks_and_observers(mock, index, sparsifier):
         entered.append(len(log))
 
     run_pass(
-        train_source(index.frames, sums, sparsifier.room, "proc", skip),
+        train_source(index.frames, sums, sparsifier.capacity, "proc", skip),
         partial(sparsifier.frames, powder=powder),
         (SumKeeper(sums), Noted("a", log, sums), Noted("b", log)),
         whole,
@@ -89,7 +89,7 @@ def test_what_an_observer_raises_ends_the_pass(index, sparsifier):
 
     log = []
     sums = FrameSums.zeros(len(index.frames))
-    source = train_source(index.frames, sums, sparsifier.room, "proc")
+    source = train_source(index.frames, sums, sparsifier.capacity, "proc")
     read = partial(sparsifier.frames, powder=PowderSum.zeros(1, AGIPD_1M))
     with pytest.raises(ZeroDivisionError):
         run_pass(source, read, (Broken(), Noted("after", log)))

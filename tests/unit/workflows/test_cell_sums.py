@@ -150,7 +150,7 @@ def test_sums_of_a_run(mock, tight, per_pair, monkeypatch):
     part = Part(np.arange(24), 1, AGIPD_1M)
     summed = CellSums(MPI.COMM_SELF, part, frames, (6, 6), per_pair)
     read = partial(sparsifier.frames, powder=PowderSum.zeros(1, AGIPD_1M))
-    run_pass(frames.source(part, sparsifier.room, "proc"), read, [summed])
+    run_pass(frames.source(part, sparsifier.capacity, "proc"), read, [summed])
     sums, counts = summed.sums, frames.counts
     for row in range(6):
         dense = [mock.frame(i)[:3].ravel() for i in range(row, len(mock), 6)]
@@ -175,7 +175,7 @@ def test_frames_that_stand_out_in_their_train_do_not_count(mock):
     frames = LabelledFrames(index.frames, labels, 6, leave_out_bright=True)
     left_out = np.zeros((3, len(mock)), bool)
     part = Part(np.arange(24), 1, AGIPD_1M)
-    for source in frames.source(part, sparsifier.room, "proc"):
+    for source in frames.source(part, sparsifier.capacity, "proc"):
         block = sparsifier.frames(source.frames, PowderSum.zeros(1, AGIPD_1M))
         left_out[source.module, source.rows] = frames.labels_of(source, block, part) & JUDGED == 0
     lit = np.array([np.count_nonzero(mock.frame(i)[:3], axis=(1, 2)) for i in range(len(mock))])

@@ -94,7 +94,7 @@ def cached_index(
 
 def _key(folder: Path, kind: str, detector: str | None, suspect_trains: str, paths) -> str:
     """Return what must be the same for a cached index to hold."""
-    files = cache_file.describe_files(paths)
+    files = cache_file.stamps_of_files(paths)
     about = [*ModuleFile.__dataclass_fields__]
     chosen = (str(folder), kind, detector, suspect_trains)
     return json.dumps([SCHEMA, about, *chosen, files])

@@ -117,7 +117,7 @@ def check_order(train_ids: np.ndarray, problem) -> None:
         problem("train IDs of INDEX decrease", ids[back[0] + 1], "frames matched by their IDs")
 
 
-def rows_of_trains(found: FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
+def indexed_rows(found: FileIndex, problem) -> tuple[np.ndarray, np.ndarray]:
     """Return train ID and row of every frame that the INDEX names, as far as there are data."""
     train_ids, first, count = found.train_ids, found.first, found.count
     n_ids = {name: len(values) for name, values in found.ids.items()}
@@ -181,8 +181,8 @@ def _own_frames_only(train_ids, first, count, frame_trains, problem) -> np.ndarr
     return count
 
 
-def usable_frames(train, row, ids, problem, max_cells: int) -> FileFrames:
-    """Return the frames whose ids can be; `problem` is called for every train with others."""
+def frames_with_possible_ids(train, row, ids, problem, max_cells: int) -> FileFrames:
+    """Return the frames whose ids are possible; `problem` is called for each train with others."""
     cell = ids["cellId"][row]
     wrong_train = ids["trainId"][row] != train
     wrong_cell = (cell < 0) | (cell >= max_cells)

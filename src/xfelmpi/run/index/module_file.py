@@ -31,15 +31,15 @@ from xfelmpi.io.input_file import (
     open_hdf5,
 )
 from xfelmpi.io.links import require_files
-from xfelmpi.io.plain_values import is_there, plain_form
+from xfelmpi.io.plain_values import has_object, plain_form
 from xfelmpi.run.frames.frame_origin import require_one_owner, require_own
 from xfelmpi.run.index.file_index import (
     FileFrames,
     FileIndex,
     check_order,
-    rows_of_trains,
+    frames_with_possible_ids,
+    indexed_rows,
     unlisted_frames,
-    usable_frames,
 )
 from xfelmpi.run.index.identity import FILE_LEFT_OUT, FileIdentity, identity
 from xfelmpi.run.index.suspect_trains import OLDEST_FORMAT, SuspectTrain, flagged
@@ -305,13 +305,13 @@ def _checked_content(
     if found.per_train > 1:
         found = found.by_frame()
     check_order(found.train_ids, problem)
-    train, row = rows_of_trains(found, problem)
+    train, row = indexed_rows(found, problem)
     unlisted = unlisted_frames(found, row)
     suspects: tuple[SuspectTrain, ...] = ()
     if found.suspect.any():
         flagged_trains = np.intersect1d(found.train_ids[found.suspect], train)
         suspects = tuple(SuspectTrain(int(t), module, path.name) for t in flagged_trains)
-    frames = usable_frames(train, row, found.ids, problem, detector.max_cells)
+    frames = frames_with_possible_ids(train, row, found.ids, problem, detector.max_cells)
     n = min(len(found.train_ids), len(found.count))
     recorded = found.train_ids[:n][found.count[:n] > 0]
     about = found.dtype.str, found.has_mask, stamp, per_train
@@ -348,7 +348,7 @@ def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=
     require_one_owner(file, source, datasets.data)
     train_ids = listed_trains(file)
     first, count = first_and_count(file, f"{source}/{datasets.group}")
-    has_mask = is_there(file, f"{group}/{datasets.mask}")
+    has_mask = has_object(file, f"{group}/{datasets.mask}")
     shape, dtype = _form(file, f"{group}/{datasets.data}")
     axes, per_train = (2, shape[1]) if datasets.by_train and len(shape) > 1 else (1, 1)
     cells = read_column(file, f"{group}/{datasets.cell_id}", per_row=per_train).astype(np.int64)

@@ -53,7 +53,7 @@ def cached_machine_data(
 
 def _key(experiment: Experiment, ids: tuple, added, detector: str, proposal: int) -> str:
     folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
-    files = [[str(f), cache_file.describe_files(machine_files(f))] for f in folders]
+    files = [[str(f), cache_file.stamps_of_files(machine_files(f))] for f in folders]
     about = MachineData.__dataclass_fields__
     frames = hashlib.sha256(b"".join(column.tobytes() for column in ids)).hexdigest()
     return json.dumps([SCHEMA, [*about], files, frames, added, detector, proposal])

@@ -183,18 +183,18 @@ class LabelledFrames:
         """Frames of one module that always fit the sparse buffer: it holds a full frame of all."""
         return self._table.n_modules
 
-    def source(self, part: Part, room: int, kind: str) -> Iterator[ModuleBlock]:
+    def source(self, part: Part, capacity: int, kind: str) -> Iterator[ModuleBlock]:
         """Yield blocks of whole trains, module by module of a part, until all lists did fit.
 
         Parameters
         ----------
         part : Part
-        room : int
+        capacity : int
             Entries of the sparse buffer.
         kind : str
             ``proc`` or ``raw``.
         """
-        for first, end in train_blocks(self._table, self._sums, room, kind):
+        for first, end in train_blocks(self._table, self._sums, capacity, kind):
             for module in part.modules:
                 table = _only(self._table[first:end], module)
                 yield ModuleBlock(slice(first, end), table, module=module)
@@ -247,7 +247,7 @@ class CellSums(Observer):
     frames : LabelledFrames
     shape : (int, int)
         Planes and cells.
-    room : int
+    capacity : int
         Words that a rank sends or receives at a time, about.
 
     Attributes
@@ -256,13 +256,15 @@ class CellSums(Observer):
         Of the pixels that this rank owns; complete after `finish`.
     """
 
-    def __init__(self, comm, part: Part, frames: LabelledFrames, shape: tuple[int, int], room: int):
+    def __init__(
+        self, comm, part: Part, frames: LabelledFrames, shape: tuple[int, int], capacity: int
+    ):
         self._comm = comm
         self._part = part
         self._frames = frames
-        self._room = room
+        self._capacity = capacity
         self._first, end = part.owned(comm.rank)
-        self._per_pair = max(_LEAST_PER_PAIR, room // comm.size)
+        self._per_pair = max(_LEAST_PER_PAIR, capacity // comm.size)
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
         self._n_waiting = 0
         self.sums = np.zeros((*shape, end - self._first), np.uint32)
@@ -272,7 +274,7 @@ class CellSums(Observer):
         label = self._frames.labels_of(source, block, self._part)
         self._waiting.append(words_by_owner(block, source.module, label, self._part))
         self._n_waiting += len(self._waiting[-1][0])
-        if self._n_waiting >= self._room:
+        if self._n_waiting >= self._capacity:
             self._exchange()
 
     def finish(self) -> None:

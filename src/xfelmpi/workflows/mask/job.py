@@ -131,14 +131,14 @@ def _sum_and_judge(
     facts, masks = inputs.local_run.facts, inputs.masks
     detector = facts.detector_type
     spare = max(0, config.memory_per_rank - base_memory(detector.frame_pixels))
-    room = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
+    capacity = max(detector.frame_pixels, spare // 4 // BYTES_PER_ENTRY)
     planes = 3 if writer is None else 6
     n_cells = len(facts.cells)
     parts = plan_parts(detector, facts.modules_in_run, n_cells, planes, spare // 2, comm.size)
     log.info(_plan(parts))
     files = FilePool(facts.files)
     signal = (config.adu_per_photon, config.photon_threshold)
-    sparsifier = Sparsifier(files, masks, *signal, room, inputs.calibration)
+    sparsifier = Sparsifier(files, masks, *signal, capacity, inputs.calibration)
     bright = options.leave_out == "bright"
     labelled = LabelledFrames(
         inputs.local_run.frames, inputs.labels, n_cells, leave_out_bright=bright
@@ -151,8 +151,8 @@ def _sum_and_judge(
     )
     for part in parts:
         fault_injection.inject(comm, "sums")
-        summed = CellSums(comm, part, labelled, (planes, n_cells), room)
-        source = labelled.source(part, sparsifier.room, facts.kind)
+        summed = CellSums(comm, part, labelled, (planes, n_cells), capacity)
+        source = labelled.source(part, sparsifier.capacity, facts.kind)
         run_pass(source, read, (summed, PassProgress(comm, progress)))
         frames = {kind: mpi.allreduce_sum(comm, n) for kind, n in labelled.counts.items()}
         about = {"cells": facts.cells, "limits": options.limits, "tally": tally}

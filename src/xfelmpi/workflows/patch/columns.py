@@ -21,7 +21,7 @@ from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES
 from xfelmpi.output.hit_columns import DETECTOR, INSTRUMENT, SOURCE
 from xfelmpi.output.hit_writer import FrameColumn
 from xfelmpi.workflows.patch.finished_set import FinishedSet, analysis_of
-from xfelmpi.workflows.patch.frames import PatchedFrames, SetFacts, Tally
+from xfelmpi.workflows.patch.frames import FrameTally, PatchedFrames, SetFacts
 
 _WAVELENGTH, _WEIGHTING = f"{SOURCE}/photon_wavelength", f"{DETECTOR}/background_weighting"
 
@@ -88,7 +88,7 @@ def class_columns(
 def patched_columns(
     frames: PatchedFrames,
     kind: str,
-    tally: Tally,
+    tally: FrameTally,
     analysed: tuple[AddedColumn, ...] | None,
     facts: SetFacts,
 ) -> list[FrameColumn]:

@@ -101,7 +101,7 @@ class PatchedFrames:
         return self._bad | (good == 0)
 
 
-class Tally:
+class FrameTally:
     """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
 
     def __init__(self, frames: PatchedFrames, detector: Detector):

@@ -30,7 +30,13 @@ from xfelmpi.output.publishing import publish_together
 from xfelmpi.reduction.cell_background import CellBackground
 from xfelmpi.workflows.patch.columns import analysed_columns, class_columns, patched_columns
 from xfelmpi.workflows.patch.finished_set import FinishedSet, read_set
-from xfelmpi.workflows.patch.frames import PatchedFrames, SetFacts, Tally, facts_of, good_frames
+from xfelmpi.workflows.patch.frames import (
+    FrameTally,
+    PatchedFrames,
+    SetFacts,
+    facts_of,
+    good_frames,
+)
 from xfelmpi.workflows.patch.new_inputs import Change
 from xfelmpi.workflows.patch.run_files import without_lost, write_run_files
 from xfelmpi.workflows.report_stage import report_run
@@ -106,7 +112,7 @@ def _patch_set(job: RunJob, files, change: Change) -> tuple[RunJob, list[Path], 
         kind: PatchedFrames(comm, files.cxi, facts, kind, finished, masks) for kind in facts.titles
     }
     with mpi.fail_together(comm):
-        tallies = {kind: Tally(own, facts.detector) for kind, own in frames.items()}
+        tallies = {kind: FrameTally(own, facts.detector) for kind, own in frames.items()}
     if masks is not None and not facts.merged:
         finished = _with_sums(comm, files, facts, tallies, finished)
     wavelength = finished.wavelength if finished else np.empty(0)
@@ -174,7 +180,7 @@ def _with_sums(
     comm,
     files: Experiment,
     facts: SetFacts,
-    tallies: dict[str, Tally],
+    tallies: dict[str, FrameTally],
     finished: FinishedSet | None,
 ) -> FinishedSet | None:
     """Return a set with the powders of its frames, of which some cells lost pixels; collective."""

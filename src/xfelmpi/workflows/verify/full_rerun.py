@@ -85,7 +85,7 @@ def check_all(job: RunJob, data: RunData, outputs: Outputs | None) -> dict[str, 
     progress = Progress(local_run.facts.n_frames, found="")
     compared = SumComparison(experiment.events, data.sums, sums, first)
     run_pass(
-        train_source(local_run.frames, sums, sparsifier.room, local_run.facts.kind),
+        train_source(local_run.frames, sums, sparsifier.capacity, local_run.facts.kind),
         partial(sparsifier.frames, powder=powder, name_invalid=True),
         (compared, PassProgress(comm, progress)),
     )
