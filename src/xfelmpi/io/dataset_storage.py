@@ -59,6 +59,29 @@ def has_offsets(data: h5py.Dataset) -> bool:
     )
 
 
+def frame_places(dataset: h5py.Dataset, frames: np.ndarray) -> np.ndarray:
+    """Return the byte of the file at which each frame begins, int64 (frame,).
+
+    Frames at the same place are the same. Where that is unknown, a frame has a number below -1 of
+    its own. HDF5 itself would walk through all chunks for each of them.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Chunks hold one frame each.
+    frames : ndarray, int (frame,)
+    """
+    unknown = -2 - frames.astype(np.int64)
+    descriptor = home_descriptor(dataset)
+    if descriptor is None or dataset.chunks is None or not has_offsets(dataset):
+        return unknown
+    try:
+        found = ChunkIndex(descriptor, dataset).find(frames)[0]
+    except UnknownLayoutError:
+        return unknown
+    return np.where(found >= 0, found, unknown)
+
+
 def require_readable(data: h5py.Dataset) -> None:
     """Make sure that HDF5 can read a dataset in parts; see `require_filters`.
 

@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from xfelmpi.core.config.choices import score_title
+from xfelmpi.core.config.choices import DECISIONS, score_title
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.detectors.module_bits import modules_of
@@ -22,14 +22,6 @@ from xfelmpi.report.size_charts import size_section
 from xfelmpi.report.tables import SIGMAS, beamline, commands, complaints, module_table, settings
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import Answer, answers
-
-_GROUPS = {
-    "auto": "background around the train; the threshold is corrected for the skew of counts",
-    "train": "frames of the train",
-    "window": "frames of the train and of trains around it",
-    "run": "frames of the run",
-}
-"""What median and width are computed from, by ``--decide``."""
 
 
 def run_page(found: RunFiles, hits: Callable[[], str] = str) -> str:
@@ -272,7 +264,7 @@ def _decision_words(config: Config) -> str:
         words = f"hit if score > {config.fixed_threshold:g}"
     else:
         words = f"hit if score > median + {config.sigma:g} × background width σ, both from the "
-        words += _GROUPS[config.decide]
+        words += DECISIONS[config.decide].words
     return f'<p class="soft">Settings of this run: {escape(words)}.</p>'
 
 

@@ -9,16 +9,15 @@ from xfelmpi.analysis.hit_analysis import AnalysedHits, AnalysedRun
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.units import PLANCK_TIMES_C
+from xfelmpi.mpi import alone
+from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.cxi.hit_stream import stream_hits
 from xfelmpi.output.cxi.reader import FinishedHits
 from xfelmpi.output.hit_columns import DETECTOR, SOURCE
 
-_BLOCK_HITS = 8
-"""Hits that are read at once, dense."""
-
 
 def median_wavelength(photon_energy: float | None, of_frames: np.ndarray) -> float:
-    """Return the wavelength in m, NaN if unknown; as `beam_wavelength`, on one rank.
+    """Return the wavelength in m, NaN if unknown; of all frames of a run, by one rank alone.
 
     Parameters
     ----------
@@ -27,10 +26,7 @@ def median_wavelength(photon_energy: float | None, of_frames: np.ndarray) -> flo
     of_frames : ndarray, float64 (frame,)
         In m, NaN where unknown.
     """
-    if photon_energy is not None:
-        return PLANCK_TIMES_C / photon_energy
-    known = of_frames[np.isfinite(of_frames)]
-    return float(np.median(known)) if len(known) else float("nan")
+    return beam_wavelength(alone(), photon_energy, of_frames)[0]
 
 
 def run_of_file(settings: AnalysisSettings, found: FinishedHits, wavelength: float) -> AnalysedRun:
@@ -75,7 +71,7 @@ def hits_of_file(
     if photon_energy is not None:
         wavelength = np.full(len(wavelength), PLANCK_TIMES_C / photon_energy)
     done = 0
-    for frames in stream_hits([path], np.zeros(len(rows), np.int64), rows, _BLOCK_HITS):
+    for frames in stream_hits([path], np.zeros(len(rows), np.int64), rows):
         part = rows[done : done + len(frames)]
         done += len(frames)
         cells = np.zeros(len(frames), np.int64)

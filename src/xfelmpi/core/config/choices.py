@@ -10,7 +10,7 @@ BIN_SIZES = tuple(n for n in range(1, _EDGE + 1) if _EDGE % n == 0)
 """``--bin``: bins never reach over the edge of an ASIC, which is checked again with the run."""
 
 
-class Score(NamedTuple):
+class ScoreOption(NamedTuple):
     """What is said of a score.
 
     Parameters
@@ -26,9 +26,9 @@ class Score(NamedTuple):
 
 
 SCORES = {
-    "litpixels": Score("hit score: lit pixels", "lit pixels of the hit-finding region"),
-    "photons": Score("hit score: photons", "photons in the hit-finding region"),
-    "facility": Score(
+    "litpixels": ScoreOption("hit score: lit pixels", "lit pixels of the hit-finding region"),
+    "photons": ScoreOption("hit score: photons", "photons in the hit-finding region"),
+    "facility": ScoreOption(
         "score (facility)",
         "lit pixels in --hit-modules, as counted by the facility, so that only hits and misses are"
         " read",
@@ -41,6 +41,45 @@ def score_title(name: str) -> str:
     """Return what the report calls a score, also one of another version."""
     return SCORES[name].title if name in SCORES else f"score ({name})"
 
+
+class DecideOption(NamedTuple):
+    """What is said of a way to find hits.
+
+    Parameters
+    ----------
+    help : str
+        In the help text: the frames from which median and background width are computed.
+    words : str
+        In the report, after "both from the".
+    not_used : tuple of str
+        Options that have no effect.
+    """
+
+    help: str
+    words: str
+    not_used: tuple[str, ...]
+
+
+DECISIONS = {
+    "auto": DecideOption(
+        "frames without a particle, of as many trains as needed, at any hit rate",
+        "background around the train; the threshold is corrected for the skew of counts",
+        ("width",),
+    ),
+    "train": DecideOption("all frames of the train", "frames of the train", ("min_scores",)),
+    "window": DecideOption(
+        "--min-scores frames around the train, as in EXtra-redu",
+        "frames of the train and of trains around it",
+        (),
+    ),
+    "run": DecideOption("all frames of the run", "frames of the run", ("min_scores",)),
+    "fixed": DecideOption(
+        "none, the threshold is --fixed-threshold",
+        "",
+        ("sigma", "width", "sigma_floor", "min_scores"),
+    ),
+}
+"""``--decide``, by name; `hitfinding.hit_finder` has what each does."""
 
 POLARISATIONS = ("x", "y", "none")
 """``--polarisation``: direction of the electric field."""

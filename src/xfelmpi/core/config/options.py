@@ -13,6 +13,7 @@ from typing import TypeVar
 from xfelmpi.core.config.choices import (
     BACKGROUNDS,
     BIN_SIZES,
+    DECISIONS,
     POLARISATIONS,
     RECONSTRUCTIONS,
     SCORES,
@@ -71,6 +72,11 @@ def _option(group, default, parse, text, *, metavar=None, choices=None, many=Fal
             "many": many,
         },
     )
+
+
+def _listed(choices) -> str:
+    """Return what the help text says of choices, by name."""
+    return "; ".join(f"{name}: {choice.help}" for name, choice in choices.items())
 
 
 Part = TypeVar(
@@ -242,8 +248,7 @@ class Config:
         "decision",
         "litpixels",
         str,
-        "what the score counts; "
-        + "; ".join(f"{name}: {score.help}" for name, score in SCORES.items()),
+        "what the score counts; " + _listed(SCORES),
         choices=tuple(SCORES),
     )
     hits: str = _option(
@@ -258,11 +263,8 @@ class Config:
         "decision",
         "auto",
         str,
-        "frames from which median and background width are computed; auto: frames without a"
-        " particle, of as many trains as needed, at any hit rate; train: all frames of the"
-        " train; window: --min-scores frames around the train, as in EXtra-redu; run: all"
-        " frames of the run; fixed: none, the threshold is --fixed-threshold",
-        choices=("auto", "train", "window", "run", "fixed"),
+        "frames from which median and background width are computed; " + _listed(DECISIONS),
+        choices=tuple(DECISIONS),
     )
     min_scores: int = _option(
         "decision",

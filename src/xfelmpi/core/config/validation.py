@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
-from xfelmpi.core.config.choices import BIN_SIZES, CLASS_COLUMNS, SIZE_COLUMNS
+from xfelmpi.core.config.choices import BIN_SIZES, CLASS_COLUMNS, DECISIONS, SIZE_COLUMNS
 from xfelmpi.core.config.parsing import LAST_RUN
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.errors import UsageError
@@ -167,16 +167,6 @@ def _validate_decision(config) -> None:
     _need(None in (low, high) or low <= high, "max_score", high, f"at least --min-score, {low}")
 
 
-_NOT_USED = {
-    "auto": ("width",),
-    "train": ("min_scores",),
-    "run": ("min_scores",),
-    "window": (),
-    "fixed": ("sigma", "width", "sigma_floor", "min_scores"),
-}
-"""Options of the decision that have no effect, by ``--decide``."""
-
-
 _NOT_USED_BY_FACILITY = (
     *("decide", "sigma", "width", "sigma_floor", "min_scores", "fixed_threshold", "min_score"),
     *("max_score", "normalise", "miss_fraction", "miss_base", "score", "hit_mask", "hit_modules"),
@@ -186,7 +176,7 @@ _NOT_USED_BY_FACILITY = (
 
 def without_effect(config) -> str:
     """Return which options of a `Config` that are not at their defaults have no effect, or none."""
-    names: tuple[str, ...] = _NOT_USED[config.decide]
+    names: tuple[str, ...] = DECISIONS[config.decide].not_used
     how = f"--decide {config.decide}"
     if config.hits == "facility":
         names, how = _NOT_USED_BY_FACILITY, "--hits facility"

@@ -10,8 +10,7 @@ from h5py import h5z
 from xfelmpi._kernels._deflate import zlib_compress
 from xfelmpi.core.errors import InputError, UsageError
 from xfelmpi.io.checked import check_stored
-from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
-from xfelmpi.io.dataset_storage import has_offsets, home_descriptor, is_plain
+from xfelmpi.io.dataset_storage import frame_places, is_plain
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.profile_names import GROUP
 from xfelmpi.output.hit_columns import DETECTOR
@@ -100,17 +99,7 @@ class HitFrames:
 
     @cached_property
     def _places(self) -> np.ndarray:
-        # bytes of the file at which the masks begin; numbers of their own where that is unknown
-        n = len(self._mask)
-        unknown = -2 - np.arange(n)
-        descriptor = home_descriptor(self._mask)
-        if descriptor is None or self._mask.chunks is None or not has_offsets(self._mask):
-            return unknown
-        try:
-            found = ChunkIndex(descriptor, self._mask).find(np.arange(n))[0].astype(np.int64)
-        except UnknownLayoutError:
-            return unknown
-        return np.where(found >= 0, found, unknown)
+        return frame_places(self._mask, np.arange(len(self._mask)))
 
     def profiles(self, rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the radial profiles of some hits.

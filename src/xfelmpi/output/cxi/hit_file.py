@@ -9,8 +9,7 @@ import numpy as np
 from xfelmpi.calibration.plausible_geometry import FARTHEST_PIXEL
 from xfelmpi.core.errors import InputError
 from xfelmpi.io.checked import checked_array, checked_text
-from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
-from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
+from xfelmpi.io.dataset_storage import frame_places
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.reader import (
     DETECTOR,
@@ -135,19 +134,7 @@ def read_hit(
     known = {} if good_by_place is None else good_by_place
     with finished_file(path, f"hit {hit} in a CXI file") as file:
         photons, mask = (file[DETECTOR][name] for name in ("data", "mask"))
-        place = _place(mask, hit)
+        place = int(frame_places(mask, np.array([hit]))[0])
         if place not in known:
             known[place] = mask[hit].reshape(-1) == 0
         return photons[hit].reshape(-1), known[place]
-
-
-def _place(dataset: h5py.Dataset, frame: int) -> int:
-    """Return the byte of the file at which a frame begins, or a number of its own if unknown."""
-    descriptor = home_descriptor(dataset)
-    if descriptor is None or dataset.chunks is None or not has_offsets(dataset):
-        return -2 - frame
-    try:
-        found = int(ChunkIndex(descriptor, dataset).find(np.array([frame]))[0][0])
-    except UnknownLayoutError:
-        return -2 - frame
-    return found if found >= 0 else -2 - frame

@@ -15,10 +15,8 @@ BLOCK_FRAMES = 8
 """Frames of a block, read dense: 1 or 2 MiB each."""
 
 
-def stream_hits(
-    paths: list[Path], source: np.ndarray, row: np.ndarray, block_frames: int
-) -> Iterator[SparseFrames]:
-    """Yield hits of several files as sparse frames, in blocks.
+def stream_hits(paths: list[Path], source: np.ndarray, row: np.ndarray) -> Iterator[SparseFrames]:
+    """Yield hits of several files as sparse frames, in blocks of `BLOCK_FRAMES` at most.
 
     Bad pixels are entries with count 0, all of them: such frames go with masks that call every
     pixel good.
@@ -30,8 +28,6 @@ def stream_hits(
         Which file each hit is in, ascending.
     row : ndarray, int (hit,)
         Which hit of that file it is.
-    block_frames : int
-        Hits of a block, at most.
 
     Raises
     ------
@@ -42,8 +38,8 @@ def stream_hits(
         rows = row[source == number]
         with finished_file(paths[number], "a CXI file") as file:
             data, mask = file[f"{DETECTOR}/data"], file[f"{DETECTOR}/mask"]
-            for a in range(0, len(rows), block_frames):
-                part = rows[a : a + block_frames]
+            for a in range(0, len(rows), BLOCK_FRAMES):
+                part = rows[a : a + BLOCK_FRAMES]
                 yield SparseFrames.join([_sparse(data[i], mask[i] != 0) for i in part])
 
 
@@ -52,9 +48,8 @@ def stream_masked(
     entry: str,
     rows: range,
     bad_in: Callable[[int], np.ndarray],
-    block_frames: int,
 ) -> Iterator[SparseFrames]:
-    """Yield frames of one file as sparse frames, with further bad pixels, in blocks.
+    """Yield frames of one file, with further bad pixels, as sparse frames in blocks as `stream_hits`.
 
     Bad pixels are entries with count 0, as in `stream_hits`, but not those that are only missing.
 
@@ -66,7 +61,6 @@ def stream_masked(
         Which frames.
     bad_in : callable
         Returns the further bad pixels of one of the rows, bool (pixel,).
-    block_frames : int
 
     Raises
     ------
@@ -77,8 +71,8 @@ def stream_masked(
         return
     with finished_file(path, "a CXI file") as file:
         data, mask = (file[f"{entry}/{IN_ENTRY}/{d}"] for d in ("data", "mask"))
-        for a in range(rows.start, rows.stop, block_frames):
-            part = range(a, min(a + block_frames, rows.stop))
+        for a in range(rows.start, rows.stop, BLOCK_FRAMES):
+            part = range(a, min(a + BLOCK_FRAMES, rows.stop))
             own = (mask[i].reshape(-1) & np.uint32(CXI_BAD) != 0 for i in part)
             yield SparseFrames.join(
                 [_sparse(data[i], bad_in(i) | its) for i, its in zip(part, own, strict=True)]

@@ -19,7 +19,7 @@ from xfelmpi.core.paths import Experiment, MergedFiles
 from xfelmpi.io.input_file import finished_files
 from xfelmpi.io.publish import check_writable
 from xfelmpi.output.beam import beam_wavelength
-from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES, stream_hits
+from xfelmpi.output.cxi.hit_stream import stream_hits
 from xfelmpi.output.hit_columns import SOURCE
 from xfelmpi.output.hit_formats import (
     HitOutputs,
@@ -115,7 +115,7 @@ class _Share:
 
     def stream(self):
         """Yield the hits in blocks of sparse frames."""
-        return stream_hits(self._paths, self._source, self._row, BLOCK_FRAMES)
+        return stream_hits(self._paths, self._source, self._row)
 
 
 class _Tally:

@@ -14,14 +14,32 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
-from xfelmpi.output.cxi.hit_stream import BLOCK_FRAMES, stream_masked
+from xfelmpi.output.cxi.hit_stream import stream_masked
 from xfelmpi.output.hit_writer import FrameColumn
 from xfelmpi.workflows.patch.finished_set import ENTRIES, FinishedSet
 
 
 @dataclass(frozen=True)
 class SetFacts:
-    """What all ranks must know of a set."""
+    """What all ranks must know of a set.
+
+    Parameters
+    ----------
+    config, detector, bad, cell_mask, cells, analyses
+        As in `FinishedSet`.
+    proposal : str
+        E.g. ``p007927``; empty if the files do not say it.
+    modules : int
+        Bit m set: module m is there.
+    titles : dict of (str, int)
+        Title and number of frames of every entry, by ``hits`` and ``misses``.
+    columns : dict of list of (str, dict)
+        Path below the entry and attributes of every column, likewise.
+    has_classes : bool
+        Columns of classes are to be added.
+    merged : bool
+        The hits are of several runs.
+    """
 
     config: Config
     proposal: str
@@ -64,7 +82,31 @@ def good_frames(facts: SetFacts, n_frames: int, bad: np.ndarray) -> np.ndarray:
 
 
 class PatchedFrames:
-    """The frames of one kind that this rank writes: a part of them, in order."""
+    """The frames of one kind that this rank writes: a part of them, in order.
+
+    Parameters
+    ----------
+    comm : Intracomm
+    path : Path
+        Of the CXI file.
+    facts : SetFacts
+    kind : str
+        ``hits`` or ``misses``.
+    finished : FinishedSet or None
+        On rank 0.
+    masks : Masks or None
+        Of a new mask per cell.
+
+    Attributes
+    ----------
+    title : str
+    n_frames : int
+        Of all ranks.
+    rows : range
+        Which of them are those of this rank.
+    columns : list of FrameColumn
+        Of these.
+    """
 
     def __init__(
         self,
@@ -91,7 +133,7 @@ class PatchedFrames:
 
     def stream(self) -> Iterator[SparseFrames]:
         """Yield the frames in blocks, newly bad pixels left out."""
-        return stream_masked(self._path, self._entry, self.rows, self._bad_in, BLOCK_FRAMES)
+        return stream_masked(self._path, self._entry, self.rows, self._bad_in)
 
     def _bad_in(self, row: int) -> np.ndarray:
         if self._masks is None:
@@ -102,7 +144,21 @@ class PatchedFrames:
 
 
 class FrameTally:
-    """Sums over the pixels of a rank's frames, and over the frames of every pixel."""
+    """Sums over the pixels of a rank's frames, and over the frames of every pixel.
+
+    Parameters
+    ----------
+    frames : PatchedFrames
+        Are read here.
+    detector : Detector
+
+    Attributes
+    ----------
+    lit, photons, ones, peak : ndarray, int64 (frame,)
+        As in `FrameSums`.
+    bad, of_pixel : ndarray, int64 (pixel,)
+        In how many frames a pixel is bad, and its photons in all of them.
+    """
 
     def __init__(self, frames: PatchedFrames, detector: Detector):
         sums, n_pixels = [np.empty((4, 0), np.int64)], detector.frame_pixels

@@ -15,8 +15,7 @@ from xfelmpi.core.progress import Progress
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.module_bits import modules_of
-from xfelmpi.io.chunk_index import ChunkIndex, UnknownLayoutError
-from xfelmpi.io.dataset_storage import has_offsets, home_descriptor
+from xfelmpi.io.dataset_storage import frame_places
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.mpi.partition import split_trains
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
@@ -145,7 +144,7 @@ def _check_entry(experiment, facts: _Facts, name, first, expected, found: FrameF
         data, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
         missing = ~modules_of(facts.modules_in_run, facts.detector.n_modules)
         missing = np.repeat(missing, facts.detector.module_pixels)
-        reader = MaskReader(masks, missing, first, len(expected))
+        reader = CxiMaskReader(masks, missing, first, len(expected))
         for i, sums in enumerate(expected):
             number = first + i
             where = f"{name}, frame {number}"
@@ -231,8 +230,8 @@ def _compare_powder(outputs: Outputs, name: str, photons, good) -> list[Finding]
         return [Finding(path.name, f"cannot be read: {describe(error)}")]
 
 
-class MaskReader:
-    """Reads masks of a CXI file; what shares a chunk is read once.
+class CxiMaskReader:
+    """Reads masks of an entry of a CXI file; what shares a chunk is read once.
 
     Parameters
     ----------
@@ -247,7 +246,7 @@ class MaskReader:
         self._masks = masks
         self._missing = missing * np.uint32(CXI_MISSING)
         self._known: dict[int, tuple[np.ndarray, str]] = {}
-        self._first, self._places = first, _places(masks, np.arange(first, first + n))
+        self._first, self._places = first, frame_places(masks, np.arange(first, first + n))
 
     def bad(self, number: int) -> tuple[np.ndarray, str]:
         """Return a frame's bad pixels, bool (pixel,), and what is wrong with the mask, if any."""
@@ -261,15 +260,3 @@ class MaskReader:
             self._known[place] = np.packbits(mask != 0), complaint
         bits, complaint = self._known[place]
         return np.unpackbits(bits).view(bool), complaint
-
-
-def _places(masks: h5py.Dataset, numbers: np.ndarray) -> np.ndarray:
-    """Return the position of each mask in the file, int64 (frame,); only for telling them apart."""
-    try:
-        descriptor = home_descriptor(masks)
-        if descriptor is not None and masks.chunks is not None and has_offsets(masks):
-            # HDF5 itself would walk through all chunks for each of them
-            return ChunkIndex(descriptor, masks).find(numbers)[0]
-    except UnknownLayoutError:
-        pass
-    return -1 - numbers

@@ -22,7 +22,7 @@ from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.run_sums import sum_powder
 from xfelmpi.workflows.inputs import make_sparsifier
 from xfelmpi.workflows.process import decide
-from xfelmpi.workflows.verify.cxi_frames import MaskReader
+from xfelmpi.workflows.verify.cxi_frames import CxiMaskReader
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, compare, describe
 from xfelmpi.workflows.verify.open_outputs import Outputs
 from xfelmpi.workflows.verify.run_data import RunData
@@ -144,7 +144,7 @@ def _check_hits(experiment, name: str, first: int, rows, reader: HitReader, data
     try:
         with open_hdf5(path) as file:
             images, masks = (file[f"{name}/{DETECTOR}/{d}"] for d in ("data", "mask"))
-            in_file = MaskReader(masks, ~_pixels_in_run(data), first, len(rows))
+            in_file = CxiMaskReader(masks, ~_pixels_in_run(data), first, len(rows))
             for frames, sparse in reader.stream(rows, powder):
                 for i, row in enumerate(frames):
                     entries = slice(sparse.indptr[i], sparse.indptr[i + 1])

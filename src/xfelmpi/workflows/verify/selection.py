@@ -25,7 +25,7 @@ from xfelmpi.output.emc import EmcFile
 from xfelmpi.output.hit_columns import DETECTOR, SOURCE
 from xfelmpi.workflows.merge.hits import choose_hits, run_type, with_run
 from xfelmpi.workflows.verify import cxi, dragonfly, provenance
-from xfelmpi.workflows.verify.cxi_frames import MaskReader, compare_emc
+from xfelmpi.workflows.verify.cxi_frames import CxiMaskReader, compare_emc
 from xfelmpi.workflows.verify.findings import DAMAGE, Finding, Results, compare, describe, expect
 from xfelmpi.workflows.verify.open_outputs import Outputs, check_stored_values
 
@@ -246,9 +246,9 @@ def _check_frames(
             [file[f"entry_1/{DETECTOR}/{name}"] for name in ("data", "mask")]
             for file in (own, of_run)
         )
-        masks = MaskReader(mask, missing, first, len(rows))
+        masks = CxiMaskReader(mask, missing, first, len(rows))
         low = int(rows.min(initial=0))
-        run_masks = MaskReader(run_mask, missing, low, int(rows.max(initial=-1)) + 1 - low)
+        run_masks = CxiMaskReader(run_mask, missing, low, int(rows.max(initial=-1)) + 1 - low)
         for number, row in enumerate(rows.tolist(), first):
             where = f"frame {number}"
             try:

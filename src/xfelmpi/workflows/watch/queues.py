@@ -111,6 +111,10 @@ class SlurmQueue:
         For ``sbatch``.
     cluster : str
         Another one than the machine's, or empty.
+    most : int
+        Jobs at the same time.
+    where : str
+        What the log calls it.
     """
 
     files: WatchFiles
@@ -190,6 +194,8 @@ class LocalQueue:
     script : Path
     most : int
         Jobs at the same time.
+    where : str
+        What the log calls it.
     """
 
     files: WatchFiles
