@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from changes import overwrite
 from mockrun import MockRun
+from runnames import DETECTOR, file_name
 
-DETECTOR = "SPB_DET_AGIPD1M-1"
 PER_FRAME = ("trainId", "pulseId", "cellId", "modules", "pulse_energy", "wavelength")
 NOWHERE = 1 << 45
 """An address, or a length, beyond the end of any file."""
@@ -39,7 +39,7 @@ class DamagedRun:
     def path(self, module: int, sequence: int = 0) -> Path:
         """Return the file of a module, which is safe to damage."""
         kind = "RAW" if self.good.options.kind == "raw" else "CORR"
-        return self.own(self.folder / f"{kind}-R0050-AGIPD{module:02d}-S{sequence:05d}.h5")
+        return self.own(self.folder / file_name(module, sequence, kind=kind))
 
     def own(self, path: Path) -> Path:
         """Turn a hard link into a copy of its own."""

@@ -8,6 +8,7 @@ import numpy as np
 from modulefiles import Reading, assert_same_as_twin, make_table, write_module
 from mpi4py import MPI
 from reference import FS, SS, ModuleTwin, bad_constants, images_twin, of_stage, raw_photons
+from runnames import constants_name
 
 from xfelmpi.calibration.constants import Calibration, load_calibration
 from xfelmpi.calibration.pixel_mask import load_masks
@@ -48,7 +49,7 @@ class Constants:
     def write(self, folder: Path, module: int = MODULE) -> Path:
         """Write the file."""
         folder.mkdir(exist_ok=True)
-        path = folder / f"Cheetah-AGIPD{module:02}-calib.h5"
+        path = folder / constants_name(module)
         names = ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel")
         with h5py.File(path, "w") as file:
             for name, field in zip(names, self.__dataclass_fields__, strict=True):

@@ -19,6 +19,7 @@ from expected import Expected
 from launch import run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
 from mpi4py import MPI
+from runnames import constants_name
 
 from xfelmpi.cli import process
 from xfelmpi.core.errors import InputError
@@ -686,10 +687,6 @@ def raw_expected(good_raw, **lacking):
 def constants_of(run, module):
     """Return the file of a module's constants, safe to damage."""
     return run.own(run.folder.parents[1] / "scratch/det/constants" / constants_name(module))
-
-
-def constants_name(module):
-    return f"Cheetah-AGIPD{module:02d}-calib.h5"
 
 
 RAW = ("--data", "raw", "--adu-per-photon", "60")

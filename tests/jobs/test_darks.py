@@ -13,6 +13,7 @@ from extra_data.tests.make_examples import make_spb_run
 from launch import all_files, call_xfelmpi, run_job, run_xfelmpi
 from mockrun import read_truth, tiny_dark_runs, tiny_raw_run
 from reference import FS, PIXELS, SS
+from runnames import constants_name
 
 from xfelmpi.calibration import dark_statistics
 from xfelmpi.calibration.dark_statistics import (
@@ -304,7 +305,7 @@ def made(dark_runs, tmp_path_factory):
 
 
 def constants_of(folder, module=3):
-    return read_truth(folder / f"Cheetah-AGIPD{module:02}-calib.h5")
+    return read_truth(folder / constants_name(module))
 
 
 def test_layout_of_cheetah(made, dark_runs):

@@ -18,6 +18,7 @@ from readers import (
     read_emc,
     read_emc_with_dragonfly,
 )
+from runnames import source_of
 
 DATA = {
     "u1": {},
@@ -106,7 +107,7 @@ def test_frames_are_those_that_extra_data_reads(outputs, cxi, frames):
     with h5py.File(cxi) as file:
         trains, cells = file["entry_1/trainId"][:], file["entry_1/cellId"][:]
     for module in mock.options.modules:
-        source = f"SPB_DET_AGIPD1M-1/CORR/{module}CH0:output"
+        source = source_of(module)
         ids, in_file, images = (
             run[source, f"image.{key}"].ndarray() for key in ("trainId", "cellId", "data")
         )

@@ -10,6 +10,7 @@ import pytest
 from damage import frames_of, image_group, module_files
 from mockrun import tiny_run
 from mpi4py import MPI
+from runnames import file_name
 
 from xfelmpi.cli import process, verify
 from xfelmpi.core.errors import InputError
@@ -250,7 +251,7 @@ def test_lit_pixels_in_the_files_of_the_modules(run, tmp_path):
         (tmp_path / str(module)).mkdir()
         exdf_save(str(tmp_path / str(module)), "LITPX00", 50, {source: LitPixels(counter, column)})
         (made,) = (tmp_path / str(module)).iterdir()
-        name = f"CORR-R0050-AGIPD{module:02d}-S00000.h5"
+        name = file_name(module)
         with h5py.File(made) as new, h5py.File(proc / name, "r+") as file:
             np.testing.assert_array_equal(new["INDEX/trainId"], file["INDEX/trainId"])
             for group in ("INDEX", "INSTRUMENT"):

@@ -12,6 +12,7 @@ from checks import check_outputs
 from expected import Expected
 from launch import all_files, call_xfelmpi, limit, output_files, run_job, run_python, run_xfelmpi
 from mockrun import tiny_dark_runs, tiny_run
+from runnames import images_of
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +366,7 @@ def test_no_readable_frame_keeps_earlier_outputs(mock, tmp_path):
     for path in (copy / "proc" / "r0050").glob("*AGIPD*"):
         module = int(path.name.partition("AGIPD")[2][:2])
         with h5py.File(path, "r+") as file:
-            image = file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+            image = file[images_of(module)]
             old = image["data"]
             shape, kind = old.shape, old.dtype
             del image["data"]

@@ -19,6 +19,7 @@ from extra_data.tests.make_examples import (
 )
 from launch import all_files, call_xfelmpi, process, run_xfelmpi
 from mockrun import allocate_frames, tiny_run, write_mask
+from runnames import images_of
 
 from xfelmpi.core.paths import Experiment
 
@@ -308,7 +309,7 @@ def test_values_that_are_no_photons(tmp_path, compression):
     for module in (0, 9, 15):
         (path,) = mock.paths.proc.glob(f"*AGIPD{module:02d}*")
         with h5py.File(path, "r+") as file:
-            images = file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image/data"]
+            images = file[f"{images_of(module)}/data"]
             for row in range(0, len(mock), 2):
                 image = images[row]
                 where = rng.integers(0, 4, image.shape) == 0

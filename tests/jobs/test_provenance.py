@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from launch import call_xfelmpi, run_xfelmpi
 from mockrun import tiny_raw_run, tiny_run
+from runnames import constants_name, file_name
 
 from xfelmpi import mpi
 from xfelmpi.core.input_files import UsedFile
@@ -59,7 +60,7 @@ def test_every_file_of_a_job(job):
     assert version == f"xfelmpi {events['program_version']} (commit {events['program_commit']})\n"
     # the run's files: modules, and what was looked into for machine data
     inputs = {Path(file["path"]).name for file in json.loads(events["input_files"])}
-    assert inputs >= {f"CORR-R0050-AGIPD{m:02}-S00000.h5" for m in range(16)}
+    assert inputs >= set(map(file_name, range(16)))
     assert any("-DA" in name for name in inputs), inputs
     used = {file["role"]: file for file in json.loads(events["used_files"])}
     assert set(used) == {"global mask", "hit-finding region", "geometry"}
@@ -112,7 +113,7 @@ def test_masks_and_constants_of_raw_data(tmp_path):
     used = json.loads(about["used_files"])
     assert [file["role"] for file in used] == ["constants", "constants"]
     for module, file in enumerate(used):
-        path = mock.paths.constants / f"Cheetah-AGIPD{module:02}-calib.h5"
+        path = mock.paths.constants / constants_name(module)
         assert file["path"] == str(path)
         assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert about["ranks"] == 2
@@ -123,7 +124,7 @@ def test_many_input_files(tmp_path):
     """1600 files take more than the 64 KiB that an attribute may have in its object's header."""
     alone = mpi.alone()
     (tmp_path / "input").mkdir()
-    names = [f"CORR-R0050-AGIPD{i % 16:02}-S{i // 16:05}.h5" for i in range(1600)]
+    names = [file_name(i % 16, i // 16) for i in range(1600)]
     paths = [str(tmp_path / "input" / name) for name in names]
     Path(paths[0]).write_text("some")
     os.utime(paths[0], (1e9, 1e9))

@@ -20,6 +20,7 @@ from extra_data.tests.make_examples import make_reduced_spb_run, make_spb_run
 from launch import call_xfelmpi, output_files, run_job, run_xfelmpi
 from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run
 from reference import raw_photons
+from runnames import constants_name
 
 from xfelmpi.core.config.parts import MemorySettings
 from xfelmpi.core.errors import InputError
@@ -428,7 +429,7 @@ def test_constants_of_other_modules_are_named(tmp_path, ranks):
     raw = tiny_raw_run(tmp_path, trains=3, cells=tuple(range(16)), **FEW_MODULES)
     constants = tmp_path / "constants"
     shutil.copytree(raw.paths.constants, constants)
-    names = [constants / f"Cheetah-AGIPD{module:02}-calib.h5" for module in (0, 1)]
+    names = [constants / constants_name(module) for module in (0, 1)]
     names[0].rename(constants / "other")
     names[1].rename(names[0])
     (constants / "other").rename(names[1])
@@ -521,7 +522,7 @@ def write_uniform_constants(folder: Path, n_cells: int, gain: float, level: int)
     """Write constants of which nothing but the fill values takes space."""
     folder.mkdir(parents=True)
     for module in range(16):
-        with h5py.File(folder / f"Cheetah-AGIPD{module:02}-calib.h5", "w") as file:
+        with h5py.File(folder / constants_name(module), "w") as file:
             for name, dtype, value in (
                 ("AnalogOffset", "i2", 5),
                 ("RelativeGain", "f4", gain),

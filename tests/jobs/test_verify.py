@@ -26,7 +26,6 @@ from stopped import run_until
 
 from xfelmpi import mpi
 from xfelmpi.cli import verify as command
-from xfelmpi.core import log
 from xfelmpi.workflows.verify import cxi_frames, full_rerun, job, run_data
 from xfelmpi.workflows.verify.job import check_run
 from xfelmpi.workflows.verify.sample import draw, photons_of
@@ -69,11 +68,6 @@ def outputs(mock, tmp_path_factory):
 def spoilt(outputs, tmp_path):
     """The outputs as links, of which `own` makes files that can be changed."""
     return shutil.copytree(outputs, tmp_path / "out", copy_function=os.link)
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    monkeypatch.setattr(log.log, "disabled", True)
 
 
 def asked_for(argv):

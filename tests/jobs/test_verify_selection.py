@@ -11,7 +11,6 @@ from mockrun import TINY_500K, tiny_run
 
 from xfelmpi import mpi
 from xfelmpi.cli import verify as command
-from xfelmpi.core import log
 from xfelmpi.output.dragonfly.hit_list import HitList
 from xfelmpi.workflows.verify import job, selection
 from xfelmpi.workflows.verify.job import check_run
@@ -42,11 +41,6 @@ def prefixes(tmp_path_factory):
         process(prefix, *options)
         made[name] = prefix
     return made
-
-
-@pytest.fixture
-def quiet(monkeypatch):
-    monkeypatch.setattr(log.log, "disabled", True)
 
 
 def verified(prefix):

@@ -5,19 +5,13 @@ import time
 
 import h5py
 import pytest
-from arrivingruns import arrive, arriving_run
+from arrivingruns import arrive
 from launch import call_xfelmpi
 
 from xfelmpi.run import arrival
 from xfelmpi.workflows import wait
 
 pytestmark = pytest.mark.job
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("source")
-    return folder, arriving_run(folder)
 
 
 def process(prefix, *options):
@@ -36,8 +30,8 @@ def problems(prefix):
         ("S00001", "16 modules of sequence 1"),
     ],
 )
-def test_job_on_half_a_run_says_so(source, tmp_path, lacks, said):
-    folder, files = source
+def test_job_on_half_a_run_says_so(arriving, tmp_path, lacks, said):
+    folder, files = arriving
     arrive(folder, tmp_path, [p for p in files if "proc" not in p.parts or lacks not in p.name])
     done = process(tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
@@ -46,8 +40,8 @@ def test_job_on_half_a_run_says_so(source, tmp_path, lacks, said):
     assert text in done.stdout
 
 
-def test_job_without_the_redu_file_that_others_have(source, tmp_path):
-    folder, files = source
+def test_job_without_the_redu_file_that_others_have(arriving, tmp_path):
+    folder, files = arriving
     arrive(folder, tmp_path, files)
     (tmp_path / "proc" / "r0049").mkdir()
     (tmp_path / "proc" / "r0049" / "CORR-R0049-REDU00-S00000.h5").touch()
@@ -55,10 +49,10 @@ def test_job_without_the_redu_file_that_others_have(source, tmp_path):
     assert any("it lacks the REDU file" in what for what in problems(tmp_path))
 
 
-def test_job_waits_until_the_run_is_complete(source, tmp_path, monkeypatch):
+def test_job_waits_until_the_run_is_complete(arriving, tmp_path, monkeypatch):
     monkeypatch.setattr(wait, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(arrival, "SETTLED_AFTER", 0.3)
-    folder, files = source
+    folder, files = arriving
     arrive(folder, tmp_path, files[:-20])
 
     def write_the_rest():
@@ -76,9 +70,9 @@ def test_job_waits_until_the_run_is_complete(source, tmp_path, monkeypatch):
     assert not problems(tmp_path)
 
 
-def test_job_that_has_waited_long_enough(source, tmp_path, monkeypatch):
+def test_job_that_has_waited_long_enough(arriving, tmp_path, monkeypatch):
     monkeypatch.setattr(arrival, "SETTLED_AFTER", 0.0)
-    folder, files = source
+    folder, files = arriving
     arrive(folder, tmp_path, files[:-1])
     done = process(tmp_path, "--wait", "0.2s")
     assert done.returncode == 3, done.stdout + done.stderr
@@ -86,9 +80,9 @@ def test_job_that_has_waited_long_enough(source, tmp_path, monkeypatch):
     assert len(problems(tmp_path)) >= 1
 
 
-def test_complete_run_is_not_waited_for(source, tmp_path, monkeypatch):
+def test_complete_run_is_not_waited_for(arriving, tmp_path, monkeypatch):
     monkeypatch.setattr(arrival, "SETTLED_AFTER", 0.0)
-    folder, files = source
+    folder, files = arriving
     arrive(folder, tmp_path, files)
     done = process(tmp_path, "--wait", "5m")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from arrivingruns import arrive, arriving_run, calls, quick_project
+from arrivingruns import arrive, calls, quick_project
 from launch import call_xfelmpi, limit, run_xfelmpi
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -43,13 +43,6 @@ from xfelmpi.workflows.watch.rules import read_rules
 from xfelmpi.workflows.watch.table import status_table
 
 pytestmark = pytest.mark.job
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    """Run 50, with its files in the order in which the facility writes them."""
-    folder = tmp_path_factory.mktemp("source")
-    return folder, arriving_run(folder)
 
 
 @pytest.fixture
@@ -98,9 +91,9 @@ class Watch:
         return {n: state for n, (state, _) in found.items()}
 
 
-def put(source, prefix, run=50, kinds=("raw", "proc")):
+def put(arriving, prefix, run=50, kinds=("raw", "proc")):
     """Have a run arrive as a whole, under another number if need be."""
-    folder, files = source
+    folder, files = arriving
     for path in files:
         if path.parts[0] in kinds:
             new = prefix / str(path).replace("r0050", f"r{run:04}").replace("R0050", f"R{run:04}")
@@ -113,9 +106,9 @@ def put(source, prefix, run=50, kinds=("raw", "proc")):
                 file["METADATA/runNumber"][...] = run
 
 
-def test_run_that_arrives_in_pieces(source, tmp_path, project):
+def test_run_that_arrives_in_pieces(arriving, tmp_path, project):
     """It is told what it waits for, and processed once, when the last piece is there."""
-    folder, files = source
+    folder, files = arriving
     watch = Watch(tmp_path, project, options=("--sigma", "5"))
     said = []
     detector = [p for p in files if "AGIPD" in p.name]
@@ -135,8 +128,8 @@ def test_run_that_arrives_in_pieces(source, tmp_path, project):
     assert f"--prefix {tmp_path} --output {tmp_path}/scratch" in call
 
 
-def test_files_must_be_at_rest(source, tmp_path, project):
-    put(source, tmp_path)
+def test_files_must_be_at_rest(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     watch = Watch(tmp_path, project, settle=30.0)
     assert watch.look(0.0)[50] == (WAITING, "waiting for its files to stop changing")
     growing = tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00001.h5"
@@ -151,8 +144,8 @@ def test_files_must_be_at_rest(source, tmp_path, project):
     assert watch.finish() == {50: DONE}
 
 
-def test_file_that_never_gets_whole_is_processed_in_the_end(source, tmp_path, project):
-    put(source, tmp_path)
+def test_file_that_never_gets_whole_is_processed_in_the_end(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     broken = tmp_path / "proc/r0050/CORR-R0050-AGIPD03-S00001.h5"
     broken.unlink()
     broken.write_bytes(b"nothing")
@@ -164,9 +157,9 @@ def test_file_that_never_gets_whole_is_processed_in_the_end(source, tmp_path, pr
     assert watch.finish() == {50: DONE}
 
 
-def test_correction_that_does_not_come(source, tmp_path, project):
+def test_correction_that_does_not_come(arriving, tmp_path, project):
     """The raw run is processed after a while, and the corrected one when it is there."""
-    put(source, tmp_path, kinds=("raw",))
+    put(arriving, tmp_path, kinds=("raw",))
     watch = Watch(tmp_path, project, raw_after=1200.0)
     watch.look()
     assert watch.look()[50] == (WAITING, "waiting for correction")
@@ -176,7 +169,7 @@ def test_correction_that_does_not_come(source, tmp_path, project):
     assert (state, about) == (WAITING, "raw data complete; waiting for correction")
     watch.look(7200)
     shutil.rmtree(tmp_path / "proc", ignore_errors=True)
-    put(source, tmp_path, kinds=("proc",))
+    put(arriving, tmp_path, kinds=("proc",))
     watch.look(7200)
     assert watch.finish() == {50: DONE}
     assert [c.split()[-2:] for c in calls(project)[50]] == [
@@ -204,10 +197,10 @@ options = { sigma = 6, exclude-cells = "0", with-misses = true, hit-modules = [3
 """
 
 
-def test_rules(source, tmp_path, project):
+def test_rules(arriving, tmp_path, project):
     for run in (50, 51, 52, 53, 54, 55):
         kinds = ("raw",) if run in (52, 53, 54) else ("raw", "proc")
-        put(source, tmp_path, run, kinds)
+        put(arriving, tmp_path, run, kinds)
     for path in (tmp_path / "proc" / "r0051").glob("*AGIPD*"):
         with h5py.File(path, "r+") as file:
             file["METADATA/sample"][...] = b"Water jet"
@@ -263,8 +256,8 @@ def test_request_that_is_a_link_is_not_followed(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_failed_run_is_tried_again_only_when_asked(source, tmp_path, project):
-    put(source, tmp_path)
+def test_failed_run_is_tried_again_only_when_asked(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     (project / ".venv/bin/status").write_text("2")
     watch = Watch(tmp_path, project)
     watch.look()
@@ -281,8 +274,8 @@ def test_failed_run_is_tried_again_only_when_asked(source, tmp_path, project):
     assert watch.look()[50][1] == "complete, with problems (status 3)"
 
 
-def test_stopped_job_is_continued_up_to_a_limit(source, tmp_path, project):
-    put(source, tmp_path)
+def test_stopped_job_is_continued_up_to_a_limit(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     (project / ".venv/bin/status").write_text("143")
     watch = Watch(tmp_path, project, tries=3)
     watch.look()
@@ -292,9 +285,9 @@ def test_stopped_job_is_continued_up_to_a_limit(source, tmp_path, project):
     assert "after 3 tries; xfelmpi watch --again 50" in watch.look()[50][1]
 
 
-def test_job_whose_ranks_slurm_did_not_start(source, tmp_path, project):
+def test_job_whose_ranks_slurm_did_not_start(arriving, tmp_path, project):
     """Nothing of the run is wrong: it has another job."""
-    put(source, tmp_path)
+    put(arriving, tmp_path)
     (project / ".venv/bin/status").write_text(str(EXIT_NOT_STARTED))
     watch = Watch(tmp_path, project, tries=2)
     watch.look()
@@ -304,17 +297,17 @@ def test_job_whose_ranks_slurm_did_not_start(source, tmp_path, project):
     assert "Slurm did not start its ranks (status 75), after 2 tries" in watch.look()[50][1]
 
 
-def test_runs_with_outputs_are_not_processed_again(source, tmp_path, project):
-    put(source, tmp_path)
+def test_runs_with_outputs_are_not_processed_again(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     (tmp_path / "scratch" / "events").mkdir(parents=True)
     (tmp_path / "scratch" / "events" / "r0050_events.h5").touch()
     watch = Watch(tmp_path, project)
     assert watch.look()[50] == (DONE, "had been processed before")
 
 
-def test_run_with_outputs_of_old(source, tmp_path, project):
+def test_run_with_outputs_of_old(arriving, tmp_path, project):
     """Nobody knows of which files they were made: nothing is said of these."""
-    put(source, tmp_path)
+    put(arriving, tmp_path)
     (tmp_path / "scratch" / "events").mkdir(parents=True)
     (tmp_path / "scratch" / "events" / "r0050_events.h5").touch()
     watch = Watch(tmp_path, project)
@@ -323,9 +316,9 @@ def test_run_with_outputs_of_old(source, tmp_path, project):
     assert [watch.look(4000)[50] for _ in range(3)] == 3 * [(DONE, "had been processed before")]
 
 
-def processed(source, prefix, project, **options):
+def processed(arriving, prefix, project, **options):
     """Return who has watched while a run was processed."""
-    put(source, prefix)
+    put(arriving, prefix)
     for path in sorted((prefix / "proc/r0050").iterdir()):
         # no hard links: those of the source stay as they are
         data = path.read_bytes()
@@ -350,10 +343,10 @@ AGAIN = "; its files have changed since then: xfelmpi watch --again 50 processes
 
 
 @pytest.mark.parametrize("pattern", ["*.h5", "*AGIPD03-S00000.h5"])
-def test_finished_run_that_is_transferred_again(source, tmp_path, project, caplog, pattern):
+def test_finished_run_that_is_transferred_again(arriving, tmp_path, project, caplog, pattern):
     """Its outputs may have been patched since: somebody has to say that it is processed again."""
     caplog.set_level("INFO", "xfelmpi")
-    watch = processed(source, tmp_path, project)
+    watch = processed(arriving, tmp_path, project)
     assert watch.look(700)[50] == (DONE, "complete")
     transfer_again(tmp_path / "proc/r0050", pattern)
     watch.look(700)
@@ -371,15 +364,15 @@ def test_finished_run_that_is_transferred_again(source, tmp_path, project, caplo
     assert [watch.look(4000)[50] for _ in range(3)] == 3 * [(DONE, "complete")]
 
 
-def test_finished_run_whose_contents_alone_have_changed(source, tmp_path, project):
-    watch = processed(source, tmp_path, project)
+def test_finished_run_whose_contents_alone_have_changed(arriving, tmp_path, project):
+    watch = processed(arriving, tmp_path, project)
     transfer_again(tmp_path / "proc/r0050", "*AGIPD00-S00001.h5", lambda data: data[::-1], 1e-3)
     watch.look(700)
     assert watch.look(700)[50][1].endswith(AGAIN)
 
 
-def test_failed_run_that_is_transferred_again(source, tmp_path, project):
-    put(source, tmp_path)
+def test_failed_run_that_is_transferred_again(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     (project / ".venv/bin/status").write_text("2")
     watch = Watch(tmp_path, project)
     watch.look()
@@ -394,9 +387,9 @@ def test_failed_run_that_is_transferred_again(source, tmp_path, project):
     assert about.endswith(AGAIN)
 
 
-def test_finished_run_that_is_being_transferred(source, tmp_path, project):
+def test_finished_run_that_is_being_transferred(arriving, tmp_path, project):
     """It is said when the files are at rest."""
-    watch = processed(source, tmp_path, project, settle=1000.0)
+    watch = processed(arriving, tmp_path, project, settle=1000.0)
     for n in range(5):
         transfer_again(tmp_path / "proc/r0050", "*AGIPD00-*.h5")
         assert watch.look(700)[50] == (DONE, "complete"), n
@@ -429,16 +422,16 @@ def go_to_tape(folder):
 @pytest.mark.parametrize(
     "what", [touch_access_time, read_and_write_beside, copy_as_it_was, go_to_tape, shutil.rmtree]
 )
-def test_finished_run_whose_files_are_the_same(source, tmp_path, project, what):
-    watch = processed(source, tmp_path, project)
+def test_finished_run_whose_files_are_the_same(arriving, tmp_path, project, what):
+    watch = processed(arriving, tmp_path, project)
     what(tmp_path / "proc/r0050")
     for _ in range(4):
         assert watch.look(3000)[50] == (DONE, "complete")
 
 
-def test_state_of_an_earlier_version(source, tmp_path, project):
+def test_state_of_an_earlier_version(arriving, tmp_path, project):
     """It does not say which files a run had."""
-    watch = processed(source, tmp_path, project)
+    watch = processed(arriving, tmp_path, project)
     state = json.loads(watch.files.state.read_text())
     for run in state["runs"]:
         del run["inputs"]
@@ -467,8 +460,8 @@ def test_finished_runs_are_looked_at_gently(tmp_path, project):
     assert 0.9 * calls <= 21 * looked[-1] <= 1.1 * calls
 
 
-def test_table_of_all_runs(source, tmp_path, project):
-    put(source, tmp_path)
+def test_table_of_all_runs(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     watch = Watch(tmp_path, project)
     watch.look()
     lines = status_table(watch.files)
@@ -490,8 +483,8 @@ def test_table_of_all_runs(source, tmp_path, project):
         lambda text: text.replace('"stamp": [', '"stamp": null, "x": ['),
     ],
 )
-def test_damaged_state_is_refused(source, tmp_path, project, change):
-    put(source, tmp_path)
+def test_damaged_state_is_refused(arriving, tmp_path, project, change):
+    put(arriving, tmp_path)
     watch = Watch(tmp_path, project)
     watch.look()
     watch.files.state.write_text(change(watch.files.state.read_text()))
@@ -499,8 +492,8 @@ def test_damaged_state_is_refused(source, tmp_path, project, change):
         read_state(watch.files.state)
 
 
-def test_state_is_kept_as_it_is(source, tmp_path, project):
-    put(source, tmp_path)
+def test_state_is_kept_as_it_is(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     watch = Watch(tmp_path, project)
     watch.look()
     state = read_state(watch.files.state)
@@ -535,7 +528,7 @@ def start_watch(prefix, project, *options):
     )
 
 
-def test_killed_at_any_moment_it_loses_and_doubles_nothing(source, tmp_path):
+def test_killed_at_any_moment_it_loses_and_doubles_nothing(arriving, tmp_path):
     """20 times, while runs arrive; then it is left alone."""
     project = quick_project(tmp_path / "project", seconds=0.1)
     prefix = tmp_path / "p007927"
@@ -543,7 +536,7 @@ def test_killed_at_any_moment_it_loses_and_doubles_nothing(source, tmp_path):
     options = ("--settle", "0.1s", "--every", "0.1s", "--jobs", "2")
     for n in range(20):
         if n % 2 == 0:
-            put(source, prefix, 60 + n // 2)
+            put(arriving, prefix, 60 + n // 2)
         watch = start_watch(prefix, project, *options)
         time.sleep(chance.uniform(0.05, 0.9))
         watch.kill()
@@ -587,8 +580,8 @@ def test_logs_and_results_that_are_no_files(tmp_path, project):
     assert read_result(files.result("r0050-1")) == Result()
 
 
-def test_second_watch_of_the_folder_refuses(source, tmp_path, project):
-    put(source, tmp_path)
+def test_second_watch_of_the_folder_refuses(arriving, tmp_path, project):
+    put(arriving, tmp_path)
     first = start_watch(tmp_path, project, "--every", "0.1s")
     try:
         lock = tmp_path / "scratch" / "lock" / "watch.lock"
@@ -628,9 +621,9 @@ def test_what_is_refused_at_once(tmp_path, arguments, message):
     assert not (tmp_path / "scratch").exists()
 
 
-def test_real_job_of_a_real_run(source, tmp_path):
+def test_real_job_of_a_real_run(arriving, tmp_path):
     """Once: the run is processed, by the batch script, on this machine."""
-    put(source, tmp_path)
+    put(arriving, tmp_path)
     options = ("--local", "--once", "--settle", "0.2s", "--every", "0.2s")
     done = run_xfelmpi(
         ["watch", "--prefix", tmp_path, *options, "--", "--sigma", "5"],
@@ -679,12 +672,12 @@ def test_nodes_by_the_size_of_a_run(n_bytes, nodes):
     assert nodes_for(int(n_bytes)) == nodes
 
 
-def test_polls_leave_calls_for_looks(source, tmp_path, project):
+def test_polls_leave_calls_for_looks(arriving, tmp_path, project):
     """Who polls far more often than file system calls come in looks at new runs all the same."""
     watch = Watch(tmp_path, project)
     for _ in range(400):
         watch.look(0.05)
-    put(source, tmp_path)
+    put(arriving, tmp_path)
     for _ in range(2000):
         if (found := watch.look(0.05)) and found[50][0] != WAITING:
             break
@@ -693,13 +686,13 @@ def test_polls_leave_calls_for_looks(source, tmp_path, project):
     assert watch.finish() == {50: DONE}
 
 
-def test_clock_that_is_set_back(source, tmp_path, project):
+def test_clock_that_is_set_back(arriving, tmp_path, project):
     """A run that waits is not forgotten until it is that late again."""
     watch = Watch(tmp_path, project)
     watch.clock.now += 3 * 86400
-    put(source, tmp_path, kinds=("raw",))
+    put(arriving, tmp_path, kinds=("raw",))
     for _ in range(3):
         assert watch.look()[50][0] == WAITING
     watch.clock.now = time.time()
-    put(source, tmp_path, kinds=("proc",))
+    put(arriving, tmp_path, kinds=("proc",))
     assert watch.finish() == {50: DONE}

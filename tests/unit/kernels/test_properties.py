@@ -21,6 +21,7 @@ from launch import limit
 from randomruns import check, random_run
 from rawfiles import RAW_LAYOUTS, RawSetup, assert_reads_raw, make_constants, make_frames
 from reference import FS, MODULES, PIXELS, SS
+from runnames import file_name
 
 from xfelmpi.core.config.choices import BIN_SIZES
 from xfelmpi.core.errors import InputError
@@ -87,10 +88,6 @@ def places(files) -> dict[tuple[int, int], dict[int, tuple[str, int]]]:
                     if not fault:
                         found.setdefault((train, cell), {}).setdefault(module, place)
     return found
-
-
-def file_name(module: int, sequence: int) -> str:
-    return f"CORR-R0050-AGIPD{module:02d}-S{sequence:05d}.h5"
 
 
 @settings(max_examples=100)

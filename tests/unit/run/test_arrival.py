@@ -7,6 +7,7 @@ import h5py
 import pytest
 from arrivingruns import arrive, arriving_run
 from changes import own
+from runnames import file_name
 
 from xfelmpi.core.paths import Experiment
 from xfelmpi.run.arrival import (
@@ -48,7 +49,7 @@ def test_complete_run(prefix):
 
 def test_files_that_lack_are_counted(prefix):
     for module in (3, 4, 9):
-        (prefix / f"proc/r0050/CORR-R0050-AGIPD{module:02}-S00001.h5").unlink()
+        (prefix / "proc" / "r0050" / file_name(module, 1)).unlink()
     proc, raw = listings(prefix)
     assert missing_files(proc, raw) == missing_files(proc) == "3 modules of sequence 1"
     (prefix / "proc/r0050/CORR-R0050-AGIPD03-S00000.h5").unlink()
@@ -67,7 +68,7 @@ def test_module_that_the_raw_run_has_not_is_not_waited_for(prefix):
 def test_corrected_run_without_its_last_sequence(prefix):
     """It looks complete but for the raw run."""
     for module in range(16):
-        (prefix / f"proc/r0050/CORR-R0050-AGIPD{module:02}-S00001.h5").unlink()
+        (prefix / "proc" / "r0050" / file_name(module, 1)).unlink()
     proc, raw = listings(prefix)
     assert missing_files(proc) == ""
     assert missing_files(proc, raw) == "16 modules of sequence 1"

@@ -14,6 +14,7 @@ import pytest
 from extra_data.tests.make_examples import make_reduced_spb_run
 from launch import run_python
 from mockrun import tiny_run
+from runnames import file_name, source_of
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.frame_table import FrameTable
@@ -48,19 +49,11 @@ def run(valid, tmp_path):
     return shutil.copytree(valid, tmp_path / "r0050")
 
 
-def file_name(module, sequence=0):
-    return f"CORR-R0050-AGIPD{module:02d}-S{sequence:05d}.h5"
-
-
-def source(module):
-    return f"SPB_DET_AGIPD1M-1/CORR/{module}CH0:output"
-
-
 @contextmanager
 def opened(run, module, sequence=0):
     """Give the INDEX of trains, that of the images, and the images of a module's file to edit."""
     with h5py.File(run / file_name(module, sequence), "r+") as file:
-        name = source(module)
+        name = source_of(module)
         yield file["INDEX"], file[f"INDEX/{name}/image"], file[f"INSTRUMENT/{name}/image"]
 
 
@@ -520,7 +513,7 @@ def add_other_detector(run):
     with h5py.File(path, "r+") as file:
         for section in ("INDEX", "INSTRUMENT"):
             file.create_group(f"{section}/MID_DET_AGIPD1M-1/CORR")
-            file.move(f"{section}/{source(0)}", f"{section}/{other}")
+            file.move(f"{section}/{source_of(0)}", f"{section}/{other}")
             del file[f"{section}/SPB_DET_AGIPD1M-1"]
         for key in ("dataSourceId", "root", "deviceId"):
             del file[f"METADATA/dataSources/{key}"]
@@ -695,7 +688,7 @@ N = TRAINS * 352
 
 def read(path, detector):
     number = module_file.module_of_file(path.name)
-    source = f"SPB_DET_AGIPD1M-1/CORR/{number}CH0:output"
+    source = source_of(number)
     trains = np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9)
     cell = np.tile(np.arange(352), TRAINS)
     ids = {"trainId": np.repeat(trains, 352), "cellId": cell, "pulseId": cell.astype(np.uint64)}
@@ -706,7 +699,7 @@ def read(path, detector):
 
 module_file._read_plainly = read
 run_index.module_files = lambda folder, kind, detector: [
-    Path(f"CORR-R0050-AGIPD{m:02}-S00000.h5") for m in range(16)
+    Path(file_name(m)) for m in range(16)
 ]
 run_index.start_time = lambda path: ""
 index = run_index.index_run(Path("run"), "proc")

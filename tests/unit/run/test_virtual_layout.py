@@ -12,6 +12,7 @@ from extra_data.tests.make_examples import make_modern_spb_proc_run, make_spb_ru
 from launch import all_files, call_xfelmpi, run_xfelmpi
 from mockrun import tiny_run
 from mpi4py import MPI
+from runnames import file_name, images_of
 
 from xfelmpi.cli import parser
 from xfelmpi.cli import vds as command
@@ -287,7 +288,7 @@ def test_strided_mappings_read_right(tmp_path):
     for name in mock.paths.proc.glob("*AGIPD*.h5"):
         with h5py.File(name, "r+") as file:
             module = int(re.search(r"AGIPD(\d\d)", name.name)[1])
-            image = file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+            image = file[images_of(module)]
             for key in ("data", "cellId", "pulseId"):
                 image[key][...] = image[key][:][rows]
     path, _, mappings = write(mock.options.prefix)
@@ -408,8 +409,8 @@ def big_run(n_files: int, rows: int) -> RunIndex:
     """Return the index of a complete run whose files do not exist."""
     n = n_files * rows
     files = tuple(
-        ModuleFile(f"/p/proc/r0050/CORR-R0050-AGIPD{m:02d}-S{s:05d}.h5", m,
-                   f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{m}CH0:output/image/data", "<f4")
+        ModuleFile(f"/p/proc/r0050/{file_name(m, s)}", m,
+                   f"{images_of(m)}/data", "<f4")
         for m in range(16) for s in range(n_files)
     )  # fmt: skip
     sequence, row = np.divmod(np.arange(n), rows)

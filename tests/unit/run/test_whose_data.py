@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from damagedrun import replace_dataset
 from mockrun import tiny_run
+from runnames import file_name, images_of, source_of
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import shortened
@@ -49,14 +50,10 @@ def run(experiment):
     return experiment.run_folder("proc")
 
 
-def file_name(module, sequence=0, number=50):
-    return f"CORR-R{number:04d}-AGIPD{module:02d}-S{sequence:05d}.h5"
-
-
 @contextmanager
-def images_of(run, module, sequence=0):
+def opened_images(run, module, sequence=0):
     with h5py.File(run / file_name(module, sequence), "r+") as file:
-        yield file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+        yield file[images_of(module)]
 
 
 def told(index):
@@ -142,10 +139,10 @@ def test_sequences_that_no_module_has(experiment, gone, said):
 
 
 def test_file_with_another_runs_name_is_used_and_named(run):
-    (run / file_name(3)).rename(run / file_name(3, number=49))
+    (run / file_name(3)).rename(run / file_name(3, run=49))
     index = index_run(run, "proc")
     what = "file is of run 50 (METADATA/runNumber), but named R0049"
-    assert told(index) == [(3, file_name(3, number=49), what, "used")]
+    assert told(index) == [(3, file_name(3, run=49), what, "used")]
     assert (index.frames.file >= 0).all()
 
 
@@ -205,7 +202,7 @@ def test_proposal_behind_links(tmp_path):
 def test_one_module_with_wrong_pulses(experiment, run, module):
     right = energies(experiment, index_run(run, "proc"))
     for sequence in range(4):
-        with images_of(run, module, sequence) as images:
+        with opened_images(run, module, sequence) as images:
             images["pulseId"][:] = images["pulseId"][:] + STEP
     index = index_run(run, "proc")
     what = f"pulseId of {N} frames in 8 trains differs from that of most modules"
@@ -222,7 +219,7 @@ def test_two_modules_that_contradict_each_other(experiment, run):
     for path in list(run.iterdir()):
         if not any(f"AGIPD{m:02d}" in path.name for m in (4, 9)):
             path.unlink()
-    with images_of(run, 4) as images:
+    with opened_images(run, 4) as images:
         images["pulseId"][1] = 20
     index = index_run(run, "proc")
     unknown = np.flatnonzero(index.frames.pulse_id == UNKNOWN_PULSE)
@@ -239,7 +236,7 @@ def test_frames_that_share_a_pulse(experiment, run, pulses):
     """In all modules alike, as where pulseId is not filled in: no frame gets another's energy."""
     right = energies(experiment, index_run(run, "proc")).pulse_energy
     for path in run.glob("*S00001.h5"):
-        with images_of(run, int(path.name[16:18]), 1) as images:
+        with opened_images(run, int(path.name[16:18]), 1) as images:
             images["pulseId"][:4] = pulses
     index = index_run(run, "proc")
     here = index.frames.train_id == FIRST + 2
@@ -254,7 +251,7 @@ def test_frames_that_share_a_pulse(experiment, run, pulses):
 
 def test_frames_that_only_a_module_with_wrong_pulses_has(experiment, run):
     """Nobody else says what their pulses are."""
-    with images_of(run, 2, 0) as images:
+    with opened_images(run, 2, 0) as images:
         images["pulseId"][:] = images["pulseId"][:] + STEP
     for path in run.glob("*S00003.h5"):
         if "AGIPD02" not in path.name:
@@ -271,7 +268,7 @@ def test_frames_that_only_a_module_with_wrong_pulses_has(experiment, run):
 @pytest.mark.parametrize("wrong", [[2, 5, 6, 7], [2, 0, 5, 6], [100, 102, 105, 106]])
 def test_one_module_with_wrong_cells(run, wrong):
     """Moved by one, swapped, or all others: no frame is put together of two pulses."""
-    with images_of(run, 5) as images:
+    with opened_images(run, 5) as images:
         images["cellId"][:4] = wrong
     index = index_run(run, "proc")
     here = index.frames.train_id == FIRST
@@ -297,7 +294,7 @@ def test_one_module_with_more_trains_is_the_one_named(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["trainId", "cellId", "pulseId"])
 def test_ids_of_two_columns_are_refused(run, name):
-    with images_of(run, 6) as images:
+    with opened_images(run, 6) as images:
         replace_dataset(images, name, np.stack([images[name][:]] * 2, axis=1))
     index = index_run(run, "proc")
     (problem,) = (p for p in index.problems if p.file)
@@ -400,7 +397,7 @@ def test_correction_that_lists_trains_without_frames(experiment, run):
     def empty(sequence):
         for module in range(16):
             with h5py.File(run / file_name(module, sequence), "r+") as file:
-                index = file[f"INDEX/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image"]
+                index = file[f"INDEX/{source_of(module)}/image"]
                 replace_dataset(index, "count", np.zeros(2, np.uint64))
 
     empty(0)
@@ -455,7 +452,7 @@ def test_no_usable_frame_says_why(run, name, words):
     for path in run.iterdir():
         module = int(path.name.partition("AGIPD")[2][:2])
         with h5py.File(path, "r+") as file:
-            del file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{module}CH0:output/image/{name}"]
+            del file[f"{images_of(module)}/{name}"]
     with pytest.raises(
         InputError, match=f"no usable frame of SPB_DET_AGIPD1M-1 in 64 files: .*{words}"
     ):
@@ -568,7 +565,7 @@ def test_header_that_asks_for_memory(run, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "cellId", "pulseId", "trainId"])
 def test_dataset_without_a_space(run, name):
-    with images_of(run, 3) as images:
+    with opened_images(run, 3) as images:
         replace_dataset(images, name, h5py.Empty("u1"))
     (problem,) = (p for p in index_run(run, "proc").problems if p.file)
     assert (problem.file, problem.action) == (file_name(3), "file left out")

@@ -49,7 +49,7 @@ def stream_masked(
     rows: range,
     bad_in: Callable[[int], np.ndarray],
 ) -> Iterator[SparseFrames]:
-    """Yield frames of one file, with further bad pixels, as sparse frames in blocks as `stream_hits`.
+    """Yield frames of one file, with further bad pixels, as `stream_hits` yields hits.
 
     Bad pixels are entries with count 0, as in `stream_hits`, but not those that are only missing.
 

@@ -13,7 +13,7 @@ from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import MODULE_FILE, detectors_of
 from xfelmpi.io.input_file import guarded_call
-from xfelmpi.run.machine.control_data import BeamlineFiles, opened
+from xfelmpi.run.machine.control_data import BeamlineFile, opened
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.train_table import read_table
 from xfelmpi.run.machine.xgm import Frames
@@ -23,14 +23,14 @@ _PULSES = "PULSE_REDUCTION/"
 
 
 def run_reduction(
-    experiment: Experiment, files: BeamlineFiles, frames: Frames, damage: Damage
+    experiment: Experiment, files: list[BeamlineFile], frames: Frames, damage: Damage
 ) -> RunReduction | None:
     """Return what was left out of a run; None if nothing is said of it.
 
     Parameters
     ----------
     experiment : Experiment
-    files : BeamlineFiles
+    files : list of BeamlineFile
         Those that are not of the detector's modules.
     frames : Frames
         All of the run.
@@ -69,7 +69,7 @@ def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
     return found[min(found)] if found else []
 
 
-def _look(files: BeamlineFiles, rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
+def _look(files: list[BeamlineFile], rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
     """Collect the names of rules, events of errata by name, and ratios of frames that were kept."""
     for file in files:
         with tolerated(file.name, damage):
@@ -106,7 +106,7 @@ def _events(file: h5py.File, source: str) -> int:
     return sum(int(first_and_count(file, name)[1].sum()) for name in names)
 
 
-def _before(files: BeamlineFiles, frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
+def _before(files: list[BeamlineFile], frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
     """Return how many frames the detector took in the run's trains, 0 if that is not known."""
     trains = np.unique(frames.train_id)
     sources = {s for f in files for s in f.instrument_sources if "/REDU/LITFRM" in s}

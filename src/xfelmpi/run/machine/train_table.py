@@ -94,7 +94,7 @@ def read_table(
 
     Parameters
     ----------
-    files : BeamlineFiles
+    files : list of BeamlineFile
         Where to look; a file without the dataset is passed over.
     index : str
         The source's group below ``INDEX/``.
