@@ -69,7 +69,9 @@ def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:
     return found[min(found)] if found else []
 
 
-def _look(files: list[BeamlineFile], rules: dict, errata: dict, ratios: list, damage: Damage) -> None:
+def _look(
+    files: list[BeamlineFile], rules: dict, errata: dict, ratios: list, damage: Damage
+) -> None:
     """Collect the names of rules, events of errata by name, and ratios of frames that were kept."""
     for file in files:
         with tolerated(file.name, damage):
@@ -106,7 +108,9 @@ def _events(file: h5py.File, source: str) -> int:
     return sum(int(first_and_count(file, name)[1].sum()) for name in names)
 
 
-def _before(files: list[BeamlineFile], frames: Frames, ratios: list[np.ndarray], damage: Damage) -> int:
+def _before(
+    files: list[BeamlineFile], frames: Frames, ratios: list[np.ndarray], damage: Damage
+) -> int:
     """Return how many frames the detector took in the run's trains, 0 if that is not known."""
     trains = np.unique(frames.train_id)
     sources = {s for f in files for s in f.instrument_sources if "/REDU/LITFRM" in s}
