@@ -688,7 +688,7 @@ N = TRAINS * 352
 
 def read(path, detector):
     number = module_file.module_of_file(path.name)
-    source = source_of(number)
+    source = f"SPB_DET_AGIPD1M-1/CORR/{number}CH0:output"
     trains = np.arange(TRAINS, dtype=np.uint64) + np.uint64(10**9)
     cell = np.tile(np.arange(352), TRAINS)
     ids = {"trainId": np.repeat(trains, 352), "cellId": cell, "pulseId": cell.astype(np.uint64)}
@@ -699,7 +699,7 @@ def read(path, detector):
 
 module_file._read_plainly = read
 run_index.module_files = lambda folder, kind, detector: [
-    Path(file_name(m)) for m in range(16)
+    Path(f"CORR-R0050-AGIPD{m:02}-S00000.h5") for m in range(16)
 ]
 run_index.start_time = lambda path: ""
 index = run_index.index_run(Path("run"), "proc")
