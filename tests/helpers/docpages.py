@@ -82,6 +82,7 @@ _LAST = """\
 exec 2>&1
 cd -- "$(cat '{state}/folder')"
 source '{state}/variables'
+PATH=$STANDINS:$PATH
 trap 'status=$?; export -p >"{state}/variables"; pwd >"{state}/folder"; exit $status' EXIT
 set -eo pipefail
 """
@@ -122,7 +123,8 @@ def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
     viewers, which look whether the file is there, and launchers that start few ranks on one node:
-    ``mpirun`` as many as `ranks`, those of Slurm two.
+    ``mpirun`` as many as `ranks`, those of Slurm two. A page that activates an environment finds
+    them nevertheless.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
@@ -132,7 +134,8 @@ def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
     write_script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     write_script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
-        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "STANDINS": str(programs),
         "RANKS": "2",
         "TRAINS": "2",
         "CELLS": "32",

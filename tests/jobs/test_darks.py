@@ -29,7 +29,7 @@ from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.index.run_index import index_run
 
-GAINS = dark_statistics.NOMINAL_GAINS
+GAINS = AGIPD_1M.nominal_gains
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"
 GOOD, DEAD, HOT, NOISY = range(4)
 

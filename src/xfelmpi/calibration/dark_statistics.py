@@ -17,9 +17,6 @@ from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
 from xfelmpi.run.frames.file_pool import FilePool
 
-NOMINAL_GAINS = (1.0, 38.0, 180.0)
-"""ADU of the high stage per ADU of each stage, as XFEL's documentation of AGIPD gives them."""
-
 ALWAYS_HIGH = 65536
 """A threshold that no 16-bit digital level reaches."""
 

@@ -144,7 +144,7 @@ def load_geometry(
         geometry = _from_crystfel(of_detector, detector, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
-        geometry, origin, warnings = _placed(geometry, path, text, motors)
+        geometry, origin, warnings = _placed(geometry, detector, path, text, motors)
         warnings += geometry_file.unapplied(found, regions, path)
         warnings += geometry_file.other_panels(found, detector, path)
     along = find_distance(path, text, found, distance, offset, z_motor)
@@ -176,14 +176,14 @@ def _text_of(path: Path) -> str:
     return geometry_file.read_text(path)
 
 
-def _placed(geometry, path: Path, text: str, motors: QuadrantMotors | None):
+def _placed(geometry, detector: Detector, path: Path, text: str, motors: QuadrantMotors | None):
     """Return the geometry where the file's shift and the motors put it, its origin, warnings."""
     found = geometry_file.statements(text)
     shift, complaints = geometry_file.detector_shift(found, path)
     geometry = geometry.offset(shift) if shift.any() else geometry
     warnings = complaints + geometry_file.odd_lines(text, path)
     warnings += geometry_file.unused_statements(found, path)
-    geometry, moved, complaints = _moved(geometry, path, text, motors)
+    geometry, moved, complaints = _moved(geometry, detector, path, text, motors)
     origin = f"{path}{moved}"
     if shift.any():
         origin += f", shifted by {shift[0] * 1e3:+.3f} {shift[1] * 1e3:+.3f} mm"
@@ -212,14 +212,15 @@ def _from_crystfel(of_detector: type, detector: Detector, path: Path, text: str)
 
 
 def _moved(
-    geometry, path: Path, text: str, motors: QuadrantMotors | None
+    geometry, detector: Detector, path: Path, text: str, motors: QuadrantMotors | None
 ) -> tuple[object, str, list[str]]:
     """Move the quadrants to where the run's motors stood; return what the log should say, too.
 
     Motor positions of the file and axes of motion are EXtra-geom's (``AGIPD_1MMotors``), in mm.
     """
-    from extra_geom.motors import AGIPD_1MMotors
+    import extra_geom.motors
 
+    mover = getattr(extra_geom.motors, detector.motors.geometry, None)
     reference = getattr(geometry, "motor_positions", None)
     comments = _MOTOR_COMMENT.search(text)
     if reference is None and not comments:
@@ -227,7 +228,7 @@ def _moved(
     why_not = ""
     if reference is None:
         why_not = f"{path}: its motor comments are damaged"
-    elif reference.shape != AGIPD_1MMotors.default_motor_axes.shape[:2]:
+    elif mover is None or reference.shape != mover.default_motor_axes.shape[:2]:
         why_not = f"{path}: has motors of another detector"
     elif motors is None:
         why_not = f"{path} has motor positions, but the run has none"
@@ -246,7 +247,7 @@ def _moved(
     shift = motors.positions * 1e3 - reference
     by = ", ".join(f"Q{q + 1} {a:+.3f} {b:+.3f}" for q, (a, b) in enumerate(shift))
     moved = f", quadrants moved with the motors {motors.device} by {by} mm"
-    return AGIPD_1MMotors(geometry).geom_at(motors.positions * 1e3), moved, complaints
+    return mover(geometry).geom_at(motors.positions * 1e3), moved, complaints
 
 
 def first_pixels(detector: Detector) -> np.ndarray:

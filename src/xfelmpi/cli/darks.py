@@ -8,6 +8,7 @@ from xfelmpi.calibration import dark_statistics
 from xfelmpi.cli import parser as options
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, experiment_folder
+from xfelmpi.detectors.known import DETECTORS
 
 SUMMARY = "make calibration constants for raw data from one dark run, or from one per gain stage"
 
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
         "--gains",
         type=float,
         nargs=3,
-        default=dark_statistics.NOMINAL_GAINS,
+        default=DETECTORS[0].nominal_gains,
         metavar=("HIGH", "MEDIUM", "LOW"),
         help="relative gains of the stages (default: 1 38 180)",
     )

@@ -6,7 +6,7 @@ Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel nu
 
 from dataclasses import replace
 
-from xfelmpi.detectors.base import XTDF_SOURCE, Detector
+from xfelmpi.detectors.base import XTDF_SOURCE, Detector, DetectorMotors
 
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
@@ -19,6 +19,17 @@ MAX_CELLS = 352
 
 PIXEL_SIZE = 200e-6
 """Edge of a pixel in m."""
+
+_MOTORS = DetectorMotors(
+    # EXtra's AGIPD1MQuadrantMotors
+    quadrants={"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"},
+    # EXtra-redu 1.1, litfrm/agipd_offline.py
+    along_beam={
+        "SPB": ("SPB_IRU_AGIPD1M/MOTOR/Z_STEPPER", ("encoderPosition", "actualPosition")),
+        "MID": ("MID_AGIPD_MOTION/MDL/DOWNSAMPLER", ("t4EncoderPosition",)),
+    },
+    geometry="AGIPD_1MMotors",
+)
 
 AGIPD_1M = Detector(
     name="AGIPD-1M",
@@ -36,6 +47,9 @@ AGIPD_1M = Detector(
     max_cells=MAX_CELLS,
     dark_first_cell=True,
     raw_planes=2,
+    # as XFEL's documentation gives them
+    nominal_gains=(1.0, 38.0, 180.0),
+    motors=_MOTORS,
 )
 
 AGIPD_500K = replace(
@@ -46,4 +60,5 @@ AGIPD_500K = replace(
     n_modules=8,
     # of the second generation, whose constants are others
     raw_planes=0,
+    motors=DetectorMotors(),
 )

@@ -5,6 +5,7 @@ pixels of a frame in this order: ``(module * n_ss + ss) * n_fs + fs``.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,6 +46,25 @@ class FrameDatasets:
     def group(self) -> str:
         """Where ``INDEX`` says which rows belong to which train."""
         return self.data.partition("/")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorMotors:
+    """The motors that move a detector: devices by the topic that its name begins with, e.g. SPB.
+
+    Parameters
+    ----------
+    quadrants : dict of str to str
+        Start of the names of those that move the quadrants, Q1M1 … Q4M2.
+    along_beam : dict of str to (str, tuple of str)
+        The one along the beam, and the keys of its position in mm, the best one first.
+    geometry : str
+        Class of ``extra_geom.motors`` that moves the quadrants of a geometry; empty: none.
+    """
+
+    quadrants: Mapping[str, str] = field(default_factory=dict)
+    along_beam: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    geometry: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +109,10 @@ class Detector:
         (EXtra-redu's ``referenceFrame`` 1); else, pulse numbers are taken as they are.
     raw_planes : int
         Values per pixel in raw files: 2 for analogue and digital. 0: raw data are not processed.
+    nominal_gains : tuple of float
+        ADU of the high gain stage per ADU of each stage, for raw data.
     datasets : FrameDatasets
+    motors : DetectorMotors
 
     Raises
     ------
@@ -115,7 +138,9 @@ class Detector:
     geometry: str = ""
     dark_first_cell: bool = False
     raw_planes: int = 0
+    nominal_gains: tuple[float, ...] = ()
     datasets: FrameDatasets = FrameDatasets()
+    motors: DetectorMotors = field(default_factory=DetectorMotors, compare=False)
 
     def __post_init__(self):
         if any(n % tile for n, tile in zip(self.module_shape, self.asic_shape, strict=True)):

@@ -4,6 +4,8 @@ import ctypes
 import mmap
 import os
 import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 import numpy as np
@@ -47,8 +49,15 @@ def assert_soon(condition) -> None:
 
 
 @pytest.fixture
-def files(tmp_path):
-    paths = [tmp_path / f"{n:02}.h5" for n in range(read_ahead._FILES + 6)]
+def on_disk():
+    """A folder on a disk: other files of the tests may be in memory."""
+    with TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def files(on_disk):
+    paths = [on_disk / f"{n:02}.h5" for n in range(read_ahead._FILES + 6)]
     for path in paths:
         path.write_bytes(bytes(1 << 16))
     return paths
@@ -97,9 +106,9 @@ def test_few_files(files, number):
 
 
 @pytest.mark.parametrize("scattered", [True, False])
-def test_parts_of_a_file(tmp_path, scattered):
+def test_parts_of_a_file(on_disk, scattered):
     """Those that lie together are left to the system, which reads ahead by itself."""
-    path = tmp_path / "file"
+    path = on_disk / "file"
     path.write_bytes(bytes(1 << 20))
     drop(path)
     if pages_in_memory(path):

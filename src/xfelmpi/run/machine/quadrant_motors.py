@@ -1,32 +1,25 @@
-"""Where the motors of the AGIPD-1M's quadrants stood during a run."""
+"""Where the detector's motors stood during a run: those of its quadrants, and along the beam."""
 
 from itertools import product
 
 import numpy as np
 
 from xfelmpi.core.machine_records import BeamlineSource, QuadrantMotors, ZMotor
-from xfelmpi.detectors.known import names_another
+from xfelmpi.detectors.known import detectors_of, names_another
 from xfelmpi.run.machine.control_data import BeamlineFiles, data_selectors
 from xfelmpi.run.machine.findings import Damage, Findings
 from xfelmpi.run.machine.possible import MOTOR_POSITION, without_impossible
 from xfelmpi.run.machine.train_table import TrainTable, read_table
 from xfelmpi.run.machine.xgm import Frames
 
-_DEVICES = {"SPB": "SPB_IRU_AGIPD1M/MOTOR/", "MID": "MID_EXP_AGIPD1M/MOTOR/"}
 _MOTORS = tuple(product(range(1, 5), (1, 2)))
 _KEY = "actualPosition"
-
-_Z_MOTORS = {
-    "SPB": ("SPB_IRU_AGIPD1M/MOTOR/Z_STEPPER", ("encoderPosition", _KEY)),
-    "MID": ("MID_AGIPD_MOTION/MDL/DOWNSAMPLER", ("t4EncoderPosition",)),
-}
-"""What moves the detector along the beam, in mm (EXtra-redu 1.1, ``litfrm/agipd_offline.py``)."""
 
 
 def quadrant_motors(files: BeamlineFiles, frames: Frames, found: Findings) -> QuadrantMotors | None:
     """Read the positions of the eight motors that move the quadrants.
 
-    Sources are those of EXtra's ``AGIPD1MQuadrantMotors``: ``SPB_IRU_AGIPD1M/MOTOR/Q1M1`` and so
+    Sources are those of the detector's `DetectorMotors`, e.g. ``SPB_IRU_AGIPD1M/MOTOR/Q1M1`` and so
     on, ``actualPosition`` in mm, or keys of a slow data selector that carry the same name,
     ``spbIruAgipd1MMotorQ1M1.actualPosition``.
 
@@ -42,7 +35,7 @@ def quadrant_motors(files: BeamlineFiles, frames: Frames, found: Findings) -> Qu
     QuadrantMotors or None
         None if the files have none of them.
     """
-    device = _DEVICES.get(frames.topic)
+    device = detectors_of(frames.detector)[0].motors.quadrants.get(frames.topic)
     if device is None or names_another(device, frames.detector):
         return None
     positions, travel = np.full((4, 2), np.nan), np.full((4, 2), np.nan)
@@ -78,7 +71,8 @@ def z_motor(files: BeamlineFiles, frames: Frames, found: Findings) -> ZMotor | N
     ZMotor or None
         None if the files do not have it.
     """
-    name, keys = _Z_MOTORS.get(frames.topic, ("", ()))
+    motors = detectors_of(frames.detector)[0].motors
+    name, keys = motors.along_beam.get(frames.topic, ("", ()))
     for key in () if names_another(name, frames.detector) else keys:
         selectors = data_selectors(files, found.damage)
         table = motor_table(files, name, selectors, found.damage, key)
