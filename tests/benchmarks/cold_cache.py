@@ -70,9 +70,9 @@ def read_all(files: list[Path]) -> tuple[int, float]:
 def how_it_reads(folder: Path, run: int) -> None:
     """Show sizes and order of the reads of a job on one rank, by strace."""
     trace = folder / "trace.txt"
-    command = ["strace", "-f", "-qq", "-e", "trace=pread64", "-s", "0", "-o", trace, PYTHON, "-m"]
-    job = ["xfelmpi", run, "--prefix", folder, "--no-report"]
-    subprocess.run([str(part) for part in [*command, *job]], capture_output=True, check=True)
+    command = ["strace", "-f", "-qq", "-e", "trace=pread64", "-s", "0", "-o", trace]
+    command += [PYTHON, "-m", "xfelmpi", run, "--prefix", folder, "--no-report"]
+    subprocess.run(list(map(str, command)), capture_output=True, check=True)
     sizes, large, on, end = [], 0, 0, defaultdict(set)
     for line in trace.read_text().splitlines():
         if not (match := _READ.match(line)):

@@ -256,13 +256,19 @@ def test_request_that_is_a_link_is_not_followed(tmp_path):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_failed_run_is_tried_again_only_when_asked(arriving, tmp_path, project):
+def failed(arriving, tmp_path, project):
+    """Return a watch whose run 50 has failed."""
     put(arriving, tmp_path)
     (project / ".venv/bin/status").write_text("2")
     watch = Watch(tmp_path, project)
     watch.look()
     watch.look()
     assert watch.finish() == {50: FAILED}
+    return watch
+
+
+def test_failed_run_is_tried_again_only_when_asked(arriving, tmp_path, project):
+    watch = failed(arriving, tmp_path, project)
     watch.look(7200)
     assert len(calls(project)[50]) == 1
     (project / ".venv/bin/status").write_text("3")
@@ -372,12 +378,7 @@ def test_finished_run_whose_contents_alone_have_changed(arriving, tmp_path, proj
 
 
 def test_failed_run_that_is_transferred_again(arriving, tmp_path, project):
-    put(arriving, tmp_path)
-    (project / ".venv/bin/status").write_text("2")
-    watch = Watch(tmp_path, project)
-    watch.look()
-    watch.look()
-    assert watch.finish() == {50: FAILED}
+    watch = failed(arriving, tmp_path, project)
     late = tmp_path / "proc/r0050/CORR-R0050-REDU00-S00000.h5"
     late.write_bytes(b"late")
     watch.look(700)

@@ -202,9 +202,11 @@ class _FolderConstants:
         return tuple(UsedFile("constants", str(path)) for path in paths)
 
     def layout(self, module: int, cells_used) -> ConstantsLayout:
+        """Return how a module's constants can be kept."""
         return survey(constants_file(self.folder, module), cells_used)
 
     def fill(self, module: int, arrays, cells_used, settings) -> list[Problem]:
+        """Write a module's constants into its part of the shared arrays; return what they lack."""
         path = constants_file(self.folder, module)
         lacking = _fill(path, arrays, cells_used, settings)
         problems = [_problem_of_lacking(path.name, module, lacking)] if lacking else []
