@@ -32,7 +32,7 @@ peers) python "$programs/peers.py" "$folder/peers" "$repeats" ;;
 all)
     python "$programs/pass_floor.py" "$folder/pass" 16 352 libdeflate zlib
     python "$programs/pass_floor.py" "$folder/plain" 4 64 u2 f4 u2-plain f4-plain
-    mpirun -n 2 python "$programs/raw_pass.py" "$folder/raw"
+    "$MPIRUN" -n 2 python "$programs/raw_pass.py" "$folder/raw"
     python "$programs/write_hits.py" "$folder/hits" 2000 "$repeats"
     python "$programs/index_run.py" "$folder/index" "$repeats"
     python "$programs/mask_layouts.py" "$folder/masks" "$repeats"

@@ -19,12 +19,12 @@ cd -- "$ROOT"
 say ""
 say "Simulating run 50 on $ranks ranks: $trains trains of $cells cells, 16 modules"
 rm -rf -- demo
-mpirun -n "$ranks" python -m xfelmpi simulate 50 --prefix demo --trains "$trains" --cells "$cells"
+"$MPIRUN" -n "$ranks" python -m xfelmpi simulate 50 --prefix demo --trains "$trains" --cells "$cells"
 
 say ""
-say "Processing it: mpirun -n $ranks python -m xfelmpi 50 --prefix demo --geometry $geometry"
+say "Processing it: $MPIRUN -n $ranks python -m xfelmpi 50 --prefix demo --geometry $geometry"
 # 3: complete, but some input was excluded; the comparison shows what that means.
-mpirun -n "$ranks" python -m xfelmpi 50 --prefix demo --geometry "$geometry" || (($? == 3))
+"$MPIRUN" -n "$ranks" python -m xfelmpi 50 --prefix demo --geometry "$geometry" || (($? == 3))
 
 say ""
 python jobs/demo_summary.py demo 50

@@ -191,7 +191,7 @@ on_ranks() {
     mkdir -p "$folder"
     say "" && say "=== pytest on $ranks ranks, $label"
     # shellcheck disable=SC2016
-    watched "$folder" mpirun -n "$ranks" bash -c '
+    watched "$folder" "$MPIRUN" -n "$ranks" bash -c '
         export RANK=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}
         exec python -m pytest --results="$0/rank$RANK.results" "$@" >"$0/rank$RANK.out" 2>&1' \
         "$folder" --with-mpi -m mpi "${recorded[@]}" -p no:cacheprovider \

@@ -96,3 +96,18 @@ exec {shutil.which("python3")} "$@" """,
     assert done.returncode == 7
     assert "setup.sh: failed (status 7) in line" in done.stderr
     assert 'python_version=$("$PY" -VV)' in done.stderr
+
+
+def test_demo_starts_the_launcher_of_its_mpi(copied, tmp_path):
+    """Debian has two side by side: ranks that mpirun of the other MPI starts are each alone."""
+    script(copied, "exit 0")
+    folder, venv = tmp_path / "bin", tmp_path / ".venv" / "bin"
+    for place in (folder, venv):
+        place.mkdir(parents=True)
+    script(venv / "python", "exit 0")
+    script(folder / "mpirun", "exit 9")
+    script(folder / "mpirun.mpich", 'echo "started: $*"')
+    done = bash(tmp_path / "jobs" / "demo.sh", MPICC=script(folder / "mpicc.mpich", "exit 0"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("started: -n 2 python -m xfelmpi ") == 2
+    assert f"Processing it: {folder}/mpirun.mpich -n 2" in done.stdout

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from xfelmpi.calibration.constants_file import STAGES
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
@@ -202,11 +203,25 @@ def _gain_mode(experiment: Experiment, detector: str, found: dict) -> int:
             sources = sorted(s for s in run.control_sources if s.endswith("/MDL/FPGA_COMP"))
             sources.sort(key=lambda name: not name.startswith(domain))
             if sources:
-                return int(run[sources[0]]["gainModeIndex"].as_single_value(atol=0))
+                return _known_mode(run[sources[0]]["gainModeIndex"].as_single_value(atol=0))
         # damaged files are the index's affair, and a value that varies says nothing
         except Exception as error:
             log.info(f"{folder}: no gain mode: {' '.join(str(error).split())[:200]}")
     return guess
+
+
+def _known_mode(value) -> int:
+    """Return a gain mode, 0 … 3; see `CatalogueFiles`.
+
+    Raises
+    ------
+    ValueError
+        If it is another number.
+    """
+    mode = int(value)
+    if not ADAPTIVE <= mode <= STAGES:
+        raise ValueError(f"gain mode {mode}, expected {ADAPTIVE} … {STAGES}")
+    return mode
 
 
 def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, int]:
@@ -246,7 +261,7 @@ def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, i
                 if _module(name) >= 0:
                     own = by_module.setdefault(_module(name), {})
                     own[kind] = ConstantFile(constant.file_path(store), constant.dataset)
-        mode = int(getattr(found._condition, "gain_mode", None) or ADAPTIVE)
+        mode = _known_mode(getattr(found._condition, "gain_mode", None) or ADAPTIVE)
     # the library and what it stands on raise many classes
     except Exception as error:
         reason = " ".join(str(error).split())[:500]

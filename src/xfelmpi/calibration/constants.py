@@ -208,10 +208,10 @@ class _FolderConstants:
     def fill(self, module: int, arrays, cells_used, settings) -> list[Problem]:
         """Write a module's constants into its part of the shared arrays; return what they lack."""
         path = constants_file(self.folder, module)
-        lacking = _fill(path, arrays, cells_used, settings)
+        n_there, lacking = _fill(path, arrays, cells_used, settings)
         problems = [_problem_of_lacking(path.name, module, lacking)] if lacking else []
-        if len(cells_used) and not arrays["offset"].any():
-            what = f"AnalogOffset is 0 for all pixels of {len(cells_used)} cells"
+        if n_there and not arrays["offset"].any():
+            what = f"AnalogOffset is 0 for all pixels of {n_there} cells"
             problems.append(Problem(what, path.name, module, 0, "used"))
         return problems
 
@@ -350,10 +350,13 @@ def _problem_of_lacking(file: str, module: int, lacking: dict[int, np.ndarray]) 
     return Problem(what, file, module, 0, "pixels count as bad in these stages")
 
 
-def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> dict[int, np.ndarray]:
+def _fill(
+    path: Path, arrays: dict[str, np.ndarray], cells_used, settings
+) -> tuple[int, dict[int, np.ndarray]]:
     """Write a module's constants into its part of the shared arrays, one cell at a time.
 
-    Returns how many pixels lack constants, int (stage,), by cell, where many do.
+    Returns how many of the cells the file has, and how many pixels lack constants, int (stage,),
+    by cell, where many do.
     """
     found = {}
     with open_constants(path) as file:
@@ -382,4 +385,4 @@ def _fill(path: Path, arrays: dict[str, np.ndarray], cells_used, settings) -> di
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0
             arrays["gain"][gain_row] = cell_arrays["gain"][:, : arrays["gain"].shape[2]]
-    return found
+    return sum(cell < n_cells for cell in cells_used), found

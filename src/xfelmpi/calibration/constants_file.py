@@ -94,6 +94,8 @@ def descending_thresholds(file: h5py.File, name: str) -> str:
     The digital level rises from high to low gain, and so do the thresholds between them. Those of
     the first cell are compared, in pixels that are good in all stages.
     """
+    if not file["DigitalGainLevel"].shape[1]:
+        return ""
     level, bad = (file[key][:, 0] for key in ("DigitalGainLevel", "Badpixel"))
     judged = ~(bad != 0).any(axis=0)
     judged &= np.isfinite(level[1:]).all(axis=0)

@@ -4,13 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-from xfelmpi.calibration import dark_statistics
+from xfelmpi.calibration.constants_file import STAGES
 from xfelmpi.cli import parser as options
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, experiment_folder
 from xfelmpi.detectors.known import DETECTORS
 
 SUMMARY = "make calibration constants for raw data from one dark run, or from one per gain stage"
+
+
+_LARGEST_GAIN = 1e6
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,14 +83,23 @@ def main(argv: list[str], comm) -> int:
 
 def _given(argv: list[str]) -> argparse.Namespace:
     given = parser().parse_args(argv)
-    if len(given.runs) > dark_statistics.STAGES:
-        raise UsageError(f"found {len(given.runs)} runs, expected one for each of 3 gain stages")
+    if len(given.runs) > STAGES:
+        raise UsageError(
+            f"found {len(given.runs)} runs, expected one for each of {STAGES} gain stages"
+        )
     if len(set(given.runs)) < len(given.runs):
         raise UsageError(
             f"found runs {' '.join(map(str, given.runs))}, expected one for each gain stage, all "
             "different"
         )
-    if min(given.gains) <= 0:
-        raise UsageError(f"--gains: found {given.gains}, expected numbers above 0")
+    # false for NaN, too
+    if not all(0 < gain <= _LARGEST_GAIN for gain in given.gains):
+        raise UsageError(
+            f"--gains: found {given.gains}, expected numbers above 0, up to {_LARGEST_GAIN:g}"
+        )
+    for name in ("offset_sigma", "noise_sigma"):
+        if not getattr(given, name) >= 0:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option}: found {getattr(given, name)}, expected 0 or more")
     given.prefix = experiment_folder(given.prefix)
     return given

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from xfelmpi.io.output_file import cannot_write, make_folder, make_readable
@@ -46,7 +47,9 @@ def _replace(path: Path, pieces: Iterable[bytes], size: int, *, locked: bool) ->
     except OSError as error:
         raise cannot_write(path, error, size) from None
     finally:
-        part.unlink(missing_ok=True)
+        # what keeps it from being made keeps it from being looked for, too
+        with suppress(OSError):
+            part.unlink()
         end_partial(part)
 
 

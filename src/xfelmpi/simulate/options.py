@@ -251,10 +251,12 @@ class SimulationOptions:
         self._check_ranges()
         self._check_cells()
         self._check_modules()
-        for name in ("size_nm", "hit_photons", "axis_ratio"):
+        for name, most in _PAIRS:
             low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UsageError(f"{name} is {low} … {high}, expected 0 < smallest <= largest")
+            if not 0 < low <= high <= most:
+                raise UsageError(
+                    f"{name} is {low} … {high}, expected 0 < smallest <= largest <= {most:g}"
+                )
         if self.pairs + self.ice + self.rings > 1:
             raise UsageError("pairs, ice and rings are more than all particles")
         if self.sample != storable(self.sample):
@@ -427,6 +429,10 @@ _RANGES = (
     ("masked_at_times", 0, 65536),
     ("seed", 0, 2**32 - 1),
 )
+
+
+_PAIRS = (("size_nm", 1e6), ("hit_photons", 1e9), ("axis_ratio", 1e6))
+"""Options that are the smallest and the largest of something, and what that may be at most."""
 
 
 def parse_cells(text: str) -> tuple[int, ...]:

@@ -191,6 +191,20 @@ def test_other_number_of_cells(tmp_path, written, name):
         calibrate(tmp_path, [0])
 
 
+def test_constants_of_no_cell(tmp_path):
+    """A file that has all datasets, but nothing in them: a problem, as any cell that is missing."""
+    path = constants_file(tmp_path / "constants", MODULE)
+    path.parent.mkdir()
+    with h5py.File(path, "w") as file:
+        for name in NAMES:
+            dtype = "f4" if name == "RelativeGain" else "i2"
+            file.create_dataset(name, (3, 0, SS, FS), dtype)
+    calibration = calibrate(tmp_path, [0, 1])
+    (problem,) = calibration.problems
+    assert problem.what == "calibration constants have 0 cells, the run uses cell 1"
+    assert not calibration.good_in_high_stage(MODULE).any()
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(n, "S3") for n in NAMES]

@@ -195,6 +195,19 @@ def test_fixed_gain(tmp_path, store, mode):
     assert_same(found, tmp_path, as_cheetah(arrays, stage=mode - 1))
 
 
+@pytest.mark.parametrize("mode", [-1, 4, 77])
+def test_gain_mode_that_is_none(tmp_path, store, mode, caplog):
+    """It says nothing: constants with thresholds between the stages are of adaptive gain."""
+    arrays = catalogue_arrays()
+    write_list(tmp_path, write_store(store, arrays))
+    write_run(tmp_path, mode)
+    with caplog.at_level("INFO", "xfelmpi"):
+        found = load(tmp_path)
+    assert f"no gain mode: gain mode {mode}, expected 0 … 3" in caplog.text
+    assert "adaptive gain" in found.notes[0]
+    assert_same(found, tmp_path, as_cheetah(arrays))
+
+
 def test_without_relative_gains(tmp_path, store):
     """Pixels in medium and low gain count as bad, and a problem says so."""
     arrays = catalogue_arrays()

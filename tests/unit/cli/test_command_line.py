@@ -46,6 +46,23 @@ def test_option_of_another_command(tmp_path):
     assert "--name is an option of xfelmpi merge" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gains", "nan", "38", "180"], "--gains: found [nan, 38.0, 180.0], expected numbers"),
+        (["--gains", "1", "38", "inf"], "--gains: found [1.0, 38.0, inf], expected numbers"),
+        # as float32, in which gains are kept, this is infinite
+        (["--gains", "1", "38", "1e60"], "--gains: found [1.0, 38.0, 1e+60], expected numbers"),
+        (["--offset-sigma", "nan"], "--offset-sigma: found nan, expected 0 or more"),
+        (["--noise-sigma", "-1"], "--noise-sigma: found -1.0, expected 0 or more"),
+    ],
+)
+def test_numbers_of_darks(words, message, tmp_path):
+    done = call_xfelmpi(["darks", "50", *words, "--prefix", tmp_path])
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_help_of_a_command():
     for words in (["help", "show"], ["show", "--help"]):
         done = call_xfelmpi(words)
