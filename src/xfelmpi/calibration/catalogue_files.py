@@ -18,6 +18,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.regular_file import open_regular
+from xfelmpi.detectors.known import detectors_of
 
 STORES = (Path("/common/cal/caldb_store"), Path("/gpfs/exfel/d/cal/caldb_store"))
 """Where the constants are at the facility (``extra.calibration.calcat``)."""
@@ -146,10 +147,9 @@ def _store() -> Path:
     return there[0]
 
 
-def _module(name: str) -> int:
-    """Return the module of a data aggregator, e.g. 3 of ``AGIPD03``; -1 if it is none."""
-    match = re.fullmatch(r"AGIPD(\d\d)", name)
-    return int(match[1]) if match else -1
+def _modules(detector: str) -> dict[str, int]:
+    """Return the modules of a detector by the names of their data aggregators, e.g. ``AGIPD03``."""
+    return {name: module for module, name in enumerate(detectors_of(detector)[0].module_names)}
 
 
 def _listed(path: Path, detector: str) -> dict[int, dict[str, ConstantFile]]:
@@ -161,12 +161,12 @@ def _listed(path: Path, detector: str) -> dict[int, dict[str, ConstantFile]]:
         of = about["calibration-configurations"]["karabo-id"]
         if of != detector:
             raise InputError(f"{path}: lists constants of {of}, expected those of {detector}")
-        store, found = _store(), {}
+        store, modules, found = _store(), _modules(detector), {}
         for name, group in about["retrieved-constants"].items():
             # there are other entries as well, such as how long it took
-            if _module(name) < 0 or "constants" not in group:
+            if name not in modules or "constants" not in group:
                 continue
-            found[_module(name)] = {
+            found[modules[name]] = {
                 kind: ConstantFile(store / entry["path"], str(entry["dataset"]))
                 for kind, entry in group["constants"].items()
                 if _used(kind)
@@ -195,12 +195,15 @@ def _gain_mode(experiment: Experiment, detector: str, found: dict) -> int:
     from extra_data import RunDirectory
 
     guess = ADAPTIVE if any("ThresholdsDark" in its for its in found.values()) else 1
+    control = detectors_of(detector)[0].control
+    if control is None:
+        return guess
     domain = re.sub(r"_DET_(\w+)-(\d)$", r"_IRU_\1\2", detector)
     folders = (experiment.run_folder(kind) for kind in ("raw", "proc"))
     for folder in filter(Path.is_dir, folders):
         try:
             run = RunDirectory(str(folder))
-            sources = sorted(s for s in run.control_sources if s.endswith("/MDL/FPGA_COMP"))
+            sources = sorted(s for s in run.control_sources if s.endswith(control.device))
             sources.sort(key=lambda name: not name.startswith(domain))
             if sources:
                 return _known_mode(run[sources[0]]["gainModeIndex"].as_single_value(atol=0))
@@ -255,11 +258,11 @@ def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, i
         calcat.global_client = client = Client(f"{address.rstrip('/')}/api/", user_email="")
         run = RunDirectory(str(experiment.run_folder("raw")))
         found = CalibrationData.from_data(run, detector, client=client)
-        by_module: dict[int, dict[str, ConstantFile]] = {}
+        modules, by_module = _modules(detector), {}
         for kind in filter(_used, found):
             for name, constant in found[kind].constants.items():
-                if _module(name) >= 0:
-                    own = by_module.setdefault(_module(name), {})
+                if name in modules:
+                    own = by_module.setdefault(modules[name], {})
                     own[kind] = ConstantFile(constant.file_path(store), constant.dataset)
         mode = _known_mode(getattr(found._condition, "gain_mode", None) or ADAPTIVE)
     # the library and what it stands on raise many classes

@@ -6,7 +6,7 @@ Axis order everywhere: (module, ss, fs), slow scan before fast scan. A *pixel nu
 
 from dataclasses import replace
 
-from xfelmpi.detectors.base import XTDF_SOURCE, Detector, DetectorMotors
+from xfelmpi.detectors.base import XTDF_SOURCE, Detector, DetectorControl, DetectorMotors
 
 N_MODULES = 16
 MODULE_SHAPE = (512, 128)
@@ -31,6 +31,14 @@ _MOTORS = DetectorMotors(
     geometry="AGIPD_1MMotors",
 )
 
+_CONTROL = DetectorControl(
+    # EXtra-redu 1.1, litfrm/agipd_offline.py
+    device="/MDL/FPGA_COMP",
+    generations={"AgipdComposite": 1, "Agipd2Composite": 2},
+    # of 10 ns
+    clocks_per_pulse=22,
+)
+
 AGIPD_1M = Detector(
     name="AGIPD-1M",
     module_name="AGIPD",
@@ -50,6 +58,7 @@ AGIPD_1M = Detector(
     # as XFEL's documentation gives them
     nominal_gains=(1.0, 38.0, 180.0),
     motors=_MOTORS,
+    control=_CONTROL,
 )
 
 AGIPD_500K = replace(

@@ -68,6 +68,25 @@ class DetectorMotors:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectorControl:
+    """The device that controls a detector, and says when its frames are open.
+
+    Parameters
+    ----------
+    device : str
+        End of its name.
+    generations : dict of str to int
+        Which settings it has, 1 or 2, by its class.
+    clocks_per_pulse : int
+        Clocks, in which ``integrationTime`` is given, between bunch slots.
+    """
+
+    device: str
+    generations: Mapping[str, int]
+    clocks_per_pulse: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Detector:
     """A detector of several modules of the same shape.
 
@@ -113,6 +132,8 @@ class Detector:
         ADU of the high gain stage per ADU of each stage, for raw data.
     datasets : FrameDatasets
     motors : DetectorMotors
+    control : DetectorControl or None
+        None if its settings do not tell which pulses a frame saw.
 
     Raises
     ------
@@ -141,6 +162,7 @@ class Detector:
     nominal_gains: tuple[float, ...] = ()
     datasets: FrameDatasets = FrameDatasets()
     motors: DetectorMotors = field(default_factory=DetectorMotors, compare=False)
+    control: DetectorControl | None = field(default=None, compare=False)
 
     def __post_init__(self):
         if any(n % tile for n, tile in zip(self.module_shape, self.asic_shape, strict=True)):

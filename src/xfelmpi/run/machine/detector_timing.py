@@ -9,7 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from xfelmpi.detectors.known import names_another
+from xfelmpi.detectors.base import DetectorControl
+from xfelmpi.detectors.known import detectors_of, names_another
 from xfelmpi.run.machine.control_data import BeamlineFiles, data_selectors, run_value
 from xfelmpi.run.machine.findings import Damage
 from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
@@ -17,18 +18,10 @@ from xfelmpi.run.machine.pulse_matching import REFERENCE_FRAME
 STRIDE_OF_RATE = {"4.5": 1, "2.2": 2, "1.1": 4, "0.5": 8}
 """Bunch slots from frame to frame, by the repetition rate in MHz."""
 
-MOST_FRAMES = 352
-"""Frames of a train that the lit-frame finder knows."""
-
 _LARGEST = 1e12
 """No setting is as large as this."""
 
-_CONTROL = re.compile(r"/MDL/FPGA_COMP$")
 _FINDER = re.compile(r"/REDU/LITFRM")
-_GENERATION = {"AgipdComposite": 1, "Agipd2Composite": 2}
-
-_CLOCKS_PER_PULSE = 22
-"""Clocks of 10 ns between bunch slots; ``integrationTime`` is in these."""
 
 _TICKS_PER_PULSE = 24
 """Ticks of 9.23 ns of the time server between bunch slots; delays are in these."""
@@ -174,15 +167,19 @@ def detector_timing(files: BeamlineFiles, detector: str, damage: Damage) -> Dete
     UnusableError
         If the settings are not complete.
     """
+    known = detectors_of(detector)[0]
+    if known.control is None:
+        return None
     finders = lit_frame_finders(files, detector)
     finder = _Device(files, finders[0], damage) if finders else None
-    control = _control_device(files, detector, finder, damage)
+    control = _control_device(files, detector, known.control, finder, damage)
     if control is None:
         return None
+    generations, clocks = known.control.generations, known.control.clocks_per_pulse
     kind = control.need("classId")
-    if kind not in _GENERATION:
+    if kind not in generations:
         raise UnusableError(
-            f"{control.name} is of class {kind!r:.40}, expected one of {', '.join(_GENERATION)}"
+            f"{control.name} is of class {kind!r:.40}, expected one of {', '.join(generations)}"
         )
     rate = f"{control.number('bunchStructure.repetitionRate'):.1f}"
     if rate not in STRIDE_OF_RATE:
@@ -191,14 +188,14 @@ def detector_timing(files: BeamlineFiles, detector: str, damage: Damage) -> Dete
             f"{', '.join(STRIDE_OF_RATE)}"
         )
     stride = STRIDE_OF_RATE[rate]
-    exposure = math.ceil(control.number("integrationTime") / _CLOCKS_PER_PULSE)
+    exposure = math.ceil(control.number("integrationTime") / clocks)
     if exposure < 1:
-        raise UnusableError(f"{control.name} has integrationTime {exposure * _CLOCKS_PER_PULSE}")
+        raise UnusableError(f"{control.name} has integrationTime {exposure * clocks}")
     # the second generation has no such setting
-    first = int(control.number("bunchStructure.firstPulse")) if _GENERATION[kind] == 1 else 0
+    first = int(control.number("bunchStructure.firstPulse")) if generations[kind] == 1 else 0
     shift, rule = _alignment(files, detector, stride, finder, damage)
     return DetectorTiming(
-        n_frames=min(int(control.number("bunchStructure.nPulses")), MOST_FRAMES),
+        n_frames=min(int(control.number("bunchStructure.nPulses")), known.max_cells),
         first=first,
         stride=stride,
         exposure=min(exposure, stride),
@@ -209,13 +206,15 @@ def detector_timing(files: BeamlineFiles, detector: str, damage: Damage) -> Dete
     )
 
 
-def _control_device(files, detector: str, finder: _Device | None, damage: Damage) -> _Device | None:
+def _control_device(
+    files, detector: str, known: DetectorControl, finder: _Device | None, damage: Damage
+) -> _Device | None:
     """Return the detector's control device: the one that the lit-frame finder names, if any."""
     named = (finder.get("detectorId") or finder.get("DetectorCtrl")) if finder else None
     if isinstance(named, str) and _is_control(files, named):
         return _Device(files, named, damage)
     found = _of_detector(
-        {s for f in files for s in f.control_sources if _CONTROL.search(s)}, detector
+        {s for f in files for s in f.control_sources if s.endswith(known.device)}, detector
     )
     return _Device(files, found[0], damage) if found else None
 
@@ -233,14 +232,15 @@ def known_reference_frame(files: BeamlineFiles, detector: str, damage: Damage) -
     for name in lit_frame_finders(files, detector)[:1]:
         finder = _Device(files, name, damage)
         if finder.get("alignMethod") in (None, BY_FIRST_PULSE):
-            return _stored_frame(finder)
+            return _stored_frame(finder, detector)
     return None
 
 
-def _stored_frame(finder: _Device | None) -> int | None:
+def _stored_frame(finder: _Device | None, detector: str) -> int | None:
     """Return the setting ``referenceFrame``, None if it is not there or no frame's number."""
+    most = detectors_of(detector)[0].max_cells
     stored = finder.get("referenceFrame") if finder else None
-    return stored if isinstance(stored, int) and 0 <= stored < MOST_FRAMES else None
+    return stored if isinstance(stored, int) and 0 <= stored < most else None
 
 
 def _alignment(
@@ -249,7 +249,7 @@ def _alignment(
     """Return the shift in bunch slots, and how it is known."""
     method = finder.get("alignMethod") if finder else None
     if method in (None, BY_FIRST_PULSE):
-        stored = _stored_frame(finder)
+        stored = _stored_frame(finder, detector)
         frame = REFERENCE_FRAME if stored is None else stored
         rule = f"{BY_FIRST_PULSE}, which made frame {frame}"
         return frame * stride, f"{rule} ({ASSUMED_FRAME})" if stored is None else rule
