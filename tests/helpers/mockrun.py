@@ -9,9 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.core.paths import Experiment
 from xfelmpi.simulate import SimulationOptions, SimulationResult, simulate
-from xfelmpi.simulate.constants import constants_path
 
 TINY = {
     "trains": 3,
@@ -87,7 +87,7 @@ class MockRun:
 
     def constants(self, module: int) -> dict[str, np.ndarray]:
         """Return the constants of raw data by name, each (stage, cell, ss, fs)."""
-        return read_truth(constants_path(self.paths.constants, module))
+        return read_truth(constants_file(self.paths.constants, module))
 
 
 def read_truth(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,13 @@ import h5py
 import numpy as np
 
 from xfelmpi.calibration.catalogue_files import ADAPTIVE, CatalogueFiles, ConstantFile
-from xfelmpi.calibration.constants_file import NEVER, STAGES, ConstantsLayout, prepare_cell
+from xfelmpi.calibration.constants_file import (
+    STAGES,
+    ConstantsLayout,
+    fill_without_constants,
+    prepare_cell,
+    problem_of_cells,
+)
 from xfelmpi.calibration.mask_files import bad_bits
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
@@ -108,11 +114,7 @@ def find_constants(
             continue
         modules.append(module)
         n_cells = min(_check(kind, file, detector) for kind, file in sorted(its.items()))
-        lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
-        if len(lacking):
-            text = f"calibration constants have {n_cells} cells, the run uses cell {lacking[-1]}"
-            action = "pixels of the cells without them count as bad"
-            problems.append(Problem(text, its["Offset"].path.name, module, 0, action))
+        problems += problem_of_cells(its["Offset"].path.name, module, n_cells, cells_used)
         if files.gain_mode == ADAPTIVE and not any(kind in its for kind in _RELATIVE):
             text = "the catalogue has no SlopesPC or SlopesCS by stage of this module"
             action = "pixels in medium and low gain count as bad"
@@ -225,12 +227,7 @@ class _Module:
 
     def fill(self, arrays: dict[str, np.ndarray]) -> None:
         """Write everything into the shared arrays of the module."""
-        for name in ("one_photon_adc", "lowest1", "level1", "level2"):
-            arrays[name][:] = NEVER
-        arrays["offset"][:] = 0
-        arrays["bad"][:] = 0xFF
-        if arrays["gain"].shape[0] > 1:
-            arrays["gain"][:] = 1
+        fill_without_constants(arrays, slice(None))
         n_fs = self._shape[1]
         for ss in self._blocks() if len(self._cells) else ():
             self._put(arrays, ss.start * n_fs, ss.stop * n_fs, self._prepared(ss))

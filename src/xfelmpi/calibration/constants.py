@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from xfelmpi.calibration.constants_file import (
-    NEVER,
     STAGES,
     ConstantsLayout,
     check_constants,
     constants_file,
     descending_thresholds,
+    fill_without_constants,
     lacking_constants,
     open_constants,
     prepare_cell,
+    problem_of_cells,
     survey,
 )
 from xfelmpi.core.config.parsing import CATALOGUE
@@ -322,17 +323,7 @@ def _find(
             n_cells = check_constants(file, path, detector)
             if complaint := descending_thresholds(file, path.name):
                 complaints.append(complaint)
-        lacking = np.asarray(cells_used)[np.asarray(cells_used) >= n_cells]
-        if len(lacking):
-            problems.append(
-                Problem(
-                    f"calibration constants have {n_cells} cells, the run uses cell {lacking[-1]}",
-                    path.name,
-                    module,
-                    0,
-                    "pixels of the cells without them count as bad",
-                )
-            )
+        problems += problem_of_cells(path.name, module, n_cells, cells_used)
     if complaints[1:]:
         complaints = [f"{complaints[0]} (and {len(complaints) - 1} files more alike)"]
     return modules, tuple(problems), tuple(complaints)
@@ -365,12 +356,7 @@ def _fill(
         subtracted = not any(offsets[:, cell].any() for cell in cells_used if cell < n_cells)
         for row, cell in enumerate(cells_used):
             if cell >= n_cells:
-                for name in ("one_photon_adc", "lowest1", "level1", "level2"):
-                    arrays[name][row] = NEVER
-                arrays["offset"][row] = 0
-                arrays["bad"][:, row] = 0xFF
-                if arrays["gain"].shape[0] > 1:
-                    arrays["gain"][row] = 1
+                fill_without_constants(arrays, row)
                 continue
             offset, gain, level, bad = (
                 file[name][:, cell].reshape(STAGES, -1)
@@ -385,4 +371,4 @@ def _fill(
             arrays["bad"][:, row] = cell_arrays["bad"]
             gain_row = row if arrays["gain"].shape[0] > 1 else 0
             arrays["gain"][gain_row] = cell_arrays["gain"][:, : arrays["gain"].shape[2]]
-    return sum(cell < n_cells for cell in cells_used), found
+    return sum(1 for cell in cells_used if cell < n_cells), found

@@ -15,6 +15,7 @@ import numpy as np
 
 from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
+from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_whole_readable
 from xfelmpi.io.input_file import input_file
@@ -135,6 +136,26 @@ def _fits_i2(values: np.ndarray) -> bool:
     # NaN is neither: such offsets stay floats, and their pixels become bad
     with np.errstate(invalid="ignore"):
         return bool(((values >= -32768) & (values <= 32767) & (values == np.trunc(values))).all())
+
+
+def fill_without_constants(arrays: dict[str, np.ndarray], rows) -> None:
+    """Write what stands for no constants into some rows of a module's part of the shared arrays."""
+    for name in ("one_photon_adc", "lowest1", "level1", "level2"):
+        arrays[name][rows] = NEVER
+    arrays["offset"][rows] = 0
+    arrays["bad"][:, rows] = 0xFF
+    if arrays["gain"].shape[0] > 1:
+        arrays["gain"][rows] = 1
+
+
+def problem_of_cells(file: str, module: int, n_cells: int, cells_used) -> list[Problem]:
+    """Return the problem of cells that the run uses and that a file of constants lacks, if any."""
+    lacking = [int(cell) for cell in cells_used if cell >= n_cells]
+    if not lacking:
+        return []
+    text = f"calibration constants have {n_cells} cells, the run uses cell {lacking[-1]}"
+    action = "pixels of the cells without them count as bad"
+    return [Problem(text, file, module, 0, action)]
 
 
 def lacking_constants(offset, gain, level, bad, *, subtracted: bool) -> np.ndarray:

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from xfelmpi.calibration.geometry_file import length_in_metres
 from xfelmpi.core.machine_records import BeamlineSource, ZMotor
 
 _OFFSET = re.compile(r"^;XGEOM DISTANCE_OFFSET\s*=\s*([-+.\deE]+)\s*$", re.MULTILINE)
-_LENGTH = re.compile(r"([-+.\deE]+)\s*(m|mm)?")
 
 _MOTION = 0.1e-3
 """m: a detector that moves further along the beam during a run is worth a warning."""
@@ -142,11 +142,8 @@ def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tupl
     if len(found) > 1:
         return float("nan"), unknown + f"has {len(found)} different values of clen"
     (value,) = found
-    match = _LENGTH.fullmatch(value)
-    try:
-        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else 0.0
-    except ValueError:
-        length = 0.0
+    length = length_in_metres(value)
+    # true for NaN, too
     if not 0 < length < LONGEST_DISTANCE:
         return float("nan"), unknown + f"has clen = {value}, expected a length in m"
     return length, ""

@@ -71,6 +71,12 @@ def statements(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def length_in_metres(value: str) -> float:
+    """Return the value of a statement that is a length, with ``m``, ``mm`` or no unit; else NaN."""
+    match = _VALUE.fullmatch(value)
+    return float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else math.nan
+
+
 def text_for_parser(text: str) -> str:
     """Return the statements that say where pixels are, and the comments of EXtra-geom.
 
@@ -105,9 +111,8 @@ def detector_shift(found: list[tuple[str, str]], path: Path) -> tuple[np.ndarray
         values = [value for key, value in found if key == name]
         if not values:
             continue
-        match = _VALUE.fullmatch(values[-1])
-        length = float(match[1]) * (1e-3 if match[2] == "mm" else 1.0) if match else math.inf
-        if abs(length) < 1:
+        # false for NaN, too
+        if abs(length := length_in_metres(values[-1])) < 1:
             shift[axis] = length
         else:
             warnings.append(
@@ -202,17 +207,15 @@ def bad_pixels(
     ss, fs = np.ogrid[: bad.shape[1], : bad.shape[2]]
     for region in regions.values():
         if region["is_fsss"]:
-            module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
             inside = (ss >= region["min_ss"]) & (ss <= region["max_ss"])
             inside = inside & (fs >= region["min_fs"]) & (fs <= region["max_fs"])
-            bad[module][tiles[tile]] |= inside[tiles[tile]]
-            continue
-        inside = (x >= region["min_x"]) & (x <= region["max_x"])
-        inside &= (y >= region["min_y"]) & (y <= region["max_y"])
+            inside = np.broadcast_to(inside, bad.shape)
+        else:
+            inside = (x >= region["min_x"]) & (x <= region["max_x"])
+            inside &= (y >= region["min_y"]) & (y <= region["max_y"])
+        part: tuple = (...,)
         if region["panel"]:
             module, tile = map(int, re.fullmatch(r"p(\d+)a(\d+)", region["panel"]).groups())
-            here = np.zeros_like(bad)
-            here[module][tiles[tile]] = True
-            inside &= here
-        bad |= inside
+            part = (module, *tiles[tile])
+        bad[part] |= inside[part]
     return bad

@@ -10,10 +10,12 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.calibration.constants import Calibration
+from xfelmpi.calibration.photon_signal import SIGMA_OF_MEDIAN
 from xfelmpi.core.log import plural
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_bytes import READ_ERRORS
 
 SAMPLED_CELLS = 8
 """Memory cells that are looked at, in the first and in the last train."""
@@ -26,9 +28,6 @@ _RATIO = 3.0
 
 _LEAST_WIDTH = 0.25
 """Width between pixels, in photons, that makes photons of offsets."""
-
-_SIGMA_OF_MEDIAN = 1.4826
-_UNREADABLE = (OSError, KeyError, ValueError, RuntimeError)
 
 
 def check_offsets(
@@ -107,9 +106,7 @@ def doubtful_offsets(
 def _width(differences: np.ndarray) -> float:
     """Return the width of values of whose differences most are given; 0 without any."""
     usable = differences[np.isfinite(differences)]
-    return (
-        _SIGMA_OF_MEDIAN / math.sqrt(2) * float(np.median(np.abs(usable))) if len(usable) else 0.0
-    )
+    return SIGMA_OF_MEDIAN / math.sqrt(2) * float(np.median(np.abs(usable))) if len(usable) else 0.0
 
 
 def _trains_at_the_ends(local_run: LocalRun) -> tuple[tuple[np.ndarray | None, np.ndarray], ...]:
@@ -137,7 +134,7 @@ def _signal(files, local_run, calibration: Calibration, row: int, module: int):
         return None
     try:
         values = files.get(number).values(int(local_run.frames.row[row, module]))
-    except _UNREADABLE:
+    except READ_ERRORS:
         return None
     constants = calibration.modules[module]
     at = calibration.row_of_cell[local_run.frames.cell_id[row]]

@@ -11,6 +11,7 @@ from xfelmpi.core.log import plural
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.run.distribution import LocalRun
 from xfelmpi.run.frames.file_pool import FilePool
+from xfelmpi.run.frames.frame_bytes import READ_ERRORS
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 SAMPLED_FRAMES = 16
@@ -37,7 +38,7 @@ _N_FINITE = int(np.isfinite(_EDGES).sum())
 _NOISE_WIDTHS = 4.0
 """Values above so many widths of the noise are signals."""
 
-_SIGMA_OF_MEDIAN = 1.4826
+SIGMA_OF_MEDIAN = 1.4826
 """Width of a normal distribution, from the median of its absolute values."""
 
 _LEAST_NEGATIVE = 0.01
@@ -95,7 +96,7 @@ class SignalHistogram:
         if noisy.sum() < _LEAST_NEGATIVE * every.sum():
             noisy = every
         middle = int(np.searchsorted(np.cumsum(noisy), noisy.sum() / 2))
-        noise = _SIGMA_OF_MEDIAN * float(edges[middle])
+        noise = SIGMA_OF_MEDIAN * float(edges[middle])
         first = max(1, int(np.searchsorted(edges, _NOISE_WIDTHS * noise)))
         signals = int(positive[first:].sum())
         if signals < _LEAST_SIGNALS:
@@ -210,7 +211,7 @@ def _add_module(histogram, files, about, reader, frame: FrameTable, module: int,
         if masks.frame_bits:
             bad, status = reader.bad_pixels(number, rows, masks.frame_bits)
             good = good & ~bad[0] if not status[0] else np.zeros_like(good)
-    except (OSError, KeyError, ValueError, RuntimeError):
+    except READ_ERRORS:
         return
     if values.dtype.kind == "f":
         histogram.add(values[unpack(good).astype(bool)])

@@ -8,7 +8,7 @@ import numpy as np
 from xfelmpi.core.problems import Problem
 from xfelmpi.mpi import NodeSharedArray, allreduce_sum, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_bytes import FRAME_STATUS
+from xfelmpi.run.frames.frame_bytes import FRAME_STATUS, READ_ERRORS
 from xfelmpi.run.frames.frame_masks import MaskReader
 from xfelmpi.run.mask_samples import CellFrames, MaskSamples
 
@@ -143,7 +143,7 @@ class _StaticMask:
         """Join masks of one file to `held`; yields what happened (empty: read), and to which."""
         try:
             status = self._reader.join(number, rows, slot.astype(np.int32), held)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except READ_ERRORS as error:
             yield f"cannot be used: {error}", slot
             return
         for code in np.unique(status).tolist():

@@ -152,11 +152,6 @@ def n_cells(options: SimulationOptions) -> int:
     return options.cells[-1] + 1
 
 
-def constants_path(folder: Path, module: int) -> Path:
-    """Return where the constants of a module lie."""
-    return folder / f"Cheetah-AGIPD{module:02d}-calib.h5"
-
-
 def is_simulated(path: Path) -> bool:
     """Whether a file of constants was written here; there may be others in its place."""
     try:

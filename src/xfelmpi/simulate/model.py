@@ -10,7 +10,7 @@ import numpy as np
 
 from xfelmpi.simulate.cluster import Cluster, rotation
 from xfelmpi.simulate.options import SimulationOptions
-from xfelmpi.simulate.particles import OTHERS, SINGLE, spheroid
+from xfelmpi.simulate.particles import OTHERS, SINGLE, sphere_amplitude, spheroid
 from xfelmpi.simulate.plan import TrainPlan
 
 N_RINGS = 4096
@@ -116,9 +116,7 @@ def sphere_intensity(q: np.ndarray, radius: float) -> np.ndarray:
         [3 (sin x − x cos x) / x³]² with x = q × radius; Lord Rayleigh, Proc. R. Soc. A 84
         (1910) 25; Guinier & Fournet, Small-Angle Scattering of X-rays (1955), ch. 2.
     """
-    # below 1e-2 the difference cancels; the limit is exact to 1e-5 there
-    x = np.maximum(np.asarray(q) * radius, 1e-2)
-    return (3 * (np.sin(x) - x * np.cos(x)) / x**3) ** 2
+    return sphere_amplitude(np.asarray(q) * radius) ** 2
 
 
 def ring_photons(scene: Scene, diameter: float, photons: float) -> np.ndarray:

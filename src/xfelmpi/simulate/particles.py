@@ -21,6 +21,7 @@ _RING_RADIUS, _RING_WIDTH = (3.0, 6.0), 0.15
 
 def sphere_amplitude(x: np.ndarray) -> np.ndarray:
     """Return 3 (sin x − x cos x) / x³, float64 (…)."""
+    # below 1e-2 the difference cancels; the limit is exact to 1e-5 there
     x = np.maximum(x, 1e-2)
     return 3 * (np.sin(x) - x * np.cos(x)) / x**3
 

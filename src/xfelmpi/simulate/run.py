@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from xfelmpi.calibration.constants_file import constants_file
 from xfelmpi.calibration.geometry import nominal_geometry
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.job import agree_on_process_id, process_id
@@ -19,7 +20,7 @@ from xfelmpi.io.publish import give_names
 from xfelmpi.simulate import model, truth
 from xfelmpi.simulate.bad_cells import BadCells
 from xfelmpi.simulate.beamline import write_machine_file
-from xfelmpi.simulate.constants import constants_path, is_simulated, write_constants
+from xfelmpi.simulate.constants import is_simulated, write_constants
 from xfelmpi.simulate.model import ModuleModel, Scene
 from xfelmpi.simulate.module_file import module_file
 from xfelmpi.simulate.options import SimulationOptions
@@ -130,7 +131,7 @@ def _write_files(paths: "_Paths", options, scene: Scene, rank: int, size: int) -
     """Write what falls to a rank: constants of some modules, and files of the run."""
     if options.kind != "proc":
         for module in range(N_MODULES)[rank::size]:
-            write_constants(constants_path(paths.constants, module), options, module)
+            write_constants(constants_file(paths.constants, module), options, module)
     files = share(options, rank, size)
     unit = "files" if size == 1 else f"files of one of {size} ranks"
     progress = Progress(len(files), stage="simulating", unit=unit, found="") if rank == 0 else None
@@ -212,7 +213,7 @@ def _prepare(paths: _Paths, options: SimulationOptions) -> None:
     for path in [*old, *paths.pieces.iterdir()]:
         path.unlink()
     paths.truth.unlink(missing_ok=True)
-    constants = [constants_path(paths.constants, module) for module in range(N_MODULES)]
+    constants = [constants_file(paths.constants, module) for module in range(N_MODULES)]
     sweep([paths.truth, paths.geometry, *constants], held=False)
     data = paths.proc if options.kind == "proc" else paths.constants
     for folder in (data, paths.raw, paths.geometry.parent):
@@ -231,7 +232,7 @@ def _prepare(paths: _Paths, options: SimulationOptions) -> None:
 
 def _check_constants(folder: Path) -> None:
     """Raise if there are constants that a simulation did not write."""
-    for path in (constants_path(folder, module) for module in range(N_MODULES)):
+    for path in (constants_file(folder, module) for module in range(N_MODULES)):
         if path.exists() and not is_simulated(path):
             raise UsageError(
                 f"{path} was not simulated and would be overwritten; "

@@ -22,6 +22,9 @@ FRAME_STATUS = {
 }
 """What a kernel says of a frame that is not `OK`."""
 
+READ_ERRORS = (OSError, KeyError, ValueError, RuntimeError)
+"""What reading frames or masks of a damaged file may raise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameBytes:

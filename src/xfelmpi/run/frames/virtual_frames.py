@@ -14,7 +14,7 @@ from xfelmpi.core.errors import InputError, OutOfFilesError
 from xfelmpi.core.log import log
 from xfelmpi.io.input_file import Origins, guarded_call
 from xfelmpi.io.virtual_sources import dataset_identity, lacking, map_rows, open_source
-from xfelmpi.run.frames.frame_bytes import FrameBytes, MissingFrameError, in_memory
+from xfelmpi.run.frames.frame_bytes import READ_ERRORS, FrameBytes, MissingFrameError, in_memory
 from xfelmpi.run.frames.frame_origin import require_own_frames
 
 MOST_OPEN = 8
@@ -158,7 +158,7 @@ class VirtualFrames:
                 source.convert(self.dtype)
         except InputError:
             raise
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except READ_ERRORS as error:
             if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
                 raise OutOfFilesError(f"{name[0]}: {error}") from None
             source = f"source {name[0]} of the virtual dataset: {' '.join(str(error).split())}"
