@@ -1,6 +1,5 @@
 """The hits of a CXI file as a sequence."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.text import did_you_mean
 from xfelmpi.core.vocabulary import column_name, under_both_names
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_hit_columns
@@ -80,9 +80,7 @@ class _Columns:
     def _values(self, name: str):
         found = column_name(name, self._source.columns)
         if found is None:
-            names = under_both_names(self._source.columns)
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, under_both_names(self._source.columns))
             raise AttributeError(f"no value {name!r} per hit{hint}")
         return self._source.columns[found]
 

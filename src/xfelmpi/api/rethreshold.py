@@ -1,14 +1,14 @@
 """Other hits from the scores that are there: numbers only, nothing is written."""
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 
 import numpy as np
 
-from xfelmpi.core.config.options import Config
+from xfelmpi.core.config.options import Config, with_implied
 from xfelmpi.core.config.parsing import NUMBER_LISTS
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.text import did_you_mean
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.workflows.rethreshold import decide_finished, refuse_other_scores
 
@@ -77,14 +77,14 @@ def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Reth
     values = {}
     for name, value in options.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"no setting {name}{hint}")
+            raise UsageError(f"no setting {name}{did_you_mean(name, known)}")
         values[name] = _parsed(known[name], value)
-    if values.get("decide", "fixed") != "fixed":
-        # a threshold of the first job must not apply
-        values.setdefault("fixed_threshold", None)
-    config = dataclasses.replace(run.config, **values)
+    try:
+        config = dataclasses.replace(run.config, **with_implied(values))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"found {values}, expected settings as options have them: {error}"
+        ) from None
     refuse_other_scores(config, run.config, chosen)
     found = decide_finished(config, run)
     return Rethresholded(
@@ -110,7 +110,6 @@ def _parsed(field: dataclasses.Field, value):
     except ValueError as error:
         raise UsageError(f"{field.name}: {error}") from None
     if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(str(value), choices)
         raise UsageError(f"{field.name}: found {value!r}, expected {', '.join(choices)}{hint}")
     return value

@@ -39,7 +39,7 @@ def open_run(
     run : int, str or sequence of int
         A run number, ``r0050``, the name of merged runs (``r0050-r0053``), or their numbers.
     prefix : path, optional
-        Experiment folder (default: ``EXP_PREFIX``).
+        Experiment folder (default: that of `output`, or ``EXP_PREFIX``).
     output : path, optional
         Folder of the outputs (default: ``scratch`` in the experiment folder).
 

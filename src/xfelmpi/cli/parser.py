@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 import textwrap
@@ -10,12 +9,12 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xfelmpi.core.config.choices import CLASS_BIN, CLASS_QMAX
-from xfelmpi.core.config.options import GROUPS, Config
+from xfelmpi.core.config.options import GROUPS, Config, with_implied
 from xfelmpi.core.config.parsing import NUMBER_LISTS, parse_run, parse_run_list
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import experiment_folder
 from xfelmpi.core.regular_file import read_small
+from xfelmpi.core.text import did_you_mean
 
 _LARGEST_TOML = 1 << 20
 """Bytes of a file of options; all of them need less than 10 kB."""
@@ -60,8 +59,7 @@ class Parser(argparse.ArgumentParser):
         others = [name for name, parser in parsers() if word in parser.flags]
         if others:
             return f"; {word} is an option of xfelmpi {', '.join(others)}"
-        near = difflib.get_close_matches(word, self.flags, 1)
-        return f"; did you mean {near[0]}?" if near else ""
+        return did_you_mean(word, self.flags)
 
     @property
     def flags(self) -> list[str]:
@@ -223,9 +221,7 @@ def read_toml(path: Path) -> dict:
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{path}: unknown option {key}{hint}")
+            raise UsageError(f"{path}: unknown option {key}{did_you_mean(name, known)}")
         if name in found:
             raise UsageError(f"{path}: option {name} is given twice")
         found[name] = _from_toml(path, known[name], value)
@@ -309,12 +305,4 @@ def from_arguments(arguments: argparse.Namespace, first: Config | None = None) -
     UsageError
         If no experiment folder is named or a value is impossible.
     """
-    values = given_values(arguments)
-    if values.get("decide", "fixed") != "fixed":
-        # a threshold of the first job must not apply
-        values.setdefault("fixed_threshold", None)
-    if values.get("recon") == "2d":
-        # classes differ in the middle of the pattern
-        values.setdefault("bin", CLASS_BIN)
-        values.setdefault("roi_qmax", (CLASS_QMAX, ""))
-    return dataclasses.replace(first or Config(), **values)
+    return dataclasses.replace(first or Config(), **with_implied(given_values(arguments)))

@@ -1,7 +1,8 @@
-"""Text from outside (runs, files, locks, options) made fit to be printed."""
+"""Text from outside (runs, files, locks, options) made fit to be printed; what it may mean."""
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode categories: controls, invisible and reordering characters, halves, line ends."""
@@ -30,6 +31,15 @@ def printable(text: object, keep: str = "") -> str:
 def storable(text: str) -> str:
     """Return a text that UTF-8 can hold: bytes of names that are not text become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of what is known, or nothing if none is near."""
+    # most jobs have no such word
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _escaped(character: str) -> str:

@@ -249,6 +249,8 @@ def test_hit_rate_is_of_frames_with_light(prefix):
         ({"photon_threshold": 0.5}, "would change the scores"),
         ({"sigma": "many"}, "sigma"),
         ({"trains": "x"}, "trains"),
+        ({"sigma": [5]}, "found {'sigma': (5,)}, expected settings as options have them"),
+        ({"trains": (5,)}, "found {'trains': (5,)}, expected settings as options have them"),
         ({"exclude_cells": -1}, "exclude_cells: '-1' names no cells"),
     ],
 )

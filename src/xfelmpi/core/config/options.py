@@ -13,6 +13,8 @@ from typing import TypeVar
 from xfelmpi.core.config.choices import (
     BACKGROUNDS,
     BIN_SIZES,
+    CLASS_BIN,
+    CLASS_QMAX,
     DECISIONS,
     POLARISATIONS,
     RECONSTRUCTIONS,
@@ -569,3 +571,15 @@ class Config:
             elif value is not None and known[name].metadata.get("parse") in (Path, parse_constants):
                 values[name] = Path(value)
         return cls(**values)
+
+
+def with_implied(given: dict) -> dict:
+    """Return settings that are given together with others that follow from them."""
+    implied: dict = {}
+    if given.get("decide", "fixed") != "fixed":
+        # a threshold of the first job must not apply
+        implied["fixed_threshold"] = None
+    if given.get("recon") == "2d":
+        # classes differ in the middle of the pattern
+        implied |= {"bin": CLASS_BIN, "roi_qmax": (CLASS_QMAX, "")}
+    return implied | given

@@ -1,9 +1,9 @@
 """Forms of the values of options: text → value."""
 
-import difflib
 import re
 from pathlib import Path
 
+from xfelmpi.core.text import did_you_mean
 from xfelmpi.core.units import ELECTRONVOLT
 from xfelmpi.detectors.bad_pixels import ALL_MASK_BITS, BAD_PIXELS
 from xfelmpi.detectors.known import MAX_CELLS
@@ -265,8 +265,7 @@ def parse_mask_bits(text) -> int:
     try:
         bits = int(name, 0)
     except ValueError:
-        near = difflib.get_close_matches(name.upper(), _BAD_PIXELS, 1)
-        hint = f"; did you mean {near[0]}?" if near else f", e.g. {next(iter(BAD_PIXELS))} or 0x3"
+        hint = did_you_mean(name.upper(), _BAD_PIXELS) or f", e.g. {next(iter(BAD_PIXELS))} or 0x3"
         raise ValueError(f"{text!r} is neither a kind of bad pixel nor a number{hint}") from None
     if not 0 < bits <= ALL_MASK_BITS:
         raise ValueError(f"{text!r}: expected bits from 1 to {ALL_MASK_BITS:#x}")
