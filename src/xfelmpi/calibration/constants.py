@@ -112,7 +112,7 @@ class Calibration:
     def good_in_high_stage(self, module: int) -> np.ndarray:
         """Return the bits of a module's good pixels, uint8 (row, byte).
 
-        None if it lacks constants; all if the run lacks the module, whose pixels are missing.
+        No pixel if it lacks constants; all if the run lacks the module, whose pixels are missing.
         """
         if module in self.modules:
             return ~self.modules[module].bad[0]

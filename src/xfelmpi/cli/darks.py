@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from xfelmpi.calibration.constants_file import STAGES
-from xfelmpi.cli import parser as options
+from xfelmpi.cli import parser as arguments
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment, experiment_folder
 from xfelmpi.detectors.known import DETECTORS
@@ -18,13 +18,13 @@ _LARGEST_GAIN = 1e6
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = options.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
-    options.add_runs(
+    parser = arguments.Parser(prog="xfelmpi darks", description=SUMMARY.capitalize() + ".")
+    arguments.add_runs(
         parser,
         "dark runs in high, medium and low gain, in this order; with a single run, the"
         " calibration constants are for fixed high gain",
     )
-    options.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
+    arguments.add_with_defaults(parser, "prefix", "detector", "suspect_trains", "memory_per_rank")
     parser.add_argument(
         "--out",
         type=Path,

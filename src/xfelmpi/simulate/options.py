@@ -259,7 +259,7 @@ class SimulationOptions:
                 )
         if self.pairs + self.ice + self.rings > 1:
             raise UsageError("pairs, ice and rings are more than all particles")
-        if self.sample != storable(self.sample):
+        if self.sample != storable(self.sample) or "\0" in self.sample:
             raise UsageError(f"sample is {self.sample!r}, expected text (UTF-8)")
         if self.kind == "proc" and self.compression == "gzip" and self.chunk_frames == 0:
             raise UsageError("contiguous data (chunk_frames 0) cannot be compressed")
@@ -408,7 +408,8 @@ _RANGES = (
     ("detector_generation", 1, 2),
     ("veto", 0, 1),
     ("sequence_length", 1, 10**7),
-    ("first_train", 1, 2**62),
+    # times in ns fit into 64 bits until then
+    ("first_train", 1, 10**11),
     ("hit_rate", 0, 1),
     ("pairs", 0, 1),
     ("ice", 0, 1),

@@ -112,7 +112,7 @@ class RawSignal:
         """Return the random numbers for all frames of a train, to be used in file order."""
         return np.random.default_rng([self._options.seed, _SIGNAL, plan.position, self._module])
 
-    def fill(self, image, rng, cell: int, photons, noise) -> tuple[np.ndarray, list[int]]:
+    def fill(self, image, rng, cell: int, photons, noise) -> list[int]:
         """Make one frame.
 
         Parameters

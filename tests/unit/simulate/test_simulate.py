@@ -513,6 +513,8 @@ def test_command_passes_every_option_on(tmp_path, monkeypatch):
         "50 --unknown",
         "50 --cells 0:99999999999999999999",
         "50 --sample \udcff",
+        "50 --sample a\0b",
+        "50 --first-train 1000000000000",
         "50 --kind corrected",
         "50 --kind raw --adu-per-photon 14",
         "50 --kind dark --gain-stage lowest",
