@@ -135,6 +135,7 @@ def test_concat_all(comm, dtype, inner):
 
 def test_concat_nothing(comm):
     assert mpi.allgather_concat(comm, np.empty((0, 4), np.float32)).shape == (0, 4)
+    assert mpi.allgather_concat(comm, np.empty((2, 0))).shape == (2 * comm.size, 0)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint64, float])

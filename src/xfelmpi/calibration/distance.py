@@ -7,7 +7,7 @@ from pathlib import Path
 from xfelmpi.calibration.geometry_file import length_in_metres
 from xfelmpi.core.machine_records import BeamlineSource, ZMotor
 
-_OFFSET = re.compile(r"^;XGEOM DISTANCE_OFFSET\s*=\s*([-+.\deE]+)\s*$", re.MULTILINE)
+_OFFSET = re.compile(r"^;XGEOM DISTANCE_OFFSET[ \t]*=(.*)$", re.MULTILINE)
 
 _MOTION = 0.1e-3
 """m: a detector that moves further along the beam during a run is worth a warning."""
@@ -121,13 +121,11 @@ def _comment(text: str, path: Path | None) -> tuple[float | None, str]:
     match = _OFFSET.search(text)
     if match is None:
         return None, ""
-    try:
-        offset = float(match[1])
-    except ValueError:
-        offset = float("nan")
-    if abs(offset) < LONGEST_DISTANCE:
+    value = match[1].strip()
+    # false for NaN, too
+    if abs(offset := length_in_metres(value)) < LONGEST_DISTANCE:
         return offset, ""
-    return None, f"{path}: DISTANCE_OFFSET={match[1][:40]} is not used: expected a length in m"
+    return None, f"{path}: DISTANCE_OFFSET={value[:40]} is not used: expected a length in m"
 
 
 def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tuple[float, str]:

@@ -84,11 +84,10 @@ def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
         return array.copy()
     from mpi4py import MPI
 
-    counts = np.empty(comm.size, np.int64)
-    comm.Allgather(np.array([array.size], np.int64), counts)
-    joined = np.empty(
-        (int(counts.sum()) // max(int(np.prod(array.shape[1:])), 1), *array.shape[1:]), array.dtype
-    )
+    rows = np.empty(comm.size, np.int64)
+    comm.Allgather(np.array([len(array)], np.int64), rows)
+    joined = np.empty((int(rows.sum()), *array.shape[1:]), array.dtype)
+    counts = rows * int(np.prod(array.shape[1:]))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     kind = MPI._typedict[array.dtype.char]
     comm.Allgatherv([array, array.size, kind], [joined, counts, starts, kind])

@@ -22,7 +22,10 @@ def test_what_is_given_counts():
     assert (found.metres, found.source.source, found.warnings) == (0.3, "--distance", ())
 
 
-@pytest.mark.parametrize(("text", "offset"), [("", 0.49957), (COMMENT, None)])
+@pytest.mark.parametrize(
+    ("text", "offset"),
+    [("", 0.49957), (COMMENT, None), (";XGEOM DISTANCE_OFFSET = 499.57 mm \r\n", None)],
+)
 def test_motor_and_offset(text, offset):
     found = find_distance(PATH, text, [("clen", "0.6996")], None, offset, MOTOR)
     assert found.metres == pytest.approx(0.69957)
@@ -55,6 +58,9 @@ def test_motor_moved():
         ("", -0.5, MOTOR, "would be -0.3 m"),
         (";XGEOM DISTANCE_OFFSET=1.2.3\n", None, MOTOR, "expected a length"),
         (";XGEOM DISTANCE_OFFSET=1e9\n", None, MOTOR, "expected a length"),
+        (";XGEOM DISTANCE_OFFSET=nan\n", None, MOTOR, "=nan is not used: expected a length"),
+        (";XGEOM DISTANCE_OFFSET = 0,49957\n", None, MOTOR, "=0,49957 is not used"),
+        (";XGEOM DISTANCE_OFFSET=\n0.2\n", None, MOTOR, "DISTANCE_OFFSET= is not used"),
     ],
 )
 def test_clen_is_the_next_best(text, offset, motor, words):
