@@ -206,12 +206,14 @@ class Run(OpenHits):
         Raises
         ------
         UsageError
-            If there is no such sum.
+            If there is no such sum, or no ring.
         InputError
             If the run has no CXI file with the positions of the pixels.
         """
         import pandas as pd
 
+        if bins < 1:
+            raise UsageError(f"bins is {bins}, expected 1 or more")
         powder = self.powder(which)
         xyz = read_hit_file(self._experiment.cxi).xyz
         radius = np.hypot(xyz[0], xyz[1])

@@ -207,6 +207,8 @@ def test_powder_and_profile(prefix, run):
     assert profile["photons"][:5].mean() > 5 * profile["photons"][-20:].mean()
     with pytest.raises(UsageError, match="there are all, hits"):
         run.powder("hit")
+    with pytest.raises(UsageError, match="bins is 0, expected 1 or more"):
+        run.radial_profile(bins=0)
 
 
 def test_rethreshold_writes_nothing(prefix, run):
