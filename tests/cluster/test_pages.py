@@ -19,11 +19,19 @@ from docpages import (
 
 from xfelmpi.simulate import SimulationOptions, simulate
 
-SMALL = {"trains": 4, "cells": tuple(range(12)), "hit_rate": 0.15, "truth": "hits"}
-"""The runs of the pages here: what is said there of 10⁶ frames holds of 48."""
+SMALL = {"trains": 2, "cells": tuple(range(12)), "hit_rate": 0.25, "truth": "hits"}
+"""The runs of the pages here: what is said there of 10⁶ frames holds of 24."""
 
-SHORTER = {"--trains 16 --cells 16": "--trains 4 --cells 12 --hit-rate 0.15"}
-"""The same for runs that a page simulates: nearly as many hits, in a fifth of the frames."""
+SHORTER = {
+    "--trains 16 --cells 16": "--trains 2 --cells 12 --hit-rate 0.25",
+    "--trains 8 --cells 4": "--trains 4 --cells 2",
+    "--trains 4 --cells 64": "--trains 2 --cells 12 --hit-rate 0.25",
+    # an iteration takes a second
+    "dragonfly.emc -t 2 3": "dragonfly.emc -t 2 1",
+    "dragonfly.emc -t 4 3": "dragonfly.emc -t 4 1",
+    "dragonfly.emc -t 4 15": "dragonfly.emc -t 4 2",
+}
+"""The same for runs that a page simulates, with nearly as many hits, and for reconstructions."""
 
 PARTS = (".venv", "tests", "docs", "CHANGES.md")
 
@@ -67,9 +75,7 @@ def shell(request, project, tmp_path):
         shutil.copytree(experiment, prefix, copy_function=os.link, symlinks=True)
     words = ("sbatch", "srun", "xfelmpi submit")
     with_slurm = any(word in b.text for b in blocks(request.param) for word in words)
-    # every command has tests on several ranks in tests/jobs: one is enough in most how-to pages
-    ranks = 2 if with_slurm or "howto" not in request.param.parts else 1
-    environment = reader_environment(tmp_path / "programs", ranks)
+    environment = reader_environment(tmp_path / "programs")
     if with_slurm:
         environment["SLURM_CONF"] = str(request.getfixturevalue("slurm").config)
     yield Shell(tmp_path / "state", project, environment), prefix

@@ -18,7 +18,7 @@ from xfelmpi.workflows.watch.queues import read_result
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-RUNS = range(50, 80)
+RUNS = range(50, 70)
 
 EVENTS = 12
 """Accidents while the runs arrive."""
@@ -109,18 +109,18 @@ class Accidents:
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory):
-    """30 different runs, and the files of each, in order."""
+    """20 different runs, and the files of each, in order."""
     folder = tmp_path_factory.mktemp("night")
     few = {"trains": 2, "sequence_length": 2}
     return folder, {run: arriving_run(folder, run, seed=run, **few) for run in RUNS}
 
 
 def test_runs_that_arrive_while_nodes_die(slurm, night, tmp_path):
-    """30 runs in pieces, in random order: each is processed once, right, and none is forgotten."""
+    """20 runs in pieces, in random order: each is processed once, right, and none is forgotten."""
     folder, files = night
     project = quick_project(tmp_path / "project")
     script = project / "jobs" / "process_run.sh"
-    # five at once on the one node of 64 CPUs; all thirty would take 9 GB of memory
+    # five at once on the one node of 64 CPUs; all twenty would take 6 GB of memory
     several = "#SBATCH --cpus-per-task=12\n"
     script.write_text(script.read_text().replace("#SBATCH --exclusive\n", several))
     python = PYTHON.format(folder=project, python=sys.executable)

@@ -118,19 +118,20 @@ class Shell:
         return self.run(f"python - <<'END OF PROGRAM'\n{text}END OF PROGRAM\n")
 
 
-def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
+def reader_environment(programs: Path) -> dict[str, str]:
     """Return what a reader's environment on this machine has besides that of all programs here.
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
     viewers, which look whether the file is there, and launchers that start few ranks on one node:
-    ``mpirun`` as many as `ranks`, those of Slurm two. A page that activates an environment finds
-    them nevertheless.
+    Slurm's two, and ``mpirun`` two for scripts of the project, but one for commands of the page,
+    all of which have tests on several ranks in tests/jobs. A page that activates an environment
+    finds them nevertheless.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         write_script(programs / viewer, '[[ -s "${!#}" ]]')
     write_script(programs / "module", ":")
-    write_script(programs / "mpirun", f'exec {_where("mpirun")} -n {ranks} "${{@:3}}"')
+    write_script(programs / "mpirun", _FEWEST.format(mpirun=_where("mpirun")))
     write_script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
     write_script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
@@ -142,6 +143,11 @@ def reader_environment(programs: Path, ranks: int) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
 
+
+_FEWEST = """\
+[[ $3 == xfelmpi ]] && ranks=1 || ranks=2
+exec {mpirun} -n $ranks "${{@:3}}"
+"""
 
 _FEWER = """\
 arguments=()
@@ -160,4 +166,5 @@ def _where(program: str) -> str:
 def shape(line: str, project: Path) -> str:
     """Return a line of output without what differs from run to run: numbers, spaces, the folder."""
     line = line.replace(f"{project}/", "").replace("\r", "")
-    return re.sub(r"\s+", " ", re.sub(r"[\d.,:]*\d", "#", line)).strip()
+    line = re.sub(r"\s+", " ", re.sub(r"[\d.,:]*\d", "#", line)).strip()
+    return line.replace("# ranks", "# rank")

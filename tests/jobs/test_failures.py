@@ -276,10 +276,17 @@ def test_few_open_files(mock, options, tmp_path):
     check_outputs(tmp_path / "out", Expected(many))
 
 
+@pytest.fixture(scope="module")
+def darks(tmp_path_factory):
+    """Three dark runs of 64 files each."""
+    folder = tmp_path_factory.mktemp("darks") / "p007927"
+    few = {"trains": 4, "cells": (0,), "sequence_length": 1}
+    return tiny_dark_runs(folder, **few, bad_pixels=0.0)
+
+
 @pytest.mark.parametrize(("limit", "status"), [(128, 0), (40, 2)])
-def test_few_open_files_for_darks(tmp_path, limit, status):
+def test_few_open_files_for_darks(darks, tmp_path, limit, status):
     """Three runs at a time within a low limit; a limit that is too low is no damage of the data."""
-    mocks = tiny_dark_runs(tmp_path / "p007927", trains=4, sequence_length=1, bad_pixels=0.0)
     script = tmp_path / "limit.py"
     script.write_text(
         "import resource, sys\n"
@@ -287,9 +294,9 @@ def test_few_open_files_for_darks(tmp_path, limit, status):
         "from xfelmpi.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    runs = [mock.options.run for mock in mocks]
+    runs = [mock.options.run for mock in darks]
     out = tmp_path / "out"
-    where = ["--prefix", mocks[0].options.prefix, "--out", out]
+    where = ["--prefix", darks[0].options.prefix, "--out", out]
     done = run_python([script, "darks", *runs, *where])
     assert done.returncode == status, done.stdout + done.stderr
     assert (len(list(out.glob("Cheetah-*.h5"))) == 16) == (status == 0)

@@ -34,7 +34,7 @@ def test_timed_functions_exist(holder, function):
 def test_scaling(tmp_path):
     """Strong and weak scaling of a small run: a table with what was measured, and a picture."""
     mock = tiny_run(tmp_path / "p007927", trains=4, cells=(0, 1))
-    options = ["--prefix", mock.options.prefix]
+    options = ["--prefix", mock.options.prefix, "--no-report"]
     program = PROGRAMS / "scaling.py"
     done = run_python([program, tmp_path, mock.options.run, 1, 2, "--", *options], REPEATS=1)
     assert done.returncode == 0, done.stdout + done.stderr
