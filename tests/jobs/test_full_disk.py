@@ -79,7 +79,7 @@ POINTS = [(name, size) for name, sizes in FILES.items() for size in sizes]
 def test_each_output(name, size, full, mock, before):
     folder, old = before
     where = ["--prefix", mock.options.prefix, "--output", folder, "--no-report"]
-    ranks = POINTS.index((name, size)) % 2 * 3
+    ranks = POINTS.index((name, size)) % 2 * 2
     done = full(name, size, ranks, 50, *where, *OPTIONS, "--miss-fraction", 0.5)
     explained(done, folder / name)
     assert contents(folder) == old
@@ -106,7 +106,7 @@ def test_what_a_job_can_do_without(name, size, full, mock, tmp_path):
     assert not list((tmp_path / name).parent.glob("*.part"))
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(0, 3), (20_000, 0)])
+@pytest.mark.parametrize(("size", "ranks"), [(0, 2), (20_000, 0)])
 def test_mask(size, ranks, full, mock, tmp_path):
     mask = tmp_path / "mask.h5"
     mask.write_text("old")
@@ -115,7 +115,7 @@ def test_mask(size, ranks, full, mock, tmp_path):
     assert mask.read_text() == "old"
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(0, 0), (2_000_000, 3)])
+@pytest.mark.parametrize(("size", "ranks"), [(0, 0), (2_000_000, 2)])
 def test_powder_of_cells(size, ranks, full, mock, tmp_path):
     name = tmp_path / "powder" / "r0050_powder_cells.h5"
     where = ["--prefix", mock.options.prefix, "--output", tmp_path, "--mask-file", tmp_path / "m"]
@@ -125,7 +125,7 @@ def test_powder_of_cells(size, ranks, full, mock, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "size", "ranks"),
-    [("r50_hits.cxi", 0, 3), ("r50.emc", 2_000, 0), ("r50_det.h5", 10_000, 3)],
+    [("r50_hits.cxi", 0, 2), ("r50.emc", 2_000, 0), ("r50_det.h5", 10_000, 2)],
 )
 def test_merged_files(name, size, ranks, full, mock, before):
     folder, _ = before
@@ -134,7 +134,7 @@ def test_merged_files(name, size, ranks, full, mock, before):
     assert not (folder / "merged" / name).exists()
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(0, 3), (2_000_000, 0)])
+@pytest.mark.parametrize(("size", "ranks"), [(0, 2), (2_000_000, 0)])
 def test_constants(size, ranks, full, tmp_path):
     tiny_dark_runs(tmp_path, ("high",), trains=1, cells=(0,))
     out = tmp_path / "out"
