@@ -168,7 +168,7 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         "kernel": module_frames * share * data.kernel,
         "powder": 3 * reduced,
         "decide": run.frames * share * DECIDE_FRAME
-        + m.gather(p, 12 * run.frames)
+        + m.gather(p, 4 * run.frames + 8 * min(run.frames - run.hits, run.hits * p))
         + m.gather(p, 8 * run.frames),
         "hits": run.hits * share * HIT + 4 * n * m.file_call + 8 * n * m.small(p),
         "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS),
@@ -201,13 +201,15 @@ def counts(
     """Return calls and, of large ones, bytes of every part, as `communication.py` counts them."""
     p, n = ranks, ceil(hits_of_rank / BLOCK)
     blanks = 8 * (run.frames - run.hits)
+    # as many misses as hits: the lowest keys of every rank, evenly spread
+    keys = min(blanks, 8 * run.hits * p)
     scattered = round(run.frames * FRAME_BYTES * (1 - 1 / p))
     return {
         ("index: share", "bcast"): (36, 0),
         ("index: share", "send"): (8 * (p - 1), scattered),
         ("photons: powder", "reduce"): (2, POWDER_BYTES),
         ("write: powder sums", "reduce"): (4, 2 * POWDER_BYTES),
-        ("decide", "allgatherv"): (6, blanks + 4 * run.frames + 32 * trains),
+        ("decide", "allgatherv"): (6, keys + 4 * run.frames + 32 * trains),
         ("write: background", "allgatherv"): (1, blanks),
         ("write: frames", "allgather"): (1 + 3 * n, 0),
         ("write: frames", "allgatherv"): (1 + n, 24 * run.hits + 5 * p),

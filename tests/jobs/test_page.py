@@ -198,7 +198,7 @@ def test_the_browser_is_not_held_twice(done, monkeypatch):
     """Its photons are written piece by piece."""
     prefix = done[0].options.prefix
     found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
-    packed = dict.fromkeys(range(len(found.hit_file.rows)), "A" * 4_000_000)
+    packed = dict.fromkeys(range(len(found.hit_file.rows)), b"A" * 3_000_000)
     monkeypatch.setattr(hit_browser, "pack_hits", lambda *_: packed)
     pieces = hit_browser.hit_browser(found)
     length = len(next(pieces))

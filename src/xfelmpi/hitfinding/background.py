@@ -32,8 +32,8 @@ that it can be, so that a fit starts narrow and grows."""
 _MOST_STEPS, _CLOSE = 60, 1e-3
 """A fit ends when level and width change by less than this share of the width."""
 
-_AT_ONCE = 1 << 20
-"""Scores in one array of a fit, about."""
+_AT_ONCE = 1 << 17
+"""Scores in one array of a fit, about: the ten arrays that a fit needs stay in the cache."""
 
 
 def _truncated_normal(below: float, above: float) -> tuple[float, float, float]:

@@ -202,9 +202,10 @@ def draw_misses(
 ) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
     key = sampling.sampling_key(frames.train_id, frames.cell_id)
-    of_run = mpi.allgather_concat(comm, key[decision.is_non_hit])
-    base = len(of_run)
-    if settings.miss_base == "hits":
-        base = int(mpi.allreduce_sum(comm, np.array([decision.is_hit.sum()]))[0])
-    cutoff = sampling.sampling_cutoff(of_run, round(base * settings.miss_fraction))
+    of_base = decision.is_hit if settings.miss_base == "hits" else decision.is_non_hit
+    base = int(mpi.allreduce_sum(comm, np.array([of_base.sum()]))[0])
+    wanted = round(base * settings.miss_fraction)
+    # what is not among the lowest of its rank is not among those of the run
+    lowest = sampling.lowest_keys(key[decision.is_non_hit], wanted)
+    cutoff = sampling.sampling_cutoff(mpi.allgather_concat(comm, lowest), wanted)
     return sampling.sampled(key, decision.is_non_hit, cutoff)

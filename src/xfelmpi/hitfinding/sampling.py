@@ -23,18 +23,23 @@ def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
+def lowest_keys(keys: np.ndarray, n_wanted: int) -> np.ndarray:
+    """Return the `n_wanted` lowest sampling keys, uint64, in any order; all if there are fewer."""
+    return keys if n_wanted >= len(keys) else np.partition(keys, n_wanted)[:n_wanted]
+
+
 def sampling_cutoff(keys: np.ndarray, n_wanted: int) -> int:
     """Return the largest sampling key that is drawn when the `n_wanted` lowest are, -1 if none.
 
     Parameters
     ----------
     keys : ndarray, uint64
-        Of all frames of the run that take part.
+        Of all frames of the run that take part, or the `n_wanted` lowest ones of each rank.
     n_wanted : int
         How many to draw; all if there are fewer.
     """
-    n = min(n_wanted, len(keys))
-    return int(np.partition(keys, n - 1)[n - 1]) if n else -1
+    lowest = lowest_keys(keys, n_wanted)
+    return int(lowest.max()) if len(lowest) else -1
 
 
 def sampled(keys: np.ndarray, takes_part: np.ndarray, cutoff: int) -> np.ndarray:

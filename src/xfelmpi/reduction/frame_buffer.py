@@ -1,5 +1,7 @@
 """Sparse frames kept in memory under a budget; what was not kept is read again when needed."""
 
+import mmap
+
 import numpy as np
 
 from xfelmpi._kernels._packed import pack, unpack
@@ -8,6 +10,9 @@ from xfelmpi.core.sparse_frames import FrameBlock, SparseFrames
 WORD_BYTES = 2
 """Memory of most kept entries: the gap to the pixel before and the count share a word. A gap that
 needs more than 12 bits takes two words more, a count of more than 14 photons one."""
+
+COPIED_ENTRIES = 1 << 19
+"""Entries that are copied at a time, unpacked in three times the memory; one frame more at most."""
 
 
 class FrameBuffer:
@@ -22,8 +27,6 @@ class FrameBuffer:
         Frames of this rank.
     budget : int
         Bytes at most.
-    reserve : int
-        Bytes more once `use_reserve` is called.
 
     Attributes
     ----------
@@ -31,22 +34,19 @@ class FrameBuffer:
         Words so far, and at most.
     """
 
-    def __init__(self, n_frames: int, budget: int, reserve: int = 0):
+    def __init__(self, n_frames: int, budget: int):
         self._n_frames = n_frames
-        self._make_room((budget + reserve) // WORD_BYTES)
-        self.capacity = budget // WORD_BYTES
+        self._make_room(budget // WORD_BYTES)
 
     def _make_room(self, words: int) -> None:
-        self._words = np.empty(words, np.uint16)
+        # pages take memory once they are written, and until they are given back
+        self._memory = mmap.mmap(-1, max(words * WORD_BYTES, 1))
+        self._words = np.frombuffer(self._memory, np.uint16, words)
         self.used, self.capacity = 0, words
         self._start = np.full(self._n_frames, -1, np.int64)
         # words and entries of each frame
         self._length = np.zeros(self._n_frames, np.uint32)
         self._entries = np.zeros(self._n_frames, np.uint32)
-
-    def use_reserve(self) -> None:
-        """Take the reserve, too: what else needed memory is done."""
-        self.capacity = len(self._words)
 
     def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""
@@ -64,8 +64,10 @@ class FrameBuffer:
         # an entry takes a word at least
         ends = self.used + np.cumsum(block.sums.entries[frames], dtype=np.int64)
         frames = frames[ends <= most]
-        if len(frames):
-            self.store(first + frames, block.take(frames), most)
+        copies = np.cumsum(block.sums.entries[frames], dtype=np.int64) // COPIED_ENTRIES
+        for some in np.split(frames, np.flatnonzero(np.diff(copies)) + 1):
+            if len(some):
+                self.store(first + some, block.take(some), most)
 
     def store(self, frames: np.ndarray, sparse: SparseFrames, most: int | None = None) -> None:
         """Keep the first of some frames, int (frame,), as many as fit into `most` words."""
@@ -89,6 +91,12 @@ class FrameBuffer:
             self._words[self.used : self.used + n] = self._words[a : a + n]
             self._start[frame] = self.used
             self.used += n
+        self._give_back_rest()
+
+    def _give_back_rest(self) -> None:
+        free = -(-self.used * WORD_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
+        if free < len(self._memory):
+            self._memory.madvise(mmap.MADV_DONTNEED, free)
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""

@@ -90,7 +90,6 @@ class HitReader:
         """
         if not self._kept:
             return
-        self._kept.use_reserve()
         for frames in selections:
             lacking = frames[~self._kept.has(frames)]
             if self._kept.has_room(self._sums.entries[lacking]):

@@ -24,7 +24,7 @@ MOST_HITS = 5000
 """Hits of the page at most: the strongest ones."""
 
 MOST_BYTES = 52_000_000
-"""Of all photons, packed; hits beyond, the weaker ones, have their values only."""
+"""Of all photons, packed, as text; hits beyond, the weaker ones, have their values only."""
 
 _NOT_SHOWN = ("is_hit", "is_miss", "modules")
 _SHADES = 64
@@ -80,7 +80,8 @@ def hit_browser(found: RunFiles) -> Iterator[str]:
     yield before + name
     for i, hit in enumerate(hits.tolist()):
         # base64 is the same in JSON
-        yield f'{"," if i else ""}"{packed.get(hit, "")}"'
+        text = base64.b64encode(packed.get(hit, b"")).decode()
+        yield f'{"," if i else ""}"{text}"'
     yield after
 
 
@@ -150,8 +151,8 @@ def _detector(found: RunFiles, raster: pictures.Raster) -> str:
     return pictures.data_uri(pictures.png(numbers, pictures.palette(_SHADES)))
 
 
-def pack_hits(found: RunFiles, strongest: np.ndarray) -> dict[int, str]:
-    """Return the photons of hits by number, those of the first ones up to `MOST_BYTES`.
+def pack_hits(found: RunFiles, strongest: np.ndarray) -> dict[int, bytes]:
+    """Return the photons of hits by number, those of the first ones up to `MOST_BYTES` of text.
 
     Parameters
     ----------
@@ -160,19 +161,20 @@ def pack_hits(found: RunFiles, strongest: np.ndarray) -> dict[int, str]:
 
     Returns
     -------
-    dict of int to str
-        Base64 of what `HitFrames.packed` returns.
+    dict of int to bytes
+        What `HitFrames.packed` returns.
     """
-    packed: dict[int, str] = {}
+    packed: dict[int, bytes] = {}
     room = MOST_BYTES
     frames = HitFrames(found.experiment.cxi)
     try:
         for hit in strongest.tolist():
-            text = base64.b64encode(frames.packed(hit)).decode()
-            room -= len(text)
+            stream = frames.packed(hit)
+            # its length in base64
+            room -= 4 * -(-len(stream) // 3)
             if room < 0:
                 break
-            packed[hit] = text
+            packed[hit] = stream
     finally:
         frames.close()
     return packed

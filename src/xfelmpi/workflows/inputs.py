@@ -168,12 +168,11 @@ def make_sparsifier(config: Config, inputs: Inputs, files: FilePool) -> Sparsifi
 def make_frame_buffer(config: Config, inputs: Inputs, n_frames: int) -> FrameBuffer:
     """Return what keeps frames of this rank's, of which there are `n_frames`.
 
-    A quarter of what there is for frames is for those that are being read; they are few after the
-    pass.
+    A quarter of what there is for frames is for those that are being read.
     """
     settings = config.part(MemorySettings)
     spare = spare_memory(settings, inputs.masks.frame_pixels, n_frames)
-    return FrameBuffer(n_frames, spare // 2, reserve=spare // 4)
+    return FrameBuffer(n_frames, 3 * spare // 4)
 
 
 def log_start(job: RunJob, local_run: LocalRun, inputs: Inputs) -> tuple[str, ...]:

@@ -235,6 +235,11 @@ def test_draw_is_the_same_in_any_split():
     limit = sampling.sampling_cutoff(numbers[takes_part], 13)
     shuffled = np.random.default_rng(5).permutation(numbers[takes_part])
     assert sampling.sampling_cutoff(shuffled, 13) == limit
+    # each rank sends only its lowest ones
+    for first in (0, 5, 13, 30):
+        sent = [sampling.lowest_keys(part, 13) for part in np.split(shuffled, [first])]
+        assert max(map(len, sent)) <= 13
+        assert sampling.sampling_cutoff(np.concatenate(sent), 13) == limit
     parts = [
         sampling.sampled(numbers[s], takes_part[s], limit) for s in (slice(0, 7), slice(7, None))
     ]

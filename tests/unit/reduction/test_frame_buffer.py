@@ -11,8 +11,9 @@ from reference import FS, MODULES, PIXELS, SS, photon_image
 
 from xfelmpi.core import shutdown
 from xfelmpi.core.errors import InputError
-from xfelmpi.core.sparse_frames import FrameSums, SparseFrames
+from xfelmpi.core.sparse_frames import FrameBlock, FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.reduction import frame_buffer
 from xfelmpi.reduction.frame_buffer import WORD_BYTES, FrameBuffer
 from xfelmpi.reduction.frame_reader import HitReader
 from xfelmpi.reduction.powder import PowderSum
@@ -326,21 +327,31 @@ def test_a_stopped_job_waits_for_changes_of_the_buffer(run, first_pass):
     assert kept.changes == [(name, True) for name in names]
 
 
-def test_reserve():
-    """What does not fit during the pass fits into the reserve after it, and not more."""
-    lists = SparseFrames(
-        np.array([0, 2, 4, 6]), np.arange(6, dtype=np.uint32), np.ones(6, np.uint16)
-    )
-    buffer = FrameBuffer(3, 2 * WORD_BYTES, reserve=2 * WORD_BYTES)
-    buffer.store(np.arange(3), lists)
-    assert buffer.has(np.arange(3)).tolist() == [True, False, False]
-    assert not buffer.has_room(np.array([2]))
-    buffer.use_reserve()
-    assert buffer.has_room(np.array([2]))
-    buffer.store(np.arange(1, 3), lists.take(np.arange(1, 3)))
-    assert buffer.has(np.arange(3)).tolist() == [True, True, False]
-    frames = buffer.take(np.arange(2))
-    assert frames.pixel.tolist() == [0, 1, 2, 3]
+def test_a_copy_is_small_whatever_a_block_keeps(monkeypatch):
+    """Frames are copied unpacked, which takes memory that nobody counts, before they are packed."""
+    monkeypatch.setattr(frame_buffer, "COPIED_ENTRIES", 4)
+    lengths = np.array([2, 1, 0, 9, 3, 3, 1])
+    stop = np.cumsum(lengths)[:, None]
+    sums = FrameSums.zeros(7)
+    sums.entries[:] = lengths
+    pixel = np.arange(19, dtype=np.uint32)
+    count = (1 + pixel % 13).astype(np.uint16)
+    block = FrameBlock(sums, stop - lengths[:, None], stop, pixel, count)
+    buffer, copied = FrameBuffer(10, 18 * WORD_BYTES), []
+
+    def store(frames, sparse, most):
+        copied.append(len(sparse.pixel))
+        FrameBuffer.store(buffer, frames, sparse, most)
+
+    monkeypatch.setattr(buffer, "store", store)
+    buffer.append(3, block, np.ones(7, bool))
+    assert max(copied) < 9 + 4
+    assert sum(copied) == 18
+    assert buffer.has(np.arange(10)).tolist() == [False] * 3 + [True] * 6 + [False]
+    frames = buffer.take(np.arange(3, 9))
+    assert np.diff(frames.indptr).tolist() == lengths[:6].tolist()
+    assert frames.pixel.tolist() == pixel[:18].tolist()
+    assert frames.count.tolist() == count[:18].tolist()
 
 
 def test_keep_only_makes_room():
