@@ -790,10 +790,7 @@ def test_gas_monitor(damage, good, tmp_path, capfd):
     unknown, columns = damage(run)
     energy = good.truth["pulse_energy"].copy()
     energy[unknown] = np.nan
-    assert job(run, tmp_path / "out") == 3
     left = Expected(without(good, pulse_energy=energy, **columns), **DECIDED)
-    is_miss = check_events(tmp_path / "out/events/r0050_events.h5", left)["is_miss"]
-    check_powder(tmp_path / "out/powder/r0050_powder.h5", left, is_miss)
     what, file = f"pulse energy unknown for {len(unknown)} of 12 frames", ""
     if damage is monitor_of_garbage:
         what, file = f"{what}, and this file cannot be read", "RAW-R0050-DA01-S00001.h5"
@@ -801,11 +798,13 @@ def test_gas_monitor(damage, good, tmp_path, capfd):
     named = [(what, file, -1, train, "pulse energy is NaN there")]
     # the second job has them from the first one
     for _ in range(2):
+        assert job(run, tmp_path / "out") == 3
         assert problems(tmp_path / "out") == named
         text = capfd.readouterr()
         assert text.err.count("WARNING: pulse energy unknown") == 1
         assert f"{what}; pulse energy is NaN there" in text.out
-        assert job(run, tmp_path / "out") == 3
+        is_miss = check_events(tmp_path / "out/events/r0050_events.h5", left)["is_miss"]
+        check_powder(tmp_path / "out/powder/r0050_powder.h5", left, is_miss)
 
 
 def test_wavelength_and_added_values_are_only_warnings(good, tmp_path, capfd):

@@ -423,8 +423,7 @@ def test_module_without_constants(small, tmp_path):
     check_outputs(tmp_path / "out", Expected(small, good=good_of(small, without=[1])))
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_constants_of_other_modules_are_named(tmp_path, ranks):
+def test_constants_of_other_modules_are_named(tmp_path):
     """Nothing in the files tells whose they are: the photons do."""
     raw = tiny_raw_run(tmp_path, trains=3, cells=tuple(range(16)), **FEW_MODULES)
     constants = tmp_path / "constants"
@@ -434,28 +433,42 @@ def test_constants_of_other_modules_are_named(tmp_path, ranks):
     names[1].rename(names[0])
     (constants / "other").rename(names[1])
     text = "modules 0, 1: many pixels have photons all the time"
-    for folder, named in ((constants, True), (raw.paths.constants, False)):
+    for ranks, folder, named in (
+        (0, constants, True),
+        (2, constants, True),
+        (2, raw.paths.constants, False),
+    ):
         done = process(raw, tmp_path / "out", "--constants", folder, ranks=ranks, status=3)
         assert (text in done.stdout + done.stderr) == named
 
 
-@pytest.mark.parametrize("moved", ["reversed", "rolled"])
-def test_constants_of_other_cells_are_named(moved, tmp_path):
+OF_OTHER_CELLS = {"trains": 3, "cells": tuple(range(8)), **FEW_MODULES}
+
+
+def named_by_trains(raw, folder, constants, ranks):
+    """Return the warnings of a job about photons that differ from train to train."""
+    done = process(raw, folder / "out", "--constants", constants, ranks=ranks, status=3)
+    return [line for line in done.stderr.splitlines() if "from train to train" in line]
+
+
+@pytest.mark.parametrize(("moved", "ranks"), [("reversed", 5), ("rolled", 2)])
+def test_constants_of_other_cells_are_named(moved, ranks, tmp_path):
     """Each pixel has photons in some cells and none in others: only single frames show it."""
-    raw = tiny_raw_run(tmp_path, trains=3, cells=tuple(range(8)), **FEW_MODULES)
+    raw = tiny_raw_run(tmp_path, **OF_OTHER_CELLS)
     constants = tmp_path / "constants"
     shutil.copytree(raw.paths.constants, constants)
     with h5py.File(constants / "Cheetah-AGIPD01-calib.h5", "r+") as file:
         for name in ("AnalogOffset", "RelativeGain", "DigitalGainLevel", "Badpixel"):
             values = file[name][()]
             file[name][...] = values[:, ::-1] if moved == "reversed" else np.roll(values, 1, axis=1)
-    said = []
-    for folder, ranks in ((constants, 1), (constants, 5), (raw.paths.constants, 2)):
-        done = process(raw, tmp_path / "out", "--constants", folder, ranks=ranks, status=3)
-        said.append([line for line in done.stderr.splitlines() if "from train to train" in line])
+    said = [named_by_trains(raw, tmp_path, constants, n) for n in (0, ranks)]
     assert said[0] == said[1]
     assert [line.split(": ")[1] for line in said[0]] == ["module 1"]
-    assert not said[2]
+
+
+def test_constants_of_the_right_cells_are_not_named(tmp_path):
+    raw = tiny_raw_run(tmp_path, **OF_OTHER_CELLS)
+    assert not named_by_trains(raw, tmp_path, raw.paths.constants, 2)
 
 
 def test_cells_without_constants(small, tmp_path):

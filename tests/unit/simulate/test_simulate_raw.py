@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 SOURCE = "INSTRUMENT/SPB_DET_AGIPD1M-1/DET/{}CH0:xtdf/image"
 BRIGHT = {"adu_per_photon": 1000.0, "hit_photons": (3e5, 1e6), "hit_rate": 0.5}
 """With so much signal from a photon, few photons are enough for every gain stage."""
+ONE_FRAME = {"trains": 1, "cells": (0,)}
 
 
 @pytest.fixture(scope="module")
@@ -238,13 +239,13 @@ def test_common_mode_in_other_stages(tmp_path):
 
 @pytest.mark.parametrize("chunk_frames", [4, 16, 0])
 def test_other_chunks(chunk_frames, raw_run, tmp_path):
-    mock = tiny_raw_run(tmp_path, chunk_frames=chunk_frames)
+    mock = tiny_raw_run(tmp_path, chunk_frames=chunk_frames, absent_modules=tuple(range(1, 15)))
     check_valid(mock)
     for module in (0, 15):
         pairs = zip(raw_frames(mock, module), raw_frames(raw_run, module), strict=True)
         assert all((a[2] == b[2]).all() for a, b in pairs)
-    with h5py.File(mock.paths.raw / "RAW-R0050-AGIPD03-S00000.h5") as file:
-        chunks = file[SOURCE.format(3) + "/data"].chunks
+    with h5py.File(mock.paths.raw / "RAW-R0050-AGIPD15-S00000.h5") as file:
+        chunks = file[SOURCE.format(15) + "/data"].chunks
         assert chunks == ((min(chunk_frames, 6), 2, 512, 128) if chunk_frames else None)
 
 
@@ -267,10 +268,11 @@ def test_run_without_any_frame(tmp_path):
 
 
 def test_noise_without_limit(tmp_path):
-    mock = tiny_raw_run(tmp_path, noise=0.15, clip_noise=0, trains=1, cells=(0,), hit_rate=0)
-    constants = mock.constants(1)
-    ((row, cell, image),) = raw_frames(mock, 1)
-    good, photons = mock.good(row)[1], mock.frame(row)[1]
+    options = {"noise": 0.15, "clip_noise": 0, "hit_rate": 0, **ONE_FRAME, **NEAR}
+    mock = tiny_raw_run(tmp_path, **options)
+    constants = mock.constants(3)
+    ((row, cell, image),) = raw_frames(mock, 3)
+    good, photons = mock.good(row)[3], mock.frame(row)[3]
     signal, _ = signal_and_stage(image, constants, cell)
     noise = (signal / np.float32(60) - photons)[good]
     assert noise.std() == pytest.approx(0.15, rel=0.02)
@@ -281,11 +283,11 @@ def test_noise_without_limit(tmp_path):
 
 
 def test_no_noise_at_all(tmp_path):
-    mock = tiny_raw_run(tmp_path, noise=0, bad_pixels=0, trains=1, cells=(0,))
-    ((_, _, image),) = raw_frames(mock, 1)
-    constants = mock.constants(1)
+    mock = tiny_raw_run(tmp_path, noise=0, bad_pixels=0, **ONE_FRAME, **NEAR)
+    ((_, _, image),) = raw_frames(mock, 3)
+    constants = mock.constants(3)
     signal, _ = signal_and_stage(image, constants, 0)
-    assert np.abs(signal / 60 - mock.frame(0)[1]).max() < 0.01
+    assert np.abs(signal / 60 - mock.frame(0)[3]).max() < 0.01
 
 
 def test_constants_layout(raw_run, tmp_path):
@@ -299,7 +301,7 @@ def test_constants_layout(raw_run, tmp_path):
         assert not file["DigitalGainLevel"][0].any()
         levels = file["DigitalGainLevel"][1:].mean(axis=(1, 2, 3))
         np.testing.assert_allclose(levels, [5000, 7000], atol=20)
-    few = {"trains": 1, "cells": (1,), "constants_dtype": "f4"}
+    few = {"trains": 1, "cells": (1,), "constants_dtype": "f4", **NEAR}
     other = tiny_raw_run(tmp_path, **few).constants(9)
     assert other["AnalogOffset"].dtype == np.float32
     assert (other["AnalogOffset"] % 1 != 0).any()
@@ -418,27 +420,27 @@ def test_constants_of_others_are_not_touched(tmp_path):
     with pytest.raises(UsageError, match="not simulated"):
         tiny_raw_run(tmp_path)
     assert list(tmp_path.rglob("*.h5")) == [path]
-    tiny_run(tmp_path, trains=1, cells=(0,))
+    tiny_run(tmp_path, **ONE_FRAME, **NEAR)
 
 
 def test_raw_replaces_proc_and_back(tmp_path):
-    few = {"trains": 1, "cells": (0,)}
+    few = {**ONE_FRAME, **NEAR}
     tiny_run(tmp_path, **few)
     mock = tiny_raw_run(tmp_path, **few)
     assert not mock.paths.proc.exists()
-    assert len(list(mock.paths.raw.iterdir())) == 17
+    assert len(list(mock.paths.raw.iterdir())) == 4 + 1
     again = tiny_run(tmp_path, **few)
     assert [path.name for path in again.paths.raw.iterdir()] == ["RAW-R0050-DA01-S00000.h5"]
-    assert len(list(again.paths.proc.iterdir())) == 16
+    assert len(list(again.paths.proc.iterdir())) == 4
     assert again.paths.constants is None
 
 
 @pytest.mark.parametrize("kind", ["raw", "dark --gain-stage low"])
 def test_several_ranks_write_the_same(kind, tmp_path):
     arguments = f"50 --kind {kind} --trains 3 --cells 1,2 --hit-rate 0.3 --sequence-length 2"
-    arguments += " --hit-photons 1e6 1e6 --common-mode 9"
+    arguments += " --hit-photons 1e6 1e6 --common-mode 9 --absent-modules 0 6 7 8 9 10 11 12 13 14"
     assert command.main([*arguments.split(), "--prefix", str(tmp_path / "one")]) == 0
     words = ["simulate", *arguments.split(), "--prefix", tmp_path / "three"]
     done = run_xfelmpi(words, 3, seconds=limit(60))
     assert done.returncode == 0, done.stderr
-    assert len(same_files(tmp_path / "one", tmp_path / "three")) == 32 + 2 + 16 + 2
+    assert len(same_files(tmp_path / "one", tmp_path / "three")) == 12 + 2 + 16 + 2
