@@ -1,13 +1,13 @@
-"""Sparse frames ↔ 16-bit words, about one for an entry.
+"""Sparse frames ↔ 16-bit words, about one for an entry; and their sum.
 
-Loops only: `xfelmpi.reduction.frame_buffer` allocates and documents.
+Loops only: `xfelmpi.reduction.frame_buffer` and `powder` allocate and document.
 
 A word has the gap to the pixel before, 12 bits, and the count, 4 bits. Where one does not fit, its
 bits are all 1, and it follows in words of its own: two for the gap, the lower first, one for the
 count. The gap of a frame's first entry is its pixel number.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     COUNT_BITS = 4
@@ -95,3 +95,21 @@ def unpack(
                 with gil:
                     return f
     return n_frames
+
+
+def add_entries(
+        const uint32_t[::1] pixel not None, const uint16_t[::1] count not None,
+        uint64_t[::1] photons not None, uint32_t[::1] invalid not None):
+    """Add entries of sparse lists to the `photons` of their pixels; a count of 0 is `invalid`."""
+    cdef Py_ssize_t i, n = pixel.shape[0], n_pixels = photons.shape[0]
+
+    if count.shape[0] != n or invalid.shape[0] != n_pixels:
+        raise ValueError("arrays do not fit each other")
+    with nogil:
+        for i in range(n):
+            if pixel[i] >= n_pixels:
+                with gil:
+                    raise IndexError(f"pixel {pixel[i]} of a frame of {n_pixels} pixels")
+            photons[pixel[i]] += count[i]
+            if count[i] == 0:
+                invalid[pixel[i]] += 1

@@ -73,7 +73,7 @@ or srun --mpi=pmix -n 64 xfelmpi 50.
 
 def _is_run(text: str) -> bool:
     """Whether a word means a run, also in a form that is refused later: 50, r0050, 50-53."""
-    return text.lstrip("rR")[:1].isdigit()
+    return text.lstrip("rR")[:1].isdecimal()
 
 
 def _as_run_folder(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Sparse frames ↔ 16-bit words, about one for an entry; cython/_packed.pyx."""
+"""Sparse frames ↔ 16-bit words, about one for an entry, and their sum; cython/_packed.pyx."""
 
 import numpy as np
 
@@ -19,3 +19,6 @@ def unpack(
     pixel: np.ndarray,
     count: np.ndarray,
 ) -> int: ...
+def add_entries(
+    pixel: np.ndarray, count: np.ndarray, photons: np.ndarray, invalid: np.ndarray
+) -> None: ...

@@ -54,7 +54,7 @@ def open_run(
         prefix = Path(output).parent
     prefix = experiment_folder(Path(prefix) if prefix is not None else None)
     output = Path(output) if output is not None else prefix / "scratch"
-    if isinstance(run, str) and not run.lstrip("rR").isdigit():
+    if isinstance(run, str) and not run.lstrip("rR").isdecimal():
         return MergedRuns(MergedFiles(output, run))
     if not isinstance(run, (str, int, np.integer)):
         runs = [_number(one) for one in run] if isinstance(run, Iterable) else []

@@ -141,6 +141,7 @@ def load_geometry(
     else:
         text = _text_of(path)
         found = geometry_file.statements(text)
+        geometry_file.require_different_panels(found, path)
         geometry = _from_crystfel(of_detector, detector, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]

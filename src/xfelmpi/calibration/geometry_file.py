@@ -164,6 +164,38 @@ def other_panels(found: list[tuple[str, str]], detector: Detector, path: Path) -
     return warnings
 
 
+def require_different_panels(found: list[tuple[str, str]], path: Path) -> None:
+    """Refuse two panels of the same pixels: the last one would silently count.
+
+    Raises
+    ------
+    InputError
+        With the names of the two.
+    """
+    defaults: dict[str, str] = {}
+    panels: dict[str, dict[str, str]] = {}
+    for key, value in found:
+        panel, slash, name = key.rpartition("/")
+        if not slash:
+            # of the panels that follow, as in crystfel_geometry(5)
+            defaults[name] = value
+        elif not panel.startswith("bad"):
+            panels.setdefault(panel, dict(defaults))[name] = value
+    first: dict[tuple, str] = {}
+    for panel, its in panels.items():
+        axes = sorted((name, value) for name, value in its.items() if re.fullmatch(r"dim\d+", name))
+        try:
+            start = tuple(float(its[name]) for name in ("min_ss", "min_fs"))
+        except (KeyError, ValueError):
+            continue
+        other = first.setdefault((*axes, *start), panel)
+        if other != panel:
+            raise InputError(
+                f"{path}: panels {other[:80]} and {panel[:80]} have the same pixels (min_ss "
+                f"{start[0]:g}, min_fs {start[1]:g}), expected one panel for each part of a module"
+            )
+
+
 def unapplied(found: list[tuple[str, str]], regions: dict, path: Path) -> list[str]:
     """Return a warning for each bad region that is left out, and for shifts of another name."""
     names = dict.fromkeys(key.partition("/")[0] for key, _ in found if key.startswith("bad"))

@@ -36,7 +36,7 @@ def _parse_nodes(text) -> int:
     """Return a number of nodes, 0 for ``auto``."""
     if text == "auto":
         return 0
-    if not str(text).isdigit() or not 0 < int(text) <= 1000:
+    if not str(text).isdecimal() or not 0 < int(text) <= 1000:
         raise ValueError(f"{str(text)[:40]!r} is not a number of nodes; expected e.g. 2, or auto")
     return int(text)
 

@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         found, rest = self.parse_known_args(args, namespace)
         if rest:
             # a second word beside the run
-            beside = bool(args) and args[1:2] == rest[:1] and rest[0].isdigit()
+            beside = bool(args) and args[1:2] == rest[:1] and rest[0].isdecimal()
             self.error(f"unrecognized arguments: {' '.join(rest)}{self._hint(rest, beside=beside)}")
         return found
 

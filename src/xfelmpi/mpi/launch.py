@@ -38,7 +38,7 @@ def started_processes(environment: Mapping[str, str] = os.environ) -> int | None
         # a batch script has the variables of its job, too, but no rank
         if name.startswith("SLURM_") and "SLURM_PROCID" not in environment:
             continue
-        if environment.get(name, "").isdigit():
+        if environment.get(name, "").isdecimal():
             return int(environment[name])
     return None if any(name in environment for name in RANKS) else 1
 

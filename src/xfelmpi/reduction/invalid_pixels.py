@@ -7,6 +7,7 @@ any other pixel it is damage. Such a pixel has an entry with count 0 in its fram
 import numpy as np
 
 from xfelmpi.core.sparse_frames import FrameBlock, FrameSums
+from xfelmpi.run.frames.frame_bytes import READ_ERRORS
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 EXAMINED = 8
@@ -69,7 +70,7 @@ def unexplained(
         return invalid
     try:
         bad, status = reader.bad_pixels(number, rows[some], _ALL_BITS)
-    except (OSError, KeyError, ValueError, RuntimeError):
+    except READ_ERRORS:
         return invalid
     left = invalid.copy()
     for i, frame in enumerate(some):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xfelmpi._kernels import _masks
+from xfelmpi._kernels._packed import add_entries
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.detectors.base import Detector
 
@@ -73,9 +74,7 @@ class PowderSum:
             Bit field of the modules that have each frame.
         mask_row : ndarray, int (frame,)
         """
-        # of the sum's own type: add.at is twenty times as slow where it has to convert
-        np.add.at(self.photons.reshape(-1), sparse.pixel, sparse.count.astype(np.uint64))
-        np.add.at(self.invalid.reshape(-1), sparse.pixel[sparse.count == 0], np.uint32(1))
+        add_entries(sparse.pixel, sparse.count, self.photons.reshape(-1), self.invalid.reshape(-1))
         for module in range(len(self.frames)):
             self.add_frames(module, mask_row[modules >> module & 1 == 1])
 

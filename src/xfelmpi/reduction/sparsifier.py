@@ -26,7 +26,7 @@ from xfelmpi.core.sparse_frames import MAX_COUNT, FrameBlock, FrameSums
 from xfelmpi.reduction.invalid_pixels import count_invalid, unexplained
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.run.frames.file_pool import FilePool
-from xfelmpi.run.frames.frame_bytes import FRAME_STATUS, FrameBytes, make_buffers
+from xfelmpi.run.frames.frame_bytes import FRAME_STATUS, READ_ERRORS, FrameBytes, make_buffers
 from xfelmpi.run.frames.frame_masks import MaskReader
 
 H5PY_FRAMES = 32
@@ -204,7 +204,7 @@ class Sparsifier:
             bad, status = self._frame_masks.bad_pixels(
                 number, table.row[part, module], self._masks.frame_bits
             )
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except READ_ERRORS as error:
             self._report(f"image/mask cannot be used: {error}", number, module, trains)
             return part[:0], _NO_MASKS
         lacking = self._frame_masks.lacking

@@ -188,6 +188,18 @@ def test_broken_geometry(path, old, new, why):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("header", ["", "dim3 = fs\nmin_ss = 0\n"])
+def test_two_panels_of_the_same_pixels(path, header):
+    """A panel that somebody copied and moved: the last one counted, silently."""
+    lines = path.read_text().splitlines()
+    copied = [line.replace("p3a2/", "p3a2_old/") for line in lines if line.startswith("p3a2/")]
+    assert len(copied) > 8
+    path.write_text(header + "\n".join([*lines, *copied]))
+    with pytest.raises(InputError, match="panels p3a2 and p3a2_old have the same pixels") as error:
+        load_geometry(path, AGIPD_1M)
+    assert str(path) in str(error.value)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n\xff\xfe", b"no geometry\n"])
 def test_no_geometry(tmp_path, content):
     path = tmp_path / "some.geom"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xfelmpi._kernels._packed import pack, unpack
+from xfelmpi._kernels._packed import add_entries, pack, unpack
 
 LONG_GAP, LONG_COUNT = 0xFFF, 0xF
 
@@ -101,3 +101,27 @@ def test_arrays_that_do_not_fit():
         pack(indptr + 1, pixel, count, words, 0, 20, stop)
     with pytest.raises(ValueError, match="end before"):
         unpack(words, stop, stop, indptr, pixel[:4], count)
+
+
+def test_entries_are_added():
+    photons, invalid = np.full(4, 2**40, np.uint64), np.full(4, 7, np.uint32)
+    pixel, count = (
+        np.array([3, 0, 3, 0, 3], np.uint32),
+        np.array([65535, 0, 1, 0, 65535], np.uint16),
+    )
+    add_entries(pixel, count, photons, invalid)
+    assert photons.tolist() == [2**40, 2**40, 2**40, 2**40 + 2 * 65535 + 1]
+    assert invalid.tolist() == [9, 7, 7, 7]
+
+
+def test_entries_outside_of_the_frame_are_refused():
+    photons, invalid = np.zeros(4, np.uint64), np.zeros(4, np.uint32)
+    for pixel in (4, 2**32 - 1):
+        with pytest.raises(IndexError, match=f"pixel {pixel} of a frame of 4 pixels"):
+            add_entries(np.array([pixel], np.uint32), np.ones(1, np.uint16), photons, invalid)
+    with pytest.raises(ValueError, match="do not fit"):
+        add_entries(np.zeros(2, np.uint32), np.ones(1, np.uint16), photons, invalid)
+    with pytest.raises(ValueError, match="do not fit"):
+        add_entries(np.zeros(1, np.uint32), np.ones(1, np.uint16), photons, invalid[:3])
+    assert not photons.any()
+    assert not invalid.any()

@@ -148,7 +148,7 @@ def _job_of_set(job: RunJob, facts: SetFacts) -> RunJob:
     """Return the job as the one that made the set, with the folders of this one."""
     config = replace(facts.config, prefix=job.config.prefix, output=job.config.output)
     experiment = Experiment(config.prefix, config.output, config.run)
-    if facts.proposal[1:].isdigit():
+    if facts.proposal[1:].isdecimal():
         experiment = experiment.of_proposal(int(facts.proposal[1:]))
     return replace(job, experiment=experiment, config=config, settings=config.to_json())
 

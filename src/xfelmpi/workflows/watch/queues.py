@@ -61,7 +61,7 @@ def read_result(path: Path) -> Result:
         word, _, rest = line.partition(" ")
         if word == "job":
             result = Result(rest)
-        elif word == "end" and rest.isdigit():
+        elif word == "end" and rest.isdecimal():
             result = Result(result.owner, int(rest))
     return result
 
@@ -161,7 +161,7 @@ class SlurmQueue:
         said = ask_slurm([*command, str(self.script), *words], environment)
         lines = said.split()
         number, _, cluster = lines[-1].partition(";") if lines else ("", "", "")
-        if not number.isdigit():
+        if not number.isdecimal():
             raise OutputError(f"sbatch: found {said[:200]!r}, expected the number of a job")
         return f"{number};{cluster}" if cluster else number
 
