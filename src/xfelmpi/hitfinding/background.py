@@ -33,7 +33,8 @@ _MOST_STEPS, _CLOSE = 60, 1e-3
 """A fit ends when level and width change by less than this share of the width."""
 
 _AT_ONCE = 1 << 17
-"""Scores in one array of a fit, about: the ten arrays that a fit needs stay in the cache."""
+"""Scores in one array of a fit, about. A fit has ten such arrays; with longer ones, which fit no
+cache, it takes half as long again."""
 
 
 def _truncated_normal(below: float, above: float) -> tuple[float, float, float]:

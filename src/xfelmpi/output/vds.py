@@ -1,7 +1,7 @@
 """``vds/rRRRR_vds_KIND.h5``: all frames of a run as one virtual dataset, by one rank.
 
-HDF5 tells nobody that a source file cannot be opened: its frames then read as the fill value. The
-file names in it therefore stay valid when the facility moves the run's files to other disks.
+If a source file cannot be opened, HDF5 raises no error and returns the fill value for its frames.
+The file names in it therefore stay valid when the facility moves the run's files to other disks.
 """
 
 import os

@@ -40,7 +40,9 @@ class FrameBuffer:
 
     def _make_room(self, words: int) -> None:
         # pages take memory once they are written, and until they are given back
-        self._memory = mmap.mmap(-1, max(words * WORD_BYTES, 1))
+        # private: pages that are shared would stay with the system
+        own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._memory = mmap.mmap(-1, max(words * WORD_BYTES, 1), flags=own)
         self._words = np.frombuffer(self._memory, np.uint16, words)
         self.used, self.capacity = 0, words
         self._start = np.full(self._n_frames, -1, np.int64)
@@ -94,9 +96,9 @@ class FrameBuffer:
         self._give_back_rest()
 
     def _give_back_rest(self) -> None:
-        free = -(-self.used * WORD_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
-        if free < len(self._memory):
-            self._memory.madvise(mmap.MADV_DONTNEED, free)
+        first_unused = -(-self.used * WORD_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
+        if first_unused < len(self._memory):
+            self._memory.madvise(mmap.MADV_DONTNEED, first_unused)
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""

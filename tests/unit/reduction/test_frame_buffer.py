@@ -368,3 +368,22 @@ def test_keep_only_makes_room():
     frames = buffer.take(np.array([3, 1, 0]))
     assert frames.indptr.tolist() == [0, 3, 5, 6]
     assert frames.pixel.tolist() == [3, 4, 5, 0, 1, 2]
+
+
+def resident() -> int:
+    """Return the bytes of this process's own memory, without what is shared or of files."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) << 10
+
+
+def test_memory_of_what_is_not_kept_goes_back():
+    """While hits are written, other arrays need it."""
+    n = 1 << 25
+    lists = SparseFrames(np.array([0, n]), np.arange(n, dtype=np.uint32), np.ones(n, np.uint16))
+    buffer = FrameBuffer(1, n * WORD_BYTES)
+    before = resident()
+    buffer.store(np.array([0]), lists)
+    full = resident()
+    buffer.keep_only(np.array([], int))
+    assert full - before > 0.9 * n * WORD_BYTES
+    assert full - resident() > 0.9 * n * WORD_BYTES
