@@ -3,6 +3,7 @@
 import errno
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ MOST_BYTES = 4 << 20
 
 _VALUE = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(m|mm)?")
 _MOTOR_COMMENT = ";XGEOM"
+
+_IN_PIXELS = re.compile(r"(?:^|/)(?:min|max)_[fs]s$")
+_WHOLE = re.compile(r"(?<=\d)\.0*$")
+"""What is left out of a number of pixels such as ``127.0``."""
 
 _NO_EFFECT = {
     "mask": "give masks with --global-mask or --cell-mask",
@@ -71,6 +76,28 @@ def statements(text: str) -> list[tuple[str, str]]:
     return found
 
 
+def panels(found: list[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Return the statements of each panel, by name, with the defaults that stand before it.
+
+    A default applies to panels that are named for the first time after it, as in
+    crystfel_geometry(5) and extra-geom's parser. Names that begin with ``bad`` are bad regions.
+    """
+    defaults: dict[str, str] = {}
+    of_panel: dict[str, dict[str, str]] = {}
+    for key, value in found:
+        panel, slash, name = key.partition("/")
+        if not slash:
+            defaults[key] = value
+        elif not panel.startswith("bad"):
+            of_panel.setdefault(panel, dict(defaults))[name] = value
+    return of_panel
+
+
+def more_of(found: Sequence) -> str:
+    """Return how many there are beside the first, for a message that names only that one."""
+    return f" and {len(found) - 1} more" if len(found) > 1 else ""
+
+
 def length_in_metres(value: str) -> float:
     """Return the value of a statement that is a length, with ``m``, ``mm`` or no unit; else NaN."""
     match = _VALUE.fullmatch(value)
@@ -80,14 +107,16 @@ def length_in_metres(value: str) -> float:
 def text_for_parser(text: str) -> str:
     """Return the statements that say where pixels are, and the comments of EXtra-geom.
 
-    The parser's time grows with the square of the number of empty lines, it takes no units, and it
-    passes over statements without spaces around the equals sign.
+    The parser's time grows with the square of the number of empty lines, it takes no units, passes
+    over statements without spaces around the equals sign, and takes no ``127.0`` for 127.
     """
     lines = []
     for line in text.splitlines():
         if line.startswith(_MOTOR_COMMENT):
             lines.append(line)
         for name, value in statements(line):
+            if _IN_PIXELS.search(name):
+                value = _WHOLE.sub("", value)
             if name not in ("photon_energy", "detector_shift_x", "detector_shift_y"):
                 lines.append(f"{name} = {value}")
     return "\n".join(lines) + "\n"
@@ -125,7 +154,7 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
     """Return a warning for each kind of statement that has no effect here but has in CrystFEL."""
     warnings, told = [], set()
     for key, value in found:
-        name = key.rpartition("/")[2]
+        name = key.partition("/")[2] or key
         kind = re.sub(r"^(mask|flag)(\d+_\w+|_\w+|\d+)?$", r"\1", name)
         if kind == "flag" and name == "flag":
             continue
@@ -135,6 +164,11 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
         elif name == "adu_per_eV" and value not in ("1", "1.0") and name not in told:
             told.add(name)
             warnings.append(f"{path}: {name} is not used: give --adu-per-photon")
+        elif re.search(r"\s", key):
+            # extra-geom's parser passes over it
+            if " " not in told:
+                told.add(" ")
+                warnings.append(f"{path}: {key[:80]!r} is not used: expected a name without spaces")
         elif not _KNOWN.fullmatch(name.lower()) and not _KNOWN.fullmatch(name) and name not in told:
             told.add(name)
             warnings.append(f"{path}: {name[:80]} is not used: no such statement is known")
@@ -143,25 +177,21 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
 
 def other_panels(found: list[tuple[str, str]], detector: Detector, path: Path) -> list[str]:
     """Return a warning for panels that have not the detector's number of pixels."""
-    n_ss, n_fs = detector.tile_shape
-    sizes: dict[str, dict[str, str]] = {}
-    for key, value in found:
-        panel, slash, name = key.rpartition("/")
-        if slash and not panel.startswith("bad"):
-            sizes.setdefault(panel, {})[name] = value
-    warnings = []
-    for panel, its in sizes.items():
-        for axis, n in (("ss", n_ss), ("fs", n_fs)):
+    expected = dict(zip(("ss", "fs"), detector.tile_shape, strict=True))
+    odd: dict[tuple[str, int], list[str]] = {}
+    for panel, its in panels(found).items():
+        for axis, n in expected.items():
             try:
                 has = int(float(its[f"max_{axis}"])) - int(float(its[f"min_{axis}"])) + 1
             except (KeyError, ValueError, OverflowError):
                 continue
             if has != n:
-                warnings.append(
-                    f"{path}: min_{axis} and max_{axis} of {panel[:80]} are not applied: "
-                    f"found {has} pixels, expected {n}"
-                )
-    return warnings
+                odd.setdefault((axis, has), []).append(panel)
+    return [
+        f"{path}: min_{axis} and max_{axis} of {names[0][:80]}{more_of(names)} are not applied: "
+        f"found {has} pixels, expected {expected[axis]}"
+        for (axis, has), names in odd.items()
+    ]
 
 
 def require_different_panels(found: list[tuple[str, str]], path: Path) -> None:
@@ -172,17 +202,8 @@ def require_different_panels(found: list[tuple[str, str]], path: Path) -> None:
     InputError
         With the names of the two.
     """
-    defaults: dict[str, str] = {}
-    panels: dict[str, dict[str, str]] = {}
-    for key, value in found:
-        panel, slash, name = key.rpartition("/")
-        if not slash:
-            # of the panels that follow, as in crystfel_geometry(5)
-            defaults[name] = value
-        elif not panel.startswith("bad"):
-            panels.setdefault(panel, dict(defaults))[name] = value
     first: dict[tuple, str] = {}
-    for panel, its in panels.items():
+    for panel, its in panels(found).items():
         axes = sorted((name, value) for name, value in its.items() if re.fullmatch(r"dim\d+", name))
         try:
             start = tuple(float(its[name]) for name in ("min_ss", "min_fs"))

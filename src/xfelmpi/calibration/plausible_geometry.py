@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xfelmpi.calibration.geometry_file import more_of
 from xfelmpi.core.errors import InputError
 
 FARTHEST_PIXEL = 10.0
@@ -51,7 +52,7 @@ def _odd_pixels(basis: np.ndarray, detector, path: Path) -> list[str]:
         return []
     first = odd[0]
     return [
-        f"{path}: pixels of {_name(first, detector)}{_more(odd)} have an area of "
+        f"{path}: pixels of {_name(first, detector)}{more_of(odd)} have an area of "
         f"{area[first] * 1e12:.4g} µm², those of {detector.title} {expected * 1e12:.4g}"
         " µm²: check res, fs and ss"
     ]
@@ -64,14 +65,10 @@ def _overlaps(centre: np.ndarray, basis: np.ndarray, detector, path: Path) -> li
     if not len(pairs):
         return []
     a, b = (_name(number, detector) for number in pairs[0])
-    return [f"{path}: panels {a} and {b}{_more(pairs)} lie on each other"]
+    return [f"{path}: panels {a} and {b}{more_of(pairs)} lie on each other"]
 
 
 def _name(number: int, detector) -> str:
     """Return the name that extra-geom gives a tile in geometry files, e.g. ``p3a2``."""
     tiles = len(detector.tile_names) // detector.n_modules
     return f"p{number // tiles}a{number % tiles}"
-
-
-def _more(found) -> str:
-    return f" and {len(found) - 1} more" if len(found) > 1 else ""

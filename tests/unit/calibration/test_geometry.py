@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import extra_geom
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from extra_geom import AGIPD_1MGeometry
 
+from xfelmpi.calibration import geometry_file
 from xfelmpi.calibration.geometry import load_geometry
 from xfelmpi.calibration.geometry_writer import crystfel_text
 from xfelmpi.core.errors import InputError
@@ -198,6 +200,86 @@ def test_two_panels_of_the_same_pixels(path, header):
     with pytest.raises(InputError, match="panels p3a2 and p3a2_old have the same pixels") as error:
         load_geometry(path, AGIPD_1M)
     assert str(path) in str(error.value)
+
+
+def test_statements_of_panels():
+    """As extra-geom's parser sorts them: a default is for panels that are named after it first."""
+    text = """
+        min_fs = 0
+        max_fs = 127 ; a default
+        a/min_ss = 0
+        bada/min_fs = 5
+        max_fs = 63
+        b/min_ss = 64
+        a/max_ss = 63
+        b/min_fs = 1
+        b/x/min_ss = 3
+        bad_row/panel = a
+    """
+    assert geometry_file.panels(geometry_file.statements(text)) == {
+        "a": {"min_fs": "0", "max_fs": "127", "min_ss": "0", "max_ss": "63"},
+        "b": {"min_fs": "1", "max_fs": "63", "min_ss": "64", "x/min_ss": "3"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("statements", "same"),
+    [
+        ("min_ss = 0; min_fs = 0; a/dim1 = 3; b/dim1 = 3", True),
+        ("a/dim1 = 3; b/dim1 = 3; min_ss = 0; min_fs = 0", False),
+        ("min_fs = 0; a/min_ss = 64; b/min_ss = 64.0", True),
+        ("min_fs = 0; a/min_ss = 64; b/min_ss = 128; b/x/min_ss = 64", False),
+        ("min_fs = 0; a/min_ss = 64; bad/min_ss = 64; bad_b/min_fs = 0", False),
+        ("min_fs = 0; min_ss = 0; a/dim1 = 3; b/dim1 = 4", False),
+        ("min_fs = 0; a/min_ss = here; b/min_ss = here", False),
+        ("min_fs = 0; a/min_ss = nan; b/min_ss = nan", False),
+    ],
+)
+def test_panels_are_told_apart_by_their_first_pixels(tmp_path, statements, same):
+    found = geometry_file.statements(statements.replace("; ", "\n"))
+    with pytest.raises(InputError, match="a and b have the same") if same else nullcontext():
+        geometry_file.require_different_panels(found, tmp_path)
+
+
+def test_number_of_pixels_by_default(path):
+    """It was looked at only where a panel has limits of its own."""
+    text = re.sub(r"(?m)^p\w+/m(in|ax)_fs = .*\n", "", path.read_text())
+    path.write_text(f"min_fs = 0\nmax_fs = 63\n{text}")
+    warnings = load_geometry(path, AGIPD_1M)[1]
+    words = "min_fs and max_fs of p0a0 and 127 more are not applied: found 64 pixels, expected 128"
+    assert [warning for warning in warnings if words in warning] == list(warnings)
+
+
+def test_whole_numbers_written_as_floats(path):
+    right, _ = load_geometry(path, AGIPD_1M)
+    region = "badp/min_fs = 0\nbadp/max_fs = 9\nbadp/min_ss = 128\nbadp/max_ss = 131.00\n"
+    text = re.sub(r"(?m)((?:min|max)_[fs]s = \d+)$", r"\1.0", path.read_text() + region)
+    assert text.count(".0\n") > 512
+    path.write_text(f"{text}badp/panel = p12a2\n")
+    geometry, warnings = load_geometry(path, AGIPD_1M)
+    assert warnings == ()
+    np.testing.assert_array_equal(geometry.xyz, right.xyz)
+    assert geometry.bad.sum() == geometry.bad[12, 128:132, :10].sum() == 40
+    rewrite(path, "p3a2/max_ss = 191.0", "p3a2/max_ss = 191.5")
+    with pytest.raises(InputError, match=r"191\.5"):
+        load_geometry(path, AGIPD_1M)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("p3a2/x/coffset = 1", "x/coffset is not used: no such statement is known"),
+        ("p3a2/ = 1", "p3a2/ is not used: no such statement is known"),
+        ("p3a2 /coffset = 1\np3a3 / coffset = 1", "'p3a2 /coffset' is not used: expected a name "),
+        ("co ffset = 1", "'co ffset' is not used: expected a name without spaces"),
+    ],
+)
+def test_names_that_the_parser_passes_over(path, lines, words):
+    before, _ = load_geometry(path, AGIPD_1M)
+    path.write_text(f"{path.read_text()}{lines}\n")
+    after, (warning,) = load_geometry(path, AGIPD_1M)
+    assert words in warning
+    np.testing.assert_array_equal(after.xyz, before.xyz)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n\xff\xfe", b"no geometry\n"])
