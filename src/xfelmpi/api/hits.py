@@ -106,14 +106,19 @@ class Hits(_Columns, Iterable):
         return (Hit(self._source, int(row)) for row in self._rows)
 
     def __getitem__(self, which):
-        """Return a hit by its place, or several: a slice, places, or bool (hit,)."""
-        if isinstance(which, (int, np.integer)):
-            return Hit(self._source, int(self._rows[which]))
-        if not isinstance(which, slice):
-            which = np.asarray(which)
-            # of no numbers numpy makes floats
-            which = which if which.size else which.astype(np.int64)
-        return Hits(self._source, self._rows[which])
+        """Return a hit by its place, or several: a slice, places, or bool (hit,).
+
+        Raises
+        ------
+        IndexError
+            If there are fewer hits.
+        UsageError
+            If it is none of these.
+        """
+        if isinstance(which, slice):
+            return Hits(self._source, self._rows[which])
+        rows = self._rows[_places(which, len(self))]
+        return Hits(self._source, rows) if rows.ndim else Hit(self._source, int(rows))
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("_"):
@@ -145,6 +150,11 @@ class Hits(_Columns, Iterable):
         UsageError
             If it is no such condition, or names a value that is not there.
         """
+        if not isinstance(condition, str):
+            raise UsageError(
+                f"where: found {_shown(condition)}, expected a text, e.g. 'hit_sigma > 8' "
+                "(hits[...] takes bool)"
+            )
         numbers = {
             name: signed(values[self._rows])
             for name, values in self._source.columns.items()
@@ -183,7 +193,10 @@ class Hits(_Columns, Iterable):
         """
         from xfelmpi.api.plots import plot_hits
 
-        return plot_hits([self[i] for i in which if i < len(self)], columns)
+        places = np.asarray([*which])
+        if places.dtype.kind in "iu":
+            places = places[places < len(self)]
+        return plot_hits(list(self[places]), columns)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} hits of {self._source.title}>"
@@ -192,6 +205,34 @@ class Hits(_Columns, Iterable):
         from xfelmpi.api.html import block
 
         return block(repr(self).strip("<>"), self[:10].table.to_html(index=True))
+
+
+def _places(which, n: int) -> np.ndarray:
+    """Return which of n hits are meant, int (hit,), or () for one."""
+    try:
+        places = np.asarray(which)
+    except ValueError:
+        # lists of unlike lengths
+        places = np.empty((0, 0))
+    if places.shape == (0,):
+        # of no numbers numpy makes floats
+        return places.astype(np.int64)
+    if places.dtype.kind in "iu" and places.ndim < 2:
+        wrong = places[(places < -n) | (places >= n)]
+        if wrong.size:
+            there = f"expected {-n} … {n - 1}" if n else "there are none"
+            raise IndexError(f"no hit {wrong.flat[0]}: {there}")
+        return places
+    if places.dtype == bool and places.shape == (n,):
+        return np.flatnonzero(places)
+    raise UsageError(
+        f"hits[...]: found {_shown(which)}, expected a place, a slice, places, or bool for each of "
+        f"{n} hits"
+    )
+
+
+def _shown(value) -> str:
+    return f"{' '.join(repr(value).split()):.40}"
 
 
 class Hit(_Columns):

@@ -1,7 +1,10 @@
 """Other hits from the scores that are there: numbers only, nothing is written."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
+from types import UnionType
+from typing import get_args, get_origin
 
 import numpy as np
 
@@ -79,12 +82,7 @@ def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Reth
         if name not in known:
             raise UsageError(f"no setting {name}{did_you_mean(name, known)}")
         values[name] = _parsed(known[name], value)
-    try:
-        config = dataclasses.replace(run.config, **with_implied(values))
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"found {values}, expected settings as options have them: {error}"
-        ) from None
+    config = dataclasses.replace(run.config, **with_implied(values))
     refuse_other_scores(config, run.config, chosen)
     found = decide_finished(config, run)
     return Rethresholded(
@@ -100,16 +98,39 @@ def rethreshold(run: FinishedRun, chosen: dict[str, str], options: dict) -> Reth
 def _parsed(field: dataclasses.Field, value):
     """Return the value of a setting as `Config` has it."""
     parse, choices = field.metadata["parse"], field.metadata["choices"]
+    found = value
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     try:
-        if field.name in NUMBER_LISTS and isinstance(value, (str, int, np.integer)):
+        if field.name in NUMBER_LISTS and type(value) in (str, int):
             value = NUMBER_LISTS[field.name](str(value))
         elif isinstance(value, str) and field.type is not bool:
-            value = parse(value)
-        elif isinstance(value, list):
+            value = (parse(value),) if field.metadata["many"] else parse(value)
+        elif isinstance(value, (list, range)):
             value = tuple(value)
     except ValueError as error:
         raise UsageError(f"{field.name}: {error}") from None
-    if choices and value not in choices:
+    if not _fits(value, field.type):
+        expected = inspect.formatannotation(field.type)
+        raise UsageError(f"{field.name}: found {found!r:.80}, expected {expected}")
+    # of those that may be several, each one
+    if choices and not set(value if isinstance(value, tuple) else [value]) <= {*choices}:
         hint = did_you_mean(str(value), choices)
-        raise UsageError(f"{field.name}: found {value!r}, expected {', '.join(choices)}{hint}")
+        raise UsageError(
+            f"{field.name}: found {value!r}, expected {', '.join(map(str, choices))}{hint}"
+        )
     return value
+
+
+def _fits(value, kind) -> bool:
+    """Return whether a value is of a field's type; a whole number is a float, too, no bool is."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        if not isinstance(value, tuple) or (inner[-1] is not ... and len(value) != len(inner)):
+            return False
+        return all(map(_fits, value, inner[:1] * len(value) if inner[-1] is ... else inner))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

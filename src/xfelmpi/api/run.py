@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +51,28 @@ def open_run(
     InputError
         If the run has not been processed.
     """
+    prefix, output = _folder(prefix, "prefix"), _folder(output, "output")
     if output is not None and prefix is None:
-        prefix = Path(output).parent
-    prefix = experiment_folder(Path(prefix) if prefix is not None else None)
-    output = Path(output) if output is not None else prefix / "scratch"
-    if isinstance(run, str) and not run.lstrip("rR").isdecimal():
+        prefix = output.parent
+    prefix = experiment_folder(prefix)
+    output = output if output is not None else prefix / "scratch"
+    if isinstance(run, str) and run and not run.lstrip("rR").isdecimal():
         return MergedRuns(MergedFiles(output, run))
     if not isinstance(run, (str, int, np.integer)):
-        runs = [_number(one) for one in run] if isinstance(run, Iterable) else []
+        # an array of one number says that it can be iterated over
+        several = isinstance(run, Iterable) and not isinstance(run, bytes)
+        several = several and getattr(run, "ndim", 1) > 0
+        runs = [_number(one) for one in run] if several else []
         if not runs:
             raise UsageError(f"found {run!r:.40}, expected a run number, or those of merged runs")
         return MergedRuns(MergedFiles(output, f"r{min(runs):04d}-r{max(runs):04d}"))
     return Run(Experiment(prefix, output, _number(run)))
+
+
+def _folder(path, name: str) -> Path | None:
+    if path is not None and not isinstance(path, (str, PathLike)):
+        raise UsageError(f"{name}: found {path!r:.40}, expected a folder")
+    return None if path is None else Path(path)
 
 
 def _number(run: int | str) -> int:
@@ -178,8 +189,8 @@ class Run(OpenHits):
         UsageError
             If there is no such sum.
         """
-        if which not in _KINDS:
-            raise UsageError(f"no powder of {which!r}; there are {', '.join(_KINDS)}")
+        if not isinstance(which, str) or which not in _KINDS:
+            raise UsageError(f"no powder of {which!r:.40}; there are {', '.join(_KINDS)}")
         shape = self._finished.detector_type.frame_shape
         photons, frames = (
             self._files.powder[f"{kind}{_KINDS[which]}"].reshape(shape)
@@ -212,8 +223,8 @@ class Run(OpenHits):
         """
         import pandas as pd
 
-        if bins < 1:
-            raise UsageError(f"bins is {bins}, expected 1 or more")
+        if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
+            raise UsageError(f"bins is {bins!r:.40}, expected a whole number, 1 or more")
         powder = self.powder(which)
         xyz = read_hit_file(self._experiment.cxi).xyz
         radius = np.hypot(xyz[0], xyz[1])

@@ -185,6 +185,68 @@ def test_no_hits_of_a_list(run):
     assert len(run.hits[[]]) == 0
 
 
+def ten_hits():
+    columns = {"trainId": np.arange(20, dtype=np.uint64)}
+    return Hits(HitSource(None, columns, {}, None, "run 50"), np.arange(10, 20))
+
+
+@pytest.mark.parametrize(
+    ("which", "right"),
+    [
+        (3, 13),
+        (-1, 19),
+        (-10, 10),
+        (np.uint8(9), 19),
+        (np.int64(-2), 18),
+        (np.array(4), 14),
+        (slice(None, None, 4), [10, 14, 18]),
+        (slice(None, None, -4), [19, 15, 11]),
+        (slice(-2, None), [18, 19]),
+        (slice(5, 100), [15, 16, 17, 18, 19]),
+        (slice(100, 5), []),
+        ([0, -1, 0], [10, 19, 10]),
+        ((2, 1), [12, 11]),
+        (range(2), [10, 11]),
+        (np.array([9, 0], np.uint64), [19, 10]),
+        (np.zeros(0), []),
+        ([False] * 9 + [True], [19]),
+        (pd.Series([True] * 2 + [False] * 8), [10, 11]),
+    ],
+)
+def test_places_of_hits(which, right):
+    found = ten_hits()[which]
+    numbers = [hit.number for hit in found] if isinstance(right, list) else found.number
+    assert numbers == right
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        *(True, False, np.True_, 1.5, np.float64(2), "photons", b"x", None, ..., {1, 2}, 10**30),
+        *([True], np.ones((10, 1), bool), [[0, 1]], [[0], [1, 2]], [1.0], [1, "x"], iter([1])),
+        ten_hits(),
+    ],
+)
+def test_what_are_no_places(which):
+    """hits[True] ended with a TypeError of numpy's, and hits[np.True_] was all hits."""
+    with pytest.raises(UsageError, match=r"hits\[...\]: found .* bool for each of 10 hits"):
+        ten_hits()[which]
+
+
+@pytest.mark.parametrize("which", [10, -11, [3, 10], np.uint64(2**64 - 1)])
+def test_places_past_the_end(which):
+    with pytest.raises(IndexError, match=r"no hit (10|-11|1844\d+): expected -10 … 9"):
+        ten_hits()[which]
+    with pytest.raises(IndexError, match="there are none"):
+        ten_hits()[:0][which]
+
+
+@pytest.mark.parametrize("condition", [5, None, b"photons > 5", np.ones(10, bool)])
+def test_what_is_no_condition(condition):
+    with pytest.raises(UsageError, match=r"expected a text, e\.g\. 'hit_sigma > 8'"):
+        ten_hits().where(condition)
+
+
 def test_names_that_are_not_there(run):
     with pytest.raises(AttributeError, match="did you mean photons"):
         run.hits[0].photos  # noqa: B018
@@ -207,8 +269,11 @@ def test_powder_and_profile(prefix, run):
     assert profile["photons"][:5].mean() > 5 * profile["photons"][-20:].mean()
     with pytest.raises(UsageError, match="there are all, hits"):
         run.powder("hit")
-    with pytest.raises(UsageError, match="bins is 0, expected 1 or more"):
-        run.radial_profile(bins=0)
+    for bins in (0, 2.5, "x", None, True):
+        with pytest.raises(UsageError, match=f"bins is {bins!r}, expected a whole number, 1 or mo"):
+            run.radial_profile(bins=bins)
+    with pytest.raises(UsageError, match="there are all, hits"):
+        run.powder(["hits"])
 
 
 def test_rethreshold_writes_nothing(prefix, run):
@@ -251,9 +316,19 @@ def test_hit_rate_is_of_frames_with_light(prefix):
         ({"photon_threshold": 0.5}, "would change the scores"),
         ({"sigma": "many"}, "sigma"),
         ({"trains": "x"}, "trains"),
-        ({"sigma": [5]}, "found {'sigma': (5,)}, expected settings as options have them"),
-        ({"trains": (5,)}, "found {'trains': (5,)}, expected settings as options have them"),
+        ({"sigma": [5]}, "sigma: found [5], expected float"),
+        ({"sigma": None}, "sigma: found None, expected float"),
+        ({"sigma": True}, "sigma: found True, expected float"),
+        ({"sigma": np.array([5, 6])}, "sigma: found array([5, 6]), expected float"),
+        ({"trains": (5,)}, "trains: found (5,), expected tuple[int | None, int | None]"),
+        ({"min_scores": 1.5}, "min_scores: found 1.5, expected int"),
+        ({"decide": []}, "decide: found [], expected str"),
+        ({"with_misses": "no"}, "with_misses: found 'no', expected bool"),
+        ({"max_score": np.True_}, "max_score: found np.True_, expected float | None"),
         ({"exclude_cells": -1}, "exclude_cells: '-1' names no cells"),
+        # these cells were not excluded, without a word
+        ({"exclude_cells": {1}}, "exclude_cells: found {1}, expected tuple[int, ...]"),
+        ({"exclude_cells": [1.5]}, "exclude_cells: found [1.5], expected tuple[int, ...]"),
     ],
 )
 def test_settings_that_are_refused(run, options, message):
@@ -261,15 +336,28 @@ def test_settings_that_are_refused(run, options, message):
         run.rethreshold(**options)
 
 
-@pytest.mark.parametrize("cells", [5, "5", (5,), [5], np.int64(5)])
+@pytest.mark.parametrize("cells", [5, "5", (5,), [5], np.int64(5), np.array([5]), range(5, 6)])
 def test_a_single_cell(run, cells):
     assert run.rethreshold(exclude_cells=cells).settings.exclude_cells == (5,)
 
 
-@pytest.mark.parametrize("which", [[], None, 50.0, [50, "x"]])
+@pytest.mark.parametrize("which", [[], None, 50.0, [50, "x"], "", b"50", True, np.array(50)])
 def test_what_is_no_run(prefix, which):
     with pytest.raises(UsageError, match=r"expected (a run number|e\.g\. 50)"):
         xfelmpi.open_run(which, prefix=prefix)
+
+
+@pytest.mark.parametrize("name", ["prefix", "output"])
+def test_what_is_no_folder(name):
+    with pytest.raises(UsageError, match=f"{name}: found 5, expected a folder"):
+        xfelmpi.open_run(50, **{name: 5})
+
+
+def test_hit_of_a_closed_run(prefix):
+    with xfelmpi.open_run(50, prefix=prefix) as run:
+        hit = run.hits[0]
+    with pytest.raises(InputError, match="the file has been closed; open the run again"):
+        hit.data  # noqa: B018
 
 
 def test_settings_problems_verdicts(run):
@@ -289,6 +377,8 @@ def test_plots(run):
     figure.savefig(buffer, format="png")
     assert buffer.getvalue().startswith(b"\x89PNG")
     assert run.hits[:0].plot().axes
+    with pytest.raises(UsageError, match=r"found array\(\[1.5\]\), expected a place"):
+        run.hits.plot([1.5])
 
 
 def test_what_a_notebook_shows(run):

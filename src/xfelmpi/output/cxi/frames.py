@@ -148,7 +148,8 @@ class HitFrames:
         try:
             return dataset[hit]
         except _DAMAGED as error:
-            raise InputError(f"{self._path}: hit {hit} cannot be read ({error})") from None
+            reason = error if self._file else "the file has been closed; open the run again"
+            raise InputError(f"{self._path}: hit {hit} cannot be read ({reason})") from None
 
     def close(self) -> None:
         """Close the file."""
