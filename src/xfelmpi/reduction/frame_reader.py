@@ -38,11 +38,11 @@ class HitReader:
     """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
     with many ranks last longer than the work."""
 
-    LOADED_FRAMES = 256
-    """Frames that are read together at most if only this rank needs them, to be kept: most of those
-    of a file, which is then opened and searched once."""
+    LOADED_FRAMES = 1024
+    """Frames of a file that are read together at most if only this rank needs them, to be kept: the
+    file is then opened and searched once."""
 
-    LOADED_ENTRIES = 1 << 20
+    LOADED_ENTRIES = 1 << 21
     """Entries of these at most, which take memory until they are packed."""
 
     def __init__(
@@ -93,8 +93,10 @@ class HitReader:
         for frames in selections:
             lacking = frames[~self._kept.has(frames)]
             if self._kept.has_room(self._sums.entries[lacking]):
-                for block in self._blocks(lacking, self.LOADED_FRAMES, self.LOADED_ENTRIES):
-                    self._keep(block, self._read_again(block, None))
+                limits = self.LOADED_FRAMES, self.LOADED_ENTRIES
+                for part in _by_file(lacking, self._table.file[lacking]):
+                    for block in self._blocks(part, *limits):
+                        self._keep(block, self._read_again(block, None))
                 return
 
     def check_unchanged(self) -> None:
@@ -205,3 +207,13 @@ class HitReader:
                     "the second time; is the run still being written?"
                 )
         return block.take(np.arange(len(frames)))
+
+
+def _by_file(frames: np.ndarray, file: np.ndarray) -> list[np.ndarray]:
+    """Return frames, int (frame,), cut where a module goes on to its next file.
+
+    Numbers of the modules' files, int (frame, module), ascend; those of missing frames are -1.
+    """
+    latest = np.maximum.accumulate(file, axis=0)
+    next_file = (latest[1:] > latest[:-1]).any(axis=1)
+    return np.split(frames, np.flatnonzero(next_file) + 1)

@@ -15,7 +15,7 @@ from xfelmpi.core.sparse_frames import FrameBlock, FrameSums, SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction import frame_buffer
 from xfelmpi.reduction.frame_buffer import WORD_BYTES, FrameBuffer
-from xfelmpi.reduction.frame_reader import HitReader
+from xfelmpi.reduction.frame_reader import HitReader, _by_file
 from xfelmpi.reduction.powder import PowderSum
 from xfelmpi.reduction.sparsifier import Sparsifier
 from xfelmpi.run.frames.file_pool import FilePool
@@ -204,6 +204,25 @@ def test_frames_are_loaded_if_there_is_room_for_all(run, first_pass, monkeypatch
         pixel = [p for frame in frames for p in run.lists(frame)[0]]
         assert sparse.pixel.tolist() == pixel
     assert done.bytes_again == read
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        ([[0, 1]] * 5, [5]),
+        ([[0, 2], [0, 2], [1, 3], [1, 3], [1, 3]], [2, 3]),
+        # a module goes on later than the other, or has no frame
+        ([[0, 2], [1, 2], [1, 3], [1, 3], [1, 3]], [1, 1, 3]),
+        ([[0, 2], [-1, 2], [0, -1], [-1, 3], [1, 3]], [3, 1, 1]),
+        ([[-1, -1], [0, -1], [-1, -1], [0, -1], [0, -1]], [1, 4]),
+        (np.empty((0, 2), int), [0]),
+    ],
+)
+def test_frames_are_read_file_by_file(files, parts):
+    frames = 7 + np.arange(len(files))
+    cut = _by_file(frames, np.array(files))
+    assert [len(part) for part in cut] == parts
+    assert np.concatenate(cut).tolist() == frames.tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
