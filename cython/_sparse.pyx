@@ -207,6 +207,22 @@ cdef const uint8_t *read_ahead(
     return &buffers.packed[first - buffers.window]
 
 
+cdef const uint8_t *beside(
+        ChunkSource source, DecodeBuffers buffers, Py_ssize_t f) noexcept nogil:
+    """Return the packed bytes of frame f without those of the one before being lost, or NULL.
+
+    Hits are scattered over a file.
+    """
+    cdef int64_t start = source.offset[f] - buffers.window, size = source.size[f]
+    if start >= 0 and start + size <= buffers.window_bytes:
+        return &buffers.packed[start]
+    start = buffers.window_bytes
+    if (source.offset[f] < 0 or start + size > buffers.packed.shape[0] - SPARSE_PAD
+            or pread_fully(source.fd, &buffers.packed[start], size, source.offset[f])):
+        return NULL
+    return &buffers.packed[start]
+
+
 cdef struct SparsePair:
     # two neighbouring frames in `inflater.sparse`: the first one's number, how many of them there
     # are, and the entries of each, -1: it has to be read the dense way
@@ -218,26 +234,23 @@ cdef struct SparsePair:
 cdef inline int read_sparse(
         ChunkSource source, DecodeBuffers buffers, Py_ssize_t f, int64_t sparse_bytes,
         SparsePair *pair) except -1 nogil:
-    """Read frame f, and with it the one behind if its bytes are there.
+    """Read frame f, and with it the one behind.
 
     The dense way also says what is wrong with a damaged one.
     """
     cdef const uint8_t *packed[2]
     cdef size_t size[2]
-    cdef int64_t behind
     cdef int i
     pair.first, pair.n_frames, pair.n[0] = f, 1, -1
     packed[0] = read_ahead(source, buffers, f, sparse_bytes)
     if packed[0] == NULL:
         return 0
     size[0] = source.size[f]
-    if f + 1 < source.n_frames and source.filters[f + 1] == source.filters[f]:
-        behind = source.offset[f + 1] - buffers.window
-        if (behind >= 0 and 0 <= source.size[f + 1] <= sparse_bytes
-                and behind + source.size[f + 1] <= buffers.window_bytes):
-            packed[1] = &buffers.packed[behind]
-            size[1] = source.size[f + 1]
-            pair.n_frames = 2
+    if (f + 1 < source.n_frames and source.filters[f + 1] == source.filters[f]
+            and 0 <= source.size[f + 1] <= sparse_bytes):
+        packed[1] = beside(source, buffers, f + 1)
+        size[1] = source.size[f + 1]
+        pair.n_frames = 1 if packed[1] == NULL else 2
     if pair.n_frames == 2:
         sparse_inflate_two(
             buffers.inflater.sparse, packed, size, <int>source.frame_bytes, pair.n)

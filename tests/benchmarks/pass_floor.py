@@ -53,17 +53,28 @@ TARGETS = {
 
 
 def pack_again(folder: Path) -> None:
-    """Replace the frames' chunks in the files of a run by what zlib makes of them at level 1."""
+    """Replace the frames' chunks in the files of a run by what zlib makes of them at level 1.
 
-    def data_of(_, item):
+    They lie one after the other, as in the facility's files.
+    """
+
+    def data_of(name, item):
         if isinstance(item, h5py.Dataset) and item.ndim == 3 and item.dtype == "u1":
-            for row in range(len(item)):
-                frame = item[row]
-                item.id.write_direct_chunk((row, 0, 0), zlib.compress(frame.tobytes(), 1))
+            names.append(name)
 
     for path in sorted(folder.glob("*AGIPD*.h5")):
         with h5py.File(path, "r+") as file:
+            names: list[str] = []
             file.visititems(data_of)
+            for name in names:
+                old = file[name].id
+                kind = old.get_type(), old.get_space(), old.get_create_plist()
+                # the old one stays meanwhile: its place would be filled, chunk by chunk
+                new = h5py.h5d.create(file.id, b"packed again", *kind)
+                for row, frame in enumerate(file[name]):
+                    new.write_direct_chunk((row, 0, 0), zlib.compress(frame.tobytes(), 1))
+                del file[name]
+                file.move("packed again", name)
 
 
 def main() -> None:
