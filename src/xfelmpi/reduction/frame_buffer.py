@@ -108,13 +108,13 @@ class FrameBuffer:
         """Whether frames with so many entries, int (frame,), fit if each entry takes a word."""
         return bool(self.used + entries.sum(dtype=np.int64) <= self.capacity)
 
-    def since(self, used: int, frames: np.ndarray) -> tuple[np.ndarray, ...]:
+    def since(self, used: int, frames: np.ndarray | slice) -> tuple[np.ndarray, ...]:
         """Return the words after the first `used` ones, and where those of the frames are.
 
         Parameters
         ----------
         used : int
-        frames : ndarray, int (frame,)
+        frames : ndarray, int (frame,), or slice
             That have no words before.
 
         Returns
