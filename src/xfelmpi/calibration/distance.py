@@ -12,8 +12,14 @@ _OFFSET = re.compile(r"^;XGEOM DISTANCE_OFFSET[ \t]*=(.*)$", re.MULTILINE)
 _MOTION = 0.1e-3
 """m: a detector that moves further along the beam during a run is worth a warning."""
 
+SHORTEST_DISTANCE = 1e-3
+"""m: no detector is nearer to the sample."""
+
 LONGEST_DISTANCE = 100.0
 """m: no detector is farther from the sample."""
+
+_USUAL = 0.02, 30.0
+"""m: what is outside is probably in another unit."""
 
 _DIFFERENCE = 1e-3
 """m: distances of motor and geometry file that differ by more contradict each other."""
@@ -86,7 +92,7 @@ def find_distance(
         )
     elif offset is not None and motor is not None:
         metres = offset + motor.position
-        if 0 < metres < LONGEST_DISTANCE:
+        if SHORTEST_DISTANCE <= metres < LONGEST_DISTANCE:
             return _by_motor(metres, offset, whose, motor, static, warnings)
         warnings.append(
             f"distance offset {offset:g} m is not used: with {motor.source} at "
@@ -113,7 +119,13 @@ def _by_motor(metres, offset, whose, motor: ZMotor, static: float, warnings: lis
 
 
 def _distance(metres: float, source: str, rule: str = "", warnings=()) -> Distance:
-    return Distance(metres, BeamlineSource("distance", source, rule), tuple(warnings))
+    warnings = tuple(warnings)
+    low, high = _USUAL
+    if metres < low or metres > high:  # false for an unknown one
+        warnings += (
+            f"distance {metres:g} m ({source}): expected {low:g} to {high:g} m; is it in m?",
+        )
+    return Distance(metres, BeamlineSource("distance", source, rule), warnings)
 
 
 def _comment(text: str, path: Path | None) -> tuple[float | None, str]:
@@ -142,6 +154,6 @@ def _camera_length(statements: list[tuple[str, str]], path: Path | None) -> tupl
     (value,) = found
     length = length_in_metres(value)
     # true for NaN, too
-    if not 0 < length < LONGEST_DISTANCE:
+    if not SHORTEST_DISTANCE <= length < LONGEST_DISTANCE:
         return float("nan"), unknown + f"has clen = {value}, expected a length in m"
     return length, ""

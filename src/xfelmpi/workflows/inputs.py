@@ -12,7 +12,7 @@ from xfelmpi.calibration.plausible import few_good_pixels
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.options import Config
 from xfelmpi.core.config.parts import MaskSettings, MemorySettings, OutputSettings, RawSettings
-from xfelmpi.core.config.validation import without_effect
+from xfelmpi.core.config.validation import low_sigma, without_effect
 from xfelmpi.core.job_context import RunJob
 from xfelmpi.core.log import log, plural, size_text
 from xfelmpi.core.paths import Experiment
@@ -197,8 +197,7 @@ def log_start(job: RunJob, local_run: LocalRun, inputs: Inputs) -> tuple[str, ..
     for problem in calibration.problems if calibration else ():
         warnings += (f"{problem.file}: {problem.what}; {problem.action}",)
     warnings += inputs.masks.warnings
-    if unused := without_effect(config):
-        warnings += (unused,)
+    warnings += tuple(filter(None, (without_effect(config), low_sigma(config))))
     if config.memory_per_rank > node_memory():
         warnings += (f"--memory-per-rank: this node has {size_text(node_memory())} in all",)
     for line in warnings:

@@ -35,6 +35,29 @@ def test_motor_and_offset(text, offset):
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("given", "clen", "source"),
+    [(95.3, "0.7", "--distance"), (0.0019, "0.7", "--distance"), (None, "70", "clen of the ")],
+)
+def test_distance_in_another_unit(given, clen, source):
+    """95.3 mm, 1.9 m as km, 70 cm: radii in q and sizes were wrong without a word."""
+    found = find_distance(PATH, "", [("clen", clen)], given)
+    assert found.metres == (given or float(clen))
+    (warning,) = found.warnings
+    assert warning.startswith(f"distance {found.metres:g} m ({source}")
+    assert warning.endswith("expected 0.02 to 30 m; is it in m?")
+    for usual in (0.02, 0.7, 6.0, 30.0):
+        assert find_distance(PATH, "", CLEN, usual).warnings == ()
+
+
+@pytest.mark.parametrize("clen", ["1e-9", "0.5 mm"])
+def test_clen_that_is_no_distance(clen):
+    found = find_distance(PATH, "", [("clen", clen)])
+    assert np.isnan(found.metres)
+    (warning,) = found.warnings
+    assert f"has clen = {clen}, expected a length in m" in warning
+
+
 def test_option_before_comment():
     assert find_distance(PATH, COMMENT, CLEN, None, 0.5, MOTOR).metres == pytest.approx(0.7)
 

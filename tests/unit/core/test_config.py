@@ -29,7 +29,7 @@ from xfelmpi.core.config.parsing import (
     parse_size,
     parse_trains,
 )
-from xfelmpi.core.config.validation import without_effect
+from xfelmpi.core.config.validation import low_sigma, without_effect
 from xfelmpi.core.errors import UsageError
 from xfelmpi.core.paths import Experiment
 
@@ -410,6 +410,7 @@ IMPOSSIBLE = [
     ("first_cell", "-1"),
     ("first_cell", "800"),
     ("distance", "0"),
+    ("distance", "1e-9"),
     ("distance", "-0.7"),
     ("distance", "700"),
     ("distance", "nan"),
@@ -454,6 +455,7 @@ def test_impossible_values(toml, name, text):
         ("miss_fraction", "0", 0.0),
         ("memory_per_rank", "256M", 256 << 20),
         ("distance", "99.9", 99.9),
+        ("distance", "0.001", 0.001),
         ("trains", "0:1", (0, 1)),
         ("hit_modules", "0", (0,)),
     ],
@@ -850,6 +852,18 @@ def test_every_command_takes_the_same_forms_of_a_run(command):
 )
 def test_options_without_effect_are_said(options, told):
     assert without_effect(Config(50, **options)) == told
+
+
+@pytest.mark.parametrize("sigma", [0.0, -5.0])
+def test_sigma_that_makes_hits_of_the_background(sigma):
+    """It is not refused: whoever wants all frames as hits gives it, or with a lowest score."""
+    said = f"--sigma {sigma:g}: half of the frames without a particle, or more, become hits"
+    for decide in ("auto", "train", "window", "run"):
+        assert low_sigma(Config(50, decide=decide, sigma=sigma)).startswith(said)
+        assert low_sigma(Config(50, decide=decide, sigma=0.1)) == ""
+    assert low_sigma(Config(50, sigma=sigma, min_score=100.0)) == ""
+    assert low_sigma(Config(50, sigma=sigma, decide="fixed", fixed_threshold=5.0)) == ""
+    assert low_sigma(Config(50, sigma=sigma, hits="facility")) == ""
 
 
 def test_file_that_cannot_be_read(tmp_path):

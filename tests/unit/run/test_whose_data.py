@@ -146,6 +146,24 @@ def test_file_with_another_runs_name_is_used_and_named(run):
     assert (index.frames.file >= 0).all()
 
 
+def test_files_with_each_others_names(run):
+    """A file's module is that of its source: names that somebody swapped change nothing."""
+    right = index_run(run, "proc")
+    names = {file_name(1): file_name(2), file_name(2): file_name(1)}
+    for name in names:
+        (run / name).rename(run / f"{name}.moved")
+    for name, other in names.items():
+        (run / f"{name}.moved").rename(run / other)
+    found = index_run(run, "proc")
+    assert told(found) == told(right) == []
+    for module in range(16):
+        of_frames = [
+            [index.files[number].path.rpartition("/")[2] for number in index.frames.file[:, module]]
+            for index in (right, found)
+        ]
+        assert [names.get(name, name) for name in of_frames[0]] == of_frames[1]
+
+
 def test_beamline_file_of_another_run(experiment):
     index = index_run(experiment.run_folder("proc"), "proc")
     right = energies(experiment, index)

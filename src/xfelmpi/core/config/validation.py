@@ -75,7 +75,7 @@ _LIMITS = (
         lambda modules: all(module in _MODULES for module in modules),
         f"numbers 0 … {_MODULES[-1]}",
     ),
-    _Limit("distance", lambda x: 0 < x < 100, "metres, above 0 and below 100"),
+    _Limit("distance", lambda x: 1e-3 <= x < 100, "metres, from 0.001 and below 100"),
     _Limit("distance_offset", lambda x: -100 < x < 100, "metres, between -100 and 100"),
     _Limit("density", lambda x: 1 <= x <= 1e5, "electrons per nm^3, 1 … 100000"),
     _Limit(
@@ -191,6 +191,17 @@ def without_effect(config) -> str:
         return ""
     verb = "has" if len(unused) == 1 else "have"
     return f"{', '.join(unused)} {verb} no effect with {how}"
+
+
+def low_sigma(config) -> str:
+    """Return a warning if the threshold is not above the background's median, or nothing."""
+    used = config.hits == "own" and "sigma" not in DECISIONS[config.decide].not_used
+    if not used or config.sigma > 0 or config.min_score is not None:
+        return ""
+    return (
+        f"--sigma {config.sigma:g}: half of the frames without a particle, or more, become hits; "
+        "expected a number above 0, unless you want these frames"
+    )
 
 
 def _shown(value) -> str:
