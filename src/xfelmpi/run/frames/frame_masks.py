@@ -36,6 +36,7 @@ class MaskReader:
         self._inflater = Inflater()
         self._known = None
         self._buffers, self._chunk_bytes = None, 0
+        self._bad = np.empty(0, np.uint8)
         self._packed_before = np.empty(0, np.uint8)
         self.bytes_read = 0
         self.lacking = ""
@@ -53,9 +54,9 @@ class MaskReader:
         Returns
         -------
         bad : ndarray, uint8 (frame, byte)
-            Bits of the bad pixels.
+            Bits of the bad pixels; they are there until the next call.
         status : ndarray, uint8 (frame,)
-            `OK`, or a key of `FRAME_STATUS`: nothing is known of this frame.
+            `OK`, or a key of `FRAME_STATUS`: nothing is known of this frame, its bits are anything.
 
         Raises
         ------
@@ -69,7 +70,11 @@ class MaskReader:
                 arena=np.empty(_KNOWN_BYTES // 8, np.uint64),
                 place=np.zeros(_KNOWN_PLACES, np.uint32),
             )
-        bad = np.zeros((len(rows), source.n_pixels // 8), np.uint8)
+        shape = len(rows), source.n_pixels // 8
+        # new memory for every call would cost more than folding masks that are known
+        if self._bad.size < math.prod(shape):
+            self._bad = np.empty(math.prod(shape), np.uint8)
+        bad = self._bad[: math.prod(shape)].reshape(shape)
         status = np.full(len(rows), OK, np.uint8)
         _masks.fold_masks(source, self._buffers, self._known, fill, bits, bad, status)
         return bad, status
