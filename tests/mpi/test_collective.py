@@ -10,7 +10,9 @@ import pytest
 from mpi4py import MPI
 
 from xfelmpi import mpi
+from xfelmpi.calibration.geometry import load_geometry, share_geometry
 from xfelmpi.core.errors import InputError, OutputError, PeerError
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.mpi import collectives
 
 pytestmark = pytest.mark.mpi
@@ -183,6 +185,24 @@ def mapped():
     lines = Path("/proc/self/maps").read_text().splitlines()
     spans = [line.split()[0] for line in lines if "/dev/shm/" in line]
     return sum(int(b, 16) - int(a, 16) for a, b in (span.split("-") for span in spans))
+
+
+def test_geometry_of_rank_0_is_shared(comm):
+    one = load_geometry(None, AGIPD_1M, 0.7)[0] if comm.rank == 0 else None
+    everywhere = share_geometry(comm, one)
+    own, _ = load_geometry(None, AGIPD_1M, 0.7)
+    for name in ("xyz", "corner_position", "basis_vectors", "tile_corners", "tile_basis"):
+        np.testing.assert_array_equal(getattr(everywhere, name), getattr(own, name), name)
+    assert (everywhere.distance, everywhere.detector) == (own.distance, own.detector)
+    nodes = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    if nodes.size > 1:
+        # what one rank of the node changes all of them see
+        nodes.Barrier()
+        if nodes.rank == 0:
+            everywhere.xyz[0, 0, 0, 0] = 7
+        nodes.Barrier()
+        assert everywhere.xyz[0, 0, 0, 0] == 7
+    nodes.Free()
 
 
 def test_shared_arrays_are_freed_when_nothing_refers_to_them(comm):

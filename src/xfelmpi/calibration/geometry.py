@@ -5,11 +5,13 @@ meets the sample, z along the beam, y up; x and y are therefore used as extra-ge
 """
 
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from xfelmpi import mpi
 from xfelmpi.calibration import geometry_file
 from xfelmpi.calibration.distance import Distance, find_distance
 from xfelmpi.calibration.plausible_geometry import implausible_panels
@@ -77,6 +79,20 @@ class DetectorGeometry:
             corners, basis = _tiles(self.xyz, self.detector)
             object.__setattr__(self, "tile_corners", corners)
             object.__setattr__(self, "tile_basis", basis)
+
+
+def share_geometry(comm, geometry: DetectorGeometry | None) -> DetectorGeometry:
+    """Return the geometry of rank 0 on all ranks; collective.
+
+    The positions of the pixels are in memory once per node.
+    """
+    if comm.size == 1:
+        return geometry
+    xyz = geometry.xyz if comm.rank == 0 else None
+    about = comm.bcast(replace(geometry, xyz=xyz[:, :0]) if comm.rank == 0 else None)
+    shape = 3, *about.detector.frame_shape
+    # where shared memory has no room for it, every rank has its own
+    return replace(about, xyz=mpi.share_from_root(comm, xyz, shape, np.float64, limit=sys.maxsize))
 
 
 def _tiles(xyz: np.ndarray, detector: Detector) -> tuple[np.ndarray, np.ndarray]:

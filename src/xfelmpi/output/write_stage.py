@@ -16,6 +16,7 @@ from xfelmpi.analysis.hit_analysis import (
     chosen_analyses,
 )
 from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
+from xfelmpi.calibration.geometry import share_geometry
 from xfelmpi.calibration.pixel_mask import mask_digest
 from xfelmpi.core import fault_injection
 from xfelmpi.core.free_memory import give_back
@@ -136,7 +137,7 @@ def _analysed(comm, done: WriteInputs, beam: _Beam) -> WriteInputs:
     rows, modules = np.flatnonzero(events.is_hit), done.local_run.facts.modules_in_run
     done = _with_hits_summed(comm, done, rows)
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
-    geometry = comm.bcast(done.geometry)
+    geometry = share_geometry(comm, done.geometry)
     run = AnalysedRun(settings, geometry, beam.wavelength, ground, done.masks, modules)
     of_frame = np.full(len(events.wavelength), beam.wavelength)
     if settings.photon_energy is None:

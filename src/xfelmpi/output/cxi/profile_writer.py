@@ -6,6 +6,7 @@ import numpy as np
 
 from xfelmpi import mpi
 from xfelmpi.analysis.radial_rings import RadialRings
+from xfelmpi.calibration.geometry import share_geometry
 from xfelmpi.io.parallel_hdf5 import ParallelFile
 from xfelmpi.output.cxi.profile_names import AXES, GROUP
 from xfelmpi.output.hit_writer import FrameSet, HitsToWrite
@@ -16,7 +17,7 @@ _BATCH = 2000
 
 def rings_of(hits: HitsToWrite) -> RadialRings:
     """Return the rings of all frames of a job; collective."""
-    geometry = hits.comm.bcast(hits.geometry)
+    geometry = share_geometry(hits.comm, hits.geometry)
     return RadialRings(geometry, hits.wavelength, hits.masks, hits.modules_in_run)
 
 

@@ -12,6 +12,7 @@ from xfelmpi.analysis.hit_analysis import (
     analyse_hits,
     hit_analyses,
 )
+from xfelmpi.calibration.geometry import share_geometry
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.config.parts import AnalysisSettings
 from xfelmpi.core.event_table import AddedColumn, missing
@@ -48,7 +49,7 @@ def analysed_columns(
         for name in facts.analyses
     }
     old = {column.path: column.values for column in hits.columns}
-    geometry = comm.bcast(finished.geometry if finished else None)
+    geometry = share_geometry(comm, finished.geometry if finished else None)
     ground = mpi.bcast_from_root(
         comm,
         lambda: np.where(finished.bad, np.float32(np.nan), finished.header.background.reshape(-1)),
