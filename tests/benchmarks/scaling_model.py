@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import ceil, log2
 
 MODULES = 16
-BLOCK = 32
+BLOCK = 64
 """Hits of a block, `HitReader.BLOCK_FRAMES`."""
 
 POWDER_BYTES = MODULES * 65536 * (4 + 4)
@@ -170,7 +170,7 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         "decide": run.frames * share * DECIDE_FRAME
         + m.gather(p, 4 * run.frames + 8 * min(run.frames - run.hits, run.hits * p))
         + m.gather(p, 8 * run.frames),
-        "hits": run.hits * share * HIT + 4 * n * m.file_call + 8 * n * m.small(p),
+        "hits": run.hits * share * HIT + 4 * n * m.file_call + 4 * n * m.small(p),
         "columns": m.writes(p, HIT_COLUMNS + EVENT_COLUMNS),
         "bytes": (run.hits * (CXI_BYTES + EMC_BYTES) + run.frames * EVENT_BYTES)
         / m.files_bandwidth(p),
@@ -211,10 +211,9 @@ def counts(
         ("write: powder sums", "reduce"): (4, 2 * POWDER_BYTES),
         ("decide", "allgatherv"): (6, keys + 4 * run.frames + 32 * trains),
         ("write: background", "allgatherv"): (1, blanks),
-        ("write: frames", "allgather"): (1 + 3 * n, 0),
+        ("write: frames", "allgather"): (1 + 2 * n, 0),
         ("write: frames", "allgatherv"): (1 + n, 24 * run.hits + 5 * p),
-        ("write: frames", "allreduce"): (1 + 2 * n, 0),
-        ("write: frames", "bcast"): (2 * n, 0),
+        ("write: frames", "allreduce"): (1 + n, 0),
         ("write: frames", "file write_at"): (4 * n, 0),
         ("write: CXI columns", "file write_at_all"): (HIT_COLUMNS, 0),
         ("write: EMC head", "file write_at"): (3, 0),

@@ -34,7 +34,7 @@ class HitReader:
         What nobody needs any longer. The kernels add frames to a powder in any case.
     """
 
-    BLOCK_FRAMES = 32
+    BLOCK_FRAMES = 64
     """Frames of a block at most, all sparse. Every block takes collective calls and writes, which
     with many ranks last longer than the work."""
 

@@ -14,7 +14,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.chunk_writer import ChunkAppender
-from xfelmpi.mpi import allgather_concat, bcast_from_root, exscan_and_total
+from xfelmpi.mpi import allgather_concat
 from xfelmpi.output.cxi.mask_bits import CXI_BAD, CXI_MISSING
 
 _LEVEL = 2
@@ -43,7 +43,7 @@ class MaskDeduplicator:
         self._planes[1] = np.repeat(absent * (CXI_MISSING >> 8), masks.module_pixels)
         self._of_row: dict[int, bytes] = {}
         self._deflater = Deflater(_LEVEL)
-        # rank 0 only: number of the first frame with a mask, by the mask's digest
+        # number of the first frame with a mask, by the mask's digest
         self._first: dict[int, int] = {}
 
     def chunks(
@@ -78,20 +78,17 @@ class MaskDeduplicator:
         return [first + i for i in new], [self._chunk(rows[i], bad[i]) for i in new]
 
     def _are_new(self, keys: np.ndarray) -> np.ndarray:
-        """Return which masks no frame had before, bool (frame,); collective."""
-        before, _ = exscan_and_total(self._comm, len(keys))
-        joined = allgather_concat(self._comm, keys)
-        new = bcast_from_root(self._comm, lambda: self._assign(joined))
-        return new[before : before + len(keys)]
+        """Return which masks no frame had before, bool (frame,); collective.
 
-    def _assign(self, keys: np.ndarray) -> np.ndarray:
-        new = np.empty(len(keys), bool)
-        for i, (high, low, number) in enumerate(keys.tolist()):
+        Every rank keeps track of the masks of all, so that nobody has to wait for an answer.
+        """
+        is_new = {}
+        for high, low, number in allgather_concat(self._comm, keys).tolist():
             source = self._first.setdefault(high << 64 | low, number)
-            new[i] = source == number
-            if not new[i]:
+            is_new[number] = source == number
+            if source != number and self._comm.rank == 0:
                 self._packed.share(number, source)
-        return new
+        return np.array([is_new[number] for number in keys[:, 2].tolist()], bool)
 
     def _good(self, row: int, bad: np.ndarray) -> np.ndarray:
         """Return the bits of a frame's good pixels, uint8 (module · byte,)."""
