@@ -31,9 +31,9 @@ def replace_file(mock):
 def test_replaced_between_the_pass_and_the_end(mock, tmp_path, monkeypatch):
     write_powder = write_stage.write_powder
 
-    def replaced(*arguments):
+    def replaced(*arguments, **meanwhile):
         replace_file(mock)
-        return write_powder(*arguments)
+        return write_powder(*arguments, **meanwhile)
 
     monkeypatch.setattr(write_stage, "write_powder", replaced)
     done = call_xfelmpi(options(mock, tmp_path / "out"))

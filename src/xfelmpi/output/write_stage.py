@@ -74,12 +74,20 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
         powder = own.pop(kind)
         sums[f"_{kind}"] = sum_powder(comm, done.masks, powder) if powder else done.hit_powder
     sums |= dark
-    frame_shape = done.local_run.facts.detector_type.frame_shape
-    write_powder(comm, experiment.powder, attributes, sums, frame_shape)
     ever_good = _ever_good(comm, done)
     header = _header(experiment, done, sums, ever_good, cells) if comm.rank == 0 else None
     hit_files = outputs.close(header)
-    done = _with_geometry_doubted(comm, done, header, sums["_hits"], len(rows["hits"]))
+    n_hits = int(mpi.allreduce_sum(comm, np.array([len(rows["hits"])]))[0])
+    doubt = write_powder(
+        comm,
+        experiment.powder,
+        attributes,
+        sums,
+        done.local_run.facts.detector_type.frame_shape,
+        meanwhile=lambda: _doubt_of_geometry(header, sums["_hits"], n_hits),
+    )
+    if doubt:
+        done = replace(done, warnings=(*done.warnings, doubt))
     _write_events(comm, experiment, done, attributes)
     with mpi.fail_together(comm):
         # nothing has its name yet
@@ -297,37 +305,29 @@ def _write_events(comm, experiment: Experiment, done: WriteInputs, attributes: d
     write_events(comm, path, attributes, done.events, done.sums, *rows, problems=done.problems)
 
 
-def _with_geometry_doubted(
-    comm, done: WriteInputs, header: HitHeader | None, powder, n_hits: int
-) -> WriteInputs:
-    """Return the same with a warning if the powder of the hits is not round; collective.
+def _doubt_of_geometry(header: HitHeader, powder, n_hits: int) -> str:
+    """Return a warning, which is logged, if the powder of the hits is not round; rank 0.
 
     Parameters
     ----------
-    comm : Intracomm
-    done : WriteInputs
-    header : HitHeader or None
-        On rank 0.
+    header : HitHeader
     powder : (ndarray, ndarray)
-        Of the hits, on rank 0; see `sum_powder`.
+        Of the hits; see `sum_powder`.
     n_hits : int
-        Of this rank.
+        Of the run.
     """
-    n_hits = int(mpi.allreduce_sum(comm, np.array([n_hits]))[0])
-    if comm.rank or not n_hits:
-        return done
+    if not n_hits:
+        return ""
     try:
         found = HitPowder.of_sums(header.geometry, n_hits, *powder, header.background)
         said = geometry_warning(found)
-    # all outputs are complete: whatever is wrong with the check must not cost them. The other
-    # ranks do not take part in it
+    # whatever is wrong with the check must not cost the outputs
     except Exception as error:
         log.warning(f"the geometry could not be checked: {type(error).__name__}: {error}")
-        return done
-    if not said:
-        return done
-    log.warning(said)
-    return replace(done, warnings=(*done.warnings, said))
+        return ""
+    if said:
+        log.warning(said)
+    return said
 
 
 def _obsolete(experiment: Experiment, done: WriteInputs, files: list[Path]) -> list[Path]:
