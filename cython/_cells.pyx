@@ -108,8 +108,12 @@ cdef inline void add(uint32_t *total, uint32_t value) noexcept nogil:
 
 
 def add_words(
-        const uint64_t[::1] words, int64_t first, uint32_t most, uint32_t[:, :, ::1] sums):
-    """Add words to sums (plane, cell, pixel), the first pixel of which is at `first`."""
+        const uint64_t[::1] words not None, int64_t first, uint32_t most,
+        uint32_t[:, :, ::1] sums not None):
+    """Add words to sums (plane, cell, pixel), the first pixel of which is at `first`.
+
+    Counts above `most` are taken for `most` in the pairs of photons.
+    """
     cdef Py_ssize_t i
     cdef int64_t p
     cdef uint32_t label, count, row, n

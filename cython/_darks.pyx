@@ -7,8 +7,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 
 def add_moments(
-        const uint16_t[:, ::1] values, const uint16_t[::1] low, const uint16_t[::1] high,
-        uint32_t[::1] number, uint64_t[::1] total, uint64_t[::1] squares):
+        const uint16_t[:, ::1] values not None, const uint16_t[::1] low not None,
+        const uint16_t[::1] high not None, uint32_t[::1] number not None,
+        uint64_t[::1] total not None, uint64_t[::1] squares not None):
     """Add number, sum and sum of squares of the values from low to high, both included."""
     cdef Py_ssize_t frame, p, n_pixels = values.shape[1]
     cdef uint32_t v, inside

@@ -78,7 +78,7 @@ cdef class Deflater:
             self._room = needed
         return 0
 
-    def compress(self, const unsigned char[::1] data):
+    def compress(self, const unsigned char[::1] data not None):
         """Return the zlib stream of `data` as bytes.
 
         Parameters
@@ -99,13 +99,14 @@ cdef class Deflater:
         return PyBytes_FromStringAndSize(<char *>self._out, written)
 
 
-def zlib_compress(const unsigned char[::1] data, int level=1):
+def zlib_compress(const unsigned char[::1] data not None, int level=1):
     """Return the zlib stream of `data` as bytes; for many buffers a `Deflater` is faster."""
     return Deflater(level).compress(data)
 
 
 def compress_sparse(
-    const uint32_t[::1] pixel, const uint16_t[::1] count, unsigned planes, size_t n_pixels
+    const uint32_t[::1] pixel not None, const uint16_t[::1] count not None, unsigned planes,
+    size_t n_pixels
 ):
     """Return the zlib stream of a shuffled dense frame, given as a sparse list.
 

@@ -47,7 +47,7 @@ cdef class ChunkSource:
     Raises
     ------
     ValueError
-        If the number of pixels is none that the kernels can work off.
+        If the kernels cannot process frames of so many pixels.
     """
 
     def __cinit__(

@@ -52,7 +52,7 @@ cdef class KnownMasks:
     arena : ndarray, uint64 (word,)
         Room for them, below 32 GiB.
     place : ndarray, uint32 (place,)
-        Zeros; a power of 2 of them, and twice as many as masks at most.
+        Zeros, a power of 2 of them; at most half as many masks are held.
 
     Attributes
     ----------
@@ -247,7 +247,9 @@ def join_masks(
             joined_slot, joined_index = slot[f], source.index_in_chunk[f]
 
 
-def take_off_bad(const uint64_t[:, ::1] good, const uint32_t[::1] frames, uint32_t[::1] total):
+def take_off_bad(
+        const uint64_t[:, ::1] good not None, const uint32_t[::1] frames not None,
+        uint32_t[::1] total not None):
     """Take the frames of every row of bits off the total of the pixels whose bit is not set."""
     cdef Py_ssize_t row, w, i
     cdef uint64_t bad

@@ -37,13 +37,13 @@ cdef extern from "median.h":
 
 cdef extern from "raw_scan.h":
     int find_candidates(
-        const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
+        const uint16_t *analogue, const uint16_t *digital, const uint16_t *one_photon,
         const uint16_t *lowest, int n, int32_t *found) nogil
     int find_switched(
         const uint16_t *digital, const uint16_t *level, const uint16_t *lowest, int n,
         int32_t *found) nogil
     int find_bright(
-        const float *signal, const float *median, float cut, const uint64_t *also,
+        const float *signal, const float *median, float one_photon, const uint64_t *also,
         int32_t *found) nogil
     int find_bad(const uint8_t *good, int32_t *found) nogil
     void high_stage_i2(const uint16_t *a, const int16_t *offset, const float *gain,

@@ -50,7 +50,7 @@ cdef extern from *:
 cdef extern from "sparse_scan.h":
     int find_lit_u1(const uint8_t *v, int n, int32_t *found) nogil
     int find_lit_u2(const uint16_t *v, int n, int32_t *found) nogil
-    int find_lit_f4(const float *v, float cut, int n, int32_t *found) nogil
+    int find_lit_f4(const float *v, float one_photon, int n, int32_t *found) nogil
 
 cdef enum:
     # bytes between two chunks that are read with them

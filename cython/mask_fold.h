@@ -1,4 +1,7 @@
 /* Masks of frames, 32 bits a pixel → one bit a pixel. */
+#ifndef XFELMPI_MASK_FOLD_H
+#define XFELMPI_MASK_FOLD_H
+
 #include "wide.h"
 
 static inline int trailing_zeros(uint64_t word) { return __builtin_ctzll(word); }
@@ -40,3 +43,5 @@ WIDE static void fold_planes(const uint8_t *plane, size_t stride, uint32_t bits,
         for (int j = 0; j < 64; j += 8) bad[(i + j) / 8] = pack_flags(flag + j);
     }
 }
+
+#endif

@@ -1,19 +1,19 @@
 /* Masks that were folded before, found again by their packed bytes.
  *
- * The mask of a memory cell is often the same to the byte in train after train. The whole packed chunk
- * is compared, so that what is found is what inflating and folding would give. */
+ * The mask of a memory cell is often the same to the byte in train after train. The whole packed
+ * chunk is compared, so that what is found is what inflating and folding would give. */
 #ifndef XFELMPI_MASK_MEMORY_H
 #define XFELMPI_MASK_MEMORY_H
 
 #include <stdint.h>
 #include <string.h>
 
-/* Followed by n_bytes of uint32, the number of a byte that is not 0 << 8 | its value, and by the
- * `size` packed bytes. */
+/* What is known of a mask of n bytes. Behind it follow `n_bytes` of uint32, (number of a byte that is
+ * not 0) << 8 | its value, and the `size` packed bytes. */
 typedef struct {
     uint64_t hash;
     uint32_t size, filters, bits;
-    uint32_t n, n_bytes, unused;
+    uint32_t n, n_bytes, unused; /* the last one makes it a multiple of 8 bytes */
 } MaskRecord;
 
 typedef struct {
@@ -21,7 +21,7 @@ typedef struct {
     size_t room, used;
     uint32_t *place; /* by hash: where the record begins, in units of 8 bytes, plus 1; 0: none */
     uint32_t n_places; /* a power of 2, at most half of them in use */
-    uint32_t n;
+    uint32_t n; /* records */
     int64_t found, refused; /* since the memory was empty */
 } MaskMemory;
 

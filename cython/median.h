@@ -9,21 +9,25 @@
  * after some rounds they are halved. The result is that of numpy.median: the middle value, or half
  * the sum of the two middle ones.
  */
+#ifndef XFELMPI_MEDIAN_H
+#define XFELMPI_MEDIAN_H
+
 #include <math.h>
 
 #include "wide.h"
 
-#define MOST 4096
-#define SOME 400     /* are copied, so that counting costs nothing any more */
-#define FEW 32       /* of these, each is compared with each */
+#define N_VALUES 4096       /* pixels of an ASIC */
+#define MOST_COPIED 400     /* values that are copied, so that counting costs nothing any more */
+#define MOST_COMPARED 32    /* values of which each is compared with each */
 #define LANES 16
-#define MIDDLES 128  /* of five values each */
-#define USUAL 8      /* the most of 64 values that are usually copied */
-#define GUESSES 7    /* rounds before bounds are halved instead */
+#define MIDDLES 128         /* of five values each */
+#define USUALLY_COPIED 8    /* the most of 64 values that are usually copied */
+#define GUESSES 7           /* rounds before bounds are halved instead */
 
-/* Values by number: from one to the next float is 1, and both zeros are 0. */
-#define FIRST (-0x7f800000) /* -INFINITY */
-#define LAST 0x7f800000
+/* Keys: whole numbers in the order of the floats. Neighbouring floats have neighbouring keys, and
+ * both zeros have 0. */
+#define FIRST_KEY (-0x7f800000) /* of -INFINITY */
+#define LAST_KEY 0x7f800000
 
 static inline int32_t key_of(float f)
 {
@@ -32,7 +36,7 @@ static inline int32_t key_of(float f)
     return i < 0 ? -(i & INT32_MAX) : i;
 }
 
-/* Of FIRST - 1, NaN: nothing is up to it. */
+/* The float of a key; of FIRST_KEY - 1, NaN: nothing is up to it. */
 static inline float value_of(int32_t key)
 {
     float f;
@@ -56,12 +60,12 @@ WIDE static void count_up_to(const float *v, int n, float s, float t, int *up_to
 
 WIDE static float largest_below(const float *v, float t)
 {
-    float best[FEW], largest = -INFINITY;
-    for (int j = 0; j < FEW; j++) best[j] = -INFINITY;
-    for (int i = 0; i < MOST; i += FEW)
-        for (int j = 0; j < FEW; j++)
+    float best[2 * LANES], largest = -INFINITY;
+    for (int j = 0; j < 2 * LANES; j++) best[j] = -INFINITY;
+    for (int i = 0; i < N_VALUES; i += 2 * LANES)
+        for (int j = 0; j < 2 * LANES; j++)
             best[j] = (v[i + j] < t) & (v[i + j] > best[j]) ? v[i + j] : best[j];
-    for (int j = 0; j < FEW; j++) largest = best[j] > largest ? best[j] : largest;
+    for (int j = 0; j < 2 * LANES; j++) largest = best[j] > largest ? best[j] : largest;
     return largest;
 }
 
@@ -69,31 +73,32 @@ MARK(mark_between, (const float *v, float lo, float hi, int n, uint64_t *words),
      (v, lo, hi, n, words), , !(v[i + j] <= lo) & (v[i + j] <= hi))
 
 /* Copy the values above `lo` and up to `hi`, and NaN up to a multiple of `lanes`; returns how many
- * that makes. n is a multiple of 64; `out` has room for USUAL and `lanes` more than there are. */
+ * that makes. n is a multiple of 64; `out` has room for USUALLY_COPIED and `lanes` more than there
+ * are. */
 WIDE static int collect_between(const float *v, int n, float lo, float hi, int lanes, float *out)
 {
-    uint64_t words[MOST / 64];
+    uint64_t words[N_VALUES / 64];
     int m = 0;
     mark_between(v, lo, hi, n, words);
     for (int i = 0; i < n / 64; i++) {
         /* how many of 64 nobody can guess: a fixed number, of which those too many are overwritten */
         uint64_t bits = words[i];
         int next = m + __builtin_popcountll(bits);
-        for (int j = 0; j < USUAL; j++, bits &= bits - 1)
+        for (int j = 0; j < USUALLY_COPIED; j++, bits &= bits - 1)
             out[m + j] = v[64 * i + __builtin_ctzll(bits | (uint64_t)1 << 63)];
-        for (m += USUAL; bits; bits &= bits - 1) out[m++] = v[64 * i + __builtin_ctzll(bits)];
+        for (m += USUALLY_COPIED; bits; bits &= bits - 1) out[m++] = v[64 * i + __builtin_ctzll(bits)];
         m = next;
     }
     for (int j = 0; j < lanes; j++) out[m + j] = NAN;
     return (m + lanes - 1) / lanes * lanes;
 }
 
-/* The value at place k (from 0) of those in v[n], n ≤ FEW a multiple of LANES, with NaN as the last;
- * *previous: that at place k - 1, -INFINITY if there is none. */
+/* The value at place k (from 0) of those in v[n], with NaN as the last; n is a multiple of LANES, at
+ * most MOST_COMPARED. *previous: that at place k - 1, -INFINITY if there is none. */
 WIDE static float kth_of_few(const float *v, int n, int k, float *previous)
 {
     float kth = -INFINITY, before = -INFINITY;
-    int less[FEW];
+    int less[MOST_COMPARED];
     for (int i = 0; i < n; i += LANES) {
         int m[LANES] = {0};
         for (int j = 0; j < n; j++)
@@ -197,7 +202,7 @@ static Guess guess_first(const float *middle, int n, int *tied)
 static void guess_again(Guess *g, Bounds in, int k)
 {
     float lo = value_of(in.lo), hi = value_of(in.hi);
-    int m = in.up_to_hi - in.up_to_lo, has_lo = in.lo >= FIRST, has_hi = in.hi < LAST;
+    int m = in.up_to_hi - in.up_to_lo, has_lo = in.lo >= FIRST_KEY, has_hi = in.hi < LAST_KEY;
     if (has_lo && has_hi) g->per_place = (hi - lo) / m;
     g->at = has_lo ? lo + (k + 0.5f - in.up_to_lo) * g->per_place
                    : hi - (in.up_to_hi - k - 0.5f) * g->per_place;
@@ -212,21 +217,22 @@ static void narrow(Bounds *in, int k, int32_t s, int32_t t, int up_to_s, int up_
     else { in->hi = t; in->up_to_hi = up_to_t; }
 }
 
-/* The value at place k (from 0) in ascending order of v[MOST], of which n are numbers; *previous:
+/* The value at place k (from 0) in ascending order of v[N_VALUES], of which n are numbers; *previous:
  * that at place k - 1 if there is one. *tied: whether many values seem to be equal. */
 static float select_kth(const float *v, int n, int k, int *tied, float *previous)
 {
-    float middle[MIDDLES], some[SOME + USUAL + 64], few[FEW + USUAL + LANES], kth;
-    int size = MOST, left_out = 0, up_to_s, up_to_t;
+    float middle[MIDDLES], kth;
+    float some[MOST_COPIED + USUALLY_COPIED + 64], few[MOST_COMPARED + USUALLY_COPIED + LANES];
+    int size = N_VALUES, left_out = 0, up_to_s, up_to_t;
     const float *all = v;
-    Bounds in = {FIRST - 1, LAST, 0, n};
+    Bounds in = {FIRST_KEY - 1, LAST_KEY, 0, n};
     find_middles(v, middle);
     Guess g = guess_first(middle, n, tied);
 
-    for (int round = 0; in.up_to_hi - in.up_to_lo > FEW && in.hi - 1 > in.lo; round++) {
+    for (int round = 0; in.up_to_hi - in.up_to_lo > MOST_COMPARED && in.hi - 1 > in.lo; round++) {
         int32_t s = (int32_t)(((int64_t)in.lo + in.hi) >> 1), t = s;
-        if (size == MOST && in.up_to_hi - in.up_to_lo <= SOME) {
-            size = collect_between(v, MOST, value_of(in.lo), value_of(in.hi), 64, some);
+        if (size == N_VALUES && in.up_to_hi - in.up_to_lo <= MOST_COPIED) {
+            size = collect_between(v, N_VALUES, value_of(in.lo), value_of(in.hi), 64, some);
             left_out = in.up_to_lo;
             v = some;
         }
@@ -253,13 +259,13 @@ static float select_kth(const float *v, int n, int k, int *tied, float *previous
     return kth;
 }
 
-/* Of v[MOST], of which n ≥ 1 are numbers; *last is NaN, or the median of the frame before if many
+/* Of v[N_VALUES], of which n ≥ 1 are numbers; *last is NaN, or the median of the frame before if many
  * values were equal then, and becomes this one, or nearly so. It has no influence on the result. */
 static float median_of(const float *v, int n, float *last)
 {
     float lower = *last, upper = *last;
     int below = 0, up_to = 0, tied, k = n / 2;
-    if (*last == *last) count_up_to(v, MOST, value_of(key_of(*last) - 1), *last, &below, &up_to);
+    if (*last == *last) count_up_to(v, N_VALUES, value_of(key_of(*last) - 1), *last, &below, &up_to);
     /* unless both middle values, or the one that there is, are equal to it */
     if (below >= k + n % 2 || up_to <= k) {
         upper = select_kth(v, n, k, &tied, &lower);
@@ -267,3 +273,5 @@ static float median_of(const float *v, int n, float *last)
     }
     return n % 2 ? upper : 0.5f * (lower + upper);
 }
+
+#endif

@@ -1,20 +1,24 @@
-/* Vector loops over raw frames; n is a multiple of 64, at most 64 * MOST_WORDS, and `found` has room
- * for n positions. */
+/* Vector loops over raw frames of an AGIPD module; n is a multiple of 64, at most 64 * MOST_WORDS, and
+ * `found` has room for n positions. */
+#ifndef XFELMPI_RAW_SCAN_H
+#define XFELMPI_RAW_SCAN_H
+
 #include <math.h>
 
 #include "wide.h"
 
 #define ASIC_PIXELS 4096
-#define BAND_WORDS 128
+#define BAND_WORDS 128 /* of the 64-bit masks of two ASICs side by side */
 
-/* Pixels that may have a photon, or may not be in the high stage. `lowest` is the smallest level of
- * every 64 pixels: it settles almost all of them without touching the levels, which saves a quarter
- * of the memory traffic, and a cache miss for every photon. */
+/* Pixels that may have a photon, or may not be in the high stage. `one_photon` is the smallest analogue
+ * value that is a photon there. `lowest` is the smallest level of every 64 pixels: it settles almost
+ * all of them without touching the levels, which saves a quarter of the memory traffic, and a cache
+ * miss for every photon. */
 MARK(mark_candidates,
-     (const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
+     (const uint16_t *analogue, const uint16_t *digital, const uint16_t *one_photon,
       const uint16_t *lowest, int n, uint64_t *words),
-     (analogue, digital, cut, lowest, n, words), uint16_t low = lowest[i / 64],
-     (analogue[i + j] >= cut[i + j]) | (digital[i + j] >= low))
+     (analogue, digital, one_photon, lowest, n, words), uint16_t low = lowest[i / 64],
+     (analogue[i + j] >= one_photon[i + j]) | (digital[i + j] >= low))
 
 MARK(mark_maybe_switched,
      (const uint16_t *digital, const uint16_t *lowest, int n, uint64_t *words),
@@ -23,18 +27,19 @@ MARK(mark_maybe_switched,
 /* Two ASICs side by side are processed one after the other: where pixel j of both is then. */
 static inline int in_asic(int j) { return (j >> 6 & 1) * ASIC_PIXELS + (j >> 7) * 64 + (j & 63); }
 
-/* Pixels whose signal less the median of their ASIC is at least `cut`. */
+/* Pixels whose signal less the median of their ASIC is at least `one_photon`. */
 MARK(mark_bright,
-     (const float *signal, const float *median, float cut, int n, uint64_t *words),
-     (signal, median, cut, n, words),
+     (const float *signal, const float *median, float one_photon, int n, uint64_t *words),
+     (signal, median, one_photon, n, words),
      float middle = median[i / 64 & 1]; const float *v = signal + in_asic(i),
-     v[j] - middle >= cut)
+     v[j] - middle >= one_photon)
 
-static int find_candidates(const uint16_t *analogue, const uint16_t *digital, const uint16_t *cut,
-                           const uint16_t *lowest, int n, int32_t *found)
+static int find_candidates(const uint16_t *analogue, const uint16_t *digital,
+                           const uint16_t *one_photon, const uint16_t *lowest, int n,
+                           int32_t *found)
 {
     uint64_t words[MOST_WORDS];
-    mark_candidates(analogue, digital, cut, lowest, n, words);
+    mark_candidates(analogue, digital, one_photon, lowest, n, words);
     return list_bits(words, n / 64, found);
 }
 
@@ -55,11 +60,11 @@ static int find_switched(const uint16_t *digital, const uint16_t *level, const u
 }
 
 /* Bright pixels of two ASICs, and those marked in `also`. */
-static int find_bright(const float *signal, const float *median, float cut, const uint64_t *also,
-                       int32_t *found)
+static int find_bright(const float *signal, const float *median, float one_photon,
+                       const uint64_t *also, int32_t *found)
 {
     uint64_t words[BAND_WORDS];
-    mark_bright(signal, median, cut, 64 * BAND_WORDS, words);
+    mark_bright(signal, median, one_photon, 64 * BAND_WORDS, words);
     for (int i = 0; i < BAND_WORDS; i++) words[i] |= also[i];
     return list_bits(words, BAND_WORDS, found);
 }
@@ -91,3 +96,5 @@ HIGH_STAGE(high_stage_i2, int16_t)
 HIGH_STAGE(high_stage_f4, float)
 
 static inline void prefetch(const void *address) { __builtin_prefetch(address); }
+
+#endif

@@ -18,14 +18,14 @@
 
 enum {
     SPARSE_MOST = 131072, /* bytes of a frame */
-    SPARSE_PAD = 32,     /* bytes behind the stream that are loaded, but never used */
-    SPARSE_BACK = 4,     /* entries that are looked at from the end; most matches reach less far */
-    SPARSE_WEAK = 700,   /* bytes of a stream in which looking for repeated matches pays */
+    SPARSE_PAD = 32,      /* bytes behind the stream that are loaded, but never used */
+    SPARSE_BACK = 4,      /* entries that are looked at from the end; most matches reach less far */
+    SPARSE_WEAK = 700,    /* bytes of a stream in which looking for repeated matches pays */
     LONGEST_CODE = 15,
     LENGTH_SYMBOLS = 286,
     DISTANCE_SYMBOLS = 30,
     END_OF_BLOCK = 256,
-    LENGTH_INDEX = 11,   /* longest codes that one look-up decodes; few are longer */
+    LENGTH_INDEX = 11,    /* longest codes that one look-up decodes; few are longer */
     DISTANCE_INDEX = 10,
     PRECODE_INDEX = 7,
 };

@@ -11,9 +11,10 @@ MARK(mark_lit_u1, (const uint8_t *v, int n, uint64_t *words), (v, n, words), , v
 
 MARK(mark_lit_u2, (const uint16_t *v, int n, uint64_t *words), (v, n, words), , v[i + j] != 0)
 
-/* Whatever is not an ordinary number below `cut`: a photon, NaN or ±inf. */
-MARK(mark_lit_f4, (const float *v, float cut, int n, uint64_t *words), (v, cut, n, words), ,
-     !(v[i + j] < cut) | !(v[i + j] >= -FLT_MAX))
+/* Whatever is not an ordinary number below `one_photon`: a photon, NaN or ±inf. */
+MARK(mark_lit_f4, (const float *v, float one_photon, int n, uint64_t *words),
+     (v, one_photon, n, words), ,
+     !(v[i + j] < one_photon) | !(v[i + j] >= -FLT_MAX))
 
 static int find_lit_u1(const uint8_t *v, int n, int32_t *found)
 {
@@ -29,10 +30,10 @@ static int find_lit_u2(const uint16_t *v, int n, int32_t *found)
     return list_bits(words, n / 64, found);
 }
 
-static int find_lit_f4(const float *v, float cut, int n, int32_t *found)
+static int find_lit_f4(const float *v, float one_photon, int n, int32_t *found)
 {
     uint64_t words[MOST_WORDS];
-    mark_lit_f4(v, cut, n, words);
+    mark_lit_f4(v, one_photon, n, words);
     return list_bits(words, n / 64, found);
 }
 

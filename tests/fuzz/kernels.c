@@ -230,10 +230,10 @@ static int ascending(const void *a, const void *b)
 /* The signals of an ASIC, as of a detector: noise about a drift, photons, gains by pixel or not. */
 static float *signals(void)
 {
-    float *v = array(MOST, sizeof *v), spread = (float)(1 + any(40));
+    float *v = array(N_VALUES, sizeof *v), spread = (float)(1 + any(40));
     float middle = (float)any(4000) - 2000;
     int photons = (int)any(chance(4) ? 60 : 5), gains = chance(2);
-    for (int i = 0; i < MOST; i++) {
+    for (int i = 0; i < N_VALUES; i++) {
         float noise = 0;
         for (int j = 0; j < 4; j++) noise += (float)any(1000) / 500 - 1;
         v[i] = rintf(middle / 100 + spread * noise + ((int)any(100) < photons ? 60 : 0));
@@ -248,14 +248,15 @@ static void try_median(void)
     loop = "median_of";
     float last = any_float(1000);
     for (int frame = 0; frame < 3; frame++) {
-        int n = 1 + (int)any(chance(3) ? MOST : 100), m = 0;
+        int n = 1 + (int)any(chance(3) ? N_VALUES : 100), m = 0;
         float *v = chance(2) ? signals()
-            : chance(2) ? ordinary_floats(MOST, chance(4) ? FLT_MAX : 1000.0f) : floats(MOST, 1000);
+            : chance(2) ? ordinary_floats(N_VALUES, chance(4) ? FLT_MAX : 1000.0f)
+                        : floats(N_VALUES, 1000);
         float *sorted = array(n, sizeof *v);
-        if (chance(2)) last = v[any(MOST)];
+        if (chance(2)) last = v[any(N_VALUES)];
         /* all but n become NaN, and some are already */
-        for (int i = 0, left = n; i < MOST; i++) {
-            if (any(MOST - i) >= (uint32_t)left) { v[i] = NAN; continue; }
+        for (int i = 0, left = n; i < N_VALUES; i++) {
+            if (any(N_VALUES - i) >= (uint32_t)left) { v[i] = NAN; continue; }
             left--;
             if (v[i] == v[i]) sorted[m++] = v[i];
         }

@@ -1,13 +1,14 @@
 """Photons of sparse frames → sums over bins of pixels; cython/_bins.pyx."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 def sum_in_bins(
-    indptr: np.ndarray,
-    pixel: np.ndarray,
-    count: np.ndarray,
-    pixel_bin: np.ndarray,
-    of_pixel: np.ndarray,
-    photons: np.ndarray,
-    left: np.ndarray,
+    indptr: NDArray[np.int64],
+    pixel: NDArray[np.uint32],
+    count: NDArray[np.uint16],
+    pixel_bin: NDArray[np.int32],
+    of_pixel: NDArray[np.float64],
+    photons: NDArray[np.float64],
+    left: NDArray[np.float64],
 ) -> None: ...
