@@ -1,11 +1,19 @@
-"""Descriptions of detectors that the program does not know yet."""
+"""Descriptions of detectors of tests, and what EXtra-data has of them."""
 
+import extra_data.components
 import numpy as np
 
 from xfelmpi.detectors.base import Detector, FrameDatasets
 
 DSSC_PITCH = (204e-6, 236e-6)
 """Steps of a honeycomb: (ss, fs) in m."""
+
+
+def of_extra_data(detector: Detector) -> type:
+    """Return EXtra-data's class of a detector, e.g. ``AGIPD500K`` or ``JUNGFRAU``."""
+    of_size = detector.name.replace("-", "")
+    of_kind = detector.name.partition("-")[0]
+    return getattr(extra_data.components, of_size, None) or getattr(extra_data.components, of_kind)
 
 
 def lpd_area() -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import shutil
 
-import extra_data.components
 import h5py
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from extra_data import RunDirectory
 from extra_data.validation import RunValidator
 from launch import call_xfelmpi, process
 from mockrun import tiny_run
+from otherdetectors import of_extra_data
 from readers import assemble_cxi_with_extra_geom, read_cxi_with_silx, read_emc_with_dragonfly
 
 from xfelmpi import open_run
@@ -37,14 +37,6 @@ RUNS = {
     },
 }
 """Options of the simulated run of every detector."""
-
-OF_EXTRA_DATA = {
-    "MID_DET_AGIPD1M-1": "AGIPD1M",
-    "AGIPD-500K": "AGIPD500K",
-    "DSSC-1M": "DSSC1M",
-    "LPD-1M": "LPD1M",
-    "JUNGFRAU-4M": "JUNGFRAU",
-}
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -84,8 +76,8 @@ def test_verified(run, outputs):
 def test_extra_data_opens_the_run(run):
     RunValidator(str(run.paths.proc)).run_checks()
     opened = RunDirectory(str(run.paths.proc))
-    detector = getattr(extra_data.components, OF_EXTRA_DATA[run.options.detector])(opened)
     about = run.options.detector_type
+    detector = of_extra_data(about)(opened)
     assert (detector.n_modules, detector.detector_name) == (about.n_modules, run.options.device)
     frames = detector.get_array(about.datasets.data.replace("/", ".")).values
     assert frames.shape[0] == about.n_modules

@@ -132,10 +132,15 @@ class Hits(_Columns, Iterable):
 
     @property
     def table(self):
-        """All values per hit, pandas DataFrame; the index is the place in the file."""
+        """All values per hit, pandas DataFrame; the index is the place in the file.
+
+        Columns have both names, as in `Run.events`.
+        """
         import pandas as pd
 
-        return pd.DataFrame(
+        from xfelmpi.api.table import EventTable
+
+        return EventTable(
             {name: values[self._rows] for name, values in self._source.columns.items()},
             index=pd.Index(self._rows, name="hit"),
         )

@@ -103,6 +103,8 @@ class Detector:
     source : str
         Regular expression of what follows in the names of the modules' sources; group 1 is the
         module as the facility counts it.
+    sources : (str, str)
+        The same as simulated files have it, of corrected and of raw images: ``{}`` is the module.
     n_modules : int
     first_module : int
         Number of the first module in the facility's names. Inside, modules count from 0.
@@ -153,6 +155,7 @@ class Detector:
     pixel_size: tuple[float, float]
     max_cells: int
     first_module: int = 0
+    sources: tuple[str, str] = ("CORR/{}CH0:output", "DET/{}CH0:xtdf")
     tile_shape: tuple[int, int] | None = None
     uniform_tiles: bool = True
     pixel_area: float | np.ndarray | None = field(default=None, compare=False)

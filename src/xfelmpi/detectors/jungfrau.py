@@ -9,6 +9,7 @@ JUNGFRAU_4M = Detector(
     device=r"[^/]+_JF4M[^/]*",
     # raw and corrected data alike, and in older runs other names
     source=r"/(?:CORR|DET)/(?:JNGFR|MODULE_|RECEIVER-)(\d+):(?:daqOutput|output)",
+    sources=("CORR/JNGFR{:02d}:output", "DET/JNGFR{:02d}:daqOutput"),
     geometry="JUNGFRAUGeometry",
     n_modules=8,
     first_module=1,

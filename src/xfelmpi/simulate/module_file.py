@@ -11,7 +11,7 @@ from xfelmpi.simulate import exdf
 from xfelmpi.simulate.frame_masks import FrameMasks
 from xfelmpi.simulate.frame_writer import FrameWriter
 from xfelmpi.simulate.model import ModulePhotons
-from xfelmpi.simulate.options import SOURCES, XTDF_SOURCES, SimulationOptions
+from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import TrainPlan
 from xfelmpi.simulate.raw import RawSignal, TruePhotons
 
@@ -25,8 +25,7 @@ def source_name(options: SimulationOptions, module: int) -> str:
 
 def _name(options: SimulationOptions, module: int, which: int) -> str:
     about = options.detector_type
-    names = SOURCES.get(about.name, XTDF_SOURCES)
-    return f"{options.device}/{names[which].format(about.first_module + module)}"
+    return f"{options.device}/{about.sources[which].format(about.first_module + module)}"
 
 
 def _is_modern(options: SimulationOptions) -> bool:

@@ -11,12 +11,6 @@ from xfelmpi.core.text import storable
 from xfelmpi.detectors.base import Detector
 from xfelmpi.detectors.known import DEVICES, MAX_CELLS, detectors_of
 
-SOURCES = {"JUNGFRAU-4M": ("CORR/JNGFR{:02d}:output", "DET/JNGFR{:02d}:daqOutput")}
-"""What follows in the names of sources, of corrected and raw images of a module, by its number."""
-
-XTDF_SOURCES = "CORR/{}CH0:output", "DET/{}CH0:xtdf"
-"""The same of detectors in the facility's train format."""
-
 UNDULATOR = {"SPB": 1, "FXE": 1, "MID": 2, "HED": 2, "SCS": 3, "SQS": 3, "SXP": 3}
 """Whose light an instrument gets."""
 

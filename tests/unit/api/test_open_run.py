@@ -148,7 +148,8 @@ def test_sequence_of_hits(run):
         hits[len(hits)]
     table = hits.table
     assert list(table.index) == list(range(len(hits)))
-    np.testing.assert_array_equal(table["hit_score"], hits.hitscore)
+    for name in ("hit_score", "hitscore", "photons", "photon_counts", "train_id"):
+        np.testing.assert_array_equal(table[name], getattr(hits, name), name)
     assert len(list(hits[:3].assembled())) == 3
 
 

@@ -1,8 +1,8 @@
 """Which detector a source, a file or a CXI is of."""
 
-import extra_data.components
 import numpy as np
 import pytest
+from otherdetectors import of_extra_data
 
 from xfelmpi.calibration.geometry import load_geometry, nominal_geometry
 from xfelmpi.core.config.options import Config
@@ -14,6 +14,7 @@ from xfelmpi.detectors.dssc import DSSC_1M
 from xfelmpi.detectors.jungfrau import JUNGFRAU_4M
 from xfelmpi.detectors.known import (
     DETECTORS,
+    DEVICES,
     detector_of_modules,
     detectors_of,
     find_source,
@@ -32,13 +33,6 @@ EXAMPLES = {
     "SCS_DET_DSSC1M-1": DSSC_1M,
     "SQS_DET_DSSC1M-1": DSSC_1M,
     "FXE_DET_LPD1M-1": LPD_1M,
-}
-OF_EXTRA_DATA = {
-    "AGIPD-1M": "AGIPD1M",
-    "AGIPD-500K": "AGIPD500K",
-    "DSSC-1M": "DSSC1M",
-    "LPD-1M": "LPD1M",
-    "JUNGFRAU-4M": "JUNGFRAU",
 }
 
 EACH = pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.name)
@@ -77,7 +71,7 @@ def test_sources_of_the_beamline_for_another_detector(source, device, another):
 
 @EACH
 def test_as_extra_data_has_it(detector):
-    theirs = getattr(extra_data.components, OF_EXTRA_DATA[detector.name])
+    theirs = of_extra_data(detector)
     # a JUNGFRAU's is that of the run
     assert theirs.n_modules in (0, detector.n_modules)
     assert theirs.module_shape == detector.module_shape
@@ -113,6 +107,15 @@ def test_as_extra_geom_has_it(detector):
     steps = np.linalg.norm([tile.ss_vec, tile.fs_vec], axis=1)
     np.testing.assert_allclose(steps, detector.pixel_size, rtol=1e-6)
     assert np.isclose(detector.pixel_area, np.prod(steps))
+
+
+@EACH
+def test_simulated_sources_are_of_the_detector(detector):
+    for source in detector.sources:
+        names = [f"{DEVICES[detector.name]}/{source}".format(n) for n in range(20)]
+        found = [find_source(name) for name in names]
+        modules = [module for place in found if place for module in place[1:]]
+        assert modules == list(range(detector.n_modules))
 
 
 @EACH
