@@ -16,6 +16,7 @@ from otherdetectors import of_extra_data
 from readers import assemble_cxi_with_extra_geom, read_cxi_with_silx, read_emc_with_dragonfly
 
 from xfelmpi import open_run
+from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.known import DETECTORS
 
 PROPOSAL = "p007927"
@@ -36,14 +37,22 @@ RUNS = {
         "chunk_frames": 2,
     },
 }
-"""Options of the simulated run of every detector."""
+"""Options of the simulated runs of some detectors."""
+
+OTHERS = {
+    detector.name: {"trains": 2, "cells": tuple(range(min(3, detector.max_cells))), "dtype": "u2"}
+    for detector in DETECTORS
+    # other tests have an AGIPD-1M
+    if detector.name not in RUNS and detector is not AGIPD_1M
+}
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=RUNS | OTHERS)
 def run(request, tmp_path_factory):
     """A run with its known answer, of every detector."""
+    options = (RUNS | OTHERS)[request.param]
     folder = tmp_path_factory.mktemp("run") / PROPOSAL
-    return tiny_run(folder, detector=request.param, hit_rate=0.4, **RUNS[request.param])
+    return tiny_run(folder, detector=request.param, hit_rate=0.4, **options)
 
 
 def options_of(run) -> tuple:

@@ -4,7 +4,12 @@ import ast
 import re
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "src" / "xfelmpi"
+import pytest
+
+from xfelmpi.detectors.known import DETECTORS, detectors_of
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "xfelmpi"
 
 
 def imported_from_agipd(path: Path) -> set[str]:
@@ -57,3 +62,15 @@ def test_no_shapes_of_agipd_in_texts_elsewhere():
         if path.relative_to(PACKAGE).parts[0] not in ("detectors", "simulate"):
             found = [words for words in shape.findall(path.read_text()) if words]
             assert found == [], path
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda detector: detector.name)
+def test_page_has_the_detector(detector):
+    page = (ROOT / "docs" / "howto" / "detectors.md").read_text()
+    (row,) = re.findall(rf"(?m)^\| {detector.name} \| (.*) \|$", page)
+    devices, modules, pixels, cells, kinds = row.split(" | ")
+    assert all(detectors_of(name) == (detector,) for name in re.findall("`(.+?)`", devices))
+    assert int(modules) == detector.n_modules
+    assert pixels.partition(",")[0] == "{} × {}".format(*detector.module_shape)
+    assert int(cells) == detector.max_cells
+    assert ("raw" in kinds) == (detector.raw_planes > 0)
