@@ -43,6 +43,20 @@ def test_all_are_counted(tmp_path):
     assert (status, good, bad) == (1, {"test_good", "test_last", "test_after"}, {"test_bad"})
 
 
+@pytest.mark.parametrize("options", [(), ("-n", "1")])
+@pytest.mark.parametrize("complete", [False, True])
+def test_skipped_tests_fail_where_none_may_be(complete, options, tmp_path, monkeypatch):
+    """Of a test, and of a file that lacks a library."""
+    monkeypatch.setenv("XFELMPI_TEST_COMPLETE", str(int(complete)))
+    (tmp_path / "test_file.py").write_text("import pytest\npytest.importorskip('no_such_library')")
+    last = "import pytest; pytest.skip('no strace')"
+    options = (*options, "--continue-on-collection-errors", tmp_path / "test_file.py")
+    _, good, bad = run(tmp_path, last, *options)
+    assert good == {"test_good", "test_after"}
+    skipped = {"test_last", "test_file.py (not even collected)"} if complete else set()
+    assert {name.rpartition("/")[2] for name in bad} == {"test_bad"} | skipped
+
+
 def test_a_process_that_ends_leaves_its_results(tmp_path):
     status, good, bad = run(tmp_path, "os._exit(7)")
     assert status == 7
