@@ -40,7 +40,7 @@ def pytest_make_collect_report():
 
 
 def _not_skipped(report):
-    """Return the report; of what was skipped although there must be all that it needs, a failure."""
+    """Return the report, as a failure if the test was skipped and none may be."""
     if report.skipped and os.environ.get("XFELMPI_TEST_COMPLETE") == "1":
         report.outcome = "failed"
         report.longrepr = f"skipped, although XFELMPI_TEST_COMPLETE is 1: {report.longrepr}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xfelmpi.core.errors import UsageError
-from xfelmpi.core.text import did_you_mean
+from xfelmpi.core.text import did_you_mean, one_line
 from xfelmpi.core.vocabulary import column_name, under_both_names
 from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.reader import read_hit_columns
@@ -237,7 +237,7 @@ def _places(which, n: int) -> np.ndarray:
 
 
 def _shown(value) -> str:
-    return f"{' '.join(repr(value).split()):.40}"
+    return one_line(repr(value))[:40]
 
 
 class Hit(_Columns):

@@ -18,6 +18,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import log
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.regular_file import open_regular
+from xfelmpi.core.text import one_line
 from xfelmpi.detectors.known import detectors_of
 
 STORES = (Path("/common/cal/caldb_store"), Path("/gpfs/exfel/d/cal/caldb_store"))
@@ -181,7 +182,7 @@ def _listed(path: Path, detector: str) -> dict[int, dict[str, ConstantFile]]:
         ValueError,
         RecursionError,
     ) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path}: no list of constants of a correction: {reason}") from None
     return found
 
@@ -209,7 +210,7 @@ def _gain_mode(experiment: Experiment, detector: str, found: dict) -> int:
                 return _known_mode(run[sources[0]]["gainModeIndex"].as_single_value(atol=0))
         # damaged files are the index's affair, and a value that varies says nothing
         except Exception as error:
-            log.info(f"{folder}: no gain mode: {' '.join(str(error).split())[:200]}")
+            log.info(f"{folder}: no gain mode: {one_line(error)[:200]}")
     return guess
 
 
@@ -267,7 +268,7 @@ def _asked(experiment: Experiment, detector: str, address: str) -> tuple[dict, i
         mode = _known_mode(getattr(found._condition, "gain_mode", None) or ADAPTIVE)
     # the library and what it stands on raise many classes
     except Exception as error:
-        reason = " ".join(str(error).split())[:500]
+        reason = one_line(error)[:500]
         raise InputError(
             f"--constants catalogue: {address} has no answer for {detector}, run {experiment.run}: "
             f"{type(error).__name__}: {reason}"

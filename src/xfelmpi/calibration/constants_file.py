@@ -17,6 +17,7 @@ from xfelmpi.core.config.parts import RawSettings
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.problems import Problem
 from xfelmpi.detectors.base import Detector
+from xfelmpi.detectors.pixel_bits import pack_flat
 from xfelmpi.io.dataset_storage import require_whole_readable
 from xfelmpi.io.input_file import input_file
 from xfelmpi.io.virtual_sources import not_written
@@ -221,7 +222,7 @@ def prepare_cell(offset, gain, level, bad, settings: RawSettings) -> dict[str, n
         "level2": level2.astype(np.uint16),
         "offset": offset,
         "gain": gain,
-        "bad": np.packbits(bad, axis=1, bitorder="little"),
+        "bad": pack_flat(bad),
     }
 
 

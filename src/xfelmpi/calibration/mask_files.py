@@ -12,6 +12,7 @@ from xfelmpi.core.errors import InputError
 from xfelmpi.core.input_files import UsedFile
 from xfelmpi.core.problems import Problem
 from xfelmpi.core.regular_file import is_there
+from xfelmpi.core.text import one_line
 from xfelmpi.detectors.bad_pixels import USUAL_MASK_BITS
 from xfelmpi.detectors.base import Detector
 from xfelmpi.io.dataset_storage import require_whole_readable
@@ -129,7 +130,7 @@ def _behind(file: h5py.File, path: Path, name: str):
     try:
         return file[name]
     except (KeyError, OSError, RuntimeError) as error:
-        raise InputError(f"{path}: {name}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: {name}: {one_line(error)}") from None
 
 
 def check_mask(path: Path, detector: Detector) -> MaskFile:

@@ -6,6 +6,7 @@ A bit counts if it is set in all of the first frames of a module and cell.
 import numpy as np
 
 from xfelmpi.core.problems import Problem
+from xfelmpi.detectors.pixel_bits import pack_flat
 from xfelmpi.mpi import NodeSharedArray, allreduce_sum, fail_together
 from xfelmpi.run.frames.file_pool import FilePool
 from xfelmpi.run.frames.frame_bytes import FRAME_STATUS, READ_ERRORS
@@ -41,7 +42,7 @@ def add_static(
     for module, first in parts[shared.node_rank :: shared.node_size]:
         cells = slice(first, first + CELLS_AT_ONCE)
         good, _ = found.good_pixels(frames.of_cells(cells), module)
-        shared.array[module, cells] &= np.packbits(good, axis=1, bitorder="little")
+        shared.array[module, cells] &= pack_flat(good)
     return found.problems
 
 

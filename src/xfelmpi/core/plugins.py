@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from xfelmpi.core.errors import UsageError, XfelmpiError
+from xfelmpi.core.text import one_line
 
 
 def load_object(place: str):
@@ -86,4 +87,4 @@ def blame(who: str) -> Iterator[None]:
         said, last = str(error), traceback.extract_tb(error.__traceback__)[-1]
         if last.filename != __file__ and not isinstance(error, ImportError):
             said = f"{Path(last.filename).name}, line {last.lineno}: {type(error).__name__}: {said}"
-        raise UsageError(f"{who}: {' '.join(said.split())}") from error
+        raise UsageError(f"{who}: {one_line(said)}") from error

@@ -28,6 +28,11 @@ def printable(text: object, keep: str = "") -> str:
     )
 
 
+def one_line(text: object) -> str:
+    """Return a text, e.g. the message of an error, with single spaces for all white space."""
+    return " ".join(str(text).split())
+
+
 def storable(text: str) -> str:
     """Return a text that UTF-8 can hold: bytes of names that are not text become escapes."""
     return text.encode("utf-8", "backslashreplace").decode()

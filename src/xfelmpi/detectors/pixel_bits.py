@@ -12,7 +12,12 @@ import numpy as np
 def pack(good: np.ndarray) -> np.ndarray:
     """Return the bits of boolean pixels: (…, ss, fs) → uint8 (…, ss · fs / 8)."""
     flat = np.ascontiguousarray(good, bool).reshape(*good.shape[:-2], math.prod(good.shape[-2:]))
-    return np.packbits(flat, axis=-1, bitorder="little")
+    return pack_flat(flat)
+
+
+def pack_flat(good: np.ndarray) -> np.ndarray:
+    """Return the bits of boolean pixels: (…, pixel) → uint8 (…, byte)."""
+    return np.packbits(good, axis=-1, bitorder="little")
 
 
 def unpack(bits: np.ndarray) -> np.ndarray:

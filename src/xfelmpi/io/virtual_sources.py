@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from h5py import h5s
 
+from xfelmpi.core.text import one_line
 from xfelmpi.io.dataset_storage import home_descriptor, require_readable, written_rows
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.io.links import require_files
@@ -229,7 +230,7 @@ def _source_lacking(data, file: str, name: str, rows, above) -> str:
     try:
         opened, source = open_source(data, file, name)
     except (OSError, ValueError, RuntimeError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     try:
         if dataset_identity(source) in above:
             return "it is its own source"

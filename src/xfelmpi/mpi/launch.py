@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from xfelmpi.core.errors import UsageError
+from xfelmpi.core.text import one_line
 from xfelmpi.mpi.library import in_use
 from xfelmpi.mpi.one_process import OneProcess
 
@@ -87,7 +88,7 @@ def all_ranks():
         if (n or 1) > 1:
             raise UsageError(
                 f"{n} processes were started, but each is alone by its own MPI "
-                f"({' '.join(MPI.Get_library_version().split())[:40]}): mpirun is that of another "
+                f"({one_line(MPI.Get_library_version())[:40]}): mpirun is that of another "
                 "MPI, and all would write the same files. Start with the one that belongs to it, "
                 "e.g. mpirun.openmpi or mpirun.mpich"
             )

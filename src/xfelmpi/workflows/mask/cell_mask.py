@@ -14,7 +14,7 @@ from xfelmpi.calibration.dark_statistics import outliers
 from xfelmpi.calibration.pixel_mask import Masks
 from xfelmpi.core.errors import InputError
 from xfelmpi.detectors.base import Detector
-from xfelmpi.detectors.pixel_bits import pack, unpack
+from xfelmpi.detectors.pixel_bits import pack, pack_flat, unpack
 from xfelmpi.workflows.mask.bad_pixels import (
     BRIGHT,
     DEAD,
@@ -232,7 +232,7 @@ class PartJudge:
             bits = np.zeros((len(self._kinds), detector.module_bytes), np.uint8)
             if own.any():
                 first = int(pixels[own][0]) % detector.module_pixels // 8
-                packed = np.packbits(self._kinds[:, own] != 0, axis=1, bitorder="little")
+                packed = pack_flat(self._kinds[:, own] != 0)
                 bits[:, first : first + packed.shape[1]] = packed
             yield module, mpi.allreduce_bor(self._comm, bits)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from xfelmpi.core.errors import InputError
 from xfelmpi.core.log import BOLD, GREEN, RED, log
+from xfelmpi.core.text import one_line
 
 SHOWN = 5
 """Findings of one check that are shown."""
@@ -125,4 +126,4 @@ class Results:
 
 def describe(error: Exception) -> str:
     """Return an error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)[:200]}"

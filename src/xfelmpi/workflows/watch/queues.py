@@ -18,6 +18,7 @@ from pathlib import Path
 from xfelmpi.core.errors import OutputError, UsageError
 from xfelmpi.core.paths import WatchFiles
 from xfelmpi.core.regular_file import open_regular, open_to_append
+from xfelmpi.core.text import one_line
 from xfelmpi.io.output_file import cannot_write, make_folder
 from xfelmpi.output.watch_state import WatchedJob
 
@@ -290,6 +291,6 @@ def ask_slurm(command: list[str], environment: dict[str, str]) -> str:
     except OSError as error:
         raise OutputError(f"{command[0]}: {error.strerror}") from None
     if done.returncode:
-        said = " ".join(done.stderr.split())[:300]
+        said = one_line(done.stderr)[:300]
         raise OutputError(f"{shlex.join(command[:1])}: status {done.returncode}: {said}")
     return done.stdout
