@@ -186,19 +186,19 @@ class Hits(_Columns, Iterable):
         """Yield the images of all hits, float32 (y, x), NaN where no pixel is good."""
         return (hit.assembled() for hit in self)
 
-    def plot(self, which: Iterable[int] = range(12), columns: int = 4):
+    def plot(self, which: int | Iterable[int] = range(12), columns: int = 4):
         """Draw hits side by side and return the matplotlib figure.
 
         Parameters
         ----------
-        which : iterable of int
+        which : int or iterable of int
             Places among these hits; those past the end are left out.
         columns : int
             Images in a row.
         """
         from xfelmpi.api.plots import plot_hits
 
-        places = np.asarray([*which])
+        places = np.asarray([*which] if isinstance(which, Iterable) else [which])
         if places.dtype.kind in "iu":
             places = places[places < len(self)]
         return plot_hits(list(self[places]), columns)

@@ -378,8 +378,10 @@ def test_plots(run):
     figure.savefig(buffer, format="png")
     assert buffer.getvalue().startswith(b"\x89PNG")
     assert run.hits[:0].plot().axes
-    with pytest.raises(UsageError, match=r"found array\(\[1.5\]\), expected a place"):
-        run.hits.plot([1.5])
+    assert len(run.hits.plot(0).axes) == 1
+    for which in ([1.5], None):
+        with pytest.raises(UsageError, match=r"found array\(.*\), expected a place"):
+            run.hits.plot(which)
 
 
 def test_what_a_notebook_shows(run):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from modulefiles import make_masks, make_table, read
 from mpi4py import MPI
-from otherdetectors import MINI, OTHERS
+from otherdetectors import MINI
 
 from xfelmpi.calibration.geometry import DetectorGeometry
 from xfelmpi.calibration.mask_files import all_pixels, find_region
@@ -20,7 +20,7 @@ from xfelmpi.core.event_table import EventColumns
 from xfelmpi.core.frame_table import FrameTable, ModuleFile
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.sparse_frames import SparseFrames
-from xfelmpi.detectors.agipd import AGIPD_1M
+from xfelmpi.detectors.agipd import AGIPD_1M, AGIPD_500K
 from xfelmpi.detectors.pixel_bits import pack, unpack
 from xfelmpi.io.publish import publish
 from xfelmpi.output.cxi.hit_file import read_hit, read_hit_file
@@ -187,7 +187,7 @@ def test_solid_angles_of_pixels_that_are_not_square():
 
 def test_detector_with_eight_modules_is_read(tmp_path):
     """As the first half of one with 16, pixel for pixel."""
-    half = OTHERS["AGIPD500K2G"]
+    half = AGIPD_500K
     path = tmp_path / "m.h5"
     images = np.random.default_rng(5).poisson(0.01, (3, 512, 128)).astype("u1")
     with h5py.File(path, "w") as file:

@@ -1,12 +1,12 @@
 """What a rank has for frames: the limit less what pixels and checkpoints take."""
 
 import pytest
-from otherdetectors import OTHERS
 
 from xfelmpi import mpi
 from xfelmpi.core.config.parts import MemorySettings
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.detectors.jungfrau import JUNGFRAU_4M
+from xfelmpi.detectors.known import DETECTORS
 from xfelmpi.reduction.memory_budget import base_memory, spare_memory
 from xfelmpi.reduction.powder import PowderSum
 
@@ -27,7 +27,7 @@ def test_agipd_1m():
     assert spare(400, AGIPD_1M, n_frames=1 << 19) == 176 - 80
 
 
-@pytest.mark.parametrize("detector", [AGIPD_1M, *OTHERS.values()], ids=lambda d: d.name)
+@pytest.mark.parametrize("detector", DETECTORS, ids=lambda d: d.name)
 def test_there_is_room_for_all_powders(detector):
     """Of all frames, of hits, and of those that the next checkpoint gets with a copy of them."""
     powder = PowderSum.zeros(1, detector)
