@@ -71,14 +71,16 @@ class SignalHistogram:
     def add(self, values: np.ndarray) -> None:
         """Add the values of good pixels, any shape; what is not finite is left out."""
         values = values.astype(np.float32, copy=False).reshape(-1)
-        values = values[np.isfinite(values)]
-        bits = np.abs(values).view(np.uint32)
-        place = bits >> np.uint32(_DROPPED_BITS)
-        above = (bits & np.uint32((1 << _DROPPED_BITS) - 1)).astype(np.float64)
-        positive = values > 0
-        self.counts[0] += np.bincount(place, minlength=_BINS)
-        self.counts[1] += np.bincount(place[positive], minlength=_BINS)
-        sums = np.bincount(place[positive], above[positive], minlength=_BINS)
+        finite = np.isfinite(values)
+        bits = (values if finite.all() else values[finite]).view(np.uint32)
+        # the sign is the highest bit
+        place = (bits >> np.uint32(_DROPPED_BITS)).astype(np.intp)
+        above = bits & np.uint32((1 << _DROPPED_BITS) - 1)
+        positive, negative = np.bincount(place, minlength=2 * _BINS).reshape(2, _BINS)
+        self.counts[0] += positive + negative
+        self.counts[1] += positive
+        self.counts[1, 0] -= len(bits) - np.count_nonzero(bits)
+        sums = np.bincount(place, above, minlength=2 * _BINS)[:_BINS]
         self.counts[2] += sums.astype(np.int64)
 
     def photon_signal(self) -> float | None:

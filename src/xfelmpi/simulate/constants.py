@@ -8,13 +8,15 @@ Axis order as in the files: (stage, cell, ss, fs); the stages are high, medium a
 """
 
 import json
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from xfelmpi._kernels._deflate import zlib_compress
-from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE
+from xfelmpi.detectors.agipd import MAX_CELLS, MODULE_PIXELS, MODULE_SHAPE, N_MODULES
 from xfelmpi.io.input_file import open_hdf5
 from xfelmpi.simulate.exdf import unfinished
 from xfelmpi.simulate.options import STAGES, SimulationOptions
@@ -71,22 +73,13 @@ class PixelConstants:
     """
 
     def __init__(self, options: SimulationOptions, module: int):
-        self._seed = [options.seed, _PIXELS, module]
+        self._seed = (options.seed, _PIXELS, module)
         self._n_bad = round(options.bad_fraction / 2 * MODULE_PIXELS)
-        rng = np.random.default_rng(self._seed)
-        self._offset = _Levels(
-            rng, OFFSET, OFFSET_PIXEL_SPREAD, OFFSET_CELL_SPREAD, options.constants_dtype
-        )
-        self._level = _Levels(
-            rng, DIGITAL_LEVEL, DIGITAL_PIXEL_SPREAD, DIGITAL_CELL_SPREAD, level_dtype(options)
-        )
-        deviation = np.clip(rng.standard_normal((len(STAGES), MODULE_PIXELS)), -3, 3)
-        spread = 1 + options.gain_spread * deviation
-        self.gain = (NOMINAL_GAIN[:, None] * spread).astype(np.float32)
-        self.dead_level = rng.integers(*DEAD_LEVELS, MODULE_PIXELS, np.uint16)
-        self.hot_shift = rng.integers(*HOT_SHIFTS, MODULE_PIXELS, np.int16)
-        self._always_bad = np.zeros(MODULE_PIXELS, np.uint8)
-        self._spoil(self._always_bad, rng)
+        dtypes = str(np.dtype(options.constants_dtype)), str(level_dtype(options))
+        pixels = _draw(self._seed, self._n_bad, options.gain_spread, *dtypes)
+        self._offset, self._level = pixels.offset, pixels.level
+        self.gain, self._always_bad = pixels.gain, pixels.always_bad
+        self.dead_level, self.hot_shift = pixels.dead_level, pixels.hot_shift
 
     def offset(self, stage: int, cell: int) -> np.ndarray:
         """Return the analogue level without light, ``constants_dtype`` (pixel,) ADU."""
@@ -112,14 +105,45 @@ class PixelConstants:
 
         Half of the bad pixels are bad in all cells, half in this one only.
         """
-        kinds = np.zeros(MODULE_PIXELS, np.uint8)
         # + 1: a trailing zero would not change what a generator makes of its seed
-        self._spoil(kinds, np.random.default_rng([*self._seed, cell + 1]))
+        kinds = _draw_bad(np.random.default_rng([*self._seed, cell + 1]), self._n_bad)
         return np.where(self._always_bad, self._always_bad, kinds)
 
-    def _spoil(self, kinds, rng) -> None:
-        pixels = rng.integers(0, MODULE_PIXELS, self._n_bad)
-        kinds[pixels] = rng.integers(DEAD, len(BAD_KINDS), self._n_bad, np.uint8)
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What `PixelConstants` has of all cells."""
+
+    offset: "_Levels"
+    level: "_Levels"
+    gain: np.ndarray
+    dead_level: np.ndarray
+    hot_shift: np.ndarray
+    always_bad: np.ndarray
+
+
+@lru_cache(maxsize=N_MODULES)
+def _draw(seed: tuple, n_bad: int, gain_spread: float, offset_dtype: str, level: str) -> _Pixels:
+    """Draw the pixels of a module; kept: constants, each file of the module, and truth use them."""
+    rng = np.random.default_rng(seed)
+    offset = _Levels(rng, OFFSET, OFFSET_PIXEL_SPREAD, OFFSET_CELL_SPREAD, offset_dtype)
+    levels = _Levels(rng, DIGITAL_LEVEL, DIGITAL_PIXEL_SPREAD, DIGITAL_CELL_SPREAD, level)
+    deviation = np.clip(rng.standard_normal((len(STAGES), MODULE_PIXELS)), -3, 3)
+    gain = (NOMINAL_GAIN[:, None] * (1 + gain_spread * deviation)).astype(np.float32)
+    dead_level = rng.integers(*DEAD_LEVELS, MODULE_PIXELS, np.uint16)
+    hot_shift = rng.integers(*HOT_SHIFTS, MODULE_PIXELS, np.int16)
+    arrays = gain, dead_level, hot_shift, _draw_bad(rng, n_bad)
+    for array in arrays:
+        array.flags.writeable = False
+    return _Pixels(offset, levels, *arrays)
+
+
+def _draw_bad(rng, n_bad: int) -> np.ndarray:
+    """Draw which pixels are bad, and how, uint8 (pixel,)."""
+    kinds = np.zeros(MODULE_PIXELS, np.uint8)
+    pixels = rng.integers(0, MODULE_PIXELS, n_bad)
+    kinds[pixels] = rng.integers(DEAD, len(BAD_KINDS), n_bad, np.uint8)
+    return kinds
 
 
 class _Levels:

@@ -1,5 +1,7 @@
 """The signal of one photon in frames of float data, against --adu-per-photon."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,18 @@ from xfelmpi.calibration.photon_signal import (
 )
 
 
-def histogram_of(photons, adu=1.0, noise=0.0, seed=1):
-    rng = np.random.default_rng(seed)
-    values = rng.poisson(photons, 1_000_000).astype(np.float32)
-    values += rng.normal(0, noise, len(values)).astype(np.float32) if noise else 0
+@lru_cache(maxsize=1)
+def drawn(photons):
+    """Return the photons of a million pixels and noise of the standard deviation 1."""
+    rng = np.random.default_rng(1)
+    return rng.poisson(photons, 1_000_000).astype(np.float32), rng.standard_normal(1_000_000)
+
+
+@lru_cache(maxsize=4)
+def histogram_of(photons, adu=1.0, noise=0.0):
+    values, noises = drawn(photons)
+    if noise:
+        values = values + (noise * noises).astype(np.float32)
     histogram = SignalHistogram()
     histogram.add(values * np.float32(adu))
     return histogram

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from xfelmpi.core.sparse_frames import SparseFrames
+from xfelmpi.io.dataset_storage import frame_places
 from xfelmpi.io.input_file import finished_file
 from xfelmpi.output.cxi.mask_bits import CXI_BAD
 from xfelmpi.output.cxi.reader import DETECTOR
@@ -13,6 +15,9 @@ from xfelmpi.output.hit_columns import DETECTOR as IN_ENTRY
 
 BLOCK_FRAMES = 8
 """Frames of a block, read dense: 1 or 2 MiB each."""
+
+_MASKS_KEPT = 400
+"""Different masks that are kept as bits, 128 KiB each: those of all cells."""
 
 
 def stream_hits(paths: list[Path], source: np.ndarray, row: np.ndarray) -> Iterator[SparseFrames]:
@@ -37,10 +42,37 @@ def stream_hits(paths: list[Path], source: np.ndarray, row: np.ndarray) -> Itera
     for number in np.unique(source):
         rows = row[source == number]
         with finished_file(paths[number], "a CXI file") as file:
-            data, mask = file[f"{DETECTOR}/data"], file[f"{DETECTOR}/mask"]
+            data, masks = file[f"{DETECTOR}/data"], _Masks(file[f"{DETECTOR}/mask"], rows)
             for a in range(0, len(rows), BLOCK_FRAMES):
                 part = rows[a : a + BLOCK_FRAMES]
-                yield SparseFrames.join([_sparse(data[i], mask[i] != 0) for i in part])
+                yield SparseFrames.join([_sparse(data[i], masks.bad(i)) for i in part])
+
+
+class _Masks:
+    """Bad pixels of some frames; masks that share a chunk are read once.
+
+    Parameters
+    ----------
+    masks : h5py.Dataset
+    rows : ndarray, int (frame,)
+        Which frames.
+    bits : int
+        Bits of the masks that make a pixel bad.
+    """
+
+    def __init__(self, masks: h5py.Dataset, rows: np.ndarray, bits: int = 0xFFFFFFFF):
+        self._masks, self._bits = masks, np.uint32(bits)
+        self._known: dict[int, np.ndarray] = {}
+        self._place = dict(zip(rows.tolist(), frame_places(masks, rows).tolist(), strict=True))
+
+    def bad(self, row: int) -> np.ndarray:
+        """Return the bad pixels of a frame, bool (pixel,)."""
+        place = self._place[row]
+        if place not in self._known:
+            if len(self._known) == _MASKS_KEPT:
+                self._known.clear()
+            self._known[place] = np.packbits(self._masks[row] & self._bits != 0)
+        return np.unpackbits(self._known[place]).view(bool)
 
 
 def stream_masked(
@@ -71,12 +103,10 @@ def stream_masked(
         return
     with finished_file(path, "a CXI file") as file:
         data, mask = (file[f"{entry}/{IN_ENTRY}/{d}"] for d in ("data", "mask"))
+        masks = _Masks(mask, np.array(rows), CXI_BAD)
         for a in range(rows.start, rows.stop, BLOCK_FRAMES):
             part = range(a, min(a + BLOCK_FRAMES, rows.stop))
-            own = (mask[i].reshape(-1) & np.uint32(CXI_BAD) != 0 for i in part)
-            yield SparseFrames.join(
-                [_sparse(data[i], bad_in(i) | its) for i, its in zip(part, own, strict=True)]
-            )
+            yield SparseFrames.join([_sparse(data[i], bad_in(i) | masks.bad(i)) for i in part])
 
 
 def _sparse(data: np.ndarray, bad: np.ndarray) -> SparseFrames:
