@@ -14,6 +14,7 @@ from pathlib import Path
 import launch
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from parsedgeometry import keep_parsed
 from patience import patience
 
 from xfelmpi.core.free_memory import give_back
@@ -41,6 +42,7 @@ def pytest_configure(config):
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    keep_parsed()
     # what pytest collects is kept to the end, and each search for garbage would walk all of it
     gc.disable()
 

@@ -57,8 +57,8 @@ class BeamlineRun:
 
     def redu(self):
         """Return pulses and energies (J) of the frames as EXtra-redu's offline finder has them."""
-        from extra_data import RunDirectory
         from extra_redu.litfrm import make_litframe_finder
+        from extradata import RunDirectory
 
         with RunDirectory(self.path.parent) as run:
             finder = make_litframe_finder("SPB", run)

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from changes import overwrite
 from mockrun import MockRun
-from runnames import DETECTOR, file_name
+from runnames import file_name
 
 PER_FRAME = ("trainId", "pulseId", "cellId", "modules", "pulse_energy", "wavelength")
 NOWHERE = 1 << 45
@@ -52,13 +52,14 @@ class DamagedRun:
     def opened(self, module: int, sequence: int = 0):
         """Give the INDEX of trains, that of the images, and the images of a file to edit."""
         with h5py.File(self.path(module, sequence), "r+") as file:
-            (name,) = (f"{DETECTOR}/CORR/{c}" for c in file[f"INDEX/{DETECTOR}/CORR"])
+            device = self.good.options.device
+            (name,) = (f"{device}/CORR/{c}" for c in file[f"INDEX/{device}/CORR"])
             yield file["INDEX"], file[f"INDEX/{name}/image"], file[f"INSTRUMENT/{name}/image"]
 
     def chunk(self, path: Path, row: int):
         """Return where a frame's chunk lies, as h5py tells it."""
         with h5py.File(path) as file:
-            return _data(file).id.get_chunk_info_by_coord((row, 0, 0))
+            return self._data(file).id.get_chunk_info_by_coord((row, 0, 0))
 
     def patch(self, path: Path, offset: int, data: bytes) -> None:
         """Overwrite bytes of a file."""
@@ -76,12 +77,11 @@ class DamagedRun:
     def rewrite_chunk(self, path: Path, row: int, stored: bytes) -> None:
         """Store other bytes for a frame, as a correct chunk."""
         with h5py.File(path, "r+") as file:
-            _data(file).id.write_direct_chunk((row, 0, 0), stored)
+            self._data(file).id.write_direct_chunk((row, 0, 0), stored)
 
-
-def _data(file: h5py.File) -> h5py.Dataset:
-    (name,) = file[f"INSTRUMENT/{DETECTOR}/CORR"]
-    return file[f"INSTRUMENT/{DETECTOR}/CORR/{name}/image/data"]
+    def _data(self, file: h5py.File) -> h5py.Dataset:
+        (module,) = file[f"INSTRUMENT/{self.good.options.device}/CORR"].values()
+        return module["image/data"]
 
 
 def linked_run(good: MockRun, folder: Path) -> DamagedRun:

@@ -38,6 +38,12 @@ TINY_500K = {
 }
 """Of the detector with the fewest modules, for what is done to the same run many times."""
 
+HALF = {"detector": "SPB_DET_AGIPD500K", "dark_cells": 1, "cells": tuple(range(1, 7))}
+"""Half of an AGIPD-1M among SPB's beamline data, for whole jobs that are compared: half the time.
+
+Its cell 0 would be dark.
+"""
+
 NEAR = {"absent_modules": tuple(module for module in range(16) if module not in (3, 4, 8, 15))}
 """Only the modules around the beam, where most photons are, for what is said of single pixels."""
 

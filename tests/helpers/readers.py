@@ -193,9 +193,9 @@ def check_cxi_has_layout_of_extra_data(path: Path, tmp_path: Path) -> None:
 
     EXtra-data writes CXI files and reads none; users' scripts read its files.
     """
-    from extra_data import RunDirectory
     from extra_data.components import AGIPD1M
     from extra_data.tests.make_examples import make_modern_spb_proc_run
+    from extradata import RunDirectory
 
     run = tmp_path / "modern_proc_run"
     run.mkdir()

@@ -1,4 +1,4 @@
-"""Names in a simulated run of the AGIPD-1M: files, sources, groups."""
+"""Names in a simulated run of the AGIPD-1M or a detector like it: files, sources, groups."""
 
 DETECTOR = "SPB_DET_AGIPD1M-1"
 
@@ -13,11 +13,11 @@ def constants_name(module: int) -> str:
     return f"Cheetah-AGIPD{module:02d}-calib.h5"
 
 
-def source_of(module: int) -> str:
+def source_of(module: int, detector: str = DETECTOR) -> str:
     """Return the source of a module in corrected data."""
-    return f"{DETECTOR}/CORR/{module}CH0:output"
+    return f"{detector}/CORR/{module}CH0:output"
 
 
-def images_of(module: int) -> str:
+def images_of(module: int, detector: str = DETECTOR) -> str:
     """Return the group with a module's frames in corrected data."""
-    return f"INSTRUMENT/{source_of(module)}/image"
+    return f"INSTRUMENT/{source_of(module, detector)}/image"

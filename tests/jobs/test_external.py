@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import silx.io
-from extra_data import RunDirectory
+from extradata import RunDirectory
 from launch import run_xfelmpi
 from mockrun import tiny_run
 from readers import (

@@ -39,9 +39,9 @@ def run(tmp_path_factory):
 
 def counted(folder):
     """Return EXtra-redu's count of the lit pixels of a run."""
-    from extra_data import RunDirectory
     from extra_redu.fileutils import StackedPulseSource
     from extra_redu.spi import LitPixelCounter
+    from extradata import RunDirectory
 
     with RunDirectory(folder) as data:
         pattern = rf"{DETECTOR}/CORR/(?P<key>\d+)CH0:output"
@@ -236,8 +236,8 @@ class LitPixels:
 
 def test_lit_pixels_in_the_files_of_the_modules(run, tmp_path):
     """As the correction leaves them there, and EXtra-redu's hit finder reads them."""
-    from extra_data import RunDirectory
     from extra_redu.fileutils import StackedPulseSource, exdf_save
+    from extradata import RunDirectory
 
     options = ("--hit-modules", *MODULES, "--decide", "run", "--sigma", 3)
     own, _ = job(run, tmp_path / "own", *options)

@@ -10,13 +10,13 @@ import pytest
 from checks import check_outputs, problems, without_energies, without_unwritten
 from compare import assert_same_outputs
 from expected import FRAME_SHAPE, Expected
-from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import (
     make_modern_spb_proc_run,
     make_reduced_spb_run,
     make_spb_run,
 )
+from extradata import RunDirectory
 from launch import all_files, call_xfelmpi, process, run_xfelmpi
 from mockrun import allocate_frames, tiny_run, write_mask
 from runnames import images_of

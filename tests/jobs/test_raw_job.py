@@ -14,9 +14,9 @@ import yaml
 from checks import check_outputs, problems, without_energies, without_unwritten
 from compare import assert_same_outputs
 from expected import FRAME_SHAPE, Expected
-from extra_data import RunDirectory
 from extra_data.components import AGIPD1M
 from extra_data.tests.make_examples import make_reduced_spb_run, make_spb_run
+from extradata import RunDirectory
 from launch import call_xfelmpi, output_files, run_job, run_xfelmpi
 from mockrun import MockRun, allocate_frames, tiny_raw_run, tiny_run
 from reference import raw_photons

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mockrun import tiny_run
+from mockrun import NEAR, tiny_run
 
 from xfelmpi.simulate.particles import NOTHING, PAIR, RING, SINGLE, seen_axes, spheroid
 
@@ -27,7 +27,7 @@ def test_spheroid_is_dark_first_along_its_long_axis():
 @pytest.mark.slow
 def test_columns_of_the_truth(tmp_path):
     truth = tiny_run(
-        tmp_path / "p007927", hit_rate=0.8, particle="spheroid", pairs=0.3, rings=0.3
+        tmp_path / "p007927", hit_rate=0.8, particle="spheroid", pairs=0.3, rings=0.3, **NEAR
     ).truth
     there = truth["is_particle"]
     assert set(truth["particle_kind"][~there]) == {NOTHING}
