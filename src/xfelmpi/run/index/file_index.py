@@ -43,10 +43,16 @@ class FileFrames:
     pulse: np.ndarray
     row: np.ndarray
 
-    def of_file(self, number: int) -> ModuleRows:
-        """Return them with the number that the file has in the index."""
-        file = np.full(len(self.train), number, np.int32)
-        return ModuleRows(self.train, self.cell, self.pulse, file, self.row)
+    def keep(self, which) -> "FileFrames":
+        """Return some of the frames."""
+        return FileFrames(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
+
+    def same_as(self, other: "FileFrames") -> bool:
+        """Return whether these are the frames of another file, in the same rows."""
+        return self is other or all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in self.__dataclass_fields__
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from xfelmpi.core.frame_table import FARTHEST_TRAIN, FrameTable, ModuleFile, file_type
 from xfelmpi.core.problems import Problem
-from xfelmpi.run.index.file_index import ModuleRows
+from xfelmpi.run.index.file_index import FileFrames, ModuleRows
 from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
 
 _CELL_BITS = 16
@@ -44,44 +44,70 @@ class ModuleFrames:
         return ModuleFrames(self.key[which], self.pulse[which], self.file[which], self.row[which])
 
 
-def order_frames(module: int, parts: list[ModuleRows], files, problems, others) -> ModuleFrames:
-    """Sort a module's frames; of frames with the same ids the first in the files is kept.
+class ModuleOrder:
+    """Puts the frames of one module after the other in order.
 
     Parameters
     ----------
-    module : int
-    parts : list of ModuleRows
-        Of its files, in their order; emptied, to save memory.
     files : list of ModuleFile
         Of the run.
     problems : list of Problem
         Gets what is left out.
-    others : dict of int to ModuleFrames
-        Modules that are done, with which the ids are shared if they are the same.
+
+    Attributes
+    ----------
+    modules : dict of int to ModuleFrames
+        Those that are done; they share what is the same.
     """
-    names = ModuleRows.__dataclass_fields__
-    rows = ModuleRows(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
-    parts.clear()
-    impossible = rows.train >= _IMPOSSIBLE_TRAIN
-    if impossible.any():
-        for t in np.unique(rows.train[impossible]):
-            file = files[rows.file[np.flatnonzero(rows.train == t)[0]]]
-            problems.append(_foreign(file, module, t))
-        rows = rows.keep(~impossible)
-    key = (rows.train.astype(np.int64) << _CELL_BITS) + rows.cell
-    if (key[1:] > key[:-1]).all():
-        # as a rule they are in order in the files
-        frames = ModuleFrames(key, rows.pulse, rows.file, rows.row)
-    else:
-        _, first = np.unique(key, return_index=True)
-        if len(first) < len(key):
-            problems += _repeated(module, rows, first, files)
-        frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
-    for other in others.values():
-        # as a rule all modules have the same frames: their ids are kept once
-        if np.array_equal(other.key, frames.key) and np.array_equal(other.pulse, frames.pulse):
-            return replace(frames, key=other.key, pulse=other.pulse)
-    return frames
+
+    def __init__(self, files: list[ModuleFile], problems: list[Problem]):
+        self.modules: dict[int, ModuleFrames] = {}
+        self._files, self._problems = files, problems
+        self._before: tuple[list[FileFrames], ModuleFrames] | None = None
+
+    def add(self, module: int, parts: list[tuple[int, FileFrames]]) -> None:
+        """Add a module, by the numbers of its files and their frames, in the files' order."""
+        of_files = [frames for _, frames in parts]
+        lengths = [len(frames.train) for frames in of_files]
+        file = np.repeat(np.array([number for number, _ in parts], np.int32), lengths)
+        if self._before is not None and _all_same(of_files, self._before[0]):
+            # as a rule all modules have the same frames in the same rows
+            self.modules[module] = replace(self._before[1], file=file)
+            return
+        names = FileFrames.__dataclass_fields__
+        columns = {name: np.concatenate([getattr(f, name) for f in of_files]) for name in names}
+        frames = self._ordered(module, ModuleRows(file=file, **columns))
+        self.modules[module] = frames
+        self._before = (of_files, frames) if frames.file is file else None
+
+    def _ordered(self, module: int, rows: ModuleRows) -> ModuleFrames:
+        """Sort a module's frames; of those with the same ids the first in the files is kept."""
+        impossible = rows.train >= _IMPOSSIBLE_TRAIN
+        if impossible.any():
+            for t in np.unique(rows.train[impossible]):
+                file = self._files[rows.file[np.flatnonzero(rows.train == t)[0]]]
+                self._problems.append(_foreign(file, module, t))
+            rows = rows.keep(~impossible)
+        key = (rows.train.astype(np.int64) << _CELL_BITS) + rows.cell
+        if (key[1:] > key[:-1]).all():
+            # as a rule they are in order in the files
+            frames = ModuleFrames(key, rows.pulse, rows.file, rows.row)
+        else:
+            _, first = np.unique(key, return_index=True)
+            if len(first) < len(key):
+                self._problems += _repeated(module, rows, first, self._files)
+            frames = ModuleFrames(key[first], rows.pulse[first], rows.file[first], rows.row[first])
+        for other in self.modules.values():
+            # ids of modules that have the same ones are kept once
+            if np.array_equal(other.key, frames.key) and np.array_equal(other.pulse, frames.pulse):
+                return replace(frames, key=other.key, pulse=other.pulse)
+        return frames
+
+
+def _all_same(parts: list[FileFrames], others: list[FileFrames]) -> bool:
+    return len(parts) == len(others) and all(
+        a.same_as(b) for a, b in zip(parts, others, strict=True)
+    )
 
 
 def _repeated(module: int, rows: ModuleRows, first: np.ndarray, files) -> list[Problem]:
@@ -149,7 +175,9 @@ def join_modules(
     whole = {m: modules.pop(m) for m in sorted(modules) if modules[m].key is union}
     # as a rule all modules have a frame in the same row of their files, which is kept once
     rows = [module.row for module in whole.values()]
-    same = len(rows) == n_modules and all(np.array_equal(other, rows[0]) for other in rows[1:])
+    same = len(rows) == n_modules and all(
+        other is rows[0] or np.array_equal(other, rows[0]) for other in rows[1:]
+    )
     row = rows[0][:, None] if same else np.zeros(file.shape, np.int32)
     # a block of rows for all modules at a time: it stays in the processor's cache meanwhile
     for start in range(0, n if whole else 0, _AT_ONCE):

@@ -27,9 +27,9 @@ from xfelmpi.run.index.gaps import gap_problems
 from xfelmpi.run.index.identity import FileIdentity, settle_identity
 from xfelmpi.run.index.merge_modules import (
     ModuleFrames,
+    ModuleOrder,
     drop_foreign_trains,
     join_modules,
-    order_frames,
 )
 from xfelmpi.run.index.module_file import (
     FileContent,
@@ -41,6 +41,9 @@ from xfelmpi.run.index.suspect_trains import SuspectTrain, suspect_problems
 
 _LEAST_SHARE = 8
 """Files that a rank reads at least, if several index a run."""
+
+_FILES_OF_BEAMLINE = 6
+"""As many files of modules take as long to read as one with beamline data."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,27 @@ def index_run(
     return slice_trains(index_files(folder, kind, detector, suspect_trains), trains, folder)
 
 
-def share_of_files(paths: Sequence[Path], rank: int, n_ranks: int) -> list[Path]:
+def share_of_files(paths: Sequence[Path], rank: int, n_ranks: int, beamline: int = 0) -> list[Path]:
     """Return the files that a rank reads: neighbours, since those of a sequence are alike.
 
     A rank that reads only a few would save less time than it takes to send what it has found.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    rank, n_ranks : int
+    beamline : int
+        Files with beamline data, which rank 0 reads besides if there are several ranks.
     """
     readers = min(n_ranks, -(-len(paths) // _LEAST_SHARE))
     if rank >= readers:
         return []
-    bounds = [len(paths) * r // readers for r in (rank, rank + 1)]
-    return sorted(paths, key=_sequence_and_name)[slice(*bounds)]
+    besides = _FILES_OF_BEAMLINE * beamline if readers > 1 else 0
+    # one file at least tells rank 0 which beamline data are wanted
+    first = max(1, (len(paths) + besides) // readers - besides)
+    rest, others = len(paths) - first, max(1, readers - 1)
+    bounds = [0, *(first + rest * r // others for r in range(readers))]
+    return sorted(paths, key=_sequence_and_name)[bounds[rank] : bounds[rank + 1]]
 
 
 def _sequence_and_name(path: Path) -> tuple[str, str]:
@@ -171,7 +185,8 @@ def index_files(
     """
     if contents is None:
         contents = read_files(module_files(folder, kind, detector), detector)
-    paths = sorted(contents)
+    # all in one folder
+    paths = sorted(contents, key=str)
     problems: list[Problem] = []
     sources, proposal = _find_sources(paths, contents, folder, problems)
     detector = _choose_detector(detector, sources, folder, problems)
@@ -322,7 +337,7 @@ def _join_files(
         Leave out frames of trains that their file flags as suspect.
     """
     files = said.files
-    modules: dict[int, ModuleFrames] = {}
+    order = ModuleOrder(files, said.problems)
     for module, group in groupby(found, key=lambda found: found[2]):
         parts = []
         for path, source, _, content in group:
@@ -333,17 +348,17 @@ def _join_files(
             said.suspects.extend(new)
             said.unlisted.append(content.unlisted)
             if content.frames is not None:
-                rows = content.frames.of_file(len(files))
+                frames = content.frames
                 said.listed.append(content.trains)
                 said.recorded.append(content.recorded)
                 if exclude and new:
-                    rows = rows.keep(~np.isin(rows.train, [s.train for s in new]))
+                    frames = frames.keep(~np.isin(frames.train, [s.train for s in new]))
                 dataset = f"INSTRUMENT/{source}/{detector.datasets.data}"
+                parts.append((len(files), frames))
                 files.append(ModuleFile(str(path), module, dataset, *content.about))
-                parts.append(rows)
-        if sum(len(part.train) for part in parts):
-            modules[module] = order_frames(module, parts, files, said.problems, modules)
-    return modules
+        if sum(len(frames.train) for _, frames in parts):
+            order.add(module, parts)
+    return order.modules
 
 
 def _choose_detector(wanted, sources, folder, problems) -> str:
