@@ -7,10 +7,10 @@ scattered over all of them. Of files that nobody has read lately, each such read
 import os
 import stat
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import numpy as np
 
@@ -24,38 +24,65 @@ _FILES = 8
 def with_read_ahead(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield paths in their order, while a thread reads the beginnings of the next files.
 
-    What it cannot read, it passes over: whoever opens the file says what is wrong.
+    Those that are in memory are left out. What it cannot read, it passes over: whoever opens the
+    file says what is wrong.
     """
-    waiting, allowed = deque(paths[1:]), threading.Semaphore(_FILES)
-    # a daemon: a disk that does not answer must not keep the job from ending
-    threading.Thread(target=_read, args=(waiting, allowed), daemon=True).start()
+    reader = _Reader()
     try:
-        for path in paths:
+        for path in paths[1 : 1 + _FILES]:
+            reader.want(path)
+        for n, path in enumerate(paths, 1 + _FILES):
             yield path
-            allowed.release()
+            if n < len(paths):
+                reader.want(paths[n])
     finally:
-        waiting.clear()
-        allowed.release()
+        reader.stop()
 
 
-def _read(waiting: deque[Path], allowed: threading.Semaphore) -> None:
+class _Reader:
+    """Reads the beginnings of files in a thread of its own, if there is anything to read."""
+
+    def __init__(self):
+        self._thread: threading.Thread | None = None
+        self._waiting: SimpleQueue[Path | None] = SimpleQueue()
+        self._buffer = bytearray(BYTES)
+
+    def want(self, path: Path) -> None:
+        """Have a file read unless it is in memory."""
+        if _read_beginning(path, self._buffer, os.RWF_NOWAIT):
+            return
+        self._waiting.put(path)
+        if self._thread is None:
+            # a daemon: a disk that does not answer must not keep the job from ending
+            self._thread = threading.Thread(target=_read, args=(self._waiting,), daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Have no more read."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._waiting.put(None)
+
+
+def _read(waiting: SimpleQueue) -> None:
     buffer = bytearray(BYTES)
-    # empty as soon as nobody wants any more
-    with suppress(IndexError):
-        while waiting:
-            allowed.acquire()
-            _read_beginning(waiting.popleft(), buffer)
+    while (path := waiting.get()) is not None:
+        _read_beginning(path, buffer)
 
 
-def _read_beginning(path: Path, buffer: bytearray) -> None:
+def _read_beginning(path: Path, buffer: bytearray, flags: int = 0) -> bool:
+    """Return whether the beginning of a file was read."""
     with suppress(OSError):
         # opening a pipe would wait for its writer
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            if stat.S_ISREG(os.fstat(file).st_mode):
-                os.preadv(file, [buffer], 0)
+            status = os.fstat(file)
+            if stat.S_ISREG(status.st_mode):
+                return os.preadv(file, [buffer], 0, flags) == min(BYTES, status.st_size)
         finally:
             os.close(file)
+    return False
 
 
 def read_soon(fd: int, offset: np.ndarray, size: np.ndarray) -> None:

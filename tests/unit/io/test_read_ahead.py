@@ -91,7 +91,20 @@ def test_whatever_cannot_be_read(tmp_path, files):
     assert_soon(lambda: not readers() - before)
 
 
+def test_files_in_memory_need_no_thread(files):
+    if not all(map(is_cached, files)):
+        pytest.skip("this file system does not keep what was written")
+    before = readers()
+    for path in with_read_ahead(files):
+        assert path.exists()
+        assert not readers() - before
+
+
 def test_nobody_wants_the_rest(files):
+    for path in files:
+        drop(path)
+    if any(map(is_cached, files)):
+        pytest.skip("this file system is in memory")
     before = readers()
     paths = with_read_ahead(files)
     next(paths)
