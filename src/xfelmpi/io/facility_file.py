@@ -121,6 +121,19 @@ def plain_sources(
     return number, frozenset(sources), frozenset(control)
 
 
+def plain_text(file: h5py.File, name: str) -> str | None:
+    """Return the first string of a dataset of ``METADATA`` stored as the facility does, or None.
+
+    Raises
+    ------
+    ValueError
+        If the heap of its strings is damaged, or it is not ASCII.
+    """
+    _check_strings(file, (name,))
+    values = plain_values(file, f"METADATA/{name}", "OS", _MOST_ENTRIES)
+    return None if values is None or not values.size else values.flat[0].decode("ascii")
+
+
 def _check_sizes(file: h5py.File) -> None:
     """Check that what EXtra-data reads whole when it opens a file is no more than a file has."""
     for name in _READ_WHOLE:

@@ -115,7 +115,7 @@ def read_column(
 
 def listed_trains(file: h5py.File) -> np.ndarray:
     """Return ``INDEX/trainId`` as it stands, with zeros, uint64 (train,)."""
-    return read_column(file, "INDEX/trainId", MOST_TRAINS).astype(np.uint64)
+    return read_column(file, "INDEX/trainId", MOST_TRAINS).astype(np.uint64, copy=False)
 
 
 def first_and_count(file: h5py.File, group: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ Every test says which frames must be left, checks against the files' own ids tha
 where it is, and that the damage is named with its file, module and train.
 """
 
+import pathlib
 import pickle
 import shutil
 from contextlib import contextmanager
@@ -140,7 +141,9 @@ def test_a_usual_file_is_opened_once(run, monkeypatch):
 
     monkeypatch.setattr(module_file, "open_hdf5", counted)
     plain = index_run(run, "proc")
-    assert sorted(opened_files) == sorted(path.name for path in run.iterdir())
+    names = sorted(path.name for path in run.iterdir())
+    # the first one is asked for the date
+    assert sorted(opened_files) == [names[0], *names]
 
     def unusual(path, detector):
         raise ValueError("as if it were not stored as usual")
@@ -154,6 +157,23 @@ def test_a_usual_file_is_opened_once(run, monkeypatch):
     assert plain.files == careful.files
     assert (plain.problems, plain.proposal) == (careful.problems, careful.proposal)
     np.testing.assert_array_equal(plain.recorded, careful.recorded, strict=True)
+
+
+@pytest.mark.parametrize("beamline", [0, 1, 100])
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 64])
+def test_shares_of_ranks(n_ranks, beamline):
+    """Every file is read once; rank 0 reads fewer, because it reads beamline data."""
+    names = [f"CORR-R0050-AGIPD{m:02}-S{s:05}.h5" for m in range(16) for s in range(4)]
+    paths = [pathlib.Path(name) for name in names]
+    shares = [share_of_files(paths, rank, n_ranks, beamline) for rank in range(n_ranks)]
+    assert sorted(path for share in shares for path in share) == paths
+    first, *others = filter(None, map(len, shares))
+    work = first + 6 * beamline
+    if n_ranks > 1:
+        assert max(others) - min(others) <= 1
+        assert abs(work - others[0]) < 8 or (first == 1 and work > others[0])
+    else:
+        assert first == 64
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 3, 64])

@@ -23,7 +23,7 @@ from xfelmpi.detectors.known import (
     module_of_file,
 )
 from xfelmpi.io.dataset_storage import require_readable
-from xfelmpi.io.facility_file import plain_sources, read_access
+from xfelmpi.io.facility_file import plain_sources, plain_text, read_access
 from xfelmpi.io.input_file import (
     ChangedFileError,
     file_stamp,
@@ -264,10 +264,18 @@ def _one_line(error: Exception) -> str:
 def start_time(path: Path) -> str:
     """Return the creation date in a file's metadata, which is UTC."""
     try:
-        stamp = read_access(path, _creation_date)
+        stamp = guarded_call(path, _plain_creation_date, path)
+        if stamp is None:
+            stamp = read_access(path, _creation_date)
         return datetime.strptime(stamp, "%Y%m%dT%H%M%S%z").isoformat()
     except Exception:  # no date, not in this form, or damaged
         return ""
+
+
+def _plain_creation_date(path: Path) -> str | None:
+    """Return the creation date without EXtra-data, which takes long to import; None if unusual."""
+    with open_hdf5(path) as file:
+        return plain_text(file, "creationDate")
 
 
 def _creation_date(access) -> str:
@@ -353,12 +361,12 @@ def _read_index(file, source: str, version: str, datasets: FrameDatasets, valid=
     axes, per_train = (2, shape[1]) if datasets.by_train and len(shape) > 1 else (1, 1)
     cells = read_column(file, f"{group}/{datasets.cell_id}", per_row=per_train).astype(np.int64)
     ids = {
-        "trainId": read_column(file, f"{group}/{datasets.train_id}").astype(np.uint64),
+        "trainId": read_column(file, f"{group}/{datasets.train_id}").astype(np.uint64, copy=False),
         "cellId": cells,
         # frames of a train are in the order of their pulses where nothing tells them
         "pulseId": (np.arange(len(cells)) % max(per_train, 1)).astype(np.uint64)
         if datasets.pulse_id is None
-        else read_column(file, f"{group}/{datasets.pulse_id}").astype(np.uint64),
+        else read_column(file, f"{group}/{datasets.pulse_id}").astype(np.uint64, copy=False),
     }
     n = min(len(train_ids), len(first), len(count))
     suspect = flagged(file, version, train_ids, valid)[:n]
