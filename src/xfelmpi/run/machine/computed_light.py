@@ -12,13 +12,17 @@ from xfelmpi.run.machine.bunch_pattern import bunch_pattern
 from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.detector_timing import DetectorTiming, UnusableError, detector_timing
 from xfelmpi.run.machine.findings import Findings
-from xfelmpi.run.machine.lit_frames import NUMBERS, FrameLight
-from xfelmpi.run.machine.pulse_matching import DARK, LINE, MAX_PULSES, OWN, rows_by_pattern
+from xfelmpi.run.machine.lit_frames import FRAMES_AT_ONCE, NUMBERS, FrameLight
+from xfelmpi.run.machine.pulse_matching import (
+    DARK,
+    LINE,
+    MAX_PULSES,
+    OWN,
+    pulse_ranks,
+    rows_by_pattern,
+)
 from xfelmpi.run.machine.train_table import TrainTable
 from xfelmpi.run.machine.xgm import Frames, Monitor, PulseSlots, monitors
-
-_PART = 1 << 17
-"""Frames that are looked at together."""
 
 
 def computed_light(files: BeamlineFiles, frames: Frames, found: Findings) -> FrameLight | None:
@@ -77,18 +81,15 @@ def light_by_timing(
     slots = _OpenSlots(
         timing=timing,
         own=(codes & OWN) != 0,
-        ranks={
-            code: np.cumsum((codes & code) != 0, axis=1, dtype=np.int16) - 1 for code in (LINE, OWN)
-        },
+        ranks={code: pulse_ranks(codes, code) for code in (LINE, OWN)},
         monitor=monitor,
     )
     row = rows_by_pattern(pattern.rows(frames.train_id), codes)
     # a part at a time: a dozen arrays of all frames would be in memory for a moment
     parts = [
-        slots.light(
-            frames.train_id[a : a + _PART], frames.pulse_id[a : a + _PART], row[a : a + _PART]
-        )
-        for a in range(0, max(len(row), 1), _PART)
+        slots.light(frames.train_id[some], frames.pulse_id[some], row[some])
+        for a in range(0, max(len(row), 1), FRAMES_AT_ONCE)
+        for some in [slice(a, a + FRAMES_AT_ONCE)]
     ]
     n_pulses, energy, bunch, line, own = (
         np.concatenate(column) for column in zip(*parts, strict=True)

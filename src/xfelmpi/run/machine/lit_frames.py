@@ -22,6 +22,9 @@ _TOLERANCE = 1e-3
 NUMBERS = 1 << 12
 """Pulse numbers are below."""
 
+FRAMES_AT_ONCE = 1 << 17
+"""Frames that are looked at together."""
+
 
 @dataclass(frozen=True)
 class FrameLight:

@@ -181,7 +181,7 @@ def match_pattern(
         The rule that was used, for the log.
     """
     own = (codes & OWN) != 0
-    rank = np.cumsum((codes & counted) != 0, axis=1, dtype=np.int16) - 1
+    rank = pulse_ranks(codes, counted)
     row = rows_by_pattern(row, codes)
     pulses, numbers = np.flatnonzero(own.any(axis=0)), run_pattern(pulse_id)
     shift = int(pulses[0] - numbers[0]) if pulses.size and numbers.size else 0
@@ -201,6 +201,29 @@ def match_pattern(
         rule += f"; assumed: its first pulse, {pulses[0]}, made the frames of pulse {numbers[0]}"
     slot = np.where(own[row, bunch] & ~before, rank[row, bunch], DARK)
     return np.where(known, slot, -1).astype(np.int64), rule
+
+
+def pulse_ranks(codes: np.ndarray, counted: int) -> np.ndarray:
+    """Return which one of its train's pulses is in a slot, or was the last one before, from 0.
+
+    Parameters
+    ----------
+    codes : ndarray, uint8 (train, 2700)
+        From `decode_pattern`.
+    counted : int
+        Which pulses count, `LINE` or `OWN`.
+
+    Returns
+    -------
+    ndarray, int16 (train, 2700)
+        Not to be changed. -1 before the first pulse.
+    """
+    pulses = (codes & counted) != 0
+    if len(pulses) and (pulses == pulses[0]).all():
+        # as a rule, all trains are alike
+        pulses = pulses[:1]
+    rank = np.cumsum(pulses, axis=1, dtype=np.int16) - 1
+    return np.broadcast_to(rank, codes.shape)
 
 
 def rows_by_pattern(row: np.ndarray, codes: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The X-ray pulses of frames as the facility's lit-frame finder wrote them."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -9,9 +10,9 @@ from xfelmpi.run.machine.bunch_pattern import bunch_pattern
 from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.detector_timing import lit_frame_finders
 from xfelmpi.run.machine.findings import Findings
-from xfelmpi.run.machine.lit_frames import NUMBERS, FrameLight
+from xfelmpi.run.machine.lit_frames import FRAMES_AT_ONCE, NUMBERS, FrameLight
 from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
-from xfelmpi.run.machine.pulse_matching import DARK, MAX_PULSES, OWN, rows_by_pattern
+from xfelmpi.run.machine.pulse_matching import DARK, MAX_PULSES, OWN, pulse_ranks, rows_by_pattern
 from xfelmpi.run.machine.train_table import TrainTable, read_table
 from xfelmpi.run.machine.xgm import Frames, PulseSlots
 
@@ -85,32 +86,85 @@ class _Finder:
 
     def light(self, files: BeamlineFiles, frames: Frames, found: Findings) -> FrameLight:
         """Return the light of frames, found by train ID and pulse number."""
-        row = self.pulse_ids.rows(frames.train_id)
-        place = self._place(row, frames.pulse_id)
+        places, own = self._places(), _own_ranks(files, frames, found)
+        # a part at a time: a dozen arrays of all frames would be in memory for a moment
+        parts = [
+            self._part(frames, slice(a, a + FRAMES_AT_ONCE), places, own)
+            for a in range(0, max(len(frames.train_id), 1), FRAMES_AT_ONCE)
+        ]
+        n, energy, line, of_own = (
+            np.concatenate(column) for column in zip(*(part[:4] for part in parts), strict=True)
+        )
+        bunch = np.full((len(n), max(part[4].shape[1] for part in parts)), -1)
+        for i, part in enumerate(parts):
+            bunch[i * FRAMES_AT_ONCE :][: len(part[4]), : part[4].shape[1]] = part[4]
+        unit = self.energy.unit()
+        factor = unit.factor if unit and unit.symbol == "J" else 1e-6
+        name = f"{self.source} data.energyPerFrame"
+        energy = without_impossible(energy, factor, PULSE_ENERGY, name, found) * factor
+        energy[n == 0] = 0.0
+        rule = "by train ID and pulse number, as the facility's lit-frame finder has it"
+        return FrameLight(n, energy, bunch, PulseSlots(line, of_own, rule), self.source, rule)
+
+    def _part(self, frames: Frames, some: slice, places, own) -> tuple[np.ndarray, ...]:
+        """Return the light of some frames.
+
+        Parameters
+        ----------
+        frames : Frames
+        some : slice
+        places
+            Of `_places`.
+        own
+            Of `_own_ranks`.
+
+        Returns
+        -------
+        n_pulses : ndarray, uint8 (frame,)
+        energy : ndarray, float64 (frame,)
+            As stored.
+        line, own : ndarray, int64 (frame,)
+            See `PulseSlots`.
+        bunch : ndarray, int64 (frame, pulse)
+        """
+        train_id = frames.train_id[some]
+        row = self.pulse_ids.rows(train_id)
+        place, of_row = places
+        number = np.minimum(frames.pulse_id[some], NUMBERS).astype(np.int64)
+        place = place[of_row[np.maximum(row, 0)], number]
         known = (row >= 0) & (place >= 0)
         row, place = np.where(known, row, 0), np.where(known, place, 0)
         count = self.n_pulses.values[row, place].astype(np.int64)
         energy = self.energy.values[row, place].astype(np.float64)
         missed = (count > 0) & ((energy == MISSED) | (energy == MISSED * count))
         energy[~known | missed] = np.nan
-        unit = self.energy.unit()
-        factor = unit.factor if unit and unit.symbol == "J" else 1e-6
-        name = f"{self.source} data.energyPerFrame"
-        energy = without_impossible(energy, factor, PULSE_ENERGY, name, found) * factor
-        energy[known & (count == 0)] = 0.0
-        before = np.cumsum(self.n_pulses.values, axis=1, dtype=np.int64)[row, place] - count
+        before = self._earlier[row, place] - count
         known &= count <= _MOST_PULSES
         count = np.where(known, count, 0)
-        bunch = self._pulses(self.master, frames, before, count)
-        line = self._pulses(self.xgm, frames, before, count)
+        bunch = self._pulses(self.master, train_id, before, count)
+        line = self._pulses(self.xgm, train_id, before, count)
         n = np.where(known, count, UNKNOWN_PULSES).astype(np.uint8)
-        rule = "by train ID and pulse number, as the facility's lit-frame finder has it"
-        own = _own_ranks(files, frames, bunch, found)
-        slots = PulseSlots(_last(line, n), _last(line if own is None else own, n), rule)
-        return FrameLight(n, energy, bunch, slots, self.source, rule)
+        of_own = line
+        if own is not None:
+            row, rank = own[0][some, None], own[1]
+            known = (row >= 0) & (bunch >= 0) & (bunch < MAX_PULSES)
+            of_own = np.where(known, rank[row, np.where(known, bunch, 0)], -1)
+        return n, energy, _last(line, n), _last(of_own, n), bunch
 
-    def _place(self, row: np.ndarray, pulse_id: np.ndarray) -> np.ndarray:
-        """Return which frame of its row has a pulse number, int64 (frame,), -1 if none."""
+    @cached_property
+    def _earlier(self) -> np.ndarray:
+        """Pulses of a frame and of those before, int64 (train, frame)."""
+        return np.cumsum(self.n_pulses.values, axis=1, dtype=np.int64)
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return which frame of a pattern has a pulse number, and which pattern a row has.
+
+        Returns
+        -------
+        place : ndarray, int64 (pattern, number)
+            -1 if none has it.
+        of_row : ndarray, int64 (train,)
+        """
         values = self.pulse_ids.values
         if (values == values[0]).all():
             # as a rule, all trains are alike
@@ -120,11 +174,10 @@ class _Finder:
         place = np.full((len(patterns), NUMBERS + 1), -1)
         pattern, frame = np.nonzero((patterns >= 0) & (patterns < NUMBERS))
         place[pattern, patterns[pattern, frame]] = frame
-        number = np.minimum(pulse_id, NUMBERS).astype(np.int64)
-        return place[of_row.reshape(-1)[np.maximum(row, 0)], number]
+        return place, of_row.reshape(-1)
 
     def _pulses(
-        self, table: TrainTable | None, frames: Frames, before: np.ndarray, count: np.ndarray
+        self, table: TrainTable | None, train_id: np.ndarray, before: np.ndarray, count: np.ndarray
     ) -> np.ndarray:
         """Return what a list of the train's lit pulses says of those of each frame, (frame, pulse).
 
@@ -134,7 +187,7 @@ class _Finder:
         listed = np.full((len(count), most), -1)
         if table is None or table.values.ndim != 2:
             return listed
-        row = table.rows(frames.train_id)
+        row = table.rows(train_id)
         for i in range(most):
             there = (i < count) & (row >= 0) & (before + i < table.values.shape[1])
             listed[there, i] = table.values[row[there], before[there] + i]
@@ -142,17 +195,18 @@ class _Finder:
 
 
 def _own_ranks(
-    files: BeamlineFiles, frames: Frames, bunch: np.ndarray, found: Findings
-) -> np.ndarray | None:
-    """Return which of the undulator's pulses those in the bunch slots are, None if unknown."""
+    files: BeamlineFiles, frames: Frames, found: Findings
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the frames' rows in the bunch patterns, and which of the undulator's pulses are there.
+
+    None if it is unknown. Otherwise int64 (frame,), -1 where it is unknown, and int16 (row, 2700).
+    """
     pattern = bunch_pattern(files, frames.sase, frames.topic, found.damage)
     if pattern is None or not pattern[0].trains.size:
         return None
     table, _ = pattern
     row = rows_by_pattern(table.rows(frames.train_id), table.values)
-    rank = np.cumsum((table.values & OWN) != 0, axis=1, dtype=np.int16) - 1
-    known = (row[:, None] >= 0) & (bunch >= 0) & (bunch < MAX_PULSES)
-    return np.where(known, rank[row[:, None], np.where(known, bunch, 0)], -1)
+    return row, pulse_ranks(table.values, OWN)
 
 
 def _last(listed: np.ndarray, n_pulses: np.ndarray) -> np.ndarray:
