@@ -31,12 +31,12 @@ START_FILE_CALLS = 2360
 OPEN_FILE_CALLS = 3
 """Of a rank, for a file that it reads."""
 
-INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 1.4e-3, 0.03e-3, 0.2e-6
+INDEX_BASE, INDEX_FILE, INDEX_FILE_AGAIN, INDEX_FRAME = 0.1, 1.4e-3, 0.03e-3, 0.1e-6
 LEAST_SHARE = 8
 """Files that a rank reads for the index at least."""
 
 BEAMLINE_FILE, BEAMLINE_FRAME = 9e-3, 0.2e-6
-"""Of one file of each sequence; rank 0 reads them."""
+"""Of one file of each sequence; rank 0 reads them while others read those of modules."""
 
 CONSTANTS, CONSTANTS_BYTES = 4.5e-3, 1.58e6
 """Of one cell of one module, on every node."""
@@ -145,8 +145,9 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         index = run.files * (INDEX_FILE_AGAIN + m.file_call)
     else:
         readers = min(p, ceil(run.files / LEAST_SHARE))
-        index = ceil(run.files / readers) * (INDEX_FILE + m.file_call)
-        index += ceil(run.files / MODULES) * BEAMLINE_FILE
+        beamline = ceil(run.files / MODULES) * BEAMLINE_FILE
+        modules = run.files * (INDEX_FILE + m.file_call)
+        index = max(beamline, (modules + beamline) / readers)
         index += run.frames * (INDEX_FRAME + BEAMLINE_FRAME)
     reduced = REDUCE * (p > 1) + m.reduce(p, POWDER_BYTES)
     n = blocks(run, p)

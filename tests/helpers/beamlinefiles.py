@@ -2,9 +2,9 @@
 
 import h5py
 import numpy as np
+from bothways import read_machine_data
 
 from xfelmpi.core.paths import Experiment
-from xfelmpi.run.machine.machine_data import read_machine_data
 from xfelmpi.simulate import beamline
 from xfelmpi.simulate.options import SimulationOptions
 from xfelmpi.simulate.plan import plan_train

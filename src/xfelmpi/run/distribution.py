@@ -1,5 +1,6 @@
 """The run, indexed on rank 0 and distributed: every rank gets its frames and the facts all need."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -166,9 +167,10 @@ def distribute_run(
     """
     fault_injection.inject(comm, "index")
     looked = mpi.run_on_root(comm, lambda: _looked(experiment, settings))
-    contents = _read_together(comm, looked[2].files if looked else (), settings.detector)
-    about = (experiment, settings, work_of, looked, contents)
-    found = mpi.run_on_root(comm, lambda: _found(*about, so_far=so_far))
+    contents, opened_run = _read_together(comm, experiment, settings, looked)
+    about = (experiment, settings, work_of, looked, contents, opened_run)
+    with opened_run or nullcontext():
+        found = mpi.run_on_root(comm, lambda: _found(*about, so_far=so_far))
     index, machine, virtual, problems, work, facility = found or (None, None, None, (), None, None)
     table, for_all = None, None
     if index:
@@ -241,32 +243,42 @@ def _looked(experiment: Experiment, settings: RunSettings):
     return look_for_run(experiment, settings)
 
 
-def _read_together(comm, paths, detector: str | None) -> dict | None:
+def _read_together(comm, experiment: Experiment, settings: RunSettings, looked):
     """Read files of a run for its index, every rank its share; collective.
+
+    Rank 0 needs the beamline data: of several ranks, it reads them meanwhile, and fewer files.
 
     Parameters
     ----------
     comm : Intracomm
-    paths : tuple of Path
-        On rank 0, none if an index was kept.
-    detector : str or None
+    experiment : Experiment
+    settings : RunSettings
+    looked : LookedFor or None
+        On rank 0.
 
     Returns
     -------
-    dict of Path to FileContent, or None
-        On rank 0, of all files; None without any.
+    contents : dict of Path to FileContent, or None
+        On rank 0, of all files; None if an index was kept.
+    opened_run : OpenRun or None
+        On rank 0.
     """
-    paths = comm.bcast(paths)
+    paths, n_beamline = comm.bcast((looked.kept.files, looked.n_beamline) if looked else None)
     if not paths:
-        return None
+        return None, None
     found: dict = {}
+    opened_run = None
     with mpi.fail_together(comm):
         # most jobs have an index from before: their ranks do not wait for these modules
         from xfelmpi.run.index.run_index import read_files, share_of_files
 
-        share = share_of_files(paths, comm.rank, comm.size)
-        found = read_files(share, detector, quiet=comm.rank > 0)
-    return dict(mpi.gather_objects(comm, list(found.items())))
+        share = share_of_files(paths, comm.rank, comm.size, n_beamline)
+        found = read_files(share, settings.detector, quiet=comm.rank > 0)
+        if comm.rank == 0 and comm.size > 1:
+            from xfelmpi.run.find_run import read_beamline_ahead
+
+            opened_run = read_beamline_ahead(experiment, settings, found)
+    return dict(mpi.gather_objects(comm, list(found.items()))), opened_run
 
 
 def _found(*about, so_far: bool):

@@ -1,6 +1,8 @@
 """All that the files say of a run, which rank 0 finds out; other ranks read files for its index."""
 
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,24 +15,77 @@ from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.run.data_choice import choose_data
 from xfelmpi.run.index.cache import KeptIndex, cached_index, look_for_index
 from xfelmpi.run.index.completeness import missing_parts, unfinished_correction
+from xfelmpi.run.index.module_file import FileContent, SourceContent
 from xfelmpi.run.index.run_index import RunIndex
 from xfelmpi.run.machine.cache import cached_machine_data
+from xfelmpi.run.machine.control_data import machine_files
 from xfelmpi.run.machine.facility_hits import facility_hits, facility_lit_pixels
-from xfelmpi.run.machine.machine_data import says_nothing
+from xfelmpi.run.machine.machine_data import OpenRun, read_ahead, says_nothing
 from xfelmpi.run.machine.metadata_catalogue import CatalogueQuery
 from xfelmpi.run.virtual_layout import VirtualLayout, plan_virtual
 
 
-def look_for_run(experiment: Experiment, settings: RunSettings) -> tuple[str, str, KeptIndex]:
-    """Return which data are read, why, and their index if an earlier job kept it."""
+@dataclass(frozen=True)
+class LookedFor:
+    """What there is of a run before its files are opened.
+
+    Parameters
+    ----------
+    kind, why : str
+        Which data are read, and why.
+    kept : KeptIndex
+    n_beamline : int
+        Files that can hold beamline data.
+    """
+
+    kind: str
+    why: str
+    kept: KeptIndex
+    n_beamline: int
+
+
+def look_for_run(experiment: Experiment, settings: RunSettings) -> LookedFor:
+    """Return which data are read, and their index if an earlier job kept it."""
     kind, why = choose_data(experiment, settings.data)
     chosen = (settings.detector, settings.suspect_trains)
     folder = experiment.run_folder(kind)
-    return kind, why, look_for_index(experiment.index(kind), folder, kind, *chosen)
+    kept = look_for_index(experiment.index(kind), folder, kind, *chosen)
+    n_beamline = 0
+    with suppress(OSError):
+        n_beamline = sum(len(machine_files(experiment.run_folder(k))) for k in ("proc", "raw"))
+    return LookedFor(kind, why, kept, n_beamline)
+
+
+def read_beamline_ahead(
+    experiment: Experiment, settings: RunSettings, contents: dict[Path, FileContent]
+) -> OpenRun | None:
+    """Read beamline data of a run of which only some files are known; None without frames.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    settings : RunSettings
+    contents : dict of Path to FileContent
+        The first frames in them tell which beamline data are wanted.
+    """
+    for content in contents.values():
+        for detector, source, _ in content.sources:
+            found = content.by_source.get(source, SourceContent()).frames
+            if found is not None and len(found.train):
+                ids, proposal = (found.train, found.pulse), content.identity.proposal
+                return read_ahead(experiment, *ids, settings.add, detector, found.cell, proposal)
+    return None
 
 
 def find_run(
-    experiment: Experiment, settings: RunSettings, work_of, looked, contents, *, so_far: bool
+    experiment: Experiment,
+    settings: RunSettings,
+    work_of,
+    looked: LookedFor,
+    contents,
+    opened_run: OpenRun | None,
+    *,
+    so_far: bool,
 ) -> tuple[RunIndex, MachineData, VirtualLayout | None, tuple[Problem, ...], np.ndarray, tuple]:
     """Return what is known of the run, problems included, and how much work its frames are.
 
@@ -42,17 +97,19 @@ def find_run(
     settings : RunSettings
     work_of, so_far
         See `distribute_run`.
-    looked : (str, str, KeptIndex)
+    looked : LookedFor
         Of `look_for_run`.
     contents : dict of Path to FileContent, or None
         What the files have, if no index was kept.
+    opened_run : OpenRun or None
+        Of `read_beamline_ahead`.
     """
-    kind, why, kept = looked
+    kind, kept = looked.kind, looked.kept
     folder, path = experiment.run_folder(kind), experiment.index(kind)
     chosen = (settings.detector, settings.trains, settings.suspect_trains)
     index = cached_index(path, folder, kind, *chosen, kept=kept, contents=contents)
     validate_for(settings, index.detector_type)
-    index = replace(index, notes=(why, *index.notes))
+    index = replace(index, notes=(looked.why, *index.notes))
     if not so_far:
         unfinished = unfinished_correction(experiment, index) if kind == "proc" else []
         unfinished += missing_parts(experiment, kind, index, settings.detector)
@@ -63,7 +120,13 @@ def find_run(
     work = work_of(index) if work_of else np.ones(len(frames), np.int64)
     ids = frames.train_id, frames.pulse_id
     machine = cached_machine_data(
-        experiment, *ids, settings.add, index.detector, frames.cell_id, index.proposal
+        experiment,
+        *ids,
+        settings.add,
+        index.detector,
+        frames.cell_id,
+        index.proposal,
+        opened_run=opened_run,
     )
     machine, facility = _of_facility(experiment, settings, index, machine)
     machine = _described(settings.sample, machine, asked)

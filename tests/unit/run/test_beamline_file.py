@@ -1,6 +1,7 @@
 """Files with beamline data: how they are opened, and what is looked up once."""
 
 import os
+from contextlib import nullcontext
 
 import h5py
 import pytest
@@ -71,6 +72,41 @@ def test_damage_found_once_is_told_each_time(path):
             assert files.once("x", damage, find) == 5
             assert damage == told
     assert len(calls) == 1
+
+
+def test_what_was_found_ahead_is_kept_until_its_use(path):
+    """And found again each time after that: nobody keeps what is large."""
+    calls = []
+
+    def find(damage):
+        calls.append(1)
+        damage["a"] = "why"
+        return len(calls)
+
+    with opened(path.parent, {}) as files:
+        found = []
+        for files.reads_ahead in (True, True, False, False, False):
+            damage = {}
+            found.append(files.ahead("x", damage, find))
+            assert damage == {"a": "why"}
+    assert found == [1, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_kept_is_found_in_whole_tables(path, fails):
+    seen = []
+
+    def find(damage):
+        seen.append(files.reads_ahead)
+        if fails:
+            raise KeyError("x")
+
+    with opened(path.parent, {}) as files:
+        files.reads_ahead = True
+        with pytest.raises(KeyError) if fails else nullcontext():
+            files.once("x", {}, find)
+        assert files.reads_ahead
+    assert seen == [False]
 
 
 def test_index_is_read_once(path, monkeypatch):

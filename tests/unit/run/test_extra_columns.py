@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from bothways import read_machine_data
 from compare import assert_same_outputs
 from extradata import RunDirectory
 from launch import run_job
@@ -29,8 +30,6 @@ from machinerun import (
 )
 from mockrun import tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx
-
-from xfelmpi.run.machine.machine_data import read_machine_data
 
 FLOW = "SPB_IRU_AEROSOL/FLOW/HE"
 INNER = "SPB_IRU_AEROSOL/FLOW/HE/INNER"

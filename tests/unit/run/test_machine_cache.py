@@ -29,9 +29,9 @@ def counted(monkeypatch):
     """How often the files were really read."""
     calls = []
 
-    def read(*arguments):
+    def read(*arguments, **options):
         calls.append(arguments)
-        return read_machine_data(*arguments)
+        return read_machine_data(*arguments, **options)
 
     monkeypatch.setattr(cache, "read_machine_data", read)
     return calls

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from bothways import read_machine_data
 from extra_data.tests.mockdata.xgm import XGM
 from machinerun import (
     FIRST,
@@ -28,7 +29,8 @@ from machinerun import (
 )
 
 from xfelmpi.core.problems import Problem
-from xfelmpi.run.machine.machine_data import read_machine_data
+from xfelmpi.run.machine import machine_data, train_table
+from xfelmpi.run.machine.machine_data import read_ahead
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
     LINE,
@@ -75,6 +77,28 @@ def test_packed(experiment, path):
     assert said(data, NAME) == 2
     assert not said(data, "unknown")
     assert not said(data, "assumed")
+
+
+def test_what_was_read_ahead_is_not_read_again(experiment, path, monkeypatch):
+    ids, some = frames(), [column[:9] for column in frames()]
+    about = (), "SPB_DET_AGIPD1M-1", None
+    read, found = [], train_table._read_samples
+
+    def counted(file, *what):
+        read.append(what)
+        return found(file, *what)
+
+    monkeypatch.setattr(train_table, "_read_samples", counted)
+    with read_ahead(experiment, *some, *about, 0) as run:
+        assert read
+        read.clear()
+        check(machine_data.read_machine_data(experiment, *ids, *about, opened_run=run))
+        assert not read
+    # for another proposal, other files count
+    with read_ahead(experiment, *some, *about, 1) as run:
+        read.clear()
+        check(machine_data.read_machine_data(experiment, *ids, *about, opened_run=run))
+        assert read
 
 
 def test_frames_in_any_order(experiment, path):

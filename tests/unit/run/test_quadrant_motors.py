@@ -5,6 +5,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from bothways import read_machine_data
 from extra_data.tests.mockdata.motor import Motor
 from extra_geom import AGIPD_1MGeometry
 from launch import call_xfelmpi
@@ -30,7 +31,6 @@ from xfelmpi.core.machine_records import (
     motors_from_json,
 )
 from xfelmpi.detectors.agipd import AGIPD_1M
-from xfelmpi.run.machine.machine_data import read_machine_data
 
 DEVICE = "SPB_IRU_AGIPD1M/MOTOR/"
 DETECTOR = "SPB_DET_AGIPD1M-1"

@@ -3,12 +3,11 @@
 import h5py
 import numpy as np
 import pytest
+from bothways import read_machine_data
 from extra_data.tests.mockdata import write_file
 from extra_data.tests.mockdata.detectors import AGIPDModule
 from extra_data.tests.mockdata.xgm import XGM
 from extradata import RunDirectory
-
-from xfelmpi.run.machine.machine_data import read_machine_data
 
 auxiliary = pytest.importorskip("extra_data.tests.mockdata.auxiliary")
 

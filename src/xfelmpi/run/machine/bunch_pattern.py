@@ -47,9 +47,10 @@ def bunch_pattern(
         Codes of `LINE`, `OWN` and `LASER`. None if the files have no pattern of any train: a
         source without an entry gives way to the next one.
     """
-    return files.once(
+    found = files.once(
         ("pattern", sase, topic), damage, lambda own: _bunch_pattern(files, sase, topic, own)
     )
+    return (found[0].beginning(), found[1]) if found and files.reads_ahead else found
 
 
 def _bunch_pattern(files: BeamlineFiles, sase: int, topic: str, damage: Damage):

@@ -21,7 +21,7 @@ from xfelmpi.core.paths import Experiment
 from xfelmpi.core.problems import Problem
 from xfelmpi.io import cache_file
 from xfelmpi.run.machine.control_data import machine_files
-from xfelmpi.run.machine.machine_data import UNREADABLE, read_machine_data
+from xfelmpi.run.machine.machine_data import UNREADABLE, OpenRun, read_machine_data
 
 SCHEMA = 5
 """Of what is kept: another number for every change of its content, or of how it is found."""
@@ -35,17 +35,19 @@ def cached_machine_data(
     detector: str,
     cell_id: np.ndarray,
     proposal: int = 0,
+    *,
+    opened_run: OpenRun | None = None,
 ) -> MachineData:
     """Return what `read_machine_data` does, from an earlier job if that had the same to read."""
     asked = experiment, train_id, pulse_id, added, detector, cell_id, proposal
     try:
         key = _key(experiment, (train_id, pulse_id, cell_id), added, detector, proposal)
     except OSError:  # reading will say what is wrong with the folder
-        return read_machine_data(*asked)
+        return read_machine_data(*asked, opened_run=opened_run)
     kept = _load(experiment, key)
     if kept is not None:
         return kept
-    data = read_machine_data(*asked)
+    data = read_machine_data(*asked, opened_run=opened_run)
     if not any(warning.startswith(UNREADABLE) for warning in data.warnings):
         _save(experiment, key, data)
     return data

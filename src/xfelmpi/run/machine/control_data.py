@@ -46,10 +46,17 @@ def machine_files(folder: Path) -> list[Path]:
 
 
 class BeamlineFiles(list[BeamlineFile]):
-    """The files of a folder, with what was found in them before."""
+    """The files of a folder, with what was found in them before.
+
+    Attributes
+    ----------
+    reads_ahead : bool
+        Tables are read for later: whoever asks for one gets its beginning.
+    """
 
     def __init__(self):
         super().__init__()
+        self.reads_ahead = False
         self._found: dict[Any, tuple[Any, Damage]] = {}
 
     def once(self, what, damage: Damage, find: Callable[[Damage], Any]):
@@ -66,8 +73,24 @@ class BeamlineFiles(list[BeamlineFile]):
         """
         if what not in self._found:
             own: Damage = {}
-            self._found[what] = find(own), own
-        found, own = self._found[what]
+            # what is kept is of whole tables
+            ahead, self.reads_ahead = self.reads_ahead, False
+            try:
+                self._found[what] = find(own), own
+            finally:
+                self.reads_ahead = ahead
+        return self._tell(*self._found[what], damage)
+
+    def ahead(self, what, damage: Damage, find: Callable[[Damage], Any]):
+        """Return what `once` does, for large things: kept from reading ahead to their first use."""
+        if self.reads_ahead:
+            return self.once(what, damage, find)
+        if what not in self._found:
+            return find(damage)
+        return self._tell(*self._found.pop(what), damage)
+
+    @staticmethod
+    def _tell(found, own: Damage, damage: Damage):
         for name, why in own.items():
             damage.setdefault(name, why)
         return found

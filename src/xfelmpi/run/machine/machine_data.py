@@ -6,10 +6,12 @@ NaN and a warning, and for pulse energies a problem; it never stops a run.
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import numpy as np
 
+from xfelmpi.core.free_memory import give_back
 from xfelmpi.core.machine_records import UNKNOWN_PULSES, BeamlineSource, MachineData
 from xfelmpi.core.paths import Experiment
 from xfelmpi.core.units import ELECTRONVOLT, PLANCK_TIMES_C, Unit
@@ -55,6 +57,78 @@ _NO_MONITOR = "pulse energy unknown: the run has no XGM with values"
 _NO_SAMPLE = {"", "no sample", "none", "unknown", "n/a", "na", "-"}
 
 
+class OpenRun:
+    """The files of a run that can hold beamline data, open until the end of a ``with`` block.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The run's folders, of which proc comes first.
+    proposal : int
+        That of the detector's files: files of another one are left out. 0: unknown.
+
+    Attributes
+    ----------
+    folders : tuple of BeamlineFiles
+    damage : dict
+        Files that could not be opened.
+    """
+
+    def __init__(self, experiment: Experiment, proposal: int):
+        self.proposal = proposal
+        self.damage: Damage = {}
+        with ExitStack() as stack:
+            proc, raw = (
+                stack.enter_context(
+                    opened(experiment.run_folder(kind), self.damage, proposal=proposal)
+                )
+                for kind in ("proc", "raw")
+            )
+            self.folders = proc, raw
+            self._close = stack.pop_all()
+
+    def __enter__(self) -> "OpenRun":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._close.close()
+
+
+def read_ahead(
+    experiment: Experiment,
+    train_id: np.ndarray,
+    pulse_id: np.ndarray,
+    added: tuple[str, ...],
+    detector: str,
+    cell_id: np.ndarray | None,
+    proposal: int,
+) -> OpenRun:
+    """Read what `read_machine_data` reads of files, as far as some of the frames tell.
+
+    Parameters
+    ----------
+    experiment, train_id, pulse_id, added, detector, cell_id, proposal
+        As for `read_machine_data`.
+
+    Returns
+    -------
+    OpenRun
+        For `read_machine_data`, which names what is damaged.
+    """
+    run = OpenRun(experiment, proposal)
+    for files in run.folders:
+        files.reads_ahead = True
+    # whoever needs the data will fail as well, and say so
+    with suppress(Exception):
+        read_machine_data(
+            experiment, train_id, pulse_id, added, detector, cell_id, proposal, opened_run=run
+        )
+    for files in run.folders:
+        files.reads_ahead = False
+    give_back()
+    return run
+
+
 def read_machine_data(
     experiment: Experiment,
     train_id: np.ndarray,
@@ -63,6 +137,8 @@ def read_machine_data(
     detector: str = "",
     cell_id: np.ndarray | None = None,
     proposal: int = 0,
+    *,
+    opened_run: OpenRun | None = None,
 ) -> MachineData:
     """Read what a run tells of the machine: pulse energies, wavelengths, sample name and so on.
 
@@ -83,6 +159,8 @@ def read_machine_data(
         Memory cells. Without them nothing is assumed of cell 0.
     proposal : int
         That of the detector's files: files of another one are left out. 0: unknown.
+    opened_run : OpenRun, optional
+        Of `read_ahead`, used if it is of this proposal; stays open.
 
     Returns
     -------
@@ -93,11 +171,11 @@ def read_machine_data(
     found = Findings()
     grid = _grid_of(detector, cell_id, pulse_id)
     frames = Frames(train_id, pulse_id, detector.partition("_")[0], grid, detector=detector)
-    with (
-        opened(experiment.run_folder("proc"), found.damage, proposal=proposal) as proc,
-        opened(experiment.run_folder("raw"), found.damage, proposal=proposal) as raw,
-    ):
-        folders = (proc, raw)
+    with ExitStack() as stack:
+        if opened_run is None or opened_run.proposal != proposal:
+            opened_run = stack.enter_context(OpenRun(experiment, proposal))
+        folders = opened_run.folders
+        found.damage |= opened_run.damage
         light, slots = _light(folders, frames, found)
         if light is not None:
             frames = replace(frames, slots=light.slots)
@@ -106,9 +184,9 @@ def read_machine_data(
         motors = _first(quadrant_motors, folders, frames, found)
         along = _first(z_motor, folders, frames, found)
         pumped = _pumped(folders, frames, light, found) if light is not None else None
-        everything = [*proc, *raw]
+        everything = [file for files in folders for file in files]
         sample, run_type = (_metadata(everything, n, found.damage) for n in ("sample", "runType"))
-        reduction = run_reduction(experiment, everything, frames, found.damage)
+        reduction = run_reduction(experiment, folders, frames, found.damage)
         files = tuple(file.filename for file in everything)
     _warn_of_damage(found)
     n = len(train_id)
@@ -160,6 +238,9 @@ def _light(
     recorded = _first(recorded_light, folders, frames, found)
     computed = _first(computed_light, folders, frames, aside)
     light = recorded or computed
+    if recorded and computed:
+        # only compared: its large arrays would be in memory together with those of the monitor
+        computed = replace(computed, bunch=computed.bunch[:0].copy(), slots=None)
     if light is None:
         found.warnings += aside.warnings
         found.problems += aside.problems

@@ -13,7 +13,7 @@ from xfelmpi.core.machine_records import RunReduction
 from xfelmpi.core.paths import Experiment
 from xfelmpi.detectors.known import MODULE_FILE, detectors_of
 from xfelmpi.io.input_file import guarded_call
-from xfelmpi.run.machine.control_data import BeamlineFile, opened
+from xfelmpi.run.machine.control_data import BeamlineFile, BeamlineFiles, opened
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.train_table import read_table
 from xfelmpi.run.machine.xgm import Frames
@@ -23,38 +23,52 @@ _PULSES = "PULSE_REDUCTION/"
 
 
 def run_reduction(
-    experiment: Experiment, files: list[BeamlineFile], frames: Frames, damage: Damage
+    experiment: Experiment, folders: tuple[BeamlineFiles, ...], frames: Frames, damage: Damage
 ) -> RunReduction | None:
     """Return what was left out of a run; None if nothing is said of it.
 
     Parameters
     ----------
     experiment : Experiment
-    files : list of BeamlineFile
-        Those that are not of the detector's modules.
+    folders : tuple of BeamlineFiles
+        Files that are not of the detector's modules.
     frames : Frames
         All of the run.
     damage : dict
         Gets the files that cannot be read.
     """
+    files = [file for of_folder in folders for file in of_folder]
     # in the order of the files, each once
     rules: dict[str, None] = {}
     errata: dict[str, int] = {}
     ratios: list[np.ndarray] = []
     _look(files, rules, errata, ratios, damage)
     # what is wrong with the files of modules is told by those who read their frames
-    aside: Damage = {}
-    for kind in ("raw", "proc"):
-        folder = experiment.run_folder(kind)
-        paths = _one_module(folder, frames.detector, aside)
-        if not paths:
-            continue
-        with opened(folder, aside, paths=paths) as of_module:
-            _look(of_module, rules, errata, ratios, aside)
+    of_module = folders[0].once(
+        ("reduction", frames.detector), {}, lambda _: _of_module(experiment, frames.detector)
+    )
+    rules |= of_module[0]
+    for source, n in of_module[1].items():
+        errata[source] = errata.get(source, 0) + n
+    ratios += of_module[2]
     if not rules and not errata:
         return None
     n = len(frames.train_id)
     return RunReduction(n, _before(files, frames, ratios, damage), tuple(rules), errata)
+
+
+def _of_module(experiment: Experiment, detector: str) -> tuple[dict, dict, list]:
+    """Return the rules, events of errata, and ratios in the files of a module."""
+    found: tuple[dict, dict, list] = ({}, {}, [])
+    aside: Damage = {}
+    for kind in ("raw", "proc"):
+        folder = experiment.run_folder(kind)
+        paths = _one_module(folder, detector, aside)
+        if not paths:
+            continue
+        with opened(folder, aside, paths=paths) as of_module:
+            _look(of_module, *found, aside)
+    return found
 
 
 def _one_module(folder: Path, detector: str, damage: Damage) -> list[Path]:

@@ -15,6 +15,7 @@ from xfelmpi.io.input_file import guarded_call
 from xfelmpi.io.plain_values import plain_values
 from xfelmpi.io.virtual_sources import rows_there
 from xfelmpi.run.machine.beamline_file import BeamlineFile
+from xfelmpi.run.machine.control_data import BeamlineFiles
 from xfelmpi.run.machine.findings import Damage, tolerated
 from xfelmpi.run.machine.texts import text
 from xfelmpi.run.train_index import check_size, read_column, shape_of
@@ -24,6 +25,9 @@ _LARGEST = 256 << 20
 
 _SMALL = 1 << 20
 """Values of a dataset that takes so little memory that it is read without a further look."""
+
+_FIRST = 256
+"""Trains that are looked at while reading ahead."""
 
 _NO_PULSE = np.uint64(2**64 - 1)
 
@@ -67,6 +71,10 @@ class TrainTable:
         row = np.where(self.trains[row] == asked, row, -1)
         return np.repeat(row, np.diff(first, append=len(train_id)))
 
+    def beginning(self) -> "TrainTable":
+        """Return the first trains: they tell what else is to be read."""
+        return TrainTable(self.trains[:_FIRST], self.values[:_FIRST], self.attributes)
+
     def unit(self) -> Unit | None:
         """Return the SI unit by the file's own attributes, None if it has none.
 
@@ -94,7 +102,7 @@ def read_table(
 
     Parameters
     ----------
-    files : list of BeamlineFile
+    files : BeamlineFiles, or list of BeamlineFile
         Where to look; a file without the dataset is passed over.
     index : str
         The source's group below ``INDEX/``.
@@ -112,8 +120,22 @@ def read_table(
     -------
     TrainTable or None
         None if no file has values. A train that several rows claim with different values is
-        not in it.
+        not in it. Not to be changed.
     """
+
+    def read(own: Damage) -> TrainTable | None:
+        return _read_table(files, index, path, own, convert, by_pulse=by_pulse)
+
+    # what is converted, callers keep
+    if convert is not np.asarray or not isinstance(files, BeamlineFiles):
+        return read(damage)
+    table = files.ahead(("table", index, path, by_pulse), damage, read)
+    return table.beginning() if table and files.reads_ahead else table
+
+
+def _read_table(
+    files: list, index: str, path: str, damage: Damage, convert: Callable, *, by_pulse: bool
+) -> TrainTable | None:
     found: list[tuple[str, TrainTable]] = []
     samples = _pulse_samples if by_pulse else _first_samples
     for file in files:

@@ -10,7 +10,7 @@ import numpy as np
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.machine.bunch_pattern import bunch_pattern
 from xfelmpi.run.machine.control_data import BeamlineFiles
-from xfelmpi.run.machine.findings import Findings
+from xfelmpi.run.machine.findings import Damage, Findings
 from xfelmpi.run.machine.possible import PULSE_ENERGY, without_impossible
 from xfelmpi.run.machine.pulse_matching import (
     DARK,
@@ -208,6 +208,20 @@ def monitors(files: BeamlineFiles, frames: Frames, found: Findings) -> Iterator[
 
 def read_monitor(files: BeamlineFiles, source: str, key: str, found: Findings) -> Monitor | None:
     """Return the pulse energies under one key, None if there is nothing."""
+
+    def read(damage: Damage) -> tuple[Monitor | None, list[Problem]]:
+        own = Findings(damage=damage)
+        return _read_monitor(files, source, key, own), own.problems
+
+    if files.reads_ahead:
+        return read(found.damage)[0]
+    # several rules ask for it
+    monitor, problems = files.once(("monitor", source, key), found.damage, read)
+    found.problems += [problem for problem in problems if problem not in found.problems]
+    return monitor
+
+
+def _read_monitor(files: BeamlineFiles, source: str, key: str, found: Findings) -> Monitor | None:
     table = read_table(files, f"{source}/data", f"INSTRUMENT/{source}/data/{key}", found.damage)
     if table is None:
         return None
