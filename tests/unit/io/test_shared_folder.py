@@ -1,5 +1,7 @@
 """A folder that colleagues share (mode 2775, umask 022): what one leaves keeps nobody out."""
 
+# what `publish` imports late: a colleague may not read a Python that is in root's own folder
+import concurrent.futures.thread  # noqa: F401
 import os
 import traceback
 from pathlib import Path
