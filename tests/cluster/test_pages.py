@@ -22,10 +22,20 @@ from xfelmpi.simulate import SimulationOptions, simulate
 SMALL = {"trains": 2, "cells": tuple(range(12)), "hit_rate": 0.25, "truth": "hits"}
 """The runs of the pages here: what is said there of 10⁶ frames holds of 24."""
 
+HALF = {"detector": "AGIPD-500K"}
+"""And what is said of 10⁶ pixels holds of half of them."""
+
+WHOLE = ("docs/tutorial.md", *(f"docs/howto/{page}.md" for page in ("masks", "python", "raw")))
+"""Pages that need the larger detector: of raw data, or that name modules or the shape of frames."""
+
+OF_RAW = re.compile(r"xfelmpi (darks|\d+ --data raw)")
+"""Commands in other pages for raw data, which can be simulated for the larger detector only."""
+
 SHORTER = {
     "--trains 16 --cells 16": "--trains 2 --cells 12 --hit-rate 0.25",
     "--trains 8 --cells 4": "--trains 4 --cells 2",
-    "--trains 4 --cells 64": "--trains 2 --cells 12 --hit-rate 0.25",
+    "--trains 4 --cells 16": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
+    "--trains 4 --cells 64": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
     # an iteration takes a second
     "dragonfly.emc -t 2 3": "dragonfly.emc -t 2 1",
     "dragonfly.emc -t 4 3": "dragonfly.emc -t 4 1",
@@ -42,14 +52,23 @@ RUN_PAGES = [page for page in PAGES if any(b.language in COMMANDS for b in block
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """An experiment folder: corrected runs 50 to 53, raw run 60, darks 41 to 43."""
+    """An experiment folder: corrected runs 50 to 52, raw run 60, darks 41 to 43."""
     prefix = tmp_path_factory.mktemp("experiment") / "p007927"
     raw = {"trains": 4, "cells": (0, 1), "hit_rate": 0.3}
-    for run in (50, 51, 52, 53):
+    for run in (50, 51, 52):
         simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, seed=run, with_mask=run == 51))
     simulate(SimulationOptions(run=60, prefix=prefix, kind="raw", **raw))
     for run, stage in ((41, "high"), (42, "medium"), (43, "low")):
         simulate(SimulationOptions(run=run, prefix=prefix, kind="dark", gain_stage=stage, **raw))
+    return prefix
+
+
+@pytest.fixture(scope="module")
+def half_experiment(tmp_path_factory):
+    """One of a smaller detector: corrected runs 50 to 53."""
+    prefix = tmp_path_factory.mktemp("half") / "p007927"
+    for run in (50, 51, 52, 53):
+        simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, **HALF, seed=run))
     return prefix
 
 
@@ -69,30 +88,37 @@ def project(tmp_path):
 @pytest.fixture
 def shell(request, project, tmp_path):
     """A reader's terminal in the project, with an experiment that nobody has worked on yet."""
-    prefix = tmp_path / "p007927"
+    prefixes = {"experiment": tmp_path / "p007927", "half_experiment": tmp_path / "half/p007927"}
     if EXPERIMENT in request.param.read_text():
-        experiment = request.getfixturevalue("experiment")
-        shutil.copytree(experiment, prefix, copy_function=os.link, symlinks=True)
+        for fixture, copy in prefixes.items():
+            shutil.copytree(
+                request.getfixturevalue(fixture), copy, copy_function=os.link, symlinks=True
+            )
     words = ("sbatch", "srun", "xfelmpi submit")
     with_slurm = any(word in b.text for b in blocks(request.param) for word in words)
     environment = reader_environment(tmp_path / "programs")
     if with_slurm:
         environment["SLURM_CONF"] = str(request.getfixturevalue("slurm").config)
-    yield Shell(tmp_path / "state", project, environment), prefix
+    yield Shell(tmp_path / "state", project, environment), prefixes
     shutil.rmtree(tmp_path)  # hundreds of MB
 
 
 @pytest.mark.parametrize("shell", RUN_PAGES, indirect=True, ids=name)
 def test_commands_of_a_page(shell, project, request):
-    terminal, prefix = shell
+    terminal, prefixes = shell
+    page = request.node.callspec.params["shell"]
+    prefix = prefixes["experiment" if name(page) in WHOLE else "half_experiment"]
+    with_half = prefix.exists() and name(page) not in WHOLE
     output = ""
-    for block in blocks(request.node.callspec.params["shell"]):
+    for block in blocks(page):
         if block.skip:
             continue
         text = block.text.replace(EXPERIMENT, str(prefix))
         for whole, shorter in SHORTER.items():
             text = text.replace(whole, shorter)
         if block.language == "bash":
+            if with_half and OF_RAW.search(text):
+                text = f"(export EXP_PREFIX={prefixes['experiment']}\n{text})"
             done = terminal.run(text)
             output = done.stdout + (wait_for_jobs(request, terminal) if submits(text) else "")
         elif block.language == "python":

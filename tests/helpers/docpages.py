@@ -123,16 +123,16 @@ def reader_environment(programs: Path) -> dict[str, str]:
 
     There is no display, and there are few processors: `programs` is filled with small stand-ins for
     viewers, which look whether the file is there, and launchers that start few ranks on one node:
-    Slurm's two, and ``mpirun`` two for scripts of the project, but one for commands of the page,
-    all of which have tests on several ranks in tests/jobs. A page that activates an environment
-    finds them nevertheless.
+    Slurm's two, but one in each job of an array, and ``mpirun`` two for scripts of the project, but
+    one for commands of the page, all of which have tests on several ranks in tests/jobs. A page
+    that activates an environment finds them nevertheless.
     """
     programs.mkdir()
     for viewer in ("firefox", "silx"):
         write_script(programs / viewer, '[[ -s "${!#}" ]]')
     write_script(programs / "module", ":")
     write_script(programs / "mpirun", _FEWEST.format(mpirun=_where("mpirun")))
-    write_script(programs / "sbatch", f'exec {_where("sbatch")} "${{@/#--nodes=*/--nodes=1}}"')
+    write_script(programs / "sbatch", _ONE_NODE.format(sbatch=_where("sbatch")))
     write_script(programs / "srun", _FEWER.format(srun=_where("srun")))
     return {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -147,6 +147,11 @@ def reader_environment(programs: Path) -> dict[str, str]:
 _FEWEST = """\
 [[ $3 == xfelmpi ]] && ranks=1 || ranks=2
 exec {mpirun} -n $ranks "${{@:3}}"
+"""
+
+_ONE_NODE = """\
+[[ "$*" == *--array=* ]] && export RANKS=1
+exec {sbatch} "${{@/#--nodes=*/--nodes=1}}"
 """
 
 _FEWER = """\
