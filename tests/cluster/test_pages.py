@@ -36,12 +36,14 @@ SHORTER = {
     "--trains 8 --cells 4": "--trains 4 --cells 2",
     "--trains 4 --cells 16": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
     "--trains 4 --cells 64": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
+    "RANKS=2 bash jobs/process_run.sh $run": "RANKS=1 bash jobs/process_run.sh $run",
     # an iteration takes a second
     "dragonfly.emc -t 2 3": "dragonfly.emc -t 2 1",
     "dragonfly.emc -t 4 3": "dragonfly.emc -t 4 1",
     "dragonfly.emc -t 4 15": "dragonfly.emc -t 4 2",
 }
-"""The same for runs that a page simulates, with nearly as many hits, and for reconstructions."""
+"""The same for runs that a page simulates, with nearly as many hits, for jobs in a loop, and for
+reconstructions."""
 
 PARTS = (".venv", "tests", "docs", "CHANGES.md")
 

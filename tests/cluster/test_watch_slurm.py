@@ -111,7 +111,7 @@ class Accidents:
 def night(tmp_path_factory):
     """20 different runs, and the files of each, in order."""
     folder = tmp_path_factory.mktemp("night")
-    few = {"trains": 2, "sequence_length": 2}
+    few = {"trains": 2, "sequence_length": 2, "detector": "AGIPD-500K"}
     return folder, {run: arriving_run(folder, run, seed=run, **few) for run in RUNS}
 
 
@@ -131,7 +131,10 @@ def test_runs_that_arrive_while_nodes_die(slurm, night, tmp_path):
     where = ("--prefix", prefix, "--partition", "upex")
 
     def start():
-        return xfelmpi(slurm, project, "watch", *where, *options, program=("-c", QUICK))
+        program = ("-c", QUICK)
+        return xfelmpi(
+            slurm, project, "watch", *where, *options, "--", "--no-report", program=program
+        )
 
     chance, accidents = random.Random(3), Accidents(slurm, start)
     try:

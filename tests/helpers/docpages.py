@@ -145,7 +145,7 @@ def reader_environment(programs: Path) -> dict[str, str]:
 
 
 _FEWEST = """\
-[[ $3 == xfelmpi ]] && ranks=1 || ranks=2
+[[ $2 == 1 || $3 == xfelmpi ]] && ranks=1 || ranks=2
 exec {mpirun} -n $ranks "${{@:3}}"
 """
 

@@ -28,6 +28,12 @@ pytestmark = pytest.mark.job
 
 SEQUENCES, CELLS = 12, 3
 
+HALF = {
+    **{"run": 50, "detector": "AGIPD-500K", "dark_cells": 1},
+    **{"sequence_length": 1, "with_mask": True},
+}
+MASK = "INSTRUMENT/HED_DET_AGIPD500K2G/CORR/4CH0:output/image/mask"
+
 QUICK = """
 import sys
 from xfelmpi.core import shutdown
@@ -56,8 +62,7 @@ follow._Rounds = Rounds
 def source(tmp_path_factory):
     """A run of 12 sequences, its files by sequence."""
     folder = tmp_path_factory.mktemp("source")
-    options = {"trains": SEQUENCES, "cells": tuple(range(CELLS)), "sequence_length": 1}
-    tiny_run(folder, run=50, with_mask=True, **options)
+    tiny_run(folder, trains=SEQUENCES, cells=tuple(range(1, 1 + CELLS)), **HALF)
     raw_twin(folder, 50)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*R0050*.h5"))
     return folder, [[p for p in files if p.stem.endswith(f"S{n:05}")] for n in range(SEQUENCES)]
@@ -243,7 +248,7 @@ def test_masks_that_become_others(source, tmp_path, quick):
     folder = shutil.copytree(source[0], tmp_path / "source")
     for path in folder.glob("proc/r0050/*AGIPD04*"):
         with h5py.File(path, "r+") as file:
-            mask = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/mask"]
+            mask = file[MASK]
             bad = mask[:]
             bad[:, 100:200] = int(path.stem[-5:]) < 2
             mask[:] = bad
@@ -260,12 +265,11 @@ def test_masks_that_become_others(source, tmp_path, quick):
 def test_more_cells_with_masks_of_their_own(source, tmp_path, quick):
     """What was read of the first sequence counts when the next one has more memory cells."""
     folder = tmp_path / "source"
-    options = {"run": 50, "trains": 2, "sequence_length": 1, "with_mask": True}
     for name, cells in (("few", 3), ("source", 6)):
-        tiny_run(tmp_path / name, cells=tuple(range(cells)), **options)
+        tiny_run(tmp_path / name, trains=2, cells=tuple(range(1, 1 + cells)), **HALF)
         for path in (tmp_path / name).glob("proc/r0050/*AGIPD04*"):
             with h5py.File(path, "r+") as file:
-                mask = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/4CH0:output/image/mask"]
+                mask = file[MASK]
                 bad = mask[:]
                 for cell in range(cells):
                     bad[cell, 100 + cell] = 1

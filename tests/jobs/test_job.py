@@ -139,7 +139,7 @@ CASES = {
         {"decide": "fixed", "fixed_threshold": 0.0},
     ),
     "no hits": Case({"hit_rate": 0.0}, ("--with-misses",), {"with_misses": True}, hits=False),
-    "one frame": Case({"trains": 1, "cells": (7,)}, hits=False, ranks=3),
+    "one frame": Case({"trains": 1, "cells": (7,)}, hits=False, ranks=2),
     "trains by position": Case(
         {"trains": 5}, ("--trains", "1:3"), {"rows": (6, 18)}
     ),
@@ -249,8 +249,8 @@ def test_outputs_are_readable_for_everybody(masked_outputs):
 
 
 def test_more_ranks_than_trains(tmp_path):
-    mock = tiny_run(tmp_path / PROPOSAL, trains=2, cells=(0, 1, 2, 3))
-    process(mock, tmp_path / "out", ranks=3)
+    mock = tiny_run(tmp_path / PROPOSAL, trains=1, cells=(0, 1, 2, 3))
+    process(mock, tmp_path / "out", ranks=2)
     check_outputs(tmp_path / "out", Expected(mock))
 
 
@@ -380,7 +380,7 @@ def test_misses_are_drawn_the_same_way_every_time(tmp_path):
     """More misses are those of before and some more; another program run draws the same."""
     mock = tiny_run(tmp_path / PROPOSAL, trains=3)
     drawn = []
-    for name, fraction, ranks in (("a", 1, 0), ("b", 1, 3), ("c", 0.5, 0), ("d", 100, 0)):
+    for name, fraction, ranks in (("a", 1, 0), ("b", 1, 2), ("c", 0.5, 0), ("d", 100, 0)):
         options = ("--decide", "fixed", "--fixed-threshold", "4000", "--miss-fraction", fraction)
         process(mock, tmp_path / name, *options, ranks=ranks)
         with h5py.File(tmp_path / name / "events" / "r0050_events.h5") as events:

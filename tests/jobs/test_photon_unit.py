@@ -14,9 +14,10 @@ def test_unit_of_float_data(tmp_path, masks):
     text = "most signals of the frames are near 7.5, which is likely one photon"
     warnings = []
     for ranks in (0, 2):
-        done = run_job([*base, "--size", "none", "--output", tmp_path / f"out{ranks}"], ranks)
+        options = ["--size", "none", *["--no-report"] * bool(ranks)]
+        done = run_job([*base, *options, "--output", tmp_path / f"out{ranks}"], ranks)
         warnings += [line for line in done.stderr.splitlines() if text in line]
-        assert text in (tmp_path / f"out{ranks}/report/r0050.html").read_text()
+    assert text in (tmp_path / "out0/report/r0050.html").read_text()
     # the same frames are looked at by any number of ranks
     assert len(warnings) == 2
     assert warnings[0] == warnings[1]
@@ -38,6 +39,6 @@ def test_one_module_in_other_units(tmp_path):
     with h5py.File(path, "r+") as file:
         data = file["INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/8CH0:output/image/data"]
         data[...] = data[...] * 6
-    for ranks in (0, 3):
+    for ranks in (0, 2):
         done = run_job([*base, "--output", tmp_path / f"out{ranks}"], ranks)
         assert "most signals of module 8 are near 6, which is likely one photon" in done.stderr

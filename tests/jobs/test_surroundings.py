@@ -62,6 +62,13 @@ def mock(on_disk):
     return tiny_run(on_disk / "p007927", trains=2, cells=CELLS, background=5.0, sample="No Sample")
 
 
+@pytest.fixture(scope="module")
+def names(mock, on_disk):
+    """The outputs of a job in good surroundings."""
+    process(mock, on_disk / "names")
+    return output_files(on_disk / "names")
+
+
 def test_shared_memory_too_small_for_masks(mock, namespaces, tmp_path):
     good = np.ones((len(CELLS), 16, 512, 128), np.uint8)
     good[5, 3, 7, 11] = 0
@@ -103,8 +110,8 @@ def test_shared_memory_too_small_for_constants(namespaces, tmp_path):
 def test_terminal_without_utf8(mock, tmp_path):
     where = ["--prefix", mock.options.prefix, "--output", tmp_path / "out"]
     strict = {"PYTHONIOENCODING": "ascii:strict"}
-    for command in ("process", "show"):
-        found = run_xfelmpi([command, 50, *where], **strict)
+    for command in (["process", 50, "--no-report"], ["show", 50]):
+        found = run_xfelmpi([*command, *where], **strict)
         assert found.returncode == 0, found.stderr
         assert "Logging error" not in found.stderr
     # every line is there, what the encoding lacks as an escape
@@ -142,24 +149,22 @@ def test_shared_memory_that_is_read_only(mock, namespaces, tmp_path):
 
 
 @pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full 2>/dev/full"])
-def test_standard_streams_closed_or_full(streams, mock, tmp_path):
+def test_standard_streams_closed_or_full(streams, mock, names, tmp_path):
     """Output is best effort, results are not."""
     args = [sys.executable, "-m", "xfelmpi", 50, "--prefix", mock.options.prefix]
     args += ["--output", tmp_path / "out", "--no-report"]
     done = run_program(["bash", "-c", f'"$@" {streams}', "bash", *args])
     assert done.returncode == 0, done.stderr
-    process(mock, tmp_path / "again", "--no-report")
-    assert output_files(tmp_path / "out") == output_files(tmp_path / "again")
+    assert output_files(tmp_path / "out") == names
 
 
 @pytest.mark.parametrize("io", ["ompio", "romio321"])
-def test_paths_that_mpi_io_cannot_open(io, mock, tmp_path):
+def test_paths_that_mpi_io_cannot_open(io, mock, names, tmp_path):
     """Long ones end a job of Open MPI with SIGABRT; ROMIO takes what is before a colon away."""
     output = tmp_path / "ufs:a" / ("d" * 200) / ("e" * 100)
     where = ["--prefix", mock.options.prefix, "--no-report", "--sample", "\udcff"]
     done = run_xfelmpi([50, *where, "--output", output], 2, OMPI_MCA_io=io)
     assert done.returncode == 0, done.stderr
-    process(mock, tmp_path / "short", "--no-report")
-    assert output_files(output) == output_files(tmp_path / "short")
+    assert output_files(output) == names
     with h5py.File(output / "saved_hits" / "r0050_hits.cxi") as file:
         assert file["entry_1/sample_1/name"][()] == rb"\udcff"
