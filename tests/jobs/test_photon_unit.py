@@ -3,12 +3,12 @@
 import h5py
 import pytest
 from launch import call_xfelmpi, run_job
-from mockrun import tiny_run
+from mockrun import HALF, tiny_run
 
 
 @pytest.mark.parametrize("masks", ["auto", "run"])
 def test_unit_of_float_data(tmp_path, masks):
-    run = {"trains": 2, "cells": tuple(range(8)), "with_mask": True}
+    run = {**HALF, "trains": 2, "cells": tuple(range(1, 9)), "with_mask": True}
     mock = tiny_run(tmp_path, dtype="f4", adu_per_photon=7.5, **run)
     base = [50, "--prefix", mock.options.prefix, "--mask", masks]
     text = "most signals of the frames are near 7.5, which is likely one photon"
