@@ -25,8 +25,8 @@ SMALL = {"trains": 2, "cells": tuple(range(12)), "hit_rate": 0.25, "truth": "hit
 HALF = {"detector": "AGIPD-500K"}
 """And what is said of 10⁶ pixels holds of half of them."""
 
-WHOLE = ("docs/tutorial.md", *(f"docs/howto/{page}.md" for page in ("masks", "python", "raw")))
-"""Pages that need the larger detector: of raw data, or that name modules or the shape of frames."""
+WHOLE = ("docs/tutorial.md", *(f"docs/howto/{page}.md" for page in ("python", "raw")))
+"""Pages that need the larger detector: of raw data, or that show the shape of frames."""
 
 OF_RAW = re.compile(r"xfelmpi (darks|\d+ --data raw)")
 """Commands in other pages for raw data, which can be simulated for the larger detector only."""
@@ -37,13 +37,15 @@ SHORTER = {
     "--trains 4 --cells 16": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
     "--trains 4 --cells 64": "--trains 2 --cells 12 --hit-rate 0.25 --detector AGIPD-500K",
     "RANKS=2 bash jobs/process_run.sh $run": "RANKS=1 bash jobs/process_run.sh $run",
+    "np.ones((16, 512, 128), bool)": "np.ones((8, 512, 128), bool)",
+    "--hit-modules 3 4 8 15": "--hit-modules 1 2 5 6",
     # an iteration takes a second
     "dragonfly.emc -t 2 3": "dragonfly.emc -t 2 1",
     "dragonfly.emc -t 4 3": "dragonfly.emc -t 4 1",
     "dragonfly.emc -t 4 15": "dragonfly.emc -t 4 2",
 }
-"""The same for runs that a page simulates, with nearly as many hits, for jobs in a loop, and for
-reconstructions."""
+"""The same for runs that a page simulates, with nearly as many hits, for jobs in a loop, modules,
+and reconstructions."""
 
 PARTS = (".venv", "tests", "docs", "CHANGES.md")
 
@@ -54,11 +56,10 @@ RUN_PAGES = [page for page in PAGES if any(b.language in COMMANDS for b in block
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """An experiment folder: corrected runs 50 to 52, raw run 60, darks 41 to 43."""
+    """An experiment folder: corrected run 50, raw run 60, darks 41 to 43."""
     prefix = tmp_path_factory.mktemp("experiment") / "p007927"
     raw = {"trains": 4, "cells": (0, 1), "hit_rate": 0.3}
-    for run in (50, 51, 52):
-        simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, seed=run, with_mask=run == 51))
+    simulate(SimulationOptions(run=50, prefix=prefix, **SMALL, seed=50))
     simulate(SimulationOptions(run=60, prefix=prefix, kind="raw", **raw))
     for run, stage in ((41, "high"), (42, "medium"), (43, "low")):
         simulate(SimulationOptions(run=run, prefix=prefix, kind="dark", gain_stage=stage, **raw))
@@ -70,7 +71,8 @@ def half_experiment(tmp_path_factory):
     """One of a smaller detector: corrected runs 50 to 53."""
     prefix = tmp_path_factory.mktemp("half") / "p007927"
     for run in (50, 51, 52, 53):
-        simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, **HALF, seed=run))
+        masks = {"with_mask": run == 51}
+        simulate(SimulationOptions(run=run, prefix=prefix, **SMALL, **HALF, **masks, seed=run))
     return prefix
 
 
