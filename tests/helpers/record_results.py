@@ -5,7 +5,7 @@ what it did last has a name. Lines are ``start``, ``passed``, ``failed``, ``skip
 tab and the name of the test; `count_results` adds them up. Beside it, ``FILE.times`` gets seconds
 of a test, seconds of the CPU, and its name (`slow_files`).
 
-With ``XFELMPI_TEST_COMPLETE=1``, as in the continuous integration, a test that is skipped fails.
+With ``XFELMPI_TEST_COMPLETE=1``, a test that is skipped fails.
 """
 
 import os
