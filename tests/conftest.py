@@ -17,7 +17,9 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 from parsedgeometry import keep_parsed
 from patience import patience
 
-from xfelmpi.core.free_memory import give_back
+from xfelmpi.core import free_memory
+
+_give_back = free_memory.give_back
 
 TESTS = Path(__file__).parent
 
@@ -37,11 +39,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 def pytest_configure(config):
     launch.crashes = config.stash.get(fault_handler_stderr_fd_key, launch.crashes)
-    # memory of large arrays is kept for the next ones: a tenth of the time of a job in this process
+    # memory of large arrays is kept for the next ones: a fifth of the time of a job in this process
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    free_memory.give_back = lambda: None
     keep_parsed()
     # what pytest collects is kept to the end, and each search for garbage would walk all of it
     gc.disable()
@@ -59,7 +62,7 @@ def _space_given_back(request, tmp_path_factory):
     if request.session.testsfailed == failed:
         for path in set(folder.iterdir()) - before:
             shutil.rmtree(path, ignore_errors=True)
-    give_back()
+    _give_back()
 
 
 def pytest_collection_modifyitems(items):

@@ -190,7 +190,11 @@ def outcome(good: Path, folder: Path, kind: str, seed: int, right: tuple) -> str
 
 def work(runs: Path) -> None:
     """Read the mutated runs whose numbers come in, and say how each ends."""
+    from parsedgeometry import keep_parsed
+
     faulthandler.enable()
+    # the geometry is never damaged
+    keep_parsed()
     if "asan" not in os.environ.get("LD_PRELOAD", ""):  # which maps terabytes
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -28,7 +28,7 @@ from machinerun import (
     values_of,
     write_run,
 )
-from mockrun import tiny_run
+from mockrun import HALF, tiny_run
 from readers import check_cxi_rules, read_cxi_with_nexusformat, read_cxi_with_silx
 
 FLOW = "SPB_IRU_AEROSOL/FLOW/HE"
@@ -396,7 +396,7 @@ def test_damaged_file(experiment, path):
 @pytest.fixture(scope="module")
 def mock(tmp_path_factory):
     """A simulated run, and a slow and a fast device in a file of their own."""
-    mock = tiny_run(tmp_path_factory.mktemp("exp"))
+    mock = tiny_run(tmp_path_factory.mktemp("exp"), **HALF)
     first = int(mock.truth["trainId"][0])
     trains = int(mock.truth["trainId"][-1]) - first + 1
     cells = len(np.unique(mock.truth["cellId"]))
