@@ -313,8 +313,8 @@ def of_another_type(values):
     return np.zeros(np.shape(values), "S3" if values.dtype.kind in "fiub" else "f4")
 
 
-FRAMES = ("/data", "/mask")
-"""Ends of names in the CXI file: all that frames of the run are compared with."""
+FRAMES = (f"{DETECTOR}/data", f"{DETECTOR}/mask")
+"""All of the CXI file that frames of the run are compared with."""
 
 WAYS = {"missing": lambda values: None, "too short": shortened, "another type": of_another_type}
 
@@ -338,15 +338,15 @@ def test_any_dataset_damaged_is_a_failed_check(file, mock, spoilt, quiet):
     data = (spoilt / file).read_bytes()
     path = own(spoilt / file)
     for i, name in enumerate(datasets_of(path)):
-        # all ways in the file that the others are compared with
-        for way in [*WAYS] if file == EVENTS else [[*WAYS][i % len(WAYS)]]:
+        # all ways where the others, or the run, are compared with it
+        compared = file == EVENTS or name in FRAMES
+        for way in [*WAYS] if compared else [[*WAYS][i % len(WAYS)]]:
             path.write_bytes(data)
             with h5py.File(path, "r+") as opened:
                 values = opened[name][()] if opened[name].size < 1 << 24 else np.zeros(1, "u1")
                 put(opened, name, WAYS[way](np.asarray(values)))
             # raises if anything but a finding comes of it
-            n_frames = "2" if file == EVENTS or name.endswith(FRAMES) else "0"
-            failed = failures(mock, spoilt, "--frames", n_frames)
+            failed = failures(mock, spoilt, "--frames", "2" if compared else "0")
             # nothing tells how many problems there were, or what stands only in the CXI file
             unseen = file == CXI or (name, way) == ("problems", "too short")
             assert failed or unseen, (name, way)
