@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from xfelmpi.core.event_table import EventColumns
+from xfelmpi.core.job import agree_on_process_id
 from xfelmpi.core.problems import Problem
+from xfelmpi.core.shutdown import stop_plan
 from xfelmpi.core.sparse_frames import FrameSums
 from xfelmpi.io import parallel_hdf5
 from xfelmpi.io.parallel_hdf5 import ParallelFile
-from xfelmpi.io.partial_file import begin_partial
+from xfelmpi.io.partial_file import begin_partial, end_partial, part_name
 from xfelmpi.io.publish import publish
 from xfelmpi.output.events import write_events
+from xfelmpi.output.powder import write_powder
 
 pytestmark = pytest.mark.mpi
 
@@ -229,3 +232,16 @@ def test_problems_are_cut_between_characters(comm, shared_path):
     assert row["file"].decode() == "f" * 79
     assert row["action"].decode() == "…" * 26
     assert (row["module"], row["train"]) == (3, 2**64 - 1)
+
+
+def test_first_rank_knows_of_the_powder_file(comm, shared_path):
+    """The last one writes it; the first removes what is unfinished if the job is stopped."""
+    agree_on_process_id(comm)
+    zeros = np.zeros((1, 64), np.uint64)
+    part = part_name(shared_path / "powder.h5")
+    write_powder(comm, shared_path / "powder.h5", {}, {"": (zeros, zeros)}, (1, 8, 8))
+    known, written = part in stop_plan.unfinished, part.exists()
+    end_partial(part)
+    comm.Barrier()
+    assert written
+    assert known == (comm.rank in (0, comm.size - 1))

@@ -52,6 +52,9 @@ def write_powder(
     sums = _to_last_rank(comm, sums, frame_shape)
     returned = ""
     with fail_together(comm):
+        if comm.rank == 0:
+            # if the job is stopped, rank 0 removes what is unfinished
+            begin_partial(path)
         if comm.rank == comm.size - 1:
             _write(path, attributes, sums)
         if comm.rank == 0:
