@@ -13,7 +13,6 @@ import pytest
 from compare import assert_same_outputs
 from docpages import ROOT
 from optional import unavailable
-from reuse_build import reusing
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +26,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel made from an archive of the sources.
-
-    Quickly: what `jobs/setup.sh` has compiled of the same files is not compiled again, or else
-    without optimising.
-    """
+    """A wheel made from an archive of the sources, quickly: without optimising."""
     folder = tmp_path_factory.mktemp("dist")
     made = run(
         sys.executable, "-c", f"import mesonpy; mesonpy.build_sdist({str(folder)!r})", cwd=ROOT
@@ -39,9 +34,7 @@ def wheel(tmp_path_factory):
     assert made.returncode == 0, made.stdout + made.stderr
     (archive,) = folder.glob("xfelmpi-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder]
-    reused = reusing(folder / "programs")
-    quickly = [] if reused else ["--config-settings=setup-args=-Doptimization=0"]
-    made = run(*pip, *quickly, archive, env={**os.environ, **reused})
+    made = run(*pip, "--config-settings=setup-args=-Doptimization=0", archive)
     assert made.returncode == 0, made.stdout + made.stderr
     (wheel,) = folder.glob("xfelmpi-*.whl")
     return wheel
