@@ -62,7 +62,7 @@ def all_ranks():
     Raises
     ------
     UsageError
-        If Slurm started processes that know nothing of each other, if MPI cannot be loaded or is
+        If Slurm started processes that cannot communicate, if MPI cannot be loaded or is
         another one than the launcher's, or if HDF5 is not built for it. ``agreed`` is True on it
         if all ranks raise it.
     """

@@ -45,7 +45,7 @@ def write_vds(experiment: Experiment, attributes: dict, layout: VirtualLayout) -
     """
     path = experiment.vds(layout.kind)
     try:
-        # HDF5 before 1.10 knows no virtual datasets; from 1.10 on, a regular hyperslab takes the
+        # HDF5 before 1.10 cannot read virtual datasets; from 1.10 on, a regular hyperslab takes the
         # same few bytes for any number of blocks, but only if older readers are given up
         with serial_file(begin_partial(path), libver=("v110", "v110")) as file:
             file.attrs.update(attributes)

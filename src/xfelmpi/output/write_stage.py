@@ -64,7 +64,7 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     outputs = HitOutputs(_hits_to_write(job, done, attributes, rows, cells, beam))
     own = {kind: _write_frames(done, outputs, kind, frames) for kind, frames in rows.items()}
     dark = {}
-    if done.whole and mpi.allreduce_max(comm, done.events.is_dark.any()):
+    if _sums_dark(comm, done):
         dark["_dark"] = _dark_sum(comm, done)
     # before the sums, which need memory
     done.reader.release()
@@ -166,7 +166,7 @@ def _with_hits_summed(comm, done: WriteInputs, rows: np.ndarray) -> WriteInputs:
         for _ in done.reader.stream(rows, powder):
             pass
     dark = done.dark_powder
-    if done.whole and mpi.allreduce_max(comm, events.is_dark.any()):
+    if _sums_dark(comm, done):
         dark = _dark_sum(comm, done)
     hits = sum_powder(comm, done.masks, powder)
     if not done.whole:
@@ -207,6 +207,14 @@ def _write_frames(
     powder = None if kind == "hits" and done.hits_summed else done.no_frames()
     outputs.write(kind, _sparse(done, rows, powder))
     return powder
+
+
+def _sums_dark(comm, done: WriteInputs) -> bool:
+    """Return whether there is a powder of the frames without an X-ray pulse; collective.
+
+    It is taken off that of all frames, which must have been read for that.
+    """
+    return done.whole and bool(mpi.allreduce_max(comm, done.events.is_dark.any()))
 
 
 def _dark_sum(comm, done: WriteInputs):

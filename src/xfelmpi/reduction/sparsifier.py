@@ -209,9 +209,9 @@ class Sparsifier:
             return part[:0], _NO_MASKS
         lacking = self._frame_masks.lacking
         self._report_status(status, "image/mask: ", number, module, trains, lacking)
-        if not status.any():
-            return part, bad
-        return part[status == OK], bad[status == OK]
+        known = status == OK
+        # a copy of all bits would take as long as folding them
+        return (part, bad) if known.all() else (part[known], bad[known])
 
     def _run(self, source: FrameBytes, block: FrameBlock, module, part, cells, masked, powder):
         """Run the kernel on frames of one file; returns their sums and their status."""
