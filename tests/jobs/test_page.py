@@ -42,6 +42,7 @@ from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.detector_images import _MOST_BYTES
 from xfelmpi.report.overview import RunStatus
 from xfelmpi.report.run_files import read_run_files
+from xfelmpi.report.run_page import run_page
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +284,41 @@ def test_a_hit_browser_that_cannot_be_imported_harms_nothing(tmp_path):
     assert "WARNING: no hit browser of the run: ModuleNotFoundError: " in job.stderr
     assert (output / "report/r0050.html").exists()
     assert not (output / "report/r0050_hits.html").exists()
+
+
+FAILING_PARTS = """\
+import sys
+from xfelmpi import mpi
+from xfelmpi.report.page_parts import PARTS
+if mpi.all_ranks().rank == 0:
+    PARTS.update(dict.fromkeys(sys.argv[1].split(",")))
+from xfelmpi.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("failing", ["sigmas", "hits", "sigmas,hits"])
+def test_what_the_first_rank_cannot_make_the_page_makes_itself(tmp_path, failing):
+    mock = tiny_run(tmp_path / "p007927", trains=2)
+    script = tmp_path / "crash.py"
+    script.write_text(FAILING_PARTS)
+    output = tmp_path / "out"
+    job = run_python([script, failing, 50, "--prefix", mock.options.prefix, "--output", output], 2)
+    assert job.returncode == 0, job.stderr
+    page = (output / "report/r0050.html").read_text()
+    assert "<th>σ</th><th>hits</th>" in page
+    assert "strongest hits</h2>" in page
+    assert (output / "report/r0050_hits.html").exists()
+
+
+def test_parts_that_another_rank_has_made_are_shown(done):
+    prefix = done[0].options.prefix
+    found = read_run_files(Experiment(prefix, prefix / "scratch", 50))
+    parts = {"sigmas": [(4.5, 1234567, 89.0)], "hits": "<p>drawn elsewhere</p>"}
+    page = run_page(found, parts.get)
+    assert "<td>4.5</td><td>1,234,567</td>" in page
+    assert "<p>drawn elsewhere</p>" in page
+    assert "strongest hits</h2>" not in page
 
 
 def test_no_page_if_not_wanted(tmp_path):

@@ -238,9 +238,12 @@ def train_levels(
     level, n_background = _fit_windows(run_scores, before[first], before[end], floor)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.clip(wanted / n_background, 1, MOST_GROWTH)
-    n_frames = np.where(growth > 1, growth * (before[end] - before[first]), wanted)
+    grown = growth > 1
+    n_frames = np.where(grown, growth * (before[end] - before[first]), wanted)
     first, end = grown_windows(in_block, blocks, n_frames)
-    level, n_background = _fit_windows(run_scores, before[first], before[end], floor)
+    # the others are the same as before
+    again = _fit_windows(run_scores, before[first[grown]], before[end[grown]], floor)
+    level[grown], n_background[grown] = again
     share = n_background / np.maximum(before[end] - before[first], 1)
     return Levels(level[own], share[own], (edges[end] - edges[first])[own])
 

@@ -110,15 +110,20 @@ def decide_alone(settings: HitSettings, frames: ScoredFrames) -> Decision:
 
 @dataclass(frozen=True)
 class _Background:
-    """Level and width for every frame, float64 (frame,), and what the user should know of them."""
+    """Level and width around every train, float64, and what the user should know of them.
 
+    `n_frames` are those of every train, int; arrays are (train,) each.
+    """
+
+    n_frames: np.ndarray
     level: np.ndarray
     width: np.ndarray
     note: str
 
     def decide(self, settings: HitSettings, frames: ScoredFrames) -> Decision:
+        of_trains = self.n_frames, self.level, self.width
         decision = thresholds.decide_by_background(
-            frames.score, frames.usable, self.level, self.width, rule_of(settings)
+            frames.score, frames.usable, *of_trains, rule_of(settings)
         )
         return replace(decision, note=self.note)
 
@@ -141,8 +146,7 @@ def _background(comm, settings: HitSettings, frames: ScoredFrames) -> _Backgroun
     width = background.train_widths(run_scores, count, level, share, trains, n_width, floor=floor)
     n_background = float((count * share).sum())
     note = _pooling(of_run(found.n_trains), count, n_background, wanted)
-    per_train = np.diff(edges)
-    return _Background(np.repeat(found.level, per_train), np.repeat(width, per_train), note)
+    return _Background(np.diff(edges), found.level, width, note)
 
 
 def _pooling(pooled: np.ndarray, count: np.ndarray, n_background: float, wanted: int) -> str:

@@ -137,12 +137,27 @@ def decide_by_run(
 
 
 def decide_by_background(
-    score: np.ndarray, usable: np.ndarray, level: np.ndarray, width: np.ndarray, rule: ThresholdRule
+    score: np.ndarray,
+    usable: np.ndarray,
+    n_frames: np.ndarray,
+    level: np.ndarray,
+    width: np.ndarray,
+    rule: ThresholdRule,
 ) -> Decision:
-    """Decide by level and width of the background around every frame, float64 (frame,)."""
-    decidable = usable & ~np.isnan(level)
+    """Decide by level and width of the background around every train.
+
+    Parameters
+    ----------
+    score : ndarray, float32 (frame,)
+    usable : ndarray, bool (frame,)
+    n_frames : ndarray, int (train,)
+        Frames of every train, one train after the other.
+    level, width : ndarray, float64 (train,)
+    rule : ThresholdRule
+    """
     threshold = tail_threshold(level, width, rule.sigma, floor=rule.floor)
-    return _decide(score, decidable, level, width, threshold, rule)
+    level, width, threshold = (np.repeat(v, n_frames) for v in (level, width, threshold))
+    return _decide(score, usable & ~np.isnan(level), level, width, threshold, rule)
 
 
 def decide_fixed(

@@ -63,17 +63,19 @@ def load(path: Path, key: str, names: Iterable[str], build: Callable[[dict, dict
 
 
 def _checked(path: Path, key: str) -> bytes:
-    """Return the bytes of a file, without the digest at its end, which must be theirs."""
+    """Return the bytes of a file; the digest at its end must be that of the others."""
     with open(open_regular(path), "rb") as file:
         data = file.read()
-    if data[-_DIGEST_BYTES:] != _digest(key, data[:-_DIGEST_BYTES]):
+    if data[-_DIGEST_BYTES:] != _digest(key, memoryview(data)[:-_DIGEST_BYTES]):
         raise ValueError("another digest")
-    return data[:-_DIGEST_BYTES]
+    return data
 
 
-def _digest(key: str, data: bytes) -> bytes:
+def _digest(key: str, data: bytes | memoryview) -> bytes:
     """Return a digest of a file's bytes: one wrong bit would go unnoticed, or crash HDF5."""
-    return hashlib.blake2b(key.encode() + b"\0" + data, digest_size=_DIGEST_BYTES).digest()
+    digest = hashlib.blake2b(key.encode() + b"\0", digest_size=_DIGEST_BYTES)
+    digest.update(data)
+    return digest.digest()
 
 
 def save(path: Path, key: str, arrays: dict[str, np.ndarray], about: dict) -> None:

@@ -1,6 +1,7 @@
 """Page and overview of a finished run, written."""
 
 from collections.abc import Callable
+from typing import Any
 
 from xfelmpi.core.paths import Experiment
 from xfelmpi.io.replace_file import replace_text
@@ -12,14 +13,14 @@ from xfelmpi.report.trends import run_numbers
 from xfelmpi.report.verdicts import as_json
 
 
-def make_report(experiment: Experiment, hits: Callable[[], str] = str) -> RunFiles:
+def make_report(experiment: Experiment, made: Callable[[str], Any] = {}.get) -> RunFiles:
     """Write the page of a run from its output files, and the overview; one rank.
 
     Parameters
     ----------
     experiment : Experiment
-    hits : callable
-        See `detector_images`.
+    made : callable
+        See `run_page`.
 
     Returns
     -------
@@ -34,7 +35,7 @@ def make_report(experiment: Experiment, hits: Callable[[], str] = str) -> RunFil
         If the page cannot be written.
     """
     found = read_run_files(experiment)
-    page = run_page(found, hits)
+    page = run_page(found, made)
     replace_text(experiment.page, page)
     verdicts = as_json(run_answers(found))
     numbers = run_numbers(found.run)

@@ -1,6 +1,6 @@
 """The detector images of a page: powder, single hits, and the radial profile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html import escape
 
 import numpy as np
@@ -12,7 +12,6 @@ from xfelmpi.report import curves
 from xfelmpi.report import images as pictures
 from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.charts import Charts, Mark, Series
-from xfelmpi.report.layout import BINS, lay_out
 from xfelmpi.report.powder_plots import CENTRE, powder_section
 from xfelmpi.report.run_files import RunFiles
 
@@ -41,39 +40,24 @@ def _image(image: pictures.Assembled, limits: tuple[float, float], shades: int) 
     return pictures.data_uri(pictures.png(numbers, pictures.palette(shades)))
 
 
-def detector_images(found: RunFiles, charts: Charts, hits: Callable[[], str]) -> Iterator[str]:
-    """Yield sections as HTML; charts are added to those of the page.
-
-    Parameters
-    ----------
-    found : RunFiles
-    charts : Charts
-    hits : callable
-        Returns what another rank has drawn by `hit_images`, or nothing: they are drawn here.
-    """
+def detector_images(found: RunFiles, charts: Charts) -> Iterator[str]:
+    """Yield sections as HTML; charts are added to those of the page."""
     if found.hit_file is None:
         yield f'<h2>Detector images</h2><p class="alarm">{escape(found.missing)}</p>'
         return
-    hit_file = found.hit_file
-    layouts = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, BINS, 1)
-    yield powder_section(found, hit_file, layouts, charts)
-    yield _radial(found, hit_file, charts)
-    if len(hit_file.rows):
-        yield hits() or "\n".join(_hits(found, hit_file, layouts[1]))
+    yield powder_section(found, found.hit_file, charts)
+    yield _radial(found, found.hit_file, charts)
 
 
 def hit_images(found: RunFiles) -> str:
-    """Return single hits as HTML, nothing without hits."""
-    hit_file = found.hit_file
-    if hit_file is None or not len(hit_file.rows):
+    """Return the strongest hits and random ones as HTML, nothing without hits."""
+    if found.hit_file is None or not len(found.hit_file.rows):
         return ""
-    (layout,) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
-    return "\n".join(_hits(found, hit_file, layout))
+    return "\n".join(_hits(found, found.hit_file))
 
 
-def _hits(found: RunFiles, hit_file: HitFile, layout) -> Iterator[str]:
-    """Yield the strongest hits and random ones; `layout` by `lay_out`, of single pixels."""
-    raster, pixels, part = _centre(*layout)
+def _hits(found: RunFiles, hit_file: HitFile) -> Iterator[str]:
+    raster, pixels, part = _centre(*found.layouts[1])
     events, rows = found.run.events, hit_file.rows
     strongest = np.argsort(-events.hitscore[rows], kind="stable")[:HITS_SHOWN]
     others = np.setdiff1d(np.arange(len(rows)), strongest)

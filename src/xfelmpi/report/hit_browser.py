@@ -16,7 +16,6 @@ from xfelmpi.output.cxi.frames import HitFrames
 from xfelmpi.output.cxi.hit_file import HitFile
 from xfelmpi.report import images as pictures
 from xfelmpi.report.json_script import json_script
-from xfelmpi.report.layout import lay_out
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.template import fill_page
 
@@ -55,7 +54,7 @@ def hit_browser(found: RunFiles) -> Iterator[str]:
     strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
     packed = pack_hits(found, strongest)
     hits = np.sort(strongest)
-    ((raster, _),) = lay_out(hit_file.xyz, found.run.detector_type, hit_file.pixel_size, 1)
+    _, (raster, _) = found.layouts
     columns, units = _columns(hit_file, found, hits)
     height, width = raster.shape
     data = {

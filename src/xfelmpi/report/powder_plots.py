@@ -26,15 +26,13 @@ _BAD_COLOUR = "#5f9e8f"
 _TRANSPARENT = "rgba(0, 0, 0, 0)"
 
 
-def powder_section(found: RunFiles, hit_file: HitFile, layouts, charts: Charts) -> str:
+def powder_section(found: RunFiles, hit_file: HitFile, charts: Charts) -> str:
     """Add the powders to the charts of a page, and return their section as HTML.
 
     Parameters
     ----------
     found : RunFiles
     hit_file : HitFile
-    layouts : list of (Raster, (float, float))
-        By `lay_out`: of the whole detector, and of single pixels.
     charts : Charts
     """
     names = {
@@ -42,7 +40,7 @@ def powder_section(found: RunFiles, hit_file: HitFile, layouts, charts: Charts) 
         "_hits": f"{found.head.hits:,} hits",
         "_misses": f"{found.head.misses:,} misses",
     }
-    (whole, beam), (fine, fine_beam) = layouts
+    (whole, beam), (fine, fine_beam) = found.layouts
     centre_shape = 2 * CENTRE, 2 * CENTRE
     ranges = [
         _ranges(whole.shape, beam, whole.size),

@@ -1,6 +1,7 @@
 """The output files of a run, read back."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from xfelmpi.output.cxi.hit_file import HitFile, check_rows, read_hit_file
 from xfelmpi.output.events import FinishedRun, read_added_columns, read_finished_run
 from xfelmpi.output.provenance import check_same_job
 from xfelmpi.report.headline import Headline, headline
+from xfelmpi.report.images import Raster
+from xfelmpi.report.layout import BINS, lay_out
 
 SUMS = ("", "_hits", "_misses")
 """Ends of the names in the powder file: all frames, hits, misses."""
@@ -40,6 +43,15 @@ class RunFiles:
     powder: dict[str, np.ndarray]
     hit_file: HitFile | None
     missing: str
+
+    @cached_property
+    def layouts(self) -> list[tuple[Raster, tuple[float, float]]]:
+        """Where pixels are in a picture of the detector, see `lay_out`: `BINS` at a time, and one.
+
+        If there is a CXI file.
+        """
+        found = self.hit_file
+        return lay_out(found.xyz, self.run.detector_type, found.pixel_size, BINS, 1)
 
 
 def read_run_files(experiment: Experiment) -> RunFiles:

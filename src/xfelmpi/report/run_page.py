@@ -3,36 +3,50 @@
 import json
 from collections.abc import Callable
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from xfelmpi.core.config.choices import DECISIONS, score_title
 from xfelmpi.core.config.options import Config
-from xfelmpi.core.config.parts import HitSettings
 from xfelmpi.detectors.module_bits import modules_of
-from xfelmpi.hitfinding.hit_finder import hits_by_sigma, scored_before
 from xfelmpi.output.events import FinishedRun
 from xfelmpi.report import curves
 from xfelmpi.report.axes import Axis, axis_around
 from xfelmpi.report.charts import Charts, Mark, Series
 from xfelmpi.report.detector_images import detector_images
 from xfelmpi.report.headline import Headline, clock, duration_in_words, energy
+from xfelmpi.report.page_parts import PARTS
 from xfelmpi.report.run_files import RunFiles
 from xfelmpi.report.size_charts import size_section
-from xfelmpi.report.tables import SIGMAS, beamline, commands, complaints, module_table, settings
+from xfelmpi.report.tables import beamline, commands, complaints, module_table, settings
 from xfelmpi.report.template import fill_page
 from xfelmpi.report.verdicts import Answer, answers
 
 
-def run_page(found: RunFiles, hits: Callable[[], str] = str) -> str:
-    """Return the page as HTML; `hits` as in `detector_images`."""
+def run_page(found: RunFiles, made: Callable[[str], Any] = {}.get) -> str:
+    """Return the page as HTML.
+
+    Parameters
+    ----------
+    found : RunFiles
+    made : callable
+        Told the name of one of `PARTS`, returns what another rank has made of it; None if it is
+        to be made here.
+    """
+
+    def part(name: str):
+        there = made(name)
+        return PARTS[name](found) if there is None else there
+
     good = found.powder["good_frames"].reshape(found.run.detector_type.n_modules, -1)
     head, charts = found.head, Charts()
     sections = [
         _header(found),
         _rates(found, charts),
-        _scores(found, charts),
-        *detector_images(found, charts, hits),
+        _scores(found, charts, part("sigmas")),
+        *detector_images(found, charts),
+        part("hits"),
         size_section(found, charts),
         module_table(found, good),
         beamline(found),
@@ -187,7 +201,7 @@ def _cells(found: RunFiles, charts: Charts) -> list[str]:
     ]
 
 
-def _scores(found: RunFiles, charts: Charts) -> str:
+def _scores(found: RunFiles, charts: Charts, by_sigma: list[tuple[float, int, float]]) -> str:
     run, config = found.run, found.run.config
     events = run.events
     decided = np.isfinite(events.hit_threshold) & np.isfinite(events.hitscore)
@@ -195,9 +209,6 @@ def _scores(found: RunFiles, charts: Charts) -> str:
     edges, logarithmic = curves.score_edges(score)
     everything = curves.histogram(score, edges).astype(float)
     hits = curves.histogram(events.hitscore[events.is_hit], edges).astype(float)
-    settings = config.part(HitSettings)
-    scored = scored_before(settings, run.events, run.complete)
-    by_sigma = hits_by_sigma(settings, scored, list(SIGMAS))
     marks = []
     if len(score):
         name = "threshold" if config.decide == "fixed" else f"threshold (σ {config.sigma:g})"

@@ -11,10 +11,8 @@ from xfelmpi.core.config.options import Config
 from xfelmpi.core.log import counted
 from xfelmpi.core.problems import foremost
 from xfelmpi.report.headline import Headline
+from xfelmpi.report.page_parts import SIGMAS
 from xfelmpi.report.run_files import RunFiles
-
-SIGMAS = (3.0, 4.0, 5.0, 6.0)
-"""Thresholds that are tried."""
 
 PROBLEMS_SHOWN = 200
 

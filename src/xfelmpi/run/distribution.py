@@ -290,7 +290,8 @@ def _found(*about, so_far: bool):
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
     """Return where the share of every rank begins and the last one ends, int64 (rank + 1,)."""
-    _, first = np.unique(frames.train_id, return_index=True)
+    is_first = np.append(True, frames.train_id[1:] != frames.train_id[:-1])
+    first = np.flatnonzero(is_first)
     trains = partition.split_trains(np.add.reduceat(work, first), n_ranks)
     return np.append(first, len(frames))[trains]
 

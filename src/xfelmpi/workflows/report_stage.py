@@ -4,7 +4,7 @@ The outputs have their names and the summary is shown: what goes wrong here is a
 """
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xfelmpi import mpi
 from xfelmpi.core import fault_injection
@@ -22,8 +22,9 @@ def report_run(job: RunJob, *, same_hits: bool = False) -> None:
 
     Pages of an earlier job are removed; that of the classes stays with the `same_hits`.
 
-    The last rank makes report and overview; meanwhile the first one draws the hits of the report,
-    and makes the hit browser. A rank that is ready sleeps: inside MPI it would take a core.
+    The last rank makes report and overview; meanwhile the first one makes what takes
+    long (`PARTS`) and the hit browser. A rank that is ready sleeps: inside MPI it would take a
+    core.
     """
     comm, experiment = job.comm, job.experiment
     fault_injection.inject(comm, "report")
@@ -31,11 +32,11 @@ def report_run(job: RunJob, *, same_hits: bool = False) -> None:
     if not job.config.report:
         return
     give_back()
-    hits = _HitImages(comm)
+    parts = _OtherParts(comm)
     makes_page = comm.rank == comm.size - 1
-    found, failure = _make_page(experiment, hits) if makes_page else (None, "")
+    found, failure = _make_page(experiment, parts) if makes_page else (None, "")
     try:
-        mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found, hits))
+        mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found, parts))
         browser_failure = ""
     except Exception as error:
         browser_failure = f"{type(error).__name__}: {error}"
@@ -59,62 +60,79 @@ def _remove_earlier(experiment: Experiment, *, same_hits: bool) -> None:
             log.warning("%s of an earlier job cannot be removed: %s", path, error.strerror)
 
 
-class _HitImages:
-    """Hits of the report, drawn by the first rank for the last one; nothing if that fails.
+class _OtherParts:
+    """Parts of the page that the first rank makes, for the last one; nothing if there is only one.
 
-    Each of the two calls its own method once, whatever goes wrong.
+    The first rank calls `end`, and the last one `receive_all`, whatever goes wrong.
     """
 
     def __init__(self, comm):
         self._comm = comm
-        self._due = comm.size > 1
+        self._open = comm.size > 1
+        self._requests: list = []
+        self._received: dict[str, Any] = {}
 
-    def send(self, found: "RunFiles | None"):
-        """Draw them; return the request of the message, None if there is only one rank."""
-        if not self._due:
-            return None
-        drawn = ""
-        if found is not None:
-            # the report draws them itself, then, and says what is wrong
+    def make(self, found: "RunFiles") -> None:
+        """Make all `PARTS`, and send those that do not fail: the others are made by the page."""
+        if not self._open:
+            return
+        from xfelmpi.report.page_parts import PARTS
+
+        for name, make in PARTS.items():
             with suppress(Exception):
-                from xfelmpi.report.detector_images import hit_images
+                self._send((name, make(found)))
 
-                drawn = hit_images(found)
-        return self._comm.isend(drawn, dest=self._comm.size - 1)
+    def end(self) -> None:
+        """Send that there are no more, and wait until all are received."""
+        if self._open:
+            self._send(None)
+        for request in self._requests:
+            request.wait()
 
-    def receive(self) -> str:
-        """Return them as HTML, once; nothing if they are to be drawn here."""
-        if not self._due:
-            return ""
-        self._due = False
-        return self._comm.recv(source=0)
+    def _send(self, message: tuple[str, Any] | None) -> None:
+        self._requests.append(self._comm.isend(message, dest=self._comm.size - 1))
+
+    def receive(self, name: str) -> Any:
+        """Return one; None if it is to be made here."""
+        while self._open and name not in self._received:
+            self._receive_next()
+        return self._received.get(name)
+
+    def receive_all(self) -> None:
+        """Receive what nobody has asked for."""
+        while self._open:
+            self._receive_next()
+
+    def _receive_next(self) -> None:
+        message = self._comm.recv(source=0)
+        if message is None:
+            self._open = False
+        else:
+            self._received.update([message])
 
 
-def _make_page(experiment: Experiment, hits: _HitImages) -> tuple["RunFiles | None", str]:
+def _make_page(experiment: Experiment, parts: _OtherParts) -> tuple["RunFiles | None", str]:
     """Return what the output files say, and what went wrong; one rank."""
     try:
         # slow to import, and needed here only
         from xfelmpi.report.build import make_report
 
-        return make_report(experiment, hits.receive), ""
+        return make_report(experiment, parts.receive), ""
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
     finally:
-        hits.receive()
+        parts.receive_all()
 
 
-def _make_hit_browser(experiment: Experiment, found: "RunFiles | None", hits: _HitImages) -> None:
-    """Draw the hits of the report, and make the hit browser; one rank."""
-    request = None
+def _make_hit_browser(experiment: Experiment, found: "RunFiles | None", parts: _OtherParts) -> None:
+    """Make parts of the report, and the hit browser; one rank."""
     try:
         # slow to import, and needed here only
         from xfelmpi.report.hit_browser import write_hit_browser
         from xfelmpi.report.run_files import read_run_files
 
         found = found or read_run_files(experiment)
-        request = hits.send(found)
+        parts.make(found)
         write_hit_browser(found)
     finally:
-        request = request or hits.send(None)
-        if request is not None:
-            request.wait()
+        parts.end()

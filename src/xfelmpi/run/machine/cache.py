@@ -57,8 +57,10 @@ def _key(experiment: Experiment, ids: tuple, added, detector: str, proposal: int
     folders = [experiment.run_folder(kind) for kind in ("proc", "raw")]
     files = [[str(f), cache_file.stamps_of_files(machine_files(f))] for f in folders]
     about = MachineData.__dataclass_fields__
-    frames = hashlib.sha256(b"".join(column.tobytes() for column in ids)).hexdigest()
-    return json.dumps([SCHEMA, [*about], files, frames, added, detector, proposal])
+    frames = hashlib.sha256()
+    for column in ids:
+        frames.update(np.ascontiguousarray(column))
+    return json.dumps([SCHEMA, [*about], files, frames.hexdigest(), added, detector, proposal])
 
 
 def _load(experiment: Experiment, key: str) -> MachineData | None:
