@@ -1,8 +1,10 @@
 """Giving complete files their final names: all of them, or none."""
 
+import ctypes
 import os
 import stat
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +21,12 @@ from xfelmpi.io.partial_file import (
     create_new,
     end_partial,
     final_name,
+    part_name,
     sweep,
 )
+
+_SYNC_FILE_RANGE_WRITE = 2
+"""Of Linux: begin to write, without waiting."""
 
 
 def check_writable(path: Path, *, held: bool = True) -> None:
@@ -121,7 +127,7 @@ def publish(*paths: Path, obsolete: Iterable[Path] = ()) -> None:
             check_own(part)
             _stamp_end(part, now)
             make_readable(part)
-        _sync_together(paths)
+        _side_by_side(_sync, paths)
         for path in (*paths, *obsolete):
             check_name(path)
         give_names(paths, obsolete)
@@ -201,26 +207,56 @@ class _Renaming:
         self._drop_old()
 
     def _drop_old(self) -> None:
-        for _, old in self._done:
-            if old is not None:
-                with suppress(OSError):
-                    # renaming a name to another one of the same file does nothing
-                    old.unlink(missing_ok=True)
-                end_partial(old)
+        old = [name for _, name in self._done if name is not None]
+        _side_by_side(_remove, old)
+        for name in old:
+            end_partial(name)
 
 
-def _sync_together(paths: tuple[Path, ...]) -> None:
-    """Wait until complete files are safely on disk, written side by side."""
-    # needed once, at the end of a job
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        # renaming a name to another one of the same file does nothing
+        path.unlink(missing_ok=True)
+
+
+def _side_by_side(work: Callable[[Path], None], paths: Sequence[Path]) -> None:
+    """Do something for every path in a thread of its own: what waits for the disk."""
+    # needed at the end of a job
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max(1, len(paths))) as pool:
-        list(pool.map(_sync, paths, map(begin_partial, paths)))
+        list(pool.map(work, paths))
 
 
-def _sync(path: Path, part: Path) -> None:
+def begin_sync(paths: Iterable[Path]) -> None:
+    """Have the system begin to write complete files to disk, in a thread; `publish` waits for it.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Final names.
+    """
+    parts = [part_name(path) for path in paths]
+    # a daemon: a disk that does not answer must not keep the job from ending
+    threading.Thread(target=_begin_sync, args=(parts,), daemon=True).start()
+
+
+def _begin_sync(parts: list[Path]) -> None:
+    for part in parts:
+        # what is wrong with a file, `publish` says: fsync would take its error away
+        with suppress(OSError, AttributeError):
+            fd = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                whole = ctypes.c_int64(0), ctypes.c_int64(0)
+                ctypes.CDLL(None).sync_file_range(fd, *whole, _SYNC_FILE_RANGE_WRITE)
+            finally:
+                os.close(fd)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a complete file is safely on disk."""
     try:
-        with open(part, "rb") as file:
+        with open(begin_partial(path), "rb") as file:
             os.fsync(file.fileno())
     except OSError as error:
         error.filename = str(path)

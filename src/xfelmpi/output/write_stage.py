@@ -28,6 +28,7 @@ from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.module_bits import modules_of
 from xfelmpi.detectors.pixel_bits import unpack
 from xfelmpi.io.partial_file import begin_partial
+from xfelmpi.io.publish import begin_sync
 from xfelmpi.output.beam import beam_wavelength
 from xfelmpi.output.events import ALL_READ, SOME_READ, write_events
 from xfelmpi.output.hit_columns import hit_columns
@@ -77,6 +78,8 @@ def write_outputs(job: JobContext, done: WriteInputs) -> list[Path]:
     ever_good = _ever_good(comm, done)
     header = _header(experiment, done, sums, ever_good, cells) if comm.rank == 0 else None
     hit_files = outputs.close(header)
+    if comm.rank == comm.size - 1:
+        begin_sync(hit_files)
     n_hits = int(mpi.allreduce_sum(comm, np.array([len(rows["hits"])]))[0])
     doubt = write_powder(
         comm,
