@@ -1,6 +1,10 @@
 """Files get their names all together, or none does."""
 
 import os
+import re
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -47,6 +51,33 @@ def test_all_are_on_disk_before_one_has_its_name(files, tmp_path, monkeypatch):
     publish.publish(*files)
     assert {path for path, _ in synced} == {str(begin_partial(path)) for path in files}
     assert all(there == OLD for _, there in synced)
+
+
+BEGIN = """\
+import sys, threading
+from pathlib import Path
+from xfelmpi.io import publish
+from xfelmpi.io.partial_file import begin_partial, write_new
+path = Path(sys.argv[1])
+write_new(begin_partial(path), b"new")
+publish.begin_sync([path.with_name("is not there"), path])
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join()
+publish.publish(path)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="needs strace")
+def test_writing_to_disk_begins_before(tmp_path):
+    """As the kernel sees it; what is not there is passed over."""
+    strace = ["strace", "-f", "-qq", "-e", "trace=sync_file_range,fsync", "-o", tmp_path / "calls"]
+    subprocess.run([*strace, sys.executable, "-c", BEGIN, tmp_path / "a"], check=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    begun, synced = (line.split(maxsplit=1)[1] for line in calls if "(" in line)
+    assert re.fullmatch(r"sync_file_range\(\d+, 0, 0, SYNC_FILE_RANGE_WRITE\) += 0", begun)
+    assert re.fullmatch(r"fsync\(\d+\) += 0", synced)
+    assert contents(tmp_path)["a"] == "new"
 
 
 def test_disk_that_fails_at_the_end(files, tmp_path, monkeypatch):
