@@ -59,7 +59,7 @@ def _key(experiment: Experiment, ids: tuple, added, detector: str, proposal: int
     about = MachineData.__dataclass_fields__
     frames = hashlib.sha256()
     for column in ids:
-        frames.update(np.ascontiguousarray(column))
+        frames.update(np.ascontiguousarray(column).data)
     return json.dumps([SCHEMA, [*about], files, frames.hexdigest(), added, detector, proposal])
 
 
