@@ -237,8 +237,10 @@ def begin_sync(paths: Iterable[Path]) -> None:
         Final names.
     """
     parts = [part_name(path) for path in paths]
-    # a daemon: a disk that does not answer must not keep the job from ending
-    threading.Thread(target=_begin_sync, args=(parts,), daemon=True).start()
+    # no thread to be had: `publish` waits longer
+    with suppress(RuntimeError):
+        # a daemon: a disk that does not answer must not keep the job from ending
+        threading.Thread(target=_begin_sync, args=(parts,), daemon=True).start()
 
 
 def _begin_sync(parts: list[Path]) -> None:
