@@ -205,6 +205,14 @@ def test_another_length(tmp_path, n):
     assert ours.n_sparse == 0
 
 
+def test_too_many_codes(tmp_path):
+    """Codes of 2 bits are complete, and there is one of 4 bits, too."""
+    begin, end = "7801edc10101000000a220ff9fae23c002", "803a0f000100"
+    ours = assert_same(tmp_path, [bytes.fromhex(begin) + bytes(62) + bytes.fromhex(end)])
+    assert ours.n_sparse == 0
+    assert len(ours.problems) == 1
+
+
 def test_preset_dictionary(tmp_path):
     stream = by_zlib(images()["300 photons"], zdict=bytes(300))
     assert len(assert_same(tmp_path, [stream]).problems) == 1
