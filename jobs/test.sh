@@ -58,7 +58,8 @@ if [[ -z ${TMPDIR:-} ]] && in_memory; then
     export TMPDIR=$scratch
 fi
 results=$(mktemp -d)
-trap 'rm -rf -- "$results" ${scratch:+"$scratch"}' EXIT
+# what runs in the background does not get what is typed
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf -- "$results" ${scratch:+"$scratch"}' EXIT
 passed=0 failed=0 tests_run=0
 failures=()
 
@@ -107,15 +108,38 @@ done
 environment=()
 left_out=()
 
-# use_build NAME: makes a build of its own, below .venv, and has the phases from here on import it.
-use_build() {
+# make_build NAME: makes a build of its own, below .venv.
+make_build() {
     local folder=$VENV/builds/$1 options=(-Dbounds_checks=true) option settings=()
+    if [[ $1 == sanitize ]]; then
+        # Of an optimised build, debugging symbols.
+        options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
+    else
+        # Compiled in two thirds of the time; its tests take as long.
+        options+=(-Doptimization=1)
+    fi
+    for option in "${options[@]}"; do settings+=("--config-settings=setup-args=$option"); done
+    say "" && say "=== building with ${options[*]}"
+    rm -rf -- "$folder" # the folder beside it, which compiles only what has changed, stays
+    python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+        --target "$folder" --config-settings=build-dir="$folder.build" "${settings[@]}" "$ROOT"
+}
+
+# prepare: what phases need later.
+prepare() {
+    make_build bounds || return
+    # what pytest makes of the tests' assertions, which every worker of a new folder would make
+    [[ -e tests/unit/kernels/__pycache__ ]] || python -m pytest -q --collect-only -m "$markers" >/dev/null
+}
+
+# use_build NAME: has the phases from here on import this build.
+use_build() {
+    local folder=$VENV/builds/$1
     # Instructions are counted in the release build.
     left_out=(--ignore=tests/unit/kernels/test_instructions.py)
     if [[ $1 == sanitize ]]; then
-        # Of an optimised build, debugging symbols; Python leaks by design, and Chromium and Slurm's
-        # daemons cannot have the sanitizers loaded into them, which take memory of their own.
-        options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
+        # Python leaks by design, and Chromium and Slurm's daemons cannot have the sanitizers loaded
+        # into them, which take memory of their own.
         left_out+=(--ignore=tests/jobs/test_browser.py --ignore=tests/cluster
             --deselect=tests/unit/run/test_run_index.py::test_memory_of_a_long_run)
         environment=(env "LD_PRELOAD=$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
@@ -123,14 +147,12 @@ use_build() {
             UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
             "XFELMPI_TEST_PATIENCE=${XFELMPI_TEST_PATIENCE:-5}")
     fi
-    for option in "${options[@]}"; do settings+=("--config-settings=setup-args=$option"); done
-    say "" && say "=== building with ${options[*]}"
-    rm -rf -- "$folder" # the folder beside it, which compiles only what has changed, stays
-    python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
-        --target "$folder" --config-settings=build-dir="$folder.build" "${settings[@]}" "$ROOT"
     export PYTHONPATH=$folder
     "${environment[@]}" python tests/helpers/which_build.py "$folder" "$1"
 }
+
+# What runs a command as long as it leaves results in a folder.
+readonly watched=(python tests/helpers/watch_results.py)
 
 # What pytest takes for the results to be counted, and which tests run in one process.
 readonly recorded=(-p record_results)
@@ -141,13 +163,6 @@ if ((quick)); then
     # what has none of these is not even imported
     ((named_paths)) || mapfile -t files < <(printf '%s\n' tests/{unit,project} && grep -l mark.quick tests/jobs/*.py)
 fi
-
-# watched FOLDER COMMAND...: runs it as long as it leaves results there.
-watched() {
-    local folder=$1
-    shift
-    "${environment[@]}" python tests/helpers/watch_results.py "$folder" "$IDLE" "$@"
-}
 
 # workers: how many test files at a time.
 workers() {
@@ -173,7 +188,7 @@ single() {
     [[ -t 1 ]] && workers+=(--color=yes)
     say "" && say "=== pytest, $label ($(space))"
     mkdir -p "$folder"
-    watched "$folder" python -m pytest -m "$markers" "${recorded[@]}" \
+    "${environment[@]}" "${watched[@]}" "$folder" "$IDLE" python -m pytest -m "$markers" "${recorded[@]}" \
         --results="$folder/all.results" "${workers[@]}" "${left_out[@]}" \
         "$@" "${arguments[@]}" | tee "$folder/pytest.out" || status=$?
     count "$label" "$status" "$folder"
@@ -184,18 +199,25 @@ single() {
     fi
 }
 
-# on_ranks LABEL RANKS: each rank with its own report and output.
-on_ranks() {
-    local label=$1 ranks=$2 folder=$results/$1-$2 status=0 file paths=(tests/mpi)
+# start_ranks LABEL RANKS: in the background, each rank with its own report and output.
+start_ranks() {
+    local folder=$results/$1-$2 paths=(tests/mpi)
     ((named_paths)) && paths=()
     mkdir -p "$folder"
-    say "" && say "=== pytest on $ranks ranks, $label"
     # shellcheck disable=SC2016
-    watched "$folder" "$MPIRUN" -n "$ranks" bash -c '
+    exec "${environment[@]}" "${watched[@]}" "$folder" "$IDLE" "$MPIRUN" -n "$2" bash -c '
         export RANK=${OMPI_COMM_WORLD_RANK:-${PMI_RANK:-0}}
         exec python -m pytest --results="$0/rank$RANK.results" "$@" >"$0/rank$RANK.out" 2>&1' \
         "$folder" --with-mpi -m mpi "${recorded[@]}" -p no:cacheprovider \
-        "${paths[@]}" "${arguments[@]}" >"$folder/mpirun.out" 2>&1 || status=$?
+        "${paths[@]}" "${arguments[@]}" >"$folder/mpirun.out" 2>&1 </dev/null &
+    started[$2]=$!
+}
+
+# wait_for_ranks LABEL RANKS: what came of them.
+wait_for_ranks() {
+    local label=$1 ranks=$2 folder=$results/$1-$2 status=0 file
+    say "" && say "=== pytest on $ranks ranks, $label"
+    wait "${started[$ranks]}" || status=$?
     if ((status == 0 || status == 5)); then
         tail -n 1 "$folder/rank0.out" || true
     else
@@ -205,19 +227,48 @@ on_ranks() {
     fi
     count "$ranks ranks, $label" "$status" "$folder"
 }
+started=()
 
+# on_ranks LABEL RANKS...: one after the other, or all at a time because ranks often wait.
+on_ranks() {
+    local label=$1 ranks together=$((${WORKERS:-$(workers)} > 1))
+    shift
+    for ranks in "$@"; do
+        start_ranks "$label" "$ranks"
+        ((together)) || wait_for_ranks "$label" "$ranks"
+    done
+    ((together)) || return 0
+    for ranks in "$@"; do wait_for_ranks "$label" "$ranks"; done
+}
+
+whole=0 building='' built=0
+if [[ $build == release ]] && ((!quick && ${#arguments[@]} == 0)); then
+    whole=1
+    # beside the checks of the style, each of which uses one processor
+    prepare >"$results/build.out" 2>&1 </dev/null &
+    building=$!
+fi
 style python -m ruff check --no-cache .
 style python -m ruff format --check .
 style cython-lint cython
 style codespell --skip=.git,.venv,build,demo .
 style env PYTHONPATH=src lint-imports
 style python -m mypy
-if [[ $build != release ]]; then use_build "$build"; fi
+if [[ $build != release ]]; then
+    make_build "$build"
+    use_build "$build"
+fi
+if ((whole)); then
+    wait "$building" || built=$?
+    cat "$results/build.out"
+    ((built == 0))
+fi
 single "$build" "${files[@]}"
-for ranks in $( ((quick)) || echo "${RANKS:-1 2 3 5}"); do
-    on_ranks "$build" "$ranks"
-done
-if [[ $build == release ]] && ((!quick && ${#arguments[@]} == 0)); then
+if ((!quick)); then
+    # shellcheck disable=SC2086
+    on_ranks "$build" ${RANKS:-1 2 3 5}
+fi
+if ((whole)); then
     use_build bounds
     single bounds "${KERNEL_TESTS[@]}"
     on_ranks bounds 3

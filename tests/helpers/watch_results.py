@@ -5,6 +5,7 @@ Usage: ``python tests/helpers/watch_results.py FOLDER SECONDS COMMAND…``. Limi
 machine that is busy only takes longer. The status is that of the command, or 124.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ EVERY = 2.0
 def main(folder: Path, seconds: float, command: list[str]) -> int:
     """Run the command and return its status."""
     process = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     seen, since = None, monotonic()
     while True:
         try:
