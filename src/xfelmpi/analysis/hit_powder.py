@@ -16,7 +16,7 @@ GEOMETRY_OFF = "the geometry is off"
 
 _QUADRANTS = 4
 
-_FEWEST_HITS = 50
+FEWEST_HITS = 50
 """With fewer, nothing is said of the geometry: the powder need not be round."""
 
 _CLEAR = 5.0
@@ -79,7 +79,7 @@ class HitPowder:
         per_part = len(self.photons) // n_parts
         light = np.ones(len(near))
         if np.isfinite(geometry.distance):
-            light = polarisation(xyz[:, near], "x") * self._solid_angles()[near]
+            light = polarisation(xyz[:, near], "x") * self._solid_angles(near)
         size = min(geometry.detector.pixel_size)
         exposure, background = light * self.good[near], self.background[near]
         pixels = PowderPixels(
@@ -93,10 +93,14 @@ class HitPowder:
         )
         return pixels, near
 
-    def _solid_angles(self) -> np.ndarray:
-        xyz, asic = self.geometry.xyz, self.geometry.detector.asic_shape
-        angles = [solid_angle(xyz[:, module], asic) for module in range(len(xyz[0]))]
-        return np.concatenate([part.reshape(-1) for part in angles])
+    def _solid_angles(self, pixel: np.ndarray) -> np.ndarray:
+        """Return the solid angles of some pixels in sr; the other modules are not looked at."""
+        detector = self.geometry.detector
+        angles = np.zeros((detector.n_modules, detector.module_pixels))
+        for module in np.unique(pixel // detector.module_pixels):
+            of_module = solid_angle(self.geometry.xyz[:, module], detector.asic_shape)
+            angles[module] = of_module.reshape(-1)
+        return angles.reshape(-1)[pixel]
 
 
 def has_signal(pixels: PowderPixels) -> bool:
@@ -106,8 +110,10 @@ def has_signal(pixels: PowderPixels) -> bool:
 
 def geometry_warning(powder: HitPowder) -> str:
     """Return what to say of a geometry that is off by more than a pixel, or nothing."""
+    if powder.n_hits < FEWEST_HITS:
+        return ""
     pixels, _ = powder.near()
-    if powder.n_hits < _FEWEST_HITS or not has_signal(pixels):
+    if not has_signal(pixels):
         return ""
     found: Shifts = fit_shifts(pixels)
     (shift,), (error,) = found.shift, found.error

@@ -4,6 +4,7 @@ Ayyer et al., J. Appl. Cryst. 49 (2016) 1320; github.com/duaneloh/Dragonfly, "Da
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class DragonflyDetector:
         """Edge of a voxel in 1/m (no 2π), NaN if the wavelength is unknown."""
         return 1 / (self.wavelength * self.ewald_rad)
 
-    @property
+    @cached_property
     def volume_edge(self) -> int:
         """Edge of Dragonfly's volume in voxels (``Iterate.calculate_size``)."""
         # in parts, for the sake of memory
