@@ -14,6 +14,7 @@ from pathlib import Path
 import launch
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from keptbins import keep_bins
 from parsedgeometry import keep_parsed
 from patience import patience
 
@@ -46,6 +47,7 @@ def pytest_configure(config):
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     free_memory.give_back = lambda: None
     keep_parsed()
+    keep_bins()
     # what pytest collects is kept to the end, and each search for garbage would walk all of it
     gc.disable()
 
