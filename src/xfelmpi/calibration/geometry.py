@@ -161,7 +161,7 @@ def load_geometry(
         geometry = _from_crystfel(of_detector, detector, path, text)
         # a moved geometry has lost them
         regions = geometry.metadata["crystfel"]["bad"]
-        geometry, origin, warnings = _placed(geometry, detector, path, text, motors)
+        geometry, origin, warnings = _placed(geometry, detector, path, text, found, motors)
         warnings += geometry_file.unapplied(found, regions, path)
         warnings += geometry_file.other_panels(found, detector, path)
     along = find_distance(path, text, found, distance, offset, z_motor)
@@ -193,9 +193,15 @@ def _text_of(path: Path) -> str:
     return geometry_file.read_text(path)
 
 
-def _placed(geometry, detector: Detector, path: Path, text: str, motors: QuadrantMotors | None):
+def _placed(
+    geometry,
+    detector: Detector,
+    path: Path,
+    text: str,
+    found: list[tuple[str, str]],
+    motors: QuadrantMotors | None,
+):
     """Return the geometry where the file's shift and the motors put it, its origin, warnings."""
-    found = geometry_file.statements(text)
     shift, complaints = geometry_file.detector_shift(found, path)
     geometry = geometry.offset(shift) if shift.any() else geometry
     warnings = complaints + geometry_file.odd_lines(text, path)

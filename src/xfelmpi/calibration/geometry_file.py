@@ -68,12 +68,12 @@ def read_text(path: Path) -> str:
 
 def statements(text: str) -> list[tuple[str, str]]:
     """Return names and values of all statements, in order; comments are left out."""
-    found = []
-    for line in text.splitlines():
-        name, equals, value = line.partition(";")[0].partition("=")
-        if equals:
-            found.append((name.strip(), value.strip()))
-    return found
+    return [found for line in text.splitlines() if (found := _statement(line))]
+
+
+def _statement(line: str) -> tuple[str, str] | None:
+    name, equals, value = line.partition(";")[0].partition("=")
+    return (name.strip(), value.strip()) if equals else None
 
 
 def panels(found: list[tuple[str, str]]) -> dict[str, dict[str, str]]:
@@ -114,11 +114,12 @@ def text_for_parser(text: str) -> str:
     for line in text.splitlines():
         if line.startswith(_MOTOR_COMMENT):
             lines.append(line)
-        for name, value in statements(line):
-            if _IN_PIXELS.search(name):
+        found = _statement(line)
+        if found and found[0] not in ("photon_energy", "detector_shift_x", "detector_shift_y"):
+            name, value = found
+            if name.endswith(("_fs", "_ss")) and _IN_PIXELS.search(name):
                 value = _WHOLE.sub("", value)
-            if name not in ("photon_energy", "detector_shift_x", "detector_shift_y"):
-                lines.append(f"{name} = {value}")
+            lines.append(f"{name} = {value}")
     return "\n".join(lines) + "\n"
 
 
@@ -152,9 +153,14 @@ def detector_shift(found: list[tuple[str, str]], path: Path) -> tuple[np.ndarray
 
 def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
     """Return a warning for each kind of statement that has no effect here but has in CrystFEL."""
-    warnings, told = [], set()
+    warnings, told, seen = [], set(), set()
     for key, value in found:
-        name = key.partition("/")[2] or key
+        name, spaces = key.partition("/")[2] or key, len(key.split()) > 1
+        if name in seen and not spaces:
+            continue
+        if name != "adu_per_eV" and not spaces:
+            # nothing more is said of this name
+            seen.add(name)
         kind = re.sub(r"^(mask|flag)(\d+_\w+|_\w+|\d+)?$", r"\1", name)
         if kind == "flag" and name == "flag":
             continue
@@ -164,7 +170,7 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
         elif name == "adu_per_eV" and value not in ("1", "1.0") and name not in told:
             told.add(name)
             warnings.append(f"{path}: {name} is not used: give --adu-per-photon")
-        elif re.search(r"\s", key):
+        elif spaces:
             # extra-geom's parser passes over it
             if " " not in told:
                 told.add(" ")
@@ -204,12 +210,12 @@ def require_different_panels(found: list[tuple[str, str]], path: Path) -> None:
     """
     first: dict[tuple, str] = {}
     for panel, its in panels(found).items():
-        axes = sorted((name, value) for name, value in its.items() if re.fullmatch(r"dim\d+", name))
+        axes = [(a, its[a]) for a in its if a.startswith("dim") and re.fullmatch(r"dim\d+", a)]
         try:
             start = tuple(float(its[name]) for name in ("min_ss", "min_fs"))
         except (KeyError, ValueError):
             continue
-        other = first.setdefault((*axes, *start), panel)
+        other = first.setdefault((*sorted(axes), *start), panel)
         if other != panel:
             raise InputError(
                 f"{path}: panels {other[:80]} and {panel[:80]} have the same pixels (min_ss "
