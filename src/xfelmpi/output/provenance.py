@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -76,18 +77,23 @@ def provenance(
     return mpi.bcast_from_root(comm, attributes)
 
 
-def _versions(comm) -> dict[str, str]:
-    # slow to import, and needed on one rank only
+@cache
+def _distribution(name: str) -> str:
+    # slow to import and to ask, and needed on one rank only
     from importlib import metadata
 
+    return metadata.version(name)
+
+
+def _versions(comm) -> dict[str, str]:
     return {
         "python_version": sys.version.split()[0],
         "numpy_version": np.__version__,
         "h5py_version": h5py.version.version,
         "hdf5_version": h5py.version.hdf5_version,
         "libdeflate_version": LIBDEFLATE,
-        "extra_data_version": metadata.version("extra-data"),
-        "extra_geom_version": metadata.version("extra-geom"),
+        "extra_data_version": _distribution("extra-data"),
+        "extra_geom_version": _distribution("extra-geom"),
         **mpi.library_versions(comm),
     }
 
