@@ -121,12 +121,14 @@ class _ModulePieces:
             (trains.stop, path) for trains, path in self._files if position in trains
         )
         self._file = h5py.File(path, "r")
+        # looking a dataset up takes as long as reading a train of it
+        self._columns = {name: self._file[name] for name in _PIECE_COLUMNS}
         self._at = dict.fromkeys(_PIECE_COLUMNS, 0)
 
     def _take(self, name, n):
         start = self._at[name]
         self._at[name] += n
-        return self._file[name][start : start + n]
+        return self._columns[name][start : start + n]
 
     def powder(self) -> np.ndarray:
         """Return the sum over all frames of the module, uint64 (ss, fs)."""
