@@ -1,5 +1,6 @@
 """The powder of hits near the beam, from which the position of the beam is found. Pure."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,14 @@ _CLEAR = 5.0
 
 @dataclass(frozen=True)
 class HitPowder:
-    """Sums over the hits of some runs with one geometry.
+    """Sums over the hits of some runs with one geometry, of the pixels near the beam.
 
     Parameters
     ----------
     geometry : DetectorGeometry
     n_hits : int
+    pixels : ndarray, int (pixel,)
+        Numbers of the pixels that are nearer to the beam than `NEAR`, ascending.
     photons : ndarray, float64 (pixel,)
         On good pixels.
     good : ndarray, float64 (pixel,)
@@ -41,6 +44,7 @@ class HitPowder:
 
     geometry: DetectorGeometry
     n_hits: int
+    pixels: np.ndarray
     photons: np.ndarray
     good: np.ndarray
     background: np.ndarray
@@ -65,27 +69,31 @@ class HitPowder:
         background : ndarray, float (…)
             Expected photons in one hit; NaN where it is not known.
         """
-        ground = np.asarray(background, np.float64).reshape(-1)
-        used = good.reshape(-1) * np.isfinite(ground)
-        photons = np.where(used > 0, photons.reshape(-1), 0).astype(np.float64)
-        return cls(geometry, n_hits, photons, used, np.nan_to_num(ground) * used)
+        xyz = geometry.xyz
+        near = [np.hypot(xyz[0, m], xyz[1, m]) < NEAR for m in range(xyz.shape[1])]
+        pixels = np.flatnonzero(near)
+        photons, good, background = (v.reshape(-1)[pixels] for v in (photons, good, background))
+        ground = np.asarray(background, np.float64)
+        used = good * np.isfinite(ground)
+        photons = np.where(used > 0, photons, 0).astype(np.float64)
+        return cls(geometry, n_hits, pixels, photons, used, np.nan_to_num(ground) * used)
 
     def near(self, *, quadrants: bool = False) -> tuple[PowderPixels, np.ndarray]:
-        """Return the pixels near the beam, and which these are, int (pixel,)."""
+        """Return the good pixels, and which these are, int (pixel,)."""
         geometry = self.geometry
-        xyz = geometry.xyz.reshape(3, -1)
-        near = np.flatnonzero((np.hypot(xyz[0], xyz[1]) < NEAR) & (self.good > 0))
+        seen = self.good > 0
+        near, xyz = self.pixels[seen], geometry.xyz.reshape(3, -1)
         n_parts = _QUADRANTS if quadrants else 1
-        per_part = len(self.photons) // n_parts
+        per_part = xyz.shape[1] // n_parts
         light = np.ones(len(near))
         if np.isfinite(geometry.distance):
             light = polarisation(xyz[:, near], "x") * self._solid_angles(near)
         size = min(geometry.detector.pixel_size)
-        exposure, background = light * self.good[near], self.background[near]
+        exposure, background = light * self.good[seen], self.background[seen]
         pixels = PowderPixels(
             xyz[:, near],
             near // per_part,
-            self.photons[near],
+            self.photons[seen],
             exposure,
             background,
             size,
@@ -93,14 +101,14 @@ class HitPowder:
         )
         return pixels, near
 
-    def _solid_angles(self, pixel: np.ndarray) -> np.ndarray:
-        """Return the solid angles of some pixels in sr; the other modules are not looked at."""
-        detector = self.geometry.detector
-        angles = np.zeros((detector.n_modules, detector.module_pixels))
-        for module in np.unique(pixel // detector.module_pixels):
-            of_module = solid_angle(self.geometry.xyz[:, module], detector.asic_shape)
-            angles[module] = of_module.reshape(-1)
-        return angles.reshape(-1)[pixel]
+    def _solid_angles(self, pixels: np.ndarray) -> np.ndarray:
+        xyz, asic = self.geometry.xyz, self.geometry.detector.asic_shape
+        module, pixel = np.divmod(pixels, math.prod(xyz.shape[2:]))
+        angles = np.empty(len(pixels))
+        for m in np.unique(module):
+            own = module == m
+            angles[own] = solid_angle(xyz[:, m], asic).reshape(-1)[pixel[own]]
+        return angles
 
 
 def has_signal(pixels: PowderPixels) -> bool:

@@ -291,7 +291,10 @@ def train_widths(
         Background frames.
     """
     noise = shot_noise(np.nan_to_num(level))
-    offset = (run_scores - np.repeat(level, count)) / np.repeat(noise, count)
+    # in place: these are the longest arrays of the decision
+    offset = np.repeat(level, count)
+    np.subtract(run_scores, offset, out=offset)
+    offset /= np.repeat(noise, count)
     edges = blocks_of_trains(count * share, wanted)
     block = np.searchsorted(edges, trains, side="right") - 1
     needed = np.unique(block)

@@ -61,7 +61,8 @@ class FrameScorer:
         """
         settings, frames = self.settings, self.frames
         there = modules_of(self.modules_in_run, len(self.good_in_region))
-        good = (there @ self.good_in_region)[frames.cell_id[rows]] - sums.region_bad
+        good = (there @ self.good_in_region)[frames.cell_id[rows]]
+        good -= sums.region_bad
         # a frame of which nothing could be seen has not scored 0
         values = np.where(good > 0, SCORES[settings.score](sums), np.nan)
         if settings.normalise == "unmasked":
@@ -73,5 +74,5 @@ class FrameScorer:
             frames.cell_id[rows],
             self.pulse_energy[rows],
             (sums.modules == self.modules_in_run) & ~self.is_dark[rows],
-            values.astype(np.float64),
+            values.astype(np.float64, copy=False),
         )

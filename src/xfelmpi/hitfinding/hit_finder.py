@@ -19,6 +19,9 @@ from xfelmpi.hitfinding.scores import (
 )
 from xfelmpi.hitfinding.thresholds import Decision, ThresholdRule
 
+_AT_ONCE = 1 << 16
+"""Frames that misses are drawn from at a time."""
+
 
 def rule_of(settings: HitSettings) -> ThresholdRule:
     """Return how statistics become hits."""
@@ -131,7 +134,7 @@ class _Background:
 def _background(comm, settings: HitSettings, frames: ScoredFrames) -> _Background:
     """Estimate the background around every train; collective, or alone without `comm`."""
     floor, edges = rule_of(settings).floor, train_edges(frames.train_id)
-    own = np.diff(np.concatenate([[0], np.cumsum(frames.usable)])[edges])
+    own = np.add.reduceat(frames.usable, edges[:-1], dtype=np.int64)
     first_train = 0 if comm is None else mpi.exscan_and_total(comm, len(own))[0]
 
     def of_run(values: np.ndarray) -> np.ndarray:
@@ -205,11 +208,23 @@ def draw_misses(
     comm, settings: HitSettings, frames: ScoredFrames, decision: Decision
 ) -> np.ndarray:
     """Return which frames are misses, bool (frame,); collective."""
-    key = sampling.sampling_key(frames.train_id, frames.cell_id)
     of_base = decision.is_hit if settings.miss_base == "hits" else decision.is_non_hit
     base = int(mpi.allreduce_sum(comm, np.array([of_base.sum()]))[0])
     wanted = round(base * settings.miss_fraction)
-    # what is not among the lowest of its rank is not among those of the run
-    lowest = sampling.lowest_keys(key[decision.is_non_hit], wanted)
+    non_hit = decision.is_non_hit
+
+    def key(part: slice) -> np.ndarray:
+        return sampling.sampling_key(frames.train_id[part], frames.cell_id[part])
+
+    # in blocks: keys of all frames, and what they are made of, take memory for nothing
+    parts = [slice(a, a + _AT_ONCE) for a in range(0, len(non_hit), _AT_ONCE)]
+    lowest = np.zeros(0, np.uint64)
+    for part in parts:
+        # what is not among the lowest of its rank is not among those of the run
+        both = np.concatenate([lowest, key(part)[non_hit[part]]])
+        lowest = sampling.lowest_keys(both, wanted)
     cutoff = sampling.sampling_cutoff(mpi.allgather_concat(comm, lowest), wanted)
-    return sampling.sampled(key, decision.is_non_hit, cutoff)
+    is_miss = np.zeros(len(non_hit), bool)
+    for part in parts:
+        is_miss[part] = sampling.sampled(key(part), non_hit[part], cutoff)
+    return is_miss

@@ -10,7 +10,7 @@ def sampling_key(train_id: np.ndarray, cell_id: np.ndarray) -> np.ndarray:
     Train IDs are below 2⁴⁷ (see `order_frames`), cells below 2¹⁶. Of the cell, the lowest nine bits
     follow those of the train, and the others, which few detectors have, go where no train reaches.
     """
-    train, cell = train_id.astype(np.uint64), cell_id.astype(np.uint64)
+    train, cell = train_id.astype(np.uint64, copy=False), cell_id.astype(np.uint64)
     with np.errstate(over="ignore"):
         z = (
             (train << np.uint64(9))

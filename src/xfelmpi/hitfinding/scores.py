@@ -68,7 +68,8 @@ def train_edges(train_id: np.ndarray) -> np.ndarray:
     """Return the first frame of every train, and the number of frames."""
     if not len(train_id):
         return np.zeros(1, np.int64)
-    return np.array([0, *(np.flatnonzero(np.diff(train_id)) + 1), len(train_id)], np.int64)
+    new = np.flatnonzero(train_id[1:] != train_id[:-1]) + 1
+    return np.concatenate([[0], new, [len(train_id)]])
 
 
 def windows(

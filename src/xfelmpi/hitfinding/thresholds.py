@@ -11,6 +11,9 @@ from xfelmpi.hitfinding.scores import Windows, train_edges
 WIDTH_OF_QUARTILE = 1.4826
 """Standard deviation of a normal distribution over (median - lower quartile)."""
 
+_AT_ONCE = 1 << 16
+"""Frames that are decided at a time."""
+
 IQR_OF_NORMAL = 1.34896
 """Inter-quartile range of a normal distribution over its standard deviation, as EXtra-redu has
 it; half of it is not quite 1 / 1.4826."""
@@ -74,7 +77,7 @@ def score_statistics(
     if not len(scores):
         return float("nan"), float("nan")
     wanted = (25, 50, 75) if rule.width == "iqr" else (25, 50)
-    low, median, *high = np.percentile(scores.astype(np.float64), wanted)
+    low, median, *high = np.percentile(scores.astype(np.float64), wanted, overwrite_input=True)
     if rule.width == "iqr":
         width = (high[0] - low) / IQR_OF_NORMAL
     elif rule.width == "half":
@@ -132,8 +135,13 @@ def decide_by_run(
     score: np.ndarray, usable: np.ndarray, run_scores: np.ndarray, rule: ThresholdRule
 ) -> Decision:
     """Decide by the statistics of all usable frames of the run, `run_scores`, float32."""
-    median, std = (np.full(len(score), value) for value in score_statistics(run_scores, rule))
-    return _decide_by(score, usable, median, std, rule)
+    median, std = score_statistics(run_scores, rule)
+    decidable = usable & ~np.isnan(median)
+    # one number stands for all frames
+    middle, width, limit = (
+        np.broadcast_to(value, len(score)) for value in (median, std, median + rule.sigma * std)
+    )
+    return _decide(score, decidable, middle, width, limit, rule)
 
 
 def decide_by_background(
@@ -156,8 +164,9 @@ def decide_by_background(
     rule : ThresholdRule
     """
     threshold = tail_threshold(level, width, rule.sigma, floor=rule.floor)
-    level, width, threshold = (np.repeat(v, n_frames) for v in (level, width, threshold))
-    return _decide(score, usable & ~np.isnan(level), level, width, threshold, rule)
+    train = np.repeat(np.arange(len(level), dtype=np.int32), n_frames)
+    decidable = usable & ~np.isnan(level)[train]
+    return _decide(score, decidable, level, width, threshold, rule, train)
 
 
 def decide_fixed(
@@ -167,8 +176,8 @@ def decide_fixed(
     rule: ThresholdRule = ThresholdRule(),
 ) -> Decision:
     """Decide by one threshold; there are no statistics then."""
-    nan = np.full(len(score), np.nan)
-    return _decide(score, usable, nan, nan, np.full(len(score), float(threshold)), rule)
+    nan, limit = (np.broadcast_to(value, len(score)) for value in (np.nan, float(threshold)))
+    return _decide(score, usable, nan, nan, limit, rule)
 
 
 def named_decision(
@@ -190,20 +199,23 @@ def _decide_by(score, usable, median, std, rule) -> Decision:
     return _decide(score, decidable, median, std, median + rule.sigma * std, rule)
 
 
-def _decide(score, decidable, median, std, threshold, rule) -> Decision:
-    def column(values):
-        return np.where(decidable, values, np.nan).astype(np.float32)
-
-    is_hit = decidable & (score > threshold)
-    is_hit &= (score >= rule.min_score) & (score <= rule.max_score)
-    sigma = np.full(len(score), np.nan)
-    np.divide(score - median, std, out=sigma, where=std > 0)
-    return Decision(
-        is_hit,
-        decidable,
-        decidable & ~is_hit & (score <= rule.max_score),
-        column(median),
-        column(std),
-        column(threshold),
-        column(sigma),
-    )
+def _decide(score, decidable, median, std, threshold, rule, group=None) -> Decision:
+    """Decide by statistics of every frame, or of the `group` of every frame, float64 each."""
+    n = len(score)
+    is_hit, is_non_hit = np.zeros((2, n), bool)
+    columns = np.full((4, n), np.nan, np.float32)
+    # in blocks: what is computed of all frames at once would be the most memory of this stage
+    for start in range(0, n, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        known, value = decidable[part], score[part]
+        of = part if group is None else group[part]
+        middle, width, limit = median[of], std[of], threshold[of]
+        hit = known & (value > limit)
+        hit &= (value >= rule.min_score) & (value <= rule.max_score)
+        is_hit[part] = hit
+        is_non_hit[part] = known & ~hit & (value <= rule.max_score)
+        sigma = np.full(len(value), np.nan)
+        np.divide(value - middle, width, out=sigma, where=width > 0)
+        for column, values in zip(columns, (middle, width, limit, sigma), strict=True):
+            np.copyto(column[part], values, where=known, casting="same_kind")
+    return Decision(is_hit, decidable, is_non_hit, *columns)

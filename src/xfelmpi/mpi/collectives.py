@@ -78,10 +78,13 @@ def exscan_and_total(comm, value: int) -> tuple[int, int]:
 
 
 def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
-    """Return the arrays of all ranks, joined in rank order along the first axis, on every rank."""
+    """Return the arrays of all ranks, joined in rank order along the first axis, on every rank.
+
+    A single rank gets its own array, not a copy.
+    """
     array = np.ascontiguousarray(array)
     if comm.size == 1:
-        return array.copy()
+        return array
     from mpi4py import MPI
 
     rows = np.empty(comm.size, np.int64)
@@ -95,9 +98,12 @@ def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
 
 
 def scatter_rows(comm, array: np.ndarray | None, bounds: np.ndarray) -> np.ndarray:
-    """Give rank r the rows ``bounds[r]:bounds[r + 1]`` of the array that rank 0 holds."""
+    """Give rank r the rows ``bounds[r]:bounds[r + 1]`` of the array that rank 0 holds.
+
+    A single rank gets a part of that array, not a copy, if it lies in one piece.
+    """
     if comm.size == 1:
-        return np.array(array[bounds[0] : bounds[1]], order="C")
+        return np.ascontiguousarray(array[bounds[0] : bounds[1]])
     about = comm.bcast((array.dtype.str, array.shape[1:]) if comm.rank == 0 else None)
     dtype, inner = np.dtype(about[0]), about[1]
     width = int(np.prod(inner)) * dtype.itemsize

@@ -21,14 +21,32 @@ def beam_wavelength(comm, photon_energy: float | None, wavelength: np.ndarray) -
     """
     if photon_energy is not None:
         return PLANCK_TIMES_C / photon_energy, ""
-    parts = comm.gather(wavelength[np.isfinite(wavelength)])
-    return comm.bcast(None if parts is None else _median(np.concatenate(parts)))
+    parts = comm.gather(_repeats(wavelength))
+    joined = parts and map(np.concatenate, zip(*parts, strict=True))
+    return comm.bcast(_median(*joined) if joined else None)
 
 
-def _median(known: np.ndarray) -> tuple[float, str]:
-    if not len(known):
+def _repeats(wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the known values, each once where frames in a row share it, and for how many frames.
+
+    All frames of a train share it: to gather and to sort these takes next to no memory.
+    """
+    n = len(wavelength)
+    first = np.flatnonzero(np.append(np.ones(min(n, 1), bool), wavelength[1:] != wavelength[:-1]))
+    values, number = wavelength[first], np.diff(first, append=n)
+    known = np.isfinite(values)
+    return values[known], number[known]
+
+
+def _median(values: np.ndarray, number: np.ndarray) -> tuple[float, str]:
+    """Return the median over frames, of which `number` have each value, and a warning."""
+    if not len(values):
         return float("nan"), ""
-    median, spread = float(np.median(known)), float(np.ptp(known))
+    order = np.argsort(values)
+    values, ends = values[order], np.cumsum(number[order])
+    middle = np.array([ends[-1] - 1, ends[-1]]) // 2
+    median = float(np.mean(values[np.searchsorted(ends, middle, side="right")]))
+    spread = float(values[-1] - values[0])
     if spread <= _SPREAD * median:
         return median, ""
     percent = 100 * spread / median

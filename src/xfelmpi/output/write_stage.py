@@ -111,19 +111,27 @@ class _Beam:
     ----------
     wavelength : float
         Of the run in m, NaN if unknown.
-    weighting : ndarray, float64 (frame,)
-        How much background every frame of this rank has; see `background_weights`.
+    rows : ndarray, int64 (row,)
+        This rank's hits and misses, ascending.
+    weights : ndarray, float64 (row,)
+        How much background each of them has; see `background_weights`.
     """
 
     wavelength: float
-    weighting: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
 
     @classmethod
     def of(cls, comm, done: WriteInputs) -> Self:
         """Compute both; collective."""
         events, modules = done.events, done.local_run.facts.modules_in_run
         wavelength, _ = beam_wavelength(comm, done.settings.photon_energy, events.wavelength)
-        return cls(wavelength, background_weights(comm, events, modules, done.read))
+        rows = np.flatnonzero(events.is_hit | events.is_miss)
+        return cls(wavelength, rows, background_weights(comm, events, modules, done.read, rows))
+
+    def weighting(self, rows: np.ndarray) -> np.ndarray:
+        """Return the weights of hits or misses, float64 (row,)."""
+        return self.weights[np.searchsorted(self.rows, rows)]
 
 
 def _load_hits(comm, done: WriteInputs) -> None:
@@ -150,11 +158,11 @@ def _analysed(comm, done: WriteInputs, beam: _Beam) -> WriteInputs:
     ground = mpi.bcast_from_root(comm, lambda: _mean_background(done))
     geometry = share_geometry(comm, done.geometry)
     run = AnalysedRun(settings, geometry, beam.wavelength, ground, done.masks, modules)
-    of_frame = np.full(len(events.wavelength), beam.wavelength)
-    if settings.photon_energy is None:
-        of_frame = events.wavelength
+    of_frame = events.wavelength
+    if settings.photon_energy is not None:
+        of_frame = np.broadcast_to(beam.wavelength, len(events.trainId))
     blocks = (
-        (part, AnalysedHits(frames, events.cellId[part], beam.weighting[part], of_frame[part]))
+        (part, AnalysedHits(frames, events.cellId[part], beam.weighting(part), of_frame[part]))
         for part, frames in done.reader.stream(rows)
     )
     columns = analyse_hits(comm, classes, run, blocks, len(events.trainId))
@@ -247,16 +255,13 @@ def _hits_to_write(
 ) -> HitsToWrite:
     """Return what the output formats get; collective."""
     comm, settings = job.comm, done.settings
-    cell_id = done.events.cellId
-    background_row = cells.row_of(cell_id) if cells else np.zeros(len(cell_id), np.uint32)
     kinds = ("hits", "misses") if settings.with_misses else ("hits",)
-    ground = beam.weighting, background_row
     return HitsToWrite(
         comm=comm,
         settings=settings,
         files=job.experiment,
         attributes=attributes,
-        sets={k: _frame_set(job, done, k, rows[k], ground) for k in kinds},
+        sets={k: _frame_set(job, done, k, rows[k], cells, beam) for k in kinds},
         detector=done.local_run.facts.detector_type,
         masks=done.masks,
         modules_in_run=done.local_run.facts.modules_in_run,
@@ -267,10 +272,15 @@ def _hits_to_write(
 
 
 def _frame_set(
-    job: JobContext, done: WriteInputs, kind: str, rows: np.ndarray, ground: tuple
+    job: JobContext,
+    done: WriteInputs,
+    kind: str,
+    rows: np.ndarray,
+    cells: CellBackground | None,
+    beam: _Beam,
 ) -> FrameSet:
     sums, local_run, experiment = done.sums, done.local_run, job.experiment
-    ones = sums.ones[rows].astype(np.int64)
+    ones, cell_id = sums.ones[rows].astype(np.int64), local_run.frames.cell_id[rows]
     return FrameSet(
         title=f"{_TITLES[kind]} of {experiment.proposal} run {experiment.run}",
         n_frames=mpi.exscan_and_total(job.comm, len(rows))[1],
@@ -278,10 +288,11 @@ def _frame_set(
             f"{experiment.proposal}_{experiment.name}",
             done.events.take(rows),
             (rows + local_run.first_frame).astype(np.uint64),
-            *(values[rows] for values in ground),
+            beam.weighting(rows),
+            cells.row_of(cell_id) if cells else np.zeros(len(rows), np.uint32),
             local_run.facts.detector_type,
         ),
-        cell_id=local_run.frames.cell_id[rows],
+        cell_id=cell_id,
         ones=ones,
         multi=sums.lit[rows] - ones,
         peak=mpi.allreduce_max(job.comm, sums.peak[rows].max(initial=0)),

@@ -56,19 +56,29 @@ def _ratio(values: np.ndarray, reference: float) -> np.ndarray:
     return np.where(np.isfinite(ratio), ratio, 1.0)
 
 
-def mean_by_train(train_id: np.ndarray, photons: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the mean photons of the frames that count, of every frame's train, float64 (frame,).
+def mean_by_train(
+    train_id: np.ndarray,
+    photons: np.ndarray,
+    counts: np.ndarray,
+    rows: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    """Return the mean photons of the frames that count, of some frames' trains, float64 (row,).
 
     Parameters
     ----------
     train_id : ndarray, uint64 (frame,)
+        Ascending.
     photons : ndarray, uint64 (frame,)
     counts : ndarray, bool (frame,)
         Frames that count; NaN for a train that has none.
+    rows : ndarray, int (row,), or slice
+        The frames that are asked for.
     """
-    _, train = np.unique(train_id, return_inverse=True)
-    n_trains = int(train.max()) + 1 if len(train) else 0
-    number = np.bincount(train, counts, n_trains)
-    total = np.bincount(train, np.where(counts, photons, 0), n_trains)
+    new = np.ones(len(train_id), bool)
+    np.not_equal(train_id[1:], train_id[:-1], out=new[1:])
+    first = np.flatnonzero(new)
+    number = np.add.reduceat(counts, first, dtype=np.int64)
+    total = np.add.reduceat(photons * counts, first)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (total / number)[train]
+        mean = total / number
+    return mean[np.searchsorted(train_id[first], train_id[rows])]

@@ -45,14 +45,32 @@ class FrameBuffer:
         self._memory = mmap.mmap(-1, max(words * WORD_BYTES, 1), flags=own)
         self._words = np.frombuffer(self._memory, np.uint16, words)
         self.used, self.capacity = 0, words
-        self._start = np.full(self._n_frames, -1, np.int64)
-        # words and entries of each frame
-        self._length = np.zeros(self._n_frames, np.uint32)
-        self._entries = np.zeros(self._n_frames, np.uint32)
+        # of every frame among those that are kept, which most are not; -1: it is not
+        self._place = np.full(self._n_frames, -1, np.int32)
+        self._set_kept(np.zeros(0, np.int64), np.zeros(0, np.uint32))
+
+    def _set_kept(self, ends: np.ndarray, entries: np.ndarray) -> None:
+        """Note where the words of each kept frame end, and its entries, (kept frame,) each."""
+        self._n_kept = len(ends)
+        # the first one begins at 0, and every other one where the one before ends
+        self._ends = np.append(np.int64(0), ends)
+        self._entries = entries
+
+    def _add_kept(self, ends: np.ndarray, entries: np.ndarray) -> None:
+        n, total = self._n_kept, self._n_kept + len(ends)
+        if total > len(self._entries):
+            room = np.zeros(total, np.int64)
+            self._ends = np.append(self._ends, room)
+            self._entries = np.append(self._entries, room.astype(np.uint32))
+        self._ends[n + 1 : total + 1] = ends
+        self._entries[n:total] = entries
+        self._n_kept = total
 
     def release(self) -> None:
         """Keep nothing any longer, and give the memory back."""
         self._make_room(0)
+        # one number stands for all frames
+        self._place = np.broadcast_to(np.int32(-1), self._n_frames)
 
     def append(
         self, first: int, block: FrameBlock, wanted: np.ndarray, most: int | None = None
@@ -76,23 +94,25 @@ class FrameBuffer:
         stop = np.empty(len(frames), np.int64)
         most = self.capacity if most is None else most
         n = pack(sparse.indptr, sparse.pixel, sparse.count, self._words, self.used, most, stop)
-        ends = np.concatenate([[self.used], stop[:n]])
-        self._start[frames[:n]] = ends[:-1]
-        self._length[frames[:n]] = np.diff(ends)
-        self._entries[frames[:n]] = np.diff(sparse.indptr[: n + 1])
-        self.used = int(ends[-1])
+        if not n:
+            return
+        self._place[frames[:n]] = np.arange(self._n_kept, self._n_kept + n)
+        self._add_kept(stop[:n], np.diff(sparse.indptr[: n + 1]))
+        self.used = int(stop[n - 1])
 
     def keep_only(self, frames: np.ndarray) -> None:
         """Forget all but some frames, int (frame,), so that there is room for others."""
         wanted = frames[self.has(frames)]
-        wanted = wanted[np.argsort(self._start[wanted])]
-        start, length = self._start[wanted], self._length[wanted]
+        wanted = wanted[np.argsort(self._place[wanted])]
+        place = self._place[wanted]
+        start, stop = self._ends[place], self._ends[place + 1]
         self.used = 0
-        self._start[:] = -1
-        for frame, a, n in zip(wanted.tolist(), start.tolist(), length.tolist(), strict=True):
-            self._words[self.used : self.used + n] = self._words[a : a + n]
-            self._start[frame] = self.used
-            self.used += n
+        for a, b in zip(start.tolist(), stop.tolist(), strict=True):
+            self._words[self.used : self.used + b - a] = self._words[a:b]
+            self.used += b - a
+        self._place = np.full(self._n_frames, -1, np.int32)
+        self._place[wanted] = np.arange(len(wanted))
+        self._set_kept(np.cumsum(stop - start), self._entries[place])
         self._give_back_rest()
 
     def _give_back_rest(self) -> None:
@@ -102,7 +122,7 @@ class FrameBuffer:
 
     def has(self, frames: np.ndarray) -> np.ndarray:
         """Return which of the frames, int (frame,), are kept."""
-        return self._start[frames] >= 0
+        return self._place[frames] >= 0
 
     def has_room(self, entries: np.ndarray) -> bool:
         """Whether frames with so many entries, int (frame,), fit if each entry takes a word."""
@@ -124,15 +144,14 @@ class FrameBuffer:
         words : ndarray, uint16 (word,)
             For `unpacked`.
         """
-        start = self._start[frames]
-        start = np.where(start < 0, -1, start - used)
-        return start, start + self._length[frames], self._words[used : self.used]
+        place = self._place[frames]
+        start, stop = (np.where(place < 0, -1, self._ends[place + i] - used) for i in (0, 1))
+        return start, stop, self._words[used : self.used]
 
     def take(self, frames: np.ndarray) -> SparseFrames:
         """Return kept frames, int (frame,)."""
-        start = self._start[frames]
-        stop = start + self._length[frames]
-        return unpacked(start, stop, self._entries[frames], self._words)
+        place = self._place[frames]
+        return unpacked(self._ends[place], self._ends[place + 1], self._entries[place], self._words)
 
 
 def unpacked(

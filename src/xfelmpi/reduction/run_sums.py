@@ -10,9 +10,13 @@ from xfelmpi.reduction.powder import PowderSum, mask_good_frames
 
 
 def background_weights(
-    comm, events: EventColumns, modules_in_run: int, read: np.ndarray
+    comm,
+    events: EventColumns,
+    modules_in_run: int,
+    read: np.ndarray,
+    rows: np.ndarray | slice = slice(None),
 ) -> np.ndarray:
-    """Return the background weighting of every frame of this rank, float64 (frame,); collective.
+    """Return the background weighting of some frames of this rank, float64 (row,); collective.
 
     Parameters
     ----------
@@ -23,20 +27,23 @@ def background_weights(
         Bit field.
     read : ndarray, bool (frame,)
         Frames that were read, of which the photons are known.
+    rows : ndarray, int (row,), or slice
+        The frames whose weighting is wanted.
     """
-    complete = events.modules == modules_in_run
     background_frame = ~events.is_hit & ~events.is_dark & read
-    counts = complete & background_frame
+    counts = (events.modules == modules_in_run) & background_frame
     number, photons = mpi.allreduce_sum(
-        comm, np.array([counts.sum(), events.photons[counts].sum()], np.int64)
+        comm, np.array([counts.sum(), events.photons.sum(where=counts)], np.int64)
     )
     # joined in frame order first, so that the sum is the same for any number of ranks
-    energy = mpi.allgather_concat(comm, events.pulse_energy[background_frame])
-    energy = energy[np.isfinite(energy)]
+    known = background_frame & np.isfinite(events.pulse_energy)
+    energy = mpi.allgather_concat(comm, events.pulse_energy[known])
+    mean_energy = energy.mean() if len(energy) else np.nan
+    del energy
     return background.background_weighting(
-        events.pulse_energy,
-        energy.mean() if len(energy) else np.nan,
-        background.mean_by_train(events.trainId, events.photons, counts),
+        events.pulse_energy[rows],
+        mean_energy,
+        background.mean_by_train(events.trainId, events.photons, counts, rows),
         photons / number if number else np.nan,
     )
 

@@ -145,7 +145,8 @@ def sum_hits(files: list[Experiment]) -> tuple[HitPowder, float]:
     known = np.concatenate(wavelengths)
     known = known[np.isfinite(known)]
     sums = [sum(getattr(p, name) for p in powders) for name in ("photons", "good", "background")]
-    powder = HitPowder(powders[0].geometry, sum(p.n_hits for p in powders), *sums)
+    first, n_hits = powders[0], sum(p.n_hits for p in powders)
+    powder = HitPowder(first.geometry, n_hits, first.pixels, *sums)
     return powder, float(np.median(known)) if len(known) else np.nan
 
 
