@@ -87,7 +87,9 @@ def make_table(where, train=None, cell=None) -> FrameTable:
     train = np.full(n, 1000) if train is None else train
     cell = np.arange(n) if cell is None else cell
     train = np.asarray(train, np.uint64)
-    return FrameTable(train, np.asarray(cell, np.uint16), np.asarray(cell, np.uint64), file, row)
+    return FrameTable.of_places(
+        train, np.asarray(cell, np.uint16), np.asarray(cell, np.uint64), file, row
+    )
 
 
 @dataclass(frozen=True)

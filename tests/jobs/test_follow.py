@@ -320,7 +320,7 @@ def table(trains, files, rows):
     train = np.repeat(np.array(trains, np.uint64), 2)
     cell = np.tile(np.array([0, 1], np.uint16), len(trains))
     columns = (np.array(x, np.int32)[:, None] for x in (files, rows))
-    return FrameTable(train, cell, train, *columns)
+    return FrameTable.of_places(train, cell, train, *columns)
 
 
 def test_digest_of_frames_does_not_depend_on_other_frames():

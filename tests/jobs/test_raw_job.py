@@ -188,7 +188,7 @@ def table_of(train_id) -> FrameTable:
     """Return frames of which nothing but the train matters."""
     n = len(train_id)
     places = np.zeros((2, n, 16), np.int32)
-    return FrameTable(np.asarray(train_id), np.zeros(n, "u2"), np.zeros(n, "u8"), *places)
+    return FrameTable.of_places(np.asarray(train_id), np.zeros(n, "u2"), np.zeros(n, "u8"), *places)
 
 
 def blocks_of(mock, memory: int):

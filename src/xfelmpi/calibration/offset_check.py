@@ -129,7 +129,7 @@ def _trains_at_the_ends(local_run: LocalRun) -> tuple[tuple[np.ndarray | None, n
 
 def _signal(files, local_run, calibration: Calibration, row: int, module: int):
     """Return the signals of a frame in the high stage, float32 (ss, fs); None without any."""
-    number = int(local_run.frames.file[row, module])
+    number = int(local_run.frames.file_of(row, module))
     if number < 0:
         return None
     try:

@@ -187,7 +187,7 @@ def check_photon_signal(
         for number, row in enumerate((wanted - local_run.first_frame).tolist()):
             if not 0 <= row < len(frames):
                 continue
-            modules = np.flatnonzero(frames.file[row] >= 0)
+            modules = np.flatnonzero(frames.files[frames.group[row]] >= 0)
             step = max(1, math.ceil(len(modules) / SAMPLED_MODULES))
             part = number * PARTS // len(wanted)
             for module in modules[number % step :: step].tolist():
@@ -204,7 +204,7 @@ def check_photon_signal(
 
 def _add_module(histogram, files, about, reader, frame: FrameTable, module: int, masks) -> None:
     """Add the good pixels of one module of one frame; what cannot be read is said by the pass."""
-    number, rows = int(frame.file[0, module]), frame.row[:, module]
+    number, rows = int(frame.file_of(0, module)), frame.row[:, module]
     if about[number].dtype and np.dtype(about[number].dtype).kind != "f":
         return
     good = masks.good[module, masks.row_of_cell[frame.cell_id[0]]]

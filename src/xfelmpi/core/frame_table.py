@@ -1,6 +1,6 @@
 """Which frame is where: the table that the index makes and every later stage reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -59,12 +59,16 @@ class ModuleFile:
 class FrameTable:
     """Frames in ascending (trainId, cellId) order, and where each module has them.
 
+    Frames that follow each other are in the same files, as a rule, which are named once for all.
+
     Parameters
     ----------
     train_id, pulse_id : ndarray, uint64 (frame,)
     cell_id : ndarray, uint16 (frame,)
-    file : ndarray, int32 or int16 (frame, module)
-        Index of the file that has the module's frame, -1 where the module lacks it.
+    group : ndarray, int32 (frame,)
+        Row of the frame in `files`.
+    files : ndarray, int32 or int16 (group, module)
+        Index of the file that has the module's frames, -1 where the module lacks them.
     row : ndarray, int32 (frame, module)
         Row in that file's dataset; not to be changed.
     """
@@ -72,14 +76,23 @@ class FrameTable:
     train_id: np.ndarray
     cell_id: np.ndarray
     pulse_id: np.ndarray
-    file: np.ndarray
+    group: np.ndarray
+    files: np.ndarray
     row: np.ndarray
+
+    @classmethod
+    def of_places(cls, train_id, cell_id, pulse_id, file, row) -> "FrameTable":
+        """Return the table of frames whose `file` and `row`, int (frame, module), are known."""
+        return cls.of_columns(train_id, cell_id, pulse_id, dict(enumerate(file.T)), row)
 
     @classmethod
     def of_segments(cls, train_id, cell_id, pulse_id, segments, n_modules) -> "FrameTable":
         """Return the table with these `segments`, as compact as `compact` makes it."""
         shape = len(train_id), n_modules
-        file = np.full(shape, -1, file_type(segments[:, 3].max(initial=0)))
+        # between two of these, all modules have one file or none
+        edges = np.unique(np.append(segments[:, 1:3], 0))
+        edges = edges[edges < len(train_id)]
+        files = np.full((len(edges), n_modules), -1, file_type(segments[:, 3].max(initial=0)))
         bounds = np.searchsorted(segments[:, 0], np.arange(n_modules + 1))
         parts = [segments[a:b, [1, 2, 4]] for a, b in pairwise(bounds.tolist())]
         same_rows = all(np.array_equal(part, parts[0]) for part in parts[1:])
@@ -90,12 +103,40 @@ class FrameTable:
         for alike in np.split(segments, np.flatnonzero(new) + 1) if len(segments) else ():
             modules, (first, end) = alike[:, 0], alike[0, 1:3].tolist()
             columns = slice(None) if len(modules) == n_modules else modules
-            file[first:end, columns] = alike[:, 3]
+            files[slice(*np.searchsorted(edges, [first, end])), columns] = alike[:, 3]
             starts = alike[:1, 4] if same_rows else alike[:, 4]
             row[first:end, slice(None) if same_rows else columns] = (
                 np.arange(end - first, dtype=np.int32)[:, None] + starts
             )
-        return cls(train_id, cell_id, pulse_id, file, np.broadcast_to(row, shape))
+        changes = np.ones(len(files), bool)
+        changes[1:] = (files[1:] != files[:-1]).any(axis=1)
+        new = np.zeros(len(train_id), bool)
+        new[edges[changes]] = True
+        row = np.broadcast_to(row, shape)
+        return cls(train_id, cell_id, pulse_id, _groups(new), files[changes], row)
+
+    @classmethod
+    def of_columns(
+        cls, train_id, cell_id, pulse_id, file: dict[int, np.ndarray], row: np.ndarray
+    ) -> "FrameTable":
+        """Return the table, given each module's `file`, int (frame,); others have no frames."""
+        new = np.zeros(len(train_id), bool)
+        for column in file.values():
+            new |= _differs_from_last(column)
+        largest = max(int(column.max(initial=0)) for column in file.values())
+        files = np.full((int(new.sum()), row.shape[1]), -1, file_type(largest))
+        for module, column in file.items():
+            files[:, module] = column[new]
+        return cls(train_id, cell_id, pulse_id, _groups(new), files, row)
+
+    @property
+    def file(self) -> np.ndarray:
+        """The file of every frame and module, int (frame, module): made anew, large for a run."""
+        return self.files[self.group]
+
+    def file_of(self, frames, module) -> np.ndarray:
+        """Return the file that a module has of some frames, int (frame,), or of one frame."""
+        return self.files[self.group[frames], module]
 
     @cached_property
     def segments(self) -> np.ndarray:
@@ -103,12 +144,13 @@ class FrameTable:
 
         Columns: module, first frame, end, file, row of the first; in the order of the first two.
         """
-        n, n_modules = self.file.shape
+        n, n_modules = len(self), self.n_modules
         found = [np.arange(n_modules if n else 0)]
         # one column stands for all if the modules have the same rows
         rows = self.row[:, :1] if self.row.strides[1] == 0 else self.row
         for start in range(1, n, _AT_ONCE):
-            file, row = (x[start - 1 : start + _AT_ONCE] for x in (self.file, rows))
+            part = slice(start - 1, start + _AT_ONCE)
+            file, row = self.files[self.group[part]], rows[part]
             new = (row[1:] - row[:-1] != 1) & (file[1:] >= 0)
             new |= file[1:] != file[:-1]
             found.append(np.flatnonzero(new) + start * n_modules)
@@ -116,39 +158,50 @@ class FrameTable:
         order = np.argsort(module.astype(np.uint16), kind="stable")
         first, module = first[order], module[order]
         end = np.append(np.where(module[1:] == module[:-1], first[1:], n), [n] * (n > 0))
-        columns = module, first, end, self.file[first, module], self.row[first, module]
+        columns = module, first, end, self.file_of(first, module), self.row[first, module]
         segments = np.stack([column.astype(np.int32) for column in columns], axis=1)
         return segments[segments[:, 3] >= 0]
 
     @property
     def n_modules(self) -> int:
         """Modules of the detector, whether they have frames or not."""
-        return self.file.shape[1]
+        return self.files.shape[1]
 
     def __len__(self) -> int:
         return len(self.train_id)
 
     def compact(self) -> "FrameTable":
-        """Return the same table in a quarter of its memory, as far as the run allows.
+        """Return the same table in less memory, if the run allows it.
 
-        In most runs all modules have a frame in the same row of their files, which are few: one
-        row stands for all, and files have short numbers.
+        In most runs all modules have a frame in the same row of their files, which is kept once.
         """
-        file, row = self.file, self.row
-        file = file.astype(file_type(file.max(initial=0)), copy=False)
+        row = self.row
         is_one = row.strides[1] == 0
         if not is_one and all(np.array_equal(row[:, 0], column) for column in row.T[1:]):
             row = np.broadcast_to(row[:, :1].copy(), row.shape)
-        return FrameTable(self.train_id, self.cell_id, self.pulse_id, file, row)
+        return replace(self, row=row)
 
     def __getitem__(self, rows) -> "FrameTable":
         return FrameTable(
             self.train_id[rows],
             self.cell_id[rows],
             self.pulse_id[rows],
-            self.file[rows],
+            self.group[rows],
+            self.files,
             self.row[rows],
         )
+
+
+def _differs_from_last(column: np.ndarray) -> np.ndarray:
+    """Return which values are not the same as those before them, bool; the first one is not."""
+    new = np.ones(len(column), bool)
+    np.not_equal(column[1:], column[:-1], out=new[1:])
+    return new
+
+
+def _groups(new: np.ndarray) -> np.ndarray:
+    """Return the number of every frame's group, int32, told which frames, bool, begin one."""
+    return np.cumsum(new, dtype=np.int32) - np.int32(1)
 
 
 def file_type(largest) -> type[np.signedinteger]:

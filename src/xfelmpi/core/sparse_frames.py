@@ -184,7 +184,10 @@ class FrameSums:
         """Copy the sums of some frames to the rows from `first` on."""
         for name in self.__dataclass_fields__:
             column = getattr(other, name)
-            getattr(self, name)[first : first + len(column)] = column
+            here = getattr(self, name)[first : first + len(column)]
+            # pages of new arrays take no memory until they are written
+            if column.any() or here.any():
+                here[...] = column
 
 
 @dataclass(frozen=True)

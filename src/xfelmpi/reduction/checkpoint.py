@@ -316,7 +316,10 @@ def _check_ids(file: CheckpointFile, rows, here, local_run: LocalRun) -> None:
 
 def _restore_frames(file: CheckpointFile, rows, here, result: ReductionState) -> None:
     for name in FrameSums.names():
-        getattr(result.sums, name)[rows] = file.array(f"sums/{name}")[here]
+        column = file.array(f"sums/{name}")[here]
+        # pages of new arrays take no memory until they are written
+        if column.any():
+            getattr(result.sums, name)[rows] = column
     start, stop = file.array("kept/start")[here], file.array("kept/stop")[here]
     entries = file.array("sums/entries")[here]
     order = np.flatnonzero(start >= 0)

@@ -58,7 +58,8 @@ def without_dead_modules(
     rows : ndarray, int (frame,), or slice
         Those that were read, if not all.
     """
-    present = bits_of((local_run.frames.file[rows] >= 0).any(axis=0))
+    frames = local_run.frames
+    present = bits_of((frames.files[np.unique(frames.group[rows])] >= 0).any(axis=0))
     read_here = np.bitwise_or.reduce(sums.modules[rows], initial=0)
     found, read = mpi.allreduce_bor(comm, np.array([present, read_here], np.int64)).tolist()
     dead = found & ~read

@@ -58,9 +58,7 @@ class HitReader:
         self._table = table
         self._sums = sums
         self._sparsifier = sparsifier
-        self._mask_row = masks.row_of_cell[table.cell_id]
         self._masks = masks
-
         self._given = unused
 
     @cached_property
@@ -94,7 +92,7 @@ class HitReader:
             lacking = frames[~self._kept.has(frames)]
             if self._kept.has_room(self._sums.entries[lacking]):
                 limits = self.LOADED_FRAMES, self.LOADED_ENTRIES
-                for part in _by_file(lacking, self._table.file[lacking]):
+                for part in _by_file(lacking, self._table[lacking].file):
                     for block in self._blocks(part, *limits):
                         self._keep(block, self._read_again(block, None))
                 return
@@ -166,9 +164,7 @@ class HitReader:
             for number in np.unique(numbers):
                 own = np.flatnonzero(numbers == number)
                 rows = block[own]
-                sums[number].add_sparse(
-                    sparse.take(own), self._sums.modules[rows], self._mask_row[rows]
-                )
+                self._add(sums[number], sparse.take(own), rows)
 
     def _blocks(self, frames: np.ndarray, most: int, entries: int) -> Iterator[np.ndarray]:
         """Yield up to so many frames with up to so many entries, or a single frame."""
@@ -188,12 +184,16 @@ class HitReader:
         old, new = block[in_memory], block[~in_memory]
         sparse = self._kept.take(old)
         if powder is not None:
-            powder.add_sparse(sparse, self._sums.modules[old], self._mask_row[old])
+            self._add(powder, sparse, old)
         if not len(new):
             return sparse
         again = self._read_again(new, powder)
         self._keep(new, again)
         return SparseFrames.join([sparse, again]).take(np.argsort(np.concatenate([old, new])))
+
+    def _add(self, powder: PowderSum, sparse: SparseFrames, frames: np.ndarray) -> None:
+        mask_row = self._masks.row_of_cell[self._table.cell_id[frames]]
+        powder.add_sparse(sparse, self._sums.modules[frames], mask_row)
 
     def _read_again(self, frames: np.ndarray, powder: PowderSum | None) -> SparseFrames:
         powder = powder or self._unused

@@ -27,7 +27,8 @@ def digest_frames(frames: FrameTable, files: tuple[ModuleFile, ...]) -> str:
     files : tuple of ModuleFile
         Of the run; the files of `frames` are numbers of these.
     """
-    used = np.unique(frames.file[frames.file >= 0]).tolist()
+    file = frames.file
+    used = np.unique(file[file >= 0]).tolist()
     used.sort(key=lambda n: (files[n].module, Path(files[n].path).name))
     about = [
         [Path(f.path).name, f.module, f.dataset, f.stamp] for f in map(files.__getitem__, used)
@@ -35,8 +36,8 @@ def digest_frames(frames: FrameTable, files: tuple[ModuleFile, ...]) -> str:
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
     number = np.full(len(files) + 1, -1, np.int32)
     number[used] = np.arange(len(used))
-    row = np.where(frames.file < 0, 0, frames.row)
-    for array in (frames.train_id, frames.cell_id, frames.pulse_id, number[frames.file], row):
+    row = np.where(file < 0, 0, frames.row)
+    for array in (frames.train_id, frames.cell_id, frames.pulse_id, number[file], row):
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 

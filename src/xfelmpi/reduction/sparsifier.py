@@ -150,10 +150,11 @@ class Sparsifier:
         block = FrameBlock(FrameSums.zeros(n), *segments, self._pixel, self._count)
         self._entries.n_entries = 0
         for module in range(table.n_modules):
-            for number in np.unique(table.file[:, module]):
+            file = table.file_of(slice(None), module)
+            for number in np.unique(file):
                 if number < 0:
                     continue
-                these = np.flatnonzero(table.file[:, module] == number)
+                these = np.flatnonzero(file == number)
                 if self._calibration:
                     # frames of one cell together: its constants stay in the cache
                     these = these[np.argsort(table.cell_id[these], kind="stable")]

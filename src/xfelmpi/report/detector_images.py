@@ -122,10 +122,18 @@ def _signal(found: RunFiles, hit_file: HitFile, radius: np.ndarray) -> tuple[np.
     hits = np.where(known, found.powder["good_frames_hits"], 0).astype(float)
     others = np.maximum(found.powder["good_frames"] - hits, 1.0)
     ground = np.where(known, hit_file.background, 0.0) * weight * hits
-    photons = np.where(known, found.powder["powder_hits"], 0)
+    variance = ground * weight
+    variance *= hits
+    variance /= others
+    del others
     middle, at = curves.radial_bins(radius)
-    parts = (photons, ground, ground * weight * hits / others, hits)
-    photons, ground, variance, hits = (np.bincount(at, part, len(middle)) for part in parts)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(at, values, len(middle))
+
+    # one after the other: they are as long as a frame
+    ground, variance, hits = total(ground), total(variance), total(hits)
+    photons = total(np.where(known, found.powder["powder_hits"], 0))
     with np.errstate(invalid="ignore", divide="ignore"):
         signal = np.where(photons > ground, (photons - ground) / hits, np.nan)
     return signal, curves.signal_limit(middle, photons, ground, variance)

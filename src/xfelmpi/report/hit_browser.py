@@ -52,7 +52,6 @@ def hit_browser(found: RunFiles) -> Iterator[str]:
         return
     score = found.run.events.hitscore[hit_file.rows]
     strongest = np.argsort(-score, kind="stable")[:MOST_HITS]
-    packed = pack_hits(found, strongest)
     hits = np.sort(strongest)
     _, (raster, _) = found.layouts
     columns, units = _columns(hit_file, found, hits)
@@ -68,6 +67,8 @@ def hit_browser(found: RunFiles) -> Iterator[str]:
         "detector": _detector(found, raster),
         "palette": pictures.palette(_SHADES)[pictures.LOWEST :, :3].tolist(),
     }
+    # after what takes as much memory for a moment
+    packed = pack_hits(found, strongest)
     notes = []
     if len(hits) < len(hit_file.rows):
         notes.append(f"The {len(hits):,} strongest of {len(hit_file.rows):,} hits.")

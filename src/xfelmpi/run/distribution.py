@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -196,14 +197,28 @@ def distribute_run(
 def _deal_frames(comm, table: FrameTable | None, bounds: np.ndarray) -> FrameTable:
     """Give every rank its frames of the table that rank 0 holds; collective."""
     dealt = {}
-    for name in FrameTable.__dataclass_fields__:
+    for name in ("train_id", "cell_id", "pulse_id", "group", "row"):
         column = getattr(table, name, None)
         if name == "row" and column is not None and column.strides[1] == 0:
             # one column stands for all
             column = column[:, :1]
         dealt[name] = mpi.scatter_rows(comm, column, bounds)
-    dealt["row"] = np.broadcast_to(dealt["row"], dealt["file"].shape)
-    return FrameTable(**dealt).compact()
+    # groups ascend: those of a rank stand together
+    group = dealt["group"]
+    files, of_ranks = _files_by_rank(table, bounds) if table is not None else (None, None)
+    files = mpi.scatter_rows(comm, files, comm.bcast(of_ranks))
+    dealt["group"] = group - group[:1]
+    dealt["row"] = np.broadcast_to(dealt["row"], (len(group), files.shape[1]))
+    return FrameTable(**dealt, files=files).compact()
+
+
+def _files_by_rank(table: FrameTable, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the files of the groups that each rank has, and where those of every rank begin."""
+    own = []
+    for a, b in pairwise(bounds.tolist()):
+        groups = table.group[[a, b - 1]] if b > a else (0, -1)
+        own.append(table.files[groups[0] : groups[1] + 1])
+    return np.concatenate(own), np.cumsum([0, *map(len, own)])
 
 
 def _deal_machine(comm, machine, bounds: np.ndarray) -> dict:

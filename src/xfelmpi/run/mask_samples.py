@@ -82,11 +82,11 @@ def _first_frames(frames: FrameTable, cells: np.ndarray, n: int) -> CellFrames:
     order = order[np.isin(frames.cell_id[order], cells)]
     index = np.searchsorted(cells, frames.cell_id[order])
     for module in range(frames.n_modules):
-        has = frames.file[order, module] >= 0
+        has = frames.file_of(order, module) >= 0
         cell = index[has]
         place = np.arange(len(cell)) - np.searchsorted(cell, np.arange(len(cells)))[cell]
         few = place < n
         at, (cell, place) = order[has][few], (cell[few], place[few])
-        found.file[module, cell, place] = frames.file[at, module]
+        found.file[module, cell, place] = frames.file_of(at, module)
         found.row[module, cell, place] = frames.row[at, module]
     return found

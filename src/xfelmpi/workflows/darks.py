@@ -172,7 +172,7 @@ def _share(comm, index) -> _Run:
     """Give every node the frame table of a run; collective."""
     about = None
     if comm.rank == 0:
-        about = (index.detector_type, index.files, index.frames.file.shape)
+        about = (index.detector_type, index.files, (len(index.frames), index.frames.n_modules))
     detector, files, shape = comm.bcast(about)
     columns = []
     for name, size, dtype in (

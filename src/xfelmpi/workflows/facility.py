@@ -88,7 +88,7 @@ def _run_stages(job: RunJob) -> tuple[RunJob, int | None]:
         local_run, vds, left_out = start_vds(job, local_run, inputs.used)
     warnings = log_start(job, local_run, inputs)
     sums = FrameSums.zeros(len(local_run.frames))
-    sums.modules[:] = bits_of(local_run.frames.file >= 0)
+    sums.modules[:] = bits_of(local_run.frames.files >= 0)[local_run.frames.group]
     with stages.timed("decide"):
         score, decision, is_miss = _decide(job, local_run, sums.modules)
     with stages.timed("write"):

@@ -35,6 +35,7 @@ def report_run(job: RunJob, *, same_hits: bool = False) -> None:
     parts = _OtherParts(comm)
     makes_page = comm.rank == comm.size - 1
     found, failure = _make_page(experiment, parts) if makes_page else (None, "")
+    give_back()
     try:
         mpi.run_on_root(comm, lambda: _make_hit_browser(experiment, found, parts))
         browser_failure = ""

@@ -10,7 +10,7 @@ N, MODULES = 7, 16
 
 def a_table(file: np.ndarray, row: np.ndarray) -> FrameTable:
     ids = np.arange(len(file), dtype=np.uint64)
-    return FrameTable(ids, ids.astype(np.uint16), ids, file, row)
+    return FrameTable.of_places(ids, ids.astype(np.uint16), ids, file, row)
 
 
 def same_rows() -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,21 @@ def test_rows_of_modules_that_differ_stay(module):
 def test_more_files_than_short_numbers_have():
     file, row = same_rows()
     file[0, 0] = np.iinfo(np.int16).max + 1
-    assert a_table(file, row).compact().file is file
+    table = a_table(file, row).compact()
+    assert table.file.dtype == np.int32
+    np.testing.assert_array_equal(table.file, file)
+
+
+def test_files_are_named_once_for_frames_in_a_row():
+    file, row = (np.repeat(x, 100, axis=0) for x in next_file_and_other_order())
+    file[250, 3] = -1
+    table = a_table(file, row)
+    assert table.group.dtype == np.int32
+    assert np.bincount(table.group).tolist() == [250, 1, 149, 300]
+    np.testing.assert_array_equal(table.file, file)
+    np.testing.assert_array_equal(table[240:260].file, file[240:260])
+    assert table.file_of(250, 3) == -1
+    np.testing.assert_array_equal(table.file_of(slice(240, 260), 3), file[240:260, 3])
 
 
 def test_no_frames():

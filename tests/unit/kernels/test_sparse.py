@@ -20,6 +20,7 @@ from modulefiles import (
 from readers import FRAME_PIXELS
 from reference import EMPTY, FS, MODULES, PIXELS, SS, module_twin, photon_image
 
+from xfelmpi.core.frame_table import FrameTable
 from xfelmpi.core.sparse_frames import SparseFrames
 from xfelmpi.detectors.agipd import AGIPD_1M
 from xfelmpi.reduction.powder import PowderSum
@@ -336,7 +337,9 @@ def test_modules_masks_and_gaps(tmp_path):
     ]
     where = {0: (0, [0, -1, 2, 3, 4, 5]), 7: (1, range(n)), 15: (2, [5, 4, -1, 2, -1, 0])}
     table = make_table(where, cell=cell)
-    table.file[4:, 7], table.row[4:, 7] = 3, [0, 1]
+    file = table.file
+    file[4:, 7], table.row[4:, 7] = 3, [0, 1]
+    table = FrameTable.of_places(table.train_id, table.cell_id, table.pulse_id, file, table.row)
     reading = read(files, table, make_masks(good, region, rows))
     assert reading.problems == []
 

@@ -194,7 +194,7 @@ def test_detector_with_eight_modules_is_read(tmp_path):
         file.create_dataset("data", data=images, chunks=(1, 512, 128), compression="gzip")
     files = (ModuleFile(str(path), 7, "data"),)
     whole = make_table({7: (0, [0, 1, 2])})
-    table = FrameTable(
+    table = FrameTable.of_places(
         whole.train_id, whole.cell_id, whole.pulse_id, whole.file[:, :8], whole.row[:, :8]
     )
     masks = make_masks()

@@ -282,7 +282,7 @@ def table_of(train, cell, has):
     file = np.where(has.T, np.arange(MODULES), -1).astype(np.int32)
     row = np.broadcast_to(np.arange(n, dtype=np.int32)[:, None], (n, MODULES))
     ids = np.asarray(train, np.uint64), np.asarray(cell, np.uint16), np.asarray(cell, np.uint64)
-    return FrameTable(*ids, file, row)
+    return FrameTable.of_places(*ids, file, row)
 
 
 def test_first_frames_of_every_module_and_cell():

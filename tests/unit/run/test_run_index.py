@@ -127,7 +127,7 @@ def test_valid_run(run):
     dtypes = {name: getattr(index.frames, name).dtype for name in names}
     assert dtypes == {
         **{"train_id": np.uint64, "pulse_id": np.uint64, "cell_id": np.uint16},
-        **{"file": np.int16, "row": np.int32},
+        **{"group": np.int32, "files": np.int16, "row": np.int32},
     }
 
 

@@ -213,7 +213,7 @@ def table(columns: dict[int, tuple], trains) -> FrameTable:
     for module, (files, rows) in columns.items():
         file[:, module], row[:, module] = files, rows
     cells = np.zeros(len(trains), np.uint16)
-    return FrameTable(trains, cells, trains, file, row)
+    return FrameTable.of_places(trains, cells, trains, file, row)
 
 
 def expand(mappings: Mappings, n_frames: int) -> tuple[np.ndarray, np.ndarray]:

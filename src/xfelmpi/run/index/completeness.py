@@ -131,7 +131,7 @@ def _sequences_that_nobody_has(have: Listing) -> list[Problem]:
 def _lacks_the_end(index: RunIndex) -> bool:
     """Return whether a module of the run has no frame of the last train."""
     frames = index.frames
-    there = (frames.file[frames.train_id == frames.train_id[-1]] >= 0).any(axis=0)
+    there = (frames[frames.train_id == frames.train_id[-1]].file >= 0).any(axis=0)
     return bool(index.modules_in_run & ~int(bits_of(there)))
 
 

@@ -11,7 +11,7 @@ from xfelmpi.detectors.module_bits import modules_of
 def _rare_frames(frames: FrameTable) -> list[Problem]:
     problems = []
     for m in range(frames.n_modules):
-        trains = frames.train_id[frames.file[:, m] >= 0]
+        trains = frames.train_id[frames.file_of(slice(None), m) >= 0]
         if len(trains):
             n = len(np.unique(trains))
             what = f"module has {len(trains)} frames in {n} trains that most other modules lack"
@@ -35,7 +35,8 @@ def gap_problems(frames: FrameTable, modules_in_run: int) -> list[Problem]:
     lacking &= modules_of(modules_in_run, frames.n_modules)
     if not lacking.any():
         return absent
-    rare = 2 * (frames.file >= 0).sum(axis=1) < modules_in_run.bit_count()
+    rare = 2 * (frames.files >= 0).sum(axis=1) < modules_in_run.bit_count()
+    rare = rare[frames.group]
     problems_of_rare = _rare_frames(frames[rare]) if rare.any() else []
     frames = frames[~rare] if rare.any() else frames
     trains, train_of_frame, n_frames = np.unique(
@@ -43,7 +44,8 @@ def gap_problems(frames: FrameTable, modules_in_run: int) -> list[Problem]:
     )
     problems = absent
     for m in np.flatnonzero(lacking).tolist():
-        missing = np.bincount(train_of_frame, frames.file[:, m] < 0, len(trains)).astype(int)
+        lacks = frames.file_of(slice(None), m) < 0
+        missing = np.bincount(train_of_frame, lacks, len(trains)).astype(int)
         whole = missing == n_frames
         problems += [
             Problem(

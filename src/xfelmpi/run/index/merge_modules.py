@@ -170,28 +170,26 @@ def join_modules(
             union = np.union1d(union, module.key)
     pulse = settle_pulses(union, modules, _CELL_BITS, problems)
     n = len(union)
-    largest = max(int(module.file.max(initial=0)) for module in modules.values())
-    file = np.full((n, n_modules), -1, file_type(largest))
     whole = {m: modules.pop(m) for m in sorted(modules) if modules[m].key is union}
     # as a rule all modules have a frame in the same row of their files, which is kept once
     rows = [module.row for module in whole.values()]
     same = len(rows) == n_modules and all(
         other is rows[0] or np.array_equal(other, rows[0]) for other in rows[1:]
     )
-    row = rows[0][:, None] if same else np.zeros(file.shape, np.int32)
+    row = rows[0][:, None] if same else np.zeros((n, n_modules), np.int32)
+    file = {m: module.file for m, module in whole.items()}
     # a block of rows for all modules at a time: it stays in the processor's cache meanwhile
-    for start in range(0, n if whole else 0, _AT_ONCE):
+    for start in range(0, 0 if same else n, _AT_ONCE):
         block = slice(start, start + _AT_ONCE)
         for m, module in whole.items():
-            file[block, m] = module.file[block]
-            if not same:
-                row[block, m] = module.row[block]
+            row[block, m] = module.row[block]
     whole.clear()
     for m in sorted(modules):
         module = modules.pop(m)
         at = np.searchsorted(union, module.key)
-        file[at, m] = module.file
+        file[m] = np.full(n, -1, file_type(module.file.max(initial=0)))
+        file[m][at] = module.file
         row[at, m] = module.row
     train_id = (union >> _CELL_BITS).astype(np.uint64)
-    row = np.broadcast_to(row, file.shape)
-    return FrameTable(train_id, union.astype(np.uint16), pulse, file, row)
+    row = np.broadcast_to(row, (n, n_modules))
+    return FrameTable.of_columns(train_id, union.astype(np.uint16), pulse, file, row)

@@ -272,8 +272,8 @@ def _reasons(problems: list[Problem], suspects) -> str:
 def _modules_of_trains(frames: FrameTable) -> tuple[np.ndarray, np.ndarray]:
     """Return the trains, ascending, and which modules have frames of them, a bit for each."""
     trains, first = np.unique(frames.train_id, return_index=True)
-    there = np.logical_or.reduceat(frames.file >= 0, first, axis=0)
-    return trains, bits_of(there)
+    there = bits_of(frames.files >= 0)[frames.group]
+    return trains, np.bitwise_or.reduceat(there, first)
 
 
 def _by_module(sources: list[_Source], contents: dict[Path, FileContent]):

@@ -230,9 +230,9 @@ class LabelledFrames:
 
 
 def _only(table: FrameTable, module: int) -> FrameTable:
-    file = np.full_like(table.file, -1)
-    file[:, module] = table.file[:, module]
-    return replace(table, file=file)
+    files = np.full_like(table.files, -1)
+    files[:, module] = table.files[:, module]
+    return replace(table, files=files)
 
 
 class CellSums(Observer):

@@ -161,9 +161,9 @@ def _h5py_reader(config: Config, data: RunData, opened: _RunFiles) -> Callable[[
         bad_here = np.zeros(len(good), bool)
         modules, complaints = 0, []
         for module in range(table.n_modules):
-            if table.file[row, module] < 0:
+            if table.file_of(row, module) < 0:
                 continue
-            file = data.local_run.facts.files[table.file[row, module]]
+            file = data.local_run.facts.files[table.file_of(row, module)]
             ids = (int(table.train_id[row]), int(table.cell_id[row]))
             found = _read_module(opened, file, int(table.row[row, module]), ids, data, config)
             if found is None:
