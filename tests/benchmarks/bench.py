@@ -50,7 +50,7 @@ def timed(command, **env) -> Spent:
     wall = monotonic() - start
     if os.waitstatus_to_exitcode(status) not in (0, 3):
         raise RuntimeError(f"{' '.join(map(str, command))}\n{said}")
-    return Spent(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000, said)
+    return Spent(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6, said)
 
 
 def xfelmpi(*arguments, ranks: int = 0) -> Spent:

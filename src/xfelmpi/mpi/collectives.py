@@ -100,7 +100,7 @@ def allgather_concat(comm, array: np.ndarray) -> np.ndarray:
 def scatter_rows(comm, array: np.ndarray | None, bounds: np.ndarray) -> np.ndarray:
     """Give rank r the rows ``bounds[r]:bounds[r + 1]`` of the array that rank 0 holds.
 
-    A single rank gets a part of that array, not a copy, if it lies in one piece.
+    A single rank gets a part of that array, not a copy, if that is in one piece.
     """
     if comm.size == 1:
         return np.ascontiguousarray(array[bounds[0] : bounds[1]])

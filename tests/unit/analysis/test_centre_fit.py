@@ -1,6 +1,7 @@
 """Centre and quadrants of simulated powders of 500 hits: as exact as promised, honest errors."""
 
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def sums_of(powder) -> np.ndarray:
     sums[:2, powder.pixel] = powder.photons, np.full(len(powder.pixel), 500)
     sums[2, powder.pixel] = powder.background / 500
     return sums
+
+
+def test_memory_of_a_powder(powder):
+    """Only pixels near the beam are copied."""
+    photons, good, background = sums_of(powder)
+    sums = photons, np.nan_to_num(good).astype(np.uint32), background.astype(np.float32)
+    tracemalloc.start()
+    try:
+        HitPowder.of_sums(powder.geometry, 500, *sums)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * photons.size
 
 
 def warning_of(powder, off: float, n_hits: int = 500) -> str:
