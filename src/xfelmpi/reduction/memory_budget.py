@@ -16,8 +16,8 @@ _CHECKPOINT_PIXEL_BYTES = 24
 """The same of checkpoints: another powder, and copies while it is written."""
 
 _FRAME_BYTES = 160
-"""Bytes per frame of a rank: its positions in the files, its sums and its columns in the outputs, 105
-of them, and what a stage needs for a moment."""
+"""Bytes per frame of a rank: its positions in the files, its sums and its columns in the outputs,
+which are 105 of them, and what a stage needs for a moment."""
 
 _LEAST = 32 << 20
 """Bytes that a rank has for frames, whatever the limit is."""
