@@ -110,18 +110,19 @@ left_out=()
 
 # make_build NAME: makes a build of its own, below .venv.
 make_build() {
-    local folder=$VENV/builds/$1 options=(-Dbounds_checks=true) option settings=()
+    local folder=$VENV/builds/$1 options=(-Dbounds_checks=true) option settings=() flags=${CFLAGS:-}
     if [[ $1 == sanitize ]]; then
         # Of an optimised build, debugging symbols.
         options+=('-Db_sanitize=address,undefined' -Db_lundef=false -Dbuildtype=debugoptimized)
     else
-        # Compiled in two thirds of the time; its tests take as long.
-        options+=(-Doptimization=1)
+        # Compiled in two thirds of the time; its tests take as long. No option: of several, pip before
+        # 23.1 takes the last one.
+        flags+=" -O1"
     fi
     for option in "${options[@]}"; do settings+=("--config-settings=setup-args=$option"); done
     say "" && say "=== building with ${options[*]}"
     rm -rf -- "$folder" # the folder beside it, which compiles only what has changed, stays
-    python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+    CFLAGS=$flags python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
         --target "$folder" --config-settings=build-dir="$folder.build" "${settings[@]}" "$ROOT"
 }
 
