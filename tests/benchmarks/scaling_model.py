@@ -20,8 +20,11 @@ BLOCK = 64
 """Hits of a block, `HitReader.BLOCK_FRAMES`."""
 
 POWDER_BYTES = MODULES * 65536 * (4 + 4)
-FRAME_BYTES = 71
+FRAME_BYTES = 43
 """Of the frame table and the machine data of a frame, scattered."""
+
+FILES_BYTES = 2 * MODULES
+"""Of the files of all modules, for each rank and each sequence that it has frames of."""
 
 HIT_COLUMNS, EVENT_COLUMNS = 23, 27
 
@@ -41,7 +44,7 @@ BEAMLINE_FILE, BEAMLINE_FRAME = 9e-3, 0.2e-6
 CONSTANTS, CONSTANTS_BYTES = 4.5e-3, 1.58e6
 """Of one cell of one module, on every node."""
 DECIDE_FRAME = 0.1e-6
-HIT = 1.0e-3
+HIT = 0.7e-3
 REDUCE = 0.01
 POWDER_FILE = 0.08
 CXI_BASE, CXI_HIT = 0.02, 11e-6
@@ -60,7 +63,7 @@ class Data:
     """Cells of all modules that have constants."""
 
 
-U1 = Data("u1, packed", 5.3e-6, 943)
+U1 = Data("u1, packed", 4.4e-6, 943)
 F4 = Data("f4, not packed", 22.6e-6, 262144)
 RAW = Data("raw", 24.0e-6, 262144, 352 * MODULES)
 
@@ -162,7 +165,7 @@ def seconds(run: Run, data: Data, machine: Machine, ranks: int) -> dict[str, flo
         "index": INDEX_BASE
         + index
         + run.frames * FRAME_BYTES / m.network * (m.nodes(p) > 1)
-        + 8 * (p - 1) * m.latency,
+        + 9 * (p - 1) * m.latency,
         **({"constants": loaded} if data.constants else {}),
         "read": module_frames * data.stored / m.files_bandwidth(p)
         + m.metadata_calls(OPEN_FILE_CALLS * MODULES, p),
@@ -204,10 +207,11 @@ def counts(
     blanks = 8 * (run.frames - run.hits)
     # as many misses as hits: the lowest keys of every rank, evenly spread
     keys = min(blanks, 8 * run.hits * p)
-    scattered = round(run.frames * FRAME_BYTES * (1 - 1 / p))
+    # of files with one sequence
+    scattered = round(run.frames * FRAME_BYTES * (1 - 1 / p)) + FILES_BYTES * (p - 1)
     return {
-        ("index: share", "bcast"): (36, 0),
-        ("index: share", "send"): (8 * (p - 1), scattered),
+        ("index: share", "bcast"): (40, 0),
+        ("index: share", "send"): (9 * (p - 1), scattered),
         ("photons: powder", "reduce"): (2, POWDER_BYTES),
         ("write: powder sums", "reduce"): (4, 2 * POWDER_BYTES),
         ("decide", "allgatherv"): (6, keys + 4 * run.frames + 32 * trains),
