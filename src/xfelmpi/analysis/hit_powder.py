@@ -17,7 +17,7 @@ GEOMETRY_OFF = "the geometry is off"
 
 _QUADRANTS = 4
 
-FEWEST_HITS = 50
+_FEWEST_HITS = 50
 """With fewer, nothing is said of the geometry: the powder need not be round."""
 
 _CLEAR = 5.0
@@ -118,7 +118,7 @@ def has_signal(pixels: PowderPixels) -> bool:
 
 def geometry_warning(powder: HitPowder) -> str:
     """Return what to say of a geometry that is off by more than a pixel, or nothing."""
-    if powder.n_hits < FEWEST_HITS:
+    if powder.n_hits < _FEWEST_HITS:
         return ""
     pixels, _ = powder.near()
     if not has_signal(pixels):

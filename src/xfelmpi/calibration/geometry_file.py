@@ -117,7 +117,7 @@ def text_for_parser(text: str) -> str:
         found = _statement(line)
         if found and found[0] not in ("photon_energy", "detector_shift_x", "detector_shift_y"):
             name, value = found
-            if name.endswith(("_fs", "_ss")) and _IN_PIXELS.search(name):
+            if _IN_PIXELS.search(name):
                 value = _WHOLE.sub("", value)
             lines.append(f"{name} = {value}")
     return "\n".join(lines) + "\n"
@@ -153,14 +153,9 @@ def detector_shift(found: list[tuple[str, str]], path: Path) -> tuple[np.ndarray
 
 def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
     """Return a warning for each kind of statement that has no effect here but has in CrystFEL."""
-    warnings, told, seen = [], set(), set()
+    warnings, told = [], set()
     for key, value in found:
-        name, spaces = key.partition("/")[2] or key, len(key.split()) > 1
-        if name in seen and not spaces:
-            continue
-        if name != "adu_per_eV" and not spaces:
-            # nothing more is said of this name
-            seen.add(name)
+        name = key.partition("/")[2] or key
         kind = re.sub(r"^(mask|flag)(\d+_\w+|_\w+|\d+)?$", r"\1", name)
         if kind == "flag" and name == "flag":
             continue
@@ -170,7 +165,7 @@ def unused_statements(found: list[tuple[str, str]], path: Path) -> list[str]:
         elif name == "adu_per_eV" and value not in ("1", "1.0") and name not in told:
             told.add(name)
             warnings.append(f"{path}: {name} is not used: give --adu-per-photon")
-        elif spaces:
+        elif re.search(r"\s", key):
             # extra-geom's parser passes over it
             if " " not in told:
                 told.add(" ")
@@ -210,12 +205,12 @@ def require_different_panels(found: list[tuple[str, str]], path: Path) -> None:
     """
     first: dict[tuple, str] = {}
     for panel, its in panels(found).items():
-        axes = [(a, its[a]) for a in its if a.startswith("dim") and re.fullmatch(r"dim\d+", a)]
+        axes = sorted((name, value) for name, value in its.items() if re.fullmatch(r"dim\d+", name))
         try:
             start = tuple(float(its[name]) for name in ("min_ss", "min_fs"))
         except (KeyError, ValueError):
             continue
-        other = first.setdefault((*sorted(axes), *start), panel)
+        other = first.setdefault((*axes, *start), panel)
         if other != panel:
             raise InputError(
                 f"{path}: panels {other[:80]} and {panel[:80]} have the same pixels (min_ss "

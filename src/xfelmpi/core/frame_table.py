@@ -122,7 +122,7 @@ class FrameTable:
         """Return the table, given each module's `file`, int (frame,); others have no frames."""
         new = np.zeros(len(train_id), bool)
         for column in file.values():
-            new |= _differs_from_last(column)
+            new |= differs_from_last(column)
         largest = max(int(column.max(initial=0)) for column in file.values())
         files = np.full((int(new.sum()), row.shape[1]), -1, file_type(largest))
         for module, column in file.items():
@@ -192,8 +192,8 @@ class FrameTable:
         )
 
 
-def _differs_from_last(column: np.ndarray) -> np.ndarray:
-    """Return which values are not the same as those before them, bool; the first one is not."""
+def differs_from_last(column: np.ndarray) -> np.ndarray:
+    """Return which values differ from the one before them, bool; the first one does."""
     new = np.ones(len(column), bool)
     np.not_equal(column[1:], column[:-1], out=new[1:])
     return new

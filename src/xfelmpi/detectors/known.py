@@ -39,7 +39,6 @@ MODULE_FILE = re.compile(
 """Names of the files of detector modules."""
 
 
-@lru_cache(maxsize=4096)
 def detectors_of(device: str | None) -> tuple[Detector, ...]:
     """Return the detectors that may have a name of the facility's: one, or all without a name.
 

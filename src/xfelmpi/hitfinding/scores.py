@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from xfelmpi.core.frame_table import differs_from_last
+
 
 @dataclass(frozen=True)
 class ScoredFrames:
@@ -66,10 +68,7 @@ class Windows:
 
 def train_edges(train_id: np.ndarray) -> np.ndarray:
     """Return the first frame of every train, and the number of frames."""
-    if not len(train_id):
-        return np.zeros(1, np.int64)
-    new = np.flatnonzero(train_id[1:] != train_id[:-1]) + 1
-    return np.concatenate([[0], new, [len(train_id)]])
+    return np.append(np.flatnonzero(differs_from_last(train_id)), len(train_id))
 
 
 def windows(

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from xfelmpi.core.frame_table import differs_from_last
 from xfelmpi.core.units import PLANCK_TIMES_C
 
 _SPREAD = 0.01
@@ -31,9 +32,8 @@ def _repeats(wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     All frames of a train share it: to gather and to sort these takes next to no memory.
     """
-    n = len(wavelength)
-    first = np.flatnonzero(np.append(np.ones(min(n, 1), bool), wavelength[1:] != wavelength[:-1]))
-    values, number = wavelength[first], np.diff(first, append=n)
+    first = np.flatnonzero(differs_from_last(wavelength))
+    values, number = wavelength[first], np.diff(first, append=len(wavelength))
     known = np.isfinite(values)
     return values[known], number[known]
 

@@ -15,7 +15,7 @@ from xfelmpi.analysis.hit_analysis import (
     analyse_hits,
     chosen_analyses,
 )
-from xfelmpi.analysis.hit_powder import FEWEST_HITS, HitPowder, geometry_warning
+from xfelmpi.analysis.hit_powder import HitPowder, geometry_warning
 from xfelmpi.calibration.geometry import share_geometry
 from xfelmpi.calibration.pixel_mask import mask_digest
 from xfelmpi.core import fault_injection
@@ -338,7 +338,7 @@ def _doubt_of_geometry(header: HitHeader, powder, n_hits: int) -> str:
     n_hits : int
         Of the run.
     """
-    if n_hits < FEWEST_HITS:
+    if not n_hits:
         return ""
     try:
         found = HitPowder.of_sums(header.geometry, n_hits, *powder, header.background)

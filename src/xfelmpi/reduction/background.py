@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from xfelmpi.core.frame_table import differs_from_last
+
 _PIXELS_AT_ONCE = 1 << 16
 
 
@@ -74,9 +76,7 @@ def mean_by_train(
     rows : ndarray, int (row,), or slice
         The frames that are asked for.
     """
-    new = np.ones(len(train_id), bool)
-    np.not_equal(train_id[1:], train_id[:-1], out=new[1:])
-    first = np.flatnonzero(new)
+    first = np.flatnonzero(differs_from_last(train_id))
     number = np.add.reduceat(counts, first, dtype=np.int64)
     total = np.add.reduceat(photons * counts, first)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -11,7 +11,7 @@ from xfelmpi import mpi
 from xfelmpi.core import fault_injection
 from xfelmpi.core.config.parts import RunSettings
 from xfelmpi.core.event_table import AddedColumn, EventColumns
-from xfelmpi.core.frame_table import FrameTable, ModuleFile
+from xfelmpi.core.frame_table import FrameTable, ModuleFile, differs_from_last
 from xfelmpi.core.machine_records import (
     BeamlineSource,
     FacilityHits,
@@ -305,8 +305,7 @@ def _found(*about, so_far: bool):
 
 def _bounds(frames: FrameTable, work: np.ndarray, n_ranks: int) -> np.ndarray:
     """Return where the share of every rank begins and the last one ends, int64 (rank + 1,)."""
-    is_first = np.append(True, frames.train_id[1:] != frames.train_id[:-1])
-    first = np.flatnonzero(is_first)
+    first = np.flatnonzero(differs_from_last(frames.train_id))
     trains = partition.split_trains(np.add.reduceat(work, first), n_ranks)
     return np.append(first, len(frames))[trains]
 

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from xfelmpi.core.frame_table import FARTHEST_TRAIN, FrameTable, ModuleFile, file_type
+from xfelmpi.core.frame_table import (
+    FARTHEST_TRAIN,
+    FrameTable,
+    ModuleFile,
+    differs_from_last,
+    file_type,
+)
 from xfelmpi.core.problems import Problem
 from xfelmpi.run.index.file_index import FileFrames, ModuleRows
 from xfelmpi.run.index.settle_ids import settle_cells, settle_pulses
@@ -151,9 +157,7 @@ def drop_foreign_trains(modules: dict[int, ModuleFrames], files, problems) -> No
 
 def _distinct(ascending: np.ndarray) -> np.ndarray:
     """Return the different values of ascending ones."""
-    first = np.ones(len(ascending), bool)
-    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
-    return ascending[first]
+    return ascending[differs_from_last(ascending)]
 
 
 def join_modules(

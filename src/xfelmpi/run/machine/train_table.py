@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from h5py import h5a
 
+from xfelmpi.core.frame_table import differs_from_last
 from xfelmpi.core.units import Unit, si_unit
 from xfelmpi.io.dataset_storage import require_readable
 from xfelmpi.io.input_file import guarded_call
@@ -63,9 +64,7 @@ class TrainTable:
         if not self.trains.size:
             return np.full(len(train_id), -1)
         # frames of a train are neighbours, as a rule: it is looked for once
-        new = np.ones(len(train_id), bool)
-        np.not_equal(train_id[1:], train_id[:-1], out=new[1:])
-        first = np.flatnonzero(new)
+        first = np.flatnonzero(differs_from_last(train_id))
         asked = train_id[first]
         row = np.minimum(np.searchsorted(self.trains, asked), self.trains.size - 1)
         row = np.where(self.trains[row] == asked, row, -1)
@@ -269,8 +268,7 @@ def _unique(trains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
         return trains, values
     order = np.argsort(trains, kind="stable")
     trains, values = trains[order], values[order]
-    first = np.ones(trains.size, bool)
-    first[1:] = trains[1:] != trains[:-1]
+    first = differs_from_last(trains)
     repeated = np.flatnonzero(~first)
     here, before = values[repeated], values[repeated - 1]
     # NaN is the one number that differs from itself.
